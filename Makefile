@@ -1,0 +1,38 @@
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/installed
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check format benchmark clean
+
+help:  ## list these targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Flowgauge needs Python 3.11 or newer: make PYTHON=python3.12 ...")'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	$(BIN)/uv pip install --quiet --python .venv --constraints constraints.txt --editable '.[test,check]'
+	@touch $@
+
+demo: $(STAMP)  ## the whole story on a procedural line, with a report at demo/report.html
+	$(BIN)/flowgauge demo --out demo
+
+test: $(STAMP)  ## all tests
+	$(BIN)/python -m pytest tests/unit tests/contract tests/integration
+
+check: $(STAMP)  ## ruff, mypy --strict, import-linter; writes nothing
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(STAMP)  ## let ruff mend what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+benchmark: $(STAMP)  ## speed, as ratios measured side by side
+	$(BIN)/python -m pytest tests/benchmarks --benchmarks -s
+
+clean:  ## remove the virtual environment and all caches
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis *.egg-info

@@ -1,0 +1,76 @@
+"""Every error that Flowgauge raises on purpose.
+
+FlowgaugeError
+├── UserError                  something a person can mend; exit code 2 on the command line
+│   ├── InvalidName            a line, image id or version that cannot name anything
+│   ├── DatasetError           a data set that cannot teach or be judged
+│   ├── SettingsError          a setting that does not parse or contradicts another
+│   └── GaugeMissing           a line (or a version of it) without a snapshot
+├── UnreadableImage            poison data: becomes a dead letter, never retried
+├── SnapshotInvalid            a snapshot that must not be loaded
+│   ├── SnapshotCorrupt        a hash does not match
+│   ├── SnapshotTooNew         written by a newer schema
+│   └── BackboneMismatch       made with other backbone weights than those at hand
+└── Unavailable                infrastructure: back off, keep order, try again
+    └── StoreFull              no space left where objects or state are kept
+"""
+
+
+class FlowgaugeError(Exception):
+    """`cause` says what happened, `remedy` what to do about it; `str()` gives both as sentences."""
+
+    def __init__(self, cause: str, remedy: str = "") -> None:
+        super().__init__(cause, remedy)
+        self.cause = cause
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        return f"{self.cause} {self.remedy}".strip()
+
+
+class UserError(FlowgaugeError, ValueError):
+    pass
+
+
+class InvalidName(UserError):
+    pass
+
+
+class DatasetError(UserError):
+    pass
+
+
+class SettingsError(UserError):
+    pass
+
+
+class GaugeMissing(UserError):
+    pass
+
+
+class UnreadableImage(FlowgaugeError):
+    pass
+
+
+class SnapshotInvalid(FlowgaugeError):
+    pass
+
+
+class SnapshotCorrupt(SnapshotInvalid):
+    pass
+
+
+class SnapshotTooNew(SnapshotInvalid):
+    pass
+
+
+class BackboneMismatch(SnapshotInvalid):
+    pass
+
+
+class Unavailable(FlowgaugeError):
+    pass
+
+
+class StoreFull(Unavailable):
+    pass
