@@ -5,7 +5,8 @@ FlowgaugeError
 │   ├── InvalidName            a line, image id or version that cannot name anything
 │   ├── DatasetError           a data set that cannot teach or be judged
 │   ├── SettingsError          a setting that does not parse or contradicts another
-│   └── GaugeMissing           a line (or a version of it) without a snapshot
+│   ├── GaugeMissing           a line (or a version of it) without a snapshot
+│   └── StoreBusy              another runner works on the same store
 ├── UnreadableImage            poison data: becomes a dead letter, never retried
 ├── SnapshotInvalid            a snapshot that must not be loaded
 │   ├── SnapshotCorrupt        a hash does not match
@@ -45,6 +46,10 @@ class SettingsError(UserError):
 
 
 class GaugeMissing(UserError):
+    pass
+
+
+class StoreBusy(UserError):
     pass
 
 

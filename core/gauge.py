@@ -1,41 +1,138 @@
 """A gauge: what a worker scores with. Frozen backbone + detector + threshold + calibration."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TypeVar
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from core.images import Picture
-from core.messages import Decision, Region
+from core.backbones import Backbone
+from core.detectors.base import Detector
+from core.heatmaps import regions
+from core.images import Picture, statistics
+from core.judgement import Judgement
+from core.manifest import Manifest
+from core.messages import Decision, Statistics
+from core.preprocessing import Preprocessing
+from core.views import View
 
+Item = TypeVar("Item")
 
-@dataclass(frozen=True)
-class Judgement:
-    """What a gauge says of one picture.
-
-    `score`: anomaly score in nats per dimension, higher is more anomalous; `standard_score`: the same, 0 at the
-    calibration's median and 1 per robust deviation; `anomaly_map`: (h, w) float32 on the gauge's grid, squashed to the
-    whole original image, 0 at the typical good patch, higher is more anomalous; `map_ceiling`: the map's value that
-    the threshold would have (for drawing); `peak`: its highest place, x and y as shares of width and height.
-    """
-
-    score: float
-    standard_score: float
-    threshold: float
-    decision: Decision
-    reasons: tuple[str, ...]
-    regions: tuple[Region, ...]
-    anomaly_map: NDArray[np.float32]
-    map_ceiling: float
-    peak: tuple[float, float]
+BATCH = 16
+"""Images per pass through the backbone: more gains no speed on CPUs and costs memory."""
 
 
 class Gauge:
-    line: str
-    version: str
-    detector_name: str
+    """Immutable once made: an adaptation makes another one."""
+
+    def __init__(self, manifest: Manifest, backbone: Backbone, detector: Detector) -> None:
+        self.manifest = manifest
+        self.backbone = backbone
+        self.detector = detector.eval()
+
+    @property
+    def line(self) -> str:
+        return self.manifest.line
+
+    @property
+    def version(self) -> str:
+        return self.manifest.version
+
+    @property
+    def detector_name(self) -> str:
+        return self.manifest.detector.name
 
     def judge(self, pictures: Sequence[Picture]) -> list[Judgement]:
         """One judgement per picture, in order; a picture's judgement does not depend on its neighbours."""
-        raise NotImplementedError
+        return judge_each([(self, picture) for picture in pictures])
+
+    def _judgement(self, picture: Picture, score: float, raw_map_hw: NDArray[np.float32]) -> Judgement:
+        facts = self.manifest
+        standard_map = (raw_map_hw - facts.map_scale.calibration.median) / facts.map_scale.calibration.deviation
+        whole = facts.preprocessing.restore(standard_map.astype(np.float32), picture.pixels)
+        row, column = np.unravel_index(int(whole.argmax()), whole.shape)
+        seen = statistics(picture)
+        decision, reasons = decide(facts, score, seen)
+        return Judgement(
+            score=score,
+            standard_score=facts.calibration.standardise(score),
+            threshold=facts.threshold.value,
+            decision=decision,
+            reasons=reasons,
+            regions=regions(whole, facts.map_scale.level, picture.size),
+            anomaly_map=whole,
+            map_ceiling=facts.map_scale.level,
+            peak=((float(column) + 0.5) / whole.shape[1], (float(row) + 0.5) / whole.shape[0]),
+        )
+
+
+def decide(facts: Manifest, score: float, seen: Statistics) -> tuple[Decision, tuple[str, ...]]:
+    """The decision, and for all but `pass` why: what the gauge has not seen the like of is never rejected alone."""
+    left = facts.ranges.left_by(seen)
+    limit = facts.threshold
+    if left:
+        return Decision.REVIEW, left
+    if limit.low <= score <= limit.high:
+        return Decision.REVIEW, (
+            f"score {score:.4g} inside the threshold's interval {limit.low:.4g} to {limit.high:.4g}",
+        )
+    if score > limit.value:
+        return Decision.REJECT, (f"score {score:.4g} above the threshold {limit.value:.4g}",)
+    return Decision.PASS, ()
+
+
+def judge_each(items: Sequence[tuple[Gauge, Picture]]) -> list[Judgement]:
+    """Judgements of pictures from many lines: gauges that share backbone and preprocessing share its passes."""
+    shared: dict[tuple[int, Preprocessing, tuple[View, ...]], list[int]] = {}
+    for index, (gauge, _) in enumerate(items):
+        key = (id(gauge.backbone), gauge.manifest.preprocessing, gauge.detector.views)
+        shared.setdefault(key, []).append(index)
+    judgements: dict[int, Judgement] = {}
+    for indices in shared.values():
+        for chunk in _chunks(indices):
+            judgements |= _judge_together({index: items[index] for index in chunk})
+    return [judgements[index] for index in range(len(items))]
+
+
+def _judge_together(items: dict[int, tuple[Gauge, Picture]]) -> dict[int, Judgement]:
+    gauges = [gauge for gauge, _ in items.values()]
+    pictures = [picture for _, picture in items.values()]
+    squares = gauges[0].manifest.preprocessing.squares(pictures)
+    images, maps = _scores_by_gauge(gauges, squares)
+    return {
+        index: gauge._judgement(picture, float(images[row]), maps[row].numpy())
+        for row, (index, (gauge, picture)) in enumerate(items.items())
+    }
+
+
+def _scores_by_gauge(gauges: Sequence[Gauge], squares: NDArray[np.uint8]) -> tuple[Tensor, Tensor]:
+    first = gauges[0]
+    per_gauge = {id(gauge): (gauge, [row for row, g in enumerate(gauges) if g is gauge]) for gauge in gauges}
+    images, maps = torch.zeros(len(gauges)), torch.zeros(len(gauges), *first.detector.grid)
+    for view, features in _features(first, squares):
+        for gauge, rows in per_gauge.values():
+            part = features if len(per_gauge) == 1 else [feature[rows] for feature in features]
+            scores = gauge.detector.score(part)
+            images[rows] += scores.image.cpu() / len(first.detector.views)
+            maps[rows] += view.undo(scores.maps).cpu() / len(first.detector.views)
+    return images, maps
+
+
+def score_all(gauge: Gauge, squares_NSSC: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """Scores (N,) of squares (N, size, size, 3), averaged over the detector's views (RAD eq. 3)."""
+    starts = range(0, len(squares_NSSC), BATCH)
+    chunks = [squares_NSSC[start : start + BATCH] for start in starts]
+    return torch.cat([_scores_by_gauge([gauge] * len(chunk), chunk)[0] for chunk in chunks]).double().numpy()
+
+
+def _features(gauge: Gauge, squares: NDArray[np.uint8]) -> Iterator[tuple[View, Sequence[Tensor]]]:
+    for view in gauge.detector.views:
+        images = gauge.manifest.preprocessing.normalised(squares, view)
+        with torch.inference_mode():
+            yield view, gauge.backbone(images)
+
+
+def _chunks(items: Sequence[Item]) -> Iterable[Sequence[Item]]:
+    return (items[start : start + BATCH] for start in range(0, len(items), BATCH))

@@ -5,12 +5,14 @@ Every function that builds a path percent-encodes what comes from outside, so an
 
 import re
 from datetime import date, datetime
+from hashlib import sha256
 from urllib.parse import quote
 from uuid import NAMESPACE_URL, UUID, uuid5
 
 from core.errors import InvalidName
 
 _LINE = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_LONGEST_SEGMENT = 180  # file systems allow 255 bytes, S3 1,024 for a whole key
 
 
 def line_name(text: str) -> str:
@@ -24,8 +26,13 @@ def line_name(text: str) -> str:
 
 
 def encoded(text: str) -> str:
-    """One path segment: everything but letters, digits, `_`, `-` and inner dots is percent-encoded."""
+    """One path segment: everything but letters, digits, `_`, `-` and inner dots is percent-encoded.
+
+    What would be too long for a file's name ends in `~` and a hash of `text` instead; no other segment holds a `~`.
+    """
     segment = quote(text, safe="").replace("~", "%7E")
+    if len(segment) > _LONGEST_SEGMENT:
+        return f"{segment[: _LONGEST_SEGMENT - 33]}~{sha256(text.encode()).hexdigest()[:32]}"
     return segment.replace(".", "%2E") if not segment.strip(".") else segment
 
 

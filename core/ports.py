@@ -53,6 +53,9 @@ class Log(Protocol):
 
     def commit(self, group: str, topic: str, partition: int, offset: int) -> None: ...
 
+    def close(self) -> None:
+        """Let go of connections and files; nothing may be called afterwards."""
+
 
 class Objects(Protocol):
     """Named immutable bytes. `name` is a path of encoded segments, as built by `core.names`."""
@@ -110,6 +113,9 @@ class State(Protocol):
         """Oldest capture first."""
 
     def buffer_remove(self, line: str, image_ids: Sequence[str]) -> None: ...
+
+    def close(self) -> None:
+        """Let go of connections and files; nothing may be called afterwards."""
 
 
 class Clock(Protocol):

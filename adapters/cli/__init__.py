@@ -1,0 +1,20 @@
+"""The door for people: `flowgauge`."""
+
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from adapters.cli.app import app
+from adapters.cli.exits import exit_code
+from adapters.cli.output import complain
+from core.errors import FlowgaugeError
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run a command and exit with its code; what goes wrong on purpose becomes one sentence on stderr."""
+    try:
+        app(arguments, prog_name="flowgauge")
+    except FlowgaugeError as error:
+        complain(error)
+        sys.exit(exit_code(error))
+    sys.exit(0)

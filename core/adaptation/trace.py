@@ -57,7 +57,6 @@ class AdaptationTrace(Part):
 
     buffered: int
     taught: int
-    seconds: float
     rounds: tuple[Round, ...]
     steps: tuple[Step, ...]
 
@@ -72,6 +71,7 @@ class AdaptationReport(Message):
     parent: str
     accepted: bool
     at: AwareDatetime
+    seconds: float
     trace: AdaptationTrace
     gate: GateReport
     rejected_uris: dict[str, str] = Field(default_factory=dict)

@@ -1,0 +1,8 @@
+"""A production line out of nothing but a seed: materials, light, defects with masks, drift. For demos and tests."""
+
+from core.procedural.dataset import write_dataset
+from core.procedural.defects import DEFECTS
+from core.procedural.light import NOMINAL, Condition
+from core.procedural.line import GOOD, MATERIALS, ProceduralLine, Sample
+
+__all__ = ["DEFECTS", "GOOD", "MATERIALS", "NOMINAL", "Condition", "ProceduralLine", "Sample", "write_dataset"]

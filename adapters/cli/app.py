@@ -1,0 +1,62 @@
+"""The command line: all commands under one name."""
+
+from importlib.metadata import version as installed_version
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from adapters.cli.adapt import adapt
+from adapters.cli.config import defaults_for, read_config
+from adapters.cli.dead_letters import dead_letters
+from adapters.cli.demo import demo
+from adapters.cli.evaluate import evaluate
+from adapters.cli.exits import EPILOG
+from adapters.cli.fit import fit
+from adapters.cli.golden import golden
+from adapters.cli.lines import lines
+from adapters.cli.output import say
+from adapters.cli.run import run
+from adapters.cli.score import score
+from adapters.cli.snapshots import snapshots
+
+app = typer.Typer(
+    name="flowgauge",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for command in (demo, fit, score, run, adapt, evaluate):
+    app.command(epilog=EPILOG)(command)
+for name, group in (("snapshots", snapshots), ("lines", lines), ("golden", golden), ("dead-letters", dead_letters)):
+    app.add_typer(group, name=name)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        say(f"flowgauge {installed_version('flowgauge')}")
+        raise typer.Exit
+
+
+@app.callback(epilog=EPILOG)
+def flowgauge(
+    context: typer.Context,
+    config: Annotated[
+        Path | None,
+        typer.Option(envvar="FLOWGAUGE_CONFIG", help="TOML file with defaults for store and device.", metavar="FILE"),
+    ] = None,
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
+) -> None:
+    """Inspects products on a line as images arrive, and re-cuts its gauge while the line changes.
+
+    Every line has a gauge, and the gauge is re-cut from what the line shows,
+    never from what it hides.
+
+    \b
+    flowgauge demo
+    flowgauge fit ./good --line press-3 --store ./plant
+    flowgauge run ./incoming --line press-3 --store ./plant
+    """
+    if config is not None:
+        context.default_map = defaults_for(context.command, read_config(config))

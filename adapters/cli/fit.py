@@ -1,0 +1,79 @@
+"""`flowgauge fit`: the first gauge of a line, or a new one that a person wants."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from adapters.cli import options
+from adapters.cli.output import cell, emit, say
+from adapters.cli.progress import bars
+
+if TYPE_CHECKING:
+    from core.manifest import Manifest
+
+
+def fit(
+    line: options.Line,
+    store: options.Store,
+    dataset: Annotated[
+        Path | None, typer.Argument(help="A folder of good images, or a data set in the MVTec AD layout.")
+    ] = None,
+    from_buffer: Annotated[
+        bool, typer.Option("--from-buffer", help="Learn from the line's buffered images instead of a data set.")
+    ] = False,
+    detector: options.Detector = None,
+    weights: options.Weights = None,
+    backbone: options.Backbone = None,
+    size: options.Size = None,
+    aspect: options.AspectOption = options.Aspect.SQUASH,
+    groups: options.Groups = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Use at most so many images.")] = None,
+    seed: Annotated[int, typer.Option(help="Same images, settings and seed give the same gauge.")] = 0,
+    device: options.DeviceOption = options.Device.AUTO,
+    json: options.Json = False,
+) -> None:
+    """Fit a gauge to good images and make it the active one of a line.
+
+    Flowgauge learns what good looks like, and sets the threshold on images
+    that the model did not see. The gauge is the line's anchor from now on:
+    every adaptation starts from it.
+
+    \b
+    flowgauge fit ./good --line press-3 --store ./plant
+    flowgauge fit ./mvtec/bottle --line bottles --store ./plant
+    flowgauge fit --from-buffer --line press-3 --store ./plant
+    """
+    from adapters.cli.model import Model, torch_device
+    from adapters.cli.teaching import gather
+    from core.fitting import fit as fit_gauge
+    from core.names import line_name
+    from core.snapshot import save
+    from streams.bootstrap import open_store
+    from streams.snapshots import SnapshotFiles, publish_snapshot
+
+    settings = Model(detector, weights, backbone, size, aspect).settings()
+    with open_store(store) as plant, bars() as report:
+        good = gather(
+            plant, line_name(line), dataset, from_buffer=from_buffer, groups=groups, limit=limit, report=report
+        )
+        gauge = fit_gauge(
+            good.pictures,
+            line=line,
+            settings=settings,
+            at=plant.clock.now(),
+            groups=good.groups,
+            seed=seed,
+            device=torch_device(device),
+            progress=report,
+        )
+        snapshot = save(gauge)
+        publish_snapshot(plant, line, snapshot.version, SnapshotFiles(snapshot.manifest, snapshot.weights), None)
+    emit(gauge.manifest.model_dump(mode="json")) if json else _tell(gauge.manifest)
+
+
+def _tell(facts: "Manifest") -> None:
+    limit = facts.threshold
+    say(f"Line {facts.line} is gauged by {facts.version} ({facts.detector.name}, {facts.images} good images).")
+    say(f"Threshold {cell(limit.value)}; for review from {cell(limit.low)} to {cell(limit.high)}.")
+    say(f"False alarms on good images that it had not seen: {limit.false_alarm_share:.1%}.")

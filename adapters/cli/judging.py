@@ -1,0 +1,71 @@
+"""Files to judgements, each on its own. Loads torch, so commands import it when they run and not before."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from adapters.cli.progress import Report
+from core.errors import UnreadableImage
+from core.gauge import BATCH, Gauge
+from core.images import Picture, decode
+from core.judgement import Judgement
+
+
+@dataclass(frozen=True)
+class Judged:
+    path: Path
+    judgement: Judgement
+
+    def document(self) -> dict[str, Any]:
+        found = self.judgement
+        return {
+            "image": str(self.path),
+            "score": found.score,
+            "threshold": found.threshold,
+            "decision": found.decision.value,
+            "reasons": list(found.reasons),
+            "regions": [region.model_dump() for region in found.regions],
+        }
+
+    def row(self) -> tuple[object, ...]:
+        return self.path, self.judgement.score, self.judgement.decision.value, "; ".join(self.judgement.reasons)
+
+
+@dataclass(frozen=True)
+class Unjudged:
+    """A file that could not be read, and why."""
+
+    path: Path
+    error: str
+
+    def document(self) -> dict[str, Any]:
+        return {"image": str(self.path), "error": self.error}
+
+    def row(self) -> tuple[object, ...]:
+        return self.path, None, "unreadable", self.error
+
+
+def judge_files(gauge: Gauge, paths: Sequence[Path], report: Report) -> Iterator[Judged | Unjudged]:
+    """One result per path, in order."""
+    for start in range(0, len(paths), BATCH):
+        yield from _judge_batch(gauge, paths[start : start + BATCH])
+        report("judging images", min(start + BATCH, len(paths)), len(paths))
+
+
+def _judge_batch(gauge: Gauge, paths: Sequence[Path]) -> list[Judged | Unjudged]:
+    pictures = [_picture(path, gauge) for path in paths]
+    judgements = iter(gauge.judge([picture for picture in pictures if isinstance(picture, Picture)]))
+    return [
+        Judged(path, next(judgements)) if isinstance(picture, Picture) else picture
+        for path, picture in zip(paths, pictures, strict=True)
+    ]
+
+
+def _picture(path: Path, gauge: Gauge) -> Picture | Unjudged:
+    try:
+        return decode(path.read_bytes(), sixteen_bit=gauge.manifest.preprocessing.sixteen_bit)
+    except UnreadableImage as error:
+        return Unjudged(path, str(error))
+    except OSError as error:
+        return Unjudged(path, f"The file cannot be read: {error.strerror}.")

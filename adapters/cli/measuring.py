@@ -1,0 +1,52 @@
+"""Evaluations as the command line asks for them. Loads torch: imported when the command runs and not before."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from time import perf_counter
+
+from adapters.cli.model import Model, torch_device
+from adapters.cli.options import Device
+from adapters.cli.progress import Report
+from core.errors import UserError
+from core.evaluation.datasets import Dataset
+from core.evaluation.evaluate import Conditions, Progress, evaluate
+from core.evaluation.results import Evaluation
+from core.evaluation.splits import Trial, own_trial, read_groups, read_splits, trial
+from core.fitting import fit
+from core.gauge import Gauge
+from core.images import Picture
+
+
+def chosen_trials(
+    root: Path, splits: Path | None, seeds: Sequence[int], noise: float | None, limit: int | None
+) -> list[Trial]:
+    """One trial per seed. Raises `DatasetError` for what is not there, and `UserError` for noise without splits."""
+    dataset = Dataset.open(root)
+    if splits is None:
+        if noise is not None:
+            raise UserError("--noise needs --splits: the data set has no noise levels of its own.", "Give both.")
+        return [own_trial(dataset, seed).limited(limit) for seed in seeds]
+    offered = read_splits(splits)
+    return [trial(dataset, offered.choose(seed, noise)).limited(limit) for seed in seeds]
+
+
+def evaluation(
+    name: str, trials: Sequence[Trial], model: Model, groups: Path | None, device: Device, report: Report
+) -> Evaluation:
+    settings, where = model.settings(), torch_device(device)
+
+    def fitted(pictures: Sequence[Picture], parts: Sequence[str] | None, seed: int, progress: Progress) -> Gauge:
+        return fit(
+            pictures,
+            line="evaluation",
+            settings=settings,
+            at=datetime.now(UTC),
+            groups=parts,
+            seed=seed,
+            device=where,
+            progress=progress,
+        )
+
+    known = None if groups is None else read_groups(groups)
+    return evaluate(name, trials, Conditions(fitted, perf_counter, where, known), report)

@@ -1,0 +1,73 @@
+"""From options to gauges. Loads torch, so commands import it when they run and not before."""
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from adapters.cli.options import Aspect, Device
+from core.backbones import LITE0, BackboneSpec, hub_spec
+from core.errors import SettingsError
+from core.fitting import FitSettings
+from core.gauge import Gauge
+from core.preprocessing import Aspect as Rule
+from core.preprocessing import Preprocessing
+from core.snapshot import load
+from streams.gauges import Load
+from streams.snapshots import active_snapshot, fetch_snapshot
+from streams.store import Store
+
+
+@dataclass(frozen=True)
+class Model:
+    """What a person said about the model; None: the default."""
+
+    detector: str | None
+    weights: Path | None
+    backbone: str | None
+    size: int | None
+    aspect: Aspect
+
+    def settings(self) -> FitSettings:
+        """Raises `SettingsError` for what cannot be had."""
+        fields = {"detector": self.detector} if self.detector else {}
+        return FitSettings(backbone=self._backbone(), preprocessing=self._preprocessing(), **fields)
+
+    def _backbone(self) -> BackboneSpec:
+        if self.weights is not None:
+            return BackboneSpec.from_file(self.weights, self.backbone)
+        return BackboneSpec() if self.backbone in (None, LITE0) else hub_spec(self.backbone)
+
+    def _preprocessing(self) -> Preprocessing:
+        size = Preprocessing().size if self.size is None else self.size
+        if size % 32 or not 64 <= size <= 2048:
+            raise SettingsError(f"The size {size} does not suit the backbone.", "Use a multiple of 32 from 64 to 2048.")
+        return Preprocessing(size=size, aspect=Rule(self.aspect))
+
+
+def torch_device(device: Device) -> str:
+    """`cpu` or `cuda`. Raises `SettingsError` for a GPU that is not there."""
+    if device is Device.AUTO:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if device is Device.CUDA and not torch.cuda.is_available():
+        raise SettingsError("There is no GPU that torch can use.", "Use --device cpu, or check the driver.")
+    return device.value
+
+
+def stored_gauge(store: Store, line: str, version: str | None, device: Device) -> Gauge:
+    """The gauge of that version; None stands for the active one.
+
+    Raises `GaugeMissing` where there is none and `SnapshotInvalid` for one that must not be loaded.
+    """
+    if version is not None:
+        files = fetch_snapshot(store.objects, line, version)
+        return load(files.manifest, files.weights, device=torch_device(device))
+    active = active_snapshot(store.log, line)
+    files = fetch_snapshot(store.objects, line, active.version)
+    return load(files.manifest, files.weights, device=torch_device(device), sha256=active.sha256)
+
+
+def loading(device: Device) -> Load:
+    """How a stream makes a gauge of a snapshot."""
+    return partial(load, device=torch_device(device))

@@ -1,0 +1,48 @@
+"""Options that several commands share, so that they read alike everywhere."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+class Device(StrEnum):
+    AUTO = "auto"
+    CPU = "cpu"
+    CUDA = "cuda"
+
+
+class Aspect(StrEnum):
+    """The names of `core.preprocessing.Aspect`, repeated here because that module loads torch."""
+
+    SQUASH = "squash"
+    LETTERBOX = "letterbox"
+    CENTRE = "centre"
+
+
+Store = Annotated[
+    str, typer.Option(envvar="FLOWGAUGE_STORE", help="Where lines, gauges and verdicts are kept: a directory.")
+]
+Line = Annotated[str, typer.Option(help="The line: 1 to 64 letters, digits, dots, underscores or hyphens.")]
+DeviceOption = Annotated[
+    Device, typer.Option("--device", envvar="FLOWGAUGE_DEVICE", help="Where the model runs; auto takes a GPU if any.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts instead of a table.")]
+
+Detector = Annotated[str | None, typer.Option(help="patchflow (default) or rad.")]
+Weights = Annotated[
+    Path | None, typer.Option(help="Backbone weights: a .safetensors or .pth file of a timm model.", metavar="FILE")
+]
+Backbone = Annotated[
+    str | None,
+    typer.Option(help="A timm model: that of --weights, or else one whose weights timm fetches from its hub."),
+]
+Size = Annotated[int | None, typer.Option(help="Side of the square that images are resampled to, in pixels (256).")]
+AspectOption = Annotated[
+    Aspect, typer.Option("--aspect", help="How an image becomes a square: whole, padded, or centred on the object.")
+]
+Groups = Annotated[
+    Path | None,
+    typer.Option(help="JSON: each image's path -> the part it shows. Parts stay whole in folds.", metavar="FILE"),
+]

@@ -1,0 +1,44 @@
+"""`flowgauge score`: judgements of single images, without a stream."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from adapters.cli import options
+from adapters.cli.exits import Exit
+from adapters.cli.output import emit, show
+from adapters.cli.progress import bars
+
+
+def score(
+    line: Annotated[str, typer.Argument(help="The line whose gauge judges.")],
+    images: Annotated[list[Path], typer.Argument(help="PNG, JPEG, BMP or TIFF files.")],
+    store: options.Store,
+    version: Annotated[str | None, typer.Option(help="A stored version instead of the active one.")] = None,
+    device: options.DeviceOption = options.Device.AUTO,
+    json: options.Json = False,
+) -> None:
+    """Judge images with a line's gauge.
+
+    Higher scores are more anomalous. Exits with 0 when every image got a
+    verdict and with 2 when one could not be read; the others are judged all
+    the same.
+
+    \b
+    flowgauge score press-3 part.png --store ./plant
+    flowgauge score press-3 incoming/*.png --store ./plant --json
+    """
+    from adapters.cli.judging import Unjudged, judge_files
+    from adapters.cli.model import stored_gauge
+    from streams.bootstrap import open_store
+
+    with open_store(store) as plant:
+        gauge = stored_gauge(plant, line, version, device)
+    with bars() as report:
+        results = list(judge_files(gauge, images, report))
+    if json:
+        emit({"line": line, "gauge_version": gauge.version, "images": [each.document() for each in results]})
+    else:
+        show(("image", "score", "decision", "reasons"), (each.row() for each in results))
+    raise typer.Exit(Exit.MISTAKE if any(isinstance(each, Unjudged) for each in results) else Exit.FINE)

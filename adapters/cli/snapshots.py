@@ -1,0 +1,101 @@
+"""`flowgauge snapshots`: the stored gauges of a line, and going back to one."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from adapters.cli import options
+from adapters.cli.output import emit, say, show
+
+if TYPE_CHECKING:
+    from core.manifest import Manifest
+
+snapshots = typer.Typer(no_args_is_help=True, help="Stored gauges: list them, look into one, go back to one.")
+
+LineArgument = Annotated[str, typer.Argument(help="The line.")]
+
+
+@snapshots.command("list")
+def list_snapshots(
+    store: options.Store,
+    line: Annotated[str | None, typer.Option(help="Only this line's.")] = None,
+    json: options.Json = False,
+) -> None:
+    """Every snapshot that was ever made active, in the order in which that happened.
+
+    \b
+    flowgauge snapshots list --line press-3 --store ./plant
+    """
+    from streams.bootstrap import open_store
+    from streams.snapshots import active_snapshots, announcements
+
+    with open_store(store) as plant:
+        active = {message.line: message.epoch for message in active_snapshots(plant.log).values()}
+        found = [(message, message.epoch == active[message.line]) for message in announcements(plant.log, line)]
+    if json:
+        emit([message.model_dump(mode="json") | {"active": now} for message, now in found])
+        return
+    rows = ((m.line, m.epoch, m.version, m.parent, f"{m.at:%F %T}", "active" if now else "") for m, now in found)
+    show(("line", "epoch", "version", "parent", "at (UTC)", ""), rows)
+
+
+@snapshots.command("show")
+def show_snapshot(
+    line: LineArgument,
+    store: options.Store,
+    version: Annotated[str | None, typer.Argument(help="A version; without it, the active one.")] = None,
+    json: options.Json = False,
+) -> None:
+    """What a snapshot was made of and how it decides; --json gives the whole manifest.
+
+    \b
+    flowgauge snapshots show press-3 --store ./plant
+    """
+    from core.snapshot import read_manifest
+    from streams.bootstrap import open_store
+    from streams.snapshots import active_snapshot, fetch_snapshot
+
+    with open_store(store) as plant:
+        chosen = version or active_snapshot(plant.log, line).version
+        facts = read_manifest(fetch_snapshot(plant.objects, line, chosen).manifest)
+    emit(facts.model_dump(mode="json")) if json else _tell(facts)
+
+
+def _tell(facts: "Manifest") -> None:
+    limit = facts.threshold
+    show(
+        ("", ""),
+        [
+            ("version", facts.version),
+            ("anchor", facts.anchor),
+            ("parent", facts.parent),
+            ("made at", f"{facts.created_at:%F %T} UTC"),
+            ("detector", facts.detector.name),
+            ("backbone", f"{facts.backbone.name} ({facts.backbone.sha256[:12]})"),
+            ("images", facts.images),
+            ("threshold", limit.value),
+            ("for review", f"{limit.low:.4g} to {limit.high:.4g}"),
+            ("false alarms", f"{limit.false_alarm_share:.1%}"),
+        ],
+    )
+    if facts.gate is not None:
+        say("")
+        checks = ((check.name, check.value, check.limit, check.message) for check in facts.gate.checks)
+        show(("gate", "value", "limit", ""), checks)
+
+
+@snapshots.command()
+def rollback(line: LineArgument, version: Annotated[str, typer.Argument()], store: options.Store) -> None:
+    """Make a stored version the active one again; workers take it up between two batches.
+
+    \b
+    flowgauge snapshots rollback press-3 fit-3f9a1c2b7d40 --store ./plant
+    """
+    from adapters.cli.model import stored_gauge
+    from streams.bootstrap import open_store
+    from streams.snapshots import roll_back
+
+    with open_store(store) as plant:
+        stored_gauge(plant, line, version, options.Device.CPU)  # what does not load must not become active
+        roll_back(plant, line, version)
+    say(f"Line {line} is gauged by {version} again.")

@@ -1,0 +1,82 @@
+"""Plays a script through the embedded pipeline, image by image, in the line's own time."""
+
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+
+from adapters.cli.script import Act, Script, Shot
+from adapters.report.story import Call
+from core.images import decode
+from core.judgement import Judge
+from core.messages import Event
+from streams.events import image_record
+from streams.runner import Runner
+from streams.store import Store
+
+BATCH = 16
+INTERVAL = timedelta(seconds=10)
+"""From one part to the next: slow enough for a line's cool-down to pass within a phase."""
+
+_START = datetime(2025, 1, 6, 6, 0, tzinfo=UTC)
+
+
+class LineClock:
+    """The line's time: it moves when a part comes, so that the same script always tells the same story."""
+
+    def __init__(self) -> None:
+        self._now = _START
+
+    def now(self) -> datetime:
+        return self._now
+
+    def advance(self) -> datetime:
+        self._now += INTERVAL
+        return self._now
+
+
+class Stage:
+    """`first` is the gauge that the control scores with: adaptation switched off."""
+
+    def __init__(self, store: Store, clock: LineClock, runner: Runner, first: Judge) -> None:
+        self._store = store
+        self._clock = clock
+        self._runner = runner
+        self._first = first
+        self.frozen: dict[str, Call] = {}
+
+    def play(self, script: Script, on_act: Callable[[Act], None]) -> None:
+        """Send every image and work the pipeline until it rests, batch after batch.
+
+        Judge images come when their phase's buffer, and every adaptation that it led to, is done.
+        """
+        for act in script.acts:
+            on_act(act)
+            for shots in (*_batches(act.teaching), *_batches(act.judging)):
+                self._send(script.line, shots)
+                self._runner.run_until_idle()
+
+    def _send(self, line: str, shots: Sequence[Shot]) -> None:
+        images = [shot.read() for shot in shots]
+        events = [self._event(line, shot) for shot in shots]
+        self._store.log.append([image_record(event, data) for event, data in zip(events, images, strict=True)])
+        judgements = self._first.judge([decode(data) for data in images])
+        for shot, judgement in zip(shots, judgements, strict=True):
+            self.frozen[shot.image_id] = Call(
+                score=judgement.score,
+                threshold=judgement.threshold,
+                decision=judgement.decision,
+                version=self._first.version,
+            )
+
+    def _event(self, line: str, shot: Shot) -> Event:
+        return Event(
+            image_id=shot.image_id,
+            source=f"/lines/{line}",
+            line=line,
+            captured_at=self._clock.advance(),
+            subject=shot.part,
+            teaches=shot.teaches,
+        )
+
+
+def _batches(shots: Sequence[Shot]) -> Iterator[Sequence[Shot]]:
+    return (shots[start : start + BATCH] for start in range(0, len(shots), BATCH))

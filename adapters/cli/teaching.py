@@ -1,0 +1,81 @@
+"""The good images that a gauge is fitted to. Loads torch, so commands import it when they run and not before."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from adapters.cli.output import warn
+from adapters.cli.progress import Report
+from core.errors import DatasetError, UnreadableImage, UserError
+from core.evaluation.datasets import Dataset, Entry, Unreadable, evenly, require_enough, sift
+from core.evaluation.splits import groups_of, read_groups
+from core.images import Picture, decode
+from core.ports import Buffered
+from streams.store import Store
+
+
+@dataclass(frozen=True, eq=False)
+class Good:
+    """Pictures in the order of capture; `groups` names the part that each shows, None where nobody said."""
+
+    pictures: list[Picture]
+    groups: list[str] | None
+
+
+def gather(
+    store: Store,
+    line: str,
+    dataset: Path | None,
+    *,
+    from_buffer: bool,
+    groups: Path | None,
+    limit: int | None,
+    report: Report,
+) -> Good:
+    """What a person asked to learn from. Raises `UserError` unless that is one of the two, and enough."""
+    if (dataset is not None) == from_buffer:
+        raise UserError("A gauge learns either from a data set or from the buffer.", "Give DATASET or --from-buffer.")
+    if dataset is None:
+        return from_line(store, line, limit)
+    return from_dataset(dataset, groups, limit, report)
+
+
+def from_dataset(root: Path, groups: Path | None, limit: int | None, report: Report) -> Good:
+    """The data set's good training images; what cannot be read is named in a warning and left out."""
+    entries = evenly(Dataset.open(root).train, limit)
+    samples = []
+    for done, result in enumerate(sift(entries), start=1):
+        report("reading images", done, len(entries))
+        if isinstance(result, Unreadable):
+            warn(f"{result.name} is left out. {result.cause}")
+        else:
+            samples.append(result)
+    require_enough(len(samples), root)
+    return Good([sample.picture for sample in samples], _groups([sample.entry for sample in samples], groups))
+
+
+def _groups(entries: Sequence[Entry], path: Path | None) -> list[str] | None:
+    return None if path is None else groups_of(entries, read_groups(path))
+
+
+def from_line(store: Store, line: str, limit: int | None) -> Good:
+    """The line's buffered images, the newest `limit` of them; images of one part are one group."""
+    buffered = store.state.buffer(line)[-(limit or 0) :]
+    found = [(entry, picture) for entry in buffered if (picture := _picture(store, entry)) is not None]
+    if not found:
+        raise DatasetError(
+            f"The buffer of line {line} holds no images.", f"Stream some: flowgauge run FOLDER --line {line}"
+        )
+    require_enough(len(found), f"The buffer of line {line}")
+    return Good([picture for _, picture in found], [entry.subject or entry.image_id for entry, _ in found])
+
+
+def _picture(store: Store, entry: Buffered) -> Picture | None:
+    """None for an image that is no longer kept or readable, which is said."""
+    try:
+        return decode(store.objects.get(store.objects.name(entry.image_uri)))
+    except KeyError:
+        warn(f"{entry.image_id} is left out: its image is no longer stored.")
+    except UnreadableImage as error:
+        warn(f"{entry.image_id} is left out. {error}")
+    return None

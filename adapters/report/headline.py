@@ -1,0 +1,31 @@
+"""What happened, in one sentence, from the figures."""
+
+from adapters.report.figures import PhaseFigures, phase_figures
+from adapters.report.story import Story
+from adapters.report.wording import percent, times
+
+
+def headline(story: Story) -> str:
+    """One sentence: how the false alarms went with adaptation and without, and whether defects were still caught."""
+    accepted = sum(adaptation.report.accepted for adaptation in story.adaptations)
+    first, last = phase_figures(story)[0], phase_figures(story)[-1]
+    if accepted:
+        return f"{_drifted(story, first, last)}. Re-cut {times(accepted)} along the way, the gauge {_outcome(last)}."
+    return f"{_drifted(story, first, last)}. {_unchanged(story)}"
+
+
+def _drifted(story: Story, first: PhaseFigures, last: PhaseFigures) -> str:
+    start, end = first.frozen.false_alarm, last.frozen.false_alarm
+    rose = start is not None and end is not None and end > start
+    course = f"{'rise' if rose else 'go'} from {percent(start)} to {percent(end)}"
+    return f"From {story.phases[0].name} to {story.phases[-1].name}, the first gauge’s false alarms {course}"
+
+
+def _outcome(last: PhaseFigures) -> str:
+    return f"ends at {percent(last.adapted.false_alarm)}, with {percent(last.adapted.caught)} of the defects caught"
+
+
+def _unchanged(story: Story) -> str:
+    if not story.adaptations:
+        return "No adaptation was asked for, so the first gauge is still active."
+    return f"The gate refused {times(len(story.adaptations))}, so the first gauge is still active."

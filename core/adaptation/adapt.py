@@ -1,0 +1,119 @@
+"""One adaptation, from buffer and anchor to a gated candidate."""
+
+from importlib.metadata import version as installed_version
+
+import torch
+from pydantic import Field
+
+from core.adaptation.contract import AdaptationInput, AdaptationOutcome
+from core.adaptation.gate import GateSettings, Recent, judge_candidate
+from core.adaptation.refinement import Evidence, Refined, RefinementSettings, refine
+from core.adaptation.trace import AdaptationTrace
+from core.errors import UserError
+from core.fitting import map_scale, ranges_of
+from core.gauge import Gauge
+from core.images import statistics
+from core.lessons import Embedder
+from core.manifest import Manifest
+from core.messages import Part
+from core.snapshot import save
+from core.thresholds import Calibration, Rule, Threshold, fold_of
+
+
+class AdaptSettings(Part):
+    """`recent` is the share of the buffer, its newest images, that does not teach: the gate judges on it."""
+
+    recent: float = Field(0.2, gt=0, lt=1)
+    refinement: RefinementSettings = RefinementSettings()
+    gate: GateSettings = GateSettings()
+
+
+def adapt(given: AdaptationInput, settings: AdaptSettings | None = None) -> AdaptationOutcome:
+    """A candidate that started at the anchor, learned from the buffer's unsuspected older part, and met the gate.
+
+    Neither gauge is touched; same input, same outcome. Raises `UserError` for a buffer that is too small to be split.
+    """
+    settings = settings or AdaptSettings()
+    assert isinstance(given.anchor, Gauge), "made by core.snapshot.load"
+    assert isinstance(given.parent, Gauge), "made by core.snapshot.load"
+    adaptation = _Adaptation(given, given.anchor, settings)
+    candidate, trace = adaptation.candidate()
+    recent = Recent(candidate, given.parent, adaptation.newer, given.seed, settings.gate.paintings)
+    gate = judge_candidate(recent, trace, given.golden_good, given.golden_defect, settings.gate)
+    snapshot = save(Gauge(candidate.manifest.model_copy(update={"gate": gate}), candidate.backbone, candidate.detector))
+    return AdaptationOutcome(manifest=snapshot.manifest, weights=snapshot.weights, trace=trace, gate=gate)
+
+
+class _Adaptation:
+    """The buffer, split in the order of capture: the older part teaches, the newer is the gate's."""
+
+    def __init__(self, given: AdaptationInput, anchor: Gauge, settings: AdaptSettings) -> None:
+        self._given = given
+        self._anchor = anchor
+        self._settings = settings
+        newest = round(settings.recent * len(given.buffered))
+        if newest < 1 or len(given.buffered) - newest < 2 * settings.refinement.folds:
+            raise UserError(f"{len(given.buffered)} buffered images are too few to adapt.", "Let more images pass.")
+        self.older = given.buffered[:-newest]
+        self.newer = [picture for _, picture in given.buffered[-newest:]]
+
+    def candidate(self) -> tuple[Gauge, AdaptationTrace]:
+        groups = [entry.subject or entry.image_id for entry, _ in self.older]
+        folds = fold_of(groups, self._settings.refinement.folds)
+        refined = refine(
+            self._anchor.detector,
+            self._evidence(),
+            [entry.image_id for entry, _ in self.older],
+            folds,
+            self._settings.refinement,
+            default_k=self._anchor.manifest.threshold.clean_half_k,
+            seed=self._given.seed,
+            progress=self._progress,
+        )
+        trace = AdaptationTrace(
+            buffered=len(self._given.buffered),
+            taught=int(refined.suspicion.kept.sum()),
+            rounds=refined.rounds,
+            steps=refined.steps,
+        )
+        manifest = self._manifest(refined, groups).model_copy(update={"adaptation": trace})
+        return Gauge(manifest, self._anchor.backbone, refined.detector), trace
+
+    def _progress(self, what: str, done: int, total: int) -> None:
+        self._given.progress(what, done / total)
+
+    def _evidence(self) -> Evidence:
+        anchor = self._anchor
+        embedder = Embedder(anchor.backbone, anchor.manifest.preprocessing, anchor.detector)
+        squares = anchor.manifest.preprocessing.squares([picture for _, picture in self.older])
+        views = anchor.detector.views
+        return Evidence(tuple(embedder.embed(squares, self._progress, view) for view in views))
+
+    def _manifest(self, refined: Refined, groups: list[str]) -> Manifest:
+        """The anchor's, with what the buffer changed."""
+        given, facts = self._given, self._anchor.manifest
+        kept = [picture for (_, picture), keep in zip(self.older, refined.suspicion.kept, strict=True) if keep]
+        return facts.model_copy(
+            update={
+                "version": given.version,
+                "parent": given.parent.version,
+                "created_at": given.at,
+                "software": f"flowgauge {installed_version('flowgauge')}",
+                "seed": given.seed,
+                "images": len(kept),
+                "threshold": _threshold(refined, facts.threshold, groups, given.seed),
+                "calibration": Calibration.of(refined.scores),
+                "map_scale": map_scale(refined.maps[torch.from_numpy(refined.suspicion.kept)]),
+                "ranges": ranges_of([statistics(picture) for picture in kept]),
+            }
+        )
+
+
+def _threshold(refined: Refined, anchors: Threshold, groups: list[str], seed: int) -> Threshold:
+    """On the cross-fitted scores of all teaching images, suspects too, by the rule that only hears the clean half.
+
+    With the k that put the anchor's threshold on its clean scores: the skew of good scores is the line's.
+    """
+    rule, k = Rule.ONE_SIDED, anchors.clean_half_k
+    threshold = Threshold.from_folds(refined.scores, refined.folds, rule=rule, k=k, seed=seed, groups=groups)
+    return threshold.model_copy(update={"clean_half_k": k})

@@ -1,0 +1,129 @@
+"""The MAML inner loop: a few gradient steps from the anchor, on the flow's parameters only.
+
+theta' = theta - alpha * grad L_train(theta) (RAD, arXiv 2508.17789 eq. 6), here with the pull of an L2 penalty towards
+the anchor. Functional throughout: the anchor's tensors are read and never written.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.func import functional_call, grad_and_value
+
+from core.adaptation.trace import Step
+from core.adaptation.uncertainty import L2Rule, Uncertainty, Units
+from core.flows.coupling import CouplingFlow
+from core.messages import Part
+
+Parameters = dict[str, Tensor]
+
+
+class InnerLoop(Part):
+    """`alpha` is the length of a step whose gradient is as long as those at the anchor, in parameter space: so the
+    step does not depend on the loss's units. `batch` is in tokens. `warm_up`: minibatches at the anchor that give the
+    units of losses and gradients.
+    """
+
+    alpha: float = Field(0.05, gt=0)
+    steps: int = Field(40, ge=1)
+    batch: int = Field(2048, ge=1)
+    warm_up: int = Field(8, ge=2)
+    l2: L2Rule = L2Rule()
+
+
+@dataclass(frozen=True)
+class Teaching:
+    """Tokens (n, D) that teach, and tokens that only watch (the validation loss)."""
+
+    taught: Tensor
+    watched: Tensor
+
+
+def parameters_of(flow: CouplingFlow) -> Parameters:
+    """What an adaptation may change, detached."""
+    return {name: p.detach() for name, p in flow.named_parameters() if p.requires_grad}
+
+
+def loss_of(flow: CouplingFlow) -> Callable[[Parameters, Tensor], Tensor]:
+    """(parameters, tokens (n, D)) -> mean negative log-likelihood, in nats per dimension."""
+
+    def loss(parameters: Parameters, tokens: Tensor) -> Tensor:
+        z, log_det = functional_call(flow, parameters, (tokens,))
+        return flow.nll_of(z, log_det).mean()
+
+    return loss
+
+
+def descend(parameters: Parameters, gradient: Parameters, length: float) -> Parameters:
+    """theta - length * gradient."""
+    return {name: value - length * gradient[name] for name, value in parameters.items()}
+
+
+def adapted(
+    flow: CouplingFlow, teaching: Teaching, settings: InnerLoop, *, seed: int, round_number: int = 0
+) -> tuple[Parameters, list[Step]]:
+    """Parameters after the inner loop from those of `flow`, and what was measured at each step."""
+    anchor = parameters_of(flow)
+    differentiate = grad_and_value(loss_of(flow))
+    draw = _Draw(teaching, settings.batch, seed)
+    unit, units = _warm_up(differentiate, anchor, draw, settings.warm_up)
+    uncertainty = Uncertainty(units, settings.l2.window)
+    parameters, steps = anchor, []
+    for number in range(settings.steps):
+        gradient, train_loss = differentiate(parameters, draw.taught())
+        validation_loss = _value(flow, parameters, draw.watched())
+        determinant = uncertainty.observe(float(train_loss), validation_loss)
+        l2 = settings.l2.l2(determinant)
+        pull = {name: gradient[name] / unit + l2 * (parameters[name] - anchor[name]) for name in anchor}
+        parameters = descend(parameters, pull, settings.alpha)
+        steps.append(
+            Step(
+                round=round_number,
+                step=number,
+                train_loss=float(train_loss),
+                validation_loss=validation_loss,
+                det_covariance=determinant,
+                l2=l2,
+            )
+        )
+    return parameters, steps
+
+
+class _Draw:
+    """Seeded minibatches."""
+
+    def __init__(self, teaching: Teaching, batch: int, seed: int) -> None:
+        self._teaching = teaching
+        self._batch = batch
+        self._generator = torch.Generator().manual_seed(seed)
+
+    def taught(self) -> Tensor:
+        return self._some(self._teaching.taught)
+
+    def watched(self) -> Tensor:
+        return self._some(self._teaching.watched)
+
+    def _some(self, tokens: Tensor) -> Tensor:
+        return tokens[torch.randint(len(tokens), (self._batch,), generator=self._generator)]
+
+
+Differentiate = Callable[[Parameters, Tensor], tuple[Parameters, Tensor]]
+
+
+def _warm_up(differentiate: Differentiate, anchor: Parameters, draw: _Draw, batches: int) -> tuple[float, Units]:
+    """The gradients' root mean square length at the anchor, and the losses' units there."""
+    losses, squares = [], []
+    for _ in range(batches):
+        gradient, train_loss = differentiate(anchor, draw.taught())
+        _, validation_loss = differentiate(anchor, draw.watched())
+        squares.append(sum(float(g.square().sum()) for g in gradient.values()))
+        losses.append((float(train_loss), float(validation_loss)))
+    return max(math.sqrt(sum(squares) / batches), 1e-30), Units.of(losses)
+
+
+def _value(flow: CouplingFlow, parameters: Parameters, tokens: Tensor) -> float:
+    with torch.no_grad():
+        return float(loss_of(flow)(parameters, tokens))

@@ -1,0 +1,135 @@
+"""The protocol of all detectors: what they are taught with, what they answer, what the adaptation may change.
+
+Dense tensors carry their shape in the name: B images, T tokens (places in an image), D dimensions, H x W grid.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from core.flows.coupling import CouplingFlow
+from core.messages import Part
+from core.views import PLAIN, View
+
+Embedding = dict[str, Tensor]
+"""What a detector keeps of images: named tensors, each (B, ...); no image's rows depend on another image."""
+
+Progress = Callable[[str, int, int], None]
+"""Called as `progress(what, done, total)`."""
+
+
+def select(embedding: Embedding, index: Tensor) -> Embedding:
+    return {name: tensor[index] for name, tensor in embedding.items()}
+
+
+def joined(embeddings: Sequence[Embedding]) -> Embedding:
+    return {name: torch.cat([embedding[name] for embedding in embeddings]) for name in embeddings[0]}
+
+
+def length(embedding: Embedding) -> int:
+    return len(next(iter(embedding.values())))
+
+
+@dataclass(frozen=True)
+class FeatureShape:
+    """What a detector is given per image: one (C, size / s, size / s) tensor for each of `channels` and `strides`."""
+
+    channels: tuple[int, ...]
+    strides: tuple[int, ...]
+    size: int
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What a detector is taught with.
+
+    `good`: views of good images, (N,); `image`: (N,) which image each row is a view of; `painted`: (M,) good images
+    with a painted defect, `painted_image`: (M,) of which image; `mask`: (M, h, w) share of each cell of the detector's
+    grid that was painted, in [0, 1].
+    """
+
+    good: Embedding
+    image: Tensor
+    painted: Embedding
+    painted_image: Tensor
+    mask: Tensor
+
+    def without(self, held_out: Tensor) -> "Lesson":
+        """The lesson less all views and paintings of the images whose numbers `held_out` names."""
+        good = torch.isin(self.image, held_out, invert=True).nonzero().flatten()
+        painted = torch.isin(self.painted_image, held_out, invert=True).nonzero().flatten()
+        return Lesson(
+            good=select(self.good, good),
+            image=self.image[good],
+            painted=select(self.painted, painted),
+            painted_image=self.painted_image[painted],
+            mask=self.mask[painted],
+        )
+
+
+@dataclass(frozen=True)
+class Scores:
+    """`image` (B,): higher is more anomalous; `maps` (B, h, w): the same for each place."""
+
+    image: Tensor
+    maps: Tensor
+
+
+class Detector(nn.Module, ABC):
+    """A density of good images, over the features of a frozen backbone.
+
+    Its state is its `state_dict`: all of it, so that loading it into a detector of the same configuration gives
+    bit-identical scores. `learn` may be called once. Scores are negative log-likelihoods, or sums of such terms on
+    their calibrated scales: higher is more anomalous, without bounds.
+    """
+
+    name: ClassVar[str]
+    teaching_views: tuple[View, ...] = (PLAIN,)
+    """The views of each good image that `learn` is given; the plain one is first, and all of `views` are among them."""
+    paintings: int = 0
+    """How many painted copies of each good image `learn` is given."""
+    views: tuple[View, ...] = (PLAIN,)
+    """The views over which scores are averaged (RAD eq. 3)."""
+
+    flow: CouplingFlow
+    """The only part whose parameters an adaptation changes."""
+
+    def __init__(self, config: Part, shape: FeatureShape, grid: tuple[int, int]) -> None:
+        """`grid`: (h, w) of the maps."""
+        super().__init__()
+        self.config = config
+        self.shape = shape
+        self.grid = grid
+
+    @abstractmethod
+    def embed(self, features: Sequence[Tensor]) -> Embedding:
+        """One (B, C_s, H_s, W_s) tensor per stride -> what this detector keeps of them, by rules without parameters."""
+
+    @abstractmethod
+    def learn(self, lesson: Lesson, *, seed: int, progress: Progress) -> None:
+        """Fit everything: fixed statistics, then the flow. Same lesson and seed, same state."""
+
+    @abstractmethod
+    def tokens(self, embedding: Embedding) -> Tensor:
+        """What the flow sees: (B, T, D)."""
+
+    @abstractmethod
+    def image_scores(self, nll_BT: Tensor, embedding: Embedding) -> Tensor:
+        """Scores (B,) from the tokens' negative log-likelihoods (B, T) and whatever else the detector weighs."""
+
+    @abstractmethod
+    def score_embedding(self, embedding: Embedding) -> Scores:
+        """Image scores and maps. An image's row does not depend on the other rows."""
+
+    def score(self, features: Sequence[Tensor]) -> Scores:
+        """The same straight from the backbone's features."""
+        return self.score_embedding(self.embed(features))
+
+    def nll(self, embedding: Embedding) -> Tensor:
+        """(B, T) in nats per dimension."""
+        x_BTD = self.tokens(embedding)
+        return self.flow.nll(x_BTD.flatten(0, 1)).view(x_BTD.shape[:2])

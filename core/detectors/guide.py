@@ -1,0 +1,163 @@
+"""The guide of `patchflow`: which directions of feature space matter for defects.
+
+Good surfaces vary in most of the backbone's directions, and a density over all of them spends itself on that. The guide
+is a small network, taught once at fit time on good images and on copies with painted defects, and then frozen: it maps
+the features around each place to a few numbers that lie near the origin for good places and away from it for painted
+ones (the hypersphere classifier of Ruff et al., arXiv 2006.00339). The flow is fitted there, on good places alone.
+"""
+
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from core.detectors.base import Embedding, FeatureShape, Lesson, Progress, length, select
+from core.messages import Part
+
+
+class GuideConfig(Part):
+    """`dimensions` D of the guided tokens; `hidden` and `inner` are the widths before and after the 3x3 layer."""
+
+    hidden: int = Field(64, ge=1)
+    inner: int = Field(48, ge=1)
+    dimensions: int = Field(16, ge=2)
+    dropout: float = Field(0.1, ge=0, lt=1)
+    epochs: int = Field(3, ge=1)
+    batch: int = Field(16, ge=1)
+    learning_rate: float = Field(2e-3, gt=0)
+
+
+class Standardise(nn.Module):
+    """(B, C, H, W), less the mean and over the deviation that each channel had when `measure` was called."""
+
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(channels, 1, 1))
+        self.register_buffer("deviation", torch.ones(channels, 1, 1))
+
+    def measure(self, features_BCHW: Tensor) -> None:
+        features = features_BCHW.float()
+        self.mean.copy_(features.mean(dim=(0, 2, 3))[:, None, None])
+        self.deviation.copy_(features.std(dim=(0, 2, 3)).clamp_min(1e-6)[:, None, None])
+
+    def forward(self, features_BCHW: Tensor) -> Tensor:
+        standard: Tensor = (features_BCHW.float() - self.mean) / self.deviation
+        return standard
+
+
+class Guide(nn.Module):
+    """Pyramids of features -> guided tokens (B, D, h, w) on the grid of the stride next to the finest."""
+
+    def __init__(self, config: GuideConfig, shape: FeatureShape) -> None:
+        super().__init__()
+        self.grid_stride = grid_stride(shape)
+        self.keys = tuple(key(stride) for stride in shape.strides)
+        widths = [
+            channels * (2 if stride < self.grid_stride else 1)
+            for channels, stride in zip(shape.channels, shape.strides, strict=True)
+        ]
+        self.standardise = nn.ModuleDict({name: Standardise(w) for name, w in zip(self.keys, widths, strict=True)})
+        self.enter = nn.ModuleDict({n: nn.Conv2d(w, config.hidden, 1) for n, w in zip(self.keys, widths, strict=True)})
+        self.context = nn.Linear(sum(widths), config.hidden, bias=False)
+        self.neighbours = nn.Conv2d(config.hidden, config.inner, 3, padding=1)
+        self.leave = nn.Conv2d(config.inner, config.dimensions, 1)
+        self.dropout = nn.Dropout2d(config.dropout)
+        self.scale = nn.Parameter(torch.tensor(2.0))
+        self.offset = nn.Parameter(torch.tensor(4.0))
+
+    def measure(self, embedding: Embedding) -> None:
+        """Take the mean and deviation of every channel, which standardise the inputs from then on."""
+        for name, standardise in self.standardise.items():
+            cast(Standardise, standardise).measure(embedding[name])
+
+    def forward(self, embedding: Embedding) -> Tensor:
+        inputs = {name: standardise(embedding[name]) for name, standardise in self.standardise.items()}
+        together = self.context(torch.cat([x.mean(dim=(2, 3)) for x in inputs.values()], dim=1))[:, :, None, None]
+        grid = inputs[self.keys[0]].shape[-2:]
+        for name, layer in self.enter.items():
+            together = together + _on(grid, layer(self.dropout(inputs[name])))
+        tokens: Tensor = self.leave(F.relu(self.neighbours(F.relu(together))))
+        return tokens
+
+    def logits(self, embedding: Embedding) -> Tensor:
+        """(B, h, w): how painted each place looks; a pseudo-Huber distance from the origin."""
+        distance = (1 + self(embedding).square().sum(dim=1)).sqrt() - 1
+        logits: Tensor = self.scale * distance - self.offset
+        return logits
+
+
+def _on(grid: torch.Size, x_BCHW: Tensor) -> Tensor:
+    return x_BCHW if x_BCHW.shape[-2:] == grid else F.interpolate(x_BCHW, size=grid, mode="bilinear")
+
+
+def grid_stride(shape: FeatureShape) -> int:
+    """The tokens' stride: the second finest, or the only one."""
+    return sorted(shape.strides)[:2][-1]
+
+
+def key(stride: int) -> str:
+    return f"stride{stride}"
+
+
+def pyramid(features: Sequence[Tensor], shape: FeatureShape) -> Embedding:
+    """Features by stride; those finer than the grid are brought to it by mean and by maximum, (B, 2 C, h, w)."""
+    grid = grid_stride(shape)
+    return {
+        key(stride): _pooled(feature, grid // stride) if stride < grid else feature
+        for stride, feature in zip(shape.strides, features, strict=True)
+    }
+
+
+def _pooled(feature: Tensor, factor: int) -> Tensor:
+    return torch.cat([F.avg_pool2d(feature, factor), F.max_pool2d(feature, factor)], dim=1)
+
+
+def teach(guide: Guide, lesson: Lesson, config: GuideConfig, *, seed: int, progress: Progress) -> None:
+    """Tell painted places from all others, in place. `lesson` holds good views and painted copies with their masks."""
+    guide.measure(lesson.good)
+    good, painted = length(lesson.good), length(lesson.painted)
+    batches = config.epochs * ((good + painted) // config.batch)
+    optimiser = torch.optim.AdamW(guide.parameters(), config.learning_rate, weight_decay=1e-2)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, config.learning_rate, total_steps=batches, pct_start=0.1)
+    step = 0
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        for _ in range(config.epochs):
+            order = torch.randperm(good + painted)
+            for rows in torch.split(order[: len(order) // config.batch * config.batch], config.batch):
+                optimiser.zero_grad(set_to_none=True)
+                _loss(guide, lesson, rows[rows < good], rows[rows >= good] - good).backward()  # type: ignore[no-untyped-call]
+                optimiser.step()
+                schedule.step()
+                step += 1
+                progress("teaching the guide", step, batches)
+
+
+_PAINTED_SHARE = 0.08
+"""From this share of its cell on, a place counts as painted; one that is touched less teaches nothing."""
+_MOST_PAINTED = 12
+"""The painted places of one image weigh at most as much as this many, so that small defects count."""
+_PAINTED_WEIGHT = 32.0
+_PEAK_WEIGHT = 0.3
+_PEAK_PLACES = 5
+
+
+def _loss(guide: Guide, lesson: Lesson, good: Tensor, painted: Tensor) -> Tensor:
+    """Cross-entropy of the places, painted ones weighed up, and of each image's highest places."""
+    parts = [select(lesson.good, good), select(lesson.painted, painted)]
+    logits = guide.logits({name: torch.cat([part[name] for part in parts]) for name in parts[0]})
+    share = torch.cat([lesson.mask.new_zeros(len(good), *lesson.mask.shape[1:]), lesson.mask[painted]])
+    target = (share >= _PAINTED_SHARE).float()
+    clean = (share == 0).float()
+    crowd = target.sum(dim=(1, 2), keepdim=True).clamp_min(_MOST_PAINTED)
+    weight = clean + _PAINTED_WEIGHT * target * _MOST_PAINTED / crowd
+    places = (F.binary_cross_entropy_with_logits(logits, target, reduction="none") * weight).sum() / clean.sum()
+    peaks = logits.flatten(1).topk(_PEAK_PLACES, dim=1)[0].mean(dim=1)
+    is_painted = target.amax(dim=(1, 2))
+    return places + _PEAK_WEIGHT * F.binary_cross_entropy_with_logits(peaks, is_painted)

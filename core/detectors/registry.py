@@ -1,0 +1,34 @@
+"""Detectors by name. One more detector is one more line here."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from pydantic import ValidationError
+
+from core.detectors.base import Detector, FeatureShape
+from core.detectors.patchflow import PatchFlow, PatchFlowConfig
+from core.detectors.rad import Rad, RadConfig
+from core.errors import SettingsError
+from core.messages import Part
+
+DETECTORS: dict[str, tuple[Callable[..., Detector], type[Part]]] = {
+    PatchFlow.name: (PatchFlow, PatchFlowConfig),
+    Rad.name: (Rad, RadConfig),
+}
+DEFAULT = PatchFlow.name
+
+
+def create(name: str, config: Mapping[str, Any], shape: FeatureShape) -> Detector:
+    """An untaught detector for features of `shape`.
+
+    Raises `SettingsError` for an unknown name or a configuration that its detector refuses.
+    """
+    if name not in DETECTORS:
+        raise SettingsError(f"There is no detector {name!r}.", f"Choose one of {', '.join(DETECTORS)}.")
+    kind, schema = DETECTORS[name]
+    try:
+        return kind(schema.model_validate(dict(config)), shape)
+    except ValidationError as error:
+        raise SettingsError(
+            f"The configuration of {name} is wrong: {error}", "See its class for the options."
+        ) from error

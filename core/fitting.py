@@ -1,0 +1,183 @@
+"""The first gauge of a line, from good images: what a person asks for with `flowgauge fit`."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from importlib.metadata import version as installed_version
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field
+from torch import Tensor
+
+from core.backbones import BackboneSpec, load_backbone
+from core.detectors.base import Detector, FeatureShape, Lesson, Progress, Scores
+from core.detectors.registry import DEFAULT, create
+from core.errors import DatasetError
+from core.gauge import Gauge
+from core.images import Picture, statistics
+from core.lessons import Embedder, rows_of_view
+from core.manifest import DetectorSpec, Manifest, MapScale, Range, Ranges
+from core.messages import Part, Statistics
+from core.preprocessing import Preprocessing
+from core.snapshot import weights_of
+from core.thresholds import Calibration, Rule, Threshold, cut, fold_of
+
+MINIMUM_IMAGES = 8
+"""Fewer good images leave no fold to set a threshold on."""
+
+
+class FitSettings(Part):
+    """How a gauge is made. `config` are options of the detector's own; `k` is that of T = Q3 + k * IQR.
+
+    The preprocessing's mean and standard deviation are always the backbone's.
+    """
+
+    detector: str = DEFAULT
+    config: dict[str, Any] = Field(default_factory=dict)
+    backbone: BackboneSpec = BackboneSpec()
+    preprocessing: Preprocessing = Preprocessing()
+    folds: int = Field(3, ge=2, le=10)
+    rule: Rule = Rule.IQR
+    k: float = Field(1.5, gt=0)
+
+
+def fit(
+    pictures: Sequence[Picture],
+    *,
+    line: str,
+    settings: FitSettings,
+    at: datetime,
+    groups: Sequence[str] | None = None,
+    seed: int = 0,
+    device: str = "cpu",
+    progress: Progress = lambda what, done, total: None,
+) -> Gauge:
+    """A gauge whose threshold stands on cross-fitted scores: each image is scored by a detector that never saw it.
+
+    `groups` names the object that each picture shows (default: each its own), in the order of capture: images of one
+    object share a fold. Same pictures, settings and seed on one machine: same gauge. Raises `DatasetError` for too few
+    pictures.
+    """
+    groups = list(groups) if groups is not None else [str(index) for index in range(len(pictures))]
+    folds = _folds(groups, settings.folds)
+    backbone = load_backbone(settings.backbone, device)
+    preprocessing = settings.preprocessing.model_copy(update={"mean": backbone.spec.mean, "std": backbone.spec.std})
+    teacher = Teacher(settings, backbone.shape(preprocessing.size), seed, progress)
+    embedder = Embedder(backbone, preprocessing, teacher.untaught())
+    lesson = embedder.lesson(preprocessing.squares(pictures), seed=seed, progress=progress)
+    held_out = teacher.cross_fitted(lesson, folds)
+    detector = teacher.taught(lesson, "all images")
+    scores = held_out.image.double().numpy()
+    manifest = Manifest(
+        line=line,
+        version=_UNNAMED,
+        anchor=_UNNAMED,
+        parent=None,
+        created_at=at,
+        software=f"flowgauge {installed_version('flowgauge')}",
+        seed=seed,
+        images=len(pictures),
+        backbone=backbone.spec,
+        preprocessing=preprocessing,
+        detector=DetectorSpec(name=settings.detector, config=detector.config.model_dump(mode="json")),
+        threshold=Threshold.from_folds(scores, folds, rule=settings.rule, k=settings.k, seed=seed, groups=groups),
+        calibration=Calibration.of(scores),
+        map_scale=map_scale(held_out.maps),
+        ranges=ranges_of([statistics(picture) for picture in pictures]),
+        weights_sha256=_UNNAMED,
+    )
+    return _named(Gauge(manifest, backbone, detector.to(device)))
+
+
+_UNNAMED = "unnamed"
+
+
+def _named(gauge: Gauge) -> Gauge:
+    """The version is made of what the gauge is: its line, when it was fitted, and its weights."""
+    digest = hashlib.sha256(weights_of(gauge)).hexdigest()
+    facts = gauge.manifest
+    name = hashlib.sha256(f"{facts.line} {facts.created_at.isoformat()} {digest}".encode()).hexdigest()[:12]
+    named = {"version": f"fit-{name}", "anchor": f"fit-{name}", "weights_sha256": digest}
+    return Gauge(facts.model_copy(update=named), gauge.backbone, gauge.detector)
+
+
+def _folds(groups: Sequence[str], wanted: int) -> NDArray[np.intp]:
+    distinct = len(set(groups))
+    if len(groups) < MINIMUM_IMAGES or distinct < 2:
+        raise DatasetError(
+            f"{len(groups)} good images of {distinct} parts are too few to fit a gauge.",
+            f"Give at least {MINIMUM_IMAGES} images of different good parts; a hundred or more is better.",
+        )
+    return fold_of(groups, min(wanted, distinct))
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """Makes detectors of one kind and teaches them."""
+
+    settings: FitSettings
+    shape: FeatureShape
+    seed: int
+    progress: Progress
+
+    def untaught(self) -> Detector:
+        return create(self.settings.detector, self.settings.config, self.shape)
+
+    def taught(self, lesson: Lesson, whom: str) -> Detector:
+        detector = self.untaught()
+        detector.learn(
+            lesson,
+            seed=self.seed,
+            progress=lambda what, done, total: self.progress(f"{what}, {whom}", done, total),
+        )
+        return detector.eval()
+
+    def cross_fitted(self, lesson: Lesson, folds: NDArray[np.intp]) -> Scores:
+        """The score and map of each plain image by a detector that was taught with the other folds' images."""
+        parts, order = [], []
+        count = int(folds.max()) + 1
+        for fold in range(count):
+            held_out = torch.from_numpy(np.flatnonzero(folds == fold))
+            detector = self.taught(lesson.without(held_out), f"fold {fold + 1} of {count}")
+            parts.append(plain_scores(detector, lesson, len(folds), held_out))
+            order.append(held_out)
+        place = torch.argsort(torch.cat(order))
+        return Scores(torch.cat([p.image for p in parts])[place], torch.cat([p.maps for p in parts])[place])
+
+
+def plain_scores(detector: Detector, lesson: Lesson, images: int, wanted: Tensor) -> Scores:
+    """Scores of the images `wanted`, averaged over the detector's views as it would score them on the line."""
+    scores = []
+    with torch.inference_mode():
+        for view in detector.views:
+            rows = rows_of_view(images, detector, view)
+            embedding = {name: tensor[rows][wanted] for name, tensor in lesson.good.items()}
+            part = detector.score_embedding(embedding)
+            scores.append(Scores(part.image, view.undo(part.maps)))
+    return Scores(torch.stack([s.image for s in scores]).mean(0), torch.stack([s.maps for s in scores]).mean(0))
+
+
+def map_scale(maps_NHW: Tensor) -> MapScale:
+    """A region begins where a map rises above T = Q3 + 1.5 IQR of the good images' maxima."""
+    calibration = Calibration.of(maps_NHW.flatten().double().numpy())
+    peaks = (maps_NHW.flatten(1).amax(dim=1).double().numpy() - calibration.median) / calibration.deviation
+    return MapScale(calibration=calibration, level=max(cut(peaks, Rule.IQR, 1.5), 1e-3))
+
+
+def ranges_of(seen: Sequence[Statistics]) -> Ranges:
+    """Where the statistics lay: their quartiles widened by three times the distance between them, and a little."""
+    return Ranges(
+        brightness=_range([s.brightness for s in seen], slack=0.04),
+        contrast=_range([s.contrast for s in seen], slack=0.02),
+        focus=_range([s.focus for s in seen], slack=0.3),
+    )
+
+
+def _range(values: Sequence[float], slack: float) -> Range:
+    q1, q3 = np.quantile(values, (0.25, 0.75))
+    room = 3 * (q3 - q1) + slack
+    return Range(low=float(q1 - room), high=float(q3 + room))

@@ -1,0 +1,86 @@
+"""A gauge as bytes and back: `manifest.json` names everything, `weights.safetensors` holds what was learned.
+
+Nothing is ever unpickled. The frozen backbone is named by the SHA-256 of its weights, not copied.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+
+import safetensors.torch
+from pydantic import ValidationError
+from safetensors import SafetensorError
+
+from core.backbones import load_backbone
+from core.detectors.registry import create
+from core.errors import SnapshotCorrupt, SnapshotTooNew
+from core.gauge import Gauge
+from core.manifest import MANIFEST_SCHEMA, Manifest
+
+MANIFEST_NAME = "manifest.json"
+WEIGHTS_NAME = "weights.safetensors"
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """`sha256` is that of the manifest, which in turn names that of the weights."""
+
+    manifest: bytes
+    weights: bytes
+    version: str
+
+    @property
+    def sha256(self) -> str:
+        return hashlib.sha256(self.manifest).hexdigest()
+
+
+def weights_of(gauge: Gauge) -> bytes:
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in gauge.detector.state_dict().items()}
+    return safetensors.torch.save(state)
+
+
+def save(gauge: Gauge) -> Snapshot:
+    """The snapshot of `gauge`: loading it gives bit-identical scores on the same machine."""
+    weights = weights_of(gauge)
+    digest = hashlib.sha256(weights).hexdigest()
+    manifest = gauge.manifest.model_copy(update={"weights_sha256": digest})
+    return Snapshot(manifest.model_dump_json(indent=2).encode(), weights, manifest.version)
+
+
+def load(manifest: bytes, weights: bytes, *, device: str = "cpu", sha256: str | None = None) -> Gauge:
+    """The gauge that was saved.
+
+    Raises `SnapshotCorrupt` when a hash (`sha256` is the manifest's, where it is known) or the contents do not match,
+    `SnapshotTooNew` for a newer schema, `BackboneMismatch` for other backbone weights than those it was made with.
+    """
+    if sha256 is not None and hashlib.sha256(manifest).hexdigest() != sha256:
+        raise SnapshotCorrupt("The manifest is not the one that was announced.", "Restore the object, or roll back.")
+    facts = read_manifest(manifest)
+    if hashlib.sha256(weights).hexdigest() != facts.weights_sha256:
+        raise SnapshotCorrupt(
+            f"The weights of {facts.line} {facts.version} do not match their SHA-256.",
+            "Restore the object from a copy, or roll back to another version.",
+        )
+    backbone = load_backbone(facts.backbone, device)
+    detector = create(facts.detector.name, facts.detector.config, backbone.shape(facts.preprocessing.size))
+    try:
+        detector.load_state_dict(safetensors.torch.load(weights))
+    except (SafetensorError, RuntimeError) as error:
+        raise SnapshotCorrupt(f"The weights of {facts.version} do not fit: {error}", "Fit the line again.") from error
+    return Gauge(facts, backbone, detector.to(device))
+
+
+def read_manifest(manifest: bytes) -> Manifest:
+    """Raises `SnapshotCorrupt` or `SnapshotTooNew`."""
+    try:
+        schema = json.loads(manifest)["schema_version"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise SnapshotCorrupt("The manifest is not a manifest.", "Restore the object from a copy.") from error
+    if not isinstance(schema, int) or schema > MANIFEST_SCHEMA:
+        raise SnapshotTooNew(
+            f"The manifest has schema {schema}; this Flowgauge reads up to {MANIFEST_SCHEMA}.", "Upgrade Flowgauge."
+        )
+    try:
+        return Manifest.decode(manifest)
+    except ValidationError as error:
+        raise SnapshotCorrupt(f"The manifest is wrong: {error}", "Restore the object from a copy.") from error

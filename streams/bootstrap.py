@@ -1,0 +1,115 @@
+"""The only wiring: which adapter stands behind which port, and which processors run on them."""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from threading import Event
+
+from adapters.local.clock import SystemClock
+from adapters.local.folder import FolderSource
+from adapters.local.lock import only_runner
+from adapters.local.log import LocalLog
+from adapters.local.objects import LocalObjects
+from adapters.local.state import LocalState
+from core.adaptation.contract import Adapt
+from core.errors import SettingsError
+from core.ports import Clock
+from streams.adaptation import Adaptation
+from streams.alerting import Alerting
+from streams.archive import Archive
+from streams.gauges import Gauges, Load
+from streams.housekeeping import LogTrimming, readers
+from streams.observing import Observing
+from streams.processor import Processor
+from streams.runner import Plant, Runner, Source
+from streams.scoring import Scoring
+from streams.store import Store
+from streams.worker import Observer, Trouble, Worker
+
+_SUPPORTED = "Name a directory, such as --store ./plant."
+
+
+def open_store(uri: str, clock: Clock | None = None, partitions: int = 1) -> Store:
+    """The store at `uri`, a directory (also as `file:///...`), made if it is not there.
+
+    `partitions` must be what the store was made with. Raises `SettingsError` for what is no directory's address.
+    """
+    root = _directory(uri)
+    clock = clock or SystemClock()
+    objects = LocalObjects(root / "objects")
+    objects.sweep()
+    log = LocalLog(root / "log.db", clock, partitions)
+    return Store(uri, log, objects, LocalState(root / "state.db", clock), clock)
+
+
+def folder_source(
+    store: Store, folder: Path, line: str, settle_seconds: float = 1.0, teaches: bool = True
+) -> FolderSource:
+    """Images that appear in `folder`, for `line`; see `FolderSource`."""
+    return FolderSource(folder, line, _local_log(store), store.clock, settle_seconds, teaches)
+
+
+def embedded(
+    store: Store,
+    load: Load,
+    adapt: Adapt,
+    sources: Sequence[Source] = (),
+    *,
+    batch: int = 16,
+    archive_rows: int = 1_024,
+    observer: Observer = lambda step: None,
+    trouble: Trouble = lambda name, error: None,
+) -> Runner:
+    """Everything in one process on a local store.
+
+    `load` makes a gauge of a snapshot, `adapt` a candidate of a buffer. `batch` images at most are scored together;
+    a runner never waits for a batch to fill. `observer` sees every batch once its results are durable, and `trouble`
+    what is away; both are called from the runner's threads, one call at a time per worker.
+    """
+    stopping = Event()
+    gauges = Gauges(store.log, store.objects, load)
+
+    def worker(processor: Processor, size: int) -> Worker:
+        return Worker(processor, store.log, store.clock, size, observer, trouble)
+
+    scoring = worker(Scoring(store, gauges), batch)
+    downstream = [
+        worker(Alerting(store), 256),
+        worker(Observing(store), 256),
+        worker(Archive(store, archive_rows), 256),
+    ]
+    adaptation = worker(Adaptation(store, load, adapt, "embedded", stopping.is_set), 16)
+    groups = {each.processor.name: each.processor.inputs for each in (scoring, *downstream, adaptation)}
+    log = _local_log(store)
+    return Runner(
+        Plant(
+            sources=sources,
+            scoring=scoring,
+            downstream=downstream,
+            adaptation=adaptation,
+            housekeeping=LogTrimming(log, store.clock, readers(groups), log.trim),
+            alone=_alone(store),
+            trouble=trouble,
+            stopping=stopping,
+            backlog=max(256, 2 * batch),
+        )
+    )
+
+
+def _alone(store: Store) -> Callable[[], AbstractContextManager[None]]:
+    lock = _directory(store.uri) / "runner.lock"
+    return lambda: only_runner(lock)
+
+
+def _directory(uri: str) -> Path:
+    scheme, found, rest = uri.partition("://")
+    if found and scheme != "file":
+        raise SettingsError(f"A store at {scheme}:// is not supported in this version.", _SUPPORTED)
+    if not uri:
+        raise SettingsError("The store has no address.", _SUPPORTED)
+    return Path(rest if found else uri)
+
+
+def _local_log(store: Store) -> LocalLog:
+    assert isinstance(store.log, LocalLog), "open_store makes no other"
+    return store.log

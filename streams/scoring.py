@@ -1,0 +1,173 @@
+"""Scoring: image events in, verdicts out. The verdict record is the checkpoint that everything else follows from."""
+
+from collections import OrderedDict, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+
+from core.deadletters import OFFSET, TOPIC, buried
+from core.errors import Unavailable
+from core.images import statistics
+from core.judgement import Judge, Judgement
+from core.lines import LineSettings
+from core.messages import DEAD_LETTERS, IMAGES, VERDICTS, AlertKind, Decision, Source, Verdict
+from core.names import verdict_id
+from core.ports import Log, Outgoing, Record
+from streams.alerts import OncePerWindow
+from streams.events import Image, Refused, opened
+from streams.evidence import Evidence
+from streams.gauges import Gauges
+from streams.processor import Processor
+from streams.settings import SettingsCache
+from streams.store import Store
+
+NO_GAUGE = "no gauge"
+_WINDOW = 10_000  # recent events per partition among which a second delivery is noticed
+_PAGE = 16  # dead letters in memory at once
+
+Spread = Callable[[Callable[[Record], Image | Refused], Iterable[Record]], Iterable[Image | Refused]]
+"""How decoding is spread: `map`, or that of a thread pool."""
+
+
+class Scoring(Processor):
+    """Writes one verdict per image, in order, to the partition of the same number.
+
+    Starts after the highest source offset in the verdict partition, whatever was committed. An event that was sent
+    twice is skipped and counted in `skipped`; the same id with other bytes is a dead letter, and so is everything that
+    cannot be decoded. Dead letters after the last verdict are not repeated at a restart.
+    """
+
+    name = "scoring"
+    inputs = (IMAGES,)
+
+    def __init__(self, store: Store, gauges: Gauges, spread: Spread = map) -> None:
+        self.skipped = 0
+        self._store = store
+        self._gauges = gauges
+        self._spread = spread
+        self._settings = SettingsCache(store)
+        self._evidence = Evidence(store.objects)
+        self._once = OncePerWindow(lambda line: self._settings.of(line).alert_window_seconds)
+        self._recent: dict[int, OrderedDict[str, str]] = {}
+        self._buried: dict[int, set[int]] = {}
+
+    def position(self, topic: str, partition: int, committed: int) -> int:
+        tail = [Verdict.decode(record.value) for record in _tail(self._store.log, partition)]
+        start = max((verdict.source.offset for verdict in tail), default=-1) + 1
+        self._recent[partition] = OrderedDict((str(verdict.verdict_id), verdict.image_sha256) for verdict in tail)
+        self._buried[partition] = _buried_from(self._store.log, partition, start)
+        return start
+
+    def process(self, records: Sequence[Record]) -> list[Outgoing]:
+        self._gauges.refresh()
+        items = self._spread(partial(opened, objects=self._store.objects), records)
+        images, letters, skipped = self._sifted(list(items), records[0].partition)
+        verdicts = list(self._scored(images))
+        self._remember(images, records[0].partition)
+        self.skipped += skipped
+        return [*letters, *verdicts, *self._gauges.alerts()]
+
+    def _sifted(self, items: Sequence[Image | Refused], partition: int) -> tuple[list[Image], list[Outgoing], int]:
+        """The images to score, the dead letters, and how many were sent before."""
+        known = dict(self._recent[partition])
+        images: list[Image] = []
+        letters: list[Outgoing] = []
+        for item in items:
+            if isinstance(item, Refused):
+                letters += self._letter(item)
+            elif item.key not in known:
+                known[item.key] = item.picture.sha256
+                images.append(item)
+            elif known[item.key] != item.picture.sha256:
+                letters += self._letter(Refused(item.record, "Another image was sent under the same id."))
+        return images, letters, len(items) - len(images) - len(letters)
+
+    def _letter(self, refused: Refused) -> list[Outgoing]:
+        if refused.record.offset in self._buried[refused.record.partition]:
+            return []
+        return [buried(refused.record, refused.reason)]
+
+    def _scored(self, images: Sequence[Image]) -> Iterator[Outgoing]:
+        """Verdicts in the order of `images`, each line's judged together, with the alerts of what could not be kept."""
+        gauges = {image.event.line: self._gauges.gauge(image.event.line) for image in images}
+        judgements = _judged(images, gauges)
+        for index, image in enumerate(images):
+            yield from self._verdict(image, gauges[image.event.line], judgements.get(index))
+
+    def _verdict(self, image: Image, gauge: Judge | None, judgement: Judgement | None) -> Iterator[Outgoing]:
+        record, event = image.record, image.event
+        now = self._store.clock.now()
+        settings = self._settings.of(event.line)
+        kept = self._evidence.keep(image, judgement)
+        verdict = Verdict(
+            verdict_id=verdict_id(event.source, event.image_id),
+            image_id=event.image_id,
+            image_sha256=image.picture.sha256,
+            image_uri=kept.image_uri,
+            line=event.line,
+            captured_at=event.captured_at,
+            scored_at=now,
+            late=_late((now - event.captured_at).total_seconds(), settings),
+            score=judgement.score if judgement else None,
+            threshold=judgement.threshold if judgement else None,
+            decision=judgement.decision if judgement else Decision.REVIEW,
+            reasons=judgement.reasons if judgement else (NO_GAUGE,),
+            gauge_version=gauge.version if gauge else None,
+            detector=gauge.detector_name if gauge else None,
+            regions=judgement.regions if judgement else (),
+            heatmap_uri=kept.heatmap_uri,
+            statistics=statistics(image.picture),
+            source=Source(topic=record.topic, partition=record.partition, offset=record.offset),
+            standard_score=judgement.standard_score if judgement else None,
+            peak=judgement.peak if judgement else None,
+            teaches=event.teaches,
+        )
+        yield Outgoing(VERDICTS, event.line, verdict.encode(), partition=record.partition)
+        if kept.trouble is not None:
+            yield from self._once.alert(event.line, AlertKind.STORE_UNAVAILABLE, now, _not_kept(kept.trouble))
+
+    def _remember(self, images: Sequence[Image], partition: int) -> None:
+        recent = self._recent[partition]
+        for image in images:
+            recent[image.key] = image.picture.sha256
+        while len(recent) > _WINDOW:
+            recent.popitem(last=False)
+
+
+def _judged(images: Sequence[Image], gauges: dict[str, Judge | None]) -> dict[int, Judgement]:
+    """By index in `images`; images of lines without a gauge are missing."""
+    of_line: defaultdict[str, list[int]] = defaultdict(list)
+    for index, image in enumerate(images):
+        of_line[image.event.line].append(index)
+    judged: dict[int, Judgement] = {}
+    for line, indices in of_line.items():
+        if (gauge := gauges[line]) is not None:
+            judgements = gauge.judge([images[index].picture for index in indices])
+            judged.update(zip(indices, judgements, strict=True))
+    return judged
+
+
+def _late(seconds: float, settings: LineSettings) -> bool:
+    return settings.deadline_seconds is not None and seconds > settings.deadline_seconds
+
+
+def _not_kept(error: Unavailable) -> str:
+    return f"Images are scored, but they and their heatmaps cannot be stored. {error}"
+
+
+def _tail(log: Log, partition: int) -> list[Record]:
+    return log.read(VERDICTS, partition, max(0, log.end(VERDICTS, partition) - _WINDOW), _WINDOW)
+
+
+def _buried_from(log: Log, partition: int, start: int) -> set[int]:
+    """Image offsets, from `start` on, that are dead letters already. Read backwards: each may hold a large image."""
+    found: set[int] = set()
+    end = log.end(DEAD_LETTERS, partition)
+    while end > 0:
+        first = max(0, end - _PAGE)
+        letters = log.read(DEAD_LETTERS, partition, first, end - first)
+        offsets = {int(letter.headers[OFFSET]) for letter in letters if letter.headers.get(TOPIC) == IMAGES}
+        found |= {offset for offset in offsets if offset >= start}
+        if not letters or any(offset < start for offset in offsets):
+            break
+        end = first
+    return found

@@ -1,0 +1,117 @@
+"""The snapshots topic: which gauge is active, and which were."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Protocol
+
+from core.errors import GaugeMissing
+from core.messages import SNAPSHOTS, SnapshotAnnouncement
+from core.names import line_name, snapshot_prefix
+from core.ports import Log, Objects, Outgoing
+from streams.store import Store
+
+_PAGE = 1_000
+MANIFEST, WEIGHTS = "manifest.json", "weights.safetensors"
+
+
+class Snapshot(Protocol):
+    """A snapshot as it is stored. The manifest names the SHA-256 of the weights, so its own hash covers both."""
+
+    @property
+    def manifest(self) -> bytes: ...
+
+    @property
+    def weights(self) -> bytes: ...
+
+    @property
+    def sha256(self) -> str: ...
+
+
+@dataclass(frozen=True)
+class SnapshotFiles:
+    manifest: bytes
+    weights: bytes
+
+    @property
+    def sha256(self) -> str:
+        return sha256(self.manifest).hexdigest()
+
+
+def store_snapshot(objects: Objects, line: str, version: str, files: Snapshot) -> str:
+    """Store both objects, the manifest last, and return the snapshot's URI. Repeating it changes nothing."""
+    prefix = snapshot_prefix(line, version)
+    objects.put(f"{prefix}/{WEIGHTS}", files.weights)
+    return objects.put(f"{prefix}/{MANIFEST}", files.manifest)
+
+
+def fetch_snapshot(objects: Objects, line: str, version: str) -> SnapshotFiles:
+    """Raises `GaugeMissing` for a version that is not stored."""
+    prefix = snapshot_prefix(line, version)
+    try:
+        return SnapshotFiles(objects.get(f"{prefix}/{MANIFEST}"), objects.get(f"{prefix}/{WEIGHTS}"))
+    except KeyError as error:
+        raise GaugeMissing(
+            f"Line {line} has no snapshot {version!r}.", f"See `flowgauge snapshots list --line {line}`."
+        ) from error
+
+
+def announcements(log: Log, line: str | None = None) -> Iterator[SnapshotAnnouncement]:
+    """All announcements (of `line`) in log order."""
+    for partition in range(log.partitions(SNAPSHOTS)):
+        for message, _ in announcements_since(log, partition, 0):
+            if line in (None, message.line):
+                yield message
+
+
+def announcements_since(log: Log, partition: int, offset: int) -> Iterator[tuple[SnapshotAnnouncement, int]]:
+    """Announcements from `offset` on, each with the offset after it."""
+    while records := log.read(SNAPSHOTS, partition, offset, _PAGE):
+        for record in records:
+            yield SnapshotAnnouncement.decode(record.value), record.offset + 1
+        offset = records[-1].offset + 1
+
+
+def active_snapshots(log: Log) -> Mapping[str, SnapshotAnnouncement]:
+    """By line: the highest epoch, the first in log order among equals."""
+    active: dict[str, SnapshotAnnouncement] = {}
+    for message in announcements(log):
+        if message.line not in active or message.epoch > active[message.line].epoch:
+            active[message.line] = message
+    return active
+
+
+def active_snapshot(log: Log, line: str) -> SnapshotAnnouncement:
+    """Raises `GaugeMissing` for a line that never had one."""
+    found = active_snapshots(log).get(line_name(line))
+    if found is None:
+        raise GaugeMissing(f"Line {line} has no gauge yet.", f"Make one with `flowgauge fit DATASET --line {line}`.")
+    return found
+
+
+def announcement(store: Store, line: str, version: str, files: Snapshot, parent: str | None) -> Outgoing:
+    """The record that makes `version` active, with the next epoch of its line; for whoever appends it."""
+    epochs = [message.epoch for message in announcements(store.log, line)]
+    message = SnapshotAnnouncement(
+        line=line,
+        epoch=max(epochs, default=0) + 1,
+        version=version,
+        uri=store.objects.uri(f"{snapshot_prefix(line, version)}/{MANIFEST}"),
+        sha256=files.sha256,
+        parent=parent,
+        at=store.clock.now(),
+    )
+    return Outgoing(SNAPSHOTS, line, message.encode())
+
+
+def publish_snapshot(store: Store, line: str, version: str, files: Snapshot, parent: str | None) -> None:
+    """Store a snapshot and make it the active one of `line`."""
+    store_snapshot(store.objects, line, version, files)
+    store.log.append([announcement(store, line, version, files, parent)])
+
+
+def roll_back(store: Store, line: str, version: str) -> None:
+    """Make a stored version active again, under a new epoch. Raises `GaugeMissing`."""
+    parent = active_snapshot(store.log, line).version
+    files = fetch_snapshot(store.objects, line, version)
+    store.log.append([announcement(store, line, version, files, parent)])

@@ -1,0 +1,109 @@
+"""What every log keeps to."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from threading import Thread
+
+import pytest
+
+from adapters.local.log import LocalLog
+from core.messages import IMAGES, VERDICTS
+from core.ports import Clock, Log, Outgoing
+from tests.support.streaming import START, SetClock
+
+Opener = Callable[[Path, Clock], Log]
+
+
+def local(root: Path, clock: Clock) -> Log:
+    return LocalLog(root / "log.db", clock, partitions=3)
+
+
+@pytest.fixture(params=[local], ids=["local"])
+def opener(request: pytest.FixtureRequest) -> Opener:
+    return request.param  # type: ignore[no-any-return]
+
+
+@pytest.fixture
+def log(opener: Opener, tmp_path: Path) -> Iterator[Log]:
+    log = opener(tmp_path, SetClock())
+    yield log
+    log.close()
+
+
+def to(partition: int, value: bytes = b"x", topic: str = IMAGES) -> Outgoing:
+    return Outgoing(topic, "a", value, {"ce_id": "1"}, partition)
+
+
+def test_what_is_appended_is_read_in_order_with_all_that_it_carries(log: Log) -> None:
+    log.append([to(1, b"first"), to(1, b"")])
+    first, second = log.read(IMAGES, 1, 0, 10)
+    assert (first.topic, first.partition, first.offset, first.key) == (IMAGES, 1, 0, "a")
+    assert (first.value, first.headers, first.at) == (b"first", {"ce_id": "1"}, START)
+    assert second.value == b""
+    assert second.offset > first.offset
+
+
+def test_an_empty_partition_has_nothing_to_read_and_ends_at_0(log: Log) -> None:
+    assert log.read(IMAGES, 0, 0, 10) == []
+    assert log.end(IMAGES, 0) == 0
+
+
+def test_a_read_starts_at_its_offset_and_stops_at_its_limit(log: Log) -> None:
+    log.append([to(0, bytes([number])) for number in range(5)])
+    assert [record.value[0] for record in log.read(IMAGES, 0, 1, 3)] == [1, 2, 3]
+    assert log.read(IMAGES, 0, 5, 3) == []
+
+
+def test_topics_and_partitions_are_apart(log: Log) -> None:
+    log.append([to(0), to(1), to(0, topic=VERDICTS)])
+    assert [log.end(topic, partition) for topic, partition in ((IMAGES, 0), (IMAGES, 1), (VERDICTS, 0))] == [1, 1, 1]
+
+
+def test_a_key_always_falls_on_the_same_partition(log: Log) -> None:
+    log.append([Outgoing(IMAGES, key, b"") for key in ("a", "b", "c", "a")])
+    places = [
+        (record.key, partition)
+        for partition in range(log.partitions(IMAGES))
+        for record in log.read(IMAGES, partition, 0, 9)
+    ]
+    assert len(places) == 4
+    assert len(set(places)) == 3
+
+
+def test_a_group_goes_on_where_it_committed_and_others_do_not(log: Log) -> None:
+    log.commit("archive", VERDICTS, 0, 7)
+    assert log.position("archive", VERDICTS, 0) == 7
+    assert log.position("alerting", VERDICTS, 0) == 0
+    assert log.position("archive", VERDICTS, 1) == 0
+
+
+def test_a_commit_may_go_back(log: Log) -> None:
+    log.commit("archive", VERDICTS, 0, 7)
+    log.commit("archive", VERDICTS, 0, 3)
+    assert log.position("archive", VERDICTS, 0) == 3
+
+
+def test_what_was_appended_and_committed_is_there_after_reopening(opener: Opener, tmp_path: Path) -> None:
+    log = opener(tmp_path, SetClock())
+    log.append([to(2, b"kept")])
+    log.commit("scoring", IMAGES, 2, 1)
+    log.close()
+    again = opener(tmp_path, SetClock())
+    assert again.read(IMAGES, 2, 0, 9)[0].value == b"kept"
+    assert again.position("scoring", IMAGES, 2) == 1
+    again.close()
+
+
+def test_appends_of_several_threads_neither_mix_nor_get_lost(log: Log) -> None:
+    def append(thread: int) -> None:
+        for batch in range(10):
+            log.append([to(0, bytes([thread, batch, part])) for part in range(3)])
+
+    threads = [Thread(target=append, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    values = [record.value for record in log.read(IMAGES, 0, 0, 1_000)]
+    assert len(values) == 120
+    assert all(values[i : i + 3] == [bytes([*values[i][:2], part]) for part in range(3)] for i in range(0, 120, 3))

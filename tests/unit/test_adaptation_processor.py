@@ -1,0 +1,257 @@
+from collections.abc import Iterator
+from hashlib import sha256
+from pathlib import Path
+from uuid import UUID, uuid5
+
+import pytest
+
+from core.adaptation.contract import Adapt, AdaptationInput, AdaptationOutcome, adaptation_seed, adapted_version
+from core.errors import DatasetError, Unavailable
+from core.golden import Label, judges
+from core.messages import ADAPTATIONS, AdaptationRequest, AlertKind, Reason
+from core.names import image_object
+from core.ports import Buffered
+from streams.adaptation import Adaptation, audit, audits, coalesced, request_adaptation
+from streams.alerts import alerts
+from streams.golden import add_golden
+from streams.lines import set_line
+from streams.snapshots import active_snapshot, announcements, fetch_snapshot, roll_back
+from streams.store import Store
+from streams.worker import Worker
+from tests.support.failing import Failing
+from tests.support.streaming import LINE, START, SetClock, adapt, fitted, load, opened, png, refuse
+
+MINIMUM = 4
+
+
+@pytest.fixture
+def clock() -> SetClock:
+    return SetClock()
+
+
+@pytest.fixture
+def store(tmp_path: Path, clock: SetClock) -> Iterator[Store]:
+    with fitted(opened(tmp_path / "plant", clock)) as store:
+        set_line(store.objects, LINE, buffer_minimum=MINIMUM)
+        yield store
+
+
+def asked(number: int = 0, line: str = LINE, reason: Reason = Reason.DRIFT) -> AdaptationRequest:
+    return AdaptationRequest(
+        request_id=uuid5(UUID(int=0), str(number)), line=line, reason=reason, requested_at=START, requested_by="test"
+    )
+
+
+def fill(store: Store, images: int, brightness: int = 120) -> None:
+    for number in range(images):
+        name = image_object(LINE, START, f"{number}")
+        data = png(brightness, seed=number)
+        entry = Buffered(f"{number}", store.objects.put(name, data), f"sha-{number}", START, 1.0, "pass", "")
+        store.state.buffer_add(LINE, [entry], 100)
+
+
+def work(store: Store, how: Adapt = adapt) -> Worker:
+    """A new adaptation worker, as after a restart, works off what is there."""
+    worker = Worker(Adaptation(store, load, how, "test"), store.log, store.clock, 16)
+    while worker.step():
+        pass
+    return worker
+
+
+def told(store: Store) -> list[AlertKind]:
+    return [each.kind for each in alerts(store.log)]
+
+
+def versions(store: Store) -> list[str]:
+    return [message.version for message in announcements(store.log, LINE)]
+
+
+class Spy:
+    def __init__(self) -> None:
+        self.given: list[AdaptationInput] = []
+
+    def __call__(self, given: AdaptationInput) -> AdaptationOutcome:
+        self.given.append(given)
+        return adapt(given)
+
+
+def test_an_accepted_candidate_is_stored_recorded_announced_and_told(store: Store) -> None:
+    fill(store, MINIMUM)
+    request_adaptation(store, asked())
+    work(store)
+    version = adapted_version(asked())
+    active = active_snapshot(store.log, LINE)
+    assert (active.version, active.epoch, active.parent) == (version, 2, "fit-1")
+    files = fetch_snapshot(store.objects, LINE, version)
+    assert active.sha256 == files.sha256
+    assert load(files.manifest, files.weights).threshold == pytest.approx(170, abs=2)
+    report = audit(store, LINE, version)
+    assert report is not None
+    assert (report.accepted, report.anchor, report.parent, report.trace.taught) == (True, "fit-1", "fit-1", MINIMUM)
+    assert told(store) == [AlertKind.ADAPTATION_ACCEPTED]
+
+
+def test_a_refused_candidate_is_recorded_and_told_with_its_reasons_and_the_gauge_stays(store: Store) -> None:
+    fill(store, MINIMUM)
+    request_adaptation(store, asked())
+    work(store, refuse)
+    assert versions(store) == ["fit-1"]
+    [report] = audits(store, LINE)
+    assert not report.accepted
+    [alert] = alerts(store.log)
+    assert alert.kind is AlertKind.ADAPTATION_REFUSED
+    assert "It misses painted defects." in alert.message
+
+
+def test_a_buffer_that_is_too_small_is_refused_and_says_how_many_it_lacks(store: Store) -> None:
+    fill(store, MINIMUM - 3)
+    request_adaptation(store, asked())
+    work(store)
+    [alert] = alerts(store.log)
+    assert "holds 1 images that may teach, 3 too few" in alert.message
+    assert versions(store) == ["fit-1"]
+
+
+def test_a_line_without_a_gauge_is_refused(store: Store) -> None:
+    request_adaptation(store, asked(line="new"))
+    work(store)
+    assert "has no gauge yet" in alerts(store.log)[0].message
+
+
+def test_an_adaptation_is_given_anchor_parent_and_buffer_in_order_of_capture(store: Store) -> None:
+    fill(store, MINIMUM)
+    spy = Spy()
+    for number in range(2):
+        request_adaptation(store, asked(number))
+        work(store, spy)
+    first, second = spy.given
+    assert first.anchor is first.parent
+    assert (second.anchor.version, second.parent.version) == ("fit-1", adapted_version(asked(0)))
+    assert [entry.image_id for entry, _ in second.buffered] == ["0", "1", "2", "3"]
+    assert (second.version, second.seed) == (adapted_version(asked(1)), adaptation_seed(asked(1)))
+
+
+def test_a_redelivered_request_changes_nothing(store: Store) -> None:
+    fill(store, MINIMUM)
+    request_adaptation(store, asked())
+    work(store)
+    spy = Spy()
+    store.log.commit("adaptation", ADAPTATIONS, 0, 0)
+    work(store, spy)
+    assert spy.given == []
+    assert versions(store) == ["fit-1", adapted_version(asked())]
+
+
+def test_a_redelivered_request_does_not_undo_a_rollback(store: Store) -> None:
+    fill(store, MINIMUM)
+    request_adaptation(store, asked())
+    work(store)
+    roll_back(store, LINE, "fit-1")
+    store.log.commit("adaptation", ADAPTATIONS, 0, 0)
+    work(store)
+    assert active_snapshot(store.log, LINE).version == "fit-1"
+
+
+def test_a_kill_between_record_and_announcement_announces_at_the_restart(store: Store, clock: SetClock) -> None:
+    fill(store, MINIMUM)
+    request_adaptation(store, asked())
+    processor = Adaptation(store, load, adapt, "test")
+    Worker(processor, Failing(store.log, ["append"], 1_000), clock, 16).step()
+    assert versions(store) == ["fit-1"]
+    spy = Spy()
+    work(store, spy)
+    assert spy.given == []
+    assert versions(store) == ["fit-1", adapted_version(asked())]
+    assert told(store) == [AlertKind.ADAPTATION_ACCEPTED]
+
+
+def test_a_gauge_that_a_person_made_meanwhile_stays(store: Store) -> None:
+    fill(store, MINIMUM)
+    request_adaptation(store, asked())
+
+    def overtaken(given: AdaptationInput) -> AdaptationOutcome:
+        fitted(store, "fit-2")
+        return adapt(given)
+
+    work(store, overtaken)
+    assert versions(store) == ["fit-1", "fit-2"]
+    assert "Meanwhile fit-2 became the line's gauge" in alerts(store.log)[-1].message
+
+
+def test_requests_of_one_batch_coalesce_and_a_person_s_comes_first() -> None:
+    requests = [asked(0), asked(1, reason=Reason.PERSON), asked(2), asked(3, "other"), asked(4, "other")]
+    assert coalesced(requests) == [requests[1], requests[4]]
+
+
+@pytest.mark.parametrize("error", [ValueError("singular"), DatasetError("All were rejected.", "Look at them.")])
+def test_an_adaptation_that_fails_is_refused_loudly_and_the_gauge_stays(store: Store, error: Exception) -> None:
+    fill(store, MINIMUM)
+    request_adaptation(store, asked())
+
+    def failing(given: AdaptationInput) -> AdaptationOutcome:
+        raise error
+
+    work(store, failing)
+    [alert] = alerts(store.log)
+    assert str(error) in alert.message
+    assert versions(store) == ["fit-1"]
+
+
+def test_an_adaptation_waits_for_a_store_that_is_away(store: Store, clock: SetClock) -> None:
+    fill(store, MINIMUM)
+    request_adaptation(store, asked())
+    objects = Failing(store.objects, ["get", "put"], times=7)
+    broken = Store(store.uri, store.log, objects, store.state, clock)
+    worker = Worker(Adaptation(broken, load, adapt, "test"), store.log, clock, 16)
+    for _ in range(12):
+        worker.step()
+        clock.advance(20)
+    assert versions(store) == ["fit-1", adapted_version(asked())]
+    assert told(store) == [AlertKind.ADAPTATION_ACCEPTED]
+
+
+def test_another_worker_s_adaptation_of_the_same_line_is_waited_for(store: Store, clock: SetClock) -> None:
+    fill(store, MINIMUM)
+    request_adaptation(store, asked())
+    store.state.lease(f"adaptation/{LINE}", "another", 60)
+    assert isinstance(work(store).error, Unavailable)
+    clock.advance(61)
+    work(store)
+    assert versions(store)[-1] == adapted_version(asked())
+
+
+def test_a_stop_gives_the_adaptation_up_and_it_begins_anew_at_the_next_start(store: Store) -> None:
+    fill(store, MINIMUM)
+    request_adaptation(store, asked())
+    worker = Worker(Adaptation(store, load, adapt, "test", stopping=lambda: True), store.log, store.clock, 16)
+    worker.step()
+    assert versions(store) == ["fit-1"]
+    work(store)
+    assert versions(store)[-1] == adapted_version(asked())
+
+
+def test_images_whose_retention_has_passed_do_not_teach(store: Store) -> None:
+    fill(store, MINIMUM + 1)
+    store.objects.delete(image_object(LINE, START, "0"))
+    request_adaptation(store, asked())
+    spy = Spy()
+    work(store, spy)
+    assert [entry.image_id for entry, _ in spy.given[0].buffered] == ["1", "2", "3", "4"]
+
+
+def test_golden_images_judge_by_halves_and_never_teach(store: Store) -> None:
+    fill(store, MINIMUM)
+    ids = [f"golden-{number}" for number in range(12)]
+    for number, image_id in enumerate(ids):
+        add_golden(store.objects, LINE, Label.GOOD, image_id, png(100, seed=100 + number))
+    shown = png(130, seed=77)
+    add_golden(store.objects, LINE, Label.DEFECT, "shown", shown)
+    entry = Buffered("shown", store.objects.put("images/x", shown), sha256(shown).hexdigest(), START, 1.0, "reject", "")
+    store.state.buffer_add(LINE, [entry], 100)
+    request_adaptation(store, asked())
+    spy = Spy()
+    work(store, spy)
+    [given] = spy.given
+    assert "shown" not in [each.image_id for each, _ in given.buffered]
+    assert len(given.golden_good) == sum(map(judges, ids))
+    assert 0 < len(given.golden_good) < 12

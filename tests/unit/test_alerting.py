@@ -1,0 +1,137 @@
+from pathlib import Path
+
+import pytest
+
+from core.deadletters import dead_letter
+from core.messages import ALERTS, Alert, AlertKind, Decision
+from streams.alerting import Alerting
+from streams.alerts import alerts
+from streams.scoring import NO_GAUGE
+from streams.store import Store
+from streams.worker import Worker
+from tests.support.streaming import LINE, SetClock, append_verdicts, opened, records, verdict
+
+
+@pytest.fixture
+def clock() -> SetClock:
+    return SetClock()
+
+
+@pytest.fixture
+def store(tmp_path: Path, clock: SetClock) -> Store:
+    return opened(tmp_path, clock)
+
+
+def alerting(store: Store) -> Worker:
+    return Worker(Alerting(store), store.log, store.clock, 16)
+
+
+def work(worker: Worker) -> None:
+    while worker.step():
+        pass
+    assert worker.error is None
+
+
+def reject(offset: int, **changes: object) -> object:
+    return verdict(offset, decision=Decision.REJECT, score=200, **changes)
+
+
+def append_rejects(store: Store, *offsets: int) -> None:
+    append_verdicts(store.log, [verdict(offset, decision=Decision.REJECT) for offset in offsets])
+
+
+def told(store: Store) -> list[tuple[AlertKind, int]]:
+    return [(each.kind, each.count) for each in alerts(store.log)]
+
+
+def raw(store: Store) -> list[Alert]:
+    return [Alert.decode(record.value) for record in records(store.log, ALERTS)]
+
+
+def test_the_first_reject_is_told_at_once(store: Store) -> None:
+    append_rejects(store, 0)
+    work(alerting(store))
+    assert told(store) == [(AlertKind.REJECT, 1)]
+    assert "1 rejected, the first is image-0000" in alerts(store.log)[0].message
+
+
+def test_passes_and_ordinary_reviews_are_no_alerts(store: Store) -> None:
+    append_verdicts(store.log, [verdict(0), verdict(1, decision=Decision.REVIEW, reasons=("close",))])
+    work(alerting(store))
+    assert told(store) == []
+
+
+def test_many_rejects_in_one_window_are_one_alert_with_a_count(store: Store, clock: SetClock) -> None:
+    worker = alerting(store)
+    append_rejects(store, *range(20))
+    work(worker)
+    clock.advance(61)
+    work(worker)
+    assert told(store) == [(AlertKind.REJECT, 20)]
+    assert len(raw(store)) == 2
+    assert len({each.alert_id for each in raw(store)}) == 1
+    assert len(raw(store)[-1].detail["examples"]) == 10
+
+
+def test_each_window_has_its_own_alert(store: Store, clock: SetClock) -> None:
+    worker = alerting(store)
+    for offset in range(3):
+        append_rejects(store, offset)
+        work(worker)
+        clock.advance(61)
+    assert told(store) == [(AlertKind.REJECT, 1)] * 3
+
+
+def test_a_window_closes_when_a_later_record_comes_though_nothing_is_ever_idle(store: Store, clock: SetClock) -> None:
+    worker = alerting(store)
+    append_rejects(store, 0, 1)
+    worker.step()
+    clock.advance(61)
+    append_verdicts(store.log, [verdict(2)])
+    worker.step()
+    assert told(store) == [(AlertKind.REJECT, 2)]
+
+
+def test_a_kill_in_the_middle_of_a_window_counts_nothing_twice(store: Store, clock: SetClock) -> None:
+    append_rejects(store, 0, 1)
+    work(alerting(store))
+    append_rejects(store, 2)
+    successor = alerting(store)
+    work(successor)
+    clock.advance(61)
+    work(successor)
+    assert told(store) == [(AlertKind.REJECT, 3)]
+
+
+def test_a_repeated_verdict_is_not_counted(store: Store, clock: SetClock) -> None:
+    worker = alerting(store)
+    append_rejects(store, 0, 1, 0, 1)
+    work(worker)
+    clock.advance(61)
+    work(worker)
+    assert told(store) == [(AlertKind.REJECT, 2)]
+
+
+def test_a_line_without_a_gauge_is_told_of_once_per_window(store: Store) -> None:
+    append_verdicts(store.log, [verdict(offset, decision=Decision.REVIEW, reasons=(NO_GAUGE,)) for offset in range(5)])
+    work(alerting(store))
+    assert [each.kind for each in raw(store)] == [AlertKind.NO_GAUGE]
+    assert "flowgauge fit" in raw(store)[0].message
+
+
+def test_dead_letters_are_told_with_their_reason(store: Store, clock: SetClock) -> None:
+    worker = alerting(store)
+    store.log.append([dead_letter(LINE, b"", {"ce_id": "x"}, "The image is empty.")] * 3)
+    work(worker)
+    clock.advance(61)
+    work(worker)
+    assert told(store) == [(AlertKind.DEAD_LETTER, 3)]
+    assert "The image is empty." in alerts(store.log)[0].message
+
+
+def test_a_flush_tells_the_count_so_far(store: Store) -> None:
+    worker = alerting(store)
+    append_rejects(store, 0, 1, 2)
+    work(worker)
+    worker.flush()
+    assert told(store) == [(AlertKind.REJECT, 3)]

@@ -1,0 +1,226 @@
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer.main
+
+from adapters.cli import options
+from adapters.cli.app import app
+from adapters.cli.exits import Exit, exit_code
+from adapters.cli.output import cell
+from core import errors
+from core.lines import LineSettings
+from core.preprocessing import Aspect
+from tests.support.folders import write_mvtec, write_plain
+from tests.support.shell import Shell
+
+
+def commands(command: Any = None, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    below = getattr(command or typer.main.get_command(app), "commands", None)
+    if below is None:
+        yield path
+        return
+    for name, each in below.items():
+        yield from commands(each, (*path, name))
+
+
+@pytest.mark.parametrize("path", list(commands()), ids=" ".join)
+def test_every_command_teaches_by_example(path: tuple[str, ...], flowgauge: Shell) -> None:
+    shown = flowgauge(*path, "--help")
+    assert shown.code == 0
+    assert f"flowgauge {' '.join(path)}" in shown.out.split("Usage", 1)[1].split("\n", 1)[1]
+
+
+def test_the_help_names_the_exit_codes_and_all_commands(flowgauge: Shell) -> None:
+    shown = flowgauge("--help").out
+    assert "Exit codes: 0 fine" in shown
+    assert all(path[0] in shown for path in commands())
+
+
+def test_help_for_a_line_names_every_setting(flowgauge: Shell) -> None:
+    shown = flowgauge("lines", "set", "--help").out
+    assert all(name in shown for name in LineSettings.model_fields if name != "schema_version")
+
+
+def test_the_command_line_starts_without_loading_a_model() -> None:
+    script = "import sys, adapters.cli; print({'torch', 'timm', 'pydantic', 'numpy', 'scipy'} & sys.modules.keys())"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
+
+
+def test_the_version_is_printed(flowgauge: Shell) -> None:
+    assert flowgauge("--version").out.startswith("flowgauge 0.")
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (errors.DatasetError("c"), Exit.MISTAKE),
+        (errors.GaugeMissing("c"), Exit.MISTAKE),
+        (errors.UnreadableImage("c"), Exit.MISTAKE),
+        (errors.SnapshotCorrupt("c"), Exit.INVALID_SNAPSHOT),
+        (errors.BackboneMismatch("c"), Exit.INVALID_SNAPSHOT),
+        (errors.StoreFull("c"), Exit.FAILED),
+        (errors.FlowgaugeError("c"), Exit.FAILED),
+    ],
+)
+def test_an_error_has_an_exit_code_by_its_kind(error: errors.FlowgaugeError, code: Exit) -> None:
+    assert exit_code(error) is code
+
+
+def test_a_mistake_is_one_line_with_cause_and_remedy(flowgauge: Shell, tmp_path: Path) -> None:
+    done = flowgauge("fit", tmp_path / "nowhere", "--line", "a", "--store", tmp_path / "store")
+    assert done.code == 2
+    assert done.err.splitlines() == [
+        f"Error: There is no folder {tmp_path}/nowhere. Give the folder that holds the data set."
+    ]
+
+
+def test_brackets_in_a_message_are_no_markup(flowgauge: Shell, tmp_path: Path) -> None:
+    done = flowgauge("fit", tmp_path / "[red]x", "--line", "a", "--store", tmp_path / "store")
+    assert "/[red]x." in done.err
+
+
+@pytest.mark.parametrize("line", ["", "..", "a/b", "x" * 65, "line 1"])
+def test_a_name_that_cannot_name_a_line_is_refused(line: str, flowgauge: Shell, tmp_path: Path) -> None:
+    done = flowgauge("fit", write_plain(tmp_path / "good", 1), "--line", line, "--store", tmp_path / "store")
+    assert done.code == 2
+    assert "cannot name a line" in done.err
+
+
+def test_a_missing_store_is_a_mistake(flowgauge: Shell) -> None:
+    done = flowgauge("lines", "list")
+    assert done.code == 2
+    assert "--store" in done.err
+
+
+def test_the_store_may_come_from_environment_or_file(
+    flowgauge: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tmp_path / "plant.toml"
+    config.write_text(f'store = "{tmp_path}/from-file"\n')
+    assert flowgauge("--config", config, "lines", "set", "a", "policy=off").code == 0
+    monkeypatch.setenv("FLOWGAUGE_STORE", f"{tmp_path}/from-environment")
+    assert flowgauge("--config", config, "lines", "set", "b", "policy=off").code == 0
+    assert flowgauge("lines", "set", "c", "policy=off", "--store", tmp_path / "from-option").code == 0
+    found = {
+        place: [each["line"] for each in flowgauge("lines", "list", "--store", tmp_path / place, "--json").json]
+        for place in ("from-file", "from-environment", "from-option")
+    }
+    assert found == {"from-file": ["a"], "from-environment": ["b"], "from-option": ["c"]}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [("stoer = 'x'", "stoer, which is no setting"), ("store =", "is no TOML"), (None, "cannot be read")],
+)
+def test_a_wrong_settings_file_is_refused(content: str | None, message: str, flowgauge: Shell, tmp_path: Path) -> None:
+    config = tmp_path / "plant.toml"
+    if content is not None:
+        config.write_text(content)
+    done = flowgauge("--config", config, "lines", "list")
+    assert done.code == 2
+    assert message in done.err
+
+
+@pytest.mark.parametrize("change", ["policy", "policy=never", "polic=auto", "buffer_size=0", "buffer_minimum=9999"])
+def test_a_setting_that_does_not_hold_is_refused(change: str, flowgauge: Shell, tmp_path: Path) -> None:
+    done = flowgauge("lines", "set", "a", change, "--store", tmp_path)
+    assert done.code == 2
+    assert flowgauge("lines", "list", "--store", tmp_path, "--json").json == []
+
+
+def test_settings_are_changed_and_unset(flowgauge: Shell, tmp_path: Path) -> None:
+    changed = flowgauge("lines", "set", "a", "policy=propose", "deadline_seconds=1.5", "--store", tmp_path, "--json")
+    assert (changed.json["policy"], changed.json["deadline_seconds"]) == ("propose", 1.5)
+    unset = flowgauge("lines", "set", "a", "deadline_seconds=", "--store", tmp_path, "--json")
+    assert (unset.json["policy"], unset.json["deadline_seconds"]) == ("propose", None)
+
+
+def test_golden_images_are_added_listed_and_moved(flowgauge: Shell, tmp_path: Path) -> None:
+    folder, store = write_plain(tmp_path / "labelled", 3), tmp_path / "store"
+    assert flowgauge("golden", "add", "a", folder, "--label", "good", "--store", store).code == 0
+    assert flowgauge("golden", "add", "a", folder, "--label", "defect", "--store", store).code == 0
+    listed = flowgauge("golden", "list", "a", "--store", store, "--json").json
+    assert [(each["image_id"], each["label"]) for each in listed] == [(f"{i:03}.png", "defect") for i in range(3)]
+
+
+def test_an_unreadable_golden_image_is_named_and_the_others_are_added(flowgauge: Shell, tmp_path: Path) -> None:
+    folder, store = write_plain(tmp_path / "labelled", 2), tmp_path / "store"
+    (folder / "broken.png").write_bytes(b"")
+    done = flowgauge("golden", "add", "a", folder, "--label", "good", "--store", store)
+    assert done.code == 2
+    assert "broken.png is left out. The image is empty" in done.err
+    assert len(flowgauge("golden", "list", "a", "--store", store, "--json").json) == 2
+
+
+def test_a_golden_folder_without_images_is_refused(flowgauge: Shell, tmp_path: Path) -> None:
+    done = flowgauge("golden", "add", "a", tmp_path, "--label", "good", "--store", tmp_path / "store")
+    assert done.code == 2
+    assert "no images" in done.err
+
+
+def test_a_gauge_learns_from_one_source(flowgauge: Shell, tmp_path: Path) -> None:
+    for arguments in ([tmp_path, "--from-buffer"], []):
+        done = flowgauge("fit", *arguments, "--line", "a", "--store", tmp_path / "store")
+        assert done.code == 2
+        assert "either from a data set or from the buffer" in done.err
+
+
+def test_an_empty_buffer_teaches_nothing(flowgauge: Shell, tmp_path: Path) -> None:
+    done = flowgauge("fit", "--from-buffer", "--line", "a", "--store", tmp_path)
+    assert done.code == 2
+    assert "buffer of line a holds no images" in done.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--size", "100"], "size 100"),
+        (["--detector", "oracle"], "no detector 'oracle'"),
+        (["--weights", "/nowhere.safetensors"], "weights file /nowhere.safetensors is not there"),
+        (["--backbone", "nonsense"], "no model named 'nonsense'"),
+    ],
+)
+def test_a_model_that_cannot_be_had_is_a_mistake(
+    arguments: list[str], message: str, flowgauge: Shell, tmp_path: Path
+) -> None:
+    folder = write_plain(tmp_path / "good", 8)
+    done = flowgauge("fit", folder, "--line", "a", "--store", tmp_path / "store", "--device", "cpu", *arguments)
+    assert done.code == 2
+    assert message in done.err
+
+
+def test_a_line_without_a_gauge_cannot_score(flowgauge: Shell, tmp_path: Path) -> None:
+    done = flowgauge("score", "a", tmp_path / "x.png", "--store", tmp_path)
+    assert done.code == 2
+    assert "has no gauge yet" in done.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--seed", "0,x"], "no list of seeds"),
+        (["--noise", "0.1"], "--noise needs --splits"),
+        (["--splits", "/nowhere.json"], "/nowhere.json cannot be read"),
+        (["--groups", "/nowhere.json"], "/nowhere.json cannot be read"),
+    ],
+)
+def test_an_evaluation_that_makes_no_sense_is_refused(
+    arguments: list[str], message: str, flowgauge: Shell, tmp_path: Path
+) -> None:
+    done = flowgauge("evaluate", write_mvtec(tmp_path, train=9, test_good=1, defects={"crack": 1}), *arguments)
+    assert done.code == 2
+    assert message in done.err
+
+
+def test_the_names_of_aspects_are_those_of_the_gauge() -> None:
+    assert [each.value for each in options.Aspect] == [each.value for each in Aspect]
+
+
+@pytest.mark.parametrize(("value", "shown"), [(None, "-"), (0.123456, "0.1235"), (7, "7"), ("a", "a")])
+def test_cells_are_short(value: object, shown: str) -> None:
+    assert cell(value) == shown

@@ -1,0 +1,173 @@
+from pathlib import Path
+
+import pytest
+
+from core.errors import GaugeMissing, SnapshotTooNew, Unavailable
+from core.judgement import Judge
+from core.messages import SNAPSHOTS, Alert, AlertKind, SnapshotAnnouncement
+from core.names import snapshot_prefix
+from core.ports import Outgoing
+from streams.gauges import Gauges
+from streams.snapshots import active_snapshot, announcements, fetch_snapshot, publish_snapshot, roll_back
+from streams.store import Store
+from tests.support.failing import Failing
+from tests.support.streaming import LINE, START, SetClock, fitted, load, opened, snapshot
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return opened(tmp_path, SetClock())
+
+
+@pytest.fixture
+def gauges(store: Store) -> Gauges:
+    return Gauges(store.log, store.objects, load)
+
+
+def version(gauges: Gauges, line: str = LINE) -> str | None:
+    gauges.refresh()
+    gauge = gauges.gauge(line)
+    return gauge.version if gauge else None
+
+
+def announce(store: Store, name: str, epoch: int) -> None:
+    """What a second process that did not see the first might announce."""
+    files = snapshot(name)
+    publish_snapshot(store, "elsewhere", name, files, None)
+    for part, data in (("manifest.json", files.manifest), ("weights.safetensors", files.weights)):
+        store.objects.put(f"{snapshot_prefix(LINE, name)}/{part}", data)
+    message = SnapshotAnnouncement(
+        line=LINE, epoch=epoch, version=name, uri="", sha256=files.sha256, parent=None, at=START
+    )
+    store.log.append([Outgoing(SNAPSHOTS, LINE, message.encode())])
+
+
+def flip(store: Store, name: str, part: str) -> None:
+    path = f"{snapshot_prefix(LINE, name)}/{part}"
+    data = bytearray(store.objects.get(path))
+    data[len(data) // 2] ^= 1
+    store.objects.put(path, bytes(data))
+
+
+def invalid(gauges: Gauges) -> list[Alert]:
+    return [Alert.decode(outgoing.value) for outgoing in gauges.alerts()]
+
+
+def test_a_line_that_was_never_fitted_has_no_gauge(gauges: Gauges) -> None:
+    assert version(gauges) is None
+
+
+def test_the_highest_epoch_is_active_whatever_the_order(store: Store, gauges: Gauges) -> None:
+    for name, epoch in (("b", 2), ("c", 3), ("a", 1)):
+        announce(store, name, epoch)
+    assert version(gauges) == "c"
+    assert active_snapshot(store.log, LINE).version == "c"
+
+
+def test_among_equal_epochs_the_first_in_log_order_is_active(store: Store, gauges: Gauges) -> None:
+    announce(store, "first", 1)
+    announce(store, "second", 1)
+    assert version(gauges) == "first"
+    assert active_snapshot(store.log, LINE).version == "first"
+
+
+def test_a_gauge_is_swapped_by_a_refresh_and_only_then(store: Store, gauges: Gauges) -> None:
+    fitted(store, "fit-1")
+    assert version(gauges) == "fit-1"
+    fitted(store, "fit-2")
+    held = gauges.gauge(LINE)
+    assert held is not None
+    assert held.version == "fit-1"
+    assert version(gauges) == "fit-2"
+
+
+def test_a_rollback_is_a_new_epoch(store: Store, gauges: Gauges) -> None:
+    fitted(store, "fit-1")
+    fitted(store, "fit-2")
+    roll_back(store, LINE, "fit-1")
+    assert version(gauges) == "fit-1"
+    assert [(message.epoch, message.version) for message in announcements(store.log, LINE)][-1] == (3, "fit-1")
+
+
+def test_a_rollback_to_what_is_not_there_changes_nothing(store: Store) -> None:
+    fitted(store, "fit-1")
+    with pytest.raises(GaugeMissing, match="no snapshot 'fit-9'"):
+        roll_back(store, LINE, "fit-9")
+    assert len(list(announcements(store.log, LINE))) == 1
+
+
+@pytest.mark.parametrize("part", ["manifest.json", "weights.safetensors"])
+def test_a_snapshot_with_one_flipped_byte_is_reported_and_the_gauge_before_it_stays(
+    store: Store, gauges: Gauges, part: str
+) -> None:
+    fitted(store, "fit-1")
+    assert version(gauges) == "fit-1"
+    fitted(store, "fit-2")
+    flip(store, "fit-2", part)
+    assert version(gauges) == "fit-1"
+    [alert] = invalid(gauges)
+    assert (alert.kind, alert.line) == (AlertKind.SNAPSHOT_INVALID, LINE)
+    assert "fit-2" in alert.message
+    assert version(gauges) == "fit-1"
+    assert invalid(gauges) == []
+
+
+def test_after_a_restart_a_broken_snapshot_falls_back_to_the_last_that_loads(store: Store, gauges: Gauges) -> None:
+    for name in ("fit-1", "fit-2", "fit-3"):
+        fitted(store, name)
+    flip(store, "fit-3", "manifest.json")
+    store.objects.delete(f"{snapshot_prefix(LINE, 'fit-2')}/weights.safetensors")
+    assert version(gauges) == "fit-1"
+    assert len(invalid(gauges)) == 2
+
+
+def test_a_snapshot_of_a_newer_schema_is_reported_with_the_remedy(store: Store) -> None:
+    def too_new(manifest: bytes, weights: bytes) -> Judge:
+        raise SnapshotTooNew("The manifest has schema 9.", "Upgrade Flowgauge.")
+
+    gauges = Gauges(store.log, store.objects, too_new)
+    fitted(store, "fit-1")
+    assert version(gauges) is None
+    assert "Upgrade Flowgauge." in invalid(gauges)[0].message
+
+
+def test_a_store_that_is_away_leaves_the_gauge_that_is_loaded(store: Store) -> None:
+    objects = Failing(store.objects, ["get"], times=0)
+    gauges = Gauges(store.log, objects, load)
+    fitted(store, "fit-1")
+    assert version(gauges) == "fit-1"
+    fitted(store, "fit-2")
+    objects.left = 1
+    assert version(gauges) == "fit-1"
+    assert version(gauges) == "fit-2"
+
+
+def test_without_any_gauge_loaded_a_store_that_is_away_is_waited_for(store: Store) -> None:
+    gauges = Gauges(store.log, Failing(store.objects, ["get"]), load)
+    fitted(store, "fit-1")
+    with pytest.raises(Unavailable):
+        version(gauges)
+    assert version(gauges) == "fit-1"
+
+
+def test_gauges_of_lines_that_rest_leave_memory_and_come_back(store: Store) -> None:
+    loaded: list[str] = []
+
+    def counting(manifest: bytes, weights: bytes) -> Judge:
+        gauge = load(manifest, weights)
+        loaded.append(gauge.line)
+        return gauge
+
+    gauges = Gauges(store.log, store.objects, counting, capacity=2)
+    for line in ("a", "b", "c"):
+        fitted(store, line=line)
+    for line in ("a", "b", "a", "c", "a", "b"):
+        assert version(gauges, line) == "fit-1"
+    assert loaded == ["a", "b", "c", "b"]
+
+
+def test_a_snapshot_is_found_by_its_version(store: Store) -> None:
+    fitted(store, "fit-1")
+    assert fetch_snapshot(store.objects, LINE, "fit-1") == snapshot("fit-1")
+    with pytest.raises(GaugeMissing):
+        fetch_snapshot(store.objects, LINE, "fit-2")

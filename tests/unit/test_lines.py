@@ -1,0 +1,119 @@
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from core.errors import InvalidName, SettingsError, UnreadableImage
+from core.golden import Label, judges
+from core.lines import LineSettings, Policy
+from core.names import line_settings_object
+from streams.golden import add_golden, golden_set, judging_pictures
+from streams.lines import line_settings, lines, set_line
+from streams.settings import SettingsCache
+from streams.store import Store
+from tests.support.streaming import LINE, SetClock, append_verdicts, fitted, opened, png, verdict
+
+
+@pytest.fixture
+def clock() -> SetClock:
+    return SetClock()
+
+
+@pytest.fixture
+def store(tmp_path: Path, clock: SetClock) -> Store:
+    return opened(tmp_path, clock)
+
+
+def test_a_line_of_which_nothing_was_set_has_the_defaults(store: Store) -> None:
+    assert line_settings(store.objects, LINE) == LineSettings()
+
+
+def test_what_was_set_stays_and_the_rest_does_not_change(store: Store) -> None:
+    set_line(store.objects, LINE, policy="propose")
+    set_line(store.objects, LINE, buffer_size=100)
+    assert line_settings(store.objects, LINE) == LineSettings(policy=Policy.PROPOSE, buffer_size=100)
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"policy": "maybe"}, "policy"),
+        ({"buffer_size": 0}, "buffer_size"),
+        ({"buffer_size": 10}, r"buffer_minimum \(48\) exceeds buffer_size \(10\)"),
+        ({"bufer_size": 10}, "no setting bufer_size"),
+    ],
+)
+def test_settings_that_do_not_hold_are_refused_and_nothing_is_stored(
+    store: Store, changes: dict[str, object], complaint: str
+) -> None:
+    with pytest.raises(SettingsError, match=complaint):
+        set_line(store.objects, LINE, **changes)
+    assert line_settings(store.objects, LINE) == LineSettings()
+
+
+def test_a_line_that_cannot_be_named_cannot_be_set(store: Store) -> None:
+    with pytest.raises(InvalidName):
+        set_line(store.objects, "../x", policy="off")
+
+
+def test_settings_are_read_anew_after_two_seconds(store: Store, clock: SetClock) -> None:
+    cache = SettingsCache(store)
+    assert cache.of(LINE).policy is Policy.AUTO
+    set_line(store.objects, LINE, policy="off")
+    assert cache.of(LINE).policy is Policy.AUTO
+    clock.advance(2)
+    assert cache.of(LINE).policy is Policy.OFF
+
+
+def test_settings_that_were_damaged_by_hand_leave_the_last_that_held_in_force(store: Store, clock: SetClock) -> None:
+    cache = SettingsCache(store)
+    set_line(store.objects, LINE, policy="off")
+    cache.of(LINE)
+    store.objects.put(line_settings_object(LINE), b'{"policy": "perhaps"}')
+    clock.advance(2)
+    assert cache.of(LINE).policy is Policy.OFF
+    with pytest.raises(SettingsError, match="policy"):
+        line_settings(store.objects, LINE)
+
+
+def test_lines_are_those_with_a_gauge_settings_or_verdicts(store: Store) -> None:
+    fitted(store, line="with-gauge")
+    set_line(store.objects, "with-settings", policy="off")
+    append_verdicts(store.log, [verdict(0, line="with-verdicts")])
+    assert lines(store) == ["with-gauge", "with-settings", "with-verdicts"]
+
+
+def test_settings_never_change_in_place() -> None:
+    with pytest.raises(ValidationError):
+        LineSettings().policy = Policy.OFF  # type: ignore[misc]
+
+
+def test_golden_images_are_found_by_label(store: Store) -> None:
+    add_golden(store.objects, LINE, Label.GOOD, "a/1 .png", png(100))
+    add_golden(store.objects, LINE, Label.DEFECT, "b.png", png(200))
+    assert [(golden.image_id, golden.label) for golden in golden_set(store.objects, LINE)] == [
+        ("a/1 .png", Label.GOOD),
+        ("b.png", Label.DEFECT),
+    ]
+
+
+def test_a_golden_image_that_is_labelled_anew_has_one_label(store: Store) -> None:
+    add_golden(store.objects, LINE, Label.GOOD, "a", png(100))
+    add_golden(store.objects, LINE, Label.DEFECT, "a", png(100))
+    assert [golden.label for golden in golden_set(store.objects, LINE)] == [Label.DEFECT]
+
+
+def test_a_golden_image_that_cannot_be_read_is_refused(store: Store) -> None:
+    with pytest.raises(UnreadableImage):
+        add_golden(store.objects, LINE, Label.GOOD, "a", b"")
+    assert list(golden_set(store.objects, LINE)) == []
+
+
+def test_about_half_of_the_golden_set_judges_and_always_the_same_half(store: Store) -> None:
+    ids = [f"image-{number}" for number in range(400)]
+    chosen = [image_id for image_id in ids if judges(image_id)]
+    assert 150 < len(chosen) < 250
+    assert chosen == [image_id for image_id in ids if judges(image_id)]
+    for image_id in ids[:6]:
+        add_golden(store.objects, LINE, Label.GOOD, image_id, png(100))
+    assert len(judging_pictures(store.objects, LINE, Label.GOOD)) == sum(map(judges, ids[:6]))

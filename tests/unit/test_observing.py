@@ -1,0 +1,222 @@
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from core.messages import (
+    ADAPTATIONS,
+    ALERTS,
+    VERDICTS,
+    AdaptationRequest,
+    Alert,
+    AlertKind,
+    Decision,
+    Reason,
+    Statistics,
+    Verdict,
+)
+from streams.alerts import alerts
+from streams.lines import set_line
+from streams.observing import Observing
+from streams.store import Store
+from streams.worker import Worker
+from tests.support.failing import Failing
+from tests.support.streaming import LINE, SetClock, append_verdicts, hash_bits, opened, records, verdict
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return opened(tmp_path, SetClock())
+
+
+class Camera:
+    """Verdicts of a line whose scores and light are set; offsets rise by one."""
+
+    def __init__(self) -> None:
+        self._dice = Random(0)
+        self._offset = 0
+
+    def verdicts(
+        self, images: int, shift: float = 0.0, light: float = 0.4, defects: float = 0.0, **changes: object
+    ) -> list[Verdict]:
+        return [self._verdict(shift, light, defects, changes) for _ in range(images)]
+
+    def _verdict(self, shift: float, light: float, defects: float, changes: dict[str, object]) -> Verdict:
+        offset, self._offset = self._offset, self._offset + 1
+        dice = self._dice
+        standard = dice.gauss(shift, 1) + (8 if dice.random() < defects else 0)
+        seen = Statistics(
+            brightness=dice.gauss(light, 0.01),
+            contrast=dice.gauss(0.1, 0.01),
+            focus=dice.gauss(1, 0.1),
+            fingerprint=f"{hash_bits(offset):016x}",
+        )
+        facts = {"standard_score": standard, "peak": (dice.random(), dice.random()), "statistics": seen}
+        return verdict(offset, **(facts | changes))
+
+
+@pytest.fixture
+def camera() -> Camera:
+    return Camera()
+
+
+def observe(store: Store, batch: int = 64) -> None:
+    """A new observing worker, as after a restart, works off what is there."""
+    worker = Worker(Observing(store), store.log, store.clock, batch)
+    while worker.step():
+        pass
+    assert worker.error is None
+
+
+def requests(store: Store) -> list[AdaptationRequest]:
+    return [AdaptationRequest.decode(record.value) for record in records(store.log, ADAPTATIONS)]
+
+
+def told(store: Store) -> list[AlertKind]:
+    return [each.kind for each in alerts(store.log)]
+
+
+def test_verdicts_fill_the_buffer_with_references(store: Store) -> None:
+    append_verdicts(store.log, [verdict(0), verdict(1, decision=Decision.REJECT)])
+    observe(store)
+    first, second = store.state.buffer(LINE)
+    assert (first.image_id, first.decision, second.decision) == ("image-0000", "pass", "reject")
+    assert first.image_uri == verdict(0).image_uri
+
+
+def test_judge_images_and_images_that_were_not_kept_never_teach(store: Store) -> None:
+    append_verdicts(store.log, [verdict(0, teaches=False), verdict(1, image_uri=None), verdict(2)])
+    observe(store)
+    assert [entry.image_id for entry in store.state.buffer(LINE)] == ["image-0002"]
+
+
+def test_a_void_verdict_does_not_teach(store: Store) -> None:
+    append_verdicts(store.log, [verdict(5), verdict(3, "late")])
+    observe(store)
+    assert [entry.image_id for entry in store.state.buffer(LINE)] == ["image-0005"]
+
+
+def test_the_buffer_keeps_to_the_line_s_settings(store: Store) -> None:
+    set_line(store.objects, LINE, buffer_size=5, buffer_minimum=1)
+    append_verdicts(store.log, [verdict(offset) for offset in range(20)])
+    observe(store, batch=7)
+    assert [entry.image_id for entry in store.state.buffer(LINE)] == [f"image-{offset:04d}" for offset in range(15, 20)]
+
+
+def test_a_line_without_a_gauge_fills_its_buffer_and_does_not_drift(store: Store, camera: Camera) -> None:
+    unknown = {"standard_score": None, "score": None, "peak": None, "gauge_version": None}
+    append_verdicts(store.log, camera.verdicts(60, **unknown) + camera.verdicts(60, light=0.6, **unknown))
+    observe(store)
+    assert len(store.state.buffer(LINE)) == 120
+    assert told(store) == []
+
+
+def test_a_change_of_light_alerts_with_its_cause_and_requests_one_adaptation(store: Store, camera: Camera) -> None:
+    append_verdicts(store.log, camera.verdicts(100) + camera.verdicts(100, shift=3, light=0.5))
+    observe(store)
+    assert told(store) == [AlertKind.DRIFT]
+    assert "brightness rose from 0.4 to 0.5" in alerts(store.log)[0].message
+    [request] = requests(store)
+    assert (request.line, request.reason, request.requested_by) == (LINE, Reason.DRIFT, "observing")
+
+
+def test_the_adaptation_is_requested_only_when_the_line_has_settled(store: Store, camera: Camera) -> None:
+    append_verdicts(store.log, camera.verdicts(100) + camera.verdicts(25, shift=3, light=0.5))
+    observe(store)
+    assert (told(store), requests(store)) == ([AlertKind.DRIFT], [])
+    append_verdicts(store.log, camera.verdicts(60, shift=3, light=0.5))
+    observe(store)
+    assert len(requests(store)) == 1
+
+
+def test_a_wave_of_defects_is_proposed_to_a_person_and_not_learned(store: Store, camera: Camera) -> None:
+    append_verdicts(store.log, camera.verdicts(100) + camera.verdicts(120, defects=0.4))
+    observe(store)
+    assert requests(store) == []
+    assert told(store) == [AlertKind.DRIFT, AlertKind.ADAPTATION_PROPOSED]
+    assert "must not be learned" in alerts(store.log)[-1].message
+
+
+def test_the_policy_propose_asks_a_person_and_off_asks_nobody(store: Store, camera: Camera) -> None:
+    set_line(store.objects, LINE, policy="propose")
+    append_verdicts(store.log, camera.verdicts(100) + camera.verdicts(100, shift=3, light=0.5))
+    observe(store)
+    assert (told(store), requests(store)) == ([AlertKind.DRIFT, AlertKind.ADAPTATION_PROPOSED], [])
+
+
+def test_with_adaptation_switched_off_a_drift_is_an_alert_and_no_more(store: Store, camera: Camera) -> None:
+    set_line(store.objects, LINE, policy="off")
+    append_verdicts(store.log, camera.verdicts(100) + camera.verdicts(100, shift=3, light=0.5))
+    observe(store)
+    assert (told(store), requests(store)) == ([AlertKind.DRIFT], [])
+
+
+@pytest.mark.parametrize(("cool_down", "expected"), [(10_000, 1), (0, 2)])
+def test_no_second_adaptation_is_requested_while_the_line_cools_down(
+    store: Store, camera: Camera, cool_down: float, expected: int
+) -> None:
+    set_line(store.objects, LINE, cool_down_seconds=cool_down)
+    for light, shift in ((0.4, 0), (0.5, 2), (0.6, 4)):
+        append_verdicts(store.log, camera.verdicts(100, shift=shift, light=light))
+    observe(store)
+    assert len(requests(store)) == expected
+    assert told(store).count(AlertKind.DRIFT) >= expected
+
+
+def test_a_swap_starts_the_monitor_afresh(store: Store, camera: Camera) -> None:
+    append_verdicts(store.log, camera.verdicts(100))
+    append_verdicts(store.log, camera.verdicts(100, light=0.5, gauge_version="adapted-2"))
+    observe(store)
+    assert told(store) == []
+
+
+def test_a_count_requests_an_adaptation_without_any_drift(store: Store, camera: Camera) -> None:
+    set_line(store.objects, LINE, adapt_every=50, cool_down_seconds=0)
+    append_verdicts(store.log, camera.verdicts(120))
+    observe(store)
+    assert [request.reason for request in requests(store)] == [Reason.COUNT] * 2
+
+
+def test_a_restart_in_the_middle_changes_nothing(store: Store, tmp_path: Path) -> None:
+    def story() -> list[Verdict]:
+        camera = Camera()
+        return camera.verdicts(150) + camera.verdicts(110, shift=3, light=0.5)
+
+    append_verdicts(store.log, story())
+    observe(store)
+    interrupted = opened(tmp_path / "interrupted", SetClock())
+    for start in range(0, 260, 13):
+        append_verdicts(interrupted.log, story()[start : start + 13])
+        observe(interrupted, batch=5)
+    assert requests(interrupted) == requests(store)
+    assert alerts(interrupted.log) == alerts(store.log)
+    assert interrupted.state.buffer(LINE) == store.state.buffer(LINE)
+
+
+def test_a_replay_after_a_lost_commit_observes_nothing_twice(store: Store, camera: Camera) -> None:
+    append_verdicts(store.log, camera.verdicts(100) + camera.verdicts(25, shift=3, light=0.5))
+    observe(store)
+    store.log.commit("observing", VERDICTS, 0, 0)
+    observe(store)
+    assert [Alert.decode(record.value).kind for record in records(store.log, ALERTS)] == [AlertKind.DRIFT]
+
+
+def test_a_kill_between_request_and_checkpoint_repeats_the_request_with_its_id(store: Store, camera: Camera) -> None:
+    append_verdicts(store.log, camera.verdicts(100) + camera.verdicts(100, shift=3, light=0.5))
+    forgetful = Store(store.uri, store.log, store.objects, Failing(store.state, ["put"], 1_000), store.clock)
+    Worker(Observing(forgetful), store.log, store.clock, 500).step()
+    observe(store, batch=500)
+    first, second = requests(store)
+    assert first == second
+    assert len(alerts(store.log)) == 1
+
+
+def test_losing_all_state_starts_afresh_and_goes_on(store: Store, camera: Camera, tmp_path: Path) -> None:
+    append_verdicts(store.log, camera.verdicts(100))
+    observe(store)
+    empty = opened(tmp_path / "other", SetClock()).state
+    bereft = Store(store.uri, store.log, store.objects, empty, store.clock)
+    append_verdicts(store.log, camera.verdicts(50, light=0.5))
+    observe(bereft)
+    assert told(store) == []
+    assert len(empty.buffer(LINE)) == 50

@@ -1,0 +1,188 @@
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import pytest
+
+from adapters.report.figures import adapted, frozen, judged, phase_figures, rates, rejection
+from adapters.report.headline import headline
+from adapters.report.markup import Markup, tag
+from adapters.report.page import render
+from adapters.report.pictures import data_uri
+from adapters.report.story import Call, Story, Truth
+from adapters.report.svg import Scale, tick_words
+from adapters.report.wording import percent, significant, times
+from core.messages import Decision
+from tests.support.stories import sample_story, tiny_picture
+
+VOID = {"meta", "img", "br", "link"}
+
+
+class Outline(HTMLParser):
+    """Checks that tags close in order, and remembers what was opened and every address."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.seen: list[str] = []
+        self.addresses: list[str] = []
+        self.titles: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.seen.append(tag)
+        self.addresses += [value or "" for name, value in attrs if name in {"src", "href", "xlink:href", "action"}]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open[-1:] == ["title"]:
+            self.titles.append(data)
+
+
+def outline(page: str) -> Outline:
+    parser = Outline()
+    parser.feed(page)
+    assert parser.open == []
+    return parser
+
+
+@pytest.fixture(scope="module")
+def story() -> Story:
+    return sample_story()
+
+
+@pytest.fixture(scope="module")
+def page(story: Story) -> str:
+    return render(story)
+
+
+def test_the_page_is_well_formed_and_asks_nothing_of_the_network(page: str) -> None:
+    found = outline(page)
+    assert "script" not in found.seen
+    assert all(address.startswith(("data:image/", "#")) for address in found.addresses)
+    assert "url(" not in page
+    assert "@import" not in page
+
+
+def test_every_image_stands_in_both_panels(story: Story, page: str) -> None:
+    titles = [title for title in outline(page).titles if title.startswith("image ")]
+    assert len(titles) == 2 * len(story.points)
+    for point in story.points:
+        assert sum(f" {point.image_id} " in title for title in titles) == 2
+
+
+def test_the_same_story_gives_the_same_page(story: Story, page: str) -> None:
+    assert render(Story.model_validate_json(story.model_dump_json())) == page
+
+
+def test_what_a_line_is_called_cannot_become_markup(story: Story) -> None:
+    page = render(story.model_copy(update={"source": "<script>alert(1)</script>"}))
+    assert "<script" not in page
+    assert "&lt;script&gt;" in page
+
+
+def test_a_story_without_adaptations_says_that_the_first_gauge_is_still_active(story: Story) -> None:
+    quiet = story.model_copy(update={"adaptations": (), "suspects": (), "swaps": (), "rejects": ()})
+    outline(render(quiet))
+    assert "No adaptation was asked for" in headline(quiet)
+
+
+def test_a_refused_adaptation_is_told_as_refused() -> None:
+    refused = sample_story(accepted=False)
+    assert "refused twice" in headline(refused)
+    assert "Only 41 of 100 painted defects are caught." in render(refused)
+
+
+def test_judge_images_alone_are_measured(story: Story) -> None:
+    assert all(not point.teaches for phase in range(3) for point in judged(story, phase))
+
+
+def test_a_phase_without_judge_images_is_measured_on_all_of_it(story: Story) -> None:
+    points = tuple(point for point in story.points if point.teaches)
+    assert len(judged(story.model_copy(update={"points": points}), 0)) == 60
+
+
+def test_shares_are_counted_at_each_gauges_own_threshold(story: Story) -> None:
+    first, _, last = phase_figures(story)
+    assert first.adapted == first.frozen
+    assert last.frozen.false_alarm == pytest.approx(1.0)
+    assert last.adapted.false_alarm == pytest.approx(0.0)
+    assert (last.good, last.defect) == (20, 20)
+
+
+def test_rates_of_known_points_are_exact(story: Story) -> None:
+    def call(score: float, decision: Decision = Decision.PASS) -> Call:
+        return Call(score=score, threshold=1.0, decision=decision, version="g0")
+
+    kinds = [(Truth.GOOD, 0.5), (Truth.GOOD, 1.5), (Truth.DEFECT, 1.0), (Truth.DEFECT, 2.0)]
+    template = story.points[0]
+    points = [template.model_copy(update={"truth": truth, "adapted": call(score)}) for truth, score in kinds]
+    found = rates(points, adapted)
+    assert (found.false_alarm, found.miss, found.review, found.auroc) == (0.5, 0.5, 0.0, 0.75)
+    assert found.caught == 0.5
+
+
+def test_a_share_of_nothing_is_not_a_number(story: Story) -> None:
+    good = [point for point in story.points if point.truth is Truth.GOOD]
+    found = rates(good, frozen)
+    assert found.miss is None
+    assert found.caught is None
+    assert found.auroc is None
+    assert percent(found.miss) == "–"
+
+
+def test_rejection_counts_what_was_truly_defective(story: Story) -> None:
+    found = rejection(story.adaptations[0])
+    truths = story.adaptations[0].buffer
+    rejected = story.adaptations[0].report.trace.rounds[-1].rejected
+    assert found.rejected == len(rejected)
+    assert found.rejected_defects == sum(truths[image] is Truth.DEFECT for image in rejected) > 0
+    assert found.defects == sum(truth is Truth.DEFECT for truth in truths.values())
+    unknown = rejection(story.adaptations[0].model_copy(update={"buffer": {}}))
+    assert unknown == replace(found, rejected_defects=0, defects=None)
+
+
+def test_pictures_travel_inside_the_page(page: str) -> None:
+    assert data_uri(tiny_picture(4)) in page
+    with pytest.raises(ValueError, match="PNG and JPEG"):
+        data_uri(b"GIF89a")
+
+
+def test_text_is_escaped_once_and_markup_is_kept() -> None:
+    assert tag("p", "a < b", Markup("<br>"), None, class_="x & y") == '<p class="x &amp; y">a &lt; b<br></p>'
+    assert tag("rect", x=1.0, y=-0.001, fill_opacity=0.25, hidden=True, id=None) == (
+        '<rect x="1" y="0" fill-opacity="0.25" hidden></rect>'
+    )
+
+
+def test_a_scale_holds_what_lies_beyond_it_at_the_rim() -> None:
+    up = Scale(0.0, 10.0, 100.0, 0.0)
+    assert [up(value) for value in (-5.0, 0.0, 5.0, 10.0, 99.0)] == [100.0, 100.0, 50.0, 0.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "words"),
+    [
+        (0.0, 1.0, ["0.00", "0.25", "0.50", "0.75", "1.00"]),
+        (-3.0, 9.0, ["-2.5", "0.0", "2.5", "5.0", "7.5"]),
+        (120.0, 480.0, ["200", "300", "400"]),
+    ],
+)
+def test_ticks_are_round_and_lie_within_the_range(low: float, high: float, words: list[str]) -> None:
+    assert tick_words(Scale(low, high, 0, 1).ticks(4)) == words
+
+
+def test_numbers_are_written_for_people() -> None:
+    assert [percent(share) for share in (0.0, 0.034, 0.4, 1.0)] == ["0\u00a0%", "3.4\u00a0%", "40\u00a0%", "100\u00a0%"]
+    assert [significant(value) for value in (0.0, 0.0123, 1.5, -12345.6)] == ["0", "0.0123", "1.50", "-12346"]
+    assert significant(0.00002) == "2.00×10⁻⁵"
+    assert [times(count) for count in (1, 2, 5)] == ["once", "twice", "5 times"]
+
+
+def test_the_page_reads_on_both_schemes_and_on_a_phone(page: str) -> None:
+    assert "prefers-color-scheme: dark" in page
+    assert 'name="viewport"' in page
+    assert re.search(r'<svg[^>]*role="img"[^>]*aria-label="[^"]+"', page)

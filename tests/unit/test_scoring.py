@@ -1,0 +1,262 @@
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+
+from core.deadletters import REASON
+from core.messages import ALERTS, DEAD_LETTERS, IMAGES, Alert, AlertKind, Decision
+from core.ports import Outgoing
+from streams.gauges import Gauges
+from streams.lines import set_line
+from streams.scoring import NO_GAUGE, Scoring
+from streams.store import Store
+from streams.worker import Worker
+from tests.support.failing import Failing
+from tests.support.streaming import LINE, SetClock, event, fitted, load, opened, png, records, send, verdicts
+
+
+@pytest.fixture
+def clock() -> SetClock:
+    return SetClock()
+
+
+@pytest.fixture
+def store(tmp_path: Path, clock: SetClock) -> Store:
+    return fitted(opened(tmp_path / "plant", clock))
+
+
+def score(store: Store, batch: int = 16) -> Scoring:
+    """A new scoring worker, as after a restart, works off what is there."""
+    scoring = Scoring(store, Gauges(store.log, store.objects, load))
+    worker = Worker(scoring, store.log, store.clock, batch)
+    while worker.step():
+        pass
+    if worker.error is not None:
+        raise worker.error
+    return scoring
+
+
+def reasons(store: Store) -> list[str]:
+    return [letter.headers[REASON] for letter in records(store.log, DEAD_LETTERS)]
+
+
+def raised(store: Store) -> list[Alert]:
+    return [Alert.decode(record.value) for record in records(store.log, ALERTS)]
+
+
+def test_every_image_gets_one_verdict_in_order_with_what_the_gauge_said(store: Store) -> None:
+    send(store, [("good", png(100)), ("bright", png(200))])
+    score(store)
+    good, bright = verdicts(store.log)
+    assert (good.image_id, good.decision, good.gauge_version) == ("good", Decision.PASS, "fit-1")
+    assert (bright.image_id, bright.decision, bright.reasons) == ("bright", Decision.REJECT, ("too bright",))
+    assert bright.score == pytest.approx(200, abs=3)
+    assert [each.source.offset for each in (good, bright)] == [0, 1]
+    assert good.image_sha256 == sha256(png(100)).hexdigest()
+
+
+def test_verdicts_go_to_the_partition_of_their_images(tmp_path: Path, clock: SetClock) -> None:
+    store = opened(tmp_path / "three", clock, partitions=3)
+    for line in ("a", "b", "c", "d", "e"):
+        fitted(store, line=line)
+        send(store, [(f"{line}-1", png(100)), (f"{line}-2", png(100))], line=line)
+    score(store)
+    for partition in range(3):
+        images = [record.offset for record in records(store.log, IMAGES, partition)]
+        assert [each.source.offset for each in verdicts(store.log, partition)] == images
+        assert {each.source.partition for each in verdicts(store.log, partition)} <= {partition}
+
+
+def test_the_image_is_kept_for_all_and_the_heatmap_for_rejects(store: Store) -> None:
+    send(store, [("good", png(100)), ("bright", png(200))])
+    score(store)
+    good, bright = verdicts(store.log)
+    assert good.image_uri is not None
+    assert store.objects.get(store.objects.name(good.image_uri)) == png(100)
+    assert good.heatmap_uri is None
+    assert bright.heatmap_uri is not None
+    assert store.objects.get(store.objects.name(bright.heatmap_uri)).startswith(b"\x89PNG")
+
+
+BAD = {
+    "empty": b"",
+    "truncated": png(100)[:60],
+    "text": b"this is no image",
+    "one pixel": png(100, side=1),
+    "gif": b"GIF89a" + bytes(20),
+}
+
+
+@pytest.mark.parametrize("data", BAD.values(), ids=BAD.keys())
+def test_a_bad_image_is_a_dead_letter_and_its_neighbours_do_not_notice(store: Store, data: bytes) -> None:
+    send(store, [("before", png(100)), ("bad", data), ("after", png(100))])
+    score(store)
+    assert [each.image_id for each in verdicts(store.log)] == ["before", "after"]
+    assert [letter.value for letter in records(store.log, DEAD_LETTERS)] == [data]
+    assert len(reasons(store)[0]) > 10
+
+
+@pytest.mark.parametrize(
+    ("headers", "complaint"),
+    [
+        ({}, "image_id"),
+        ({"ce_id": "x", "ce_time": "yesterday"}, "captured_at"),
+        ({"ce_id": "x" * 2000}, "image_id"),
+        ({"ce_id": ""}, "image_id"),
+    ],
+)
+def test_headers_that_describe_no_image_are_a_dead_letter(
+    store: Store, headers: dict[str, str], complaint: str
+) -> None:
+    store.log.append([Outgoing(IMAGES, LINE, png(100), headers)])
+    score(store)
+    assert verdicts(store.log) == []
+    assert complaint in reasons(store)[0]
+
+
+def test_a_key_that_names_no_line_is_a_dead_letter(store: Store) -> None:
+    store.log.append([Outgoing(IMAGES, "../etc", png(100), {"ce_id": "x"})])
+    score(store)
+    assert "cannot name a line" in reasons(store)[0]
+
+
+def test_an_id_that_climbs_stays_in_its_folder(store: Store, tmp_path: Path) -> None:
+    send(store, [("../../../escaped", png(200)), ("..", png(200))])
+    score(store)
+    assert len(verdicts(store.log)) == 2
+    assert all((each.image_uri or "").startswith(f"store:///images/{LINE}/2026-03-01/") for each in verdicts(store.log))
+    assert not list(tmp_path.rglob("escaped*"))
+
+
+def test_an_event_that_is_sent_twice_is_skipped_and_counted(store: Store) -> None:
+    send(store, [("x", png(100)), ("x", png(100)), ("y", png(100))])
+    send(store, [("x", png(100))])
+    assert score(store, batch=2).skipped == 2
+    assert [each.image_id for each in verdicts(store.log)] == ["x", "y"]
+    assert records(store.log, DEAD_LETTERS) == []
+
+
+def test_duplicates_are_recognised_after_a_restart(store: Store) -> None:
+    send(store, [("x", png(100))])
+    score(store)
+    send(store, [("x", png(100)), ("x", png(120))])
+    assert score(store).skipped == 1
+    assert len(verdicts(store.log)) == 1
+    assert reasons(store) == ["Another image was sent under the same id."]
+
+
+def test_the_same_id_with_other_bytes_is_a_dead_letter(store: Store) -> None:
+    send(store, [("x", png(100)), ("x", png(120))])
+    score(store)
+    assert len(verdicts(store.log)) == 1
+    assert reasons(store) == ["Another image was sent under the same id."]
+
+
+def test_a_restart_goes_on_after_the_last_verdict_whatever_was_committed(store: Store) -> None:
+    send(store, [("a", png(100)), ("b", png(100))])
+    score(store)
+    store.log.commit("scoring", IMAGES, 0, 0)
+    score(store)
+    assert [each.image_id for each in verdicts(store.log)] == ["a", "b"]
+
+
+def test_dead_letters_after_the_last_verdict_are_not_repeated_at_a_restart(store: Store) -> None:
+    send(store, [("a", png(100)), ("bad", b"no"), ("worse", b"")])
+    score(store)
+    score(store)
+    assert len(reasons(store)) == 2
+
+
+def test_a_line_without_a_gauge_gets_reviews_without_scores(store: Store) -> None:
+    send(store, [("x", png(100))], line="new")
+    score(store)
+    [review] = verdicts(store.log)
+    assert (review.decision, review.reasons, review.score) == (Decision.REVIEW, (NO_GAUGE,), None)
+    assert review.image_uri is not None
+
+
+def test_lines_in_one_batch_are_each_judged_by_their_own_gauge(store: Store) -> None:
+    fitted(store, "strict-1", threshold=90, line="strict")
+    for line in (LINE, "strict", LINE):
+        send(store, [(f"{line}-{store.log.end(IMAGES, 0)}", png(100))], line=line)
+    score(store)
+    assert [each.decision for each in verdicts(store.log)] == ["pass", "reject", "pass"]
+
+
+def test_a_gauge_is_swapped_between_two_batches(store: Store) -> None:
+    send(store, [("a", png(100))])
+    score(store)
+    fitted(store, "fit-2", threshold=50)
+    send(store, [("b", png(100))])
+    score(store)
+    assert [each.gauge_version for each in verdicts(store.log)] == ["fit-1", "fit-2"]
+
+
+def test_a_verdict_past_the_deadline_is_late(store: Store, clock: SetClock) -> None:
+    set_line(store.objects, LINE, deadline_seconds=5)
+    send(store, [("in time", png(100))])
+    score(store)
+    send(store, [("late", png(100))])
+    clock.advance(6)
+    score(store)
+    assert [each.late for each in verdicts(store.log)] == [False, True]
+
+
+def test_an_image_that_must_not_teach_says_so_in_its_verdict(store: Store) -> None:
+    send(store, [("judge", png(100))], teaches=False)
+    score(store)
+    assert not verdicts(store.log)[0].teaches
+
+
+@pytest.mark.parametrize("full", [True, False])
+def test_a_store_that_is_away_does_not_stop_scoring_and_is_reported_once(store: Store, full: bool) -> None:
+    send(store, [(name, png(200)) for name in "abc"])
+    broken = Store(store.uri, store.log, Failing(store.objects, ["put"], 1_000, full), store.state, store.clock)
+    score(broken)
+    assert [(each.decision, each.image_uri, each.heatmap_uri) for each in verdicts(store.log)] == [
+        ("reject", None, None)
+    ] * 3
+    assert [each.kind for each in raised(store)] == [AlertKind.STORE_UNAVAILABLE]
+
+
+def claim(store: Store, data: bytes, uri: str | None = None, digest: str | None = None) -> Outgoing:
+    claimed = {
+        "ce_dataref": uri or store.objects.put("images/press-3/2026-03-01/large", data),
+        "ce_datasha256": digest or sha256(data).hexdigest(),
+        "ce_datasize": str(len(data)),
+    }
+    return Outgoing(IMAGES, LINE, b"", event("large").headers() | claimed)
+
+
+def test_a_claim_check_is_fetched_from_our_store(store: Store) -> None:
+    store.log.append([claim(store, png(200))])
+    score(store)
+    assert verdicts(store.log)[0].decision is Decision.REJECT
+    assert verdicts(store.log)[0].image_uri == "store:///images/press-3/2026-03-01/large"
+
+
+def test_a_claim_check_elsewhere_or_with_other_bytes_is_a_dead_letter(store: Store) -> None:
+    foreign = claim(store, png(1), uri="https://elsewhere/x")
+    absent = claim(store, png(1), uri="store:///images/absent")
+    wrong = claim(store, png(1), digest="00")
+    store.log.append([foreign, absent, wrong])
+    score(store)
+    assert verdicts(store.log) == []
+    assert [("no object" in reason, "datasha256" in reason) for reason in reasons(store)] == [
+        (True, False),
+        (True, False),
+        (False, True),
+    ]
+
+
+def test_a_claim_check_waits_for_a_store_that_is_away(store: Store, clock: SetClock) -> None:
+    store.log.append([claim(store, png(100))])
+    objects = Failing(store.objects, ["get"], times=0)
+    broken = Store(store.uri, store.log, objects, store.state, store.clock)
+    worker = Worker(Scoring(broken, Gauges(store.log, store.objects, load)), store.log, clock, 16)
+    objects.left = 5  # the line's settings are asked for in between
+    for _ in range(8):
+        worker.step()
+        clock.advance(20)
+    assert len(verdicts(store.log)) == 1
+    assert records(store.log, DEAD_LETTERS) == []

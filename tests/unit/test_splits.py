@@ -1,0 +1,104 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from core.errors import DatasetError
+from core.evaluation.datasets import Dataset
+from core.evaluation.splits import Split, groups_of, own_trial, read_groups, read_splits, trial
+from tests.support.folders import write_mvtec, write_plain
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> Dataset:
+    return Dataset.open(write_mvtec(tmp_path / "data", train=3, test_good=3, defects={"crack": 3}))
+
+
+def split(**changes: object) -> Split:
+    fields = {
+        "seed": 0,
+        "noise": 0.25,
+        "train": ["train/good/000.png", "train/good/001.png", "test/good/002.png", "test/crack/002.png"],
+        "mislabelled": ["test/crack/002.png"],
+        "test_good": ["test/good/000.png"],
+        "test_defect": ["test/crack/000.png"],
+    }
+    return Split.model_validate(fields | changes)
+
+
+def write(tmp_path: Path, content: object) -> Path:
+    path = tmp_path / "splits.json"
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    return path
+
+
+def test_a_splits_file_is_chosen_from_by_seed_and_noise(tmp_path: Path) -> None:
+    levels = [split(seed=seed, noise=noise).model_dump() for seed in (0, 1) for noise in (0.1, 0.2)]
+    splits = read_splits(write(tmp_path, {"protocol": "p", "splits": levels}))
+    chosen = splits.choose(1, 0.2)
+    assert (chosen.seed, chosen.noise) == (1, 0.2)
+    assert splits.choose(0).noise == 0.1
+    with pytest.raises(DatasetError, match=r"no seed 2 with noise 0.1.*seed 1 noise 0.2"):
+        splits.choose(2)
+
+
+@pytest.mark.parametrize("content", ["not json", "[]", '{"splits": []}', '{"splits": [{"seed": 0}]}'])
+def test_a_file_that_holds_no_splits_is_refused(tmp_path: Path, content: object) -> None:
+    with pytest.raises(DatasetError, match=r"splits.json is no file of splits"):
+        read_splits(write(tmp_path, content))
+
+
+def test_a_missing_splits_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match=r"nowhere.json cannot be read"):
+        read_splits(tmp_path / "nowhere.json")
+
+
+def test_a_trial_knows_only_how_many_are_mislabelled(dataset: Dataset) -> None:
+    made = trial(dataset, split())
+    assert [entry.name for entry in made.train] == list(split().train)
+    assert [entry.name for entry in made.test] == ["test/good/000.png", "test/crack/000.png"]
+    assert made.mislabelled_share == 0.25
+    assert not any("test/crack/002.png" in str(value) for name, value in vars(made).items() if name != "train")
+
+
+def test_an_image_on_both_sides_is_refused(dataset: Dataset) -> None:
+    with pytest.raises(DatasetError, match=r"trains and tests on 1 images alike, train/good/000.png"):
+        trial(dataset, split(test_good=["train/good/000.png"]))
+
+
+@pytest.mark.parametrize("name", ["test/good/999.png", "../data/test/good/000.png", "/etc/hostname"])
+def test_a_path_that_the_data_set_does_not_hold_is_refused(dataset: Dataset, name: str) -> None:
+    with pytest.raises(DatasetError, match="has no image"):
+        trial(dataset, split(test_good=[name]))
+
+
+@pytest.mark.parametrize("swap", [{"test_good": ["test/crack/001.png"]}, {"test_defect": ["test/good/001.png"]}])
+def test_labels_and_folders_must_agree(dataset: Dataset, swap: dict[str, list[str]]) -> None:
+    with pytest.raises(DatasetError, match=r"disagree on whether test/(crack|good)/001.png is defective"):
+        trial(dataset, split(**swap))
+
+
+def test_the_folders_make_a_trial_of_their_own(dataset: Dataset, tmp_path: Path) -> None:
+    own = own_trial(dataset, seed=4)
+    assert (own.seed, own.noise, len(own.train), len(own.test)) == (4, None, 3, 6)
+    with pytest.raises(DatasetError, match="no test images"):
+        own_trial(Dataset.open(write_plain(tmp_path / "plain", 3)), seed=0)
+
+
+def test_a_limit_holds_for_training_and_for_each_kind_of_test_image(dataset: Dataset) -> None:
+    limited = own_trial(dataset, seed=0).limited(2)
+    assert len(limited.train) == 2
+    assert sorted(entry.kind for entry in limited.test) == ["crack", "crack", "good", "good"]
+
+
+def test_every_image_needs_a_group(dataset: Dataset, tmp_path: Path) -> None:
+    path = write(tmp_path, {"train/good/000.png": "part-1", "train/good/001.png": "part-2"})
+    groups = read_groups(path)
+    assert groups_of(dataset.train[:2], groups) == ["part-1", "part-2"]
+    with pytest.raises(DatasetError, match=r"1 images have no group, train/good/002.png"):
+        groups_of(dataset.train, groups)
+
+
+def test_groups_that_are_no_mapping_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match="no file of groups"):
+        read_groups(write(tmp_path, ["a"]))
