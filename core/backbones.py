@@ -20,6 +20,7 @@ from core.detectors.base import FeatureShape
 from core.errors import BackboneMismatch, SettingsError
 from core.memory import keep_freed_memory
 from core.messages import Part
+from core.seeding import seeded
 
 LITE0 = "tf_efficientnet_lite0"
 LITE0_FILE_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
@@ -179,8 +180,7 @@ def _full_model(spec: BackboneSpec) -> nn.Module:
         case Origin.HUB:
             return _hubbed(spec)
         case Origin.NONE:
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(0)
+            with seeded(0):
                 return _create(spec)
 
 

@@ -12,7 +12,7 @@ from math import sqrt
 from statistics import fmean, median, pstdev
 from typing import TYPE_CHECKING, Self
 
-from core.messages import Part
+from core.messages import Instant, Part
 
 if TYPE_CHECKING:
     from river.drift import ADWIN
@@ -64,11 +64,12 @@ class Drift(Part):
 
     `defects` is None until the change has settled. Then it is True when it looks like a wave of defects rather than a
     changed scene: the scores rose, the median of no image statistic moved, and either part of the images score as
-    before, or what is anomalous sits in one place.
+    before, or what is anomalous sits in one place. `since` is when the first image after the change was captured.
     """
 
     causes: tuple[Cause, ...]
     defects: bool | None
+    since: Instant | None = None
 
     @property
     def sentence(self) -> str:
@@ -76,11 +77,13 @@ class Drift(Part):
 
 
 class Observation(Part):
-    """What the monitor is told of one image: its standard score and statistics by name, and where its map peaks."""
+    """What the monitor is told of one image: its standard score and statistics by name, where its map peaks, and when
+    it was captured."""
 
     score: float
     statistics: dict[str, float]
     peak: tuple[float, float]
+    at: Instant | None = None
 
 
 @dataclass(frozen=True)
@@ -205,7 +208,7 @@ class DriftMonitor:
         signals += [SCORE] if abs(rise) > _RISE or not (signals or settled) else []
         causes = tuple(Cause(signal=name, before=_mean(name, before), after=_mean(name, after)) for name in signals)
         defects = rise > _RISE and not scene and _like_defects(before, after)
-        return Drift(causes=causes, defects=defects if settled else None)
+        return Drift(causes=causes, defects=defects if settled else None, since=after[0].at)
 
     def _change(self, name: str) -> "Change":
         change = strongest_change([self._standardised(name, seen) for seen in self._seen])

@@ -40,7 +40,7 @@ class FitSettings(Part):
     config: dict[str, Any] = Field(default_factory=dict)
     backbone: BackboneSpec = BackboneSpec()
     preprocessing: Preprocessing = Preprocessing()
-    folds: int = Field(3, ge=2, le=10)
+    folds: int = Field(2, ge=2, le=10)
     rule: Rule = Rule.IQR
     k: float = Field(1.5, gt=0)
 

@@ -112,6 +112,7 @@ class Verdict(Message):
         None, description="where the anomaly map is highest: x and y as shares of width and height, in [0, 1]"
     )
     teaches: bool = Field(True, description="False keeps the image from buffer and drift monitor (judge images)")
+    subject: str | None = Field(None, description="the part's serial: images of one part share folds and splits")
 
 
 class AlertKind(StrEnum):
@@ -151,6 +152,7 @@ class AdaptationRequest(Message):
     reason: Reason
     requested_at: Instant
     requested_by: str
+    since: Instant | None = Field(None, description="images captured before teach nothing: the line has changed since")
 
 
 class SnapshotAnnouncement(Message):

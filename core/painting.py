@@ -112,6 +112,41 @@ def _blotch(image: Field, rng: np.random.Generator, boldness: float) -> Field:
     return image + _departure(image, rng, boldness * 0.7) * opacity[:, :, None]
 
 
+def _spot(image: Field, rng: np.random.Generator, boldness: float) -> Field:
+    """A small hole, stain or chip of irregular outline, with a texture of its own."""
+    shape, unit = _frame(image)
+    size = max(1.5, unit * np.exp(rng.uniform(np.log(0.012), np.log(0.06))))
+    radius = _radius(shape, _place(shape, rng), np.exp(rng.uniform(0, 1)), rng.uniform(0, np.pi))
+    ragged = radius * (1 + 0.25 * smooth_noise(rng, shape, rng.uniform(8, min(40, unit / 3))))
+    opacity = np.clip((size - ragged) / rng.uniform(1, 3) + 0.5, 0, 1)
+    rough = 1 + 0.3 * smooth_noise(rng, shape, rng.uniform(10, min(60, unit / 2)))
+    return np.asarray(image + np.float32(_departure(image, rng, boldness)) * (rough * opacity)[:, :, None], np.float32)
+
+
+def _region(image: Field, rng: np.random.Generator, boldness: float) -> Field:
+    """A large part with another texture or tone: all beyond a wavy border, or an island."""
+    shape, unit = _frame(image)
+    wobble = rng.uniform(0, 0.06) * unit * smooth_noise(rng, shape, rng.uniform(2, 8))
+    depth = _beyond_border(shape, rng) if rng.random() < 0.6 else _island(shape, rng)
+    opacity = np.clip((depth + wobble) / rng.choice([2, 4, 12]) + 0.5, 0, 1)
+    tone = _departure(image, rng, boldness * 0.3)
+    other = _other_texture(image, rng) if rng.random() < 0.7 else image + tone
+    return _mixed(image, other + (rng.random() < 0.5) * tone, opacity)
+
+
+def _beyond_border(shape: tuple[int, int], rng: np.random.Generator) -> Field:
+    """(H, W) pixels by which a place lies beyond a straight line, mostly along the image's axes; negative before it."""
+    angle = rng.choice([0, np.pi / 2, np.pi, 1.5 * np.pi]) + rng.normal(0, 0.15)
+    y, x = _offsets(shape, np.array(shape) / 2)
+    return np.asarray(x * np.cos(angle) + y * np.sin(angle) - rng.uniform(-0.35, 0.4) * min(shape), np.float32)
+
+
+def _island(shape: tuple[int, int], rng: np.random.Generator) -> Field:
+    """(H, W) about the pixels by which a place lies inside an ellipse; negative outside."""
+    reach = min(shape) * rng.uniform(0.08, 0.35)
+    return reach - _radius(shape, _place(shape, rng), rng.uniform(1, 3), rng.uniform(0, np.pi))
+
+
 def _blowhole(image: Field, rng: np.random.Generator, boldness: float) -> Field:
     """A small dark round pit with a bright rim on the side that faces the light."""
     shape, unit = _frame(image)
@@ -144,6 +179,8 @@ _PAINTERS: dict[str, Callable[[Field, np.random.Generator, float], Field]] = {
     "scratch": _scratch,
     "crack": _crack,
     "blotch": _blotch,
+    "spot": _spot,
+    "region": _region,
     "blowhole": _blowhole,
     "chip": _chip,
 }
@@ -167,16 +204,22 @@ def _roughness(image: Field) -> float:
 
 
 def _other_texture(image: Field, rng: np.random.Generator) -> Field:
-    """The image's surface as it is not here: coarser, turned over, or polished away."""
+    """The image's surface as it is not here: coarser, turned over, polished away, roughened, or from elsewhere."""
     height, width, _ = image.shape
-    match rng.integers(3):
+    coarse = np.asarray(ndimage.gaussian_filter(image, (*(2 * [rng.uniform(2, 6)]), 0)), np.float32)
+    match rng.integers(5):
         case 0:
             crop = image[: max(1, height // 2), : max(1, width // 2)].astype(np.uint8)
             return np.asarray(Image.fromarray(crop).resize((width, height), Image.Resampling.BICUBIC), np.float32)
         case 1:
             return image[::-1, ::-1]
+        case 2:
+            return coarse + (image - coarse) * np.float32(rng.uniform(0, 0.5))
+        case 3:
+            return coarse + (image - coarse) * np.float32(rng.uniform(1.6, 3.5))
         case _:
-            return np.asarray(ndimage.gaussian_filter(image, (2, 2, 0)), np.float32)
+            moved = np.roll(image, (rng.integers(height), rng.integers(width)), (0, 1))
+            return moved * np.float32(rng.uniform(0.85, 1.15))
 
 
 def _mixed(image: Field, other: Field, opacity: Field) -> Field:

@@ -63,6 +63,7 @@ _SCHEMA = pa.schema(
         ("standard_score", pa.float64()),
         ("peak", pa.list_(pa.float64())),
         ("teaches", pa.bool_()),
+        ("subject", pa.string()),
     ]
 )
 
@@ -146,6 +147,12 @@ def archived(objects: Objects, line: str | None = None, day: date | None = None)
             verdict = Verdict.model_validate(row)
             if line in (None, verdict.line):
                 yield verdict
+
+
+def archived_days(objects: Objects) -> list[date]:
+    """The dates of capture that the archive has verdicts of."""
+    folders = {name.split("/")[1] for name in objects.names("verdicts/")}
+    return sorted(date.fromisoformat(folder.removeprefix("date=")) for folder in folders)
 
 
 def _parquet(verdicts: Sequence[Verdict]) -> bytes:

@@ -21,6 +21,7 @@ from streams.gauges import Gauges, Load
 from streams.housekeeping import LogTrimming, readers
 from streams.observing import Observing
 from streams.processor import Processor
+from streams.retention import PassRetention
 from streams.runner import Plant, Runner, Source
 from streams.scoring import Scoring
 from streams.store import Store
@@ -87,7 +88,7 @@ def embedded(
             scoring=scoring,
             downstream=downstream,
             adaptation=adaptation,
-            housekeeping=LogTrimming(log, store.clock, readers(groups), log.trim),
+            housekeeping=[LogTrimming(log, store.clock, readers(groups), log.trim), PassRetention(store)],
             alone=_alone(store),
             trouble=trouble,
             stopping=stopping,

@@ -1,6 +1,7 @@
 """What an adaptation is given: the line's gauges, its buffer as pictures, and the golden images that judge."""
 
 import json
+from datetime import datetime
 from hashlib import sha256
 
 from core.adaptation.contract import AdaptationInput, Progress, adaptation_seed, adapted_version
@@ -25,7 +26,7 @@ def gathered(
     """Raises `DatasetError` for a buffer that is too small, `GaugeMissing` and `SnapshotInvalid` for a line whose gauge
     or anchor cannot be loaded, and `Unavailable`."""
     settings = line_settings(store.objects, request.line)
-    buffered = _pictures(store, request.line, settings)
+    buffered = _pictures(store, request, settings)
     _enough(request.line, len(buffered), settings)
     parent_files = fetch_snapshot(store.objects, request.line, active.version)
     parent = load(parent_files.manifest, parent_files.weights)
@@ -59,13 +60,19 @@ def anchor_version(manifest: bytes) -> str:
         raise SnapshotCorrupt("The manifest names no anchor.", "Fit the line again.") from error
 
 
-def _pictures(store: Store, line: str, settings: LineSettings) -> list[tuple[Buffered, Picture]]:
+def _pictures(store: Store, request: AdaptationRequest, settings: LineSettings) -> list[tuple[Buffered, Picture]]:
     """The buffer without what is too old, what cannot be read any more, and what people have labelled."""
-    entries = store.state.buffer(line)
+    entries = _since(request.since, store.state.buffer(request.line))
     barred = set(leaving(entries, settings))
-    labelled = {sha256(store.objects.get(golden.name)).hexdigest() for golden in golden_set(store.objects, line)}
+    labelled = {
+        sha256(store.objects.get(golden.name)).hexdigest() for golden in golden_set(store.objects, request.line)
+    }
     may_teach = [entry for entry in entries if entry.image_id not in barred and entry.image_sha256 not in labelled]
     return [(entry, picture) for entry in may_teach if (picture := _picture(store.objects, entry)) is not None]
+
+
+def _since(start: datetime | None, entries: list[Buffered]) -> list[Buffered]:
+    return [entry for entry in entries if start is None or entry.captured_at >= start]
 
 
 def _picture(objects: Objects, entry: Buffered) -> Picture | None:

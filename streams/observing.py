@@ -127,7 +127,7 @@ class _Watch:
         if drift.defects is None:
             yield from self._tell(drift, verdict)
         elif drift.causes:
-            yield from self._ask(Reason.DRIFT, verdict, drift.sentence, drift.defects)
+            yield from self._ask(Reason.DRIFT, verdict, drift.sentence, drift.defects, drift.since)
 
     def _tell(self, drift: Drift, verdict: Verdict) -> Iterator[Outgoing]:
         """Once per cool-down: a line that stays off is found to be so again and again."""
@@ -151,13 +151,15 @@ class _Watch:
         if every is not None and self._images_since >= every:
             yield from self._ask(Reason.COUNT, verdict, f"{self._images_since} images since the last time", False)
 
-    def _ask(self, reason: Reason, verdict: Verdict, why: str, defects: bool) -> Iterator[Outgoing]:
+    def _ask(
+        self, reason: Reason, verdict: Verdict, why: str, defects: bool, since: datetime | None = None
+    ) -> Iterator[Outgoing]:
         """Request an adaptation, or propose it to a person; neither while the line cools down or must not adapt."""
         if self._settings.policy is Policy.OFF or self._cooling(self._asked_at, verdict.scored_at):
             return
         self._asked_at, self._images_since = verdict.scored_at, 0
         if self._settings.policy is Policy.AUTO and not defects:
-            yield _request(reason, verdict)
+            yield _request(reason, verdict, since)
         else:
             yield self._proposal(verdict, why, defects)
 
@@ -173,7 +175,7 @@ class _Watch:
         )
 
 
-def _request(reason: Reason, verdict: Verdict) -> Outgoing:
+def _request(reason: Reason, verdict: Verdict, since: datetime | None) -> Outgoing:
     """Of one verdict there is one request per reason, however often it is observed."""
     request = AdaptationRequest(
         request_id=uuid5(NAMESPACE_URL, f"adaptation:{verdict.line}:{reason}:{verdict.verdict_id}"),
@@ -181,6 +183,7 @@ def _request(reason: Reason, verdict: Verdict) -> Outgoing:
         reason=reason,
         requested_at=verdict.scored_at,
         requested_by="observing",
+        since=since,
     )
     return Outgoing(ADAPTATIONS, verdict.line, request.encode())
 
@@ -199,6 +202,7 @@ def _observation(verdict: Verdict) -> Observation | None:
             "focus": round(seen.focus, _DIGITS),
         },
         peak=(round(x, 3), round(y, 3)),
+        at=verdict.captured_at,
     )
 
 
@@ -214,6 +218,7 @@ def _buffered(verdict: Verdict) -> Buffered | None:
         score=verdict.score,
         decision=verdict.decision,
         fingerprint=verdict.statistics.fingerprint,
+        subject=verdict.subject,
     )
 
 

@@ -35,7 +35,7 @@ class Plant:
     scoring: Worker
     downstream: Sequence[Worker]
     adaptation: Worker
-    housekeeping: Housekeeping
+    housekeeping: Sequence[Housekeeping]
     alone: Callable[[], AbstractContextManager[None]]
     trouble: Trouble
     stopping: Event
@@ -147,7 +147,8 @@ class Runner:
 
     def _tidy(self) -> None:
         try:
-            self._plant.housekeeping.tidy()
+            for housekeeper in self._plant.housekeeping:
+                housekeeper.tidy()
         except Unavailable as error:
             self._plant.trouble("housekeeping", error)
 

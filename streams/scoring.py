@@ -120,6 +120,7 @@ class Scoring(Processor):
             standard_score=judgement.standard_score if judgement else None,
             peak=judgement.peak if judgement else None,
             teaches=event.teaches,
+            subject=event.subject,
         )
         yield Outgoing(VERDICTS, event.line, verdict.encode(), partition=record.partition)
         if kept.trouble is not None:

@@ -49,6 +49,7 @@ def evaluate(
     from adapters.cli.measuring import chosen_trials, evaluation
     from adapters.cli.model import Model
 
+    _check_place(json)
     model = Model(detector, weights, backbone, size, aspect)
     with bars() as report:
         trials = chosen_trials(dataset, splits, _seeds(seed), noise, limit)
@@ -61,6 +62,12 @@ def evaluate(
     if json is not None:
         json.write_text(as_json(found.document()))
     _tell(found)
+
+
+def _check_place(json: Path | None) -> None:
+    """Before the work and not after it. Raises `UserError` where the figures cannot be written."""
+    if json is not None and (json.is_dir() or not json.parent.is_dir()):
+        raise UserError(f"{json} is no place for a file.", "Give --json a file name in a folder that exists.")
 
 
 def _seeds(text: str) -> list[int]:

@@ -2,7 +2,7 @@
 
 from enum import IntEnum
 
-from core.errors import FlowgaugeError, SnapshotInvalid, Unavailable, UnreadableImage, UserError
+from core.errors import FlowgaugeError, SnapshotInvalid, UnreadableImage, UserError
 
 
 class Exit(IntEnum):
@@ -25,5 +25,5 @@ def exit_code(error: FlowgaugeError) -> Exit:
             return Exit.MISTAKE
         case SnapshotInvalid():
             return Exit.INVALID_SNAPSHOT
-        case Unavailable() | _:
+        case _:
             return Exit.FAILED

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import Any
 
 from rich.console import Console
@@ -21,7 +22,14 @@ def stderr() -> Console:
     return _console(stderr=True)
 
 
+def live() -> Console:
+    """Where a live line may stand: results printed to `stdout` then go above it and not through it."""
+    return stdout() if stdout().is_terminal else stderr()
+
+
+@lru_cache
 def _console(*, stderr: bool) -> Console:
+    """One each, so that whatever is printed while something is live knows of it."""
     console = Console(stderr=stderr, highlight=False, soft_wrap=True)
     if not console.is_terminal:
         console.width = _UNBOUNDED

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from adapters.cli.chronicle import Chronicle, Opening
 from adapters.cli.demofolder import DemoFolder
-from adapters.cli.model import Model, adapting, loading, torch_device
+from adapters.cli.model import Model, loading, torch_device
 from adapters.cli.options import Aspect, Device
 from adapters.cli.recording import recorded_script
 from adapters.cli.screen import Screen
@@ -20,6 +20,7 @@ from adapters.report.figures import phase_figures, rejection
 from adapters.report.headline import headline
 from adapters.report.page import write_report
 from adapters.report.story import GaugeFacts, Story
+from core.adaptation.adapt import adapt
 from core.adaptation.contract import Adapt, AdaptationInput, AdaptationOutcome
 from core.evaluation.splits import read_groups
 from core.fitting import fit
@@ -59,7 +60,7 @@ def perform(script: Script, folder: DemoFolder, cast: Cast, command: str, consol
     clock = LineClock()
     with open_store(str(folder.store), clock) as store, Screen(console, len(script.shots)) as screen:
         gauge, facts = _fitted(script, store, cast, screen)
-        watch = Watch(adapting(cast.device), screen)
+        watch = Watch(adapt, screen)
         runner = embedded(store, loading(cast.device), watch, batch=BATCH, observer=lambda step: _show(step, screen))
         stage = Stage(store, clock, runner, gauge)
         stage.play(script, lambda act: _announce(act, screen))

@@ -15,8 +15,8 @@ class Report(Protocol):
 
 @contextmanager
 def bars() -> Iterator[Report]:
-    """Yields what core calls with its progress; each `what` gets a bar of its own. Bars vanish at the end, and are
-    not drawn at all where stderr is no terminal.
+    """Yields what core calls with its progress; each `what` gets a bar, which vanishes when it is done. Nothing is
+    drawn where stderr is no terminal.
     """
     console = stderr()
     if not console.is_terminal:
@@ -30,5 +30,7 @@ def bars() -> Iterator[Report]:
             if what not in tasks:
                 tasks[what] = progress.add_task(what, total=total)
             progress.update(tasks[what], completed=done, total=total)
+            if done >= total:
+                progress.remove_task(tasks.pop(what))
 
         yield report

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from adapters.cli import options
-from adapters.cli.output import stderr
+from adapters.cli.output import live, stderr
 
 
 def run(
@@ -36,7 +36,7 @@ def run(
     from core.names import line_name
     from streams.bootstrap import embedded, folder_source, open_store
 
-    with open_store(store) as plant, stderr().status("waiting for images") as status:
+    with open_store(store) as plant, live().status("waiting for images") as status:
         teller = Teller(status, as_json=json)
         source = folder_source(plant, folder, line_name(line), settle_seconds=0 if once else 1)
         runner = embedded(

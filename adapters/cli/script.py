@@ -13,7 +13,7 @@ from core.procedural.defects import DEFECTS
 from core.procedural.light import Condition
 from core.procedural.line import MATERIALS, ProceduralLine, Sample
 
-FITTED, TEACHING, JUDGING = 120, 64, 32
+FITTED, TEACHING, JUDGING = 96, 64, 24
 DEFECT_SHARE = 0.15
 """Of the images that may teach: several times what a line should show, so that rejection has work to do."""
 
@@ -21,8 +21,7 @@ DRIFT = (
     ("steady", 0.0, 0.0),
     ("drifting", 0.0, 0.5),
     ("drifted", 0.5, 0.5),
-    ("further", 0.5, 1.0),
-    ("settled", 1.0, 1.0),
+    ("further", 0.5, 0.9),
 )
 """Phases of the procedural line: name, and how far it has drifted at its start and at its end, 0 to 1."""
 

@@ -44,7 +44,7 @@ def _learned(adaptation: Adaptation) -> str:
     return (
         f"Of {plural(trace.buffered, 'buffered image')}, {trace.taught} taught and {kept_out.rejected} were kept out "
         f"in {plural(len(trace.rounds), 'round')}; of the images that taught, {100 * patches:.1f} % of the patches "
-        f"were kept out too. It started at the anchor {short(adaptation.report.anchor)} and took {adaptation.report.seconds:.1f} s."
+        f"were kept out too. It started at the anchor {short(adaptation.report.anchor)}."
     )
 
 

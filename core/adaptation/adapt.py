@@ -1,5 +1,6 @@
 """One adaptation, from buffer and anchor to a gated candidate."""
 
+from collections.abc import Sequence
 from importlib.metadata import version as installed_version
 
 import torch
@@ -16,20 +17,21 @@ from core.images import statistics
 from core.lessons import Embedder
 from core.manifest import Manifest
 from core.messages import Part
+from core.ports import Buffered
 from core.snapshot import save
 from core.thresholds import Calibration, Rule, Threshold, fold_of
 
 
 class AdaptSettings(Part):
-    """`recent` is the share of the buffer, its newest images, that does not teach: the gate judges on it."""
+    """`recent` is the share of the buffer, from its newer half, that does not teach: the gate judges on it."""
 
-    recent: float = Field(0.2, gt=0, lt=1)
+    recent: float = Field(0.2, gt=0, le=0.25)
     refinement: RefinementSettings = RefinementSettings()
     gate: GateSettings = GateSettings()
 
 
 def adapt(given: AdaptationInput, settings: AdaptSettings | None = None) -> AdaptationOutcome:
-    """A candidate that started at the anchor, learned from the buffer's unsuspected older part, and met the gate.
+    """A candidate that started at the anchor, learned from what is unsuspected in the buffer, and met the gate.
 
     Neither gauge is touched; same input, same outcome. Raises `UserError` for a buffer that is too small to be split.
     """
@@ -38,32 +40,44 @@ def adapt(given: AdaptationInput, settings: AdaptSettings | None = None) -> Adap
     assert isinstance(given.parent, Gauge), "made by core.snapshot.load"
     adaptation = _Adaptation(given, given.anchor, settings)
     candidate, trace = adaptation.candidate()
-    recent = Recent(candidate, given.parent, adaptation.newer, given.seed, settings.gate.paintings)
+    recent = Recent(candidate, given.parent, adaptation.judging, given.seed, settings.gate.paintings)
     gate = judge_candidate(recent, trace, given.golden_good, given.golden_defect, settings.gate)
     snapshot = save(Gauge(candidate.manifest.model_copy(update={"gate": gate}), candidate.backbone, candidate.detector))
     return AdaptationOutcome(manifest=snapshot.manifest, weights=snapshot.weights, trace=trace, gate=gate)
 
 
+def part_of(entry: Buffered) -> str:
+    """The part that an image shows: all of its images teach, or none does."""
+    return entry.subject or entry.image_id
+
+
+def _judges(parts: Sequence[str], share: float) -> set[str]:
+    """Parts of the newer half, at regular steps, that make up `share` of all: what judges is as new as what teaches."""
+    newer = list(dict.fromkeys(parts[len(parts) // 2 :]))
+    step = max(1, round(0.5 / share))
+    return set(newer[step - 1 :: step])
+
+
 class _Adaptation:
-    """The buffer, split in the order of capture: the older part teaches, the newer is the gate's."""
+    """The buffer, split: of its newer half, parts taken at regular steps are the gate's; all others teach."""
 
     def __init__(self, given: AdaptationInput, anchor: Gauge, settings: AdaptSettings) -> None:
         self._given = given
         self._anchor = anchor
         self._settings = settings
-        newest = round(settings.recent * len(given.buffered))
-        if newest < 1 or len(given.buffered) - newest < 2 * settings.refinement.folds:
+        judges = _judges([part_of(entry) for entry, _ in given.buffered], settings.recent)
+        self.teaching = [item for item in given.buffered if part_of(item[0]) not in judges]
+        self.judging = [picture for entry, picture in given.buffered if part_of(entry) in judges]
+        if not self.judging or len(self.teaching) < 2 * settings.refinement.folds:
             raise UserError(f"{len(given.buffered)} buffered images are too few to adapt.", "Let more images pass.")
-        self.older = given.buffered[:-newest]
-        self.newer = [picture for _, picture in given.buffered[-newest:]]
 
     def candidate(self) -> tuple[Gauge, AdaptationTrace]:
-        groups = [entry.subject or entry.image_id for entry, _ in self.older]
+        groups = [part_of(entry) for entry, _ in self.teaching]
         folds = fold_of(groups, self._settings.refinement.folds)
         refined = refine(
             self._anchor.detector,
             self._evidence(),
-            [entry.image_id for entry, _ in self.older],
+            [entry.image_id for entry, _ in self.teaching],
             folds,
             self._settings.refinement,
             default_k=self._anchor.manifest.threshold.clean_half_k,
@@ -85,14 +99,14 @@ class _Adaptation:
     def _evidence(self) -> Evidence:
         anchor = self._anchor
         embedder = Embedder(anchor.backbone, anchor.manifest.preprocessing, anchor.detector)
-        squares = anchor.manifest.preprocessing.squares([picture for _, picture in self.older])
+        squares = anchor.manifest.preprocessing.squares([picture for _, picture in self.teaching])
         views = anchor.detector.views
         return Evidence(tuple(embedder.embed(squares, self._progress, view) for view in views))
 
     def _manifest(self, refined: Refined, groups: list[str]) -> Manifest:
         """The anchor's, with what the buffer changed."""
         given, facts = self._given, self._anchor.manifest
-        kept = [picture for (_, picture), keep in zip(self.older, refined.suspicion.kept, strict=True) if keep]
+        kept = [picture for (_, picture), keep in zip(self.teaching, refined.suspicion.kept, strict=True) if keep]
         return facts.model_copy(
             update={
                 "version": given.version,

@@ -14,16 +14,24 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from core.detectors.base import Embedding, FeatureShape, Lesson, Progress, length, select
+from core.detectors.base import Embedding, FeatureShape, Lesson, Progress, length
+from core.detectors.windows import Windows
 from core.messages import Part
+from core.seeding import seeded
+
+MEANS = "means"
 
 
 class GuideConfig(Part):
-    """`dimensions` D of the guided tokens; `hidden` and `inner` are the widths before and after the 3x3 layer."""
+    """`dimensions` D of the guided tokens; `hidden` and `inner` are the widths before and after the 3x3 layer.
+
+    Lessons are taken in square windows of the share `window` of the grid's side, which is quicker than whole images.
+    """
 
     hidden: int = Field(64, ge=1)
     inner: int = Field(48, ge=1)
     dimensions: int = Field(16, ge=2)
+    window: float = Field(0.5, gt=0, le=1)
     dropout: float = Field(0.1, ge=0, lt=1)
     epochs: int = Field(3, ge=1)
     batch: int = Field(16, ge=1)
@@ -78,12 +86,18 @@ class Guide(nn.Module):
 
     def forward(self, embedding: Embedding) -> Tensor:
         inputs = {name: standardise(embedding[name]) for name, standardise in self.standardise.items()}
-        together = self.context(torch.cat([x.mean(dim=(2, 3)) for x in inputs.values()], dim=1))[:, :, None, None]
+        together = self.context(self._standard_means(embedding[MEANS]))[:, :, None, None]
         grid = inputs[self.keys[0]].shape[-2:]
         for name, layer in self.enter.items():
             together = together + _on(grid, layer(self.dropout(inputs[name])))
         tokens: Tensor = self.leave(F.relu(self.neighbours(F.relu(together))))
         return tokens
+
+    def _standard_means(self, means_BC: Tensor) -> Tensor:
+        scales = [cast(Standardise, standardise) for standardise in self.standardise.values()]
+        centre = torch.cat([scale.mean.flatten() for scale in scales])
+        deviation = torch.cat([scale.deviation.flatten() for scale in scales])
+        return (means_BC.float() - centre) / deviation
 
     def logits(self, embedding: Embedding) -> Tensor:
         """(B, h, w): how painted each place looks; a pseudo-Huber distance from the origin."""
@@ -106,12 +120,15 @@ def key(stride: int) -> str:
 
 
 def pyramid(features: Sequence[Tensor], shape: FeatureShape) -> Embedding:
-    """Features by stride; those finer than the grid are brought to it by mean and by maximum, (B, 2 C, h, w)."""
+    """Features by stride; those finer than the grid are brought to it by mean and by maximum, (B, 2 C, h, w). And
+    `means` (B, sum C): of all of their channels over the image.
+    """
     grid = grid_stride(shape)
-    return {
+    levels = {
         key(stride): _pooled(feature, grid // stride) if stride < grid else feature
         for stride, feature in zip(shape.strides, features, strict=True)
     }
+    return levels | {MEANS: torch.cat([level.float().mean(dim=(2, 3)) for level in levels.values()], dim=1)}
 
 
 def _pooled(feature: Tensor, factor: int) -> Tensor:
@@ -121,40 +138,35 @@ def _pooled(feature: Tensor, factor: int) -> Tensor:
 def teach(guide: Guide, lesson: Lesson, config: GuideConfig, *, seed: int, progress: Progress) -> None:
     """Tell painted places from all others, in place. `lesson` holds good views and painted copies with their masks."""
     guide.measure(lesson.good)
-    good, painted = length(lesson.good), length(lesson.painted)
-    batches = config.epochs * ((good + painted) // config.batch)
+    rows = length(lesson.good) + length(lesson.painted)
+    batches = config.epochs * (rows // config.batch)
     optimiser = torch.optim.AdamW(guide.parameters(), config.learning_rate, weight_decay=1e-2)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, config.learning_rate, total_steps=batches, pct_start=0.1)
-    step = 0
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        for _ in range(config.epochs):
-            order = torch.randperm(good + painted)
-            for rows in torch.split(order[: len(order) // config.batch * config.batch], config.batch):
-                optimiser.zero_grad(set_to_none=True)
-                _loss(guide, lesson, rows[rows < good], rows[rows >= good] - good).backward()  # type: ignore[no-untyped-call]
-                optimiser.step()
-                schedule.step()
-                step += 1
-                progress("teaching the guide", step, batches)
+    windows = Windows(lesson, round(config.window * lesson.mask.shape[1]), seed)
+    with seeded(seed):
+        orders = torch.cat([torch.randperm(rows)[: rows // config.batch * config.batch] for _ in range(config.epochs)])
+        for step, batch in enumerate(torch.split(orders, config.batch), start=1):
+            optimiser.zero_grad(set_to_none=True)
+            _loss(guide, *windows.of(batch)).backward()  # type: ignore[no-untyped-call]
+            optimiser.step()
+            schedule.step()
+            progress("teaching the guide", step, batches)
 
 
 _PAINTED_SHARE = 0.08
 """From this share of its cell on, a place counts as painted; one that is touched less teaches nothing."""
 _MOST_PAINTED = 12
-"""The painted places of one image weigh at most as much as this many, so that small defects count."""
+"""The painted places of one window weigh at most as much as this many, so that small defects count."""
 _PAINTED_WEIGHT = 32.0
 _PEAK_WEIGHT = 0.3
 _PEAK_PLACES = 5
 
 
-def _loss(guide: Guide, lesson: Lesson, good: Tensor, painted: Tensor) -> Tensor:
-    """Cross-entropy of the places, painted ones weighed up, and of each image's highest places."""
-    parts = [select(lesson.good, good), select(lesson.painted, painted)]
-    logits = guide.logits({name: torch.cat([part[name] for part in parts]) for name in parts[0]})
-    share = torch.cat([lesson.mask.new_zeros(len(good), *lesson.mask.shape[1:]), lesson.mask[painted]])
-    target = (share >= _PAINTED_SHARE).float()
-    clean = (share == 0).float()
+def _loss(guide: Guide, windows: Embedding, share_BHW: Tensor) -> Tensor:
+    """Cross-entropy of the places, painted ones weighed up, and of each window's highest places."""
+    logits = guide.logits(windows)
+    target = (share_BHW >= _PAINTED_SHARE).float()
+    clean = (share_BHW == 0).float()
     crowd = target.sum(dim=(1, 2), keepdim=True).clamp_min(_MOST_PAINTED)
     weight = clean + _PAINTED_WEIGHT * target * _MOST_PAINTED / crowd
     places = (F.binary_cross_entropy_with_logits(logits, target, reduction="none") * weight).sum() / clean.sum()

@@ -14,9 +14,11 @@ from torch import Tensor
 
 from core.detectors.base import Detector, Embedding, FeatureShape, Lesson, Progress, Scores, length, select
 from core.detectors.guide import Guide, GuideConfig, grid_stride, pyramid, teach
+from core.detectors.windows import nhwc
 from core.flows.coupling import CouplingFlow
 from core.flows.training import Rows, Training, held_out_images, maximise_likelihood
 from core.messages import Part
+from core.seeding import seeded
 
 _BATCH = 64
 
@@ -46,7 +48,8 @@ class PatchFlow(Detector):
         side = shape.size // grid_stride(shape)
         super().__init__(config, shape, (side, side))
         self.paintings = config.paintings
-        self.guide = Guide(config.guide, shape)
+        with seeded(0):
+            self.guide = Guide(config.guide, shape).to(memory_format=torch.channels_last)
         self.centre: Tensor
         self.spread: Tensor
         self.register_buffer("centre", torch.zeros(config.guide.dimensions))
@@ -57,7 +60,7 @@ class PatchFlow(Detector):
 
     def embed(self, features: Sequence[Tensor]) -> Embedding:
         """`stride<s>` (B, C, H, W): every stride's features; those finer than the grid pooled to it."""
-        return {name: feature.half() for name, feature in pyramid(features, self.shape).items()}
+        return {name: nhwc(feature.half()) for name, feature in pyramid(features, self.shape).items()}
 
     def learn(self, lesson: Lesson, *, seed: int, progress: Progress) -> None:
         teach(self.guide, lesson, self.config.guide, seed=seed, progress=progress)

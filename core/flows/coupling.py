@@ -2,12 +2,11 @@
 
 import math
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
-import numpy as np
-import torch
 from torch import Tensor, nn
+
+from core.seeding import seeded
 
 with warnings.catch_warnings():
     # FrEIA 0.2 has LaTeX in plain docstrings, which Python warns of when it compiles them
@@ -34,7 +33,7 @@ class CouplingFlow(nn.Module):
         self.dimensions = dimensions
         self.context = context
         condition = {"cond": 0, "cond_shape": (context,)} if context else {}
-        with _seeded(seed):
+        with seeded(seed):  # FrEIA draws its permutations from NumPy's global generator
             self.sequence = ff.SequenceINN(dimensions)
             for _ in range(blocks):
                 self.sequence.append(
@@ -75,16 +74,3 @@ def _subnet(hidden: int) -> Callable[[int, int], nn.Module]:
         return nn.Sequential(nn.Linear(inputs, hidden), nn.ReLU(), last)
 
     return build
-
-
-@contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    """FrEIA draws its permutations from NumPy's global generator: give it a seed, and give the state back."""
-    state = np.random.get_state()
-    with torch.random.fork_rng(devices=[]):
-        np.random.seed(seed)
-        torch.manual_seed(seed)
-        try:
-            yield
-        finally:
-            np.random.set_state(state)

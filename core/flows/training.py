@@ -60,6 +60,7 @@ def maximise_likelihood(flow: CouplingFlow, rows: Rows, training: Training, *, s
             if waited >= training.patience:
                 break
     flow.load_state_dict(best_state)
+    flow.zero_grad(set_to_none=True)
 
 
 def held_out_images(image: Tensor, share: float, seed: int) -> Tensor:

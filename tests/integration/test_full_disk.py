@@ -5,15 +5,18 @@ import shutil
 import subprocess
 from collections import Counter
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 
 import pytest
 
 from core.errors import StoreFull
-from core.messages import AlertKind
+from core.messages import IMAGES, AlertKind
 from streams.alerts import alerts
 from streams.archive import archived
 from streams.bootstrap import embedded
+from streams.runner import Runner
+from streams.store import Store
 from tests.support.streaming import LINE, SetClock, adapt, fitted, load, opened, png, send, verdicts
 
 DISK_BYTES = 4 * 2**20
@@ -33,6 +36,12 @@ def disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "--lazy", str(root)], check=True)
 
 
+def stream_for_ever(store: Store, runner: Runner) -> None:
+    for number in count():
+        runner.run_until_idle()
+        send(store, [(f"more-{number}", png(200, seed=number, side=64))])
+
+
 def fill(disk: Path, leave_bytes: int) -> Path:
     """A file that takes all but `leave_bytes`."""
     path = disk / "filler"
@@ -50,15 +59,13 @@ def test_a_full_disk_is_reported_and_once_there_is_space_nothing_is_missing(disk
         runner = embedded(store, load, adapt, batch=4, archive_rows=16)
         filler = fill(disk, leave_bytes)
         with pytest.raises(StoreFull, match="No space is left"):
-            while True:
-                runner.run_until_idle()
-                send(store, [(f"more-{store.log.end('images', 0)}", png(200, side=64))])
+            stream_for_ever(store, runner)
 
         filler.unlink()
         clock.advance(60)
         runner.run_until_idle()
 
-        sent = store.log.end("images", 0)
+        sent = store.log.end(IMAGES, 0)
         counted = Counter(each.image_id for each in verdicts(store.log))
         assert len(counted) == sent
         assert set(counted.values()) == {1}

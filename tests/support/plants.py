@@ -1,5 +1,6 @@
 """A small line on disk, and a store that holds its gauge: fitted once per test run, copied for each test."""
 
+import atexit
 import shutil
 from functools import lru_cache
 from pathlib import Path
@@ -17,7 +18,7 @@ SIDE = 128
 @lru_cache(maxsize=1)
 def tiny_dataset() -> Path:
     """24 good images to learn from; to judge, 6 good ones and 3 of each of two kinds of defects. Do not write there."""
-    root = Path(mkdtemp(prefix="flowgauge-dataset-"))
+    root = _temporary("dataset")
     line = ProceduralLine("cast-iron", seed=0, size=SIDE)
     write_dataset(line, root, train=24, test_good=6, per_kind=3, kinds=("scratch", "stain"))
     return root
@@ -25,7 +26,7 @@ def tiny_dataset() -> Path:
 
 @lru_cache(maxsize=1)
 def _fitted_store() -> Path:
-    root = Path(mkdtemp(prefix="flowgauge-store-"))
+    root = _temporary("store")
     arguments = [
         "fit",
         str(tiny_dataset()),
@@ -48,3 +49,10 @@ def fitted_store(destination: Path) -> Path:
     """A store of its own at `destination`, where `LINE` has a gauge."""
     shutil.copytree(_fitted_store(), destination)
     return destination
+
+
+def _temporary(name: str) -> Path:
+    """A folder that lasts as long as this process."""
+    folder = Path(mkdtemp(prefix=f"flowgauge-{name}-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder

@@ -32,10 +32,6 @@ def work(worker: Worker) -> None:
     assert worker.error is None
 
 
-def reject(offset: int, **changes: object) -> object:
-    return verdict(offset, decision=Decision.REJECT, score=200, **changes)
-
-
 def append_rejects(store: Store, *offsets: int) -> None:
     append_verdicts(store.log, [verdict(offset, decision=Decision.REJECT) for offset in offsets])
 

@@ -54,6 +54,7 @@ def test_an_archived_verdict_is_the_verdict(store: Store) -> None:
         reasons=("too bright", "twice"),
         regions=(Region(left=1, top=2, right=3, bottom=4, score=0.5),),
         heatmap_uri="store:///heatmaps/x",
+        subject="part-7",
     )
     bare = verdict(1, score=None, standard_score=None, peak=None, gauge_version=None, image_uri=None, teaches=False)
     append_verdicts(store.log, [full, bare])

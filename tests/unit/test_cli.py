@@ -204,6 +204,7 @@ def test_a_line_without_a_gauge_cannot_score(flowgauge: Shell, tmp_path: Path) -
     ("arguments", "message"),
     [
         (["--seed", "0,x"], "no list of seeds"),
+        (["--json", "/nowhere/figures.json"], "/nowhere/figures.json is no place for a file"),
         (["--noise", "0.1"], "--noise needs --splits"),
         (["--splits", "/nowhere.json"], "/nowhere.json cannot be read"),
         (["--groups", "/nowhere.json"], "/nowhere.json cannot be read"),

@@ -12,7 +12,7 @@ from adapters.local.lock import only_runner
 from adapters.local.log import LocalLog
 from adapters.local.objects import LocalObjects
 from core.deadletters import REASON
-from core.errors import SettingsError, StoreFull, Unavailable, UserError
+from core.errors import SettingsError, StoreBusy, StoreFull, Unavailable, UserError
 from core.messages import DEAD_LETTERS, IMAGES, Event
 from core.ports import Outgoing
 from tests.support.streaming import LINE, START, SetClock, png, records
@@ -152,8 +152,7 @@ def test_a_full_log_says_so_loses_nothing_and_goes_on_when_there_is_space(tmp_pa
     with database.writing() as connection:
         connection.execute("INSERT INTO t VALUES (?)", (b"kept",))
     with pytest.raises(StoreFull, match="No space is left"), database.writing() as connection:
-        connection.execute("INSERT INTO t VALUES (?)", (b"also",))
-        connection.execute("INSERT INTO t VALUES (?)", (bytes(100_000),))
+        connection.executemany("INSERT INTO t VALUES (?)", [(b"also",), (bytes(100_000),)])
     with database.reading() as connection:
         connection.execute("PRAGMA max_page_count = 1000")
         assert connection.execute("SELECT x FROM t").fetchall() == [(b"kept",)]
@@ -224,8 +223,7 @@ def test_what_a_killed_writer_left_is_no_object_and_is_swept(tmp_path: Path) -> 
 
 
 def test_two_holders_of_one_lock_are_refused_and_the_first_is_named(tmp_path: Path) -> None:
-    with only_runner(tmp_path / "lock"), pytest.raises(UserError, match=f"process {os.getpid()}"):
-        with only_runner(tmp_path / "lock"):
-            raise AssertionError("both held it")
+    with only_runner(tmp_path / "lock"), pytest.raises(StoreBusy, match=f"process {os.getpid()}"):
+        only_runner(tmp_path / "lock").__enter__()
     with only_runner(tmp_path / "lock"):
         assert (tmp_path / "lock").read_text() == str(os.getpid())

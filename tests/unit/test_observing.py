@@ -1,5 +1,6 @@
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
 
@@ -37,11 +38,11 @@ class Camera:
         self._offset = 0
 
     def verdicts(
-        self, images: int, shift: float = 0.0, light: float = 0.4, defects: float = 0.0, **changes: object
+        self, images: int, shift: float = 0.0, light: float = 0.4, defects: float = 0.0, **changes: Any
     ) -> list[Verdict]:
         return [self._verdict(shift, light, defects, changes) for _ in range(images)]
 
-    def _verdict(self, shift: float, light: float, defects: float, changes: dict[str, object]) -> Verdict:
+    def _verdict(self, shift: float, light: float, defects: float, changes: dict[str, Any]) -> Verdict:
         offset, self._offset = self._offset, self._offset + 1
         dice = self._dice
         standard = dice.gauss(shift, 1) + (8 if dice.random() < defects else 0)
@@ -51,7 +52,7 @@ class Camera:
             focus=dice.gauss(1, 0.1),
             fingerprint=f"{hash_bits(offset):016x}",
         )
-        facts = {"standard_score": standard, "peak": (dice.random(), dice.random()), "statistics": seen}
+        facts: dict[str, Any] = {"standard_score": standard, "peak": (dice.random(), dice.random()), "statistics": seen}
         return verdict(offset, **(facts | changes))
 
 
@@ -77,9 +78,10 @@ def told(store: Store) -> list[AlertKind]:
 
 
 def test_verdicts_fill_the_buffer_with_references(store: Store) -> None:
-    append_verdicts(store.log, [verdict(0), verdict(1, decision=Decision.REJECT)])
+    append_verdicts(store.log, [verdict(0, subject="part-7"), verdict(1, decision=Decision.REJECT)])
     observe(store)
     first, second = store.state.buffer(LINE)
+    assert first.subject == "part-7"
     assert (first.image_id, first.decision, second.decision) == ("image-0000", "pass", "reject")
     assert first.image_uri == verdict(0).image_uri
 
@@ -104,7 +106,7 @@ def test_the_buffer_keeps_to_the_line_s_settings(store: Store) -> None:
 
 
 def test_a_line_without_a_gauge_fills_its_buffer_and_does_not_drift(store: Store, camera: Camera) -> None:
-    unknown = {"standard_score": None, "score": None, "peak": None, "gauge_version": None}
+    unknown: dict[str, Any] = {"standard_score": None, "score": None, "peak": None, "gauge_version": None}
     append_verdicts(store.log, camera.verdicts(60, **unknown) + camera.verdicts(60, light=0.6, **unknown))
     observe(store)
     assert len(store.state.buffer(LINE)) == 120

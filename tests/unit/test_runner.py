@@ -8,9 +8,8 @@ from time import monotonic
 
 import pytest
 
-from adapters.local.clock import SystemClock
 from core.adaptation.contract import Adapt, AdaptationInput, AdaptationOutcome
-from core.errors import SettingsError, Unavailable, UserError
+from core.errors import SettingsError, StoreBusy, Unavailable
 from core.messages import IMAGES, VERDICTS, AdaptationRequest, AlertKind, Decision, Verdict
 from streams.adaptation import request_adaptation
 from streams.alerts import alerts
@@ -207,8 +206,9 @@ def test_a_signal_stops_the_run_and_what_was_scored_is_archived(tmp_path: Path, 
 def test_two_runners_never_work_on_one_store(tmp_path: Path) -> None:
     with fitted(open_store(str(tmp_path / "plant"))) as store, Running(embedded(store, load, adapt)):
         eventually(lambda: (tmp_path / "plant" / "runner.lock").exists())
-        with open_store(str(tmp_path / "plant")) as same, pytest.raises(UserError, match="Another runner"):
-            eventually(lambda: embedded(same, load, adapt).run_until_idle() is not None)
+        eventually(lambda: (tmp_path / "plant" / "runner.lock").read_text() != "")
+        with open_store(str(tmp_path / "plant")) as same, pytest.raises(StoreBusy, match="Another runner"):
+            embedded(same, load, adapt).run_until_idle()
     embedded(fitted(open_store(str(tmp_path / "plant"))), load, adapt).run_until_idle()
 
 

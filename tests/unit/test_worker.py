@@ -1,6 +1,7 @@
 """The commit sequence, one failure path each: whatever fails is repeated in its place, and nothing twice."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +103,7 @@ def test_a_failed_commit_appends_nothing_twice(store: Store, clock: SetClock) ->
 
 
 def test_a_failed_checkpoint_is_repeated_before_the_commit(store: Store, clock: SetClock) -> None:
-    echo = Failing(Echo(), ["checkpoint"])
+    echo: Any = Failing(Echo(), ["checkpoint"])
     worker = Worker(echo, store.log, clock, 2)
     worker.step()
     assert isinstance(worker.error, Unavailable)
@@ -128,7 +129,7 @@ def test_a_worker_that_was_killed_before_its_commit_starts_at_the_last_one(store
 
 
 def test_pauses_double_up_to_ten_seconds(store: Store, clock: SetClock) -> None:
-    echo = Failing(Echo(), ["process"], times=1_000)
+    echo: Any = Failing(Echo(), ["process"], times=1_000)
     worker = Worker(echo, store.log, clock, 2)
     tries = []
     for _ in range(600):
@@ -137,7 +138,7 @@ def test_pauses_double_up_to_ten_seconds(store: Store, clock: SetClock) -> None:
         tries.append(before - echo.left)
         clock.advance(0.1)
     at = [index for index, tried in enumerate(tries) if tried]
-    gaps = [later - earlier for earlier, later in zip(at, at[1:], strict=False)]
+    gaps = [later - earlier for earlier, later in pairwise(at)]
     assert gaps == sorted(gaps)
     assert gaps[0] <= 2
     assert max(gaps) in (100, 101)

@@ -1,0 +1,140 @@
+"""The commands that need a gauge, from the first images of a line to a rollback."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from adapters.local.lock import only_runner
+from core.messages import ADAPTATIONS, AdaptationRequest, AlertKind, Reason
+from core.procedural import ProceduralLine, write_dataset
+from streams.alerts import alert
+from streams.bootstrap import open_store
+from tests.support.plants import LINE, SIDE, fitted_store, tiny_dataset
+from tests.support.shell import Shell
+
+FIT = ("--size", SIDE, "--device", "cpu", "--limit", 8)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    return fitted_store(tmp_path / "store")
+
+
+def test_a_fitted_gauge_tells_good_images_from_plain_defects(flowgauge: Shell, store: Path) -> None:
+    images = sorted(tiny_dataset().glob("test/*/*.png"))
+    done = flowgauge("score", LINE, *images, "--store", store, "--json")
+    assert done.code == 0
+    assert [each["image"] for each in done.json["images"]] == [str(image) for image in images]
+    decisions = {(Path(each["image"]).parent.name, each["decision"]) for each in done.json["images"]}
+    assert {("good", "pass"), ("stain", "reject")} <= decisions
+
+
+def test_a_score_is_shown_whole_where_no_terminal_is(flowgauge: Shell, store: Path) -> None:
+    images = sorted(tiny_dataset().glob("test/stain/*.png"))
+    shown = flowgauge("score", LINE, *images, "--store", store).out
+    assert all(str(image) in shown for image in images)
+    assert "above the threshold" in shown
+
+
+def test_snapshots_are_listed_shown_and_rolled_back_to(flowgauge: Shell, store: Path) -> None:
+    first = flowgauge("snapshots", "show", LINE, "--store", store, "--json").json
+    assert (first["line"], first["images"], first["preprocessing"]["size"]) == (LINE, 24, SIDE)
+    fitted = flowgauge("fit", tiny_dataset(), "--line", LINE, "--store", store, *FIT, "--json").json
+    assert fitted["images"] == 8
+    assert flowgauge("snapshots", "rollback", LINE, first["version"], "--store", store).code == 0
+    listed = flowgauge("snapshots", "list", "--line", LINE, "--store", store, "--json").json
+    assert [each["version"] for each in listed] == [first["version"], fitted["version"], first["version"]]
+    assert [each["active"] for each in listed] == [False, False, True]
+    shown = flowgauge("snapshots", "show", LINE, fitted["version"], "--store", store).out
+    assert fitted["version"] in shown
+    assert "patchflow" in shown
+
+
+def test_a_version_that_is_not_stored_is_a_mistake(flowgauge: Shell, store: Path) -> None:
+    for command in (("show", LINE, "nonsense"), ("rollback", LINE, "nonsense")):
+        done = flowgauge("snapshots", *command, "--store", store)
+        assert done.code == 2
+        assert "has no snapshot 'nonsense'" in done.err
+
+
+def test_a_line_without_a_gauge_makes_its_first_one_from_its_buffer(flowgauge: Shell, tmp_path: Path) -> None:
+    store, folder = tmp_path / "store", tiny_dataset() / "train" / "good"
+    first = flowgauge("run", folder, "--line", "new", "--store", store, "--once", "--json", "--device", "cpu")
+    messages = [json.loads(line) for line in first.out.splitlines()]
+    assert [m["decision"] for m in messages if m["topic"] == "verdicts"] == ["review"] * 24
+    assert [m["kind"] for m in messages if m["topic"] == "alerts"].count("no_gauge") == 1
+    fitted = flowgauge("fit", "--from-buffer", "--line", "new", "--store", store, *FIT, "--json")
+    assert fitted.code == 0
+    (line,) = flowgauge("lines", "list", "--store", store, "--json").json
+    assert (line["line"], line["gauge_version"], line["buffered"]) == ("new", fitted.json["version"], 24)
+
+
+def test_a_run_tells_a_person_what_it_rejects(flowgauge: Shell, store: Path) -> None:
+    done = flowgauge("run", tiny_dataset() / "test", "--line", LINE, "--store", store, "--once", "--device", "cpu")
+    assert done.code == 0
+    assert "reject  stain/" in done.out
+    assert "12 verdicts" in done.err
+    assert "0 dead letters" in done.err
+
+
+def test_a_folder_that_is_missing_cannot_be_run_over(flowgauge: Shell, store: Path) -> None:
+    done = flowgauge("run", "/nowhere", "--line", LINE, "--store", store, "--once")
+    assert done.code == 2
+    assert "/nowhere is no folder" in done.err
+
+
+def test_an_adaptation_without_images_is_refused_with_its_reason(flowgauge: Shell, store: Path) -> None:
+    done = flowgauge("adapt", "--line", LINE, "--store", store, "--device", "cpu", "--json")
+    assert done.code == 3
+    assert done.json["accepted"] is False
+    assert "holds 0 images that may teach" in done.json["message"]
+
+
+def test_nothing_can_be_approved_that_was_not_proposed(flowgauge: Shell, store: Path) -> None:
+    done = flowgauge("adapt", "--line", LINE, "--store", store, "--approve")
+    assert done.code == 2
+    assert f"No adaptation of line {LINE} is proposed" in done.err
+
+
+def test_a_proposal_is_shown_approved_and_then_no_longer_open(flowgauge: Shell, store: Path) -> None:
+    with open_store(str(store)) as plant:
+        plant.log.append([alert(LINE, AlertKind.ADAPTATION_PROPOSED, "drift", plant.clock.now(), "The light rose.")])
+    done = flowgauge("adapt", "--line", LINE, "--store", store, "--approve", "--device", "cpu")
+    assert done.code == 3
+    assert "The light rose." in done.err
+    assert "keeps its gauge" in done.out
+    assert flowgauge("adapt", "--line", LINE, "--store", store, "--approve").code == 2
+
+
+def test_a_request_is_left_to_a_runner_that_is_at_work(flowgauge: Shell, store: Path) -> None:
+    with only_runner(store / "runner.lock"):
+        done = flowgauge("adapt", "--line", LINE, "--store", store, "--device", "cpu")
+    assert (done.code, done.out) == (0, "")
+    assert "carries the request out" in done.err
+    with open_store(str(store)) as plant:
+        (record,) = plant.log.read(ADAPTATIONS, 0, 0, 9)
+    assert AdaptationRequest.decode(record.value).reason is Reason.PERSON
+
+
+def test_a_person_adapts_a_line_to_its_buffer(flowgauge: Shell, store: Path, tmp_path: Path) -> None:
+    write_dataset(ProceduralLine("cast-iron", seed=0, size=SIDE), tmp_path / "more", train=60, test_good=0, per_kind=0)
+    assert flowgauge("lines", "set", LINE, "policy=off", "--store", store).code == 0
+    streamed = flowgauge("run", tmp_path / "more", "--line", LINE, "--store", store, "--once", "--device", "cpu")
+    assert streamed.code == 0
+    done = flowgauge("adapt", "--line", LINE, "--store", store, "--device", "cpu", "--json")
+    active = [each for each in flowgauge("snapshots", "list", "--store", store, "--json").json if each["active"]]
+    assert done.code == (0 if done.json["accepted"] else 3)
+    assert active[0]["version"].startswith("adapted-") == done.json["accepted"]
+
+
+def test_an_evaluation_writes_its_figures(flowgauge: Shell, tmp_path: Path) -> None:
+    written = tmp_path / "figures.json"
+    done = flowgauge("evaluate", tiny_dataset(), *FIT, "--json", written)
+    assert done.code == 0
+    assert "image_auroc" in done.out
+    figures = json.loads(written.read_text())
+    (run,) = figures["runs"]
+    assert (run["fitted_images"], run["good_images"], run["defective_images"]) == (8, 6, 6)
+    assert figures["image_auroc_interval"][0] <= figures["image_auroc"] <= figures["image_auroc_interval"][1]
+    assert figures["speed_ratio"] == pytest.approx(figures["images_per_second"] / figures["backbone_images_per_second"])

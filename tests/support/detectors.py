@@ -1,0 +1,62 @@
+"""Detectors of every kind, small enough to be taught in a second, and features to teach them with."""
+
+import torch
+from torch import Tensor
+
+from core.detectors.base import Detector, FeatureShape, Lesson, joined
+from core.detectors.registry import DETECTORS, create
+
+SHAPE = FeatureShape(channels=(4, 6, 8), strides=(4, 8, 16), size=64)
+
+_QUICK = {"steps": 40, "batch": 64, "check_every": 20}
+CONFIGS = {
+    "rad": {"blocks": 2, "hidden": 16, "views": [{}, {"turns": 2}], "training": _QUICK},
+    "patchflow": {
+        "guide": {"hidden": 12, "inner": 8, "dimensions": 4, "epochs": 4},
+        "paintings": 1,
+        "training": _QUICK,
+        "top": 0.05,
+    },
+}
+assert set(CONFIGS) == set(DETECTORS), "every detector runs through the conformance suite"
+
+
+def small(name: str) -> Detector:
+    return create(name, CONFIGS[name], SHAPE)
+
+
+def features(images: int, seed: int, defect: bool = False) -> tuple[Tensor, ...]:
+    """Correlated noise; a defect adds a blob of other values around the middle."""
+    generator = torch.Generator().manual_seed(seed)
+    maps = []
+    for channels, stride in zip(SHAPE.channels, SHAPE.strides, strict=True):
+        side = SHAPE.size // stride
+        x = torch.randn(images, channels, side, side, generator=generator)
+        if defect:
+            x[:, :, side // 4 : side // 2, side // 4 : side // 2] += 4
+        maps.append(x)
+    return tuple(maps)
+
+
+def mask(images: int, detector: Detector) -> Tensor:
+    side = detector.grid[0]
+    share = torch.zeros(images, side, side)
+    share[:, side // 4 : side // 2, side // 4 : side // 2] = 1
+    return share
+
+
+def lesson(detector: Detector, images: int = 24) -> Lesson:
+    views = [detector.embed(features(images, seed=view)) for view in range(len(detector.teaching_views))]
+    return Lesson(
+        good=joined(views),
+        image=torch.arange(images).repeat(len(views)),
+        painted=detector.embed(features(images, seed=50, defect=True)),
+        painted_image=torch.arange(images),
+        mask=mask(images, detector),
+    )
+
+
+def taught(name: str, seed: int = 0) -> Detector:
+    detector = small(name)
+    detector.learn(lesson(detector), seed=seed, progress=lambda what, done, total: None)
+    return detector.eval()

@@ -1,0 +1,61 @@
+"""Small real gauges: the true backbone at a small size, a detector taught in seconds on a procedural line."""
+
+from datetime import UTC, datetime
+from functools import cache
+from io import BytesIO
+
+from PIL import Image
+
+from core.fitting import FitSettings, fit
+from core.gauge import Gauge
+from core.images import Picture, decode
+from core.preprocessing import Preprocessing
+from core.procedural import NOMINAL, Condition, ProceduralLine
+
+AT = datetime(2026, 3, 1, tzinfo=UTC)
+MATERIAL = "brushed-metal"
+SIZE = 96
+
+QUICK = {
+    "patchflow": {
+        "guide": {"hidden": 24, "inner": 16, "dimensions": 6, "epochs": 3},
+        "paintings": 2,
+        "training": {"steps": 80, "batch": 512, "learning_rate": 5e-3, "noise": 1.0, "check_every": 20},
+    },
+    "rad": {
+        "blocks": 2,
+        "hidden": 32,
+        "views": [{}, {"turns": 2}],
+        "training": {"steps": 60, "batch": 64, "check_every": 20},
+    },
+}
+
+
+def line() -> ProceduralLine:
+    return ProceduralLine(MATERIAL, seed=0, size=SIZE)
+
+
+def png(pixels: object) -> bytes:
+    file = BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")  # type: ignore[arg-type]
+    return file.getvalue()
+
+
+def goods(indices: range, condition: Condition = NOMINAL) -> list[Picture]:
+    return [decode(png(line().good(index, condition).pixels)) for index in indices]
+
+
+def defects(
+    indices: range, condition: Condition = NOMINAL, kinds: tuple[str, ...] = ("scratch", "pit", "stain")
+) -> list[Picture]:
+    return [decode(png(line().defect(index, kinds[index % len(kinds)], condition).pixels)) for index in indices]
+
+
+def settings(detector: str = "patchflow") -> FitSettings:
+    return FitSettings(detector=detector, config=QUICK[detector], preprocessing=Preprocessing(size=SIZE))
+
+
+@cache
+def gauge(detector: str = "patchflow") -> Gauge:
+    """Fitted to 36 good parts; shared by all tests, which is safe: a gauge never changes."""
+    return fit(goods(range(36)), line="press-3", settings=settings(detector), at=AT, seed=0)

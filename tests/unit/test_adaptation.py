@@ -1,0 +1,319 @@
+"""Laws of the adaptation's parts, and one whole adaptation on a line whose light has changed."""
+
+from collections.abc import Iterator
+from copy import deepcopy
+from dataclasses import replace
+from datetime import timedelta
+from functools import cache
+
+import numpy as np
+import pytest
+import torch
+from torch.func import grad
+
+from core.adaptation.adapt import AdaptSettings, adapt
+from core.adaptation.contract import AdaptationInput, AdaptationOutcome
+from core.adaptation.gate import GateSettings, Recent, judge_candidate
+from core.adaptation.inner_loop import InnerLoop, Teaching, adapted, descend, loss_of, parameters_of
+from core.adaptation.rejection import Rejection, suspect
+from core.adaptation.uncertainty import L2Rule, Uncertainty, Units
+from core.errors import UserError
+from core.flows.coupling import CouplingFlow
+from core.images import Picture
+from core.ports import Buffered
+from core.procedural import Condition
+from core.snapshot import load, save
+from core.thresholds import Rule
+from tests.support.gauges import AT, defects, gauge, goods
+
+DRIFTED = Condition(gain=0.8, contrast=0.85)
+
+
+@pytest.fixture
+def flow() -> CouplingFlow:
+    flow = CouplingFlow(6, blocks=3, hidden=10, clamp=1.2, seed=0).double()
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in flow.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64))
+    return flow
+
+
+def _tokens(rows: int, seed: int, shift: float = 0) -> torch.Tensor:
+    return torch.randn(rows, 6, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) + shift
+
+
+def test_first_order_maml_gradients_equal_those_of_a_plain_deep_copy(flow: CouplingFlow) -> None:
+    support, query, alpha = _tokens(50, 1, 1.0), _tokens(50, 2, 1.0), 0.03
+    loss, parameters = loss_of(flow), parameters_of(flow)
+    for _ in range(3):
+        parameters = descend(parameters, grad(loss)(parameters, support), alpha)
+    functional = grad(loss)(parameters, query)
+
+    copy = deepcopy(flow)
+    optimiser = torch.optim.SGD([p for p in copy.parameters() if p.requires_grad], lr=alpha)
+    for _ in range(3):
+        optimiser.zero_grad()
+        copy.nll(support).mean().backward()  # type: ignore[no-untyped-call]
+        optimiser.step()
+    optimiser.zero_grad()
+    copy.nll(query).mean().backward()  # type: ignore[no-untyped-call]
+    plain = {name: p.grad for name, p in copy.named_parameters() if p.requires_grad}
+    assert functional.keys() == plain.keys()
+    for name, gradient in functional.items():
+        torch.testing.assert_close(gradient, plain[name], rtol=1e-9, atol=1e-12)
+
+
+def test_the_inner_loop_lowers_the_loss_and_leaves_the_anchor_alone(flow: CouplingFlow) -> None:
+    before = {name: tensor.clone() for name, tensor in flow.state_dict().items()}
+    teaching = Teaching(_tokens(400, 1, 1.5), _tokens(200, 2, 1.5))
+    _, steps = adapted(flow, teaching, InnerLoop(batch=128), seed=0)
+    assert steps[-1].validation_loss < steps[0].validation_loss - 0.1
+    assert all(torch.equal(tensor, before[name]) for name, tensor in flow.state_dict().items())
+    assert all(p.grad is None for p in flow.parameters())
+
+
+class _Scaled(CouplingFlow):
+    """The same flow whose loss is told in other units."""
+
+    factor: float = 1.0
+
+    def nll_of(self, z_ND: torch.Tensor, log_det_N: torch.Tensor) -> torch.Tensor:
+        return self.factor * super().nll_of(z_ND, log_det_N)
+
+
+def test_another_unit_of_the_loss_changes_no_parameter(flow: CouplingFlow) -> None:
+    teaching = Teaching(_tokens(400, 1, 1.5), _tokens(200, 2, 1.5))
+    results = []
+    for factor in (1.0, 1000.0):
+        scaled = _Scaled(6, blocks=3, hidden=10, clamp=1.2, seed=0).double()
+        scaled.load_state_dict(flow.state_dict())
+        scaled.factor = factor
+        results.append(adapted(scaled, teaching, InnerLoop(batch=128), seed=0))
+    (small, small_steps), (large, large_steps) = results
+    for name in small:
+        torch.testing.assert_close(small[name], large[name], rtol=1e-6, atol=1e-9)
+    assert [s.l2 for s in small_steps] == pytest.approx([s.l2 for s in large_steps], rel=1e-6)
+
+
+def test_a_stronger_penalty_stays_closer_to_the_anchor(flow: CouplingFlow) -> None:
+    teaching = Teaching(_tokens(400, 1, 1.5), _tokens(200, 2, 1.5))
+    distances = []
+    for l2 in (0.0, 10.0):
+        parameters, _ = adapted(flow, teaching, InnerLoop(batch=128, l2=L2Rule(lowest=l2, highest=l2 + 1e-9)), seed=0)
+        anchor = parameters_of(flow)
+        distances.append(sum(float((parameters[name] - anchor[name]).square().sum()) for name in anchor))
+    assert distances[1] < 0.3 * distances[0]
+
+
+def test_lambda_grows_with_the_determinant_between_its_bounds() -> None:
+    rule = L2Rule(lowest=0.1, highest=2)
+    values = [rule.l2(determinant) for determinant in (0, 0.1, 1, 10, 1e9)]
+    assert values == sorted(values)
+    assert values[0] == pytest.approx(0.1)
+    assert values[2] == pytest.approx((0.1 + 2) / 2)
+    assert values[-1] == pytest.approx(2)
+
+
+def test_the_determinant_is_that_of_the_windows_covariance() -> None:
+    losses = np.random.default_rng(0).normal(5, 2, (12, 2))
+    units = Units(mean=np.array([5.0, 5.0]), deviation=np.array([2.0, 2.0]))
+    uncertainty = Uncertainty(units, window=6)
+    seen = [uncertainty.observe(train, validation) for train, validation in losses]
+    assert seen[:2] == [0, 0]
+    assert seen[-1] == pytest.approx(float(np.linalg.det(np.cov((losses[-6:] - 5) / 2, rowvar=False))))
+
+
+def test_losses_that_scatter_more_are_more_uncertain() -> None:
+    rng = np.random.default_rng(0)
+    units = Units(mean=np.zeros(2), deviation=np.ones(2))
+    determinants = []
+    for spread in (0.1, 1.0):
+        uncertainty = Uncertainty(units, window=8)
+        determinants.append([uncertainty.observe(*(spread * rng.normal(size=2))) for _ in range(8)][-1])
+    assert determinants[0] < determinants[1]
+
+
+def _scores_and_patches() -> tuple[np.ndarray, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    nll = torch.randn(40, 100, generator=generator)
+    nll[:6, :5] += 12
+    return nll.topk(3, dim=1)[0].mean(dim=1).double().numpy(), nll
+
+
+def test_images_that_stand_out_are_suspects_and_teach_nothing() -> None:
+    scores, nll = _scores_and_patches()
+    suspicion = suspect(scores, nll, Rejection(), default_k=8)
+    assert not suspicion.kept[:6].any()
+    assert suspicion.kept[6:].all()
+    assert not suspicion.patches[:6].any()
+
+
+def test_patches_that_stand_out_do_not_teach_in_images_that_do() -> None:
+    scores, nll = _scores_and_patches()
+    suspicion = suspect(scores, nll, Rejection(images=False), default_k=8)
+    assert suspicion.kept.all()
+    assert not suspicion.patches[:6, :5].any()
+    assert suspicion.patches[6:].float().mean() > 0.99
+    assert 0 < suspicion.patch_share_rejected < 0.02
+
+
+def test_without_rules_everything_teaches() -> None:
+    scores, nll = _scores_and_patches()
+    suspicion = suspect(scores, nll, Rejection(images=False, patches=False), default_k=8)
+    assert suspicion.kept.all()
+    assert suspicion.patches.all()
+
+
+@pytest.mark.parametrize("rule", list(Rule))
+def test_both_rules_reject_images(rule: Rule) -> None:
+    scores, nll = _scores_and_patches()
+    suspicion = suspect(scores, nll, Rejection(image_rule=rule, image_k=6), default_k=1)
+    assert not suspicion.kept[:6].any()
+
+
+def _buffered(pictures: list[Picture]) -> list[tuple[Buffered, Picture]]:
+    return [
+        (Buffered(f"image-{i}", f"uri-{i}", picture.sha256, AT + timedelta(seconds=i), None, "pass", ""), picture)
+        for i, picture in enumerate(pictures)
+    ]
+
+
+def _dirty_buffer() -> list[Picture]:
+    """A tenth defects, spread over the buffer."""
+    pictures = goods(range(100, 145), DRIFTED)
+    for place, picture in zip((3, 12, 21, 30, 42), defects(range(200, 205), DRIFTED), strict=True):
+        pictures.insert(place, picture)
+    return pictures
+
+
+DEFECTIVE = {"image-3", "image-12", "image-21", "image-30", "image-42"}
+
+
+def _given(detector: str = "patchflow") -> AdaptationInput:
+    return AdaptationInput(
+        line="press-3",
+        version="adapted-1",
+        at=AT,
+        anchor=gauge(detector),
+        parent=gauge(detector),
+        buffered=_buffered(_dirty_buffer()),
+        golden_good=goods(range(300, 304)),
+        golden_defect=defects(range(300, 306), DRIFTED),
+        seed=7,
+        progress=lambda what, share: None,
+    )
+
+
+@cache
+def _outcome(detector: str = "patchflow") -> AdaptationOutcome:
+    return adapt(_given(detector))
+
+
+@pytest.fixture(params=["patchflow", "rad"])
+def outcome(request: pytest.FixtureRequest) -> Iterator[AdaptationOutcome]:
+    before = save(gauge(str(request.param)))
+    yield _outcome(str(request.param))
+    assert save(gauge(str(request.param))) == before, "the anchor was touched"
+
+
+def test_a_candidate_is_a_gauge_with_its_history(outcome: AdaptationOutcome) -> None:
+    facts = load(outcome.manifest, outcome.weights).manifest
+    assert (facts.version, facts.anchor, facts.parent) == ("adapted-1", facts.parent, facts.anchor)
+    assert facts.adaptation == outcome.trace
+    assert facts.gate == outcome.gate
+    assert facts.backbone == gauge().manifest.backbone
+
+
+def test_only_the_flows_parameters_change() -> None:
+    anchor, candidate = gauge(), load(_outcome().manifest, _outcome().weights)
+    changed = {
+        name
+        for name, tensor in candidate.detector.state_dict().items()
+        if not torch.equal(tensor, anchor.detector.state_dict()[name])
+    }
+    assert changed
+    assert all(name.startswith("flow.") for name in changed)
+
+
+def test_drifted_good_parts_score_lower_after_the_adaptation() -> None:
+    fresh = goods(range(400, 416), DRIFTED)
+    candidate = load(_outcome().manifest, _outcome().weights)
+    before = np.mean([j.score - gauge().manifest.threshold.value for j in gauge().judge(fresh)])
+    after = np.mean([j.score - candidate.manifest.threshold.value for j in candidate.judge(fresh)])
+    assert after < before
+
+
+def test_defects_still_stand_out_after_the_adaptation() -> None:
+    candidate = load(_outcome().manifest, _outcome().weights)
+    good = [j.score for j in candidate.judge(goods(range(400, 416), DRIFTED))]
+    bad = [j.score for j in candidate.judge(defects(range(400, 416), DRIFTED))]
+    assert sum(b > g for b in bad for g in good) / 256 > 0.75
+
+
+def test_the_trace_tells_losses_uncertainty_and_rejections(outcome: AdaptationOutcome) -> None:
+    trace = outcome.trace
+    assert trace.buffered == 50
+    assert trace.taught == trace.rounds[-1].kept
+    assert trace.rounds[-1].kept + len(trace.rounds[-1].rejected) == 40
+    assert all(step.l2 > 0 and step.det_covariance >= 0 for step in trace.steps)
+    assert {step.round for step in trace.steps} >= {1}
+
+
+def test_defects_are_rejected_more_often_than_good_parts() -> None:
+    rejected = set(_outcome().trace.rounds[-1].rejected)
+    of_defects = len(rejected & DEFECTIVE) / 4  # at least one of the five is the gate's
+    of_goods = len(rejected - DEFECTIVE) / 36
+    assert of_defects > of_goods
+
+
+def test_the_same_request_makes_the_same_candidate() -> None:
+    again = adapt(_given())
+    assert (again.manifest, again.weights) == (_outcome().manifest, _outcome().weights)
+
+
+def test_the_gate_answers_every_question(outcome: AdaptationOutcome) -> None:
+    names = [check.name for check in outcome.gate.checks]
+    assert names == [
+        "finite losses and scores",
+        "sensitivity to painted defects",
+        "alarms on recent images",
+        "share of the buffer rejected",
+        "shift of recent scores",
+        "golden set's defects caught",
+        "alarms on the golden set's good images",
+    ]
+    assert outcome.gate.checks[-1].limit is None
+
+
+@pytest.mark.parametrize(
+    ("strict", "name"),
+    [
+        ({"most_rejected": 0.0}, "share of the buffer rejected"),
+        ({"most_shift": 1e-9}, "shift of recent scores"),
+    ],
+)
+def test_a_candidate_that_fails_a_check_is_refused_with_the_reason(strict: dict[str, float], name: str) -> None:
+    outcome = adapt(_given(), AdaptSettings(gate=GateSettings(**strict)))
+    failed = [check.name for check in outcome.gate.checks if not check.passed]
+    assert name in failed
+    assert not outcome.accepted
+    assert len(outcome.gate.refusals) == len(failed)
+
+
+def test_a_candidate_that_accepts_everything_is_refused() -> None:
+    """What a poisoned buffer would do: a threshold above every defect."""
+    anchor = gauge()
+    blunt = deepcopy(anchor)
+    limit = anchor.manifest.threshold.model_copy(update={"value": 1e6, "low": 1e6, "high": 1e6})
+    blunt.manifest = anchor.manifest.model_copy(update={"threshold": limit})
+    recent = Recent(blunt, anchor, goods(range(500, 512)), seed=0, copies=2)
+    report = judge_candidate(recent, _outcome().trace, [], defects(range(500, 506)), GateSettings())
+    failed = {check.name for check in report.checks if not check.passed}
+    assert failed >= {"sensitivity to painted defects", "golden set's defects caught"}
+
+
+def test_a_buffer_too_small_to_split_is_refused() -> None:
+    with pytest.raises(UserError, match="too few"):
+        adapt(replace(_given(), buffered=_buffered(goods(range(100, 104)))))

@@ -1,0 +1,138 @@
+import json
+
+import pytest
+import torch
+
+from core.errors import SnapshotCorrupt, SnapshotTooNew
+from core.gauge import Gauge, decide, judge_each
+from core.manifest import Range
+from core.messages import Decision, Statistics
+from core.snapshot import Snapshot, load, read_manifest, save
+from tests.support.gauges import defects, gauge, goods
+
+
+@pytest.fixture(params=["patchflow", "rad"])
+def fitted(request: pytest.FixtureRequest) -> Gauge:
+    return gauge(str(request.param))
+
+
+@pytest.fixture
+def snapshot() -> Snapshot:
+    return save(gauge())
+
+
+def test_a_loaded_gauge_judges_bit_for_bit_as_the_saved_one(fitted: Gauge) -> None:
+    stored = save(fitted)
+    again = load(stored.manifest, stored.weights, sha256=stored.sha256)
+    pictures = goods(range(40, 44)) + defects(range(40, 44))
+    for ours, theirs in zip(again.judge(pictures), fitted.judge(pictures), strict=True):
+        assert ours.score == theirs.score
+        assert ours.decision == theirs.decision
+        assert (ours.anomaly_map == theirs.anomaly_map).all()
+
+
+def test_saving_a_loaded_gauge_gives_the_same_bytes(snapshot: Snapshot) -> None:
+    again = save(load(snapshot.manifest, snapshot.weights))
+    assert again == snapshot
+
+
+def test_the_manifest_names_what_a_verdict_depends_on(snapshot: Snapshot) -> None:
+    facts = json.loads(snapshot.manifest)
+    assert facts["backbone"]["sha256"]
+    assert facts["preprocessing"]["sixteen_bit"]
+    assert facts["detector"]["config"]["guide"]["dimensions"] == 6
+    assert facts["threshold"]["low"] <= facts["threshold"]["value"] <= facts["threshold"]["high"]
+    assert facts["anchor"] == facts["version"]
+    assert facts["software"].startswith("flowgauge ")
+
+
+@pytest.mark.parametrize("place", [0, 100, -1])
+def test_one_flipped_bit_in_the_weights_is_refused(snapshot: Snapshot, place: int) -> None:
+    broken = bytearray(snapshot.weights)
+    broken[place] ^= 1
+    with pytest.raises(SnapshotCorrupt, match="do not match"):
+        load(snapshot.manifest, bytes(broken))
+
+
+def test_a_changed_manifest_is_refused_where_its_hash_is_known(snapshot: Snapshot) -> None:
+    changed = snapshot.manifest.replace(b'"press-3"', b'"press-4"')
+    assert changed != snapshot.manifest
+    with pytest.raises(SnapshotCorrupt, match="announced"):
+        load(changed, snapshot.weights, sha256=snapshot.sha256)
+
+
+def test_a_newer_schema_is_refused_with_what_to_do(snapshot: Snapshot) -> None:
+    facts = json.loads(snapshot.manifest) | {"schema_version": 99}
+    with pytest.raises(SnapshotTooNew, match="Upgrade"):
+        load(json.dumps(facts).encode(), snapshot.weights)
+
+
+@pytest.mark.parametrize(
+    "manifest", [b"", b"no json", b"[]", b"{}", b'{"schema_version": 1}', b'{"schema_version": "x"}']
+)
+def test_what_is_no_manifest_is_refused(manifest: bytes) -> None:
+    with pytest.raises((SnapshotCorrupt, SnapshotTooNew)):
+        read_manifest(manifest)
+
+
+def test_a_judgement_does_not_depend_on_its_neighbours() -> None:
+    pictures = goods(range(40, 42)) + defects(range(3))
+    together = gauge().judge(pictures)
+    for picture, judgement in zip(pictures, together, strict=True):
+        assert gauge().judge([picture])[0].score == pytest.approx(judgement.score, rel=1e-4)
+
+
+def test_gauges_of_many_lines_share_a_batch_and_keep_their_own_scores() -> None:
+    pictures = goods(range(40, 44))
+    pairs = [(gauge("patchflow" if i % 2 else "rad"), picture) for i, picture in enumerate(pictures)]
+    for (own, picture), judgement in zip(pairs, judge_each(pairs), strict=True):
+        assert judgement.score == pytest.approx(own.judge([picture])[0].score, rel=1e-4)
+
+
+def test_defects_score_higher_than_good_parts(fitted: Gauge) -> None:
+    good = [judgement.score for judgement in fitted.judge(goods(range(40, 56)))]
+    bad = [judgement.score for judgement in fitted.judge(defects(range(40, 56)))]
+    wins = sum(b > g for b in bad for g in good) / len(bad) / len(good)
+    assert wins > 0.75
+
+
+def test_a_score_inside_the_interval_is_for_review() -> None:
+    facts = gauge().manifest
+    ordinary = _ordinary()
+    assert decide(facts, facts.threshold.value, ordinary)[0] is Decision.REVIEW
+    assert decide(facts, facts.threshold.high + 1e-6, ordinary)[0] is Decision.REJECT
+    assert decide(facts, facts.threshold.low - 1e-6, ordinary) == (Decision.PASS, ())
+
+
+def test_light_outside_the_calibrated_range_is_for_review_whatever_the_score() -> None:
+    facts = gauge().manifest
+    bright = _ordinary().model_copy(update={"brightness": facts.ranges.brightness.high + 0.01})
+    decision, reasons = decide(facts, facts.threshold.high + 9, bright)
+    assert decision is Decision.REVIEW
+    assert reasons[0].startswith("brightness")
+
+
+def _ordinary() -> Statistics:
+    ranges = gauge().manifest.ranges
+
+    def middle(bounds: Range) -> float:
+        return (bounds.low + bounds.high) / 2
+
+    return Statistics(
+        brightness=middle(ranges.brightness), contrast=middle(ranges.contrast), focus=middle(ranges.focus)
+    )
+
+
+def test_the_peak_and_the_regions_lie_on_the_picture() -> None:
+    for picture in defects(range(4)):
+        judgement = gauge().judge([picture])[0]
+        assert 0 <= judgement.peak[0] <= 1
+        assert 0 <= judgement.peak[1] <= 1
+        width, height = picture.size
+        assert all(0 <= r.left < r.right <= width and 0 <= r.top < r.bottom <= height for r in judgement.regions)
+
+
+def test_the_gradients_of_maps_leave_no_trace() -> None:
+    assert torch.is_grad_enabled()
+    gauge("rad").judge(goods(range(1)))
+    assert all(p.grad is None for p in gauge("rad").detector.parameters())
