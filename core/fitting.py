@@ -33,6 +33,10 @@ MINIMUM_IMAGES = 8
 class FitSettings(Part):
     """How a gauge is made. `config` are options of the detector's own; `k` is that of T = Q3 + k * IQR.
 
+    With `refine` r > 0, images that nobody has called good may teach: up to r times, those whose cross-fitted score
+    lies above median + `clean_half_k` * (median - Q1) are left out and the rest is fitted anew (2503.01569). That rule
+    then also sets the threshold: quartiles above the median may be the defects'.
+
     The preprocessing's mean and standard deviation are always the backbone's.
     """
 
@@ -43,6 +47,12 @@ class FitSettings(Part):
     folds: int = Field(2, ge=2, le=10)
     rule: Rule = Rule.IQR
     k: float = Field(1.5, gt=0)
+    refine: int = Field(0, ge=0)
+    clean_half_k: float = Field(5.0, gt=0)
+
+    @property
+    def threshold_rule(self) -> tuple[Rule, float]:
+        return (Rule.ONE_SIDED, self.clean_half_k) if self.refine else (self.rule, self.k)
 
 
 def fit(
@@ -69,9 +79,10 @@ def fit(
     teacher = Teacher(settings, backbone.shape(preprocessing.size), seed, progress)
     embedder = Embedder(backbone, preprocessing, teacher.untaught())
     lesson = embedder.lesson(preprocessing.squares(pictures), seed=seed, progress=progress)
-    held_out = teacher.cross_fitted(lesson, folds)
-    detector = teacher.taught(lesson, "all images")
+    held_out, suspects = teacher.refined(lesson, folds)
+    detector = teacher.taught(lesson.without(suspects), "all images")
     scores = held_out.image.double().numpy()
+    rule, k = settings.threshold_rule
     manifest = Manifest(
         line=line,
         version=_UNNAMED,
@@ -80,11 +91,11 @@ def fit(
         created_at=at,
         software=f"flowgauge {installed_version('flowgauge')}",
         seed=seed,
-        images=len(pictures),
+        images=len(pictures) - len(suspects),
         backbone=backbone.spec,
         preprocessing=preprocessing,
         detector=DetectorSpec(name=settings.detector, config=detector.config.model_dump(mode="json")),
-        threshold=Threshold.from_folds(scores, folds, rule=settings.rule, k=settings.k, seed=seed, groups=groups),
+        threshold=Threshold.from_folds(scores, folds, rule=rule, k=k, seed=seed, groups=groups),
         calibration=Calibration.of(scores),
         map_scale=map_scale(held_out.maps),
         ranges=ranges_of([statistics(picture) for picture in pictures]),
@@ -136,13 +147,28 @@ class Teacher:
         )
         return detector.eval()
 
-    def cross_fitted(self, lesson: Lesson, folds: NDArray[np.intp]) -> Scores:
-        """The score and map of each plain image by a detector that was taught with the other folds' images."""
+    def refined(self, lesson: Lesson, folds: NDArray[np.intp]) -> tuple[Scores, Tensor]:
+        """Cross-fitted scores, and the numbers of the images that should not teach."""
+        suspects = torch.empty(0, dtype=torch.long)
+        scores = self.cross_fitted(lesson, folds, suspects)
+        for _ in range(self.settings.refine):
+            values = scores.image.double().numpy()
+            limit = cut(values, *self.settings.threshold_rule)
+            before, suspects = suspects, torch.from_numpy(np.flatnonzero(values > limit))
+            if torch.equal(before, suspects):
+                break
+            scores = self.cross_fitted(lesson, folds, suspects)
+        return scores, suspects
+
+    def cross_fitted(self, lesson: Lesson, folds: NDArray[np.intp], suspects: Tensor) -> Scores:
+        """The score and map of each plain image by a detector that was taught with the other folds' images, less the
+        suspects among them.
+        """
         parts, order = [], []
         count = int(folds.max()) + 1
         for fold in range(count):
             held_out = torch.from_numpy(np.flatnonzero(folds == fold))
-            detector = self.taught(lesson.without(held_out), f"fold {fold + 1} of {count}")
+            detector = self.taught(lesson.without(torch.cat([held_out, suspects])), f"fold {fold + 1} of {count}")
             parts.append(plain_scores(detector, lesson, len(folds), held_out))
             order.append(held_out)
         place = torch.argsort(torch.cat(order))

@@ -19,7 +19,6 @@ from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import PREFIXES as TIFF_MAGICS
 from PIL.TiffImagePlugin import TiffImageFile
-from scipy import ndimage
 
 from core.errors import UnreadableImage
 from core.messages import Statistics
@@ -119,15 +118,27 @@ def decode(
 def statistics(picture: Picture) -> Statistics:
     """How the picture was taken; all numbers are finite, on a flat picture too."""
     gray = Image.fromarray(picture.pixels).convert("L")
-    values = np.asarray(gray, np.float32) / np.float32(255)
-    variance = float(values.var(dtype=np.float64))
-    edges = float(ndimage.laplace(values).var(dtype=np.float64))
+    values = np.asarray(gray, np.int16)
+    variance = _variance(values) / 255**2
+    edges = _variance(_laplacian(values)) / 255**2
     return Statistics(
-        brightness=float(values.mean(dtype=np.float64)),
+        brightness=float(values.mean(dtype=np.float64)) / 255,
         contrast=variance**0.5,
         focus=float(np.log((edges + _FLAT) / (variance + _FLAT))),
         fingerprint=_difference_hash(gray),
     )
+
+
+def _laplacian(values: NDArray[np.int16]) -> NDArray[np.int16]:
+    """Exact in integers and quicker than a general filter; without the border, which lacks neighbours."""
+    inner = values[1:-1, 1:-1]
+    return values[:-2, 1:-1] + values[2:, 1:-1] + values[1:-1, :-2] + values[1:-1, 2:] - 4 * inner
+
+
+def _variance(values: NDArray[np.int16]) -> float:
+    flat = values.ravel().astype(np.float32)
+    mean = float(flat.mean(dtype=np.float64))
+    return max(float(np.dot(flat, flat)) / flat.size - mean**2, 0.0)
 
 
 def hamming(fingerprint_a: str, fingerprint_b: str) -> int:

@@ -28,7 +28,7 @@ class LineSettings(Message):
     duplicate_distance: int = Field(2, ge=0, le=64, description="fingerprints this many bits apart look alike")
 
     cool_down_seconds: float = Field(600, ge=0, description="no two adaptations of one line begin closer than this")
-    settle_images: int = Field(32, ge=1, description="images of the changed line to see before it teaches")
+    settle_images: int = Field(64, ge=1, description="images of the changed line to see before it teaches")
     adapt_every: int | None = Field(None, ge=1, description="images after which to adapt without any drift")
 
     alert_window_seconds: float = Field(60, gt=0, description="alerts of one kind within it become one with a count")

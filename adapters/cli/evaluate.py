@@ -21,6 +21,7 @@ def evaluate(
     backbone: options.Backbone = None,
     size: options.Size = None,
     aspect: options.AspectOption = options.Aspect.SQUASH,
+    refine: options.Refine = False,
     splits: Annotated[
         Path | None, typer.Option(help="JSON: which images teach and which judge, by seed and noise.", metavar="FILE")
     ] = None,
@@ -50,7 +51,7 @@ def evaluate(
     from adapters.cli.model import Model
 
     _check_place(json)
-    model = Model(detector, weights, backbone, size, aspect)
+    model = Model(detector, weights, backbone, size, aspect, refine)
     with bars() as report:
         trials = chosen_trials(dataset, splits, _seeds(seed), noise, limit)
         found = evaluation(dataset.resolve().name, trials, model, groups, device, report)

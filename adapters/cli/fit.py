@@ -27,6 +27,7 @@ def fit(
     backbone: options.Backbone = None,
     size: options.Size = None,
     aspect: options.AspectOption = options.Aspect.SQUASH,
+    refine: options.Refine = False,
     groups: options.Groups = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Use at most so many images.")] = None,
     seed: Annotated[int, typer.Option(help="Same images, settings and seed give the same gauge.")] = 0,
@@ -37,7 +38,7 @@ def fit(
 
     Flowgauge learns what good looks like, and sets the threshold on images
     that the model did not see. The gauge is the line's anchor from now on:
-    every adaptation starts from it.
+    every adaptation starts from it. From the buffer, suspects never teach.
 
     \b
     flowgauge fit ./good --line press-3 --store ./plant
@@ -52,7 +53,7 @@ def fit(
     from streams.bootstrap import open_store
     from streams.snapshots import SnapshotFiles, publish_snapshot
 
-    settings = Model(detector, weights, backbone, size, aspect).settings()
+    settings = Model(detector, weights, backbone, size, aspect, refine or from_buffer).settings()
     with open_store(store) as plant, bars() as report:
         good = gather(
             plant, line_name(line), dataset, from_buffer=from_buffer, groups=groups, limit=limit, report=report

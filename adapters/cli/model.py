@@ -28,11 +28,14 @@ class Model:
     backbone: str | None
     size: int | None
     aspect: Aspect
+    refine: bool = False
 
     def settings(self) -> FitSettings:
         """Raises `SettingsError` for what cannot be had."""
         fields = {"detector": self.detector} if self.detector else {}
-        return FitSettings(backbone=self._backbone(), preprocessing=self._preprocessing(), **fields)
+        return FitSettings(
+            backbone=self._backbone(), preprocessing=self._preprocessing(), refine=2 * self.refine, **fields
+        )
 
     def _backbone(self) -> BackboneSpec:
         if self.weights is not None:

@@ -31,6 +31,10 @@ DeviceOption = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts instead of a table.")]
 
 Detector = Annotated[str | None, typer.Option(help="patchflow (default) or rad.")]
+Refine = Annotated[
+    bool,
+    typer.Option("--refine", help="Leave out images that look suspect: for images that nobody has called good."),
+]
 Weights = Annotated[
     Path | None, typer.Option(help="Backbone weights: a .safetensors or .pth file of a timm model.", metavar="FILE")
 ]

@@ -14,7 +14,7 @@ from adapters.cli.model import Model, loading, torch_device
 from adapters.cli.options import Aspect, Device
 from adapters.cli.recording import recorded_script
 from adapters.cli.screen import Screen
-from adapters.cli.script import Act, Script, procedural_script
+from adapters.cli.script import SETTLE, Act, Script, procedural_script
 from adapters.cli.stage import BATCH, LineClock, Stage
 from adapters.report.figures import phase_figures, rejection
 from adapters.report.headline import headline
@@ -29,6 +29,7 @@ from core.images import decode
 from core.messages import ALERTS, VERDICTS, Alert, Verdict
 from core.snapshot import save
 from streams.bootstrap import embedded, open_store
+from streams.lines import set_line
 from streams.snapshots import SnapshotFiles, publish_snapshot
 from streams.store import Store
 from streams.worker import Step
@@ -60,6 +61,7 @@ def perform(script: Script, folder: DemoFolder, cast: Cast, command: str, consol
     clock = LineClock()
     with open_store(str(folder.store), clock) as store, Screen(console, len(script.shots)) as screen:
         gauge, facts = _fitted(script, store, cast, screen)
+        set_line(store.objects, script.line, settle_images=SETTLE)
         watch = Watch(adapt, screen)
         runner = embedded(store, loading(cast.device), watch, batch=BATCH, observer=lambda step: _show(step, screen))
         stage = Stage(store, clock, runner, gauge)

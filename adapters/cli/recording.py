@@ -49,7 +49,7 @@ def recorded_script(data: Path, phases: Path, seed: int, groups: Mapping[str, st
     fit = tuple(shot(name, Truth.GOOD, True) for name in run.fit)
     acts = (_recorded_act(phase, shot) for phase in run.phases)
     shuffled = tuple(_shuffled(act, np.random.default_rng([seed, index])) for index, act in enumerate(acts))
-    return Script(_line_name(data), data.resolve().name, seed, fit, shuffled)
+    return Script(_line_name(data), data.resolve().name, seed, fit, shuffled, scheduled=True)
 
 
 def _recording(path: Path) -> Recording:

@@ -13,7 +13,14 @@ from core.procedural.defects import DEFECTS
 from core.procedural.light import Condition
 from core.procedural.line import MATERIALS, ProceduralLine, Sample
 
-FITTED, TEACHING, JUDGING = 96, 64, 24
+FITTED, TEACHING, JUDGING = 96, 80, 32
+RAMP = 16
+"""Images of a phase over which the drift goes on; then the line stays as it is, and can be learned."""
+
+SETTLE = 44
+"""Images of the changed line before it teaches: with those that the alarm took, enough for a buffer's minimum, and
+few enough for a phase."""
+
 DEFECT_SHARE = 0.15
 """Of the images that may teach: several times what a line should show, so that rejection has work to do."""
 
@@ -21,7 +28,6 @@ DRIFT = (
     ("steady", 0.0, 0.0),
     ("drifting", 0.0, 0.5),
     ("drifted", 0.5, 0.5),
-    ("further", 0.5, 0.9),
 )
 """Phases of the procedural line: name, and how far it has drifted at its start and at its end, 0 to 1."""
 
@@ -52,13 +58,17 @@ class Act:
 
 @dataclass(frozen=True)
 class Script:
-    """`fit` are good images for the first gauge; the acts follow each other without a pause."""
+    """`fit` are good images for the first gauge; the acts follow each other without a pause.
+
+    `scheduled`: a phase in which no adaptation was decided, for or against, ends its buffer with one on schedule.
+    """
 
     line: str
     source: str
     seed: int
     fit: tuple[Shot, ...]
     acts: tuple[Act, ...]
+    scheduled: bool = False
 
     @property
     def shots(self) -> tuple[Shot, ...]:
@@ -82,10 +92,10 @@ def procedural_script(material: str, seed: int, size: int = 256) -> Script:
 
 
 def _act(line: ProceduralLine, name: str, start: float, end: float, first: int) -> Act:
-    """Parts `first` and following; the drift goes on while they teach, and rests while they are judged."""
+    """Parts `first` and following."""
     rng = np.random.default_rng([line.seed, first])
     spoilt = set(rng.choice(TEACHING, round(DEFECT_SHARE * TEACHING), replace=False).tolist())
-    amounts = np.linspace(start, end, TEACHING)
+    amounts = np.interp(np.arange(TEACHING), (0, RAMP), (start, end))
     teaching = [
         _shot(line, name, first + index, Condition.drifted(float(amount)), index in spoilt, True)
         for index, amount in enumerate(amounts)

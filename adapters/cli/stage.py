@@ -2,12 +2,14 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
+from uuid import NAMESPACE_URL, uuid5
 
 from adapters.cli.script import Act, Script, Shot
 from adapters.report.story import Call
 from core.images import decode
 from core.judgement import Judge
-from core.messages import Event
+from core.messages import AdaptationRequest, Event, Reason
+from streams.adaptation import audits, request_adaptation
 from streams.events import image_record
 from streams.runner import Runner
 from streams.store import Store
@@ -50,9 +52,30 @@ class Stage:
         """
         for act in script.acts:
             on_act(act)
-            for shots in (*_batches(act.teaching), *_batches(act.judging)):
-                self._send(script.line, shots)
-                self._runner.run_until_idle()
+            start, decided = self._clock.now(), len(audits(self._store, script.line))
+            self._stream(script.line, act.teaching)
+            if script.scheduled and len(audits(self._store, script.line)) == decided:
+                self._adapt_on_schedule(script.line, start)
+            self._stream(script.line, act.judging)
+
+    def _stream(self, line: str, shots: Sequence[Shot]) -> None:
+        for batch in _batches(shots):
+            self._send(line, batch)
+            self._runner.run_until_idle()
+
+    def _adapt_on_schedule(self, line: str, since: datetime) -> None:
+        """Never where a gate has decided: asked again on the same images, it would sooner or later agree."""
+        now = self._clock.now()
+        request = AdaptationRequest(
+            request_id=uuid5(NAMESPACE_URL, f"adaptation:{line}:{Reason.SCHEDULE}:{now.isoformat()}"),
+            line=line,
+            reason=Reason.SCHEDULE,
+            requested_at=now,
+            requested_by="flowgauge demo",
+            since=since,
+        )
+        request_adaptation(self._store, request)
+        self._runner.run_until_idle()
 
     def _send(self, line: str, shots: Sequence[Shot]) -> None:
         images = [shot.read() for shot in shots]

@@ -11,6 +11,7 @@ from adapters.report.wording import plural, short, significant
 from core.adaptation.trace import Check, Step
 
 WIDTH, HEIGHT = 340.0, 176.0
+_FEW = 40  # steps whose dots do not touch
 LEFT, RIGHT, TOP, BOTTOM = 52.0, WIDTH - 12.0, 30.0, HEIGHT - 26.0
 
 
@@ -42,9 +43,9 @@ def _learned(adaptation: Adaptation) -> str:
     trace, kept_out = adaptation.report.trace, rejection(adaptation)
     patches = trace.rounds[-1].patch_share_rejected if trace.rounds else 0.0
     return (
-        f"Of {plural(trace.buffered, 'buffered image')}, {trace.taught} taught and {kept_out.rejected} were kept out "
-        f"in {plural(len(trace.rounds), 'round')}; of the images that taught, {100 * patches:.1f} % of the patches "
-        f"were kept out too. It started at the anchor {short(adaptation.report.anchor)}."
+        f"Of {plural(trace.buffered, 'buffered image')}, the newest {kept_out.reserved} were kept for the gate, "
+        f"{kept_out.rejected} were rejected as suspects in {plural(len(trace.rounds), 'round')}, and {trace.taught} "
+        f"taught; of those, {100 * patches:.1f} % of the patches were kept out too."
     )
 
 
@@ -81,10 +82,11 @@ def _steps_words(steps: Sequence[Step]) -> str:
 
 
 def _series(index: int, words: str, values: Sequence[float], across: Scale, up: Scale) -> Markup:
+    radius = 2.4 if len(values) <= _FEW else 1.4
     places = [(across(step), up(value)) for step, value in enumerate(values)]
     label = text(RIGHT - 2 - 62 * (1 - index), 12, words, f"tick series-{index}", "end") if words else None
     dots = (
-        tag("circle", tag("title", significant(value)), cx=x, cy=y, r=2.4, class_=f"series-{index}")
+        tag("circle", tag("title", significant(value)), cx=x, cy=y, r=radius, class_=f"series-{index}")
         for (x, y), value in zip(places, values, strict=True)
     )
     return join(path(places, f"series series-{index}"), *dots, label)

@@ -51,9 +51,12 @@ class PhaseFigures:
 
 @dataclass(frozen=True)
 class Rejection:
-    """What one adaptation kept from teaching. `defects` is None when the buffer's truth is not known."""
+    """What one adaptation kept from teaching: its newest images are `reserved` for the gate, and of the others some
+    are `rejected`. `defects` of the others are truly defective; None when the buffer's truth is not known.
+    """
 
     buffered: int
+    reserved: int
     rejected: int
     rejected_defects: int
     defects: int | None
@@ -82,12 +85,15 @@ def rates(points: Iterable[Point], gauge: Gauge) -> Rates:
 
 
 def rejection(adaptation: Adaptation) -> Rejection:
-    rejected = last_rejected(adaptation)
+    trace, rejected = adaptation.report.trace, last_rejected(adaptation)
+    might_teach = trace.taught + len(rejected)
+    truths = list(adaptation.buffer.values())[:might_teach]
     return Rejection(
-        buffered=adaptation.report.trace.buffered,
+        buffered=trace.buffered,
+        reserved=trace.buffered - might_teach,
         rejected=len(rejected),
         rejected_defects=sum(adaptation.buffer.get(image) is Truth.DEFECT for image in rejected),
-        defects=sum(truth is Truth.DEFECT for truth in adaptation.buffer.values()) if adaptation.buffer else None,
+        defects=sum(truth is Truth.DEFECT for truth in truths) if truths else None,
     )
 
 

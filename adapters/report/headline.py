@@ -10,19 +10,21 @@ def headline(story: Story) -> str:
     accepted = sum(adaptation.report.accepted for adaptation in story.adaptations)
     first, last = phase_figures(story)[0], phase_figures(story)[-1]
     if accepted:
-        return f"{_drifted(story, first, last)}. Re-cut {times(accepted)} along the way, the gauge {_outcome(last)}."
-    return f"{_drifted(story, first, last)}. {_unchanged(story)}"
+        return f"{_drifted(first, last)}. Re-cut {times(accepted)} along the way, the gauge {_outcome(last)}."
+    return f"{_drifted(first, last)}. {_unchanged(story)}"
 
 
-def _drifted(story: Story, first: PhaseFigures, last: PhaseFigures) -> str:
+def _drifted(first: PhaseFigures, last: PhaseFigures) -> str:
     start, end = first.frozen.false_alarm, last.frozen.false_alarm
     rose = start is not None and end is not None and end > start
     course = f"{'rise' if rose else 'go'} from {percent(start)} to {percent(end)}"
-    return f"From {story.phases[0].name} to {story.phases[-1].name}, the first gauge’s false alarms {course}"
+    return f"As the line drifts, the first gauge’s false alarms {course}"
 
 
 def _outcome(last: PhaseFigures) -> str:
-    return f"ends at {percent(last.adapted.false_alarm)}, with {percent(last.adapted.caught)} of the defects caught"
+    caught, before = percent(last.adapted.caught), percent(last.frozen.caught)
+    alarms = percent(last.adapted.false_alarm)
+    return f"ends at {alarms} and catches {caught} of the defects; the first one catches {before}"
 
 
 def _unchanged(story: Story) -> str:

@@ -81,7 +81,7 @@ def _section(title: str, lead: str, *children: Child) -> Markup:
 def _timeline(story: Story) -> Markup:
     lead = (
         "Each mark is one image; higher is more anomalous. Above, the verdicts that the pipeline wrote; below, "
-        "what the first gauge says of the same images. Marks on the rim lie beyond the scale."
+        "what the first gauge says of the same images. Far from the threshold, the scale is logarithmic."
     )
     chart = scrollable("Timeline of scores", timeline(story), "wide")
     return _section("Every image, in order", lead, tag("figure", legend(), chart))
@@ -130,7 +130,7 @@ def _kept_out(story: Story, number: int) -> Markup:
     adaptation = story.adaptations[number]
     found = rejection(adaptation)
     suspects = [suspect for suspect in story.suspects if suspect.adaptation == adaptation.report.version]
-    of_all = "" if found.defects is None else f" of the {found.defects} that the buffer held"
+    of_all = "" if found.defects is None else f", of {found.defects} that might have taught"
     words = f"{plural(found.rejected, 'image')}, {found.rejected_defects} of them truly defective{of_all}."
     left_out = len(last_rejected(adaptation)) - len(suspects)
     more = tag("p", f"And {plural(left_out, 'image')} more.", class_="more") if left_out > 0 else None
@@ -168,7 +168,7 @@ def _snapshot(snapshot: Snapshot, story: Story) -> Markup:
 def _reproduce(story: Story) -> Markup:
     counts = story.counts
     lead = (
-        f"Flowgauge {story.software}, seed {story.seed}. {plural(counts.sent, 'image')} sent, "
+        f"Made by {story.software} with seed {story.seed}. {plural(counts.sent, 'image')} sent, "
         f"{plural(counts.verdicts, 'verdict')} counted, {counts.missing} missing, "
         f"{plural(counts.dead_letters, 'dead letter')}. "
         "All figures are read back from the verdicts topic and the audit records."

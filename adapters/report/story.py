@@ -70,7 +70,7 @@ class Drift(StoryPart):
 class Adaptation(StoryPart):
     """An adaptation, asked for after the image with `index`; `report` is its audit record.
 
-    `buffer` says what each image of the buffer truly shows, which the pipeline itself never knows.
+    `buffer` says what each image of the buffer truly shows, oldest first, which the pipeline itself never knows.
     """
 
     index: int

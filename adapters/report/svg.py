@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from math import ceil, floor, log10
+from math import asinh, ceil, floor, log10
 
 from adapters.report.markup import Child, Markup, join, tag
 from adapters.report.story import Truth
@@ -29,6 +29,38 @@ class Scale:
         step = _round_step((self.high - self.low) or 1.0, count)
         first, last = ceil(self.low / step - 1e-9), floor(self.high / step + 1e-9)
         return [index * step for index in range(first, last + 1)]
+
+
+@dataclass(frozen=True)
+class BentScale(Scale):
+    """Linear within about `width` of `pivot`, logarithmic far from it: asinh((value - pivot) / width).
+
+    What is close to a threshold stays apart, however far away the farthest score lies.
+    """
+
+    pivot: float
+    width: float
+
+    def __call__(self, value: float) -> float:
+        low, high = self._bent(self.low), self._bent(self.high)
+        return Scale(low, high, self.start, self.end)(self._bent(value))
+
+    def ticks(self, count: int = 5) -> list[float]:
+        """The roundest values that stand at least a `count`th of the picture apart."""
+        chosen: list[float] = []
+        for value in self._round_values():
+            if all(abs(self(value) - self(other)) * count >= abs(self.end - self.start) for other in chosen):
+                chosen.append(value)
+        return sorted(chosen)
+
+    def _bent(self, value: float) -> float:
+        return asinh((value - self.pivot) / self.width)
+
+    def _round_values(self) -> list[float]:
+        """Within the range, the roundest first: zero, then powers of ten, their fives, their twos."""
+        powers = [10.0**exponent for exponent in range(-3, 7)]
+        values = [0.0] + [sign * factor * power for factor in (1, 5, 2) for power in powers for sign in (1, -1)]
+        return [value for value in values if self.low <= value <= self.high]
 
 
 def covering(values: Sequence[float], start: float, end: float, margin: float = 0.06) -> Scale:

@@ -8,7 +8,7 @@ import numpy as np
 from adapters.report.figures import Gauge, adapted, frozen
 from adapters.report.markup import Markup, join, tag
 from adapters.report.story import Point, Story, Truth
-from adapters.report.svg import Scale, line, path, picture, symbol, text, value_axis
+from adapters.report.svg import BentScale, Scale, line, path, picture, symbol, text, value_axis
 from adapters.report.wording import short, significant
 from core.messages import Decision
 
@@ -24,8 +24,7 @@ HEIGHT = BOTTOM + FOOT
 def timeline(story: Story) -> Markup:
     """Both panels share the images and the scale of scores; what lies beyond the scale is held at its rim."""
     across = Scale(-0.5, len(story.points) - 0.5, LEFT, RIGHT)
-    low, high = _range(story.points)
-    upper, lower = Scale(low, high, TOP + PANEL, TOP), Scale(low, high, BOTTOM, LOWER)
+    upper, lower = _scale(story.points, TOP + PANEL, TOP), _scale(story.points, BOTTOM, LOWER)
     return picture(
         WIDTH,
         HEIGHT,
@@ -52,16 +51,17 @@ def legend() -> Markup:
 _LINES = {"threshold": "threshold", "drift": "drift alert", "adaptation": "adaptation", "swap": "swap"}
 
 
-def _range(points: Sequence[Point]) -> tuple[float, float]:
-    """From the lowest score to well above the highest threshold: far defects must not flatten all the rest."""
+def _scale(points: Sequence[Point], start: float, end: float) -> BentScale:
+    """All scores, with most of the room around the thresholds: there an image is passed or rejected."""
     calls = [call for point in points for call in (point.adapted, point.frozen)]
     scores = np.array([call.score for call in calls])
     thresholds = np.array([call.threshold for call in calls])
-    low = float(min(np.quantile(scores, 0.002), thresholds.min()))
-    high = float(thresholds.max() + 1.5 * (thresholds.max() - low))
-    top = float(min(max(scores.max(), thresholds.max()), max(high, np.quantile(scores, 0.9))))
-    pad = 0.05 * ((top - low) or 1.0)
-    return low - pad, top + pad
+    low, high = (float(end) for end in np.quantile(scores, (0.001, 0.999)))
+    low, high = min(low, float(thresholds.min())), max(high, float(thresholds.max()))
+    pad = 0.04 * ((high - low) or 1.0)
+    pivot = float(np.median(thresholds))
+    width = max(pivot - low, (high - low) / 50) / 2
+    return BentScale(low - pad * 0.2, high + pad, start, end, pivot, width)
 
 
 def _bands(story: Story, across: Scale) -> Markup:
@@ -93,7 +93,7 @@ def _clipped(words: str, width: float) -> str:
 def _panel(points: Sequence[Point], across: Scale, up: Scale, gauge: Gauge, name: str) -> Markup:
     return tag(
         "g",
-        value_axis(up, LEFT, RIGHT),
+        value_axis(up, LEFT, RIGHT, 9),
         text(LEFT + 8, up.end - 12, name, "panel"),
         *(_dot(point, across, up, gauge) for point in _defects_last(points)),
         _threshold(points, across, up, gauge),

@@ -17,14 +17,18 @@ Scores = NDArray[np.float64]
 
 
 class GateSettings(Part):
-    """How much worse than the parent a candidate may be: shares in [0, 1], `shift` in the calibration's deviations."""
+    """How much worse than the parent a candidate may be: shares in [0, 1], `shift` in the calibration's deviations.
+
+    `least_sensitivity` holds whatever the parent does: one that alarms on everything sets no standard.
+    """
 
     sensitivity_slack: float = Field(0.05, ge=0)
+    least_sensitivity: float = Field(0.2, ge=0, le=1)
     golden_slack: float = Field(0.05, ge=0)
     alarm_slack: float = Field(0.02, ge=0)
     most_rejected: float = Field(0.5, ge=0, le=1)
     most_shift: float = Field(2.0, gt=0)
-    paintings: int = Field(2, ge=1)
+    paintings: int = Field(4, ge=1)
 
 
 class Recent:
@@ -47,12 +51,20 @@ class _Pair:
     def __init__(self, candidate: Gauge, parent: Gauge, squares: Squares) -> None:
         self.candidate = score_all(candidate, squares)
         self.parent = score_all(parent, squares)
-        self.alarms = _share_above(self.candidate, candidate)
-        self.parent_alarms = _share_above(self.parent, parent)
+        self._caught = self.candidate > candidate.manifest.threshold.value
+        self._parents = self.parent > parent.manifest.threshold.value
 
+    @property
+    def alarms(self) -> float:
+        return float(self._caught.mean())
 
-def _share_above(scores: Scores, gauge: Gauge) -> float:
-    return float((scores > gauge.manifest.threshold.value).mean())
+    @property
+    def parent_alarms(self) -> float:
+        return float(self._parents.mean())
+
+    def paired_error(self) -> float:
+        """The standard error of `alarms` - `parent_alarms` on the same images (McNemar)."""
+        return float(np.sqrt((self._caught != self._parents).sum()) / len(self._caught))
 
 
 def judge_candidate(
@@ -90,9 +102,13 @@ def _finite(recent: Recent, trace: AdaptationTrace) -> Check:
 
 
 def _sensitivity(recent: Recent, settings: GateSettings) -> Check:
-    """Informedness on painted defects (Youden's J: the share of painted caught, less that of plain ones)."""
+    """Informedness on painted defects (Youden's J: the share of painted caught, less that of plain ones).
+
+    Both gauges see the same paintings, so what chance does to the difference is its paired standard error.
+    """
     own = recent.painted.alarms - recent.ordinary.alarms
-    limit = recent.painted.parent_alarms - recent.ordinary.parent_alarms - settings.sensitivity_slack
+    parents = recent.painted.parent_alarms - recent.ordinary.parent_alarms
+    limit = max(parents - settings.sensitivity_slack - recent.painted.paired_error(), settings.least_sensitivity)
     return Check(
         name="sensitivity to painted defects",
         value=own,

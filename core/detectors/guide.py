@@ -31,9 +31,9 @@ class GuideConfig(Part):
     hidden: int = Field(64, ge=1)
     inner: int = Field(48, ge=1)
     dimensions: int = Field(16, ge=2)
-    window: float = Field(0.5, gt=0, le=1)
+    window: float = Field(0.75, gt=0, le=1)
     dropout: float = Field(0.1, ge=0, lt=1)
-    epochs: int = Field(3, ge=1)
+    epochs: int = Field(4, ge=1)
     batch: int = Field(16, ge=1)
     learning_rate: float = Field(2e-3, gt=0)
 

@@ -29,11 +29,9 @@ class RadConfig(Part):
     clamp: float = Field(1.9, gt=0)
     views: tuple[View, ...] = (
         PLAIN,
-        View(turns=2),
-        View(flip=True),
-        View(flip=True, turns=2),
-        View(gain=1.15),
-        View(contrast=0.85),
+        View(turns=2, gain=1.15),
+        View(flip=True, contrast=0.85),
+        View(flip=True, turns=2, gain=0.9, contrast=1.1),
     )
     training: Training = Training(steps=120, batch=128, learning_rate=1e-3, noise=0.1, check_every=20, patience=2)
 

@@ -39,7 +39,7 @@ def sample_story(accepted: bool = True, seed: int = 0) -> Story:
         source="a sample of numbers",
         seed=seed,
         command="flowgauge demo --seed 0",
-        software="0.1.0",
+        software="flowgauge 0.1.0",
         gauge=GaugeFacts(
             detector="patchflow",
             backbone="lite0",

@@ -96,6 +96,15 @@ def test_a_refused_adaptation_is_told_as_refused() -> None:
     assert "Only 41 of 100 painted defects are caught." in render(refused)
 
 
+def test_the_headline_says_what_the_adapted_gauge_misses_that_the_first_one_caught(story: Story) -> None:
+    points = tuple(
+        point.model_copy(update={"adapted": point.adapted.model_copy(update={"score": 0.0})}) for point in story.points
+    )
+    assert "catches 0\u00a0% of the defects; the first one catches 100\u00a0%" in headline(
+        story.model_copy(update={"points": points})
+    )
+
+
 def test_judge_images_alone_are_measured(story: Story) -> None:
     assert all(not point.teaches for phase in range(3) for point in judged(story, phase))
 

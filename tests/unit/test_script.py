@@ -1,12 +1,14 @@
 import json
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
+from statistics import fmean
 
 import pytest
 
 from adapters.cli.demofolder import DemoFolder
 from adapters.cli.recording import recorded_script
-from adapters.cli.script import DRIFT, JUDGING, TEACHING, Script, procedural_script
+from adapters.cli.script import DRIFT, JUDGING, TEACHING, Script, Shot, procedural_script
 from adapters.cli.stage import INTERVAL, LineClock
 from adapters.report.story import Truth
 from core.errors import DatasetError, UserError
@@ -55,9 +57,14 @@ def test_the_drift_goes_on_where_the_phase_before_left_it() -> None:
     assert all(before[2] == after[1] for before, after in pairwise(DRIFT))
 
 
-def test_the_light_of_the_last_phase_is_not_that_of_the_fit(script: Script) -> None:
-    first, last = (statistics(decode(shot.read())).brightness for shot in (script.fit[0], script.acts[-1].judging[0]))
-    assert last > first + 0.05
+def brightness(shots: Sequence[Shot]) -> float:
+    return fmean(statistics(decode(shot.read())).brightness for shot in shots if shot.truth is Truth.GOOD)
+
+
+def test_the_light_grows_from_the_first_phase_to_the_last(script: Script) -> None:
+    fit, first, last = script.fit[:16], script.acts[0].judging, script.acts[-1].judging
+    assert brightness(first) == pytest.approx(brightness(fit), abs=0.01)
+    assert brightness(last) > brightness(fit) + 0.015
 
 
 @pytest.mark.parametrize("material", MATERIALS)
