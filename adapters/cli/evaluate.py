@@ -1,7 +1,7 @@
 """`flowgauge evaluate`: how good a gauge is on a data set whose answers are known."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -9,9 +9,6 @@ from adapters.cli import options
 from adapters.cli.output import as_json, emit, say, show, warn
 from adapters.cli.progress import bars
 from core.errors import UserError
-
-if TYPE_CHECKING:
-    from core.evaluation.results import Evaluation
 
 
 def evaluate(
@@ -28,6 +25,10 @@ def evaluate(
     noise: Annotated[float | None, typer.Option(help="Share of defects in training, for --splits.")] = None,
     seed: Annotated[str, typer.Option(help="One seed, or several: 0,1,2.")] = "0",
     groups: options.Groups = None,
+    against: Annotated[
+        Path | None,
+        typer.Option(help="JSON of an earlier evaluation of the same test images: say by how much this one differs."),
+    ] = None,
     limit: Annotated[
         int | None, typer.Option(min=1, help="At most so many images in training, and of each kind in the test.")
     ] = None,
@@ -45,24 +46,29 @@ def evaluate(
     --groups is given: images of one part are not independent. pixel_auroc
     and aupro (to a false-positive rate of 0.3) are exact, at 256 x 256.
     Several seeds give means, deviations as <key>_std, and the single runs
-    under runs. Speeds are taken at batch 16, gauge and bare backbone in turns.
+    under runs. --against tells the paired difference to an earlier result,
+    with its interval over parts and seeds. Speeds are taken at batch 16, gauge and bare backbone in turns.
     """
-    from adapters.cli.measuring import chosen_trials, evaluation
+    from adapters.cli.measuring import chosen_trials, compared, earlier_runs, evaluation
     from adapters.cli.model import Model
 
     _check_place(json)
+    others = None if against is None else earlier_runs(against)
     model = Model(detector, weights, backbone, size, aspect, refine)
     with bars() as report:
         trials = chosen_trials(dataset, splits, _seeds(seed), noise, limit)
         found = evaluation(dataset.resolve().name, trials, model, groups, device, report)
     for name, cause in {name: cause for run in found.runs for name, cause in run.unreadable.items()}.items():
         warn(f"{name} is left out. {cause}")
+    document = found.document()
+    if others is not None:
+        document["against"] = compared(found, others, groups).model_dump(mode="json")
     if json is not None and str(json) == "-":
-        emit(found.document())
+        emit(document)
         return
     if json is not None:
-        json.write_text(as_json(found.document()))
-    _tell(found)
+        json.write_text(as_json(document))
+    _tell(document)
 
 
 def _check_place(json: Path | None) -> None:
@@ -78,10 +84,13 @@ def _seeds(text: str) -> list[int]:
         raise UserError(f"{text!r} is no list of seeds.", "Give whole numbers: --seed 0 or --seed 0,1,2.") from error
 
 
-def _tell(found: "Evaluation") -> None:
-    document = found.document()
+def _tell(document: dict[str, Any]) -> None:
     figures = (key for key, value in document.items() if isinstance(value, float) and not key.endswith("_std"))
     show(("figure", "value", "deviation"), ((key, document[key], document.get(f"{key}_std")) for key in figures))
     say("")
     columns = ("image_auroc", "pixel_auroc", "aupro", "miss_share", "images")
+    if "against" in document:
+        low, high = document["against"]["interval"]
+        say(f"against: image_auroc differs by {document['against']['image_auroc_difference']:+.4f}")
+        say(f"         (95 % of resampled parts: {low:+.4f} to {high:+.4f})\n")
     show(("class", *columns), ((kind, *(row[c] for c in columns)) for kind, row in document["per_class"].items()))

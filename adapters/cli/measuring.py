@@ -1,9 +1,12 @@
 """Evaluations as the command line asks for them. Loads torch: imported when the command runs and not before."""
 
+import json
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from time import perf_counter
+
+from pydantic import TypeAdapter
 
 from adapters.cli.model import Model, torch_device
 from adapters.cli.options import Device
@@ -11,7 +14,8 @@ from adapters.cli.progress import Report
 from core.errors import UserError
 from core.evaluation.datasets import Dataset
 from core.evaluation.evaluate import Conditions, Progress, evaluate
-from core.evaluation.results import Evaluation
+from core.evaluation.paired import PairedDifference, paired_difference
+from core.evaluation.results import Evaluation, Run
 from core.evaluation.splits import Trial, own_trial, read_groups, read_splits, trial
 from core.fitting import fit
 from core.gauge import Gauge
@@ -29,6 +33,18 @@ def chosen_trials(
         return [own_trial(dataset, seed).limited(limit) for seed in seeds]
     offered = read_splits(splits)
     return [trial(dataset, offered.choose(seed, noise)).limited(limit) for seed in seeds]
+
+
+def earlier_runs(path: Path) -> list[Run]:
+    """Raises `UserError` for what no evaluation wrote."""
+    try:
+        return TypeAdapter(list[Run]).validate_python(json.loads(path.read_text())["runs"], strict=False)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is no result of flowgauge evaluate ({error}).", "Make one with --json.") from error
+
+
+def compared(found: Evaluation, others: Sequence[Run], groups: Path | None) -> PairedDifference:
+    return paired_difference(found.runs, others, None if groups is None else read_groups(groups))
 
 
 def evaluation(

@@ -139,13 +139,14 @@ def teach(guide: Guide, lesson: Lesson, config: GuideConfig, *, seed: int, progr
     """Tell painted places from all others, in place. `lesson` holds good views and painted copies with their masks."""
     guide.measure(lesson.good)
     rows = length(lesson.good) + length(lesson.painted)
-    batches = config.epochs * (rows // config.batch)
+    size = min(config.batch, rows)
+    batches = config.epochs * (rows // size)
     optimiser = torch.optim.AdamW(guide.parameters(), config.learning_rate, weight_decay=1e-2)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, config.learning_rate, total_steps=batches, pct_start=0.1)
     windows = Windows(lesson, round(config.window * lesson.mask.shape[1]), seed)
     with seeded(seed):
-        orders = torch.cat([torch.randperm(rows)[: rows // config.batch * config.batch] for _ in range(config.epochs)])
-        for step, batch in enumerate(torch.split(orders, config.batch), start=1):
+        orders = torch.cat([torch.randperm(rows)[: rows // size * size] for _ in range(config.epochs)])
+        for step, batch in enumerate(torch.split(orders, size), start=1):
             optimiser.zero_grad(set_to_none=True)
             _loss(guide, *windows.of(batch)).backward()  # type: ignore[no-untyped-call]
             optimiser.step()

@@ -1,0 +1,59 @@
+import pytest
+
+from core.errors import DatasetError
+from core.fitting import FitSettings, fit
+from core.snapshot import save
+from core.thresholds import Rule
+from tests.support.gauges import AT, defects, gauge, goods, settings
+
+
+def test_the_same_pictures_and_seed_fit_the_same_gauge() -> None:
+    again = fit(goods(range(36)), line="press-3", settings=settings(), at=AT, seed=0)
+    assert save(again) == save(gauge())
+
+
+def test_the_version_tells_gauges_apart() -> None:
+    other = fit(goods(range(16)), line="press-3", settings=settings(), at=AT, seed=1)
+    assert other.version != gauge().version
+    assert other.version.startswith("fit-")
+
+
+def test_images_of_one_part_share_a_fold() -> None:
+    """With two parts there are two folds, whatever was asked for; with one there is none."""
+    pictures = goods(range(10))
+    groups = ["a"] * 5 + ["b"] * 5
+    fitted = fit(pictures, line="press-3", settings=settings(), at=AT, groups=groups)
+    assert fitted.manifest.threshold.images == 10
+    with pytest.raises(DatasetError, match="1 parts"):
+        fit(pictures, line="press-3", settings=settings(), at=AT, groups=["a"] * 10)
+
+
+def test_too_few_images_are_refused_with_how_many_it_takes() -> None:
+    with pytest.raises(DatasetError, match="at least 8"):
+        fit(goods(range(3)), line="press-3", settings=settings(), at=AT)
+
+
+def test_refining_leaves_suspects_out_and_hears_the_clean_half() -> None:
+    pictures = goods(range(32)) + defects(range(8), kinds=("stain", "chip"))
+    refined = settings().model_copy(update={"refine": 1})
+    fitted = fit(pictures, line="press-3", settings=refined, at=AT)
+    assert 20 <= fitted.manifest.images < 40
+    assert fitted.manifest.threshold.rule is Rule.ONE_SIDED
+
+
+def test_progress_names_what_is_done() -> None:
+    told: list[str] = []
+    fit(
+        goods(range(8)),
+        line="press-3",
+        settings=settings(),
+        at=AT,
+        progress=lambda what, done, total: told.append(what),
+    )
+    words = " ".join(dict.fromkeys(told))
+    assert all(part in words for part in ("reading features", "painted defects", "guide", "flow", "fold 1 of 2"))
+
+
+def test_the_default_is_patchflow_on_the_packaged_backbone() -> None:
+    assert FitSettings().detector == "patchflow"
+    assert FitSettings().backbone.name == "tf_efficientnet_lite0"
