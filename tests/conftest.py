@@ -1,3 +1,8 @@
+import os
+
+# before torch is loaded: on tensors as small as the tests', threads cost more than they give
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import pytest
 
 from tests.support.shell import Shell

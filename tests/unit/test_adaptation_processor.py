@@ -1,4 +1,5 @@
 from collections.abc import Iterator
+from datetime import timedelta
 from hashlib import sha256
 from pathlib import Path
 from uuid import UUID, uuid5
@@ -237,6 +238,19 @@ def test_images_whose_retention_has_passed_do_not_teach(store: Store) -> None:
     spy = Spy()
     work(store, spy)
     assert [entry.image_id for entry, _ in spy.given[0].buffered] == ["1", "2", "3", "4"]
+
+
+def test_images_from_before_the_change_do_not_teach(store: Store) -> None:
+    for number in range(12):
+        at = START + timedelta(minutes=number)
+        name = image_object(LINE, at, f"{number}")
+        uri = store.objects.put(name, png(120, seed=number))
+        store.state.buffer_add(LINE, [Buffered(f"{number}", uri, f"sha-{number}", at, 1.0, "pass", "")], 100)
+    spy = Spy()
+    since = START + timedelta(minutes=5)
+    request_adaptation(store, asked().model_copy(update={"since": since}))
+    work(store, spy)
+    assert [entry.image_id for entry, _ in spy.given[0].buffered] == ["5", "6", "7", "8", "9", "10", "11"]
 
 
 def test_golden_images_judge_by_halves_and_never_teach(store: Store) -> None:

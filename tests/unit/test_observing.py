@@ -122,6 +122,15 @@ def test_a_change_of_light_alerts_with_its_cause_and_requests_one_adaptation(sto
     assert (request.line, request.reason, request.requested_by) == (LINE, Reason.DRIFT, "observing")
 
 
+def test_the_request_says_since_when_the_line_has_changed(store: Store, camera: Camera) -> None:
+    before, after = camera.verdicts(100), camera.verdicts(100, shift=3, light=0.5)
+    append_verdicts(store.log, before + after)
+    observe(store)
+    [request] = requests(store)
+    assert request.since is not None
+    assert before[-4].captured_at <= request.since <= after[4].captured_at
+
+
 def test_the_adaptation_is_requested_only_when_the_line_has_settled(store: Store, camera: Camera) -> None:
     append_verdicts(store.log, camera.verdicts(100) + camera.verdicts(25, shift=3, light=0.5))
     observe(store)
