@@ -152,13 +152,17 @@ class Teacher:
         suspects = torch.empty(0, dtype=torch.long)
         scores = self.cross_fitted(lesson, folds, suspects)
         for _ in range(self.settings.refine):
-            values = scores.image.double().numpy()
-            limit = cut(values, *self.settings.threshold_rule)
-            before, suspects = suspects, torch.from_numpy(np.flatnonzero(values > limit))
+            before, suspects = suspects, self._suspects(scores.image.double().numpy(), folds)
             if torch.equal(before, suspects):
                 break
             scores = self.cross_fitted(lesson, folds, suspects)
         return scores, suspects
+
+    def _suspects(self, scores: NDArray[np.float64], folds: NDArray[np.intp]) -> Tensor:
+        """By each fold's own limit: the folds' detectors differ in scale, and no fold loses more than half."""
+        rule, k = self.settings.threshold_rule
+        limits = np.array([cut(scores[folds == fold], rule, k) for fold in range(int(folds.max()) + 1)])
+        return torch.from_numpy(np.flatnonzero(scores > limits[folds]))
 
     def cross_fitted(self, lesson: Lesson, folds: NDArray[np.intp], suspects: Tensor) -> Scores:
         """The score and map of each plain image by a detector that was taught with the other folds' images, less the

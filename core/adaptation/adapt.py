@@ -54,8 +54,8 @@ def part_of(entry: Buffered) -> str:
 def _judges(parts: Sequence[str], share: float) -> set[str]:
     """Parts of the newer half, at regular steps, that make up `share` of all: what judges is as new as what teaches."""
     newer = list(dict.fromkeys(parts[len(parts) // 2 :]))
-    step = max(1, round(0.5 / share))
-    return set(newer[step - 1 :: step])
+    count = min(round(share * len(dict.fromkeys(parts))), len(newer))
+    return {newer[(2 * rank + 1) * len(newer) // (2 * count)] for rank in range(count)}
 
 
 class _Adaptation:

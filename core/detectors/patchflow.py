@@ -34,7 +34,7 @@ class PatchFlowConfig(Part):
     hidden: int = Field(32, ge=1)
     clamp: float = Field(0.3, gt=0)
     top: float = Field(0.01, gt=0, le=1)
-    smoothing: float = Field(1.5, ge=0)
+    smoothing: float = Field(1.0, ge=0)
     training: Training = Training(steps=600, batch=2048, learning_rate=2e-3, noise=3.0, check_every=50)
     tokens_per_image: int = Field(340, ge=1)
     paintings: int = Field(2, ge=1)
