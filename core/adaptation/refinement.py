@@ -19,7 +19,7 @@ from torch.func import functional_call
 from core.adaptation.inner_loop import InnerLoop, Parameters, Teaching, adapted, parameters_of
 from core.adaptation.rejection import Rejection, Suspicion, suspect
 from core.adaptation.trace import Round, Step
-from core.detectors.base import Detector, Embedding, Progress, length, select
+from core.detectors.base import Detector, Embedding, Progress, joined, length, select
 from core.messages import Part
 
 
@@ -77,6 +77,7 @@ def refine(
     progress: Progress,
 ) -> Refined:
     """Adapt a copy of `anchor` to what `evidence` shows; the anchor stays as it is."""
+    anchor = recentred(anchor, evidence)
     buffer = _Buffer(_tokens(anchor, evidence), folds)
     start = parameters_of(anchor.flow)
     nll = token_nll(anchor, start, buffer.tokens)
@@ -102,6 +103,13 @@ def refine(
         rounds=tuple(rounds),
         steps=(*steps, *last.steps),
     )
+
+
+def recentred(detector: Detector, evidence: Evidence) -> Detector:
+    """A copy of `detector` that knows where the line's recent images are."""
+    copy = deepcopy(detector)
+    copy.recentre(joined(evidence.views))
+    return copy
 
 
 def with_flow(detector: Detector, parameters: Parameters) -> Detector:

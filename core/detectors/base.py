@@ -129,6 +129,11 @@ class Detector(nn.Module, ABC):
         """The same straight from the backbone's features."""
         return self.score_embedding(self.embed(features))
 
+    def recentre(self, embedding: Embedding) -> None:
+        """Move what stands still in statistics, not in parameters, to where the line's recent images are. Robust to
+        defects among them while they are fewer than half. Nothing, by default.
+        """
+
     def nll(self, embedding: Embedding) -> Tensor:
         """(B, T) in nats per dimension."""
         x_BTD = self.tokens(embedding)

@@ -2,7 +2,7 @@
 
 Features of several strides meet on one grid, where the guide (see `core.detectors.guide`) keeps what tells defects from
 good surfaces; a flow of coupling blocks gives the likelihood of each place. The image's score is that of its most
-anomalous places.
+anomalous places, and a share of how far its pooled features lie from good ones.
 """
 
 from collections.abc import Sequence
@@ -14,11 +14,14 @@ from torch import Tensor
 
 from core.detectors.base import Detector, Embedding, FeatureShape, Lesson, Progress, Scores, length, select
 from core.detectors.guide import Guide, GuideConfig, grid_stride, pyramid, teach
+from core.detectors.pooled import PooledDistance, pooled
 from core.detectors.windows import nhwc
 from core.flows.coupling import CouplingFlow
 from core.flows.training import Rows, Training, held_out_images, maximise_likelihood
 from core.messages import Part
 from core.seeding import seeded
+
+POOLED = "pooled"
 
 _BATCH = 64
 
@@ -26,7 +29,8 @@ _BATCH = 64
 class PatchFlowConfig(Part):
     """`top` is the share of places whose mean is the image's score, in (0, 1]; `smoothing` the deviation, in places, of
     the Gaussian that smooths maps; `noise` of the training lies on tokens whose mean deviation is 1, and keeps the
-    flow from whitening away the guide's sense of distance.
+    flow from whitening away the guide's sense of distance. `pooled_weight` is that of the pooled features' distance
+    beside the places, both in units of their own spread on good images.
     """
 
     guide: GuideConfig = GuideConfig()
@@ -38,6 +42,7 @@ class PatchFlowConfig(Part):
     training: Training = Training(steps=600, batch=2048, learning_rate=2e-3, noise=3.0, check_every=50)
     tokens_per_image: int = Field(340, ge=1)
     paintings: int = Field(2, ge=1)
+    pooled_weight: float = Field(0.5, ge=0)
 
 
 class PatchFlow(Detector):
@@ -54,13 +59,19 @@ class PatchFlow(Detector):
         self.spread: Tensor
         self.register_buffer("centre", torch.zeros(config.guide.dimensions))
         self.register_buffer("spread", torch.ones(()))
+        self.pooled = PooledDistance(3 * sum(shape.channels))
+        self.pooled_scale: Tensor
+        self.register_buffer("pooled_scale", torch.zeros(()))
         self.flow = CouplingFlow(
             config.guide.dimensions, blocks=config.blocks, hidden=config.hidden, clamp=config.clamp, seed=0
         )
 
     def embed(self, features: Sequence[Tensor]) -> Embedding:
-        """`stride<s>` (B, C, H, W): every stride's features; those finer than the grid pooled to it."""
-        return {name: nhwc(feature.half()) for name, feature in pyramid(features, self.shape).items()}
+        """`stride<s>` (B, C, H, W): every stride's features, those finer than the grid brought to it; `means` and
+        `pooled` (B, ...) of the whole image.
+        """
+        levels = {name: nhwc(feature.half()) for name, feature in pyramid(features, self.shape).items()}
+        return levels | {POOLED: pooled(features)}
 
     def learn(self, lesson: Lesson, *, seed: int, progress: Progress) -> None:
         teach(self.guide, lesson, self.config.guide, seed=seed, progress=progress)
@@ -70,6 +81,19 @@ class PatchFlow(Detector):
         self.spread.copy_(guided_NTD.std(dim=(0, 1)).mean())
         rows = self._sampled(self._standardised(guided_NTD), lesson.image, seed)
         maximise_likelihood(self.flow, rows, self.config.training, seed=seed, progress=progress)
+        self._weigh(lesson, seed)
+
+    def _weigh(self, lesson: Lesson, seed: int) -> None:
+        """Fit the pooled term; its scale is that on images which did not teach it."""
+        x, held_out = lesson.good[POOLED], held_out_images(lesson.image, 0.3, seed)
+        self.pooled.measure(x[~held_out])
+        with torch.no_grad():
+            distances, scores = self.pooled(x[held_out]), self._highest(self.nll(lesson.good))
+        self.pooled_scale.copy_(self.config.pooled_weight * _lower_spread(scores) / _lower_spread(distances))
+        self.pooled.measure(x)
+
+    def recentre(self, embedding: Embedding) -> None:
+        self.pooled.recentre(embedding[POOLED])
 
     def _sampled(self, tokens_NTD: Tensor, image: Tensor, seed: int) -> Rows:
         generator = torch.Generator().manual_seed(seed)
@@ -95,6 +119,11 @@ class PatchFlow(Detector):
         return self._standardised(self.guide(embedding).flatten(2).transpose(1, 2))
 
     def image_scores(self, nll_BT: Tensor, embedding: Embedding) -> Tensor:
+        """The mean of the most anomalous places, and the pooled term."""
+        whole: Tensor = self.pooled_scale * self.pooled(embedding[POOLED])
+        return self._highest(nll_BT) + whole
+
+    def _highest(self, nll_BT: Tensor) -> Tensor:
         most = max(1, round(self.config.top * nll_BT.shape[1]))
         return nll_BT.topk(most, dim=1)[0].mean(dim=1)
 
@@ -104,7 +133,14 @@ class PatchFlow(Detector):
         return Scores(self.image_scores(nll_BT, embedding), maps)
 
     def score(self, features: Sequence[Tensor]) -> Scores:
-        return self.score_embedding(pyramid(features, self.shape))
+        return self.score_embedding(pyramid(features, self.shape) | {POOLED: pooled(features)})
+
+
+def _lower_spread(scores: Tensor) -> Tensor:
+    """Median less lower quartile: what the skew of the upper half does not reach."""
+    q1, median = torch.quantile(scores, torch.tensor([0.25, 0.5]))
+    spread: Tensor = (median - q1).clamp_min(1e-9)
+    return spread
 
 
 def smoothed(maps_BHW: Tensor, deviation: float) -> Tensor:

@@ -5,7 +5,7 @@ coupling blocks with networks of 2,048 units give their likelihood; scores are a
 likelihood's gradient: which places would have to change for the image to be likelier (DifferNet, arXiv 2008.12577).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +13,7 @@ from pydantic import Field
 from torch import Tensor
 
 from core.detectors.base import Detector, Embedding, FeatureShape, Lesson, Progress, Scores
+from core.detectors.pooled import pooled
 from core.flows.coupling import CouplingFlow
 from core.flows.training import Rows, Training, held_out_images, maximise_likelihood
 from core.messages import Part
@@ -56,19 +57,17 @@ class Rad(Detector):
         every channel over the cells of the grid, for the maps.
         """
         local = [F.adaptive_avg_pool2d(feature.float(), self.grid) for feature in features]
-        flat = [feature.float().flatten(2) for feature in features]
-        statistics = [torch.cat([statistic(f) for f in flat], dim=1) for statistic in _STATISTICS]
-        return {"pooled": torch.cat(statistics, dim=1), "local": torch.cat(local, dim=1).half()}
+        return {"pooled": pooled(features), "local": torch.cat(local, dim=1).half()}
 
     def learn(self, lesson: Lesson, *, seed: int, progress: Progress) -> None:
-        pooled = lesson.good["pooled"].float()
-        self.mean.copy_(pooled.mean(dim=0))
-        self.deviation.copy_(pooled.std(dim=0).clamp_min(1e-6))
-        rows = Rows(self._standardised(pooled), held_out_images(lesson.image, 0.15, seed))
+        x = lesson.good["pooled"].float()
+        self.mean.copy_(x.mean(dim=0))
+        self.deviation.copy_(x.std(dim=0).clamp_min(1e-6))
+        rows = Rows(self._standardised(x), held_out_images(lesson.image, 0.15, seed))
         maximise_likelihood(self.flow, rows, self.config.training, seed=seed, progress=progress)
 
-    def _standardised(self, pooled: Tensor) -> Tensor:
-        return (pooled - self.mean) / self.deviation
+    def _standardised(self, x: Tensor) -> Tensor:
+        return (x - self.mean) / self.deviation
 
     def tokens(self, embedding: Embedding) -> Tensor:
         """One token an image: (B, 1, 3 * sum C)."""
@@ -79,28 +78,21 @@ class Rad(Detector):
 
     def score_embedding(self, embedding: Embedding) -> Scores:
         with torch.inference_mode(False), torch.enable_grad():
-            pooled = embedding["pooled"].float().clone().requires_grad_()
-            scores = self.image_scores(self.nll({"pooled": pooled}), embedding)
+            x = embedding["pooled"].float().clone().requires_grad_()
+            scores = self.image_scores(self.nll({"pooled": x}), embedding)
             # each image's score depends on its own row alone, so one sum gives every image its own gradient
-            (gradient,) = torch.autograd.grad(scores.sum(), pooled)
-        return Scores(scores.detach(), _map(embedding["local"].float(), pooled.detach(), gradient))
+            (gradient,) = torch.autograd.grad(scores.sum(), x)
+        return Scores(scores.detach(), _map(embedding["local"].float(), x.detach(), gradient))
 
 
-_STATISTICS: tuple[Callable[[Tensor], Tensor], ...] = (
-    lambda flat: flat.mean(dim=2),
-    lambda flat: flat.std(dim=2, correction=0),
-    lambda flat: flat.amax(dim=2),
-)
-
-
-def _map(local_BCHW: Tensor, pooled: Tensor, gradient: Tensor) -> Tensor:
+def _map(local_BCHW: Tensor, statistics: Tensor, gradient: Tensor) -> Tensor:
     """(B, h, w): how much each place adds to the score, to first order.
 
     The chain rule from the pooled statistics to the places, with the cells' means standing for the features:
     sum over channels of abs((f - mean) * (d/d mean + (f - mean) / deviation * d/d deviation + [f is the maximum]
     * places * d/d maximum)).
     """
-    mean, deviation, _ = (part[:, :, None, None] for part in pooled.chunk(3, dim=1))
+    mean, deviation, _ = (part[:, :, None, None] for part in statistics.chunk(3, dim=1))
     d_mean, d_deviation, d_maximum = (part[:, :, None, None] for part in gradient.chunk(3, dim=1))
     departure = local_BCHW - mean
     places = local_BCHW.shape[2] * local_BCHW.shape[3]
