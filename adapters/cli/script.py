@@ -26,8 +26,8 @@ DEFECT_SHARE = 0.15
 
 DRIFT = (
     ("steady", 0.0, 0.0),
-    ("drifting", 0.0, 0.5),
-    ("drifted", 0.5, 0.5),
+    ("drifting", 0.0, 0.9),
+    ("drifted", 0.9, 0.9),
 )
 """Phases of the procedural line: name, and how far it has drifted at its start and at its end, 0 to 1."""
 

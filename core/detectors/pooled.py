@@ -25,9 +25,9 @@ def pooled(features: Sequence[Tensor]) -> Tensor:
 
 
 class PooledDistance(nn.Module):
-    """The squared Mahalanobis distance (B,) of pooled features (B, P), over P: about 1 for good images, more for others.
+    """Squared Mahalanobis distances (B,) of pooled features (B, P), over P: about 1 for good images, more for others.
 
-    Its covariance is that of good images' standardised features, shrunk towards the identity.
+    The covariance is that of good images' standardised features, shrunk towards the identity.
     """
 
     centre: Tensor
