@@ -168,7 +168,8 @@ class _Watch:
 
     def _proposal(self, verdict: Verdict, why: str, defects: bool) -> Outgoing:
         doubt = " This looks like a wave of defects, which must not be learned." if defects else ""
-        message = f"{self._line}: {why}.{doubt} If the line is as it should be, run `flowgauge adapt {self._line}`."
+        remedy = f"If the line is as it should be, run `flowgauge adapt --line {self._line}`."
+        message = f"{self._line}: {why}.{doubt} {remedy}"
         occasion = str(verdict.verdict_id)
         return alert(
             self._line, AlertKind.ADAPTATION_PROPOSED, occasion, verdict.scored_at, message, defects=defects, why=why

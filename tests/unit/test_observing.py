@@ -146,6 +146,7 @@ def test_a_wave_of_defects_is_proposed_to_a_person_and_not_learned(store: Store,
     assert requests(store) == []
     assert told(store) == [AlertKind.DRIFT, AlertKind.ADAPTATION_PROPOSED]
     assert "must not be learned" in alerts(store.log)[-1].message
+    assert f"flowgauge adapt --line {LINE}" in alerts(store.log)[-1].message
 
 
 def test_the_policy_propose_asks_a_person_and_off_asks_nobody(store: Store, camera: Camera) -> None:
