@@ -18,7 +18,7 @@ from core.detectors.base import Detector, FeatureShape, Lesson, Progress, Scores
 from core.detectors.registry import DEFAULT, create
 from core.errors import DatasetError
 from core.gauge import Gauge
-from core.images import Picture, statistics
+from core.images import Picture
 from core.lessons import Embedder, rows_of_view
 from core.manifest import DetectorSpec, Manifest, MapScale, Range, Ranges
 from core.messages import Part, Statistics
@@ -98,7 +98,7 @@ def fit(
         threshold=Threshold.from_folds(scores, folds, rule=rule, k=k, seed=seed, groups=groups),
         calibration=Calibration.of(scores),
         map_scale=map_scale(held_out.maps),
-        ranges=ranges_of([statistics(picture) for picture in pictures]),
+        ranges=ranges_of([picture.statistics for picture in pictures]),
         weights_sha256=_UNNAMED,
     )
     return _named(Gauge(manifest, backbone, detector.to(device)))

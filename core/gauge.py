@@ -11,7 +11,7 @@ from torch import Tensor
 from core.backbones import Backbone
 from core.detectors.base import Detector
 from core.heatmaps import regions
-from core.images import Picture, statistics
+from core.images import Picture
 from core.judgement import Judgement
 from core.manifest import Manifest
 from core.messages import Decision, Statistics
@@ -53,8 +53,7 @@ class Gauge:
         standard_map = (raw_map_hw - facts.map_scale.calibration.median) / facts.map_scale.calibration.deviation
         whole = facts.preprocessing.restore(standard_map.astype(np.float32), picture.pixels)
         row, column = np.unravel_index(int(whole.argmax()), whole.shape)
-        seen = statistics(picture)
-        decision, reasons = decide(facts, score, seen)
+        decision, reasons = decide(facts, score, picture.statistics)
         return Judgement(
             score=score,
             standard_score=facts.calibration.standardise(score),

@@ -5,7 +5,7 @@ Poison data ends here: whatever `decode` cannot read becomes an `UnreadableImage
 
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from hashlib import sha256
 from io import BytesIO
@@ -85,10 +85,16 @@ class ImageLimits:
 
 @dataclass(frozen=True, eq=False)
 class Picture:
-    """A decoded image. `pixels`: (H, W, 3) uint8, RGB, upright; `sha256`: hex digest of the encoded bytes."""
+    """A decoded image. `pixels`: (H, W, 3) uint8, RGB, upright; `sha256`: hex digest of the encoded bytes;
+    `statistics`: how it was taken, measured here once, on the thread that decodes.
+    """
 
     pixels: NDArray[np.uint8]
     sha256: str
+    statistics: Statistics = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "statistics", statistics(self.pixels))
 
     @property
     def size(self) -> tuple[int, int]:
@@ -115,9 +121,9 @@ def decode(
     return Picture(_rgb(upright, sixteen_bit), sha256(data).hexdigest())
 
 
-def statistics(picture: Picture) -> Statistics:
-    """How the picture was taken; all numbers are finite, on a flat picture too."""
-    gray = Image.fromarray(picture.pixels).convert("L")
+def statistics(pixels: NDArray[np.uint8]) -> Statistics:
+    """How a picture (H, W, 3) was taken; all numbers are finite, on a flat picture too."""
+    gray = Image.fromarray(pixels).convert("L")
     values = np.asarray(gray, np.int16)
     variance = _variance(values) / 255**2
     edges = _variance(_laplacian(values)) / 255**2

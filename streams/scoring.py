@@ -6,7 +6,6 @@ from functools import partial
 
 from core.deadletters import OFFSET, TOPIC, buried
 from core.errors import Unavailable
-from core.images import statistics
 from core.judgement import Judge, Judgement
 from core.lines import LineSettings
 from core.messages import DEAD_LETTERS, IMAGES, VERDICTS, AlertKind, Decision, Source, Verdict
@@ -115,7 +114,7 @@ class Scoring(Processor):
             detector=gauge.detector_name if gauge else None,
             regions=judgement.regions if judgement else (),
             heatmap_uri=kept.heatmap_uri,
-            statistics=statistics(image.picture),
+            statistics=image.picture.statistics,
             source=Source(topic=record.topic, partition=record.partition, offset=record.offset),
             standard_score=judgement.standard_score if judgement else None,
             peak=judgement.peak if judgement else None,

@@ -38,8 +38,8 @@ class Recent:
         self.candidate, self.parent = candidate, parent
         squares = candidate.manifest.preprocessing.squares(pictures)
         self.plain = _Pair(candidate, parent, squares)
-        # what the candidate itself finds most ordinary is what defects are painted on: real ones would blur the check
-        ordinary = squares[np.argsort(self.plain.candidate)[: max(1, round(0.6 * len(squares)))]]
+        # what both find most ordinary is what defects are painted on: real ones would blur the check
+        ordinary = squares[np.argsort(self.plain.ranks())[: max(1, round(0.6 * len(squares)))]]
         painted = [paint_all(ordinary, seed + copy).squares for copy in range(copies)]
         self.ordinary = _Pair(candidate, parent, ordinary)
         self.painted = _Pair(candidate, parent, np.concatenate(painted))
@@ -61,6 +61,10 @@ class _Pair:
     @property
     def parent_alarms(self) -> float:
         return float(self._parents.mean())
+
+    def ranks(self) -> NDArray[np.intp]:
+        """(n,): the sums of each image's ranks among the two gauges' scores, so that neither chooses alone."""
+        return np.argsort(np.argsort(self.candidate)) + np.argsort(np.argsort(self.parent))
 
     def paired_error(self) -> float:
         """The standard error of `alarms` - `parent_alarms` on the same images (McNemar)."""

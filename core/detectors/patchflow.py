@@ -2,7 +2,7 @@
 
 Features of several strides meet on one grid, where the guide (see `core.detectors.guide`) keeps what tells defects from
 good surfaces; a flow of coupling blocks gives the likelihood of each place. The image's score is that of its most
-anomalous places, and a share of how far its pooled features lie from good ones.
+anomalous places, and a share of how unlikely its pooled features are.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from core.detectors.base import Detector, Embedding, FeatureShape, Lesson, Progress, Scores, length, select
 from core.detectors.guide import Guide, GuideConfig, grid_stride, pyramid, teach
-from core.detectors.pooled import PooledDistance, pooled
+from core.detectors.pooled import PooledConfig, PooledDensity, pooled
 from core.detectors.windows import nhwc
 from core.flows.coupling import CouplingFlow
 from core.flows.training import Rows, Training, held_out_images, maximise_likelihood
@@ -27,10 +27,12 @@ _BATCH = 64
 
 
 class PatchFlowConfig(Part):
-    """`top` is the share of places whose mean is the image's score, in (0, 1]; `smoothing` the deviation, in places, of
-    the Gaussian that smooths maps; `noise` of the training lies on tokens whose mean deviation is 1, and keeps the
-    flow from whitening away the guide's sense of distance. `pooled_weight` is that of the pooled features' distance
-    beside the places, both in units of their own spread on good images.
+    """`top` is the share of places whose mean is the image's score, in (0, 1]; `noise` of the training lies on tokens
+    whose mean deviation is 1, and keeps the flow from whitening away the guide's sense of distance. `pooled_weight` is
+    that of the pooled features' likelihood beside the places', both in units of their own spread on good images.
+
+    Maps are the places smoothed by a Gaussian of deviation `near`, which outlines small defects, and `far_weight` times
+    the same by one of deviation `far`, which fills what is spread out; in places.
     """
 
     guide: GuideConfig = GuideConfig()
@@ -38,11 +40,14 @@ class PatchFlowConfig(Part):
     hidden: int = Field(32, ge=1)
     clamp: float = Field(0.3, gt=0)
     top: float = Field(0.01, gt=0, le=1)
-    smoothing: float = Field(1.0, ge=0)
+    near: float = Field(0.7, ge=0)
+    far: float = Field(5.0, ge=0)
+    far_weight: float = Field(0.7, ge=0)
     training: Training = Training(steps=600, batch=2048, learning_rate=2e-3, noise=3.0, check_every=50)
     tokens_per_image: int = Field(340, ge=1)
     paintings: int = Field(2, ge=1)
-    pooled_weight: float = Field(0.5, ge=0)
+    pooled: PooledConfig = PooledConfig()
+    pooled_weight: float = Field(1.0, ge=0)
 
 
 class PatchFlow(Detector):
@@ -59,9 +64,13 @@ class PatchFlow(Detector):
         self.spread: Tensor
         self.register_buffer("centre", torch.zeros(config.guide.dimensions))
         self.register_buffer("spread", torch.ones(()))
-        self.pooled = PooledDistance(3 * sum(shape.channels))
+        self.pooled = PooledDensity(config.pooled, 3 * sum(shape.channels))
         self.pooled_scale: Tensor
+        self.pooled_centre: Tensor
+        self.pooled_spread: Tensor
         self.register_buffer("pooled_scale", torch.zeros(()))
+        self.register_buffer("pooled_centre", torch.zeros(()))
+        self.register_buffer("pooled_spread", torch.ones(()))
         self.flow = CouplingFlow(
             config.guide.dimensions, blocks=config.blocks, hidden=config.hidden, clamp=config.clamp, seed=0
         )
@@ -81,16 +90,18 @@ class PatchFlow(Detector):
         self.spread.copy_(guided_NTD.std(dim=(0, 1)).mean())
         rows = self._sampled(self._standardised(guided_NTD), lesson.image, seed)
         maximise_likelihood(self.flow, rows, self.config.training, seed=seed, progress=progress)
-        self._weigh(lesson, seed)
+        self._learn_pooled(lesson, seed, progress)
 
-    def _weigh(self, lesson: Lesson, seed: int) -> None:
-        """Fit the pooled term; its scale is that on images which did not teach it."""
-        x, held_out = lesson.good[POOLED], held_out_images(lesson.image, 0.3, seed)
-        self.pooled.measure(x[~held_out])
+    def _learn_pooled(self, lesson: Lesson, seed: int, progress: Progress) -> None:
+        """Its centre and spread are those on images that did not teach: few images leave much that none has shown."""
+        x = lesson.good[POOLED]
+        whole = self.pooled.cross_fitted(x, lesson.image, seed=seed, progress=progress)
+        self.pooled.learn(x, lesson.image, seed=seed, progress=progress)
         with torch.no_grad():
-            distances, scores = self.pooled(x[held_out]), self._highest(self.nll(lesson.good))
-        self.pooled_scale.copy_(self.config.pooled_weight * _lower_spread(scores) / _lower_spread(distances))
-        self.pooled.measure(x)
+            places = self._highest(self.nll(lesson.good))
+        self.pooled_scale.copy_(self.config.pooled_weight * _lower_spread(places))
+        self.pooled_centre.copy_(whole.median())
+        self.pooled_spread.copy_(_lower_spread(whole))
 
     def recentre(self, embedding: Embedding) -> None:
         self.pooled.recentre(embedding[POOLED])
@@ -120,8 +131,13 @@ class PatchFlow(Detector):
 
     def image_scores(self, nll_BT: Tensor, embedding: Embedding) -> Tensor:
         """The mean of the most anomalous places, and the pooled term."""
-        whole: Tensor = self.pooled_scale * self.pooled(embedding[POOLED])
-        return self._highest(nll_BT) + whole
+        return self._highest(nll_BT) + self._whole(embedding[POOLED])
+
+    def _whole(self, pooled_BP: Tensor) -> Tensor:
+        # linear near the good ones and logarithmic beyond: far from what taught it, a flow's likelihood has no scale
+        standard = (self.pooled(pooled_BP) - self.pooled_centre) / self.pooled_spread
+        whole: Tensor = self.pooled_scale * torch.asinh(standard)
+        return whole
 
     def _highest(self, nll_BT: Tensor) -> Tensor:
         most = max(1, round(self.config.top * nll_BT.shape[1]))
@@ -129,8 +145,11 @@ class PatchFlow(Detector):
 
     def score_embedding(self, embedding: Embedding) -> Scores:
         nll_BT = self.nll(embedding)
-        maps = smoothed(nll_BT.view(-1, *self.grid), self.config.smoothing)
-        return Scores(self.image_scores(nll_BT, embedding), maps)
+        return Scores(self.image_scores(nll_BT, embedding), self._maps(nll_BT.view(-1, *self.grid)))
+
+    def _maps(self, places_BHW: Tensor) -> Tensor:
+        far = self.config.far_weight * smoothed(places_BHW, self.config.far)
+        return smoothed(places_BHW, self.config.near) + far
 
     def score(self, features: Sequence[Tensor]) -> Scores:
         return self.score_embedding(pyramid(features, self.shape) | {POOLED: pooled(features)})

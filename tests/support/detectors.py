@@ -14,6 +14,7 @@ CONFIGS = {
     "patchflow": {
         "guide": {"hidden": 12, "inner": 8, "dimensions": 4, "epochs": 4},
         "paintings": 1,
+        "pooled": {"blocks": 2, "hidden": 16, "training": _QUICK},
         "training": _QUICK,
         "top": 0.05,
     },

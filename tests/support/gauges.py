@@ -20,6 +20,7 @@ QUICK = {
     "patchflow": {
         "guide": {"hidden": 24, "inner": 16, "dimensions": 6, "epochs": 3},
         "paintings": 2,
+        "pooled": {"blocks": 2, "hidden": 32, "training": {"steps": 40, "batch": 32, "check_every": 20}},
         "training": {"steps": 80, "batch": 512, "learning_rate": 5e-3, "noise": 1.0, "check_every": 20},
     },
     "rad": {

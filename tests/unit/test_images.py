@@ -268,7 +268,7 @@ def test_threads_may_decode_side_by_side(pixels: Pixels) -> None:
 
 
 def test_statistics_of_a_flat_image_are_finite() -> None:
-    flat = statistics(Picture(np.full((32, 48, 3), 51, np.uint8), ""))
+    flat = statistics(np.full((32, 48, 3), 51, np.uint8))
 
     assert flat.brightness == pytest.approx(0.2)
     assert (flat.contrast, flat.focus) == pytest.approx((0, 0), abs=1e-6)
@@ -278,7 +278,7 @@ def test_brightness_and_contrast_are_those_of_the_gray_values() -> None:
     halves = np.zeros((32, 32, 3), np.uint8)
     halves[:, 16:] = 255
 
-    seen = statistics(Picture(halves, ""))
+    seen = statistics(halves)
 
     assert (seen.brightness, seen.contrast) == pytest.approx((0.5, 0.5))
 
@@ -287,7 +287,7 @@ def test_focus_falls_with_blur_and_ignores_contrast(pixels: Pixels) -> None:
     sharp = ndimage.gaussian_filter(pixels, (1, 1, 0)).astype(np.uint8)
     blurred = ndimage.gaussian_filter(pixels, (2.5, 2.5, 0)).astype(np.uint8)
     dimmed = (128 + (sharp.astype(float) - 128) * 0.6).astype(np.uint8)
-    focus = [statistics(Picture(view, "")).focus for view in (sharp, blurred, dimmed)]
+    focus = [statistics(view).focus for view in (sharp, blurred, dimmed)]
 
     assert focus[1] < focus[0] - 1
     assert focus[2] == pytest.approx(focus[0], abs=0.1)
@@ -297,7 +297,7 @@ def test_fingerprints_are_close_for_one_scene_and_far_for_another() -> None:
     rng = np.random.default_rng(5)
     scenes = [rng.integers(40, 180, (8, 9, 1), dtype=np.uint8).repeat(20, 0).repeat(20, 1).repeat(3, 2) for _ in "ab"]
     noisy = scenes[0] + rng.integers(0, 6, scenes[0].shape, dtype=np.uint8)
-    first, again, other = (statistics(Picture(view, "")).fingerprint for view in (scenes[0], noisy, scenes[1]))
+    first, again, other = (statistics(view).fingerprint for view in (scenes[0], noisy, scenes[1]))
 
     assert len(first) == 16
     assert hamming(first, first) == 0

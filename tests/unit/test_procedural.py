@@ -5,7 +5,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from core.images import Picture, statistics
+from core.images import statistics
 from core.procedural import DEFECTS, MATERIALS, NOMINAL, Condition, ProceduralLine, write_dataset
 
 SIZE = 96
@@ -113,7 +113,7 @@ def test_light_and_tone_move_the_brightness(condition: Condition, darker: bool) 
 def test_blur_lowers_the_focus_and_contrast_raises_the_contrast() -> None:
     maker = line("woven-fabric")
     sharp, blurred, vivid = (
-        statistics(Picture(maker.good(0, condition).pixels, ""))
+        statistics(maker.good(0, condition).pixels)
         for condition in (NOMINAL, Condition(blur=2.5), Condition(contrast=1.4))
     )
 

@@ -12,7 +12,7 @@ from adapters.cli.script import DRIFT, JUDGING, TEACHING, Script, Shot, procedur
 from adapters.cli.stage import INTERVAL, LineClock
 from adapters.report.story import Truth
 from core.errors import DatasetError, UserError
-from core.images import decode, statistics
+from core.images import decode
 from core.procedural.line import MATERIALS
 from tests.support.stories import tiny_picture
 
@@ -58,7 +58,7 @@ def test_the_drift_goes_on_where_the_phase_before_left_it() -> None:
 
 
 def brightness(shots: Sequence[Shot]) -> float:
-    return fmean(statistics(decode(shot.read())).brightness for shot in shots if shot.truth is Truth.GOOD)
+    return fmean(decode(shot.read()).statistics.brightness for shot in shots if shot.truth is Truth.GOOD)
 
 
 def test_the_light_grows_from_the_first_phase_to_the_last(script: Script) -> None:
