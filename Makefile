@@ -3,7 +3,7 @@ BIN := .venv/bin
 STAMP := .venv/installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format benchmark clean
+.PHONY: help demo test check format benchmark servers up down clean
 
 help:  ## list these targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -12,7 +12,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Flowgauge needs Python 3.11 or newer: make PYTHON=python3.12 ...")'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	$(BIN)/uv pip install --quiet --python .venv --constraints constraints.txt --editable '.[test,check]'
+	$(BIN)/uv pip install --quiet --python .venv --constraints constraints.txt --editable '.[stream,test,check]'
 	@touch $@
 
 demo: $(STAMP)  ## the whole story on a procedural line, with a report at demo/report.html
@@ -33,6 +33,15 @@ format: $(STAMP)  ## let ruff mend what it can
 
 benchmark: $(STAMP)  ## speed, as ratios measured side by side
 	$(BIN)/python -m pytest tests/benchmarks --benchmarks -s
+
+servers:  ## install Kafka, Redis, MinIO and versitygw once, without containers
+	deploy/native/install.sh
+
+up:  ## start Kafka, Redis and MinIO without containers, and write their addresses to .native/env
+	@$(PYTHON) -m deploy.native.plant up
+
+down:  ## end what `up` started; the data stays
+	@$(PYTHON) -m deploy.native.plant down
 
 clean:  ## remove the virtual environment and all caches
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis *.egg-info

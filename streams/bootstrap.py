@@ -17,6 +17,7 @@ from core.ports import Clock
 from streams.adaptation import Adaptation
 from streams.alerting import Alerting
 from streams.archive import Archive
+from streams.carrier import Observer
 from streams.gauges import Gauges, Load
 from streams.housekeeping import LogTrimming, readers
 from streams.observing import Observing
@@ -25,22 +26,39 @@ from streams.retention import PassRetention
 from streams.runner import Plant, Runner, Source
 from streams.scoring import Scoring
 from streams.store import Store
-from streams.worker import Observer, Trouble, Worker
+from streams.worker import Trouble, Worker
 
-_SUPPORTED = "Name a directory, such as --store ./plant."
+_SUPPORTED = "Name a directory, such as --store ./plant, or a bucket, such as --store s3://flowgauge."
+_BUCKET = "s3://"
 
 
 def open_store(uri: str, clock: Clock | None = None, partitions: int = 1) -> Store:
-    """The store at `uri`, a directory (also as `file:///...`), made if it is not there.
+    """The store at `uri`: a directory (also as `file:///...`), made if it is not there, or `s3://BUCKET`.
 
-    `partitions` must be what the store was made with. Raises `SettingsError` for what is no directory's address.
+    A directory holds everything; `partitions` must be what it was made with. Beside a bucket, the environment names
+    Kafka for the topics and Redis for the state (see `adapters.environment`); nothing is connected before it is used.
+    Raises `SettingsError` for what is no such address, and for variables that are missing.
     """
-    root = _directory(uri)
     clock = clock or SystemClock()
+    if uri.startswith(_BUCKET):
+        return _cluster_store(uri, clock)
+    root = _directory(uri)
     objects = LocalObjects(root / "objects")
     objects.sweep()
     log = LocalLog(root / "log.db", clock, partitions)
     return Store(uri, log, objects, LocalState(root / "state.db", clock), clock)
+
+
+def _cluster_store(uri: str, clock: Clock) -> Store:
+    """Raises `SettingsError` where the libraries are missing: they are an extra."""
+    try:
+        from streams.cluster import open_cluster
+    except ModuleNotFoundError as error:
+        raise SettingsError(
+            f"A store at s3:// needs {error.name}, which is not installed.",
+            "Install the extra: pip install 'flowgauge[stream]'.",
+        ) from error
+    return open_cluster(uri, clock)
 
 
 def folder_source(
@@ -105,12 +123,13 @@ def _alone(store: Store) -> Callable[[], AbstractContextManager[None]]:
 def _directory(uri: str) -> Path:
     scheme, found, rest = uri.partition("://")
     if found and scheme != "file":
-        raise SettingsError(f"A store at {scheme}:// is not supported in this version.", _SUPPORTED)
+        raise SettingsError(f"A store at {scheme}:// is not supported.", _SUPPORTED)
     if not uri:
         raise SettingsError("The store has no address.", _SUPPORTED)
     return Path(rest if found else uri)
 
 
 def _local_log(store: Store) -> LocalLog:
-    assert isinstance(store.log, LocalLog), "open_store makes no other"
+    if not isinstance(store.log, LocalLog):
+        raise SettingsError(f"{store.uri} is shared by many workers.", "Start them with `flowgauge worker`.")
     return store.log

@@ -3,8 +3,11 @@ import os
 # before torch is loaded: on tensors as small as the tests', threads cost more than they give
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+from collections.abc import Iterator
+
 import pytest
 
+from tests.support.servers import S3Address, provided, real_kafka, real_redis, real_s3, second_real_s3
 from tests.support.shell import Shell
 
 
@@ -15,3 +18,29 @@ def flowgauge(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatc
     for name in ("FLOWGAUGE_STORE", "FLOWGAUGE_DEVICE", "FLOWGAUGE_CONFIG"):
         monkeypatch.delenv(name, raising=False)
     return Shell(capsys)
+
+
+@pytest.fixture(scope="session")
+def kafka_bootstrap(pytestconfig: pytest.Config) -> Iterator[str]:
+    with provided(pytestconfig, real_kafka()) as address:
+        yield address
+
+
+@pytest.fixture(scope="session")
+def redis_url(pytestconfig: pytest.Config) -> Iterator[str]:
+    with provided(pytestconfig, real_redis()) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def s3_address(pytestconfig: pytest.Config) -> Iterator[S3Address]:
+    """MinIO, where no other server is given."""
+    with provided(pytestconfig, real_s3()) as address:
+        yield address
+
+
+@pytest.fixture(scope="session")
+def second_s3_address(pytestconfig: pytest.Config) -> Iterator[S3Address]:
+    """versitygw, where no other server is given."""
+    with provided(pytestconfig, second_real_s3()) as address:
+        yield address

@@ -16,9 +16,12 @@ from adapters.cli.fit import fit
 from adapters.cli.golden import golden
 from adapters.cli.lines import lines
 from adapters.cli.output import say
+from adapters.cli.publish import publish
 from adapters.cli.run import run
 from adapters.cli.score import score
 from adapters.cli.snapshots import snapshots
+from adapters.cli.topics import topics
+from adapters.cli.worker import worker
 
 app = typer.Typer(
     name="flowgauge",
@@ -27,9 +30,15 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (demo, fit, score, run, adapt, evaluate):
+for command in (demo, fit, score, run, adapt, evaluate, worker, publish):
     app.command(epilog=EPILOG)(command)
-for name, group in (("snapshots", snapshots), ("lines", lines), ("golden", golden), ("dead-letters", dead_letters)):
+for name, group in (
+    ("snapshots", snapshots),
+    ("lines", lines),
+    ("golden", golden),
+    ("dead-letters", dead_letters),
+    ("topics", topics),
+):
     app.add_typer(group, name=name)
 
 

@@ -29,10 +29,10 @@ from core.images import decode
 from core.messages import ALERTS, VERDICTS, Alert, Verdict
 from core.snapshot import save
 from streams.bootstrap import embedded, open_store
+from streams.carrier import Step
 from streams.lines import set_line
 from streams.snapshots import SnapshotFiles, publish_snapshot
 from streams.store import Store
-from streams.worker import Step
 
 
 @dataclass(frozen=True)

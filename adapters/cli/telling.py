@@ -9,7 +9,7 @@ from core.deadletters import REASON
 from core.errors import Unavailable
 from core.messages import ALERTS, DEAD_LETTERS, VERDICTS, Alert, AlertKind, Decision, Verdict
 from core.ports import Outgoing
-from streams.worker import Step
+from streams.carrier import Step
 
 
 class Teller:

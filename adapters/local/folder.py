@@ -73,17 +73,11 @@ class FolderSource:
 
     def _ready(self) -> Iterator[tuple[Path, str, _Sight]]:
         now = self._clock.now().timestamp()
-        for path in sorted(self._files()):
+        for path in images_below(self._folder):
             name = _text(path.relative_to(self._folder))
             sight = self._sight(path, name, now)
             if sight is not None and self._token(name, sight) not in self._published and self._settled(sight, now):
                 yield path, name, sight
-
-    def _files(self) -> Iterator[Path]:
-        for path in self._folder.rglob("*"):
-            hidden = any(part.startswith(".") for part in path.relative_to(self._folder).parts)
-            if path.suffix.lower() in SUFFIXES and not hidden and path.is_file():
-                yield path
 
     def _sight(self, path: Path, name: str, now: float) -> _Sight | None:
         """None for a file that has gone since it was listed."""
@@ -123,6 +117,16 @@ class FolderSource:
 
     def _token(self, name: str, sight: _Sight) -> str:
         return f"{self._prefix}{name}|{sight.size}|{sight.modified_ns}"
+
+
+def images_below(folder: Path) -> list[Path]:
+    """Files with the suffix of an image, in the order of their names; nothing that is hidden."""
+    found = (path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    return sorted(path for path in found if not _hidden(path.relative_to(folder)))
+
+
+def _hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
 
 
 def _text(path: Path) -> str:

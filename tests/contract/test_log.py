@@ -6,6 +6,9 @@ from threading import Thread
 
 import pytest
 
+from adapters.kafka.log import KafkaLog
+from adapters.kafka.settings import KafkaSettings
+from adapters.kafka.topics import Plan, Topics
 from adapters.local.log import LocalLog
 from core.messages import IMAGES, VERDICTS
 from core.ports import Clock, Log, Outgoing
@@ -18,9 +21,19 @@ def local(root: Path, clock: Clock) -> Log:
     return LocalLog(root / "log.db", clock, partitions=3)
 
 
-@pytest.fixture(params=[local], ids=["local"])
+def kafka(bootstrap: str) -> Opener:
+    def open_log(root: Path, clock: Clock) -> Log:
+        settings = KafkaSettings(bootstrap=bootstrap, prefix=f"{root.parent.name}.{root.name}.")
+        with Topics(settings) as topics:
+            topics.create(Plan(partitions=3))
+        return KafkaLog(settings, clock)
+
+    return open_log
+
+
+@pytest.fixture(params=["local", "kafka"])
 def opener(request: pytest.FixtureRequest) -> Opener:
-    return request.param  # type: ignore[no-any-return]
+    return local if request.param == "local" else kafka(request.getfixturevalue("kafka_bootstrap"))
 
 
 @pytest.fixture
@@ -52,6 +65,7 @@ def test_a_read_starts_at_its_offset_and_stops_at_its_limit(log: Log) -> None:
     log.append([to(0, bytes([number])) for number in range(5)])
     assert [record.value[0] for record in log.read(IMAGES, 0, 1, 3)] == [1, 2, 3]
     assert log.read(IMAGES, 0, 5, 3) == []
+    assert log.read(IMAGES, 0, 0, 0) == []
 
 
 def test_topics_and_partitions_are_apart(log: Log) -> None:

@@ -1,23 +1,50 @@
 """What every object store keeps to."""
 
-from collections.abc import Callable
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, closing, contextmanager
+from itertools import islice
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from pydantic import SecretStr
 
 from adapters.local.objects import LocalObjects
+from adapters.minio.objects import S3Objects
+from adapters.minio.settings import S3Settings
 from core.names import image_object
 from core.ports import Objects
+from tests.support.servers import S3Address
 from tests.support.streaming import START
 
-Opener = Callable[[Path], Objects]
+
+@contextmanager
+def local(root: Path) -> Iterator[Objects]:
+    yield LocalObjects(root / "objects")
 
 
-@pytest.fixture(params=[LocalObjects], ids=["local"])
-def objects(request: pytest.FixtureRequest, tmp_path: Path) -> Objects:
-    return request.param(tmp_path / "objects")  # type: ignore[no-any-return]
+@contextmanager
+def s3(address: S3Address) -> Iterator[Objects]:
+    """On a server that other tests use too, in a bucket of its own."""
+    keys = S3Settings(
+        endpoint=address.endpoint, access_key=address.access_key, secret_key=SecretStr(address.secret_key)
+    )
+    with closing(S3Objects(keys, f"contract-{uuid4().hex}")) as objects:
+        objects.ensure_bucket()
+        yield objects
+
+
+@pytest.fixture(
+    params=[(local, "tmp_path"), (s3, "s3_address"), (s3, "second_s3_address")], ids=["local", "s3", "second-s3"]
+)
+def objects(request: pytest.FixtureRequest) -> Iterator[Objects]:
+    opener, place = request.param
+    opened: AbstractContextManager[Objects] = opener(request.getfixturevalue(place))
+    with opened as objects:
+        yield objects
 
 
 def test_an_object_is_read_as_it_was_put(objects: Objects) -> None:
@@ -48,6 +75,19 @@ def test_names_are_found_by_prefix_in_lexical_order(objects: Objects) -> None:
     assert list(objects.names("nowhere/")) == []
 
 
+def test_a_listing_of_many_is_whole_while_what_it_named_is_deleted(objects: Objects) -> None:
+    names = [f"a/{number:04d}" for number in range(1_005)]
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(lambda name: objects.put(name, b""), names))
+    assert list(islice(objects.names("a/"), 2 * len(names))) == names
+    found = []
+    for name in objects.names("a/"):
+        objects.delete(name)
+        found.append(name)
+    assert found == names
+    assert list(objects.names("")) == []
+
+
 def test_deleting_is_repeatable(objects: Objects) -> None:
     objects.put("a/b", b"")
     objects.delete("a/b")
@@ -73,6 +113,27 @@ def test_an_address_outside_the_store_is_a_key_error(objects: Objects, uri: str)
 def test_no_name_climbs_out(objects: Objects, name: str) -> None:
     with pytest.raises(KeyError):
         objects.put(name, b"")
+
+
+@pytest.mark.parametrize("tail", ["/../b", "/..", "//b", "/", "/./b", "/\0"])
+def test_no_address_climbs_out(objects: Objects, tail: str) -> None:
+    with pytest.raises(KeyError):
+        objects.name(objects.uri("a") + tail)
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(image_id=st.text(min_size=1, max_size=200))
+@example("a/b")
+@example("a%2Fb")
+@example("..")
+@example("~+ &?#=%<>;:@'\"")
+def test_any_image_id_names_an_object_that_comes_back(objects: Objects, image_id: str) -> None:
+    name = image_object("line", START, image_id)
+    uri = objects.put(name, image_id.encode())
+    assert objects.get(objects.name(uri)) == image_id.encode()
+    assert list(objects.names(name)) == [name]
+    objects.delete(name)
+    assert not objects.exists(name)
 
 
 @given(image_id=st.text(min_size=1, max_size=400))

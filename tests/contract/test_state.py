@@ -1,18 +1,30 @@
 """What every state store keeps to."""
 
 from collections.abc import Callable, Iterator
-from datetime import timedelta
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import timedelta, timezone
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 
 from adapters.local.state import LocalState
+from adapters.redis.state import RedisState
 from core.ports import Buffered, Clock, State
 from tests.support.streaming import START, SetClock
 
+Opener = Callable[[pytest.FixtureRequest, Clock], State]
 
-def local(root: Path, clock: Clock) -> State:
+
+def local(request: pytest.FixtureRequest, clock: Clock) -> State:
+    root: Path = request.getfixturevalue("tmp_path")
     return LocalState(root / "state.db", clock)
+
+
+def redis(request: pytest.FixtureRequest, clock: Clock) -> State:
+    """On a server that other tests use too, below a prefix of its own."""
+    return RedisState(request.getfixturevalue("redis_url"), clock, prefix=f"{uuid4()}:")
 
 
 @pytest.fixture
@@ -20,10 +32,10 @@ def clock() -> SetClock:
     return SetClock()
 
 
-@pytest.fixture(params=[local], ids=["local"])
-def state(request: pytest.FixtureRequest, tmp_path: Path, clock: SetClock) -> Iterator[State]:
-    opener: Callable[[Path, Clock], State] = request.param
-    state = opener(tmp_path, clock)
+@pytest.fixture(params=[local, redis], ids=["local", "redis"])
+def state(request: pytest.FixtureRequest, clock: SetClock) -> Iterator[State]:
+    opener: Opener = request.param
+    state = opener(request, clock)
     yield state
     state.close()
 
@@ -48,6 +60,25 @@ def test_a_value_is_there_until_it_expires(state: State, clock: SetClock) -> Non
 
 def test_an_unknown_key_has_no_value(state: State) -> None:
     assert state.get("k") is None
+
+
+def test_a_value_is_any_bytes_and_the_last_one_put(state: State) -> None:
+    state.put("k", b"", ttl_seconds=10)
+    assert state.get("k") == b""
+    state.put("k", bytes(range(256)), ttl_seconds=0.5)
+    assert state.get("k") == bytes(range(256))
+
+
+def test_a_value_that_has_expired_when_put_is_not_there(state: State) -> None:
+    state.put("k", b"v", ttl_seconds=0)
+    assert state.get("k") is None
+
+
+def test_values_and_leases_of_one_key_do_not_meet(state: State) -> None:
+    state.put("k", b"v", ttl_seconds=10)
+    assert state.lease("k", "one", 10)
+    state.release("k", "one")
+    assert state.get("k") == b"v"
 
 
 def test_a_lease_has_one_holder_at_a_time(state: State) -> None:
@@ -77,6 +108,12 @@ def test_only_its_holder_releases_a_lease(state: State) -> None:
     assert not state.lease("adapt", "two", 10)
 
 
+def test_of_many_who_ask_at_once_one_holds_the_lease(state: State) -> None:
+    with ThreadPoolExecutor(8) as threads:
+        held = list(threads.map(lambda owner: state.lease("adapt", owner, 10), map(str, range(8))))
+    assert held.count(True) == 1
+
+
 def test_buffered_images_come_back_whole_and_in_order_of_capture(state: State) -> None:
     late, early = entry("late", 2), entry("early", 1, score=None)
     state.buffer_add("a", [late, early], limit=10)
@@ -99,8 +136,51 @@ def test_an_image_that_comes_again_replaces_itself(state: State) -> None:
     assert ids(state) == ["y", "x"]
 
 
+def test_captures_of_one_instant_are_ordered_by_image_id(state: State) -> None:
+    state.buffer_add("a", [entry("b"), entry("ä"), entry("a")], limit=10)
+    assert ids(state) == ["a", "b", "ä"]
+    state.buffer_add("a", [], limit=1)
+    assert ids(state) == ["ä"]
+
+
+def test_a_capture_is_ordered_by_its_instant_whatever_its_zone(state: State) -> None:
+    early, late = entry("early", 1), entry("late", 2)
+    elsewhere = replace(early, captured_at=early.captured_at.astimezone(timezone(timedelta(hours=9))))
+    state.buffer_add("a", [late, elsewhere], limit=10)
+    assert state.buffer("a") == [early, late]
+
+
+def test_a_microsecond_decides_who_leaves(state: State) -> None:
+    later = replace(entry("a"), captured_at=START + timedelta(microseconds=1))
+    state.buffer_add("a", [later, entry("b")], limit=1)
+    assert ids(state) == ["a"]
+
+
+def test_what_comes_too_late_for_a_full_buffer_is_not_kept(state: State) -> None:
+    state.buffer_add("a", [entry("x", 2), entry("y", 3)], limit=2)
+    state.buffer_add("a", [entry("old", 1)], limit=2)
+    assert ids(state) == ["x", "y"]
+
+
+def test_a_buffer_of_no_images_keeps_none(state: State) -> None:
+    state.buffer_add("a", [entry("x")], limit=0)
+    assert state.buffer("a") == []
+
+
+def test_a_buffer_holds_its_limit_while_many_add(state: State) -> None:
+    def add(number: int) -> None:
+        state.buffer_add("a", [entry(f"{number}-{minute}", minute) for minute in range(5)], limit=10)
+
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(add, range(8)))
+    assert [buffered.captured_at for buffered in state.buffer("a")] == [
+        START + timedelta(minutes=minute) for minute in (3, 3, 4, 4, 4, 4, 4, 4, 4, 4)
+    ]
+
+
 def test_removing_an_image_is_repeatable(state: State) -> None:
     state.buffer_add("a", [entry("x"), entry("y", 1)], limit=10)
     state.buffer_remove("a", ["x", "unknown"])
     state.buffer_remove("a", ["x"])
+    state.buffer_remove("a", [])
     assert ids(state) == ["y"]

@@ -15,11 +15,11 @@ from streams.adaptation import request_adaptation
 from streams.alerts import alerts
 from streams.archive import archived
 from streams.bootstrap import embedded, folder_source, open_store
+from streams.carrier import Step
 from streams.lines import set_line
 from streams.runner import Runner
 from streams.snapshots import active_snapshot
 from streams.store import Store
-from streams.worker import Step
 from tests.support.failing import Failing
 from tests.support.streaming import LINE, SetClock, adapt, fitted, load, opened, png, records, send, verdicts
 

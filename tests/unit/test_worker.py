@@ -10,9 +10,10 @@ import pytest
 from core.errors import Unavailable
 from core.messages import ALERTS, IMAGES
 from core.ports import Outgoing, Record
+from streams.carrier import Step
 from streams.processor import Processor
 from streams.store import Store
-from streams.worker import Step, Worker
+from streams.worker import Worker
 from tests.support.failing import Failing
 from tests.support.streaming import SetClock, opened, png, records, send
 

@@ -1,0 +1,77 @@
+"""Where the servers are, as the environment says it; the only place that reads these variables."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from pydantic import SecretStr, ValidationError
+
+from adapters.kafka.settings import KafkaSettings
+from adapters.minio.settings import S3Settings
+from core.errors import SettingsError
+
+Environment = Mapping[str, str]
+
+
+def kafka_settings(environment: Environment) -> KafkaSettings:
+    """Raises `SettingsError` for what is missing or does not parse."""
+    fields: dict[str, Any] = _given(
+        environment,
+        {
+            "prefix": "FLOWGAUGE_TOPIC_PREFIX",
+            "security": "FLOWGAUGE_KAFKA_SECURITY",
+            "mechanism": "FLOWGAUGE_KAFKA_MECHANISM",
+            "username": "FLOWGAUGE_KAFKA_USERNAME",
+            "password": "FLOWGAUGE_KAFKA_PASSWORD",
+            "ca_file": "FLOWGAUGE_KAFKA_CA_FILE",
+            "certificate_file": "FLOWGAUGE_KAFKA_CERTIFICATE_FILE",
+            "key_file": "FLOWGAUGE_KAFKA_KEY_FILE",
+        },
+    )
+    bootstrap = _needed(environment, "FLOWGAUGE_KAFKA_BOOTSTRAP", "the brokers, host:port and comma-separated")
+    with _told("FLOWGAUGE_KAFKA_"):
+        return KafkaSettings(bootstrap=bootstrap, **fields)
+
+
+def s3_settings(environment: Environment) -> S3Settings:
+    """Raises `SettingsError` for what is missing or does not parse."""
+    ca_file = environment.get("FLOWGAUGE_S3_CA_FILE")
+    with _told("FLOWGAUGE_S3_"):
+        return S3Settings(
+            endpoint=_needed(environment, "FLOWGAUGE_S3_ENDPOINT", "the URL of the S3 server"),
+            access_key=_needed(environment, "FLOWGAUGE_S3_ACCESS_KEY", "the access key"),
+            secret_key=SecretStr(_needed(environment, "FLOWGAUGE_S3_SECRET_KEY", "the secret key")),
+            region=environment.get("FLOWGAUGE_S3_REGION", "us-east-1"),
+            ca_file=Path(ca_file) if ca_file else None,
+        )
+
+
+def redis_url(environment: Environment) -> str:
+    """Raises `SettingsError` where there is none."""
+    return _needed(environment, "FLOWGAUGE_REDIS_URL", "redis://host:port/0")
+
+
+def _needed(environment: Environment, name: str, what: str) -> str:
+    value = environment.get(name, "")
+    if not value:
+        raise SettingsError(f"A store at s3:// needs {name}.", f"Set it to {what}.")
+    return value
+
+
+@contextmanager
+def _told(prefix: str) -> Iterator[None]:
+    """What does not parse becomes a `SettingsError` that names the variable, and never its value."""
+    try:
+        yield
+    except ValidationError as error:
+        problem = error.errors(include_input=False)[0]
+        cause = problem.get("ctx", {}).get("error")
+        if isinstance(cause, SettingsError):
+            raise cause from None
+        name = prefix + "_".join(str(part) for part in problem["loc"]).upper()
+        raise SettingsError(f"{name} does not parse: {problem['msg']}.", "Mend the variable.") from None
+
+
+def _given(environment: Environment, names: Mapping[str, str]) -> dict[str, str]:
+    return {field: environment[name] for field, name in names.items() if environment.get(name)}

@@ -1,0 +1,69 @@
+"""How to reach the brokers: one frozen object, from which every client's options come."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, SecretStr, model_validator
+
+from core.errors import SettingsError
+
+
+class Security(StrEnum):
+    """The listener's protocol. `SSL` with a client certificate is mTLS."""
+
+    PLAINTEXT = "PLAINTEXT"
+    SSL = "SSL"
+    SASL_PLAINTEXT = "SASL_PLAINTEXT"
+    SASL_SSL = "SASL_SSL"
+
+
+class KafkaSettings(BaseModel):
+    """`bootstrap`: host:port, comma-separated; `prefix` stands before every topic's and group's name.
+
+    `ca_file`, `certificate_file` and `key_file` are PEM files. The password is masked wherever this is printed.
+    """
+
+    model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
+
+    bootstrap: str
+    prefix: str = "flowgauge."
+    security: Security = Security.PLAINTEXT
+    mechanism: str = "SCRAM-SHA-512"
+    username: str | None = None
+    password: SecretStr | None = None
+    ca_file: Path | None = None
+    certificate_file: Path | None = None
+    key_file: Path | None = None
+
+    @model_validator(mode="after")
+    def _credentials_fit(self) -> "KafkaSettings":
+        if self.security.name.startswith("SASL") and (self.username is None or self.password is None):
+            raise SettingsError(
+                f"{self.security} needs a user and a password.",
+                "Set FLOWGAUGE_KAFKA_USERNAME and FLOWGAUGE_KAFKA_PASSWORD.",
+            )
+        return self
+
+    def topic(self, name: str) -> str:
+        """As the brokers know it."""
+        return self.prefix + name
+
+    @property
+    def addresses(self) -> list[str]:
+        return [address.strip() for address in self.bootstrap.split(",")]
+
+    def client_options(self) -> dict[str, Any]:
+        """What all clients of kafka-python have in common."""
+        options: dict[str, Any] = {
+            "bootstrap_servers": self.addresses,
+            "security_protocol": self.security.value,
+        }
+        if self.username is not None and self.password is not None:
+            options |= {
+                "sasl_mechanism": self.mechanism,
+                "sasl_plain_username": self.username,
+                "sasl_plain_password": self.password.get_secret_value(),
+            }
+        files = {"ssl_cafile": self.ca_file, "ssl_certfile": self.certificate_file, "ssl_keyfile": self.key_file}
+        return options | {name: str(path) for name, path in files.items() if path is not None}

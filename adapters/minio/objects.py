@@ -1,0 +1,214 @@
+"""Objects in one bucket of any S3 service, by plain S3 calls: put, get, list, delete, presign."""
+
+import re
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from hashlib import sha256
+from io import BytesIO
+from itertools import islice
+from typing import TypeVar, cast
+
+from minio import Minio
+from minio.error import S3Error
+from minio.helpers import check_bucket_name
+from urllib3 import PoolManager
+from urllib3.util import Timeout
+
+from adapters.minio.faults import Damaged, s3_faults
+from adapters.minio.patience import patiently
+from adapters.minio.settings import S3Settings
+from core.errors import SettingsError
+
+_PART_BYTES = 16 * 2**20  # images go in one piece, snapshots in a few; what fails is sent again as a whole
+_PAGE = 1_000  # the most that a server lists at once
+_LONGEST_NAME_BYTES = 1_024
+_CLIMBS = frozenset({"", ".", ".."})
+_UNSPEAKABLE = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")  # XML and HTTP have no words for these
+_CONNECTIONS = 16
+_DIGEST = "sha256"
+_NOT_THERE = frozenset({"NoSuchKey", "NoSuchVersion"})
+_NO_NAME = frozenset(
+    {"KeyTooLongError", "XMinioInvalidObjectName", "ObjectParentIsFile", "ExistingObjectIsDirectory", "InvalidURI"}
+)
+_BUCKET_IS_THERE = frozenset({"BucketAlreadyOwnedByYou", "BucketAlreadyExists"})
+
+T = TypeVar("T")
+
+
+class S3Objects:
+    """`uri` of an object is `s3://`, the bucket, `/` and its name. Names that would climb or are none raise `KeyError`.
+
+    A put is whole once it has returned, and as durable as the service promises; the server checks what it got against
+    a hash (SHA-256, or MD5 under TLS). A get compares with the SHA-256 that the put left beside the object, if one is
+    there. Transient faults are tried again while `settings.patience_seconds` last; a call that hangs ends with its
+    socket's deadline after that. The constructor touches no network.
+    """
+
+    def __init__(self, settings: S3Settings, bucket: str) -> None:
+        self._bucket = _bucket_name(bucket)
+        self._scheme = f"s3://{bucket}/"
+        self._address = f"The bucket {bucket} at {settings.endpoint}"
+        self._patience = settings.patience_seconds
+        self._http = _http(settings)
+        self._client = _client(settings, self._http)
+
+    def ensure_bucket(self) -> None:
+        """Create the bucket unless it is there; for setups, as workers' keys seldom may."""
+        self._ask(self._make_bucket)
+
+    def put(self, name: str, data: bytes) -> str:
+        _check(name)
+        digest = sha256(data).hexdigest()
+        self._ask_for(name, lambda: self._send(name, data, digest))
+        return self.uri(name)
+
+    def get(self, name: str) -> bytes:
+        _check(name)
+        return self._ask_for(name, lambda: self._whole(name))
+
+    def exists(self, name: str) -> bool:
+        _check(name)
+        try:
+            self._ask_for(name, lambda: self._touch(name))
+        except KeyError:
+            return False
+        return True
+
+    def names(self, prefix: str) -> Iterator[str]:
+        """Page by page as they are taken, so `Unavailable` may come between; what is no name of ours is left out."""
+        page = self._page(prefix, None)
+        while page:
+            yield from filter(_is_name, page)
+            page = self._page(prefix, page[-1]) if len(page) == _PAGE else []
+
+    def delete(self, name: str) -> None:
+        _check(name)
+        try:
+            self._ask_for(name, lambda: self._client.remove_object(self._bucket, name))
+        except KeyError:
+            return
+
+    def presigned(self, name: str, seconds: int) -> str:
+        """A URL that whoever has it may read the object by; the object need not be there.
+
+        Raises `ValueError` unless `seconds` are 1 second to 7 days.
+        """
+        _check(name)
+        return self._client.presigned_get_object(self._bucket, name, timedelta(seconds=seconds))
+
+    def uri(self, name: str) -> str:
+        return self._scheme + name
+
+    def name(self, uri: str) -> str:
+        name = uri.removeprefix(self._scheme)
+        if name == uri:
+            raise KeyError(uri)
+        _check(name)
+        return name
+
+    def close(self) -> None:
+        """Let go of connections."""
+        self._http.clear()
+
+    def _ask(self, attempt: Callable[[], T]) -> T:
+        with s3_faults(self._address):
+            return patiently(attempt, self._patience)
+
+    def _ask_for(self, name: str, attempt: Callable[[], T]) -> T:
+        """Raises `KeyError` where the server says that `name` is not there or cannot be."""
+        with s3_faults(self._address):
+            try:
+                return patiently(attempt, self._patience)
+            except S3Error as error:
+                if error.code in _NOT_THERE | _NO_NAME:
+                    raise KeyError(name) from error
+                raise
+
+    def _make_bucket(self) -> None:
+        if self._client.bucket_exists(self._bucket):
+            return
+        try:
+            self._client.make_bucket(self._bucket)
+        except S3Error as error:  # another was quicker
+            if error.code not in _BUCKET_IS_THERE:
+                raise
+
+    def _send(self, name: str, data: bytes, digest: str) -> None:
+        """Parts go one after the other: threads that a failed put leaves behind would go on sending."""
+        self._client.put_object(
+            self._bucket,
+            name,
+            BytesIO(data),
+            len(data),
+            metadata={_DIGEST: digest},
+            part_size=_PART_BYTES,
+            num_parallel_uploads=1,
+        )
+
+    def _whole(self, name: str) -> bytes:
+        """A body shorter than its announced length is a fault of the connection, raised by `read`."""
+        response = self._client.get_object(self._bucket, name)
+        data = response.read()
+        digest = response.headers.get(f"x-amz-meta-{_DIGEST}")
+        if digest is not None and digest != sha256(data).hexdigest():
+            raise Damaged(f"the bytes of {name} do not match their SHA-256")
+        return data
+
+    def _touch(self, name: str) -> None:
+        """One byte of it: unlike HEAD, an answer to this can tell a missing bucket from a missing object."""
+        try:
+            self._client.get_object(self._bucket, name, length=1).read()
+        except S3Error as error:
+            if error.code != "InvalidRange":  # of an empty object, which is there
+                raise
+
+    def _page(self, prefix: str, after: str | None) -> list[str]:
+        def attempt() -> list[str]:
+            found = self._client.list_objects(self._bucket, prefix, recursive=True, start_after=after)
+            return [cast(str, each.object_name) for each in islice(found, _PAGE)]
+
+        return self._ask(attempt)
+
+
+def _bucket_name(bucket: str) -> str:
+    try:
+        check_bucket_name(bucket, strict=True)
+    except ValueError as error:
+        remedy = "Use 3 to 63 lower-case letters, digits, dots or hyphens."
+        raise SettingsError(f"{bucket!r} cannot name a bucket.", remedy) from error
+    return bucket
+
+
+def _http(settings: S3Settings) -> PoolManager:
+    """Without retries of its own: `patiently` is the only loop."""
+    return PoolManager(
+        maxsize=_CONNECTIONS,
+        timeout=Timeout(connect=settings.connect_seconds, read=settings.answer_seconds),
+        retries=False,
+        ca_certs=None if settings.ca_file is None else str(settings.ca_file),
+    )
+
+
+def _client(settings: S3Settings, http: PoolManager) -> Minio:
+    try:
+        return Minio(
+            settings.host,
+            settings.access_key,
+            settings.secret_key.get_secret_value(),
+            secure=settings.secure,
+            region=settings.region,
+            http_client=http,
+        )
+    except ValueError as error:
+        raise SettingsError(f"The settings of S3 do not fit: {error}.", "Check the endpoint and the region.") from error
+
+
+def _is_name(name: str) -> bool:
+    if not name.strip() or _CLIMBS & set(name.split("/")) or _UNSPEAKABLE.search(name):
+        return False
+    return len(name.encode()) <= _LONGEST_NAME_BYTES
+
+
+def _check(name: str) -> None:
+    if not _is_name(name):
+        raise KeyError(name)

@@ -1,0 +1,136 @@
+"""The wiring of a plant that many processes share: Kafka, Redis and an S3 service behind the ports.
+
+Apart from `streams.bootstrap`, because its libraries are an extra.
+"""
+
+import os
+import socket
+import ssl
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from threading import Event
+from typing import Any
+
+from faust import SASLCredentials, SSLCredentials
+
+from adapters.environment import kafka_settings, redis_url, s3_settings
+from adapters.kafka.log import KafkaLog
+from adapters.kafka.settings import KafkaSettings, Security
+from adapters.minio.objects import S3Objects
+from adapters.redis.state import RedisState
+from core.adaptation.contract import Adapt
+from core.errors import SettingsError
+from core.ports import Clock
+from streams.adaptation import Adaptation
+from streams.alerting import Alerting
+from streams.app import GroupApp, GroupSettings
+from streams.archive import Archive
+from streams.carrier import Observer
+from streams.gauges import Gauges, Load
+from streams.member import Member
+from streams.observing import Observing
+from streams.processor import Processor
+from streams.roles import Role
+from streams.scoring import Scoring
+from streams.store import Store
+from streams.worker import Trouble
+
+_ADAPTATION_NICE = 10  # adaptation gets the processor time that scoring leaves
+
+
+def open_cluster(uri: str, clock: Clock) -> Store:
+    """The store whose objects lie at `s3://BUCKET`; nothing is connected before it is used.
+
+    The environment names the servers (`adapters.environment`). Raises `SettingsError` for what is missing there.
+    """
+    kafka = kafka_settings(os.environ)
+    objects = S3Objects(s3_settings(os.environ), uri.removeprefix("s3://").rstrip("/"))
+    state = RedisState(redis_url(os.environ), clock, prefix=f"{kafka.prefix}state:")
+    return Store(uri, KafkaLog(kafka, clock), objects, state, clock)
+
+
+@dataclass(frozen=True)
+class Pace:
+    """`images` are scored together at most; a batch waits `linger_seconds` at most to fill. A worker that is not heard
+    of for `session_seconds` loses its partitions to the others; brokers accept 6 and more.
+    """
+
+    images: int = 16
+    linger_seconds: float = 0.02
+    session_seconds: float = 15.0
+    archive_rows: int = 1_024
+
+
+_PACE = Pace()
+
+
+def group_members(
+    store: Store,
+    role: Role,
+    load: Load,
+    adapt: Adapt,
+    *,
+    pace: Pace = _PACE,
+    observer: Observer = lambda step: None,
+    trouble: Trouble = lambda name, error: None,
+) -> list[GroupApp]:
+    """One member for each consumer group of `role`, on a store that `open_store` opened at a bucket.
+
+    Raises `SettingsError` for a store in a directory, which one process works on.
+    """
+    if not isinstance(store.log, KafkaLog):
+        raise SettingsError("Workers share a store at s3://.", "For a directory, use `flowgauge run`.")
+    settings = store.log.settings
+    stopping = Event()
+    owner = f"{socket.gethostname()}-{os.getpid()}"
+    gauges = Gauges(store.log, store.objects, load)
+    pool = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="decode")
+    makers: dict[Role, list[Callable[[], Processor]]] = {
+        Role.SCORING: [lambda: Scoring(store, gauges, pool.map)],
+        Role.DOWNSTREAM: [
+            lambda: Alerting(store),
+            lambda: Observing(store),
+            lambda: Archive(store, pace.archive_rows),
+        ],
+        Role.ADAPTATION: [lambda: Adaptation(store, load, adapt, owner, stopping.is_set)],
+    }
+    kinds = list(makers) if role is Role.ALL else [role]
+    return [
+        GroupApp(
+            Member(make, store.log, store.clock, observer, trouble, stopping),
+            GroupSettings(
+                brokers=";".join(f"kafka://{address}" for address in settings.addresses),
+                prefix=settings.prefix,
+                batch=pace.images,
+                linger_seconds=pace.linger_seconds,
+                session_seconds=pace.session_seconds,
+                credentials=_credentials(settings),
+                nice=_ADAPTATION_NICE if kind is Role.ADAPTATION else 0,
+            ),
+        )
+        for kind in kinds
+        for make in makers[kind]
+    ]
+
+
+def _credentials(settings: KafkaSettings) -> Any:
+    """Faust's form of them; None where the brokers ask for none."""
+    if settings.security is Security.PLAINTEXT:
+        return None
+    context = _tls(settings) if settings.security in (Security.SSL, Security.SASL_SSL) else None
+    if settings.username is None or settings.password is None:
+        return SSLCredentials(context=context)
+    return SASLCredentials(
+        username=settings.username,
+        password=settings.password.get_secret_value(),
+        mechanism=settings.mechanism,
+        ssl_context=context,
+    )
+
+
+def _tls(settings: KafkaSettings) -> ssl.SSLContext:
+    context = ssl.create_default_context(cafile=settings.ca_file)
+    if settings.certificate_file is not None:
+        context.load_cert_chain(settings.certificate_file, settings.key_file)
+    return context

@@ -1,0 +1,135 @@
+"""A member of a consumer group: what a broker hands it of one processor's topics, and where each partition begins.
+
+Apart from the engine that does the fetching, so that its rules can be tested without one.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from threading import Event
+from typing import TypeVar
+
+from core.errors import Unavailable
+from core.ports import Clock, Log, Record
+from streams.carrier import Carrier, Observer, Partition
+from streams.processor import Processor
+from streams.worker import FIRST_PAUSE, LONGEST_PAUSE, Trouble
+
+T = TypeVar("T")
+
+
+class Member:
+    """All calls but `safe` and `stop` come from one thread; none overlap.
+
+    Every assignment begins with a new processor: what the last one remembered of a partition may be out of date, since
+    another member may have had it in between.
+    """
+
+    def __init__(
+        self,
+        make: Callable[[], Processor],
+        log: Log,
+        clock: Clock,
+        observer: Observer = lambda step: None,
+        trouble: Trouble = lambda name, error: None,
+        stopping: Event | None = None,
+    ) -> None:
+        self._make = make
+        self._log = log
+        self._clock = clock
+        self._observer = observer
+        self._trouble = trouble
+        self._stopping = stopping or Event()
+        self._safe: Mapping[Partition, int] = {}
+        self._missing: dict[Partition, int] = {}
+        first = make()
+        self.name, self.inputs = first.name, first.inputs
+        self._carrier = self._carried_by(first)
+
+    def assigned(self, committed: Mapping[Partition, int]) -> dict[Partition, int]:
+        """Where to start each partition of a new assignment, given what the group has committed."""
+        carrier = self._carried_by(self._make())
+        starts = {place: self._insisting(_starting(carrier, place, at)) for place, at in committed.items()}
+        self._carrier = carrier
+        self._safe = dict(starts)
+        self._missing = {}
+        return starts
+
+    def take(self, records: Sequence[Record]) -> int:
+        """Carry what is due of `records`, which are of one partition and in order; how many there were.
+
+        Returns once their results are durable. While something is `Unavailable` it tries again, until `stop`: then it
+        raises it. Records of a partition that is not assigned, that were carried before, or that a fetch from before
+        the last assignment left ahead of their turn, are passed over; `missing` tells of the latter.
+        """
+        place = records[0].topic, records[0].partition
+        if place not in self._safe:
+            return 0
+        due = self._due(place, records)
+        if not due:
+            return 0
+        carrier = self._carrier
+        done = self._insisting(lambda: carrier.take(place, due))
+        self._moved()
+        return done
+
+    def idle(self) -> None:
+        """To be called now and then: what is due by now."""
+        carrier = self._carrier
+        self._insisting(lambda: carrier.idle(self._clock.now()))
+        self._moved()
+
+    def flush(self) -> None:
+        """Deliver what is owed. Raises `Unavailable` at the first failure: it comes again after a restart."""
+        self._carrier.flush()
+
+    def missing(self, place: Partition) -> int | None:
+        """The offset from which `place` must be fetched again, where the last `take` passed over what was ahead."""
+        return self._missing.get(place)
+
+    def stop(self) -> None:
+        """Have `take` and `idle` give up what they cannot deliver. From any thread."""
+        self._stopping.set()
+
+    def safe(self, place: Partition) -> int | None:
+        """Up to where a commit loses nothing; None for a partition that is not assigned. From any thread."""
+        return self._safe.get(place)
+
+    def _carried_by(self, processor: Processor) -> Carrier:
+        return Carrier(processor, self._log, self._observer)
+
+    def _due(self, place: Partition, records: Sequence[Record]) -> list[Record]:
+        position = self._carrier.position(place, lambda: self._safe[place])
+        due = [record for record in records if record.offset >= position]
+        ahead = bool(due) and due[0].offset > position and not self._is_gap(place, position, due[0].offset)
+        self._missing = {place: position} if ahead else {}
+        return [] if ahead else due
+
+    def _is_gap(self, place: Partition, start: int, end: int) -> bool:
+        """Compaction and transactions leave offsets without records."""
+        between = self._insisting(lambda: self._log.read(*place, start, 1))
+        return bool(between) and between[0].offset >= end
+
+    def _moved(self) -> None:
+        self._safe = {place: self._carrier.safe(place) for place in self._safe}
+
+    def _insisting(self, work: Callable[[], T]) -> T:
+        pause = FIRST_PAUSE
+        while True:
+            try:
+                return work()
+            except Unavailable as error:
+                self._trouble(self.name, error)
+                if self._stopping.wait(pause.total_seconds()):
+                    raise
+                pause = min(2 * pause, LONGEST_PAUSE)
+
+
+def _starting(carrier: Carrier, place: Partition, committed: int) -> Callable[[], int]:
+    return lambda: carrier.position(place, lambda: committed)
+
+
+def by_partition(records: Iterable[Record]) -> dict[Partition, list[Record]]:
+    """In order within each partition."""
+    parts: dict[Partition, list[Record]] = {}
+    for record in records:
+        parts.setdefault((record.topic, record.partition), []).append(record)
+    return parts
