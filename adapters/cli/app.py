@@ -20,6 +20,7 @@ from adapters.cli.publish import publish
 from adapters.cli.run import run
 from adapters.cli.score import score
 from adapters.cli.snapshots import snapshots
+from adapters.cli.status import alerts, status
 from adapters.cli.topics import topics
 from adapters.cli.worker import worker
 
@@ -30,7 +31,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (demo, fit, score, run, adapt, evaluate, worker, publish):
+for command in (demo, fit, score, run, adapt, evaluate, worker, publish, status, alerts):
     app.command(epilog=EPILOG)(command)
 for name, group in (
     ("snapshots", snapshots),

@@ -23,6 +23,9 @@ def create(
 
     FLOWGAUGE_KAFKA_BOOTSTRAP names the brokers, FLOWGAUGE_TOPIC_PREFIX what
     stands before every topic's name (flowgauge.).
+
+    \b
+    flowgauge topics create --partitions 8 --replication 3
     """
     import os
 
@@ -42,7 +45,11 @@ def create(
 
 @topics.command()
 def check(json: options.Json = False) -> None:
-    """Say what of the topics' settings would lose something; exit code 2 if anything would."""
+    """Say what of the topics' settings would lose something; exit code 2 if anything would.
+
+    \b
+    flowgauge topics check
+    """
     import os
 
     from adapters.environment import kafka_settings

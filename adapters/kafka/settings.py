@@ -58,6 +58,7 @@ class KafkaSettings(BaseModel):
         options: dict[str, Any] = {
             "bootstrap_servers": self.addresses,
             "security_protocol": self.security.value,
+            "bootstrap_timeout_ms": 10_000,
         }
         if self.username is not None and self.password is not None:
             options |= {

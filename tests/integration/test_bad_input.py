@@ -181,11 +181,11 @@ def test_a_broken_snapshot_cannot_be_rolled_back_to(flowgauge: Shell, store: Pat
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """Two megabytes, of which a store takes a third."""
+    """Sixty-four megabytes, of which a store takes half."""
     mount = tmp_path / "disk"
     mount.mkdir()
     try:
-        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", mount], check=True, capture_output=True)
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", mount], check=True, capture_output=True)
     except (OSError, subprocess.CalledProcessError) as error:
         pytest.skip(f"NOT TESTED: a full disk. Mounting a small tmpfs takes the rights of root ({error}).")
     yield mount

@@ -138,3 +138,20 @@ def test_an_evaluation_writes_its_figures(flowgauge: Shell, tmp_path: Path) -> N
     assert (run["fitted_images"], run["good_images"], run["defective_images"]) == (8, 6, 6)
     assert figures["image_auroc_interval"][0] <= figures["image_auroc"] <= figures["image_auroc_interval"][1]
     assert figures["speed_ratio"] == pytest.approx(figures["images_per_second"] / figures["backbone_images_per_second"])
+
+
+def test_status_and_alerts_tell_what_a_run_left(flowgauge: Shell, store: Path) -> None:
+    flowgauge("run", tiny_dataset() / "test", "--line", LINE, "--store", store, "--once", "--device", "cpu")
+
+    told = flowgauge("status", "--store", store, "--json").json
+    lags = {(group["group"], group["topic"]): group["lag"] for group in told["groups"]}
+    assert lags[("scoring", "images")] == 0
+    assert lags[("adaptation", "adaptations")] == 0
+    (line,) = told["lines"]
+    assert (line["line"], line["epoch"], line["buffered"], line["accepted"]) == (LINE, 1, 12, None)
+    assert LINE in flowgauge("status", "--store", store).out
+
+    alerts = [json.loads(each) for each in flowgauge("alerts", "--store", store, "--json").out.splitlines()]
+    assert {each["kind"] for each in alerts} >= {"reject"}
+    assert flowgauge("alerts", "--store", store, "--line", "another").out == ""
+    assert "rejected, the first is stain/" in flowgauge("alerts", "--store", store).out

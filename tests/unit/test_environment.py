@@ -5,6 +5,7 @@ import pytest
 from adapters.environment import kafka_settings, redis_url, s3_settings
 from adapters.kafka.settings import Security
 from core.errors import SettingsError
+from streams.bootstrap import open_store
 
 KAFKA = {"FLOWGAUGE_KAFKA_BOOTSTRAP": "a:9092, b:9092"}
 S3 = {
@@ -61,3 +62,9 @@ def test_secrets_are_masked_where_settings_are_printed() -> None:
     kafka = kafka_settings(KAFKA | {"FLOWGAUGE_KAFKA_USERNAME": "line", "FLOWGAUGE_KAFKA_PASSWORD": "hush-hush"})
     assert "hush" not in f"{kafka!r} {s3_settings(S3)!r}"
     assert kafka.client_options()["sasl_plain_password"] == "hush-hush"
+
+
+def test_a_store_at_a_bucket_says_which_server_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("FLOWGAUGE_KAFKA_BOOTSTRAP", raising=False)
+    with pytest.raises(SettingsError, match="A store at s3:// needs FLOWGAUGE_KAFKA_BOOTSTRAP"):
+        open_store("s3://flowgauge")

@@ -259,7 +259,7 @@ def person() -> AdaptationRequest:
     )
 
 
-@pytest.mark.parametrize("uri", ["s3://bucket", "https://host/x", "redis://host", ""])
+@pytest.mark.parametrize("uri", ["gs://bucket", "https://host/x", "redis://host", ""])
 def test_a_store_that_is_not_supported_is_refused_with_what_is(uri: str) -> None:
     with pytest.raises(SettingsError, match="Name a directory"):
         open_store(uri)

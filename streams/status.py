@@ -1,0 +1,81 @@
+"""What a plant is doing: how far behind its groups are, and what each line has."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+
+from core.messages import ALERTS, Alert
+from core.ports import Log, Record
+from streams.adaptation import Adaptation, audits
+from streams.alerting import Alerting
+from streams.archive import Archive
+from streams.observing import Observing
+from streams.scoring import Scoring
+from streams.snapshots import active_snapshots
+from streams.store import Store
+
+GROUPS = (Scoring, Alerting, Observing, Archive, Adaptation)
+
+
+@dataclass(frozen=True)
+class GroupStatus:
+    """`lag`: records of `topic` beyond what the group has committed. Alerting commits the start of a window that is
+    open, archive that of a file that is being filled: their lag is what a restart would read again.
+    """
+
+    group: str
+    topic: str
+    lag: int
+
+
+@dataclass(frozen=True)
+class LineStatus:
+    """`buffered` images; `adapted_at` and `accepted` of the last adaptation that was decided, None before the first."""
+
+    line: str
+    version: str
+    epoch: int
+    active_since: datetime
+    buffered: int
+    adapted_at: datetime | None
+    accepted: bool | None
+
+
+def group_statuses(store: Store) -> Iterator[GroupStatus]:
+    for processor in GROUPS:
+        for topic in processor.inputs:
+            yield GroupStatus(processor.name, topic, _lag(store.log, processor.name, topic))
+
+
+def line_statuses(store: Store) -> Iterator[LineStatus]:
+    for line, active in sorted(active_snapshots(store.log).items()):
+        last = next(reversed(audits(store, line)), None)
+        yield LineStatus(
+            line=line,
+            version=active.version,
+            epoch=active.epoch,
+            active_since=active.at,
+            buffered=len(store.state.buffer(line)),
+            adapted_at=last.at if last else None,
+            accepted=last.accepted if last else None,
+        )
+
+
+def latest_alerts(log: Log, limit: int) -> tuple[list[Alert], list[int]]:
+    """The last `limit` alerts in order of time, and the offset after them in each partition."""
+    ends = [log.end(ALERTS, number) for number in range(log.partitions(ALERTS))]
+    found = [
+        alert
+        for number, end in enumerate(ends)
+        for alert in decoded(log.read(ALERTS, number, max(0, end - limit), limit))
+    ]
+    return sorted(found, key=lambda alert: alert.at)[-limit:], ends
+
+
+def decoded(records: list[Record]) -> list[Alert]:
+    return [Alert.decode(record.value) for record in records]
+
+
+def _lag(log: Log, group: str, topic: str) -> int:
+    places = [(topic, number) for number in range(log.partitions(topic))]
+    return sum(max(0, log.end(*place) - log.position(group, *place)) for place in places)
