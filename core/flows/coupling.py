@@ -3,7 +3,9 @@
 import math
 import warnings
 from collections.abc import Callable
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from core.seeding import seeded
@@ -36,9 +38,7 @@ class CouplingFlow(nn.Module):
         with seeded(seed):  # FrEIA draws its permutations from NumPy's global generator
             self.sequence = ff.SequenceINN(dimensions)
             for _ in range(blocks):
-                self.sequence.append(
-                    fm.AllInOneBlock, subnet_constructor=_subnet(hidden), affine_clamping=clamp, **condition
-                )
+                self.sequence.append(_Block, subnet_constructor=_subnet(hidden), affine_clamping=clamp, **condition)
 
     def forward(self, x_ND: Tensor, context_NC: Tensor | None = None) -> tuple[Tensor, Tensor]:
         z: Tensor
@@ -63,6 +63,30 @@ class CouplingFlow(nn.Module):
         """The same from what `forward` gave."""
         nll: Tensor = (0.5 * z_ND.square().sum(dim=1) - log_det_N) / self.dimensions + _HALF_LOG_TAU
         return nll
+
+
+class _Block(fm.AllInOneBlock):  # type: ignore[misc]
+    """FrEIA's block, which permutes by multiplying with a D x D matrix: here by index, so that neither reading that
+    matrix from memory nor storing it weighs more than the networks.
+    """
+
+    order: Tensor
+    order_back: Tensor
+    w_perm: Any
+    w_perm_inv: Any
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.register_buffer("order", self.w_perm.flatten(1).argmax(dim=1))
+        self.register_buffer("order_back", self.w_perm_inv.flatten(1).argmax(dim=1))
+        self.w_perm = self.w_perm_inv = None
+
+    def _permute(self, x: Tensor, rev: bool = False) -> tuple[Tensor, Tensor]:
+        scale = self.global_scale_activation(self.global_scale)
+        log_det = torch.log(scale).sum()
+        if rev:
+            return (x.index_select(1, self.order_back) - self.global_offset) / scale, log_det
+        return (x * scale + self.global_offset).index_select(1, self.order), log_det
 
 
 def _subnet(hidden: int) -> Callable[[int, int], nn.Module]:
