@@ -1,10 +1,9 @@
 """What a plant is doing: how far behind its groups are, and what each line has."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import datetime
 
-from core.messages import ALERTS, Alert
+from core.messages import ALERTS, Alert, Part
 from core.ports import Log, Record
 from streams.adaptation import Adaptation, audits
 from streams.alerting import Alerting
@@ -17,8 +16,7 @@ from streams.store import Store
 GROUPS = (Scoring, Alerting, Observing, Archive, Adaptation)
 
 
-@dataclass(frozen=True)
-class GroupStatus:
+class GroupStatus(Part):
     """`lag`: records of `topic` beyond what the group has committed. Alerting commits the start of a window that is
     open, archive that of a file that is being filled: their lag is what a restart would read again.
     """
@@ -28,8 +26,7 @@ class GroupStatus:
     lag: int
 
 
-@dataclass(frozen=True)
-class LineStatus:
+class LineStatus(Part):
     """`buffered` images; `adapted_at` and `accepted` of the last adaptation that was decided, None before the first."""
 
     line: str
@@ -44,7 +41,7 @@ class LineStatus:
 def group_statuses(store: Store) -> Iterator[GroupStatus]:
     for processor in GROUPS:
         for topic in processor.inputs:
-            yield GroupStatus(processor.name, topic, _lag(store.log, processor.name, topic))
+            yield GroupStatus(group=processor.name, topic=topic, lag=_lag(store.log, processor.name, topic))
 
 
 def line_statuses(store: Store) -> Iterator[LineStatus]:

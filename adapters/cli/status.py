@@ -1,6 +1,5 @@
 """`flowgauge status` and `flowgauge alerts`: what ops people look at."""
 
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -30,7 +29,12 @@ def status(store: options.Store, json: options.Json = False) -> None:
     with open_store(store) as plant:
         groups, lines = list(group_statuses(plant)), list(line_statuses(plant))
     if json:
-        emit({"groups": [asdict(group) for group in groups], "lines": [asdict(line) for line in lines]})
+        emit(
+            {
+                "groups": [group.model_dump(mode="json") for group in groups],
+                "lines": [line.model_dump(mode="json") for line in lines],
+            }
+        )
         return
     show(("group", "topic", "lag"), ((group.group, group.topic, group.lag) for group in groups))
     say("")

@@ -1,7 +1,7 @@
 """The log on Kafka: what the processors read and append beside what a worker's consumer group brings them."""
 
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from threading import Lock
 from typing import Any
 
@@ -50,7 +50,7 @@ class KafkaLog:
 
     def append(self, records: Sequence[Outgoing]) -> None:
         at = self._clock.now()
-        with self._appending, self._faults():
+        with self._appending, self._faults(), self._renewing_producer():
             producer = self._opened_producer()
             futures = [producer.send(self.settings.topic(record.topic), **sent(record, at)) for record in records]
             producer.flush(timeout=_POLLS * _POLL_MS / 1000)
@@ -58,13 +58,13 @@ class KafkaLog:
                 future.get(timeout=1)
 
     def read(self, topic: str, partition: int, offset: int, limit: int) -> list[Record]:
-        with self._faults():
-            found = self._reader(topic, partition).read(offset, limit)
+        with self._faults(), self._reading(topic, partition) as reader:
+            found = reader.read(offset, limit)
         return [received(topic, record) for record in found]
 
     def end(self, topic: str, partition: int) -> int:
-        with self._faults():
-            return self._reader(topic, partition).end()
+        with self._faults(), self._reading(topic, partition) as reader:
+            return reader.end()
 
     def position(self, group: str, topic: str, partition: int) -> int:
         with self._faults():
@@ -105,12 +105,34 @@ class KafkaLog:
                 )
             return self._producer
 
-    def _reader(self, topic: str, partition: int) -> "_Reader":
+    @contextmanager
+    def _renewing_producer(self) -> Iterator[None]:
+        """After a failure the next append gets a new one: an idempotent producer that gave a record up is stuck."""
+        try:
+            yield
+        except KafkaError:
+            with self._lock:
+                stuck, self._producer = self._producer, None
+            if stuck is not None:
+                stuck.close(timeout=0)
+            raise
+
+    @contextmanager
+    def _reading(self, topic: str, partition: int) -> Iterator["_Reader"]:
+        """The partition's connection; after a failure the next read makes a new one."""
         place = self._place(topic, partition)
         with self._lock:
             if place not in self._readers:
                 self._readers[place] = _Reader(_consumer(self.settings), place)
-            return self._readers[place]
+            reader = self._readers[place]
+        try:
+            yield reader
+        except KafkaError:
+            with self._lock:
+                if self._readers.get(place) is reader:
+                    del self._readers[place]
+            reader.close()
+            raise
 
     def _group(self, name: str) -> "_Group":
         with self._lock:

@@ -59,6 +59,7 @@ class KafkaSettings(BaseModel):
             "bootstrap_servers": self.addresses,
             "security_protocol": self.security.value,
             "bootstrap_timeout_ms": 10_000,
+            "reconnect_backoff_max_ms": 1_000,
         }
         if self.username is not None and self.password is not None:
             options |= {

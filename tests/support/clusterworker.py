@@ -4,6 +4,7 @@ import asyncio
 import signal
 import sys
 
+from core.errors import Unavailable
 from streams.app import run_groups
 from streams.bootstrap import open_store
 from streams.cluster import Pace, group_members
@@ -16,7 +17,11 @@ async def main(uri: str, role: Role) -> None:
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopping.set)
     with open_store(uri) as store:
         pace = Pace(images=8, session_seconds=6.0, archive_rows=64)
-        await run_groups(group_members(store, role, load, adapt, pace=pace), stopping)
+        await run_groups(group_members(store, role, load, adapt, pace=pace, trouble=told), stopping)
+
+
+def told(name: str, error: Unavailable) -> None:
+    print(f"{name} waits. {error}", file=sys.stderr, flush=True)  # noqa: T201  for whoever reads a failed test
 
 
 if __name__ == "__main__":
