@@ -17,6 +17,7 @@ from streams.store import Store
 Key = tuple[str, AlertKind, str, int]
 """Line, kind, and the topic and partition that it was seen in."""
 
+_LATE = timedelta(seconds=5)  # between a record's time and the moment at which a broker shows it
 _EXAMPLES = 10  # image ids that an alert names: enough to look at, few enough to read
 
 
@@ -98,7 +99,7 @@ class Alerting(VerdictReader):
         return min([read, *(first.offset for first in firsts if (first.topic, first.partition) == (topic, partition))])
 
     def idle(self, now: datetime) -> list[Outgoing]:
-        return list(self._closed([key for key, tally in self._open.items() if tally.end <= now]))
+        return list(self._closed([key for key, tally in self._open.items() if tally.end + _LATE <= now]))
 
     def flush(self) -> list[Outgoing]:
         """The counts so far; the windows stay open."""

@@ -117,8 +117,11 @@ class GroupApp(faust.App):
         """Give up what cannot be delivered, and deliver what is owed."""
         self.member.stop()
         await self._guarded(self.member.flush)
-        self._thread.shutdown(wait=False)
         await super().on_stop()
+
+    async def on_shutdown(self) -> None:
+        await super().on_shutdown()
+        self._thread.shutdown(wait=False)
 
     def _listen(self, settings: GroupSettings) -> None:
         names = [self._prefix + name for name in self.member.inputs]
@@ -136,6 +139,8 @@ class GroupApp(faust.App):
         self.timer(_IDLE_SECONDS)(idle)
 
     async def _carry(self, events: Sequence[Any]) -> None:
+        if self.should_stop:
+            return
         records = [self._record(event.message) for event in events]
         for event in events:
             event.ack()
@@ -188,7 +193,7 @@ def _lower_priority(nice: int) -> Callable[[], None]:
 
 
 async def run_groups(apps: Sequence[GroupApp], stopping: asyncio.Event) -> None:
-    """Until `stopping` is set or one app fails, whose error is then raised."""
+    """Until `stopping` is set, or one app ends before: then its error is raised, so that a supervisor starts anew."""
     for app in apps:
         await app.start()
     try:
@@ -197,6 +202,8 @@ async def run_groups(apps: Sequence[GroupApp], stopping: asyncio.Event) -> None:
     finally:
         for app in apps:
             await app.stop()
-    failures = [app.failure for app in apps if app.failure is not None]
+    failures = [failure for app in apps if (failure := app.failure or app.crash_reason) is not None]
     if failures:
         raise failures[0]
+    if not stopping.is_set():
+        raise Unavailable("A member of a consumer group ended by itself.", "The log says why; start the worker again.")

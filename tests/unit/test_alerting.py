@@ -61,7 +61,7 @@ def test_many_rejects_in_one_window_are_one_alert_with_a_count(store: Store, clo
     worker = alerting(store)
     append_rejects(store, *range(20))
     work(worker)
-    clock.advance(61)
+    clock.advance(66)
     work(worker)
     assert told(store) == [(AlertKind.REJECT, 20)]
     assert len(raw(store)) == 2
@@ -69,12 +69,25 @@ def test_many_rejects_in_one_window_are_one_alert_with_a_count(store: Store, clo
     assert len(raw(store)[-1].detail["examples"]) == 10
 
 
+def test_a_record_that_is_shown_late_still_counts_in_its_window(store: Store, clock: SetClock) -> None:
+    worker = alerting(store)
+    append_rejects(store, 0)
+    clock.advance(62)
+    work(worker)
+    clock.advance(-4)  # appended before the window's end, by another machine, and visible only now
+    append_rejects(store, 1)
+    clock.advance(10)
+    work(worker)
+    work(worker)
+    assert told(store) == [(AlertKind.REJECT, 2)]
+
+
 def test_each_window_has_its_own_alert(store: Store, clock: SetClock) -> None:
     worker = alerting(store)
     for offset in range(3):
         append_rejects(store, offset)
         work(worker)
-        clock.advance(61)
+        clock.advance(66)
     assert told(store) == [(AlertKind.REJECT, 1)] * 3
 
 
@@ -82,7 +95,7 @@ def test_a_window_closes_when_a_later_record_comes_though_nothing_is_ever_idle(s
     worker = alerting(store)
     append_rejects(store, 0, 1)
     worker.step()
-    clock.advance(61)
+    clock.advance(66)
     append_verdicts(store.log, [verdict(2)])
     worker.step()
     assert told(store) == [(AlertKind.REJECT, 2)]
@@ -94,7 +107,7 @@ def test_a_kill_in_the_middle_of_a_window_counts_nothing_twice(store: Store, clo
     append_rejects(store, 2)
     successor = alerting(store)
     work(successor)
-    clock.advance(61)
+    clock.advance(66)
     work(successor)
     assert told(store) == [(AlertKind.REJECT, 3)]
 
@@ -103,7 +116,7 @@ def test_a_repeated_verdict_is_not_counted(store: Store, clock: SetClock) -> Non
     worker = alerting(store)
     append_rejects(store, 0, 1, 0, 1)
     work(worker)
-    clock.advance(61)
+    clock.advance(66)
     work(worker)
     assert told(store) == [(AlertKind.REJECT, 2)]
 
@@ -119,7 +132,7 @@ def test_dead_letters_are_told_with_their_reason(store: Store, clock: SetClock) 
     worker = alerting(store)
     store.log.append([dead_letter(LINE, b"", {"ce_id": "x"}, "The image is empty.")] * 3)
     work(worker)
-    clock.advance(61)
+    clock.advance(66)
     work(worker)
     assert told(store) == [(AlertKind.DEAD_LETTER, 3)]
     assert "The image is empty." in alerts(store.log)[0].message
