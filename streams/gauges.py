@@ -58,6 +58,17 @@ class Gauges:
                 return gauge
         return None
 
+    def version(self, line: str, version: str) -> Judge | None:
+        """One of the line's gauges, active or not; None where it was never announced or does not load."""
+        held = self._held.get(line)
+        if held is not None and held.gauge.version == version:
+            return held.gauge
+        announced = [each for each in self._announced.get(line, []) if each.version == version]
+        try:
+            return self._verified(announced[0]) if announced else None
+        except (SnapshotInvalid, GaugeMissing):
+            return None
+
     def alerts(self) -> list[Outgoing]:
         """The `snapshot_invalid` alerts since the last call."""
         due, self._alerts = self._alerts, []
