@@ -3,7 +3,7 @@ BIN := .venv/bin
 STAMP := .venv/installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format benchmark servers up down clean
+.PHONY: help demo demo-stack test check format benchmark memory servers up down clean
 
 help:  ## list these targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -17,6 +17,10 @@ $(STAMP): pyproject.toml constraints.txt
 
 demo: $(STAMP)  ## the whole story on a procedural line, with a report at demo/report.html
 	$(BIN)/flowgauge demo --out demo
+
+demo-stack: $(STAMP)  ## the same on Kafka, Redis and MinIO, which it starts: two lines, four workers, a report for each line
+	@$(PYTHON) -m deploy.native.plant up
+	set -a && . .native/env && set +a && $(BIN)/flowgauge demo --stack --out demo-stack
 
 test: $(STAMP)  ## all tests
 	$(BIN)/python -m pytest tests/unit tests/contract tests/integration
@@ -32,7 +36,10 @@ format: $(STAMP)  ## let ruff mend what it can
 	$(BIN)/ruff format .
 
 benchmark: $(STAMP)  ## speed, as ratios measured side by side
-	$(BIN)/python -m pytest tests/benchmarks --benchmarks -s
+	$(BIN)/python -m pytest tests/benchmarks --benchmarks -s --deselect tests/benchmarks/test_memory.py
+
+memory: $(STAMP)  ## whether a worker's memory stays flat over 20,000 images
+	$(BIN)/python -m pytest tests/benchmarks/test_memory.py --benchmarks -s
 
 servers:  ## install Kafka, Redis, MinIO and versitygw once, without containers
 	deploy/native/install.sh

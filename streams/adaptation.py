@@ -107,6 +107,7 @@ class Adaptation(Processor):
             seconds=(at - began).total_seconds(),
             trace=outcome.trace,
             gate=outcome.gate,
+            buffered=tuple(entry.image_id for entry, _ in given.buffered),
             rejected_uris={
                 entry.image_id: entry.image_uri for entry, _ in given.buffered if entry.image_id in rejected
             },

@@ -43,27 +43,26 @@ _SMALL, _SMALLER = 208, 112  # pixels of a thumbnail's longer side: sharp enough
 
 @dataclass(frozen=True)
 class Opening:
-    """What no topic holds: the script with its truth, what the first gauge says of each image, by candidate which
-    images it was offered, and how the story is told again.
+    """What no topic holds: the script with its truth, what the first gauge says of each image, and how the story is
+    told again.
     """
 
     script: Script
     gauge: GaugeFacts
     frozen: Mapping[str, Call]
-    buffered: Mapping[str, Sequence[str]]
     command: str
     software: str
 
 
 class Chronicle:
-    """`store` holds one line's demonstration, played to its end. Nothing is written."""
+    """`store` holds a demonstration of the script's line, played to its end. Nothing is written."""
 
     def __init__(self, store: Store, opening: Opening) -> None:
         self._store = store
         self._opening = opening
         self._script = opening.script
         self._truth = {shot.image_id: shot.truth for shot in self._script.shots}
-        self._verdicts = list(_counting_verdicts(store))
+        self._verdicts = [verdict for verdict in _counting_verdicts(store) if verdict.line == self._script.line]
         self._captured = [verdict.captured_at for verdict in self._verdicts]
 
     def story(self) -> Story:
@@ -135,8 +134,7 @@ class Chronicle:
         )
 
     def _buffer(self, report: AdaptationReport) -> dict[str, Truth]:
-        offered = self._opening.buffered.get(report.version, ())
-        return {image_id: self._truth.get(image_id, Truth.UNKNOWN) for image_id in offered}
+        return {image_id: self._truth.get(image_id, Truth.UNKNOWN) for image_id in report.buffered}
 
     def _last_before(self, at: datetime) -> int:
         """The index of the last image captured by `at`."""

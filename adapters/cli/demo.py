@@ -35,6 +35,11 @@ def demo(
     weights: options.Weights = None,
     size: options.Size = None,
     device: options.DeviceOption = options.Device.AUTO,
+    stack: Annotated[
+        bool, typer.Option("--stack", help="On Kafka, Redis and S3, which the environment names, with real workers.")
+    ] = False,
+    lines: Annotated[int, typer.Option(min=1, max=8, help="With --stack: so many lines, at the same time.")] = 2,
+    rate: Annotated[float, typer.Option(min=0.1, help="With --stack: images a second of every line.")] = 3.0,
     open_report: Annotated[bool, typer.Option("--open/--no-open", help="Show the report in a browser.")] = False,
     json: options.Json = False,
 ) -> None:
@@ -44,12 +49,16 @@ def demo(
     fires; the gauge is re-cut from a buffer that holds defects, passes its gate and is swapped in. It all runs through
     the pipeline of `flowgauge run`, and ends with one self-contained HTML report.
 
+    With --stack it runs on real servers (make up starts some): two scoring workers, one for what is downstream and one
+    that adapts, all in processes of their own; each line gets a report.
+
     Exits with 1 when an image is left without a verdict.
 
     \b
     flowgauge demo
     flowgauge demo --material ceramic-tile --seed 3 --open
     flowgauge demo --data ./tiles --phases ./tiles/phases.json
+    flowgauge demo --stack
     """
     from adapters.cli.performing import Cast, command_line, perform, script_of, summary
 
@@ -58,16 +67,31 @@ def demo(
             "Real images need both --data and --phases.", "Give both, or neither for a procedural line."
         )
     folder = DemoFolder(out)
-    script = script_of(material, data, phases, groups, seed)
+    count = lines if stack else 1
+    scripts = [script_of(material, data, phases, groups, seed + number) for number in range(count)]
     folder.clear()
     played = {"material": material} if data is None else {"data": data, "phases": phases, "groups": groups}
-    command = command_line({**played, "seed": seed, "detector": detector, "weights": weights, "size": size})
-    story = perform(script, folder, Cast(detector, weights, size, device), command, stderr() if json else stdout())
-    emit(summary(story, folder)) if json else _conclude(story, folder)
-    if open_report:
-        webbrowser.open(folder.report.resolve().as_uri())
-    if story.counts.missing:
-        stderr().print(f"[bold red]{story.counts.missing} images have no verdict.[/]")
+    told: dict[str, object | None] = {**played, "seed": seed, "detector": detector, "weights": weights, "size": size}
+    cast, console = Cast(detector, weights, size, device), stderr() if json else stdout()
+    if stack:
+        from adapters.cli.touring import as_lines, tour
+
+        command = command_line({**told, "lines": lines, "rate": rate}, "--stack")
+        stories = tour(as_lines(scripts), folder, cast, rate, command, console)
+    else:
+        stories = [perform(scripts[0], folder, cast, command_line(told), console)]
+    folders = [folder.of(story.line) if stack else folder for story in stories]
+    if json:
+        summaries = [summary(story, each) for story, each in zip(stories, folders, strict=True)]
+        emit(summaries if stack else summaries[0])
+    for story, each in zip(stories, folders, strict=True):
+        if not json:
+            _conclude(story, each)
+        if open_report:
+            webbrowser.open(each.report.resolve().as_uri())
+    missing = sum(story.counts.missing for story in stories)
+    if missing:
+        stderr().print(f"[bold red]{missing} images have no verdict.[/]")
         raise typer.Exit(Exit.FAILED)
 
 

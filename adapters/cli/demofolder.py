@@ -4,6 +4,8 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from adapters.report.page import write_report
+from adapters.report.story import Story
 from core.errors import UserError
 
 _MARK = ".flowgauge-demo"
@@ -26,6 +28,20 @@ class DemoFolder:
     def story(self) -> Path:
         return self.root / "story.json"
 
+    @property
+    def logs(self) -> Path:
+        return self.root / "logs"
+
+    def of(self, line: str) -> "DemoFolder":
+        """The folder of one of several lines."""
+        return DemoFolder(self.root / line)
+
+    def keep(self, story: Story) -> None:
+        """Write the story and its report."""
+        self._mark()
+        self.story.write_text(story.model_dump_json(indent=1))
+        write_report(story, self.report)
+
     def clear(self) -> None:
         """Make the folder, or remove what an earlier demonstration left in it, and only that.
 
@@ -37,8 +53,13 @@ class DemoFolder:
             raise UserError(
                 f"{self.root} is not empty and holds no earlier demonstration.", "Choose another folder with --out."
             )
-        self.root.mkdir(parents=True, exist_ok=True)
-        (self.root / _MARK).write_text(_MARK_TEXT)
-        shutil.rmtree(self.store, ignore_errors=True)
+        self._mark()
+        of_lines = [path.parent for path in self.root.glob(f"*/{_MARK}")]
+        for folder in (self.store, self.logs, *of_lines):
+            shutil.rmtree(folder, ignore_errors=True)
         for file in (self.report, self.story):
             file.unlink(missing_ok=True)
+
+    def _mark(self) -> None:
+        self.root.mkdir(parents=True, exist_ok=True)
+        (self.root / _MARK).write_text(_MARK_TEXT)

@@ -18,7 +18,6 @@ from adapters.cli.script import SETTLE, Act, Script, procedural_script
 from adapters.cli.stage import BATCH, LineClock, Stage
 from adapters.report.figures import phase_figures, rejection
 from adapters.report.headline import headline
-from adapters.report.page import write_report
 from adapters.report.story import GaugeFacts, Story
 from core.adaptation.adapt import adapt
 from core.adaptation.contract import Adapt, AdaptationInput, AdaptationOutcome
@@ -60,20 +59,20 @@ def perform(script: Script, folder: DemoFolder, cast: Cast, command: str, consol
     """Fit, stream, adapt, swap; then write `folder`'s report and story, and return the story."""
     clock = LineClock()
     with open_store(str(folder.store), clock) as store, Screen(console, len(script.shots)) as screen:
-        gauge, facts = _fitted(script, store, cast, screen)
+        gauge, facts = fitted(script, store, cast, screen)
         set_line(store.objects, script.line, settle_images=SETTLE)
-        watch = Watch(adapt, screen)
-        runner = embedded(store, loading(cast.device), watch, batch=BATCH, observer=lambda step: _show(step, screen))
+        runner = embedded(
+            store, loading(cast.device), Watch(adapt, screen), batch=BATCH, observer=lambda step: _show(step, screen)
+        )
         stage = Stage(store, clock, runner, gauge)
-        stage.play(script, lambda act: _announce(act, screen))
-        opening = Opening(script, facts, stage.frozen, watch.buffered, command, gauge.manifest.software)
+        stage.play(script, lambda act: announce(act, screen))
+        opening = Opening(script, facts, stage.frozen, command, gauge.manifest.software)
         story = Chronicle(store, opening).story()
-    folder.story.write_text(story.model_dump_json(indent=1))
-    write_report(story, folder.report)
+    folder.keep(story)
     return story
 
 
-def _fitted(script: Script, store: Store, cast: Cast, screen: Screen) -> tuple[Gauge, GaugeFacts]:
+def fitted(script: Script, store: Store, cast: Cast, screen: Screen) -> tuple[Gauge, GaugeFacts]:
     """The first gauge, stored and active."""
     screen.event("fit", f"a first gauge for {script.source}, from {len(script.fit)} good images")
     start = monotonic()
@@ -109,16 +108,14 @@ def _facts(gauge: Gauge, seconds: float) -> GaugeFacts:
 
 
 class Watch:
-    """Adapts as `adapt` does, shows how far it is, and remembers which images each candidate was offered."""
+    """Adapts as `adapt` does, and shows how far it is."""
 
     def __init__(self, adapt: Adapt, screen: Screen) -> None:
         self._adapt = adapt
         self._screen = screen
-        self.buffered: dict[str, tuple[str, ...]] = {}
 
     def __call__(self, given: AdaptationInput) -> AdaptationOutcome:
         self._screen.event("adaptation", f"{given.version}, from {len(given.buffered)} buffered images", "yellow")
-        self.buffered[given.version] = tuple(entry.image_id for entry, _ in given.buffered)
 
         def progress(what: str, share: float) -> None:
             self._screen.progress(what, share)
@@ -128,7 +125,7 @@ class Watch:
             return self._adapt(replace(given, progress=progress))
 
 
-def _announce(act: Act, screen: Screen) -> None:
+def announce(act: Act, screen: Screen) -> None:
     words = f"{act.phase.condition}: " if act.phase.condition else ""
     screen.event(act.phase.name, f"{words}{len(act.teaching)} images that may teach, {len(act.judging)} that judge")
 
@@ -141,10 +138,10 @@ def _show(step: Step, screen: Screen) -> None:
             screen.alert(Alert.decode(out.value))
 
 
-def command_line(options: dict[str, object | None]) -> str:
-    """The command with those options that were given a value."""
+def command_line(options: dict[str, object | None], *flags: str) -> str:
+    """The command with `flags` and those options that were given a value."""
     given = [word for name, value in options.items() if value is not None for word in (f"--{name}", str(value))]
-    return shlex.join(["flowgauge", "demo", *given])
+    return shlex.join(["flowgauge", "demo", *flags, *given])
 
 
 def summary(story: Story, folder: DemoFolder) -> dict[str, Any]:

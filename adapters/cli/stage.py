@@ -55,27 +55,15 @@ class Stage:
             start, decided = self._clock.now(), len(audits(self._store, script.line))
             self._stream(script.line, act.teaching)
             if script.scheduled and len(audits(self._store, script.line)) == decided:
-                self._adapt_on_schedule(script.line, start)
+                # never where a gate has decided: asked again on the same images, it would sooner or later agree
+                request_adaptation(self._store, scheduled_request(script.line, self._clock.now(), start))
+                self._runner.run_until_idle()
             self._stream(script.line, act.judging)
 
     def _stream(self, line: str, shots: Sequence[Shot]) -> None:
         for batch in _batches(shots):
             self._send(line, batch)
             self._runner.run_until_idle()
-
-    def _adapt_on_schedule(self, line: str, since: datetime) -> None:
-        """Never where a gate has decided: asked again on the same images, it would sooner or later agree."""
-        now = self._clock.now()
-        request = AdaptationRequest(
-            request_id=uuid5(NAMESPACE_URL, f"adaptation:{line}:{Reason.SCHEDULE}:{now.isoformat()}"),
-            line=line,
-            reason=Reason.SCHEDULE,
-            requested_at=now,
-            requested_by="flowgauge demo",
-            since=since,
-        )
-        request_adaptation(self._store, request)
-        self._runner.run_until_idle()
 
     def _send(self, line: str, shots: Sequence[Shot]) -> None:
         images = [shot.read() for shot in shots]
@@ -99,6 +87,18 @@ class Stage:
             subject=shot.part,
             teaches=shot.teaches,
         )
+
+
+def scheduled_request(line: str, now: datetime, since: datetime) -> AdaptationRequest:
+    """An adaptation to what was captured `since`; a second one of the same time is the same."""
+    return AdaptationRequest(
+        request_id=uuid5(NAMESPACE_URL, f"adaptation:{line}:{Reason.SCHEDULE}:{now.isoformat()}"),
+        line=line,
+        reason=Reason.SCHEDULE,
+        requested_at=now,
+        requested_by="flowgauge demo",
+        since=since,
+    )
 
 
 def _batches(shots: Sequence[Shot]) -> Iterator[Sequence[Shot]]:

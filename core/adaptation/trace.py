@@ -62,7 +62,11 @@ class AdaptationTrace(Part):
 
 
 class AdaptationReport(Message):
-    """The audit record `adaptations/<line>/<version>.json`: written for accepted and refused candidates alike."""
+    """The audit record `adaptations/<line>/<version>.json`: written for accepted and refused candidates alike.
+
+    `buffered` are the ids of the images that were offered, oldest first; `rejected_uris` says where those lie that were
+    kept from teaching.
+    """
 
     request: AdaptationRequest
     line: str
@@ -74,4 +78,5 @@ class AdaptationReport(Message):
     seconds: float
     trace: AdaptationTrace
     gate: GateReport
+    buffered: tuple[str, ...] = ()
     rejected_uris: dict[str, str] = Field(default_factory=dict)

@@ -1,4 +1,11 @@
+from collections.abc import Iterator
+from pathlib import Path
+
 import pytest
+import torch
+
+from tests.support.servers import S3Address
+from tests.support.speedplant import SpeedPlant, speed_plant
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -9,3 +16,21 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if not config.getoption("--benchmarks"):
         for item in items:
             item.add_marker(pytest.mark.skip(reason="measures speed: run with --benchmarks on a quiet machine"))
+
+
+@pytest.fixture
+def plant(
+    kafka_bootstrap: str, redis_url: str, s3_address: S3Address, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Iterator[SpeedPlant]:
+    for variable, value in {
+        "FLOWGAUGE_TOPIC_PREFIX": "",
+        "FLOWGAUGE_KAFKA_BOOTSTRAP": kafka_bootstrap,
+        "FLOWGAUGE_REDIS_URL": redis_url,
+        "FLOWGAUGE_S3_ENDPOINT": s3_address.endpoint,
+        "FLOWGAUGE_S3_ACCESS_KEY": s3_address.access_key,
+        "FLOWGAUGE_S3_SECRET_KEY": s3_address.secret_key,
+    }.items():
+        monkeypatch.setenv(variable, value)
+    torch.set_num_threads(1)
+    with speed_plant(tmp_path) as plant:
+        yield plant

@@ -1,0 +1,161 @@
+"""A plant with the default gauge and real workers, to measure on: topics and a bucket of its own."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+from time import monotonic, sleep
+from uuid import uuid4
+
+from kafka import KafkaAdminClient
+from kafka.admin import ConfigResource, ConfigResourceType
+
+from adapters.environment import kafka_settings, s3_settings
+from adapters.kafka.publisher import ImagePublisher
+from adapters.kafka.topics import Plan, Topics
+from adapters.minio.objects import S3Objects
+from core.fitting import FitSettings, fit
+from core.gauge import Gauge
+from core.images import decode
+from core.messages import IMAGES, VERDICTS, Event, Verdict
+from core.ports import Record
+from core.procedural import ProceduralLine
+from core.snapshot import Snapshot, save
+from streams.bootstrap import open_store
+from streams.roles import Role
+from streams.snapshots import SnapshotFiles, publish_snapshot
+from streams.store import Store
+from tests.support.gauges import AT, png
+
+LINE = "press-3"
+_VIEWS = 64
+_REPOSITORY = Path(__file__).parents[2]
+
+
+@cache
+def images() -> list[bytes]:
+    line = ProceduralLine("brushed-metal", seed=0)
+    return [png(line.good(index).pixels) for index in range(_VIEWS)]
+
+
+@cache
+def default_gauge() -> Gauge:
+    """Of full size; how long it was taught changes nothing about its speed."""
+    config = {"guide": {"epochs": 2}, "training": {"steps": 40, "check_every": 10}}
+    return fit([decode(each) for each in images()], line=LINE, settings=FitSettings(config=config), at=AT)
+
+
+@dataclass
+class SpeedPlant:
+    store: Store
+    uri: str
+    folder: Path
+    sent: int = 0
+    workers: list[subprocess.Popen[bytes]] = field(default_factory=list)
+
+    def start(self, role: Role, *options: str) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", "adapters.cli", "worker", role.value, "--store", self.uri, "--threads", "1"]
+        cache_folder = ("--cache", str(self.folder / "cache"))
+        worker = subprocess.Popen(
+            [*command, *cache_folder, *options],
+            cwd=_REPOSITORY,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            stdout=subprocess.DEVNULL,
+        )
+        self.workers.append(worker)
+        return worker
+
+    def publish(self, count: int, rate: float | None = None, during: Callable[[int], None] = lambda sent: None) -> None:
+        """`count` more images, `rate` a second; captured when they are sent. `during` is called before each."""
+        start = monotonic()
+        with ImagePublisher(kafka_settings(os.environ), self.store.objects) as publisher:
+            for number in range(count):
+                if rate is not None:
+                    sleep(max(0.0, start + number / rate - monotonic()))
+                during(number)
+                publisher.publish(self._event(), images()[self.sent % _VIEWS])
+                self.sent += 1
+
+    def wait_for_verdicts(self) -> list[Record]:
+        """All, once there is one for each image. `at` is when the broker had them."""
+        while self.store.log.end(VERDICTS, 0) < self.store.log.end(IMAGES, 0):
+            assert all(worker.poll() is None for worker in self.workers), "a worker has ended"
+            sleep(0.2)
+        return self.verdicts()
+
+    def verdicts(self) -> list[Record]:
+        found: list[Record] = []
+        while records := self.store.log.read(VERDICTS, 0, len(found), 1_000):
+            found += records
+        return found
+
+    def end(self) -> None:
+        for worker in self.workers:
+            worker.send_signal(signal.SIGTERM)
+        assert [worker.wait(60) for worker in self.workers] == [0] * len(self.workers)
+        self.workers.clear()
+
+    def kill(self) -> None:
+        for worker in self.workers:
+            worker.kill()
+            worker.wait()
+
+    def _event(self) -> Event:
+        return Event(image_id=f"{self.sent:06d}", source=f"/lines/{LINE}", line=LINE, captured_at=datetime.now(UTC))
+
+
+@contextmanager
+def speed_plant(folder: Path) -> Iterator[SpeedPlant]:
+    """One line, one partition, on the servers that the environment names."""
+    name = f"speed-{uuid4().hex[:8]}"
+    os.environ["FLOWGAUGE_TOPIC_PREFIX"] = f"{name}."
+    S3Objects(s3_settings(os.environ), name).ensure_bucket()
+    with Topics(kafka_settings(os.environ)) as topics:
+        topics.create(Plan(partitions=1))
+    _stamped_by_broker(f"{name}.{VERDICTS}")
+    with ExitStack() as stack:
+        store = stack.enter_context(open_store(f"s3://{name}"))
+        plant = SpeedPlant(store, f"s3://{name}", folder)
+        stack.callback(plant.kill)
+        announce(store, save(default_gauge()))
+        yield plant
+
+
+def warmed_up(plant: SpeedPlant, batch: int) -> None:
+    """With a scoring worker that has its gauge and has scored a batch."""
+    plant.start(Role.SCORING, "--batch", str(batch))
+    plant.publish(batch)
+    plant.wait_for_verdicts()
+
+
+def announce(store: Store, saved: Snapshot) -> None:
+    publish_snapshot(store, LINE, saved.version, SnapshotFiles(saved.manifest, saved.weights), None)
+
+
+def rate(records: Sequence[Record]) -> float:
+    """Verdicts a second, from the first batch to the last."""
+    times = [record.at.timestamp() for record in records]
+    later = sum(at > times[0] for at in times)
+    return later / (times[-1] - times[0])
+
+
+def latencies(records: Sequence[Record]) -> list[float]:
+    """Seconds from produce to the broker's having the verdict, ascending."""
+    return sorted((record.at - Verdict.decode(record.value).captured_at).total_seconds() for record in records)
+
+
+def _stamped_by_broker(topic: str) -> None:
+    admin = KafkaAdminClient(bootstrap_servers=os.environ["FLOWGAUGE_KAFKA_BOOTSTRAP"])
+    configs = {"message.timestamp.type": "LogAppendTime"}
+    admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, topic, configs=configs)])
+    admin.close()
+
+
+def say(words: str) -> None:
+    print(f"\n{words} ({os.cpu_count()} cores)")  # noqa: T201
