@@ -77,9 +77,11 @@ class Alerting(VerdictReader):
         super().__init__(store.log)
         self._settings = SettingsCache(store)
         self._open: dict[Key, Tally] = {}
+        self._read: dict[tuple[str, int], int] = {}
 
     def process(self, records: Sequence[Record]) -> list[Outgoing]:
         topic, partition = records[0].topic, records[0].partition
+        self._read[topic, partition] = records[-1].offset + 1
         told = super().process(records) if topic == VERDICTS else self._dead_letters(records)
         return [*told, *self._passed(records[-1].at, topic, partition)]
 
@@ -99,7 +101,10 @@ class Alerting(VerdictReader):
         return min([read, *(first.offset for first in firsts if (first.topic, first.partition) == (topic, partition))])
 
     def idle(self, now: datetime) -> list[Outgoing]:
-        return list(self._closed([key for key, tally in self._open.items() if tally.end + _LATE <= now]))
+        """The windows that are over by the clock, of partitions that have been read to their end: whoever lags goes by
+        the records' own times."""
+        over = [key for key, tally in self._open.items() if tally.end + _LATE <= now]
+        return list(self._closed([key for key in over if self._log.end(*key[2:]) <= self._read[key[2:]]]))
 
     def flush(self) -> list[Outgoing]:
         """The counts so far; the windows stay open."""

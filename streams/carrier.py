@@ -1,6 +1,7 @@
 """One batch through a processor: process, append, checkpoint; whoever brings the batches."""
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -22,19 +23,31 @@ class Step:
 Observer = Callable[[Step], None]
 
 
+Timed = Callable[[], AbstractContextManager[None]]
+"""Measures what is done inside: publishing a batch's results."""
+
+
 class Carrier:
     """Drives `processor` in the order that it asks for. Calls never overlap; all raise `Unavailable`.
 
     What was processed but is not durable yet is kept, and `finish` goes on where it failed: nothing is processed twice.
     """
 
-    def __init__(self, processor: Processor, log: Log, observer: Observer = lambda step: None) -> None:
+    def __init__(
+        self,
+        processor: Processor,
+        log: Log,
+        observer: Observer = lambda step: None,
+        timed: Timed = nullcontext,
+    ) -> None:
         self.processor = processor
+        self._timed = timed
         self._log = log
         self._observer = observer
         self._positions: dict[Partition, int] = {}
         self._unfinished: tuple[Partition, Step] | None = None
         self._appended = False
+        self._due: list[Outgoing] = []
 
     def position(self, place: Partition, committed: Callable[[], int]) -> int:
         """The offset that `place` goes on at; asks the processor when it is named for the first time."""
@@ -54,7 +67,8 @@ class Carrier:
             return 0
         place, step = self._unfinished
         if not self._appended:
-            self.append(step.outgoing)
+            with self._timed():
+                self._append(step.outgoing)
             self._appended = True
         self.processor.checkpoint()
         self._positions[place] = step.records[-1].offset + 1
@@ -63,17 +77,28 @@ class Carrier:
         return len(step.records)
 
     def idle(self, now: datetime) -> None:
-        self.append(self.processor.idle(now))
+        """Append what is due by `now`; what a failure leaves is appended first at the next call."""
+        self._due += self.processor.idle(now)
+        self._append_due()
 
     def flush(self) -> None:
         """Let the processor deliver what it owes; what is not delivered comes at a restart."""
         self.finish()
-        self.append(self.processor.flush())
+        self._due += self.processor.flush()
+        self._append_due()
+
+    def at(self, place: Partition) -> int:
+        """The position of `place`, which is known."""
+        return self._positions[place]
 
     def safe(self, place: Partition) -> int:
         """Up to where a commit of `place`, whose position is known, loses nothing."""
         return self.processor.safe(*place, self._positions[place])
 
-    def append(self, outgoing: Sequence[Outgoing]) -> None:
+    def _append_due(self) -> None:
+        self._append(self._due)
+        self._due = []
+
+    def _append(self, outgoing: Sequence[Outgoing]) -> None:
         if outgoing:
             self._log.append(outgoing)

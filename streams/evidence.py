@@ -1,52 +1,130 @@
 """What is kept of an image beside its verdict: the image itself, and a heatmap where a person may want to look."""
 
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 from core.errors import Unavailable
 from core.heatmaps import heatmap_png
 from core.judgement import Judgement
-from core.messages import Decision
+from core.messages import IMAGES, Decision, Verdict
 from core.names import heatmap_object, image_object
 from core.ports import Objects
+from streams.carrier import Partition
+from streams.debts import Debt, Debts
 from streams.events import Image
+
+ROOM_BYTES = 256 * 2**20  # of images that wait in memory for their store; what exceeds it is read again from the log
+_AT_ONCE = 16  # images that are read again between two batches
 
 
 @dataclass(frozen=True)
-class Kept:
-    """Addresses of what was stored. `trouble` is why something was not: scoring goes on without it."""
+class Scored:
+    """`judgement` is None where the line has no gauge."""
 
-    image_uri: str | None
-    heatmap_uri: str | None
-    trouble: Unavailable | None = None
+    image: Image
+    verdict: Verdict
+    judgement: Judgement | None
 
 
 class Evidence:
-    """Stores under names that depend on the image alone, so that scoring it again changes nothing.
+    """Stored once the verdict is durable, under names that depend on the image alone: so a verdict can name what will
+    be there, storing it again changes nothing, and a store that is away or full does not stop scoring.
 
-    A store that is away or full does not stop scoring: the verdict then has no address, and the image, which could no
-    longer be looked at, cannot teach either.
+    What is owed when a worker ends is found again by `recover`. `remake` scores an image of ours once more.
     """
 
-    def __init__(self, objects: Objects) -> None:
+    def __init__(
+        self,
+        objects: Objects,
+        debts: Debts,
+        remake: Callable[[Verdict], Scored | None],
+        room_bytes: int,
+    ) -> None:
+        self.debts = debts
         self._objects = objects
+        self._remake = remake
+        self._room = room_bytes
+        self._distant: deque[Verdict] = deque()
 
-    def keep(self, image: Image, judgement: Judgement | None) -> Kept:
-        image_uri: str | None = None
-        try:
-            image_uri = self._image(image)
-            return Kept(image_uri, self._heatmap(image, judgement))
-        except Unavailable as error:
-            return Kept(image_uri, None, error)
-
-    def _image(self, image: Image) -> str:
-        if image.uri is not None:
-            return image.uri
+    def image_uri(self, image: Image) -> str:
+        """Where the image will lie, or lies already."""
         event = image.event
-        return self._objects.put(image_object(event.line, event.captured_at, event.image_id), image.data)
+        return image.uri or self._objects.uri(image_object(event.line, event.captured_at, event.image_id))
 
-    def _heatmap(self, image: Image, judgement: Judgement | None) -> str | None:
+    def heatmap_uri(self, image: Image, judgement: Judgement | None) -> str | None:
+        """Where the heatmap will lie; None where nobody needs one."""
         if judgement is None or judgement.decision is Decision.PASS:
             return None
         event = image.event
-        png = heatmap_png(image.picture, judgement.anomaly_map, judgement.map_ceiling)
-        return self._objects.put(heatmap_object(event.line, event.captured_at, event.image_id), png)
+        return self._objects.uri(heatmap_object(event.line, event.captured_at, event.image_id))
+
+    def owe(self, scored: Iterable[Scored]) -> None:
+        """To be called when the verdicts are durable, and then `settle`."""
+        for each in scored:
+            if self.debts.size < self._room:
+                self.debts.owe(self._debt(each))
+            else:
+                self._distant.append(each.verdict)
+
+    def recover(self, verdicts: Iterable[Verdict]) -> None:
+        """What a worker before this one may have left: objects that are there already are stored once more."""
+        self._distant.extend(verdicts)
+
+    def settle(self) -> None:
+        """Go on paying; returns at once where others do it. Reads again what had no room before."""
+        if self._distant and self.debts.trouble is None:
+            try:
+                self._reopen(_AT_ONCE)
+            except Unavailable as error:
+                self.debts.postpone(error)
+        self.debts.settle()
+
+    def finish(self) -> None:
+        """Raises the `Unavailable` that keeps something from being stored."""
+        while self._distant:
+            self._reopen(_AT_ONCE)
+            self.debts.finish()
+        self.debts.finish()
+
+    @property
+    def owed(self) -> int:
+        """Images whose evidence is not all stored."""
+        return len(self._distant) + len(self.debts)
+
+    def first(self, place: Partition) -> int | None:
+        """The lowest image offset of `place` that something is owed for."""
+        distant = (verdict.source.offset for verdict in self._distant if (IMAGES, verdict.source.partition) == place)
+        owed = [offset for offset in (self.debts.first(place), min(distant, default=None)) if offset is not None]
+        return min(owed, default=None)
+
+    def _reopen(self, most: int) -> None:
+        while self._distant and most and self.debts.size < self._room:
+            again = self._remake(self._distant[0])
+            self._distant.popleft()
+            if again is not None:
+                self.debts.owe(self._debt(again))
+            most -= 1
+
+    def _debt(self, scored: Scored) -> Iterator[Debt]:
+        verdict = scored.verdict
+        pieces = list(self._pieces(scored))
+        if pieces:
+            yield Debt(
+                place=(IMAGES, verdict.source.partition),
+                offset=verdict.source.offset,
+                line=verdict.line,
+                size=len(scored.image.data) + (scored.image.picture.pixels.nbytes if verdict.heatmap_uri else 0),
+                pay=lambda: [piece() for piece in pieces],
+            )
+
+    def _pieces(self, scored: Scored) -> Iterator[Callable[[], object]]:
+        image, verdict = scored.image, scored.verdict
+        if image.uri is None and verdict.image_uri is not None:
+            yield partial(self._objects.put, self._objects.name(verdict.image_uri), image.data)
+        if scored.judgement is not None and verdict.heatmap_uri is not None:
+            yield partial(self._put_heatmap, self._objects.name(verdict.heatmap_uri), image, scored.judgement)
+
+    def _put_heatmap(self, name: str, image: Image, judgement: Judgement) -> None:
+        self._objects.put(name, heatmap_png(image.picture, judgement.anomaly_map, judgement.map_ceiling))

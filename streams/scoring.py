@@ -1,7 +1,9 @@
 """Scoring: image events in, verdicts out. The verdict record is the checkpoint that everything else follows from."""
 
 from collections import OrderedDict, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Executor
+from datetime import datetime
 from functools import partial
 
 from core.deadletters import OFFSET, TOPIC, buried
@@ -12,15 +14,18 @@ from core.messages import DEAD_LETTERS, IMAGES, VERDICTS, AlertKind, Decision, S
 from core.names import verdict_id
 from core.ports import Log, Outgoing, Record
 from streams.alerts import OncePerWindow
+from streams.debts import Debts
 from streams.events import Image, Refused, opened
-from streams.evidence import Evidence
+from streams.evidence import ROOM_BYTES, Evidence, Scored
 from streams.gauges import Gauges
+from streams.meter import Meter, Unmetered
 from streams.processor import Processor
 from streams.settings import SettingsCache
 from streams.store import Store
 
 NO_GAUGE = "no gauge"
 _WINDOW = 10_000  # recent events per partition among which a second delivery is noticed
+_UNMETERED = Unmetered()
 _PAGE = 16  # dead letters in memory at once
 
 Spread = Callable[[Callable[[Record], Image | Refused], Iterable[Record]], Iterable[Image | Refused]]
@@ -33,18 +38,31 @@ class Scoring(Processor):
     Starts after the highest source offset in the verdict partition, whatever was committed. An event that was sent
     twice is skipped and counted in `skipped`; the same id with other bytes is a dead letter, and so is everything that
     cannot be decoded. Dead letters after the last verdict are not repeated at a restart.
+
+    Images and heatmaps are stored after their verdicts, by `hands` beside scoring where there are any. What they owe is
+    not committed, so that the next worker finds it.
     """
 
     name = "scoring"
     inputs = (IMAGES,)
 
-    def __init__(self, store: Store, gauges: Gauges, spread: Spread = map) -> None:
+    def __init__(
+        self,
+        store: Store,
+        gauges: Gauges,
+        spread: Spread = map,
+        hands: Executor | None = None,
+        room_bytes: int = ROOM_BYTES,
+        meter: Meter = _UNMETERED,
+    ) -> None:
         self.skipped = 0
         self._store = store
         self._gauges = gauges
         self._spread = spread
-        self._settings = SettingsCache(store)
-        self._evidence = Evidence(store.objects)
+        self._meter = meter
+        self._settings = SettingsCache(store, hands)
+        self.evidence = Evidence(store.objects, Debts(store.clock, hands), self._remade, room_bytes)
+        self._scored: list[Scored] = []
         self._once = OncePerWindow(lambda line: self._settings.of(line).alert_window_seconds)
         self._recent: dict[int, OrderedDict[str, str]] = {}
         self._buried: dict[int, set[int]] = {}
@@ -54,16 +72,37 @@ class Scoring(Processor):
         start = max((verdict.source.offset for verdict in tail), default=-1) + 1
         self._recent[partition] = OrderedDict((str(verdict.verdict_id), verdict.image_sha256) for verdict in tail)
         self._buried[partition] = _buried_from(self._store.log, partition, start)
+        self.evidence.recover(verdict for verdict in tail if committed <= verdict.source.offset)
         return start
 
     def process(self, records: Sequence[Record]) -> list[Outgoing]:
         self._gauges.refresh()
-        items = self._spread(partial(opened, objects=self._store.objects), records)
-        images, letters, skipped = self._sifted(list(items), records[0].partition)
-        verdicts = list(self._scored(images))
+        with self._meter.timed(self.name, "decode"):
+            items = list(self._spread(partial(opened, objects=self._store.objects), records))
+        images, letters, skipped = self._sifted(items, records[0].partition)
+        with self._meter.timed(self.name, "score"):
+            self._scored = self._judged(images)
         self._remember(images, records[0].partition)
         self.skipped += skipped
-        return [*letters, *verdicts, *self._gauges.alerts()]
+        return [*letters, *map(_published, self._scored), *self._gauges.alerts(), *self._owing()]
+
+    def checkpoint(self) -> None:
+        durable, self._scored = self._scored, []
+        self.evidence.owe(durable)
+        self._settle()
+
+    def idle(self, now: datetime) -> list[Outgoing]:
+        self._settle()
+        return self._owing()
+
+    def flush(self) -> list[Outgoing]:
+        """Raises `Unavailable` while evidence cannot be stored: the next worker finds what is owed."""
+        self.evidence.finish()
+        return []
+
+    def safe(self, topic: str, partition: int, read: int) -> int:
+        first = self.evidence.first((topic, partition))
+        return read if first is None else min(read, first)
 
     def _sifted(self, items: Sequence[Image | Refused], partition: int) -> tuple[list[Image], list[Outgoing], int]:
         """The images to score, the dead letters, and how many were sent before."""
@@ -85,23 +124,23 @@ class Scoring(Processor):
             return []
         return [buried(refused.record, refused.reason)]
 
-    def _scored(self, images: Sequence[Image]) -> Iterator[Outgoing]:
-        """Verdicts in the order of `images`, each line's judged together, with the alerts of what could not be kept."""
+    def _judged(self, images: Sequence[Image]) -> list[Scored]:
+        """In the order of `images`, each line's judged together."""
         gauges = {image.event.line: self._gauges.gauge(image.event.line) for image in images}
-        judgements = _judged(images, gauges)
-        for index, image in enumerate(images):
-            yield from self._verdict(image, gauges[image.event.line], judgements.get(index))
+        judgements = _judgements(images, gauges)
+        return [
+            self._verdict(image, gauges[image.event.line], judgements.get(index)) for index, image in enumerate(images)
+        ]
 
-    def _verdict(self, image: Image, gauge: Judge | None, judgement: Judgement | None) -> Iterator[Outgoing]:
+    def _verdict(self, image: Image, gauge: Judge | None, judgement: Judgement | None) -> Scored:
         record, event = image.record, image.event
         now = self._store.clock.now()
         settings = self._settings.of(event.line)
-        kept = self._evidence.keep(image, judgement)
         verdict = Verdict(
             verdict_id=verdict_id(event.source, event.image_id),
             image_id=event.image_id,
             image_sha256=image.picture.sha256,
-            image_uri=kept.image_uri,
+            image_uri=self.evidence.image_uri(image),
             line=event.line,
             captured_at=event.captured_at,
             scored_at=now,
@@ -113,7 +152,7 @@ class Scoring(Processor):
             gauge_version=gauge.version if gauge else None,
             detector=gauge.detector_name if gauge else None,
             regions=judgement.regions if judgement else (),
-            heatmap_uri=kept.heatmap_uri,
+            heatmap_uri=self.evidence.heatmap_uri(image, judgement),
             statistics=image.picture.statistics,
             source=Source(topic=record.topic, partition=record.partition, offset=record.offset),
             standard_score=judgement.standard_score if judgement else None,
@@ -121,9 +160,39 @@ class Scoring(Processor):
             teaches=event.teaches,
             subject=event.subject,
         )
-        yield Outgoing(VERDICTS, event.line, verdict.encode(), partition=record.partition)
-        if kept.trouble is not None:
-            yield from self._once.alert(event.line, AlertKind.STORE_UNAVAILABLE, now, _not_kept(kept.trouble))
+        return Scored(image, verdict, judgement)
+
+    def _remade(self, verdict: Verdict) -> Scored | None:
+        """The image of a verdict of ours once more, judged if a heatmap is due; None where the log has it no longer."""
+        source = verdict.source
+        records = self._store.log.read(IMAGES, source.partition, source.offset, 1)
+        if not records or records[0].offset != source.offset:
+            return None
+        image = opened(records[0], self._store.objects)
+        return None if isinstance(image, Refused) else Scored(image, verdict, self._judgement_again(image, verdict))
+
+    def _judgement_again(self, image: Image, verdict: Verdict) -> Judgement | None:
+        if verdict.heatmap_uri is None or verdict.gauge_version is None:
+            return None
+        self._gauges.refresh()
+        gauge = self._gauges.version(verdict.line, verdict.gauge_version)
+        return gauge.judge([image.picture])[0] if gauge else None
+
+    def _settle(self) -> None:
+        self.evidence.settle()
+        self._meter.owed(self.evidence.owed)
+
+    def _owing(self) -> list[Outgoing]:
+        """One alert per line and window while the store does not take what is owed."""
+        trouble = self.evidence.debts.trouble
+        if trouble is None:
+            return []
+        now, message = self._store.clock.now(), _not_kept(trouble)
+        return [
+            told
+            for line in self.evidence.debts.lines
+            for told in self._once.alert(line, AlertKind.STORE_UNAVAILABLE, now, message)
+        ]
 
     def _remember(self, images: Sequence[Image], partition: int) -> None:
         recent = self._recent[partition]
@@ -133,7 +202,7 @@ class Scoring(Processor):
             recent.popitem(last=False)
 
 
-def _judged(images: Sequence[Image], gauges: dict[str, Judge | None]) -> dict[int, Judgement]:
+def _judgements(images: Sequence[Image], gauges: dict[str, Judge | None]) -> dict[int, Judgement]:
     """By index in `images`; images of lines without a gauge are missing."""
     of_line: defaultdict[str, list[int]] = defaultdict(list)
     for index, image in enumerate(images):
@@ -146,12 +215,17 @@ def _judged(images: Sequence[Image], gauges: dict[str, Judge | None]) -> dict[in
     return judged
 
 
+def _published(scored: Scored) -> Outgoing:
+    verdict = scored.verdict
+    return Outgoing(VERDICTS, verdict.line, verdict.encode(), partition=verdict.source.partition)
+
+
 def _late(seconds: float, settings: LineSettings) -> bool:
     return settings.deadline_seconds is not None and seconds > settings.deadline_seconds
 
 
 def _not_kept(error: Unavailable) -> str:
-    return f"Images are scored, but they and their heatmaps cannot be stored. {error}"
+    return f"Images are scored; they and their heatmaps are stored once that is possible again. {error}"
 
 
 def _tail(log: Log, partition: int) -> list[Record]:

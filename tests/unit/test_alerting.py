@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from core.deadletters import dead_letter
-from core.messages import ALERTS, Alert, AlertKind, Decision
+from core.messages import ALERTS, VERDICTS, Alert, AlertKind, Decision
 from streams.alerting import Alerting
 from streams.alerts import alerts
 from streams.scoring import NO_GAUGE
@@ -55,6 +55,20 @@ def test_passes_and_ordinary_reviews_are_no_alerts(store: Store) -> None:
     append_verdicts(store.log, [verdict(0), verdict(1, decision=Decision.REVIEW, reasons=("close",))])
     work(alerting(store))
     assert told(store) == []
+
+
+def test_a_window_stays_open_for_records_that_are_still_to_be_read_whatever_the_clock_says(
+    store: Store, clock: SetClock
+) -> None:
+    append_rejects(store, 0, 1, 2)
+    first, *rest = records(store.log, VERDICTS)
+    clock.advance(3_600)
+    lagging = Alerting(store)
+    lagging.process([first])
+    assert lagging.idle(clock.now()) == []
+    lagging.process(rest)
+    (last,) = lagging.idle(clock.now())
+    assert Alert.decode(last.value).count == 3
 
 
 def test_many_rejects_in_one_window_are_one_alert_with_a_count(store: Store, clock: SetClock) -> None:

@@ -1,18 +1,34 @@
+from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from core.deadletters import REASON
+from core.heatmaps import heatmap_png
+from core.images import decode
 from core.messages import ALERTS, DEAD_LETTERS, IMAGES, Alert, AlertKind, Decision
-from core.ports import Outgoing
+from core.ports import Objects, Outgoing
 from streams.gauges import Gauges
 from streams.lines import set_line
 from streams.scoring import NO_GAUGE, Scoring
 from streams.store import Store
 from streams.worker import Worker
 from tests.support.failing import Failing
-from tests.support.streaming import LINE, SetClock, event, fitted, load, opened, png, records, send, verdicts
+from tests.support.streaming import (
+    LINE,
+    BrightnessGauge,
+    SetClock,
+    event,
+    fitted,
+    load,
+    opened,
+    png,
+    records,
+    send,
+    verdicts,
+)
 
 
 @pytest.fixture
@@ -209,14 +225,101 @@ def test_an_image_that_must_not_teach_says_so_in_its_verdict(store: Store) -> No
 
 
 @pytest.mark.parametrize("full", [True, False])
-def test_a_store_that_is_away_does_not_stop_scoring_and_is_reported_once(store: Store, full: bool) -> None:
+def test_a_store_that_is_away_does_not_stop_scoring_and_is_reported_once(
+    store: Store, clock: SetClock, full: bool
+) -> None:
     send(store, [(name, png(200)) for name in "abc"])
-    broken = Store(store.uri, store.log, Failing(store.objects, ["put"], 1_000, full), store.state, store.clock)
-    score(broken)
-    assert [(each.decision, each.image_uri, each.heatmap_uri) for each in verdicts(store.log)] == [
-        ("reject", None, None)
-    ] * 3
+    objects = Failing(store.objects, ["put"], 1_000, full)
+    broken = Store(store.uri, store.log, objects, store.state, store.clock)
+    worker = Worker(Scoring(broken, Gauges(store.log, store.objects, load)), store.log, clock, 1)
+    for _ in range(6):
+        worker.step()
+        clock.advance(1)
+    assert [each.decision for each in verdicts(store.log)] == ["reject"] * 3
     assert [each.kind for each in raised(store)] == [AlertKind.STORE_UNAVAILABLE]
+    assert kept(store) == []
+    assert store.log.position("scoring", IMAGES, 0) == 0, "a restart would not know what is owed"
+
+    objects.left = 0
+    clock.advance(20)
+    worker.step()
+    assert kept(store) == ["a", "b", "c", "a.png", "b.png", "c.png"]
+    assert store.log.position("scoring", IMAGES, 0) == 3
+
+
+def test_what_was_owed_when_a_worker_was_killed_is_stored_by_the_next(store: Store, clock: SetClock) -> None:
+    send(store, [("good", png(100)), ("bright", png(200))])
+    away = Failing(store.objects, ["put"], 1_000)
+    broken = Store(store.uri, store.log, away, store.state, store.clock)
+    Worker(Scoring(broken, Gauges(store.log, store.objects, load)), store.log, clock, 16).step()
+    assert (len(verdicts(store.log)), kept(store)) == (2, [])
+
+    fitted(store, "fit-2", threshold=500)
+    score(store)
+    assert kept(store) == ["bright", "good", "bright.png"]
+    assert len(verdicts(store.log)) == 2
+    (heatmap,) = store.objects.names("heatmaps/")
+    (judgement,) = BrightnessGauge(LINE, "fit-1", 150).judge([decode(png(200))])
+    expected = heatmap_png(decode(png(200)), judgement.anomaly_map, judgement.map_ceiling)
+    assert store.objects.get(heatmap) == expected, "it is not that of the gauge that rejected the image"
+
+
+def test_what_has_no_room_in_memory_is_read_again_from_the_log(store: Store, clock: SetClock) -> None:
+    send(store, [(f"{number:02d}", png(200)) for number in range(40)])
+    objects = Failing(store.objects, ["put"], 1)
+    broken = Store(store.uri, store.log, objects, store.state, store.clock)
+    scoring = Scoring(broken, Gauges(store.log, store.objects, load), room_bytes=1_000)
+    worker = Worker(scoring, store.log, clock, 40)
+    worker.step()
+    assert scoring.evidence.debts.size < 3_000
+    assert scoring.evidence.owed == 40
+    for _ in range(50):
+        clock.advance(1)
+        worker.step()
+    assert scoring.evidence.owed == 0
+    assert len(kept(store)) == 80
+
+
+def test_hands_store_beside_scoring(store: Store) -> None:
+    send(store, [(f"{number:02d}", png(200)) for number in range(20)])
+    with ThreadPoolExecutor(4) as hands:
+        scoring = Scoring(store, Gauges(store.log, store.objects, load), hands=hands)
+        worker = Worker(scoring, store.log, store.clock, 4)
+        while worker.step():
+            pass
+        worker.flush()
+        assert len(kept(store)) == 40
+        worker.step()
+        assert store.log.position("scoring", IMAGES, 0) == 20
+
+
+class Broken:
+    """Objects with a fault of ours in `put`."""
+
+    def __init__(self, objects: Objects) -> None:
+        self._objects = objects
+
+    def put(self, name: str, data: bytes) -> str:
+        raise ZeroDivisionError
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._objects, name)
+
+
+def test_a_fault_of_ours_in_the_hands_ends_the_worker(store: Store) -> None:
+    send(store, [("x", png(100))])
+    objects: Any = Broken(store.objects)
+    with ThreadPoolExecutor(1) as hands:
+        broken = Store(store.uri, store.log, objects, store.state, store.clock)
+        worker = Worker(Scoring(broken, Gauges(store.log, store.objects, load), hands=hands), store.log, store.clock, 4)
+        worker.step()
+        with pytest.raises(ZeroDivisionError):
+            worker.flush()
+
+
+def kept(store: Store) -> list[str]:
+    """The names of the images and heatmaps in the store, without their folders."""
+    return [name.rpartition("/")[2] for prefix in ("images/", "heatmaps/") for name in store.objects.names(prefix)]
 
 
 def claim(store: Store, data: bytes, uri: str | None = None, digest: str | None = None) -> Outgoing:
