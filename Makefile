@@ -3,7 +3,7 @@ BIN := .venv/bin
 STAMP := .venv/installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format benchmark servers up down clean
+.PHONY: help demo test check format benchmark validate servers up down clean
 
 help:  ## list these targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -33,6 +33,9 @@ format: $(STAMP)  ## let ruff mend what it can
 
 benchmark: $(STAMP)  ## speed, as ratios measured side by side
 	$(BIN)/python -m pytest tests/benchmarks --benchmarks -s
+
+validate: $(STAMP)  ## the deployment files, by the tools that read them (installs those once, which takes Go and minutes)
+	PYTHON=$(BIN)/python deploy/validate.sh
 
 servers:  ## install Kafka, Redis, MinIO and versitygw once, without containers
 	deploy/native/install.sh

@@ -58,7 +58,7 @@ secured_overlay() {
     mkdir -p "$work/kubernetes/overlays/secured"
     cp -r deploy/kubernetes/base deploy/kubernetes/components "$work/kubernetes"
     cp -r deploy/kubernetes/overlays/cpu "$work/kubernetes/overlays"
-    printf '%s\n' 'resources: [../cpu]' 'components: [../../components/sasl]' \
+    printf '%s\n' 'namespace: flowgauge' 'resources: [../cpu]' 'components: [../../components/sasl]' \
         >"$work/kubernetes/overlays/secured/kustomization.yaml"
 }
 
