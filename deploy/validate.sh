@@ -64,7 +64,10 @@ secured_overlay() {
 
 kubernetes() {
     local kustomize kubeconform schemas crds version overlay
-    kustomize=$(tool kustomize) kubeconform=$(tool kubeconform) schemas=$(tool schemas) crds=$(tool crds)
+    kustomize=$(tool kustomize)
+    kubeconform=$(tool kubeconform)
+    schemas=$(tool schemas)
+    crds=$(tool crds)
     secured_overlay
     for overlay in deploy/kubernetes/base deploy/kubernetes/overlays/* "$work/kubernetes/overlays/secured"; do
         "$kustomize/kustomize" build "$overlay" >"$work/$(basename "$overlay").yaml"

