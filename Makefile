@@ -3,7 +3,7 @@ BIN := .venv/bin
 STAMP := .venv/installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-stack test check format benchmark memory servers up down clean
+.PHONY: help demo demo-stack test check format benchmark memory validate servers up down clean
 
 help:  ## list these targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -40,6 +40,9 @@ benchmark: $(STAMP)  ## speed, as ratios measured side by side
 
 memory: $(STAMP)  ## whether a worker's memory stays flat over 20,000 images
 	$(BIN)/python -m pytest tests/benchmarks/test_memory.py --benchmarks -s
+
+validate: $(STAMP)  ## the deployment files, by the tools that read them (installs those once, which takes Go and minutes)
+	PYTHON=$(BIN)/python deploy/validate.sh
 
 servers:  ## install Kafka, Redis, MinIO and versitygw once, without containers
 	deploy/native/install.sh

@@ -5,7 +5,7 @@ from threading import Lock
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from core.messages import Alert, AlertKind, Verdict
+from core.messages import IMAGES, Alert, AlertKind, Verdict
 
 _MOST_LINES = 2_000  # labels that anybody who may publish can invent; what exceeds it is counted as one line
 _OTHER = "(other)"
@@ -22,7 +22,7 @@ class PrometheusMeter:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._lines: set[str] = set()
-        self._versions: dict[str, str] = {}
+        self._versions: dict[str, tuple[str, int]] = {}
         self._lock = Lock()
 
         def counter(name: str, words: str, *labels: str) -> Counter:
@@ -67,7 +67,7 @@ class PrometheusMeter:
         if verdict.late:
             self._late.labels(line).inc()
         if line != _OTHER and verdict.gauge_version is not None:
-            self._scored_with(line, verdict.gauge_version)
+            self._scored_with(line, verdict.gauge_version, verdict.source.partition)
 
     def dead_letter(self, line: str) -> None:
         self._dead_letters.labels(self._line(line)).inc()
@@ -90,8 +90,10 @@ class PrometheusMeter:
         topic, partition = place
         if records is not None:
             self._lag.labels(group, topic, str(partition)).set(records)
-        else:
-            self._lag.remove_by_labels({"group": group, "topic": topic, "partition": str(partition)})
+            return
+        self._lag.remove_by_labels({"group": group, "topic": topic, "partition": str(partition)})
+        if topic == IMAGES:
+            self._forget_gauges(partition)
 
     def queued(self, group: str, records: int) -> None:
         self._queued.labels(group).set(records)
@@ -103,15 +105,22 @@ class PrometheusMeter:
         self._buffer.labels(self._line(line)).set(images)
         self._buffer_limit.labels(self._line(line)).set(limit)
 
-    def _scored_with(self, line: str, version: str) -> None:
+    def _scored_with(self, line: str, version: str, partition: int) -> None:
         with self._lock:
-            before = self._versions.get(line)
-            if before == version:
-                return
-            self._versions[line] = version
-        if before is not None:
-            self._gauge.remove_by_labels({"line": line, "version": before})
+            before, _ = self._versions.get(line, (None, partition))
+            self._versions[line] = version, partition
+        if before not in (None, version):
+            self._gauge.remove_by_labels({"line": line})
         self._gauge.labels(line, version).set(1)
+
+    def _forget_gauges(self, partition: int) -> None:
+        """Its lines are scored by another worker from now on."""
+        with self._lock:
+            gone = [line for line, (_, number) in self._versions.items() if number == partition]
+            for line in gone:
+                del self._versions[line]
+        for line in gone:
+            self._gauge.remove_by_labels({"line": line})
 
     def _line(self, line: str) -> str:
         with self._lock:

@@ -76,8 +76,15 @@ def test_a_swap_leaves_one_version_per_line(tmp_path: Path, meter: PrometheusMet
         scoring = Scoring(store, Gauges(store.log, store.objects, load))
         scoring.position(IMAGES, 0, 0)
         measured(meter, Step("scoring", [], scoring.process(records(store.log, IMAGES)[-1:])), clock.now())
-    versions = [name for name in samples(page) if "gauge_info" in name]
-    assert versions == [f'flowgauge_gauge_info{{line="{LINE}",version="fit-2"}}']
+    assert gauges(page) == [f'flowgauge_gauge_info{{line="{LINE}",version="fit-2"}}']
+    meter.lag("scoring", (IMAGES, 1), None)
+    assert len(gauges(page)) == 1
+    meter.lag("scoring", (IMAGES, 0), None)
+    assert gauges(page) == [], "another worker scores this line now"
+
+
+def gauges(page: str) -> list[str]:
+    return [name for name in samples(page) if "gauge_info" in name]
 
 
 def test_decided_adaptations_are_counted_with_their_seconds(meter: PrometheusMeter, page: str) -> None:

@@ -1,0 +1,226 @@
+"""The deployment files agree with the code, the documents and each other; `make validate` asks their own tools."""
+
+import json
+import re
+from collections.abc import Iterator
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+import yaml
+
+from adapters.cli.app import app
+from adapters.prometheus.metrics import names
+from core.messages import IMAGES
+from deploy.native.servers import KAFKA_ALONE
+from streams.roles import Role
+from streams.scoring import Scoring
+
+ROOT = Path(__file__).parents[2]
+COMPOSE = ROOT / "docker-compose.yml"
+ENVIRONMENT = ROOT / "deploy" / "compose.env.example"
+DOCKERFILE = ROOT / "deploy" / "Dockerfile"
+KUBERNETES = ROOT / "deploy" / "kubernetes"
+ALERTS = ROOT / "deploy" / "prometheus" / "alerts.yml"
+DASHBOARD = ROOT / "deploy" / "grafana" / "dashboards" / "flowgauge.json"
+OPERATIONS = ROOT / "docs" / "operations.md"
+
+YAML = sorted(path for end in ("yml", "yaml") for path in [COMPOSE, *(ROOT / "deploy").rglob(f"*.{end}")])
+MANIFESTS = sorted(KUBERNETES.rglob("*.yaml"))
+ROLES = {role.value for role in Role} - {Role.ALL.value}
+
+
+def read(path: Path) -> Any:
+    return yaml.safe_load(path.read_text())
+
+
+def under(part: Any, key: str) -> Iterator[Any]:
+    """Every value that lies under `key`, however deep."""
+    if isinstance(part, dict):
+        for name, value in part.items():
+            if name == key:
+                yield value
+            yield from under(value, key)
+    elif isinstance(part, list):
+        for each in part:
+            yield from under(each, key)
+
+
+def objects() -> Iterator[dict[str, Any]]:
+    for path in MANIFESTS:
+        yield from (each for each in yaml.safe_load_all(path.read_text()) if each)
+
+
+def metrics_in(text: str) -> set[str]:
+    """Without the endings that samples of counters and histograms have."""
+    found = set(re.findall(r"\bflowgauge_[a-z_]+", text))
+    return {name.removesuffix(end) for name in found for end in [_ending(name)]}
+
+
+def _ending(name: str) -> str:
+    return next((end for end in ("_total", "_bucket", "_sum", "_count") if name.endswith(end)), "")
+
+
+def documented_variables() -> set[str]:
+    """Those of the README's table, whose first name in a row says what a mere ending belongs to."""
+    rows = [line.split("|")[1] for line in (ROOT / "README.md").read_text().splitlines() if line.startswith("| `FLOW")]
+    found = set()
+    for row in rows:
+        first, *others = re.findall(r"`(\w+)`", row)
+        service = "_".join(first.split("_")[:2])
+        found |= {first, *(service + name if name.startswith("_") else name for name in others)}
+    return found
+
+
+def commands() -> list[list[str]]:
+    """What the containers of Flowgauge run, in Compose and in Kubernetes."""
+    services = read(COMPOSE)["services"].values()
+    composed = [
+        service["command"]
+        for service in services
+        if str(service["image"]).startswith("flowgauge:")
+        if "command" in service
+    ]
+    return composed + [args for each in objects() for args in under(each, "args")]
+
+
+@pytest.mark.parametrize("path", YAML, ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_file_is_yaml(path: Path) -> None:
+    assert all(isinstance(each, dict) for each in yaml.safe_load_all(path.read_text()))
+
+
+@pytest.mark.parametrize("path", [ALERTS, DASHBOARD], ids=lambda path: path.name)
+def test_alerts_and_dashboard_ask_for_metrics_that_workers_have(path: Path) -> None:
+    assert metrics_in(path.read_text()) <= names()
+
+
+def test_every_metric_is_on_the_dashboard() -> None:
+    assert names() <= metrics_in(DASHBOARD.read_text())
+
+
+@pytest.mark.parametrize("path", [COMPOSE, ENVIRONMENT, DOCKERFILE, *MANIFESTS], ids=lambda path: path.name)
+def test_the_readme_documents_the_variables(path: Path) -> None:
+    used = set(re.findall(r"\bFLOWGAUGE_[A-Z0-9_]+", path.read_text()))
+    assert used <= documented_variables()
+
+
+def test_compose_starts_every_role_and_so_does_kubernetes() -> None:
+    services = read(COMPOSE)["services"]
+    assert services.keys() >= ROLES
+    assert {each["metadata"]["name"] for each in objects() if each["kind"] == "Deployment"} == ROLES
+    assert {command[1] for command in commands() if command[0] == "worker"} == ROLES
+
+
+@pytest.mark.parametrize("command", commands(), ids=lambda command: " ".join(command[:2]))
+def test_the_command_line_takes_what_containers_give_it(command: list[str]) -> None:
+    step: Any = typer.main.get_command(app)
+    arguments = [*command, "--store", "s3://flowgauge"]
+    while hasattr(step, "commands"):
+        step = step.commands[arguments.pop(0)]
+    assert step.make_context(step.name, arguments).params["store"] == "s3://flowgauge"
+
+
+def test_images_of_compose_are_pinned() -> None:
+    for image in under(read(COMPOSE), "image"):
+        assert re.fullmatch(r"[a-z/]+:[A-Za-z0-9.-]*\d[A-Za-z0-9.-]*", image), image
+
+
+def test_images_of_kubernetes_get_their_tag_from_a_kustomization() -> None:
+    kustomizations = [each for each in objects() if each["kind"] == "Kustomization"]
+    tags = {each["name"]: each["newTag"] for one in kustomizations for each in one.get("images", [])}
+    assert {image for each in objects() for image in under(each, "image")} == tags.keys()
+    assert all(re.match(r"\d", tag) for tag in tags.values())
+
+
+def test_images_and_tools_of_the_dockerfile_are_pinned() -> None:
+    text = DOCKERFILE.read_text()
+    stages = set(re.findall(r"^FROM .* AS (\S+)", text, re.MULTILINE)) | {"torch-${TORCH}"}
+    outside = [name for name in re.findall(r"^FROM (\S+)", text, re.MULTILINE) if name not in stages]
+    assert outside
+    assert all(re.search(r":\d+\.\d+\.\d+-", name) for name in outside)
+    assert all("==" in each for each in re.findall(r"pip install --no-cache-dir (\S+)", text))
+
+
+@pytest.mark.parametrize("service", ["kafka", "redis", "minio"])
+def test_compose_runs_the_servers_that_tests_run(service: str) -> None:
+    image = read(COMPOSE)["services"][service]["image"]
+    assert f'"{image}"' in (ROOT / "tests" / "support" / "servers.py").read_text()
+
+
+def test_the_broker_of_compose_is_set_as_the_broker_of_tests() -> None:
+    given = read(COMPOSE)["services"]["kafka"]["environment"]
+    wanted = {f"KAFKA_{key.upper().replace('.', '_')}": value for key, value in KAFKA_ALONE.items()}
+    assert {name: given.get(name) for name in wanted} == wanted
+
+
+def test_compose_holds_no_secret_and_refuses_to_start_without() -> None:
+    text = COMPOSE.read_text()
+    secrets = re.findall(r"^(\w*(?:SECRET_KEY|PASSWORD)\w*)=(.*)$", ENVIRONMENT.read_text(), re.MULTILINE)
+    assert secrets
+    for name, value in secrets:
+        assert not value
+        uses = re.findall(rf"\$\{{{name}[^}}]*\}}", text)
+        assert uses
+        assert all(use.startswith(f"${{{name}:?") for use in uses)
+
+
+def test_the_variables_of_compose_are_in_its_example() -> None:
+    used = set(re.findall(r"(?<!\$)\$\{(\w+)", COMPOSE.read_text()))
+    given = set(re.findall(r"^#? ?([A-Z_0-9]+)=", ENVIRONMENT.read_text(), re.MULTILINE))
+    assert used <= given
+
+
+def test_the_scaler_watches_the_group_and_topic_of_scoring() -> None:
+    (config,) = (each for each in objects() if each["kind"] == "ConfigMap")
+    (scaler,) = (each for each in objects() if each["kind"] == "ScaledObject")
+    prefix, trigger = config["data"]["FLOWGAUGE_TOPIC_PREFIX"], scaler["spec"]["triggers"][0]["metadata"]
+    assert trigger["consumerGroup"] == prefix + Scoring.name
+    assert trigger["topic"] == prefix + IMAGES
+
+
+def test_there_are_never_more_scoring_workers_than_partitions() -> None:
+    (setup,) = (args for args in commands() if args[0] == "topics" and "--replication" in args)
+    (scaler,) = (each for each in objects() if each["kind"] == "ScaledObject")
+    assert scaler["spec"]["maxReplicaCount"] == int(setup[setup.index("--partitions") + 1])
+
+
+def test_pods_run_without_rights() -> None:
+    pods = [each["spec"]["template"]["spec"] for each in objects() if each["kind"] in ("Deployment", "Job")]
+    own = [pod for pod in pods if "securityContext" in pod]
+    assert len(own) == len(ROLES) + 1
+    for pod in own:
+        assert pod["securityContext"]["runAsNonRoot"] is True
+        for container in pod["containers"]:
+            assert container["securityContext"]["readOnlyRootFilesystem"] is True
+            assert container["securityContext"]["allowPrivilegeEscalation"] is False
+            assert container["resources"]["limits"]["memory"]
+
+
+def test_every_alert_is_tested_and_explained() -> None:
+    alerts = {rule["alert"] for group in read(ALERTS)["groups"] for rule in group["rules"]}
+    cases = [case for test in read(ALERTS.with_name("alerts_test.yml"))["tests"] for case in test["alert_rule_test"]]
+    assert {case["alertname"] for case in cases if case["exp_alerts"]} == alerts
+    assert {name for name in alerts if f"`{name}`" not in OPERATIONS.read_text()} == set()
+
+
+def test_panels_of_the_dashboard_have_a_number_and_a_place_of_their_own() -> None:
+    panels = json.loads(DASHBOARD.read_text())["panels"]
+    assert len({panel["id"] for panel in panels}) == len(panels)
+    assert all(panel["gridPos"]["x"] + panel["gridPos"]["w"] <= 24 for panel in panels)
+    assert not [pair for pair in combinations([panel["gridPos"] for panel in panels], 2) if _overlap(*pair)]
+
+
+def _overlap(a: dict[str, int], b: dict[str, int]) -> bool:
+    return (
+        a["x"] < b["x"] + b["w"] and b["x"] < a["x"] + a["w"] and a["y"] < b["y"] + b["h"] and b["y"] < a["y"] + a["h"]
+    )
+
+
+def test_the_dashboard_has_the_variables_that_it_asks_for() -> None:
+    dashboard = json.loads(DASHBOARD.read_text())
+    has = {variable["name"] for variable in dashboard["templating"]["list"]}
+    asked = {name for query in under(dashboard, "expr") for name in re.findall(r"\$([a-z]\w*)", query)}
+    assert asked
+    assert asked <= has
