@@ -12,7 +12,8 @@ Partition = tuple[str, int]
 
 @dataclass(frozen=True)
 class Step:
-    """A batch that has been processed: shown to observers once it is durable."""
+    """What a processor made of a batch, or of the passing of time (then there are no records): shown to observers once
+    it is durable."""
 
     processor: str
     records: Sequence[Record]
@@ -33,7 +34,7 @@ class Carrier:
         self._log = log
         self._observer = observer
         self._positions: dict[Partition, int] = {}
-        self._unfinished: tuple[Partition, Step] | None = None
+        self._unfinished: tuple[Partition | None, Step] | None = None
         self._appended = False
 
     def position(self, place: Partition, committed: Callable[[], int]) -> int:
@@ -44,7 +45,8 @@ class Carrier:
 
     def take(self, place: Partition, records: Sequence[Record]) -> int:
         """Process records that start at the position of `place`, or finish them, if these are the ones in hand."""
-        if self._unfinished is None:
+        if self._unfinished is None or self._unfinished[0] is None:
+            self.finish()
             self._unfinished = place, Step(self.processor.name, records, self.processor.process(records))
         return self.finish()
 
@@ -57,13 +59,18 @@ class Carrier:
             self.append(step.outgoing)
             self._appended = True
         self.processor.checkpoint()
-        self._positions[place] = step.records[-1].offset + 1
+        if place is not None:
+            self._positions[place] = step.records[-1].offset + 1
         self._unfinished, self._appended = None, False
         self._observer(step)
         return len(step.records)
 
     def idle(self, now: datetime) -> None:
-        self.append(self.processor.idle(now))
+        """Deliver what is due by `now`, as durably as what follows from a batch."""
+        self.finish()
+        if due := self.processor.idle(now):
+            self._unfinished = None, Step(self.processor.name, (), due)
+            self.finish()
 
     def flush(self) -> None:
         """Let the processor deliver what it owes; what is not delivered comes at a restart."""
