@@ -1,10 +1,12 @@
 """What a person sets for one line: stored as JSON beside its images, read between two batches."""
 
 from enum import StrEnum
+from typing import Annotated
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from core.messages import Message
+from core.schedule import cron_expression
 
 
 class Policy(StrEnum):
@@ -30,6 +32,9 @@ class LineSettings(Message):
     cool_down_seconds: float = Field(600, ge=0, description="no two adaptations of one line begin closer than this")
     settle_images: int = Field(64, ge=1, description="images of the changed line to see before it teaches")
     adapt_every: int | None = Field(None, ge=1, description="images after which to adapt without any drift")
+    adapt_schedule: Annotated[str, AfterValidator(cron_expression)] | None = Field(
+        None, description="when to adapt without any drift: a cron expression of five fields, in UTC"
+    )
 
     alert_window_seconds: float = Field(60, gt=0, description="alerts of one kind within it become one with a count")
     keep_passes_days: float | None = Field(None, ge=0, description="images that passed are deleted after this")

@@ -121,10 +121,12 @@ class AlertKind(StrEnum):
     ADAPTATION_PROPOSED = "adaptation_proposed"
     ADAPTATION_REFUSED = "adaptation_refused"
     ADAPTATION_ACCEPTED = "adaptation_accepted"
+    ADAPTATION_COALESCED = "adaptation_coalesced"
     SNAPSHOT_INVALID = "snapshot_invalid"
     STORE_UNAVAILABLE = "store_unavailable"
     NO_GAUGE = "no_gauge"
     DEAD_LETTER = "dead_letter"
+    BACKLOG = "backlog"
 
 
 class Alert(Message):
@@ -153,6 +155,11 @@ class AdaptationRequest(Message):
     requested_at: Instant
     requested_by: str
     since: Instant | None = Field(None, description="images captured before teach nothing: the line has changed since")
+    approved: bool = Field(False, description="it was proposed, and `requested_by` approved it")
+
+    @property
+    def by_person(self) -> bool:
+        return self.approved or self.reason is Reason.PERSON
 
 
 class SnapshotAnnouncement(Message):

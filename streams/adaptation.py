@@ -9,7 +9,7 @@ from typing import Any
 from core.adaptation.contract import Adapt, AdaptationInput, AdaptationOutcome, Progress, adapted_version
 from core.adaptation.trace import AdaptationReport
 from core.errors import FlowgaugeError, Unavailable
-from core.messages import ADAPTATIONS, AdaptationRequest, AlertKind, Reason, SnapshotAnnouncement
+from core.messages import ADAPTATIONS, AdaptationRequest, AlertKind, SnapshotAnnouncement
 from core.names import adaptation_object
 from core.ports import Outgoing, Record
 from streams.alerts import alert
@@ -32,7 +32,8 @@ log = logging.getLogger(__name__)
 
 
 class Adaptation(Processor):
-    """Of a line's requests in one batch, a person's is carried out, else the newest: they coalesce.
+    """Of a line's requests in one batch, the newest that a person made or approved is carried out, else the newest:
+    they coalesce, and an alert tells of each that was left out.
 
     The candidate's version comes from the request, so a redelivered request makes the same snapshot, and what was
     decided is not decided again. `owner` names this worker in the lease that saves double work; correctness does not
@@ -62,7 +63,18 @@ class Adaptation(Processor):
 
     def process(self, records: Sequence[Record]) -> list[Outgoing]:
         requests = [AdaptationRequest.decode(record.value) for record in records]
-        return [outgoing for request in coalesced(requests) for outgoing in self._decided(request)]
+        chosen = coalesced(requests)
+        return [*self._left_out(requests, chosen), *(out for request in chosen for out in self._decided(request))]
+
+    def _left_out(
+        self, requests: Sequence[AdaptationRequest], chosen: Sequence[AdaptationRequest]
+    ) -> Iterator[Outgoing]:
+        instead = {request.line: request for request in chosen}
+        for request in requests:
+            other = instead[request.line]
+            decided = audit(self._store, request.line, adapted_version(request)) is not None
+            if request.request_id != other.request_id and not decided:
+                yield _coalesced(request, other)
 
     def _decided(self, request: AdaptationRequest) -> list[Outgoing]:
         report = audit(self._store, request.line, adapted_version(request))
@@ -147,7 +159,7 @@ def coalesced(requests: Sequence[AdaptationRequest]) -> list[AdaptationRequest]:
     chosen: dict[str, AdaptationRequest] = {}
     for request in requests:
         earlier = chosen.get(request.line)
-        if earlier is None or earlier.reason is not Reason.PERSON or request.reason is Reason.PERSON:
+        if earlier is None or request.by_person or not earlier.by_person:
             chosen[request.line] = request
     return list(chosen.values())
 
@@ -190,3 +202,15 @@ def _refused(request: AdaptationRequest, why: str, **detail: Any) -> Outgoing:
     message = f"{request.line} keeps its gauge, the adaptation was refused. {why}"
     occasion = str(request.request_id)
     return alert(request.line, AlertKind.ADAPTATION_REFUSED, occasion, request.requested_at, message, why=why, **detail)
+
+
+def _coalesced(request: AdaptationRequest, other: AdaptationRequest) -> Outgoing:
+    message = f"{request.line}: of several requests to adapt, that of {other.requested_by} is carried out alone."
+    return alert(
+        request.line,
+        AlertKind.ADAPTATION_COALESCED,
+        str(request.request_id),
+        request.requested_at,
+        message,
+        instead=str(other.request_id),
+    )

@@ -61,6 +61,11 @@ def _cluster_store(uri: str, clock: Clock) -> Store:
     return open_cluster(uri, clock)
 
 
+def is_shared(store: Store) -> bool:
+    """Whether many processes work on `store`, and not one `Runner` alone."""
+    return not isinstance(store.log, LocalLog)
+
+
 def folder_source(
     store: Store, folder: Path, line: str, settle_seconds: float = 1.0, teaches: bool = True
 ) -> FolderSource:

@@ -45,9 +45,8 @@ class Carrier:
         self._log = log
         self._observer = observer
         self._positions: dict[Partition, int] = {}
-        self._unfinished: tuple[Partition, Step] | None = None
+        self._unfinished: tuple[Partition | None, Step] | None = None
         self._appended = False
-        self._due: list[Outgoing] = []
 
     def position(self, place: Partition, committed: Callable[[], int]) -> int:
         """The offset that `place` goes on at; asks the processor when it is named for the first time."""
@@ -57,7 +56,8 @@ class Carrier:
 
     def take(self, place: Partition, records: Sequence[Record]) -> int:
         """Process records that start at the position of `place`, or finish them, if these are the ones in hand."""
-        if self._unfinished is None:
+        if self._unfinished is None or self._unfinished[0] is None:
+            self.finish()
             self._unfinished = place, Step(self.processor.name, records, self.processor.process(records))
         return self.finish()
 
@@ -71,21 +71,21 @@ class Carrier:
                 self._append(step.outgoing)
             self._appended = True
         self.processor.checkpoint()
-        self._positions[place] = step.records[-1].offset + 1
+        if place is not None:
+            self._positions[place] = step.records[-1].offset + 1
         self._unfinished, self._appended = None, False
         self._observer(step)
         return len(step.records)
 
     def idle(self, now: datetime) -> None:
-        """Append what is due by `now`; what a failure leaves is appended first at the next call."""
-        self._due += self.processor.idle(now)
-        self._append_due()
+        """Deliver what is due by `now`, as durably as what follows from a batch."""
+        self.finish()
+        self._deliver(self.processor.idle(now))
 
     def flush(self) -> None:
         """Let the processor deliver what it owes; what is not delivered comes at a restart."""
         self.finish()
-        self._due += self.processor.flush()
-        self._append_due()
+        self._deliver(self.processor.flush())
 
     def at(self, place: Partition) -> int:
         """The position of `place`, which is known."""
@@ -95,9 +95,10 @@ class Carrier:
         """Up to where a commit of `place`, whose position is known, loses nothing."""
         return self.processor.safe(*place, self._positions[place])
 
-    def _append_due(self) -> None:
-        self._append(self._due)
-        self._due = []
+    def _deliver(self, due: Sequence[Outgoing]) -> None:
+        if due:
+            self._unfinished = None, Step(self.processor.name, (), due)
+            self.finish()
 
     def _append(self, outgoing: Sequence[Outgoing]) -> None:
         if outgoing:

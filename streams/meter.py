@@ -66,7 +66,8 @@ class Unmetered:
 
 def measured(meter: Meter, step: Step, now: datetime) -> None:
     """Tell `meter` what has become durable `now`."""
-    meter.batch(step.processor, len(step.records))
+    if step.records:
+        meter.batch(step.processor, len(step.records))
     for outgoing in step.outgoing:
         if outgoing.topic == VERDICTS:
             verdict = Verdict.decode(outgoing.value)

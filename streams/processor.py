@@ -31,7 +31,7 @@ class Processor(ABC):
         """Called with one or more records of one partition, in order."""
 
     def checkpoint(self) -> None:  # noqa: B027  most processors learn nothing
-        """Called once what `process` returned has been appended: the place to store what it learned."""
+        """Called once what `process` or `idle` returned has been appended: the place to store what it learned."""
 
     def safe(self, topic: str, partition: int, read: int) -> int:
         """Up to which offset (exclusive) a commit loses nothing; `read` is the offset after the last record given."""

@@ -22,6 +22,7 @@ from streams.meter import Meter, Unmetered
 from streams.processor import Processor
 from streams.settings import SettingsCache
 from streams.store import Store
+from streams.takt import Takt
 
 NO_GAUGE = "no gauge"
 _WINDOW = 10_000  # recent events per partition among which a second delivery is noticed
@@ -64,6 +65,7 @@ class Scoring(Processor):
         self.evidence = Evidence(store.objects, Debts(store.clock, hands), self._remade, room_bytes)
         self._scored: list[Scored] = []
         self._once = OncePerWindow(lambda line: self._settings.of(line).alert_window_seconds)
+        self._takt = Takt(store.log, self._settings, self._once)
         self._recent: dict[int, OrderedDict[str, str]] = {}
         self._buried: dict[int, set[int]] = {}
 
@@ -82,9 +84,10 @@ class Scoring(Processor):
         images, letters, skipped = self._sifted(items, records[0].partition)
         with self._meter.timed(self.name, "score"):
             self._scored = self._judged(images)
+        overdue = self._takt.overdue([image.record for image in images], self._store.clock.now())
         self._remember(images, records[0].partition)
         self.skipped += skipped
-        return [*letters, *map(_published, self._scored), *self._gauges.alerts(), *self._owing()]
+        return [*letters, *map(_published, self._scored), *self._gauges.alerts(), *self._owing(), *overdue]
 
     def checkpoint(self) -> None:
         durable, self._scored = self._scored, []

@@ -1,54 +1,101 @@
-"""`flowgauge dead-letters`: messages that could not be processed, and why."""
+"""`flowgauge dead-letters`: messages that could not be processed, why, and a second try."""
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from adapters.cli import options
-from adapters.cli.output import emit, show
+from adapters.cli.output import emit, say, show
+from core.errors import UserError
 
 if TYPE_CHECKING:
-    from core.ports import Log, Record
+    from core.ports import Record
+    from streams.store import Store
 
 dead_letters = typer.Typer(no_args_is_help=True, help="Messages that could not be processed.")
 
-_PAGE = 16  # a dead letter holds a whole image
+Line = Annotated[str | None, typer.Option(help="Only this line's.")]
+Image = Annotated[str | None, typer.Option(help="Only those of the image with this id.")]
 
 
 @dead_letters.command("list")
-def list_dead_letters(
-    store: options.Store,
-    line: Annotated[str | None, typer.Option(help="Only this line's.")] = None,
-    json: options.Json = False,
-) -> None:
-    """Every kept dead letter with its reason, the oldest first.
+def list_dead_letters(store: options.Store, line: Line = None, image: Image = None, json: options.Json = False) -> None:
+    """Every kept dead letter with its reason and where it lay, the oldest first.
 
     \b
     flowgauge dead-letters list --line press-3 --store ./plant
     """
-    from core.deadletters import REASON
     from streams.bootstrap import open_store
+    from streams.replay import Letters, letters
 
     with open_store(store) as plant:
-        found = [
-            {
-                "line": letter.key,
-                "image_id": letter.headers.get("ce_id"),
-                "at": letter.at.isoformat(timespec="seconds"),
-                "reason": letter.headers.get(REASON),
-            }
-            for letter in _letters(plant.log)
-            if line in (None, letter.key)
-        ]
-    emit(found) if json else show(("line", "image", "at", "reason"), (tuple(letter.values()) for letter in found))
+        found = [_facts(plant, letter) for letter in letters(plant.log, Letters(line, image))]
+    if json:
+        emit(found)
+        return
+    rows = (
+        (
+            each["line"],
+            each["image_id"],
+            each["at"],
+            None if each["topic"] is None else f"{each['topic']}/{each['partition']}/{each['offset']}",
+            each["replayed_at"],
+            each["reason"],
+        )
+        for each in found
+    )
+    show(("line", "image", "at (UTC)", "topic/partition/offset", "replayed (UTC)", "reason"), rows)
 
 
-def _letters(log: "Log") -> Iterator["Record"]:
-    from core.messages import DEAD_LETTERS
+@dead_letters.command()
+def replay(
+    store: options.Store,
+    line: Line = None,
+    image: Image = None,
+    everything: Annotated[bool, typer.Option("--all", help="Those of every line.")] = False,
+    again: Annotated[bool, typer.Option("--again", help="Also those that were replayed before.")] = False,
+    json: options.Json = False,
+) -> None:
+    """Send the images of dead letters again, once what was wrong is mended.
 
-    for partition in range(log.partitions(DEAD_LETTERS)):
-        offset = 0
-        while page := log.read(DEAD_LETTERS, partition, offset, _PAGE):
-            yield from page
-            offset = page[-1].offset + 1
+    They go to the partition that they came from, with the headers that they
+    had. What fails again becomes a new dead letter; an image that has a
+    verdict by now is skipped.
+
+    \b
+    flowgauge dead-letters replay --line press-3 --store ./plant
+    flowgauge dead-letters replay --image shift-2/0411.png --store s3://flowgauge
+    """
+    from streams.bootstrap import open_store
+    from streams.replay import Letters
+    from streams.replay import replay as send_again
+
+    if line is None and image is None and not everything:
+        raise UserError("Nothing is chosen.", "Choose with --line, --image or both, or replay everything with --all.")
+    with open_store(store) as plant:
+        counts = send_again(plant, Letters(line, image), again)
+    if json:
+        emit({"sent": counts.sent, "replayed_before": counts.replayed, "lost": counts.lost})
+        return
+    say(f"{counts.sent} images were sent again.")
+    if counts.replayed:
+        say(f"{counts.replayed} were replayed before and are left out; --again sends them too.")
+    if counts.lost:
+        say(f"{counts.lost} hold no image that could be sent: publish these anew.")
+
+
+def _facts(plant: "Store", letter: "Record") -> dict[str, Any]:
+    from core.deadletters import REASON, buried_at
+    from streams.replay import replayed_at
+
+    place, replayed = buried_at(letter), replayed_at(plant.state, letter)
+    return {
+        "line": letter.key,
+        "image_id": letter.headers.get("ce_id"),
+        "at": letter.at.isoformat(timespec="seconds"),
+        "topic": place.topic if place else None,
+        "partition": place.partition if place else None,
+        "offset": place.offset if place else None,
+        "replayed_at": replayed.isoformat(timespec="seconds") if replayed else None,
+        "reason": letter.headers.get(REASON),
+    }

@@ -53,6 +53,7 @@ def set_settings(
 
     \b
     flowgauge lines set press-3 policy=propose deadline_seconds=2 --store ./plant
+    flowgauge lines set press-3 adapt_schedule="0 2 * * *" --store ./plant
 
     \b
     policy                   who starts an adaptation: auto, propose or off
@@ -65,6 +66,7 @@ def set_settings(
     cool_down_seconds        no two adaptations begin closer than this
     settle_images            images of the changed line before it teaches
     adapt_every              images after which to adapt without drift
+    adapt_schedule           when to adapt without drift: cron, in UTC
     alert_window_seconds     alerts of one kind within it become one
     keep_passes_days         images that passed are deleted after this
     """

@@ -22,7 +22,10 @@ class Aspect(StrEnum):
 
 
 Store = Annotated[
-    str, typer.Option(envvar="FLOWGAUGE_STORE", help="Where lines, gauges and verdicts are kept: a directory.")
+    str,
+    typer.Option(
+        envvar="FLOWGAUGE_STORE", help="Where lines, gauges and verdicts are kept: a directory, or s3://BUCKET."
+    ),
 ]
 Line = Annotated[str, typer.Option(help="The line: 1 to 64 letters, digits, dots, underscores or hyphens.")]
 DeviceOption = Annotated[

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from adapters.local.lock import only_runner
-from core.messages import ADAPTATIONS, AdaptationRequest, AlertKind, Reason
+from core.messages import ADAPTATIONS, AdaptationRequest, Reason
 from core.procedural import ProceduralLine, write_dataset
-from streams.alerts import alert
 from streams.bootstrap import open_store
+from streams.occasions import Occasion
 from tests.support.plants import LINE, SIDE, fitted_store, tiny_dataset
 from tests.support.shell import Shell
 
@@ -91,30 +91,84 @@ def test_an_adaptation_without_images_is_refused_with_its_reason(flowgauge: Shel
     assert "holds 0 images that may teach" in done.json["message"]
 
 
-def test_nothing_can_be_approved_that_was_not_proposed(flowgauge: Shell, store: Path) -> None:
-    done = flowgauge("adapt", "--line", LINE, "--store", store, "--approve")
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["--approve", "5b6e2a70-52f0-5f1c-9f43-0d6a3b1c7e11"], "`flowgauge alerts` tells what is, with its id"),
+        (["--approve", "yes"], "'yes' is no id of a request"),
+        ([], "No line is named"),
+    ],
+)
+def test_what_cannot_be_requested_or_approved_is_a_mistake(
+    flowgauge: Shell, store: Path, arguments: list[str], complaint: str
+) -> None:
+    done = flowgauge("adapt", "--store", store, *arguments)
     assert done.code == 2
-    assert f"No adaptation of line {LINE} is proposed" in done.err
+    assert complaint in done.err
 
 
-def test_a_proposal_is_shown_approved_and_then_no_longer_open(flowgauge: Shell, store: Path) -> None:
+def test_a_proposal_is_found_by_its_id_approved_and_then_no_longer_open(flowgauge: Shell, store: Path) -> None:
     with open_store(str(store)) as plant:
-        plant.log.append([alert(LINE, AlertKind.ADAPTATION_PROPOSED, "drift", plant.clock.now(), "The light rose.")])
-    done = flowgauge("adapt", "--line", LINE, "--store", store, "--approve", "--device", "cpu")
-    assert done.code == 3
-    assert "The light rose." in done.err
-    assert "keeps its gauge" in done.out
-    assert flowgauge("adapt", "--line", LINE, "--store", store, "--approve").code == 2
+        plant.log.append([Occasion(LINE, Reason.DRIFT, "image-7", plant.clock.now(), "The light rose").proposed()])
+    (proposal,) = map(json.loads, flowgauge("alerts", "--store", store, "--json").out.splitlines())
+    request_id = proposal["detail"]["request"]["request_id"]
+    assert f"flowgauge adapt --approve {request_id}" in proposal["message"]
+    other = flowgauge("adapt", "--approve", request_id, "--line", "other", "--store", store)
+    assert (other.code, f"was proposed for line {LINE}" in other.err) == (2, True)
+    done = flowgauge("adapt", "--approve", request_id, "--store", store, "--device", "cpu", "--json")
+    assert (done.code, done.json["accepted"], done.json["request_id"]) == (3, False, request_id)
+    again = flowgauge("adapt", "--approve", request_id, "--store", store)
+    assert (again.code, "approved and decided" in again.err) == (2, True)
+    with open_store(str(store)) as plant:
+        (record,) = plant.log.read(ADAPTATIONS, 0, 0, 9)
+    request = AdaptationRequest.decode(record.value)
+    assert (request.approved, request.reason) == (True, Reason.DRIFT)
 
 
-def test_a_request_is_left_to_a_runner_that_is_at_work(flowgauge: Shell, store: Path) -> None:
+def test_a_request_is_left_to_a_runner_that_is_at_work_and_its_decision_awaited(flowgauge: Shell, store: Path) -> None:
     with only_runner(store / "runner.lock"):
-        done = flowgauge("adapt", "--line", LINE, "--store", store, "--device", "cpu")
-    assert (done.code, done.out) == (0, "")
+        done = flowgauge("adapt", "--line", LINE, "--store", store, "--device", "cpu", "--timeout", 0)
+    assert (done.code, done.out) == (1, "")
     assert "carries the request out" in done.err
+    assert f"Nothing was decided on line {LINE} within 0 s; the request stays." in done.err
     with open_store(str(store)) as plant:
         (record,) = plant.log.read(ADAPTATIONS, 0, 0, 9)
     assert AdaptationRequest.decode(record.value).reason is Reason.PERSON
+
+
+def test_a_request_can_be_made_without_waiting(flowgauge: Shell, store: Path) -> None:
+    left = flowgauge("adapt", "--line", LINE, "--store", store, "--no-wait", "--json")
+    assert (left.code, left.json["line"], left.json["reason"]) == (0, LINE, "person")
+    assert "`flowgauge alerts` tells" in flowgauge("adapt", "--line", LINE, "--store", store, "--no-wait").out
+
+
+def test_a_request_that_another_took_the_place_of_says_so(flowgauge: Shell, store: Path) -> None:
+    first = flowgauge("adapt", "--line", LINE, "--store", store, "--no-wait", "--json").json["request_id"]
+    done = flowgauge("adapt", "--line", LINE, "--store", store, "--device", "cpu", "--json")
+    assert done.code == 3
+    told = [json.loads(each) for each in flowgauge("alerts", "--store", store, "--json").out.splitlines()]
+    assert [each["kind"] for each in told] == ["adaptation_coalesced", "adaptation_refused"]
+    assert told[0]["detail"]["instead"] == done.json["request_id"] != first
+
+
+def test_dead_letters_are_listed_with_where_they_lay_and_replayed(
+    flowgauge: Shell, store: Path, tmp_path: Path
+) -> None:
+    incoming = tmp_path / "incoming"
+    incoming.mkdir()
+    (incoming / "broken.png").write_bytes(b"no image")
+    run = ("run", incoming, "--line", LINE, "--store", store, "--once", "--device", "cpu")
+    flowgauge(*run)
+    (letter,) = flowgauge("dead-letters", "list", "--store", store, "--json").json
+    assert (letter["topic"], letter["partition"], letter["offset"], letter["replayed_at"]) == ("images", 0, 0, None)
+    nothing = flowgauge("dead-letters", "replay", "--store", store)
+    assert (nothing.code, "Nothing is chosen" in nothing.err) == (2, True)
+    sent = flowgauge("dead-letters", "replay", "--line", LINE, "--image", "broken.png", "--store", store)
+    assert sent.out == "1 images were sent again.\n"
+    flowgauge(*run)
+    assert "images/0/1" in flowgauge("dead-letters", "list", "--store", store).out
+    again = flowgauge("dead-letters", "replay", "--all", "--store", store, "--json").json
+    assert again == {"sent": 1, "replayed_before": 1, "lost": 0}
 
 
 def test_a_person_adapts_a_line_to_its_buffer(flowgauge: Shell, store: Path, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from core.names import image_object
 from core.ports import Buffered
 from streams.adaptation import Adaptation, audit, audits, coalesced, request_adaptation
 from streams.alerts import alerts
+from streams.decisions import Decisions
 from streams.golden import add_golden
 from streams.lines import set_line
 from streams.snapshots import active_snapshot, announcements, fetch_snapshot, roll_back
@@ -182,6 +183,37 @@ def test_a_gauge_that_a_person_made_meanwhile_stays(store: Store) -> None:
 def test_requests_of_one_batch_coalesce_and_a_person_s_comes_first() -> None:
     requests = [asked(0), asked(1, reason=Reason.PERSON), asked(2), asked(3, "other"), asked(4, "other")]
     assert coalesced(requests) == [requests[1], requests[4]]
+
+
+def test_what_a_person_approved_counts_as_theirs() -> None:
+    approved = asked(0).model_copy(update={"approved": True})
+    assert coalesced([asked(1), approved, asked(2)]) == [approved]
+
+
+def test_a_request_that_was_left_out_for_another_is_told_and_the_other_is_decided(store: Store) -> None:
+    fill(store, MINIMUM)
+    mine = asked(1, reason=Reason.PERSON)
+    decisions = Decisions(store.log)
+    for request in (asked(0), mine, mine, asked(2)):
+        request_adaptation(store, request)
+    work(store)
+    assert told(store) == [AlertKind.ADAPTATION_COALESCED] * 2 + [AlertKind.ADAPTATION_ACCEPTED]
+    assert versions(store) == ["fit-1", adapted_version(mine)]
+    for number in (0, 2):
+        decided = decisions.of(asked(number))
+        assert decided is not None
+        assert decided == decisions.of(mine)
+        assert decisions.instead(asked(number)) == mine.request_id
+
+
+def test_a_request_that_comes_again_after_its_decision_is_not_told_to_be_left_out(store: Store) -> None:
+    fill(store, MINIMUM)
+    request_adaptation(store, asked(0))
+    work(store)
+    request_adaptation(store, asked(1))
+    store.log.commit("adaptation", ADAPTATIONS, 0, 0)
+    work(store)
+    assert told(store) == [AlertKind.ADAPTATION_ACCEPTED] * 2
 
 
 @pytest.mark.parametrize("error", [ValueError("singular"), DatasetError("All were rejected.", "Look at them.")])

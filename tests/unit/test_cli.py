@@ -136,6 +136,11 @@ def test_a_setting_that_does_not_hold_is_refused(change: str, flowgauge: Shell, 
 def test_settings_are_changed_and_unset(flowgauge: Shell, tmp_path: Path) -> None:
     changed = flowgauge("lines", "set", "a", "policy=propose", "deadline_seconds=1.5", "--store", tmp_path, "--json")
     assert (changed.json["policy"], changed.json["deadline_seconds"]) == ("propose", 1.5)
+    scheduled = flowgauge("lines", "set", "a", "adapt_schedule=0 2 * * *", "--store", tmp_path, "--json")
+    assert scheduled.json["adapt_schedule"] == "0 2 * * *"
+    assert (
+        flowgauge("lines", "set", "a", "adapt_schedule=", "--store", tmp_path, "--json").json["adapt_schedule"] is None
+    )
     unset = flowgauge("lines", "set", "a", "deadline_seconds=", "--store", tmp_path, "--json")
     assert (unset.json["policy"], unset.json["deadline_seconds"]) == ("propose", None)
 

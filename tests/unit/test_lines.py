@@ -41,6 +41,7 @@ def test_what_was_set_stays_and_the_rest_does_not_change(store: Store) -> None:
         ({"buffer_size": 0}, "buffer_size"),
         ({"buffer_size": 10}, r"buffer_minimum \(48\) exceeds buffer_size \(10\)"),
         ({"bufer_size": 10}, "no setting bufer_size"),
+        ({"adapt_schedule": "every night"}, "adapt_schedule: .* no cron expression"),
     ],
 )
 def test_settings_that_do_not_hold_are_refused_and_nothing_is_stored(

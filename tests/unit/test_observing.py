@@ -1,11 +1,9 @@
 from pathlib import Path
-from random import Random
 from typing import Any
 
 import pytest
 
 from core.messages import (
-    ADAPTATIONS,
     ALERTS,
     VERDICTS,
     AdaptationRequest,
@@ -13,7 +11,6 @@ from core.messages import (
     AlertKind,
     Decision,
     Reason,
-    Statistics,
     Verdict,
 )
 from streams.alerts import alerts
@@ -21,8 +18,9 @@ from streams.lines import set_line
 from streams.observing import Observing
 from streams.store import Store
 from streams.worker import Worker
+from tests.support.cameras import Camera, observe, requests, told
 from tests.support.failing import Failing
-from tests.support.streaming import LINE, SetClock, append_verdicts, hash_bits, opened, records, verdict
+from tests.support.streaming import LINE, SetClock, append_verdicts, opened, records, verdict
 
 
 @pytest.fixture
@@ -30,51 +28,9 @@ def store(tmp_path: Path) -> Store:
     return opened(tmp_path, SetClock())
 
 
-class Camera:
-    """Verdicts of a line whose scores and light are set; offsets rise by one."""
-
-    def __init__(self) -> None:
-        self._dice = Random(0)
-        self._offset = 0
-
-    def verdicts(
-        self, images: int, shift: float = 0.0, light: float = 0.4, defects: float = 0.0, **changes: Any
-    ) -> list[Verdict]:
-        return [self._verdict(shift, light, defects, changes) for _ in range(images)]
-
-    def _verdict(self, shift: float, light: float, defects: float, changes: dict[str, Any]) -> Verdict:
-        offset, self._offset = self._offset, self._offset + 1
-        dice = self._dice
-        standard = dice.gauss(shift, 1) + (8 if dice.random() < defects else 0)
-        seen = Statistics(
-            brightness=dice.gauss(light, 0.01),
-            contrast=dice.gauss(0.1, 0.01),
-            focus=dice.gauss(1, 0.1),
-            fingerprint=f"{hash_bits(offset):016x}",
-        )
-        facts: dict[str, Any] = {"standard_score": standard, "peak": (dice.random(), dice.random()), "statistics": seen}
-        return verdict(offset, **(facts | changes))
-
-
 @pytest.fixture
 def camera() -> Camera:
     return Camera()
-
-
-def observe(store: Store, batch: int = 64) -> None:
-    """A new observing worker, as after a restart, works off what is there."""
-    worker = Worker(Observing(store), store.log, store.clock, batch)
-    while worker.step():
-        pass
-    assert worker.error is None
-
-
-def requests(store: Store) -> list[AdaptationRequest]:
-    return [AdaptationRequest.decode(record.value) for record in records(store.log, ADAPTATIONS)]
-
-
-def told(store: Store) -> list[AlertKind]:
-    return [each.kind for each in alerts(store.log)]
 
 
 def test_verdicts_fill_the_buffer_with_references(store: Store) -> None:
@@ -146,7 +102,27 @@ def test_a_wave_of_defects_is_proposed_to_a_person_and_not_learned(store: Store,
     assert requests(store) == []
     assert told(store) == [AlertKind.DRIFT, AlertKind.ADAPTATION_PROPOSED]
     assert "must not be learned" in alerts(store.log)[-1].message
-    assert f"flowgauge adapt --line {LINE}" in alerts(store.log)[-1].message
+    proposal = alerts(store.log)[-1]
+    assert f"flowgauge adapt --approve {proposal.detail['request']['request_id']}" in proposal.message
+
+
+def test_a_proposal_carries_the_whole_request_that_would_be_made(tmp_path: Path) -> None:
+    asked: list[AdaptationRequest] = []
+    for policy in ("auto", "propose"):
+        store = opened(tmp_path / policy, SetClock())
+        set_line(store.objects, LINE, policy=policy)
+        camera = Camera()
+        append_verdicts(store.log, camera.verdicts(100) + camera.verdicts(100, shift=3, light=0.5))
+        observe(store)
+        asked += requests(store)
+        asked += [
+            AdaptationRequest.model_validate(each.detail["request"])
+            for each in alerts(store.log)
+            if each.kind is AlertKind.ADAPTATION_PROPOSED
+        ]
+    made, proposed = asked
+    assert made == proposed
+    assert made.since is not None
 
 
 def test_the_policy_propose_asks_a_person_and_off_asks_nobody(store: Store, camera: Camera) -> None:

@@ -1,4 +1,5 @@
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from core.heatmaps import heatmap_png
 from core.images import decode
 from core.messages import ALERTS, DEAD_LETTERS, IMAGES, Alert, AlertKind, Decision
 from core.ports import Objects, Outgoing
+from streams.events import image_record
 from streams.gauges import Gauges
 from streams.lines import set_line
 from streams.scoring import NO_GAUGE, Scoring
@@ -216,6 +218,49 @@ def test_a_verdict_past_the_deadline_is_late(store: Store, clock: SetClock) -> N
     clock.advance(6)
     score(store)
     assert [each.late for each in verdicts(store.log)] == [False, True]
+
+
+def test_a_backlog_that_outgrows_the_deadline_is_told_once_in_a_window(store: Store, clock: SetClock) -> None:
+    set_line(store.objects, LINE, deadline_seconds=5)
+    send(store, [("in time", png(100))])
+    clock.advance(5)
+    score(store)
+    assert raised(store) == []
+    send(store, [(str(number), png(100)) for number in range(10)])
+    clock.advance(12.5)
+    score(store, batch=4)
+    [backlog] = raised(store)
+    assert (backlog.kind, backlog.line) == (AlertKind.BACKLOG, LINE)
+    assert "images wait 12.5 s to be scored, longer than the line's deadline of 5 s, and 6 more wait" in backlog.message
+    assert backlog.detail == {"waited_seconds": 12.5, "deadline_seconds": 5.0, "behind": 6}
+
+
+def test_a_backlog_is_told_of_each_line_with_a_deadline_and_says_what_to_do(tmp_path: Path, clock: SetClock) -> None:
+    store = opened(tmp_path / "two", clock, partitions=2)
+    for line, deadline in (("quick", 1), ("slow", 60), ("patient", None)):
+        set_line(store.objects, line, deadline_seconds=deadline)
+        store.log.append([replace(image_record(event(line, line), png(100)), partition=1)])
+    clock.advance(30)
+    score(store)
+    alerts = [Alert.decode(record.value) for record in [*records(store.log, ALERTS, 0), *records(store.log, ALERTS, 1)]]
+    assert [(each.line, each.kind) for each in alerts] == [("quick", AlertKind.BACKLOG)]
+    assert "Start more scoring workers" in alerts[0].message
+
+
+def test_an_end_that_cannot_be_read_costs_no_verdict(store: Store, clock: SetClock) -> None:
+    set_line(store.objects, LINE, deadline_seconds=5)
+    send(store, [("a", png(100)), ("b", png(100))])
+    clock.advance(9)
+    log = Failing(store.log, ["end"], times=0)
+    scoring = Scoring(Store(store.uri, log, store.objects, store.state, clock), Gauges(store.log, store.objects, load))
+    worker = Worker(scoring, store.log, clock, 16)
+    scoring.position(IMAGES, 0, 0)
+    log.left = 2
+    for _ in range(6):
+        worker.step()
+        clock.advance(20)
+    assert [each.image_id for each in verdicts(store.log)] == ["a", "b"]
+    assert [each.kind for each in raised(store)] == [AlertKind.BACKLOG]
 
 
 def test_an_image_that_must_not_teach_says_so_in_its_verdict(store: Store) -> None:

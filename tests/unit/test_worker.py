@@ -1,6 +1,7 @@
 """The commit sequence, one failure path each: whatever fails is repeated in its place, and nothing twice."""
 
 from collections.abc import Sequence
+from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -143,6 +144,40 @@ def test_pauses_double_up_to_ten_seconds(store: Store, clock: SetClock) -> None:
     assert gaps == sorted(gaps)
     assert gaps[0] <= 2
     assert max(gaps) in (100, 101)
+
+
+class Clockwork(Echo):
+    """Says the minute, once, when it is idle."""
+
+    def idle(self, now: datetime) -> list[Outgoing]:
+        minute = f"{now:%H:%M}".encode()
+        if minute in self.minutes:
+            return []
+        self.minutes.append(minute)
+        return [Outgoing(ALERTS, "clock", minute)]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.minutes: list[bytes] = []
+
+
+@pytest.mark.parametrize(("failing", "times"), [("append", 3), ("checkpoint", 3)])
+def test_what_is_due_is_appended_once_and_checkpointed_whatever_fails(
+    store: Store, clock: SetClock, failing: str, times: int
+) -> None:
+    store.log.commit("echo", IMAGES, 0, 5)
+    clockwork = Clockwork()
+    log = Failing(store.log, ["append"], times if failing == "append" else 0)
+    processor: Any = Failing(clockwork, ["checkpoint"], times if failing == "checkpoint" else 0)
+    seen: list[Step] = []
+    worker = Worker(processor, log, clock, 2, observer=seen.append)
+    for _ in range(times + 1):
+        worker.step()
+        clock.advance(10)
+    assert worker.error is None
+    assert [record.value for record in records(store.log, ALERTS)] == [b"06:00"]
+    assert clockwork.checkpoints == 1
+    assert [(len(step.records), len(step.outgoing)) for step in seen] == [(0, 1)]
 
 
 def test_an_observer_sees_only_what_is_durable(store: Store, clock: SetClock) -> None:

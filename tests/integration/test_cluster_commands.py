@@ -1,0 +1,141 @@
+"""The command line on a store that workers share, on real servers: from the first gauge to a replayed dead letter."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from time import monotonic, sleep
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from core.messages import Reason
+from streams.bootstrap import open_store
+from streams.occasions import Occasion
+from tests.support.plants import LINE, SIDE, tiny_dataset
+from tests.support.servers import S3Address
+from tests.support.shell import Outcome, Shell
+
+_PATIENCE_SECONDS = 120
+_REPOSITORY = Path(__file__).parents[2]
+_IMAGES, _GOLDEN = 12, 3
+
+Command = Callable[..., Outcome]
+
+
+@pytest.fixture
+def store(kafka_bootstrap: str, redis_url: str, s3_address: S3Address, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The address of a store of its own on the servers, which the environment names."""
+    name = f"commands-{uuid4().hex[:8]}"
+    for variable, value in {
+        "FLOWGAUGE_TOPIC_PREFIX": f"{name}.",
+        "FLOWGAUGE_KAFKA_BOOTSTRAP": kafka_bootstrap,
+        "FLOWGAUGE_REDIS_URL": redis_url,
+        "FLOWGAUGE_S3_ENDPOINT": s3_address.endpoint,
+        "FLOWGAUGE_S3_ACCESS_KEY": s3_address.access_key,
+        "FLOWGAUGE_S3_SECRET_KEY": s3_address.secret_key,
+    }.items():
+        monkeypatch.setenv(variable, value)
+    return f"s3://{name}"
+
+
+@pytest.fixture
+def run(flowgauge: Shell, store: str) -> Command:
+    return lambda *arguments: flowgauge(*arguments, "--store", store)
+
+
+@contextmanager
+def worker(store: str, folder: Path) -> Iterator[None]:
+    """`flowgauge worker all` in a process of its own, ended as a supervisor would."""
+    program = f"import sys; sys.path.insert(0, {str(_REPOSITORY)!r}); from adapters.cli import main; main()"
+    command = [sys.executable, "-c", program, "worker", "all", "--store", store, "--device", "cpu"]
+    process = subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL)
+    try:
+        yield
+        process.terminate()
+        assert process.wait(60) == 0
+    finally:
+        process.kill()
+        process.wait()
+
+
+def eventually(what: str, until: Callable[[], bool]) -> None:
+    deadline = monotonic() + _PATIENCE_SECONDS
+    while not until():
+        assert monotonic() < deadline, f"{what}: not within {_PATIENCE_SECONDS} s"
+        sleep(0.5)
+
+
+def alerts(run: Command) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in run("alerts", "--json").out.splitlines()]
+
+
+def publish(run: Command, folder: Path) -> None:
+    data = next((tiny_dataset() / "test" / "good").iterdir()).read_bytes()
+    for path in sorted((tiny_dataset() / "test").rglob("*.png")):
+        (folder / f"{path.parent.name}-{path.name}").write_bytes(path.read_bytes())
+    (folder / "broken.png").write_bytes(data[:100])
+    assert run("publish", folder, "--line", LINE).code == 0
+
+
+@pytest.mark.slow
+def test_every_command_does_on_a_shared_store_what_it_does_on_a_directory(
+    run: Command, store: str, tmp_path: Path
+) -> None:
+    incoming = tmp_path / "incoming"
+    incoming.mkdir()
+    assert run("topics", "create", "--partitions", 2).code == 0
+    fitted = run("fit", tiny_dataset(), "--line", LINE, "--size", SIDE, "--device", "cpu", "--limit", 8, "--json")
+    version = fitted.json["version"]
+    publish(run, incoming)
+
+    nobody = run("adapt", "--line", LINE, "--timeout", 0.5)
+    assert nobody.code == 1
+    assert "Is an adaptation worker alive?" in nobody.err
+
+    with worker(store, tmp_path):
+        eventually("all images", lambda: run("status", "--json").json["lines"][0]["buffered"] == _IMAGES)
+        _lines_snapshots_and_golden_images(run, version)
+        _adaptations(run, store)
+        _dead_letters(run)
+
+
+def _lines_snapshots_and_golden_images(run: Command, version: str) -> None:
+    assert run("lines", "set", LINE, "adapt_schedule=0 2 * * *", "--json").json["adapt_schedule"] == "0 2 * * *"
+    (line,) = run("lines", "list", "--json").json
+    assert (line["gauge_version"], line["buffered"], line["adapt_schedule"]) == (version, _IMAGES, "0 2 * * *")
+    assert run("snapshots", "show", LINE, "--json").json["version"] == version
+    assert run("snapshots", "rollback", LINE, version).code == 0
+    assert [each["active"] for each in run("snapshots", "list", "--json").json] == [False, True]
+    assert run("golden", "add", LINE, tiny_dataset() / "test" / "stain", "--label", "defect").code == 0
+    assert {each["label"] for each in run("golden", "list", LINE, "--json").json} == {"defect"}
+
+
+def _adaptations(run: Command, store: str) -> None:
+    """The buffer is too small for one; so the worker decides at once. What is golden never teaches."""
+    refused = run("adapt", "--line", LINE, "--json")
+    assert (refused.code, refused.json["kind"]) == (3, "adaptation_refused")
+    assert f"holds {_IMAGES - _GOLDEN} images that may teach" in refused.json["message"]
+
+    with open_store(store) as plant:
+        proposal = Occasion(LINE, Reason.DRIFT, "image-7", plant.clock.now(), "The light rose")
+        plant.log.append([proposal.proposed()])
+    approve = ("adapt", "--approve", proposal.request.request_id)
+    approved = run(*approve, "--no-wait", "--json")
+    assert (approved.code, approved.json["reason"], approved.json["approved"]) == (0, "drift", True)
+    eventually("the decision", lambda: "approved and decided" in run(*approve).err)
+    kinds = [each["kind"] for each in alerts(run)]
+    assert kinds.count("adaptation_refused") == 3, "one that nobody waited for, one awaited and one approved"
+
+
+def _dead_letters(run: Command) -> None:
+    (letter,) = run("dead-letters", "list", "--json").json
+    assert (letter["image_id"], letter["topic"], letter["replayed_at"]) == ("broken.png", "images", None)
+    assert run("dead-letters", "replay").code == 2
+    assert run("dead-letters", "replay", "--line", LINE, "--json").json["sent"] == 1
+    eventually("the second failure", lambda: len(run("dead-letters", "list", "--json").json) == 2)
+    again = run("dead-letters", "replay", "--image", "broken.png", "--json").json
+    assert again == {"sent": 1, "replayed_before": 1, "lost": 0}

@@ -1,0 +1,85 @@
+from pathlib import Path
+from uuid import UUID, uuid4
+
+import pytest
+
+from core.errors import UserError
+from core.messages import AdaptationRequest, AlertKind, Reason
+from streams.adaptation import request_adaptation
+from streams.alerts import alert
+from streams.decisions import Decisions, approved
+from streams.occasions import Occasion
+from streams.store import Store
+from tests.support.streaming import LINE, START, SetClock, opened
+
+OCCASION = Occasion(LINE, Reason.DRIFT, "image-7", START, "the light rose", since=START)
+
+
+@pytest.fixture
+def clock() -> SetClock:
+    return SetClock()
+
+
+@pytest.fixture
+def store(tmp_path: Path, clock: SetClock) -> Store:
+    return opened(tmp_path, clock)
+
+
+def decide(store: Store, request: AdaptationRequest, kind: AlertKind = AlertKind.ADAPTATION_REFUSED) -> None:
+    store.log.append([alert(request.line, kind, str(request.request_id), store.clock.now(), "It was decided.")])
+
+
+def leave_out(store: Store, request: AdaptationRequest, instead: UUID) -> None:
+    kind, occasion = AlertKind.ADAPTATION_COALESCED, str(request.request_id)
+    store.log.append([alert(request.line, kind, occasion, store.clock.now(), "It was left out.", instead=str(instead))])
+
+
+def test_what_is_approved_is_what_was_proposed_in_the_name_of_who_approves(store: Store, clock: SetClock) -> None:
+    store.log.append([OCCASION.proposed()])
+    clock.advance(3600)
+    request = approved(store.log, OCCASION.request.request_id, "kim", clock.now())
+    assert request.approved
+    assert (request.requested_by, request.requested_at) == ("kim", clock.now())
+    kept = {"request_id", "line", "reason", "since"}
+    assert request.model_dump(include=kept) == OCCASION.request.model_dump(include=kept)
+
+
+def test_an_id_under_which_nothing_is_proposed_says_where_ids_are(store: Store) -> None:
+    store.log.append([OCCASION.proposed()])
+    with pytest.raises(UserError, match="flowgauge alerts"):
+        approved(store.log, uuid4(), "kim", START)
+
+
+def test_a_proposal_is_approved_once(store: Store, clock: SetClock) -> None:
+    store.log.append([OCCASION.proposed()])
+    request = approved(store.log, OCCASION.request.request_id, "kim", clock.now())
+    request_adaptation(store, request)
+    with pytest.raises(UserError, match="kim approved this proposal on 2026-03-01 06:00 UTC"):
+        approved(store.log, request.request_id, "lee", clock.now())
+    decide(store, request)
+    with pytest.raises(UserError, match="approved and decided on 2026-03-01 06:00 UTC"):
+        approved(store.log, request.request_id, "lee", clock.now())
+
+
+def test_a_proposal_whose_place_another_took_is_decided_with_it(store: Store, clock: SetClock) -> None:
+    store.log.append([OCCASION.proposed()])
+    request = approved(store.log, OCCASION.request.request_id, "kim", clock.now())
+    other = request.model_copy(update={"request_id": uuid4()})
+    decisions = Decisions(store.log)
+    leave_out(store, request, other.request_id)
+    assert decisions.of(request) is None
+    decide(store, other, AlertKind.ADAPTATION_ACCEPTED)
+    decided = decisions.of(request)
+    assert decided is not None
+    assert decided.kind is AlertKind.ADAPTATION_ACCEPTED
+    with pytest.raises(UserError, match="decided"):
+        approved(store.log, request.request_id, "lee", clock.now())
+
+
+def test_decisions_from_before_are_not_those_on_a_new_request(store: Store) -> None:
+    request = OCCASION.request
+    decide(store, request)
+    decisions = Decisions(store.log)
+    assert decisions.of(request) is None
+    decide(store, request, AlertKind.ADAPTATION_ACCEPTED)
+    assert decisions.of(request) is not None
