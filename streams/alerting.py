@@ -66,8 +66,9 @@ _MESSAGES = {
 class Alerting(VerdictReader):
     """Tells of the first of a kind at once, and of the whole count when the window has passed.
 
-    Windows go by the time at which records were appended, so a replay finds the same ones; both alerts of a window
-    carry one id, and the later replaces the earlier. Nothing beyond the start of a window that is open is committed.
+    Windows go by the time at which records were appended, so a replay finds the same ones; all alerts of a window carry
+    one id, and the later replaces the earlier. Our own clock says only when to tell: a window stays open until a record
+    of a later one comes, however slowly its records are read. Nothing beyond the start of an open one is committed.
     """
 
     name = "alerting"
@@ -99,7 +100,8 @@ class Alerting(VerdictReader):
         return min([read, *(first.offset for first in firsts if (first.topic, first.partition) == (topic, partition))])
 
     def idle(self, now: datetime) -> list[Outgoing]:
-        return list(self._closed([key for key, tally in self._open.items() if tally.end + _LATE <= now]))
+        due = [tally for tally in self._open.values() if tally.end + _LATE <= now]
+        return [tally.told_now() for tally in due if tally.told < tally.count]
 
     def flush(self) -> list[Outgoing]:
         """The counts so far; the windows stay open."""

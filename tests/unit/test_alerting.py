@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from core.deadletters import dead_letter
-from core.messages import ALERTS, Alert, AlertKind, Decision
+from core.messages import ALERTS, VERDICTS, Alert, AlertKind, Decision
 from streams.alerting import Alerting
 from streams.alerts import alerts
 from streams.scoring import NO_GAUGE
@@ -80,6 +80,17 @@ def test_a_record_that_is_shown_late_still_counts_in_its_window(store: Store, cl
     work(worker)
     work(worker)
     assert told(store) == [(AlertKind.REJECT, 2)]
+
+
+def test_a_backlog_that_is_read_slowly_loses_none_of_its_count(store: Store, clock: SetClock) -> None:
+    append_rejects(store, *range(20))
+    backlog = records(store.log, VERDICTS)
+    clock.advance(3_600)
+    slow = Alerting(store)
+    for first in range(0, 20, 5):
+        store.log.append(slow.process(backlog[first : first + 5]))
+        store.log.append(slow.idle(clock.now()))
+    assert told(store) == [(AlertKind.REJECT, 20)]
 
 
 def test_each_window_has_its_own_alert(store: Store, clock: SetClock) -> None:
