@@ -105,7 +105,7 @@ class Archive(VerdictReader):
         return min(self._open[partition], default=self._start(read))
 
     def idle(self, now: datetime) -> list[Outgoing]:
-        if self._written_at is None or now - self._written_at >= _FLUSH_INTERVAL:
+        if self._written_at is None or not timedelta() <= now - self._written_at < _FLUSH_INTERVAL:
             self.flush()
         return []
 

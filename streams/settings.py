@@ -11,7 +11,7 @@ _FRESH = timedelta(seconds=2)  # what a change waits at most
 
 
 class SettingsCache:
-    """The settings of each line, read anew every two seconds.
+    """The settings of each line, read anew every two seconds, and when the clock was set back.
 
     While they cannot be read, or do not hold, the last that did stay in force: scoring must not stop for them.
     """
@@ -23,7 +23,7 @@ class SettingsCache:
     def of(self, line: str) -> LineSettings:
         now = self._store.clock.now()
         read_at, settings = self._known.get(line, (None, LineSettings()))
-        if read_at is None or now - read_at >= _FRESH:
+        if read_at is None or not timedelta() <= now - read_at < _FRESH:
             settings = self._read(line, settings)
             self._known[line] = now, settings
         return settings

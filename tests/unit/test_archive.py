@@ -120,6 +120,18 @@ def test_a_slow_line_is_archived_after_half_a_minute_though_its_stretch_is_open(
     assert offsets(store) == [0, 1]
 
 
+def test_a_clock_that_is_set_back_does_not_hold_the_archive_up(store: Store, clock: SetClock) -> None:
+    worker = archiving(store)
+    append(store, [0])
+    worker.step()
+    worker.step()
+    clock.advance(-3_600)
+    append(store, [1])
+    worker.step()
+    worker.step()
+    assert offsets(store) == [0, 1]
+
+
 @pytest.mark.parametrize("failures", range(1, 6))
 def test_a_store_that_is_away_for_a_while_loses_and_repeats_nothing(
     store: Store, clock: SetClock, failures: int
