@@ -67,7 +67,7 @@ class Alerting(VerdictReader):
     """Tells of the first of a kind at once, and of the whole count when the window has passed.
 
     Windows go by the time at which records were appended, so a replay finds the same ones; all alerts of a window carry
-    one id, and the later replaces the earlier. Our own clock says only when to tell: a window stays open until a record
+    one id, and the highest count holds. Our own clock says only when to tell: a window stays open until a record
     of a later one comes, however slowly its records are read. Nothing beyond the start of an open one is committed.
     """
 

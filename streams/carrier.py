@@ -26,6 +26,7 @@ class Carrier:
     """Drives `processor` in the order that it asks for. Calls never overlap; all raise `Unavailable`.
 
     What was processed but is not durable yet is kept, and `finish` goes on where it failed: nothing is processed twice.
+    What a processor says in `idle` and `flush` is kept as well, and appended before anything later.
     """
 
     def __init__(self, processor: Processor, log: Log, observer: Observer = lambda step: None) -> None:
@@ -35,6 +36,7 @@ class Carrier:
         self._positions: dict[Partition, int] = {}
         self._unfinished: tuple[Partition, Step] | None = None
         self._appended = False
+        self._owed: list[Outgoing] = []
 
     def position(self, place: Partition, committed: Callable[[], int]) -> int:
         """The offset that `place` goes on at; asks the processor when it is named for the first time."""
@@ -50,11 +52,12 @@ class Carrier:
 
     def finish(self) -> int:
         """Append and checkpoint what is in hand, each at most once; how many records there were."""
+        self._pay()
         if self._unfinished is None:
             return 0
         place, step = self._unfinished
         if not self._appended:
-            self.append(step.outgoing)
+            self._append(step.outgoing)
             self._appended = True
         self.processor.checkpoint()
         self._positions[place] = step.records[-1].offset + 1
@@ -63,17 +66,24 @@ class Carrier:
         return len(step.records)
 
     def idle(self, now: datetime) -> None:
-        self.append(self.processor.idle(now))
+        self._pay()
+        self._owed = self.processor.idle(now)
+        self._pay()
 
     def flush(self) -> None:
         """Let the processor deliver what it owes; what is not delivered comes at a restart."""
         self.finish()
-        self.append(self.processor.flush())
+        self._owed = self.processor.flush()
+        self._pay()
 
     def safe(self, place: Partition) -> int:
         """Up to where a commit of `place`, whose position is known, loses nothing."""
         return self.processor.safe(*place, self._positions[place])
 
-    def append(self, outgoing: Sequence[Outgoing]) -> None:
+    def _pay(self) -> None:
+        self._append(self._owed)
+        self._owed = []
+
+    def _append(self, outgoing: Sequence[Outgoing]) -> None:
         if outgoing:
             self._log.append(outgoing)

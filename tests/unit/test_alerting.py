@@ -9,6 +9,7 @@ from streams.alerts import alerts
 from streams.scoring import NO_GAUGE
 from streams.store import Store
 from streams.worker import Worker
+from tests.support.failing import Failing
 from tests.support.streaming import LINE, SetClock, append_verdicts, opened, records, verdict
 
 
@@ -121,6 +122,31 @@ def test_a_kill_in_the_middle_of_a_window_counts_nothing_twice(store: Store, clo
     clock.advance(66)
     work(successor)
     assert told(store) == [(AlertKind.REJECT, 3)]
+
+
+def test_a_restart_that_gets_half_way_takes_nothing_back(store: Store) -> None:
+    append_rejects(store, *range(20))
+    worker = alerting(store)
+    work(worker)
+    worker.flush()
+    successor = alerting(store)
+    successor.step()  # 16 of them
+    successor.flush()
+    assert told(store) == [(AlertKind.REJECT, 20)]
+
+
+def test_a_count_that_cannot_be_told_when_it_is_due_is_told_later(store: Store, clock: SetClock) -> None:
+    log = Failing(store.log, ["append"], times=0)
+    worker = Worker(Alerting(store), log, store.clock, 16)
+    append_rejects(store, 0, 1)
+    work(worker)
+    clock.advance(66)
+    log.left = 1
+    worker.step()
+    assert worker.error is not None
+    clock.advance(20)
+    work(worker)
+    assert told(store) == [(AlertKind.REJECT, 2)]
 
 
 def test_a_repeated_verdict_is_not_counted(store: Store, clock: SetClock) -> None:
