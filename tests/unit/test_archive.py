@@ -94,6 +94,15 @@ def test_a_replay_from_the_beginning_rewrites_the_same_files(store: Store) -> No
     assert {name: store.objects.get(name) for name in files(store)} == before
 
 
+def test_a_restart_that_gets_half_way_takes_nothing_back(store: Store) -> None:
+    append(store, range(7))
+    archive(store)
+    successor = archiving(store, batch=5)
+    successor.step()
+    successor.flush()
+    assert offsets(store) == list(range(7))
+
+
 def test_void_verdicts_are_not_archived(store: Store) -> None:
     append(store, [0, 1, 2, 1, 2, 3, 4, 5, 6, 7, 8, 3, 9])
     archive(store, rows=4)
