@@ -3,7 +3,7 @@ BIN := .venv/bin
 STAMP := .venv/installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format benchmark servers up down clean
+.PHONY: help demo test faults check format benchmark servers up down clean
 
 help:  ## list these targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -20,6 +20,9 @@ demo: $(STAMP)  ## the whole story on a procedural line, with a report at demo/r
 
 test: $(STAMP)  ## all tests
 	$(BIN)/python -m pytest tests/unit tests/contract tests/integration
+
+faults: $(STAMP)  ## every fault on real servers, one by one and at full length, with three seeds; a table, and faults.json
+	$(BIN)/python -m pytest tests/integration/test_faults.py --long --outcomes faults.json
 
 check: $(STAMP)  ## ruff, mypy --strict, import-linter; writes nothing
 	$(BIN)/ruff check .
