@@ -21,7 +21,7 @@ demo: $(STAMP)  ## the whole story on a procedural line, with a report at demo/r
 test: $(STAMP)  ## all tests
 	$(BIN)/python -m pytest tests/unit tests/contract tests/integration
 
-faults: $(STAMP)  ## every fault on real servers, one by one and at full length, with three seeds; a table, and faults.json
+faults: $(STAMP)  ## every fault on real servers, at full length, with three seeds: a table, and faults.json
 	$(BIN)/python -m pytest tests/integration/test_faults.py --long --outcomes faults.json
 
 check: $(STAMP)  ## ruff, mypy --strict, import-linter; writes nothing

@@ -12,7 +12,8 @@ OUTCOMES = pytest.StashKey[list[Outcome]]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--long", action="store_true", help="faults one by one, as long as they take, with three seeds")
+    parser.addoption("--long", action="store_true", help="faults at full length, with three seeds")
+    parser.addoption("--alone", action="store_true", help="every fault in a flow of its own")
     parser.addoption("--outcomes", type=Path, help="write the count of every fault to this file, as JSON")
 
 

@@ -1,6 +1,7 @@
 """Faults while images flow on real Kafka, Redis and S3: each ends in the same count, and none costs anything.
 
-`make test` runs them in a few flows with short outages; `make faults` one by one, at full length, with three seeds.
+`make test` runs them with short outages, `make faults` at full length with three seeds: each seed gives another order.
+With `--alone` every fault has a flow of its own.
 """
 
 from collections.abc import Iterator, Sequence
@@ -45,17 +46,17 @@ FLOWS: dict[str, list[Fault]] = {
         broken_snapshots,
         adaptation_worker_is_killed,
         two_adapt_at_once,
+        many_rejects,
     ],
-    "rejects": [many_rejects],
 }
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    if metafunc.config.getoption("--long"):
-        faults = [fault for flow in FLOWS.values() for fault in flow]
-        cases = [pytest.param([fault], seed, id=f"{fault.__name__}-{seed}") for seed in range(3) for fault in faults]
-    else:
-        cases = [pytest.param(flow, 0, id=name) for name, flow in FLOWS.items()]
+    flows = FLOWS
+    if metafunc.config.getoption("--alone"):
+        flows = {fault.__name__: [fault] for flow in FLOWS.values() for fault in flow}
+    seeds = range(3) if metafunc.config.getoption("--long") else range(1)
+    cases = [pytest.param(flow, seed, id=f"{name}-{seed}") for seed in seeds for name, flow in flows.items()]
     metafunc.parametrize(("faults", "seed"), cases)
 
 

@@ -51,6 +51,11 @@ class Cameras:
         self._thread.join()
         self._publisher.__exit__(kind, error, at)
 
+    @property
+    def sent(self) -> int:
+        """How many must have a verdict."""
+        return sum(map(len, self.images.values()))
+
     def stop(self) -> None:
         """No image comes any more, and all are durable. Raises what kept one from being sent."""
         self._stopping.set()

@@ -4,6 +4,7 @@ import signal
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import partial
+from typing import cast
 from uuid import UUID
 
 from redis import Redis as RedisClient
@@ -91,17 +92,27 @@ def _worker(scene: Scene) -> Worker:
 
 
 def _adapting(scene: Scene, request: AdaptationRequest) -> Worker:
-    """A worker that is in the middle of `request`."""
+    """A worker that is in the middle of `request`: its progress renews the lease."""
     worker = _worker(scene)
-    scene.cluster.wait("the adaptation", lambda: _holder(scene, request.line) == worker.pid)
+    scene.cluster.wait("the lease", lambda: _holder(scene, request.line) == worker.pid)
+    began = _expires(scene, request.line)
+    scene.cluster.wait("some progress", lambda: _expires(scene, request.line) != began)
     return worker
 
 
 def _holder(scene: Scene, line: str) -> int | None:
     """The process that holds the line's lease."""
-    with RedisClient.from_url(scene.servers.redis.url) as client:
-        owner = client.hget(_lease(scene, line), "owner")
-    return int(owner.decode().rpartition("-")[2]) if isinstance(owner, bytes) else None
+    owner = _of_lease(scene, line, "owner")
+    return None if owner is None else int(owner.rpartition("-")[2])
+
+
+def _expires(scene: Scene, line: str) -> str | None:
+    return _of_lease(scene, line, "expires")
+
+
+def _of_lease(scene: Scene, line: str, field: str) -> str | None:
+    with RedisClient.from_url(scene.servers.redis.url, decode_responses=True) as client:
+        return cast(str | None, client.hget(_lease(scene, line), field))
 
 
 def _expire_lease(scene: Scene, line: str) -> None:

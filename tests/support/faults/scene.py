@@ -74,10 +74,19 @@ Fault = Callable[[Scene], datetime]
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """The count of one flow of images. `recovery_seconds` is of each fault in it."""
+class Episode:
+    """One fault in a flow: the images that were sent and the void verdicts that were read until it had recovered."""
 
-    faults: Sequence[str]
+    fault: str
+    images: int
+    void: int
+    recovery_seconds: float
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The count of one flow of images, and its faults in the order in which they happened."""
+
     seed: int
     long: bool
     images: int
@@ -85,30 +94,28 @@ class Outcome:
     void: int
     dead_letters: int
     rejects_told: int
-    recovery_seconds: dict[str, float]
+    episodes: Sequence[Episode]
 
 
 def suffer(servers: Servers, faults: Sequence[Fault], seed: int, long: bool, alert_window_seconds: float) -> Outcome:
     """All of `faults` in an order of the seed's choice while images flow, and then the count."""
     dice = random.Random(seed)
-    order = dice.sample(faults, len(faults))
     with _running(servers, dice, long, alert_window_seconds) as scene:
-        recovery = {fault.__name__: _suffered(scene, fault) for fault in order}
+        episodes = [_episode(scene, fault) for fault in dice.sample(faults, len(faults))]
         scene.cameras.stop()
         _finish(scene)
         verdicts = assert_all_is_there(scene.cluster, scene.cameras)
         for check in scene.checks:
             check()
         return Outcome(
-            faults=[fault.__name__ for fault in order],
             seed=seed,
             long=long,
-            images=sum(map(len, scene.cameras.images.values())),
+            images=scene.cameras.sent,
             verdicts=sum(1 for _ in verdicts.all()),
             void=verdicts.void,
             dead_letters=len(scene.cameras.letters),
             rejects_told=rejects_told(scene.cluster).total(),
-            recovery_seconds=recovery,
+            episodes=episodes,
         )
 
 
@@ -127,10 +134,12 @@ def _running(servers: Servers, dice: random.Random, long: bool, alert_window_sec
         )
 
 
-def _suffered(scene: Scene, fault: Fault) -> float:
+def _episode(scene: Scene, fault: Fault) -> Episode:
+    images, void = scene.cameras.sent, scene.verdicts.void
     scene.wait_for_verdicts(datetime.now(UTC))
     scene.hesitate()
-    return scene.wait_for_verdicts(fault(scene))
+    recovery = scene.wait_for_verdicts(fault(scene))
+    return Episode(fault.__name__, scene.cameras.sent - images, scene.verdicts.void - void, recovery)
 
 
 def _finish(scene: Scene) -> None:
@@ -139,8 +148,7 @@ def _finish(scene: Scene) -> None:
     cluster.wait("all verdicts", lambda: scene.verdicts.read().images() == cameras.images)
     cluster.stop(cluster.workers)
     downstream = cluster.start(Role.DOWNSTREAM)
-    images = sum(map(len, cameras.images.values()))
-    cluster.wait("the archive", lambda: sum(1 for _ in archived(cluster.store.objects)) >= images)
+    cluster.wait("the archive", lambda: sum(1 for _ in archived(cluster.store.objects)) >= cameras.sent)
     cluster.wait("the alerts", lambda: rejects_told(cluster).total() >= cameras.rejects.total())
     cluster.wait("the last worker", lambda: cluster.members("archive") == 1)
     cluster.stop([downstream])

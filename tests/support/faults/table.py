@@ -1,31 +1,21 @@
-"""What faults cost, as a table of Markdown."""
+"""What faults cost, as a table of Markdown: a row for each fault, and one for the count of their flow."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from tests.support.faults.scene import Outcome
 
-_HEAD = "| fault | seed | images | verdicts that count | void | rejects told | dead letters | recovery, s |"
+_HEAD = ("fault", "seed", "images", "verdicts that count", "void", "rejects told", "dead letters", "recovery, s")
 
 
 def table(outcomes: Sequence[Outcome]) -> str:
-    return "\n".join([_HEAD, "|---" * (_HEAD.count("|") - 1) + "|", *map(_row, outcomes)])
+    rows = [_HEAD, ("---",) * len(_HEAD), *(row for outcome in outcomes for row in _rows(outcome))]
+    return "\n".join(f"| {' | '.join(map(str, row))} |" for row in rows)
 
 
-def _row(outcome: Outcome) -> str:
-    faults = ", ".join(_words(fault) for fault in outcome.faults)
-    recovery = ", ".join(f"{outcome.recovery_seconds[fault]:.1f}" for fault in outcome.faults)
-    cells = (
-        faults,
-        outcome.seed,
-        outcome.images,
-        outcome.verdicts,
-        outcome.void,
-        outcome.rejects_told,
-        outcome.dead_letters,
-        recovery,
-    )
-    return "| " + " | ".join(map(str, cells)) + " |"
-
-
-def _words(name: str) -> str:
-    return name.replace("_", " ")
+def _rows(outcome: Outcome) -> Iterator[tuple[object, ...]]:
+    for each in outcome.episodes:
+        name = each.fault.replace("_", " ")
+        yield name, outcome.seed, each.images, "", each.void, "", "", f"{each.recovery_seconds:.1f}"
+    longest = max(each.recovery_seconds for each in outcome.episodes)
+    counts = (outcome.images, outcome.verdicts, outcome.void, outcome.rejects_told, outcome.dead_letters)
+    yield "**together**", outcome.seed, *counts, f"{longest:.1f}"
