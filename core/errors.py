@@ -12,6 +12,7 @@ FlowgaugeError
 │   ├── SnapshotCorrupt        a hash does not match
 │   ├── SnapshotTooNew         written by a newer schema
 │   └── BackboneMismatch       made with other backbone weights than those at hand
+├── Stalled                    a worker that does not get on: its supervisor starts another
 └── Unavailable                infrastructure: back off, keep order, try again
     └── StoreFull              no space left where objects or state are kept
 """
@@ -70,6 +71,10 @@ class SnapshotTooNew(SnapshotInvalid):
 
 
 class BackboneMismatch(SnapshotInvalid):
+    pass
+
+
+class Stalled(FlowgaugeError):
     pass
 
 

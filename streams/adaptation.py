@@ -37,20 +37,28 @@ class Adaptation(Processor):
     The candidate's version comes from the request, so a redelivered request makes the same snapshot, and what was
     decided is not decided again. `owner` names this worker in the lease that saves double work; correctness does not
     rest on it. An adaptation that fails, for whatever reason but a store that is away, is refused like any other: the
-    gauge stays, and scoring goes on. Once `stopping` is true, the one under way is given up and comes again.
+    gauge stays, and scoring goes on. Once `stopping` is true, the one under way is given up and comes again. `alive` is
+    told of every step forward.
     """
 
     name = "adaptation"
     inputs = (ADAPTATIONS,)
 
     def __init__(
-        self, store: Store, load: Load, adapt: Adapt, owner: str, stopping: Callable[[], bool] = lambda: False
+        self,
+        store: Store,
+        load: Load,
+        adapt: Adapt,
+        owner: str,
+        stopping: Callable[[], bool] = lambda: False,
+        alive: Callable[[], None] = lambda: None,
     ) -> None:
         self._store = store
         self._load = load
         self._adapt = adapt
         self._owner = owner
         self._stopping = stopping
+        self._alive = alive
 
     def process(self, records: Sequence[Record]) -> list[Outgoing]:
         requests = [AdaptationRequest.decode(record.value) for record in records]
@@ -110,7 +118,7 @@ class Adaptation(Processor):
     def _announced(self, report: AdaptationReport) -> list[Outgoing]:
         """What follows from a decision that is on record; nothing if it followed before."""
         if not report.accepted:
-            return [_refused(report.request, " ".join(report.gate.refusals))]
+            return [_refused(report.request, " ".join(report.gate.refusals), seconds=report.seconds)]
         if any(message.version == report.version for message in announcements(self._store.log, report.line)):
             return []
         active = active_snapshot(self._store.log, report.line)
@@ -129,6 +137,7 @@ class Adaptation(Processor):
             self._store.state.release(key, self._owner)
 
     def _hold(self, key: str) -> None:
+        self._alive()
         if self._stopping():
             raise Unavailable("The runner is stopping.", "The adaptation begins anew at its next start.")
         if not self._store.state.lease(key, self._owner, _LEASE_SECONDS):
@@ -173,12 +182,13 @@ def _accepted(report: AdaptationReport, active: SnapshotAnnouncement) -> Outgoin
         "version": report.version,
         "parent": active.version,
         "suspects": len(report.rejected_uris),
+        "seconds": report.seconds,
     }
     occasion = str(report.request.request_id)
     return alert(report.line, AlertKind.ADAPTATION_ACCEPTED, occasion, report.at, message, **detail)
 
 
-def _refused(request: AdaptationRequest, why: str) -> Outgoing:
+def _refused(request: AdaptationRequest, why: str, **detail: Any) -> Outgoing:
     message = f"{request.line} keeps its gauge, the adaptation was refused. {why}"
     occasion = str(request.request_id)
-    return alert(request.line, AlertKind.ADAPTATION_REFUSED, occasion, request.requested_at, message, why=why)
+    return alert(request.line, AlertKind.ADAPTATION_REFUSED, occasion, request.requested_at, message, why=why, **detail)

@@ -13,7 +13,7 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from threading import get_native_id
@@ -27,6 +27,7 @@ from core.errors import Unavailable
 from core.ports import Record
 from streams.carrier import Partition
 from streams.member import Member, by_partition
+from streams.meter import Meter, Unmetered
 
 T = TypeVar("T")
 
@@ -50,6 +51,7 @@ class GroupSettings:
     session_seconds: float = 15.0
     credentials: Any = None
     nice: int = 0
+    meter: Meter = field(default_factory=Unmetered)
 
 
 class Consumer(aiokafka.Consumer):
@@ -64,8 +66,9 @@ class Consumer(aiokafka.Consumer):
         return starts
 
     def _new_offset(self, tp: Any) -> int | None:
-        acknowledged: int | None = super()._new_offset(tp)
-        return None if acknowledged is None else self.app.safe(tp)
+        """Also when nothing was acknowledged since: what is safe may have grown meanwhile."""
+        super()._new_offset(tp)
+        return self.app.safe(tp)
 
 
 class Transport(aiokafka.Transport):
@@ -92,16 +95,19 @@ class GroupApp(faust.App):
             web_enabled=False,
             autodiscover=False,
             store="memory://",
-            datadir=None,
         )
         self.member = member
         self.failure: BaseException | None = None
         self._prefix = settings.prefix
+        self._waiting: Any = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=member.name, initializer=_lower_priority(settings.nice))
         self._listen(settings)
 
     def _new_transport(self) -> Any:
         return Transport(self.conf.broker_consumer, self)
+
+    def _create_directories(self) -> None:
+        """Nothing of ours lies on the disk."""
 
     async def starts(self, committed: Mapping[Any, int]) -> dict[Any, int]:
         places = {self._place(tp): tp for tp in committed}
@@ -129,11 +135,14 @@ class GroupApp(faust.App):
 
         @self.agent(topic, name=self.member.name)
         async def carry(stream: Any) -> AsyncIterator[None]:
+            self._waiting = stream.channel.queue
             async for events in stream.noack_take(settings.batch, within=settings.linger_seconds):
                 await self._carry(events)
                 yield
 
         async def idle() -> None:
+            if self._waiting is not None:
+                settings.meter.queued(self.member.name, self._waiting.qsize())
             await self._guarded(self.member.idle)
 
         self.timer(_IDLE_SECONDS)(idle)

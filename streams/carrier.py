@@ -1,6 +1,7 @@
 """One batch through a processor: process, append, checkpoint; whoever brings the batches."""
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -22,6 +23,10 @@ class Step:
 Observer = Callable[[Step], None]
 
 
+Timed = Callable[[], AbstractContextManager[None]]
+"""Measures what is done inside: publishing a batch's results."""
+
+
 class Carrier:
     """Drives `processor` in the order that it asks for. Calls never overlap; all raise `Unavailable`.
 
@@ -29,14 +34,21 @@ class Carrier:
     What a processor says in `idle` and `flush` is kept as well, and appended before anything later.
     """
 
-    def __init__(self, processor: Processor, log: Log, observer: Observer = lambda step: None) -> None:
+    def __init__(
+        self,
+        processor: Processor,
+        log: Log,
+        observer: Observer = lambda step: None,
+        timed: Timed = nullcontext,
+    ) -> None:
         self.processor = processor
+        self._timed = timed
         self._log = log
         self._observer = observer
         self._positions: dict[Partition, int] = {}
         self._unfinished: tuple[Partition, Step] | None = None
         self._appended = False
-        self._owed: list[Outgoing] = []
+        self._due: list[Outgoing] = []
 
     def position(self, place: Partition, committed: Callable[[], int]) -> int:
         """The offset that `place` goes on at; asks the processor when it is named for the first time."""
@@ -52,12 +64,13 @@ class Carrier:
 
     def finish(self) -> int:
         """Append and checkpoint what is in hand, each at most once; how many records there were."""
-        self._pay()
+        self._append_due()
         if self._unfinished is None:
             return 0
         place, step = self._unfinished
         if not self._appended:
-            self._append(step.outgoing)
+            with self._timed():
+                self._append(step.outgoing)
             self._appended = True
         self.processor.checkpoint()
         self._positions[place] = step.records[-1].offset + 1
@@ -66,23 +79,27 @@ class Carrier:
         return len(step.records)
 
     def idle(self, now: datetime) -> None:
-        self._pay()
-        self._owed = self.processor.idle(now)
-        self._pay()
+        self._append_due()
+        self._due = self.processor.idle(now)
+        self._append_due()
 
     def flush(self) -> None:
         """Let the processor deliver what it owes; what is not delivered comes at a restart."""
         self.finish()
-        self._owed = self.processor.flush()
-        self._pay()
+        self._due = self.processor.flush()
+        self._append_due()
+
+    def at(self, place: Partition) -> int:
+        """The position of `place`, which is known."""
+        return self._positions[place]
 
     def safe(self, place: Partition) -> int:
         """Up to where a commit of `place`, whose position is known, loses nothing."""
         return self.processor.safe(*place, self._positions[place])
 
-    def _pay(self) -> None:
-        self._append(self._owed)
-        self._owed = []
+    def _append_due(self) -> None:
+        self._append(self._due)
+        self._due = []
 
     def _append(self, outgoing: Sequence[Outgoing]) -> None:
         if outgoing:

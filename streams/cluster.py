@@ -28,15 +28,20 @@ from streams.app import GroupApp, GroupSettings
 from streams.archive import Archive
 from streams.carrier import Observer
 from streams.gauges import Gauges, Load
+from streams.liveness import STALL_SECONDS, Pulse
 from streams.member import Member
+from streams.meter import Meter, Unmetered
 from streams.observing import Observing
 from streams.processor import Processor
 from streams.roles import Role
 from streams.scoring import Scoring
+from streams.snapshots import SnapshotDisk
 from streams.store import Store
 from streams.worker import Trouble
 
 _ADAPTATION_NICE = 10  # adaptation gets the processor time that scoring leaves
+_STORING_HANDS = 4  # as many as Debts puts to work
+_UNMETERED = Unmetered()
 
 
 def open_cluster(uri: str, clock: Clock) -> Store:
@@ -53,12 +58,14 @@ def open_cluster(uri: str, clock: Clock) -> Store:
 @dataclass(frozen=True)
 class Pace:
     """`images` are scored together at most; a batch waits `linger_seconds` at most to fill. A worker that is not heard
-    of for `session_seconds` loses its partitions to the others; brokers accept 6 and more.
+    of for `session_seconds` loses its partitions to the others; brokers accept 6 and more. One that gets no further for
+    `stall_seconds` although records wait ends itself.
     """
 
     images: int = 16
     linger_seconds: float = 0.02
     session_seconds: float = 15.0
+    stall_seconds: float = STALL_SECONDS
     archive_rows: int = 1_024
 
 
@@ -74,6 +81,8 @@ def group_members(
     pace: Pace = _PACE,
     observer: Observer = lambda step: None,
     trouble: Trouble = lambda name, error: None,
+    meter: Meter = _UNMETERED,
+    disk: SnapshotDisk | None = None,
 ) -> list[GroupApp]:
     """One member for each consumer group of `role`, on a store that `open_store` opened at a bucket.
 
@@ -84,21 +93,33 @@ def group_members(
     settings = store.log.settings
     stopping = Event()
     owner = f"{socket.gethostname()}-{os.getpid()}"
-    gauges = Gauges(store.log, store.objects, load)
-    pool = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="decode")
+    gauges = Gauges(store.log, store.objects, load, disk=disk)
+    decoding = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="decode")
+    storing = ThreadPoolExecutor(_STORING_HANDS, thread_name_prefix="store")
+    adapting = Pulse()
     makers: dict[Role, list[Callable[[], Processor]]] = {
-        Role.SCORING: [lambda: Scoring(store, gauges, pool.map)],
+        Role.SCORING: [lambda: Scoring(store, gauges, decoding.map, storing, meter=meter)],
         Role.DOWNSTREAM: [
             lambda: Alerting(store),
-            lambda: Observing(store),
+            lambda: Observing(store, meter),
             lambda: Archive(store, pace.archive_rows),
         ],
-        Role.ADAPTATION: [lambda: Adaptation(store, load, adapt, owner, stopping.is_set)],
+        Role.ADAPTATION: [lambda: Adaptation(store, load, adapt, owner, stopping.is_set, adapting.beat)],
     }
     kinds = list(makers) if role is Role.ALL else [role]
     return [
         GroupApp(
-            Member(make, store.log, store.clock, observer, trouble, stopping),
+            Member(
+                make,
+                store.log,
+                store.clock,
+                observer,
+                trouble,
+                stopping,
+                meter,
+                adapting if kind is Role.ADAPTATION else Pulse(),
+                pace.stall_seconds,
+            ),
             GroupSettings(
                 brokers=";".join(f"kafka://{address}" for address in settings.addresses),
                 prefix=settings.prefix,
@@ -107,6 +128,7 @@ def group_members(
                 session_seconds=pace.session_seconds,
                 credentials=_credentials(settings),
                 nice=_ADAPTATION_NICE if kind is Role.ADAPTATION else 0,
+                meter=meter,
             ),
         )
         for kind in kinds

@@ -9,7 +9,7 @@ from core.judgement import Judge
 from core.messages import SNAPSHOTS, AlertKind, SnapshotAnnouncement
 from core.ports import Log, Objects, Outgoing
 from streams.alerts import alert
-from streams.snapshots import announcements_since, fetch_snapshot
+from streams.snapshots import SnapshotDisk, announcements_since, fetch_snapshot
 
 _REMEMBERED = 16  # announcements per line: where to fall back to when the newest are broken
 
@@ -27,13 +27,17 @@ class Gauges:
     """`refresh` between two batches is the only moment at which a gauge is swapped.
 
     Of a line's announcements the highest epoch wins, the first in log order among equals. One that is broken is
-    reported once and passed over for good; the next highest that loads takes its place.
+    reported once and passed over for good; the next highest that loads takes its place. Snapshots that have loaded are
+    kept on `disk`, and while the object store is away a worker that starts takes the highest that lies there.
     """
 
-    def __init__(self, log: Log, objects: Objects, load: Load, capacity: int = 32) -> None:
+    def __init__(
+        self, log: Log, objects: Objects, load: Load, capacity: int = 32, disk: SnapshotDisk | None = None
+    ) -> None:
         self._log = log
         self._objects = objects
         self._load = load
+        self._disk = disk
         self._capacity = capacity
         self._read: dict[int, int] = {}
         self._announced: defaultdict[str, list[SnapshotAnnouncement]] = defaultdict(list)
@@ -51,11 +55,18 @@ class Gauges:
     def gauge(self, line: str) -> Judge | None:
         """The gauge to score `line` with; None while it has none that loads.
 
-        While the store is away, the gauge that is loaded stays; `Unavailable` only where there is none.
+        While the store is away, the gauge that is loaded stays, else the newest on disk; `Unavailable` only where there
+        is none.
         """
+        away: Unavailable | None = None
         for announced in self._announced.get(line, []):
-            if (line, announced.epoch) not in self._broken and (gauge := self._loaded(announced)):
-                return gauge
+            try:
+                if (line, announced.epoch) not in self._broken and (gauge := self._loaded(announced)):
+                    return gauge
+            except Unavailable as error:
+                away = away or error
+        if away is not None:
+            raise away
         return None
 
     def version(self, line: str, version: str) -> Judge | None:
@@ -99,13 +110,26 @@ class Gauges:
         return gauge
 
     def _verified(self, announced: SnapshotAnnouncement) -> Judge:
+        if (gauge := self._from_disk(announced)) is not None:
+            return gauge
         files = fetch_snapshot(self._objects, announced.line, announced.version)
         if files.sha256 != announced.sha256:
             raise SnapshotCorrupt(
                 f"The manifest of {announced.line} {announced.version} is not the one that was announced.",
                 "Restore the object, or roll back to another version.",
             )
-        return self._load(files.manifest, files.weights)
+        gauge = self._load(files.manifest, files.weights)
+        if self._disk is not None:
+            self._disk.put(files.sha256, files.manifest, files.weights)
+        return gauge
+
+    def _from_disk(self, announced: SnapshotAnnouncement) -> Judge | None:
+        """Verified like any other; what does not load is left to the object store."""
+        found = self._disk.get(announced.sha256) if self._disk is not None else None
+        try:
+            return self._load(*found) if found else None
+        except SnapshotInvalid:
+            return None
 
     def _hold(self, held: Held) -> None:
         self._held[held.announced.line] = held

@@ -4,16 +4,23 @@ Apart from the engine that does the fetching, so that its rules can be tested wi
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from datetime import datetime, timedelta
 from threading import Event
 from typing import TypeVar
 
-from core.errors import Unavailable
+from core.errors import Stalled, Unavailable
 from core.ports import Clock, Log, Record
-from streams.carrier import Carrier, Observer, Partition
+from streams.carrier import Carrier, Observer, Partition, Step
+from streams.liveness import STALL_SECONDS, Progress, Pulse
+from streams.meter import Meter, Unmetered, measured
 from streams.processor import Processor
 from streams.worker import FIRST_PAUSE, LONGEST_PAUSE, Trouble
 
 T = TypeVar("T")
+
+_SAMPLE_INTERVAL = timedelta(seconds=5)  # one question to the brokers per partition
+_UNMETERED = Unmetered()
 
 
 class Member:
@@ -31,6 +38,9 @@ class Member:
         observer: Observer = lambda step: None,
         trouble: Trouble = lambda name, error: None,
         stopping: Event | None = None,
+        meter: Meter = _UNMETERED,
+        pulse: Pulse | None = None,
+        stall_seconds: float = STALL_SECONDS,
     ) -> None:
         self._make = make
         self._log = log
@@ -38,6 +48,11 @@ class Member:
         self._observer = observer
         self._trouble = trouble
         self._stopping = stopping or Event()
+        self._meter = meter
+        self.pulse = pulse or Pulse()
+        self._stall_seconds = stall_seconds
+        self._progress: dict[Partition, Progress] = {}
+        self._sampled_at: datetime | None = None
         self._safe: Mapping[Partition, int] = {}
         self._missing: dict[Partition, int] = {}
         first = make()
@@ -49,8 +64,11 @@ class Member:
         carrier = self._carried_by(self._make())
         starts = {place: self._insisting(_starting(carrier, place, at)) for place, at in committed.items()}
         self._carrier = carrier
+        for place in self._safe.keys() - starts.keys():
+            self._meter.lag(self.name, place, None)
         self._safe = dict(starts)
         self._missing = {}
+        self._progress = {place: Progress(self._stall_seconds) for place in starts}
         return starts
 
     def take(self, records: Sequence[Record]) -> int:
@@ -69,13 +87,20 @@ class Member:
         carrier = self._carrier
         done = self._insisting(lambda: carrier.take(place, due))
         self._moved()
+        self.pulse.beat()
         return done
 
     def idle(self) -> None:
-        """To be called now and then: what is due by now."""
-        carrier = self._carrier
-        self._insisting(lambda: carrier.idle(self._clock.now()))
-        self._moved()
+        """To be called every second or so: what is due by now. Raises `Stalled` when records wait and none come."""
+        now = self._clock.now()
+        if self._safe:
+            carrier = self._carrier
+            self._insisting(lambda: carrier.idle(now))
+            self._moved()
+        if self._sampled_at is None or abs(now - self._sampled_at) >= _SAMPLE_INTERVAL:
+            self._sampled_at = now
+            self._sample()
+        self.pulse.beat()
 
     def flush(self) -> None:
         """Deliver what is owed. Raises `Unavailable` at the first failure: it comes again after a restart."""
@@ -94,7 +119,25 @@ class Member:
         return self._safe.get(place)
 
     def _carried_by(self, processor: Processor) -> Carrier:
-        return Carrier(processor, self._log, self._observer)
+        return Carrier(processor, self._log, self._observed, lambda: self._meter.timed(self.name, "publish"))
+
+    def _observed(self, step: Step) -> None:
+        measured(self._meter, step, self._clock.now())
+        self._observer(step)
+
+    def _sample(self) -> None:
+        """Measure what waits. While the log is away nothing is known, and nothing is a stall."""
+        with suppress(Unavailable):
+            for place, progress in self._progress.items():
+                position = self._carrier.at(place)
+                waiting = max(0, self._log.end(*place) - position)
+                self._meter.lag(self.name, place, waiting)
+                if not progress.at(position, waiting) and self._log.read(*place, position, 1):
+                    raise Stalled(
+                        f"{self.name} got no records of {place[0]} {place[1]} for {self._stall_seconds:.0f} s, "
+                        f"although {waiting} wait from offset {position} on.",
+                        "Start the worker again.",
+                    )
 
     def _due(self, place: Partition, records: Sequence[Record]) -> list[Record]:
         position = self._carrier.position(place, lambda: self._safe[place])
@@ -117,6 +160,8 @@ class Member:
             try:
                 return work()
             except Unavailable as error:
+                self.pulse.beat()
+                self._meter.trouble(self.name)
                 self._trouble(self.name, error)
                 if self._stopping.wait(pause.total_seconds()):
                     raise

@@ -14,11 +14,13 @@ from core.messages import ADAPTATIONS, AdaptationRequest, AlertKind, Instant, Me
 from core.ports import Buffered, Outgoing
 from streams.alerts import alert
 from streams.counting import Counted, VerdictReader
+from streams.meter import Meter, Unmetered
 from streams.settings import SettingsCache
 from streams.store import Store
 
 _TTL_SECONDS = 30 * 86_400
 _DIGITS = 5
+_UNMETERED = Unmetered()
 
 
 class LineState(Message):
@@ -40,8 +42,9 @@ class Observing(VerdictReader):
 
     name = "observing"
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, meter: Meter = _UNMETERED) -> None:
         super().__init__(store.log)
+        self._meter = meter
         self._state = store.state
         self._settings = SettingsCache(store)
         self._watches: dict[str, _Watch] = {}
@@ -68,7 +71,10 @@ class Observing(VerdictReader):
         entries = [entry for verdict in verdicts if (entry := _buffered(verdict)) is not None]
         if entries:
             self._state.buffer_add(line, entries, settings.buffer_size)
-            self._state.buffer_remove(line, leaving(self._state.buffer(line), settings))
+            held = self._state.buffer(line)
+            gone = leaving(held, settings)
+            self._state.buffer_remove(line, gone)
+            self._meter.buffered(line, len(held) - len(gone), settings.buffer_size)
 
     def _watch(self, line: str, items: Sequence[Counted]) -> list[Outgoing]:
         settings = self._settings.of(line)

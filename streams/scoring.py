@@ -18,12 +18,14 @@ from streams.debts import Debts
 from streams.events import Image, Refused, opened
 from streams.evidence import ROOM_BYTES, Evidence, Scored
 from streams.gauges import Gauges
+from streams.meter import Meter, Unmetered
 from streams.processor import Processor
 from streams.settings import SettingsCache
 from streams.store import Store
 
 NO_GAUGE = "no gauge"
 _WINDOW = 10_000  # recent events per partition among which a second delivery is noticed
+_UNMETERED = Unmetered()
 _PAGE = 16  # dead letters in memory at once
 
 Spread = Callable[[Callable[[Record], Image | Refused], Iterable[Record]], Iterable[Image | Refused]]
@@ -51,12 +53,14 @@ class Scoring(Processor):
         spread: Spread = map,
         hands: Executor | None = None,
         room_bytes: int = ROOM_BYTES,
+        meter: Meter = _UNMETERED,
     ) -> None:
         self.skipped = 0
         self._store = store
         self._gauges = gauges
         self._spread = spread
-        self._settings = SettingsCache(store)
+        self._meter = meter
+        self._settings = SettingsCache(store, hands)
         self.evidence = Evidence(store.objects, Debts(store.clock, hands), self._remade, room_bytes)
         self._scored: list[Scored] = []
         self._once = OncePerWindow(lambda line: self._settings.of(line).alert_window_seconds)
@@ -73,9 +77,11 @@ class Scoring(Processor):
 
     def process(self, records: Sequence[Record]) -> list[Outgoing]:
         self._gauges.refresh()
-        items = self._spread(partial(opened, objects=self._store.objects), records)
-        images, letters, skipped = self._sifted(list(items), records[0].partition)
-        self._scored = self._judged(images)
+        with self._meter.timed(self.name, "decode"):
+            items = list(self._spread(partial(opened, objects=self._store.objects), records))
+        images, letters, skipped = self._sifted(items, records[0].partition)
+        with self._meter.timed(self.name, "score"):
+            self._scored = self._judged(images)
         self._remember(images, records[0].partition)
         self.skipped += skipped
         return [*letters, *map(_published, self._scored), *self._gauges.alerts(), *self._owing()]
@@ -83,10 +89,10 @@ class Scoring(Processor):
     def checkpoint(self) -> None:
         durable, self._scored = self._scored, []
         self.evidence.owe(durable)
-        self.evidence.settle()
+        self._settle()
 
     def idle(self, now: datetime) -> list[Outgoing]:
-        self.evidence.settle()
+        self._settle()
         return self._owing()
 
     def flush(self) -> list[Outgoing]:
@@ -171,6 +177,10 @@ class Scoring(Processor):
         self._gauges.refresh()
         gauge = self._gauges.version(verdict.line, verdict.gauge_version)
         return gauge.judge([image.picture])[0] if gauge else None
+
+    def _settle(self) -> None:
+        self.evidence.settle()
+        self._meter.owed(self.evidence.owed)
 
     def _owing(self) -> list[Outgoing]:
         """One alert per line and window while the store does not take what is owed."""

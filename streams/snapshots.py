@@ -38,6 +38,15 @@ class SnapshotFiles:
         return sha256(self.manifest).hexdigest()
 
 
+class SnapshotDisk(Protocol):
+    """Snapshots that this worker has used, by the SHA-256 of their manifest, for when the object store is away."""
+
+    def get(self, digest: str) -> tuple[bytes, bytes] | None:
+        """Manifest and weights; None where they are not here."""
+
+    def put(self, digest: str, manifest: bytes, weights: bytes) -> None: ...
+
+
 def store_snapshot(objects: Objects, line: str, version: str, files: Snapshot) -> str:
     """Store both objects, the manifest last, and return the snapshot's URI. Repeating it changes nothing."""
     prefix = snapshot_prefix(line, version)

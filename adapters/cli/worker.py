@@ -1,14 +1,24 @@
 """`flowgauge worker`: one process of many that share a plant through Kafka."""
 
 import asyncio
+import os
 import signal
-from typing import Annotated
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from adapters.cli import options
+from adapters.cli.exits import Exit
 from adapters.cli.output import live, stderr
+from streams.liveness import STALL_SECONDS
 from streams.roles import Role
+
+if TYPE_CHECKING:
+    from streams.app import GroupApp
+    from streams.meter import Meter
 
 
 def worker(
@@ -16,6 +26,30 @@ def worker(
     store: options.Store,
     batch: Annotated[int, typer.Option(min=1, help="Images that are scored together at most.")] = 16,
     linger: Annotated[float, typer.Option(min=0, help="Seconds that a batch may wait to fill.")] = 0.02,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Of the model on a CPU; all cores by default.", show_default=False)
+    ] = None,
+    cache: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="FLOWGAUGE_CACHE",
+            help="Folder for gauges in use: a start needs no object store then. ~/.cache/flowgauge by default.",
+            show_default=False,
+        ),
+    ] = None,
+    metrics_port: Annotated[
+        int | None,
+        typer.Option(
+            envvar="FLOWGAUGE_METRICS_PORT",
+            min=0,
+            max=65_535,
+            help="Serve Prometheus there, at /metrics; off by default.",
+            show_default=False,
+        ),
+    ] = None,
+    stall_after: Annotated[
+        float, typer.Option(min=10, help="Seconds without progress after which the worker ends itself.")
+    ] = STALL_SECONDS,
     device: options.DeviceOption = options.Device.AUTO,
     json: Annotated[bool, typer.Option("--json", help="Print verdicts and alerts, one JSON object a line.")] = False,
 ) -> None:
@@ -25,39 +59,74 @@ def worker(
     partitions. scoring wants the GPU; downstream tells alerts, fills buffers,
     watches for drift and writes the archive; adaptation makes new gauges.
     Kill one at any moment: the others take over, and every image gets exactly
-    one verdict that counts.
+    one verdict that counts. One that gets no further ends with exit code 1,
+    for whatever supervises it to start it anew.
 
     The environment says where the servers are: FLOWGAUGE_KAFKA_BOOTSTRAP,
     FLOWGAUGE_REDIS_URL, FLOWGAUGE_S3_ENDPOINT, FLOWGAUGE_S3_ACCESS_KEY and
     FLOWGAUGE_S3_SECRET_KEY.
 
     \b
-    flowgauge worker scoring --store s3://flowgauge --device cuda
+    flowgauge worker scoring --store s3://flowgauge --device cuda --metrics-port 9400
     flowgauge worker all --store s3://flowgauge
     """
+    import torch
+
     from adapters.cli.model import loading
     from adapters.cli.telling import Teller
+    from adapters.local.snapshots import SnapshotFolder
     from core.adaptation.adapt import adapt
-    from streams.app import GroupApp, run_groups
     from streams.bootstrap import open_store
     from streams.cluster import Pace, group_members
+    from streams.liveness import Watchdog
 
-    async def run(members: list[GroupApp]) -> None:
-        stopping = asyncio.Event()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            asyncio.get_running_loop().add_signal_handler(number, stopping.set)
-        await run_groups(members, stopping)
-
-    with open_store(store) as plant, live().status("joining") as status:
+    if threads is not None:
+        torch.set_num_threads(threads)
+    with open_store(store) as plant, live().status("joining") as status, ExitStack() as stack:
         teller = Teller(status, as_json=json)
         members = group_members(
             plant,
             role,
             loading(device),
             adapt,
-            pace=Pace(images=batch, linger_seconds=linger),
+            pace=Pace(images=batch, linger_seconds=linger, stall_seconds=stall_after),
             observer=teller.step,
             trouble=teller.trouble,
+            meter=_meter(metrics_port, stack),
+            disk=SnapshotFolder(cache or Path.home() / ".cache" / "flowgauge" / "snapshots"),
         )
-        asyncio.run(run(members))
+        stack.enter_context(Watchdog({app.member.name: app.member.pulse for app in members}, stall_after, _end))
+        asyncio.run(_run(members))
     stderr().print(teller.summary())
+
+
+async def _run(members: list["GroupApp"]) -> None:
+    from streams.app import run_groups
+
+    stopping = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+    await run_groups(members, stopping)
+
+
+def _meter(port: int | None, stack: ExitStack) -> "Meter":
+    """One that serves Prometheus while `stack` lasts, if a port is given."""
+    from streams.meter import Unmetered
+
+    if port is None:
+        return Unmetered()
+    from prometheus_client import CollectorRegistry
+
+    from adapters.prometheus.metrics import PrometheusMeter
+    from adapters.prometheus.server import serving
+
+    registry = CollectorRegistry()
+    stack.enter_context(serving(registry, port))
+    return PrometheusMeter(registry)
+
+
+def _end(name: str, seconds: float) -> None:
+    """Whatever hangs would keep an orderly end from ending; what was not delivered comes again at the next start."""
+    sys.stderr.write(f"Error: {name} has shown no life for {seconds:.0f} s. Start the worker again.\n")
+    sys.stderr.flush()
+    os._exit(Exit.FAILED)

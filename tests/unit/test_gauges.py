@@ -1,7 +1,9 @@
+import os
 from pathlib import Path
 
 import pytest
 
+from adapters.local.snapshots import SnapshotFolder
 from core.errors import GaugeMissing, SnapshotTooNew, Unavailable
 from core.judgement import Judge
 from core.messages import SNAPSHOTS, Alert, AlertKind, SnapshotAnnouncement
@@ -171,3 +173,50 @@ def test_a_snapshot_is_found_by_its_version(store: Store) -> None:
     assert fetch_snapshot(store.objects, LINE, "fit-1") == snapshot("fit-1")
     with pytest.raises(GaugeMissing):
         fetch_snapshot(store.objects, LINE, "fit-2")
+
+
+def test_while_the_store_is_away_a_worker_starts_with_the_last_good_snapshot_on_its_disk(
+    store: Store, tmp_path: Path
+) -> None:
+    fitted(store, "fit-1")
+    disk = SnapshotFolder(tmp_path / "cache")
+    assert version(Gauges(store.log, store.objects, load, disk=disk)) == "fit-1"
+    fitted(store, "fit-2")
+
+    objects = Failing(store.objects, ["get"], times=1_000)
+    restarted = Gauges(store.log, objects, load, disk=disk)
+    assert version(restarted) == "fit-1"
+    objects.left = 0
+    assert version(restarted) == "fit-2"
+
+
+@pytest.mark.parametrize("suffix", [".json", ".safetensors"])
+def test_a_snapshot_that_was_damaged_on_disk_is_fetched_again(store: Store, tmp_path: Path, suffix: str) -> None:
+    fitted(store, "fit-1")
+    disk = SnapshotFolder(tmp_path / "cache")
+    assert version(Gauges(store.log, store.objects, load, disk=disk)) == "fit-1"
+    (file,) = (tmp_path / "cache").glob(f"*{suffix}")
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-1] + b"?")
+    assert version(Gauges(store.log, store.objects, load, disk=disk)) == "fit-1"
+    assert file.read_bytes() == whole
+
+
+def test_the_disk_keeps_the_snapshots_that_were_used_last(tmp_path: Path) -> None:
+    disk = SnapshotFolder(tmp_path / "cache", kept=2)
+    digests = []
+    for name in ("a", "b", "c"):
+        files = snapshot(name)
+        digests.append(files.sha256)
+        disk.put(files.sha256, files.manifest, files.weights)
+        stamp = 1_000_000 + len(digests)
+        os.utime(tmp_path / "cache" / f"{files.sha256}.json", (stamp, stamp))
+    disk.put(digests[2], snapshot("c").manifest, snapshot("c").weights)
+    assert [disk.get(digest) is not None for digest in digests] == [False, True, True]
+    assert len(list((tmp_path / "cache").iterdir())) == 4
+
+
+def test_a_disk_that_cannot_be_written_keeps_no_gauge_from_loading(store: Store, tmp_path: Path) -> None:
+    fitted(store, "fit-1")
+    (tmp_path / "file").write_text("")
+    assert version(Gauges(store.log, store.objects, load, disk=SnapshotFolder(tmp_path / "file" / "cache"))) == "fit-1"

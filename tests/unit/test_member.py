@@ -8,7 +8,7 @@ from threading import Event
 import pytest
 
 from core.errors import Unavailable
-from core.messages import ALERTS, IMAGES
+from core.messages import ADAPTATIONS, IMAGES
 from core.ports import Outgoing, Record
 from streams.member import Member, by_partition
 from streams.processor import Processor
@@ -20,7 +20,7 @@ PLACE = (IMAGES, 0)
 
 
 class Echo(Processor):
-    """Answers each image with an alert that carries its offset; starts after its last answer."""
+    """Answers each image with a record that carries its offset; starts after its last answer."""
 
     name = "echo"
     inputs = (IMAGES,)
@@ -29,10 +29,10 @@ class Echo(Processor):
         self._store = store
 
     def position(self, topic: str, partition: int, committed: int) -> int:
-        return self._store.log.end(ALERTS, 0)
+        return self._store.log.end(ADAPTATIONS, 0)
 
     def process(self, records: Sequence[Record]) -> list[Outgoing]:
-        return [Outgoing(ALERTS, record.key, str(record.offset).encode()) for record in records]
+        return [Outgoing(ADAPTATIONS, record.key, str(record.offset).encode()) for record in records]
 
     def safe(self, topic: str, partition: int, read: int) -> int:
         return read - read % 2
@@ -55,7 +55,7 @@ def fetched(store: Store, first: int, count: int) -> list[Record]:
 
 
 def echoed(store: Store) -> list[int]:
-    return [int(record.value) for record in records(store.log, ALERTS)]
+    return [int(record.value) for record in records(store.log, ADAPTATIONS)]
 
 
 def test_an_assignment_starts_where_the_processor_says_and_not_where_was_committed(

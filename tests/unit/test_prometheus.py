@@ -1,0 +1,118 @@
+"""What a worker's metrics say, read over HTTP as Prometheus would."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.request import urlopen
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from adapters.prometheus.metrics import PrometheusMeter, names
+from adapters.prometheus.server import serving
+from core.errors import SettingsError
+from core.messages import IMAGES, AlertKind, Decision
+from streams.alerts import alert
+from streams.carrier import Step
+from streams.gauges import Gauges
+from streams.meter import measured
+from streams.scoring import Scoring
+from tests.support.streaming import LINE, START, SetClock, fitted, load, opened, png, records, send
+
+
+@pytest.fixture
+def registry() -> CollectorRegistry:
+    return CollectorRegistry()
+
+
+@pytest.fixture
+def meter(registry: CollectorRegistry) -> PrometheusMeter:
+    return PrometheusMeter(registry)
+
+
+@pytest.fixture
+def page(registry: CollectorRegistry) -> Iterator[str]:
+    with serving(registry, 0, "127.0.0.1") as port:
+        yield f"http://127.0.0.1:{port}/metrics"
+
+
+def samples(page: str) -> dict[str, float]:
+    with urlopen(page) as answer:
+        lines = answer.read().decode().splitlines()
+    return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines if line[0] != "#")}
+
+
+def test_a_batch_is_counted_by_line_and_decision_with_its_stages(
+    tmp_path: Path, meter: PrometheusMeter, page: str
+) -> None:
+    clock = SetClock()
+    store = fitted(opened(tmp_path, clock))
+    send(store, [("good", png(100)), ("bright", png(200)), ("bad", b"no image")])
+    scoring = Scoring(store, Gauges(store.log, store.objects, load), meter=meter)
+    scoring.position(IMAGES, 0, 0)
+    images = records(store.log, IMAGES)
+    outgoing = scoring.process(images)
+    clock.advance(3)
+    measured(meter, Step("scoring", images, outgoing), clock.now())
+    scoring.checkpoint()
+
+    found = samples(page)
+    assert found[f'flowgauge_images_total{{line="{LINE}"}}'] == 2
+    assert found[f'flowgauge_verdicts_total{{decision="{Decision.REJECT.value}",line="{LINE}"}}'] == 1
+    assert found[f'flowgauge_dead_letters_total{{line="{LINE}"}}'] == 1
+    assert found[f'flowgauge_latency_seconds_sum{{line="{LINE}"}}'] == 6
+    assert found['flowgauge_batch_records_sum{group="scoring"}'] == 3
+    assert found['flowgauge_stage_seconds_count{group="scoring",stage="decode"}'] == 1
+    assert found['flowgauge_stage_seconds_count{group="scoring",stage="score"}'] == 1
+    assert found[f'flowgauge_gauge_info{{line="{LINE}",version="fit-1"}}'] == 1
+    assert found["flowgauge_owed_images"] == 0
+
+
+def test_a_swap_leaves_one_version_per_line(tmp_path: Path, meter: PrometheusMeter, page: str) -> None:
+    clock = SetClock()
+    store = opened(tmp_path, clock)
+    for version in ("fit-1", "fit-2"):
+        fitted(store, version)
+        send(store, [(version, png(100))])
+        scoring = Scoring(store, Gauges(store.log, store.objects, load))
+        scoring.position(IMAGES, 0, 0)
+        measured(meter, Step("scoring", [], scoring.process(records(store.log, IMAGES)[-1:])), clock.now())
+    versions = [name for name in samples(page) if "gauge_info" in name]
+    assert versions == [f'flowgauge_gauge_info{{line="{LINE}",version="fit-2"}}']
+
+
+def test_decided_adaptations_are_counted_with_their_seconds(meter: PrometheusMeter, page: str) -> None:
+    refused = alert(LINE, AlertKind.ADAPTATION_REFUSED, "1", START, "No.", seconds=12.5)
+    accepted = alert(LINE, AlertKind.ADAPTATION_ACCEPTED, "2", START, "Yes.", seconds=20.0)
+    measured(meter, Step("adaptation", [], [refused, accepted]), START)
+    found = samples(page)
+    assert found[f'flowgauge_adaptations_total{{line="{LINE}",outcome="refused"}}'] == 1
+    assert found[f'flowgauge_adaptations_total{{line="{LINE}",outcome="accepted"}}'] == 1
+    assert found[f'flowgauge_adaptation_seconds_sum{{line="{LINE}"}}'] == 32.5
+
+
+def test_a_partition_that_went_to_another_worker_is_not_shown(meter: PrometheusMeter, page: str) -> None:
+    meter.lag("scoring", ("images", 0), 7)
+    meter.lag("scoring", ("images", 1), 8)
+    meter.lag("scoring", ("images", 0), None)
+    assert [value for name, value in samples(page).items() if "lag_records" in name] == [8]
+
+
+def test_lines_that_anybody_may_invent_do_not_grow_without_bound(meter: PrometheusMeter, page: str) -> None:
+    for number in range(2_100):
+        meter.dead_letter(f"line-{number}")
+    counted = [name for name in samples(page) if name.startswith("flowgauge_dead_letters_total")]
+    assert len(counted) == 2_001
+
+
+def test_every_name_begins_with_the_product() -> None:
+    assert len(names()) > 15
+    assert all(name.startswith("flowgauge_") for name in names())
+
+
+def test_a_port_that_is_taken_is_a_clear_error(registry: CollectorRegistry) -> None:
+    with (
+        serving(registry, 0, "127.0.0.1") as port,
+        pytest.raises(SettingsError, match=f"port {port}"),
+        serving(CollectorRegistry(), port, "127.0.0.1"),
+    ):
+        pass
