@@ -3,7 +3,7 @@ BIN := .venv/bin
 STAMP := .venv/installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-stack test check format benchmark memory validate servers up down clean
+.PHONY: help demo demo-stack test faults check format benchmark memory validate servers up down clean
 
 help:  ## list these targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -24,6 +24,9 @@ demo-stack: $(STAMP)  ## the same on Kafka, Redis and MinIO, which it starts: tw
 
 test: $(STAMP)  ## all tests
 	$(BIN)/python -m pytest tests/unit tests/contract tests/integration
+
+faults: $(STAMP)  ## every fault on real servers, at full length, with three seeds: a table, and faults.json
+	$(BIN)/python -m pytest tests/integration/test_faults.py --long --outcomes faults.json
 
 check: $(STAMP)  ## ruff, mypy --strict, import-linter; writes nothing
 	$(BIN)/ruff check .

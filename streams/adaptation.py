@@ -96,6 +96,9 @@ class Adaptation(Processor):
         began = self._store.clock.now()
         given = gathered(self._store, self._load, request, active, progress)
         outcome = self._adapt(given)
+        decided = audit(self._store, request.line, given.version)
+        if decided is not None:  # by another worker, while this one had lost its lease
+            return self._announced(decided)
         report = self._report(request, given, outcome, began)
         if outcome.accepted:
             files = SnapshotFiles(outcome.manifest, outcome.weights)

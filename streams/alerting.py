@@ -66,8 +66,9 @@ _MESSAGES = {
 class Alerting(VerdictReader):
     """Tells of the first of a kind at once, and of the whole count when the window has passed.
 
-    Windows go by the time at which records were appended, so a replay finds the same ones; both alerts of a window
-    carry one id, and the later replaces the earlier. Nothing beyond the start of a window that is open is committed.
+    Windows go by the time at which records were appended, so a replay finds the same ones; all alerts of a window carry
+    one id, and the highest count holds. Our own clock says only when to tell: a window stays open until a record
+    of a later one comes, however slowly its records are read. Nothing beyond the start of an open one is committed.
     """
 
     name = "alerting"
@@ -77,11 +78,9 @@ class Alerting(VerdictReader):
         super().__init__(store.log)
         self._settings = SettingsCache(store)
         self._open: dict[Key, Tally] = {}
-        self._read: dict[tuple[str, int], int] = {}
 
     def process(self, records: Sequence[Record]) -> list[Outgoing]:
         topic, partition = records[0].topic, records[0].partition
-        self._read[topic, partition] = records[-1].offset + 1
         told = super().process(records) if topic == VERDICTS else self._dead_letters(records)
         return [*told, *self._passed(records[-1].at, topic, partition)]
 
@@ -101,10 +100,8 @@ class Alerting(VerdictReader):
         return min([read, *(first.offset for first in firsts if (first.topic, first.partition) == (topic, partition))])
 
     def idle(self, now: datetime) -> list[Outgoing]:
-        """The windows that are over by the clock, of partitions that have been read to their end: whoever lags goes by
-        the records' own times."""
-        over = [key for key, tally in self._open.items() if tally.end + _LATE <= now]
-        return list(self._closed([key for key in over if self._log.end(*key[2:]) <= self._read[key[2:]]]))
+        due = [tally for tally in self._open.values() if tally.end + _LATE <= now]
+        return [tally.told_now() for tally in due if tally.told < tally.count]
 
     def flush(self) -> list[Outgoing]:
         """The counts so far; the windows stay open."""

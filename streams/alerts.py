@@ -53,13 +53,14 @@ class OncePerWindow:
 
 
 def alerts(log: Log, line: str | None = None) -> list[Alert]:
-    """What people should see, in the order of first occurrence: of records with one id, the last holds the count."""
+    """What people should see, in the order of first occurrence. Of records with one id the highest count holds: a
+    worker that starts anew tells of an open window from its beginning."""
     latest: dict[UUID, Alert] = {}
     for partition in range(log.partitions(ALERTS)):
         offset = 0
         while records := log.read(ALERTS, partition, offset, _PAGE):
             for message in (Alert.decode(record.value) for record in records):
-                if line in (None, message.line):
+                if line in (None, message.line) and message.count >= latest.get(message.alert_id, message).count:
                     latest[message.alert_id] = message
             offset = records[-1].offset + 1
     return list(latest.values())

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from core.messages import Verdict
 from core.names import verdicts_object
-from core.ports import Objects, Outgoing
+from core.ports import Objects, Outgoing, Record
 from streams.counting import Counted, VerdictReader
 from streams.store import Store
 
@@ -74,7 +74,8 @@ Stretch = dict[int, Verdict]
 
 class Archive(VerdictReader):
     """Holds the verdicts of the stretch of `rows` offsets that is being filled, and commits only its start: a restart
-    reads the stretch again and rewrites the same files with at least what they held."""
+    reads the stretch again and rewrites the same files with at least what they held. For that it writes nothing before
+    it has read what was there when it started."""
 
     name = "archive"
 
@@ -85,11 +86,19 @@ class Archive(VerdictReader):
         self._rows = rows
         self._open: dict[int, dict[int, Stretch]] = defaultdict(dict)
         self._unwritten: set[int] = set()
+        self._there: dict[int, int] = {}
+        self._read: dict[int, int] = {}
         self._written_at: datetime | None = None
 
     def position(self, topic: str, partition: int, committed: int) -> int:
         """A stretch that was committed half-way, with another number of rows, is read again from its start."""
+        self._there[partition] = self._log.end(topic, partition)
         return self._start(committed)
+
+    def process(self, records: Sequence[Record]) -> list[Outgoing]:
+        outgoing = super().process(records)
+        self._read[records[0].partition] = records[-1].offset + 1
+        return outgoing
 
     def receive(self, counted: Sequence[Counted]) -> list[Outgoing]:
         """Stretches that are full are written first and forgotten last, so that a repetition finds them whole."""
@@ -105,13 +114,14 @@ class Archive(VerdictReader):
         return min(self._open[partition], default=self._start(read))
 
     def idle(self, now: datetime) -> list[Outgoing]:
-        if self._written_at is None or now - self._written_at >= _FLUSH_INTERVAL:
+        if self._written_at is None or not timedelta() <= now - self._written_at < _FLUSH_INTERVAL:
             self.flush()
         return []
 
     def flush(self) -> list[Outgoing]:
         for partition in sorted(self._unwritten):
-            self._write(partition)
+            if self._read.get(partition, 0) >= self._there[partition]:
+                self._write(partition)
         return []
 
     def _start(self, offset: int) -> int:

@@ -47,7 +47,7 @@ class Worker:
 
     def step(self) -> int:
         """Work off one batch of each partition; how many records there were. 0 also while pausing."""
-        if self._resume_at is not None and self._clock.now() < self._resume_at:
+        if self._pausing():
             return 0
         try:
             done = self._round()
@@ -97,6 +97,10 @@ class Worker:
 
     def _partitions(self) -> list[Partition]:
         return [(topic, number) for topic in self.processor.inputs for number in range(self._log.partitions(topic))]
+
+    def _pausing(self) -> bool:
+        """Never for longer than the longest pause, also when the clock was set back."""
+        return self._resume_at is not None and timedelta() < self._resume_at - self._clock.now() <= LONGEST_PAUSE
 
     def _back_off(self, error: Unavailable) -> None:
         self._trouble(self.processor.name, error)

@@ -17,6 +17,9 @@ from core.ports import Clock, Outgoing, Record
 LARGEST_MESSAGE = 10 * 1024 * 1024
 """Bytes; what our topics are created with, and twice what JSON and inline images need."""
 
+LARGEST_LETTER = LARGEST_MESSAGE + 64 * 1024
+"""Bytes; a dead letter is the largest message, where it lay, and why it could not be processed."""
+
 _POLL_MS = 200
 _POLLS = 50  # a read that has been promised records gives up after ten seconds
 
@@ -98,7 +101,7 @@ class KafkaLog:
                     acks="all",
                     enable_idempotence=True,
                     allow_auto_create_topics=False,
-                    max_request_size=LARGEST_MESSAGE,
+                    max_request_size=LARGEST_LETTER,
                     max_block_ms=10_000,
                     request_timeout_ms=5_000,
                     delivery_timeout_ms=10_000,
@@ -148,7 +151,7 @@ def _consumer(settings: KafkaSettings, **options: Any) -> Any:
         enable_auto_commit=False,
         auto_offset_reset="none",
         allow_auto_create_topics=False,
-        max_partition_fetch_bytes=LARGEST_MESSAGE,
+        max_partition_fetch_bytes=LARGEST_LETTER,
         request_timeout_ms=10_000,
     )
 

@@ -8,7 +8,7 @@ from kafka import KafkaAdminClient
 from kafka.admin import ConfigResource, ConfigResourceType
 
 from adapters.kafka.faults import kafka_faults
-from adapters.kafka.log import LARGEST_MESSAGE
+from adapters.kafka.log import LARGEST_LETTER, LARGEST_MESSAGE
 from adapters.kafka.settings import KafkaSettings
 from core.messages import ADAPTATIONS, ALERTS, DEAD_LETTERS, IMAGES, SNAPSHOTS, TOPICS, VERDICTS
 
@@ -22,6 +22,7 @@ _KEPT_MS = {
 }
 _PER_LINE = (IMAGES, VERDICTS, DEAD_LETTERS)
 _RETENTION, _CLEANUP, _LARGEST = "retention.ms", "cleanup.policy", "max.message.bytes"
+_TIME, _BROKERS_TIME = "message.timestamp.type", "LogAppendTime"
 
 
 @dataclass(frozen=True)
@@ -81,8 +82,12 @@ def _wanted(name: str, plan: Plan) -> dict[str, Any]:
     return {
         "num_partitions": plan.partitions if name in _PER_LINE else 1,
         "replication_factor": plan.replication,
-        "configs": {_LARGEST: str(LARGEST_MESSAGE)} | _cleanup(name),
+        "configs": {_LARGEST: str(_largest(name)), _TIME: _BROKERS_TIME} | _cleanup(name),
     }
+
+
+def _largest(name: str) -> int:
+    return LARGEST_LETTER if name == DEAD_LETTERS else LARGEST_MESSAGE
 
 
 def _cleanup(name: str) -> dict[str, str]:
@@ -109,6 +114,17 @@ def _config_faults(configs: Mapping[str, Mapping[str, str]]) -> list[str]:
         )
     if configs[SNAPSHOTS][_CLEANUP] != "compact":
         faults.append(f"Snapshots would expire: set the snapshot topic's {_CLEANUP} to compact.")
+    if int(configs[DEAD_LETTERS][_LARGEST]) < int(configs[IMAGES][_LARGEST]) + LARGEST_LETTER - LARGEST_MESSAGE:
+        faults.append(
+            "The largest message that images take would have no room among dead letters and hold its partition up."
+            f" Let the dead-letter topic's {_LARGEST} exceed the image topic's by {LARGEST_LETTER - LARGEST_MESSAGE}."
+        )
+    by_clients = [name for name, config in configs.items() if config[_TIME] != _BROKERS_TIME]
+    if by_clients:
+        faults.append(
+            f"Records of {', '.join(by_clients)} carry the time of whoever sent them: brokers refuse what a wrong clock"
+            f" sends, and alerts are counted in wrong windows. Set {_TIME} to {_BROKERS_TIME}."
+        )
     return faults
 
 

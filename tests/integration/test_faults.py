@@ -1,53 +1,73 @@
-"""The servers fail while images flow, one after another and in a seeded order; each test ends in a count.
+"""Faults while images flow on real Kafka, Redis and S3: each ends in the same count, and none costs anything.
 
-The servers are this machine's own, so that nobody else's are hurt.
+`make test` runs them with short outages, `make faults` at full length with three seeds: each seed gives another order.
+With `--alone` every fault has a flow of its own.
 """
 
-import random
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
-from pathlib import Path
-from time import sleep
 
 import pytest
-from redis import Redis as RedisClient
 
-from core.messages import VERDICTS
-from deploy.native.process import NativeServer
 from deploy.native.servers import ACCESS_KEY, Kafka, Minio, Redis
-from streams.archive import archived
-from streams.roles import Role
-from tests.support.clusters import (
-    LINES,
-    Cluster,
-    all_scored,
-    assert_one_verdict_each_in_order,
-    counted,
-    finish_downstream,
-    plant,
-    rejects_told,
+from tests.support.faults.adaptations import adaptation_worker_is_killed, broken_snapshots, two_adapt_at_once
+from tests.support.faults.messages import many_rejects, messages_above_the_limit, poison_among_good_ones
+from tests.support.faults.scene import Fault, Outcome, Servers, suffer
+from tests.support.faults.servers import (
+    broker_freezes,
+    broker_restarts,
+    redis_is_flushed,
+    redis_restarts,
+    store_is_away,
+)
+from tests.support.faults.workers import (
+    clocks_jump,
+    scoring_worker_is_killed,
+    worker_joins_and_leaves,
+    workers_are_stopped,
+    zombie_wakes,
 )
 from tests.support.servers import provided, running
 
-AWAY_SECONDS = 3
-
 pytestmark = pytest.mark.slow
 
+FLOWS: dict[str, list[Fault]] = {
+    "servers": [broker_restarts, broker_freezes, redis_is_flushed, redis_restarts, store_is_away],
+    "workers": [
+        scoring_worker_is_killed,
+        workers_are_stopped,
+        worker_joins_and_leaves,
+        zombie_wakes,
+        clocks_jump,
+    ],
+    "messages": [
+        poison_among_good_ones,
+        messages_above_the_limit,
+        broken_snapshots,
+        adaptation_worker_is_killed,
+        two_adapt_at_once,
+        many_rejects,
+    ],
+}
 
-@dataclass
-class Servers:
-    kafka: Kafka
-    redis: Redis
-    minio: Minio
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    flows = FLOWS
+    if metafunc.config.getoption("--alone"):
+        flows = {fault.__name__: [fault] for flow in FLOWS.values() for fault in flow}
+    seeds = range(3) if metafunc.config.getoption("--long") else range(1)
+    cases = [pytest.param(flow, seed, id=f"{name}-{seed}") for seed in seeds for name, flow in flows.items()]
+    metafunc.parametrize(("faults", "seed"), cases)
 
 
-@pytest.fixture
-def servers(tmp_path: Path, pytestconfig: pytest.Config, monkeypatch: pytest.MonkeyPatch) -> Iterator[Servers]:
-    made = Servers(Kafka(tmp_path / "kafka"), Redis(tmp_path / "redis"), Minio(tmp_path / "minio"))
+@pytest.fixture(scope="module")
+def servers(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -> Iterator[Servers]:
+    folder = tmp_path_factory.mktemp("servers")
+    made = Servers(Kafka(folder / "kafka"), Redis(folder / "redis"), Minio(folder / "minio"))
     with ExitStack() as stack:
         for server in (made.kafka, made.redis, made.minio):
             stack.enter_context(provided(pytestconfig, running(server)))
+        environment = stack.enter_context(pytest.MonkeyPatch.context())
         for variable, value in {
             "FLOWGAUGE_TOPIC_PREFIX": "",
             "FLOWGAUGE_KAFKA_BOOTSTRAP": made.kafka.address,
@@ -56,72 +76,13 @@ def servers(tmp_path: Path, pytestconfig: pytest.Config, monkeypatch: pytest.Mon
             "FLOWGAUGE_S3_ACCESS_KEY": ACCESS_KEY,
             "FLOWGAUGE_S3_SECRET_KEY": made.minio.secret,
         }.items():
-            monkeypatch.setenv(variable, value)
+            environment.setenv(variable, value)
         yield made
 
 
-def broker_crashes(servers: Servers) -> None:
-    _crash(servers.kafka)
-
-
-def broker_freezes(servers: Servers) -> None:
-    servers.kafka.freeze()
-    sleep(AWAY_SECONDS)
-    servers.kafka.thaw()
-
-
-def redis_is_flushed(servers: Servers) -> None:
-    with RedisClient.from_url(servers.redis.url) as client:
-        client.flushall()
-
-
-def redis_crashes(servers: Servers) -> None:
-    _crash(servers.redis)
-
-
-def store_crashes(servers: Servers) -> None:
-    _crash(servers.minio)
-
-
-def _crash(server: NativeServer) -> None:
-    server.kill()
-    sleep(AWAY_SECONDS)
-    server.start()
-
-
-@pytest.mark.parametrize("seed", [0])
-def test_servers_that_fail_one_after_another_cost_no_verdict_and_no_alert(servers: Servers, seed: int) -> None:
-    faults: list[Callable[[Servers], None]] = [
-        broker_crashes,
-        broker_freezes,
-        redis_is_flushed,
-        redis_crashes,
-        store_crashes,
-    ]
-    dice = random.Random(seed)
-    dice.shuffle(faults)
-    with plant() as cluster:
-        images = suffer(cluster, servers, faults, dice)
-        cluster.wait("all verdicts", all_scored(cluster, images))
-        cluster.stop()
-
-        assert_one_verdict_each_in_order(cluster, images)
-        expected = {(verdict.line, verdict.image_id) for verdicts in counted(cluster).values() for verdict in verdicts}
-        finish_downstream(cluster, len(expected), images // 10 * len(LINES))
-        kept = [(verdict.line, verdict.image_id) for verdict in archived(cluster.store.objects)]
-        assert sorted(kept) == sorted(expected)
-        assert rejects_told(cluster) == dict.fromkeys(LINES, images // 10)
-
-
-def suffer(cluster: Cluster, servers: Servers, faults: list[Callable[[Servers], None]], dice: random.Random) -> int:
-    """Before each fault 20 images are published on every line, and some are scored; how many there were."""
-    cluster.start(Role.SCORING)
-    cluster.start(Role.DOWNSTREAM)
-    for number, fault in enumerate(faults):
-        cluster.publish(20 * number, 20 * (number + 1))
-        scored = cluster.ends(VERDICTS)
-        cluster.wait(f"verdicts before {fault.__name__}", lambda at=scored: cluster.ends(VERDICTS) > at)  # type: ignore[misc]
-        sleep(dice.uniform(0, 0.5))
-        fault(servers)
-    cluster.publish(20 * len(faults), 20 * (len(faults) + 1))
-    return 20 * (len(faults) + 1)
+def test_faults_cost_no_verdict_and_no_alert(
+    servers: Servers, faults: Sequence[Fault], seed: int, pytestconfig: pytest.Config, outcomes: list[Outcome]
+) -> None:
+    long = bool(pytestconfig.getoption("--long"))
+    window = (60 if long else 15) if many_rejects in faults else 2
+    outcomes.append(suffer(servers, faults, seed, long, window))

@@ -1,11 +1,10 @@
 """Redis that is flushed, full, slow or away: said in one sentence, and nothing else is lost with it."""
 
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing
 from datetime import timedelta
-from socket import AF_INET, SOCK_STREAM, create_server, socket
+from socket import create_server
 from socketserver import BaseRequestHandler, ThreadingTCPServer
-from threading import Thread
 from time import monotonic
 from typing import Any
 from uuid import uuid4
@@ -16,6 +15,7 @@ from redis import Redis
 from adapters.redis.state import RedisState
 from core.errors import SettingsError, StoreFull, Unavailable
 from core.ports import Buffered
+from tests.support.sockets import HOST, refusing, serving
 from tests.support.streaming import START, SetClock
 
 SECRET = "s3cr3t-w0rd"
@@ -57,16 +57,7 @@ def keys(client: Redis) -> list[bytes]:
     return sorted(client.scan_iter(match=PREFIX + "*"))
 
 
-@contextmanager
-def refusing() -> Iterator[int]:
-    """A port that is taken, and where nobody listens."""
-    with socket(AF_INET, SOCK_STREAM) as taken:
-        taken.bind(("127.0.0.1", 0))
-        yield taken.getsockname()[1]
-
-
-@contextmanager
-def answering(reply: bytes) -> Iterator[int]:
+def answering(reply: bytes) -> AbstractContextManager[int]:
     """A port where everything that is asked has the same answer."""
 
     class Handler(BaseRequestHandler):
@@ -74,10 +65,7 @@ def answering(reply: bytes) -> Iterator[int]:
             while self.request.recv(65_536):
                 self.request.sendall(reply)
 
-    with ThreadingTCPServer(("127.0.0.1", 0), Handler) as server:
-        Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-        yield server.server_address[1]
-        server.shutdown()
+    return serving(ThreadingTCPServer((HOST, 0), Handler))
 
 
 def opened(port: int, options: str = "") -> Any:

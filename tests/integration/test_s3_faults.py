@@ -6,8 +6,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
 from random import Random
-from socket import AF_INET, SOCK_STREAM, create_server, socket
-from threading import Thread
+from socket import create_server
 from time import monotonic
 from uuid import uuid4
 
@@ -20,6 +19,7 @@ from adapters.minio.objects import S3Objects
 from adapters.minio.settings import S3Settings
 from core.errors import SettingsError, StoreFull, Unavailable
 from tests.support.servers import S3Address
+from tests.support.sockets import HOST, refusing, serving
 
 SECRET = "s3cr3t-w0rd"
 IMPATIENT = {"answer_seconds": 0.2, "patience_seconds": 0.3}
@@ -115,25 +115,18 @@ def scripted(answers: Sequence[Answer]) -> Iterator[tuple[int, list[Answer]]]:
         def log_message(self, format: str, *arguments: object) -> None:
             pass
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-        yield server.server_address[1], given
-        server.shutdown()
+    with serving(ThreadingHTTPServer((HOST, 0), Handler)) as port:
+        yield port, given
 
 
 @every_call
 def test_a_store_that_is_away_is_said_within_the_patience(call: Call) -> None:
-    with socket(AF_INET, SOCK_STREAM) as taken:
-        taken.bind(("127.0.0.1", 0))
-        port = taken.getsockname()[1]
-        with at(port) as objects:
-            begun = monotonic()
-            with pytest.raises(
-                Unavailable, match=f"bucket at http://127.0.0.1:{port} cannot be used: .*refused"
-            ) as told:
-                call(objects)
-            assert monotonic() - begun < 4
-            assert SECRET not in repr(told.value)
+    with refusing() as port, at(port) as objects:
+        begun = monotonic()
+        with pytest.raises(Unavailable, match=f"bucket at http://127.0.0.1:{port} cannot be used: .*refused") as told:
+            call(objects)
+        assert monotonic() - begun < 4
+        assert SECRET not in repr(told.value)
 
 
 @every_call

@@ -43,6 +43,8 @@ def test_topics_are_made_once_and_then_pass_the_check(flowgauge: Shell, prefix: 
     [
         ("verdicts", {"retention.ms": "1000"}, "Verdicts are kept for a shorter time than images"),
         ("snapshots", {"cleanup.policy": "delete"}, "Snapshots would expire"),
+        ("dead-letters", {"max.message.bytes": "10485760"}, "would have no room among dead letters"),
+        ("verdicts", {"message.timestamp.type": "CreateTime"}, "Records of verdicts carry the time of whoever sent"),
     ],
 )
 def test_a_topic_that_would_lose_something_is_named(

@@ -1,88 +1,97 @@
-"""A plant on real servers, with workers in processes of their own, and the counts that every fault must leave right."""
+"""A plant on real servers, with workers in processes of their own."""
 
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic, sleep
 from uuid import uuid4
 
+from kafka import KafkaAdminClient
+
 from adapters.environment import kafka_settings, s3_settings
-from adapters.kafka.publisher import ImagePublisher
+from adapters.kafka.faults import kafka_faults
 from adapters.kafka.topics import Plan, Topics
 from adapters.minio.objects import S3Objects
 from core.errors import Unavailable
-from core.messages import ALERTS, VERDICTS, Alert, AlertKind, Verdict
+from core.lines import Policy
 from core.ports import Record
-from streams.archive import archived
 from streams.bootstrap import open_store
-from streams.counting import count
 from streams.lines import set_line
 from streams.roles import Role
 from streams.store import Store
-from tests.support.streaming import START, event, fitted, png
+from tests.support.streaming import fitted
 
 PARTITIONS = 4
 LINES = tuple(f"press-{number}" for number in range(PARTITIONS))
-_PATIENCE_SECONDS = 120
+PATIENCE_SECONDS = 120
 _REPOSITORY = Path(__file__).parents[2]
+
+Worker = subprocess.Popen[bytes]
 
 
 @dataclass
 class Cluster:
-    """A plant of its own on the shared servers, and the workers that a test has started."""
+    """A plant of its own on the servers that the environment names, and the workers that a test has started."""
 
     uri: str
     store: Store
-    workers: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    workers: list[Worker] = field(default_factory=list)
 
-    def start(self, role: Role) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "tests.support.clusterworker", self.uri, role.value]
+    def start(self, role: Role, *options: str) -> Worker:
+        """`options` are those of `tests.support.clusterworker`."""
+        command = [sys.executable, "-m", "tests.support.clusterworker", self.uri, role.value, *options]
         self.workers.append(subprocess.Popen(command, cwd=_REPOSITORY))
         return self.workers[-1]
 
-    def publish(self, first: int, last: int) -> None:
-        """The images of these numbers on every line, each on the partition of its own; every tenth is a reject."""
-        with ImagePublisher(kafka_settings(os.environ), self.store.objects) as publisher:
-            for number in range(first, last):
-                for partition, line in enumerate(LINES):
-                    data = png(170 if number % 10 == 0 else 100, seed=number, side=64)
-                    publisher.publish(event(f"{number:04d}", line, at=START), data, partition)
+    def kill(self, worker: Worker) -> None:
+        worker.kill()
+        worker.wait()
+        self.workers.remove(worker)
+
+    def stop(self, workers: Sequence[Worker]) -> None:
+        """Gracefully: each must end with exit code 0, or the test fails."""
+        for worker in workers:
+            worker.send_signal(signal.SIGTERM)
+        codes = [worker.wait(PATIENCE_SECONDS) for worker in workers]
+        self.workers = [worker for worker in self.workers if worker not in workers]
+        assert set(codes) <= {0}, codes
 
     def records(self, topic: str) -> list[Record]:
         return [
-            record
-            for partition in range(self.store.log.partitions(topic))
-            for record in self.store.log.read(topic, partition, 0, 100_000)
+            record for number in range(self.store.log.partitions(topic)) for record in self._partition(topic, number)
         ]
 
-    def ends(self, topic: str) -> int:
-        return sum(self.store.log.end(topic, number) for number in range(self.store.log.partitions(topic)))
+    def members(self, processor: str) -> int:
+        """How many the group of `processor` has, once it has settled; -1 while it balances."""
+        settings = kafka_settings(os.environ)
+        with kafka_faults(settings.bootstrap):
+            admin = KafkaAdminClient(**settings.client_options())
+            try:
+                (group,) = admin.describe_groups([settings.topic(processor)]).values()
+            finally:
+                admin.close()
+        return len(group["members"]) if group["group_state"] == "Stable" else -1
 
     def wait(self, what: str, until: Callable[[], bool]) -> None:
-        deadline = monotonic() + _PATIENCE_SECONDS
+        """While the servers are away, `until` does not hold."""
+        deadline = monotonic() + PATIENCE_SECONDS
         while not _now(until):
-            assert monotonic() < deadline, f"{what}: not within {_PATIENCE_SECONDS} s"
+            assert monotonic() < deadline, f"{what}: not within {PATIENCE_SECONDS} s"
             sleep(0.1)
 
-    def stop(self, *also: int) -> None:
-        """Gracefully; what does not end is killed, and told. `also`: exit codes that are right besides 0."""
-        for worker in self.workers:
-            worker.terminate()
-        try:
-            codes = [worker.wait(30) for worker in self.workers]
-        finally:
-            for worker in self.workers:
-                worker.kill()
-        assert set(codes) <= {0, -signal.SIGKILL, *also}, codes
+    def _partition(self, topic: str, number: int) -> Iterator[Record]:
+        offset = 0
+        while found := self.store.log.read(topic, number, offset, 10_000):
+            yield from found
+            offset = found[-1].offset + 1
 
 
 def _now(until: Callable[[], bool]) -> bool:
-    """False also while the servers are away."""
     try:
         return until()
     except Unavailable:
@@ -90,8 +99,9 @@ def _now(until: Callable[[], bool]) -> bool:
 
 
 @contextmanager
-def plant() -> Iterator[Cluster]:
-    """Topics and a bucket of its own on the servers that the environment names, and a gauge for every line."""
+def plant(alert_window_seconds: float) -> Iterator[Cluster]:
+    """Topics and a bucket of its own on the servers that the environment names, and a gauge for every line. Nothing is
+    adapted unless a test asks for it."""
     name = f"plant-{uuid4().hex[:8]}"
     os.environ["FLOWGAUGE_TOPIC_PREFIX"] = f"{name}."
     S3Objects(s3_settings(os.environ), name).ensure_bucket()
@@ -101,7 +111,13 @@ def plant() -> Iterator[Cluster]:
     with open_store(uri) as store:
         for line in LINES:
             fitted(store, line=line)
-            set_line(store.objects, line, alert_window_seconds=2)
+            set_line(
+                store.objects,
+                line,
+                alert_window_seconds=alert_window_seconds,
+                policy=Policy.OFF,
+                buffer_minimum=8,
+            )
         cluster = Cluster(uri, store)
         try:
             yield cluster
@@ -109,42 +125,3 @@ def plant() -> Iterator[Cluster]:
             for worker in cluster.workers:
                 worker.kill()
                 worker.wait()
-
-
-def counted(cluster: Cluster) -> dict[int, list[Verdict]]:
-    """By partition: the verdicts that count."""
-    log = cluster.store.log
-    return {
-        partition: [item.verdict for item in count(log.read(VERDICTS, partition, 0, 100_000), -1).counted]
-        for partition in range(PARTITIONS)
-    }
-
-
-def assert_one_verdict_each_in_order(cluster: Cluster, images: int) -> None:
-    for partition, verdicts in counted(cluster).items():
-        assert [verdict.image_id for verdict in verdicts] == [f"{number:04d}" for number in range(images)]
-        assert {verdict.line for verdict in verdicts} == {LINES[partition]}
-
-
-def all_scored(cluster: Cluster, images: int) -> Callable[[], bool]:
-    return lambda: all(len(verdicts) == images for verdicts in counted(cluster).values())
-
-
-def finish_downstream(cluster: Cluster, verdicts: int, rejects: int) -> None:
-    """A stop may have come before the last verdicts were read; the next start reads on."""
-    cluster.workers.clear()
-    cluster.start(Role.DOWNSTREAM)
-    cluster.wait("the archive", lambda: sum(1 for _ in archived(cluster.store.objects)) >= verdicts)
-    cluster.wait("the alerts", lambda: sum(rejects_told(cluster).values()) >= rejects)
-    # which may have been so before this worker was up: then it knows of no graceful end yet
-    cluster.stop(-signal.SIGTERM)
-
-
-def rejects_told(cluster: Cluster) -> dict[str, int]:
-    """By line: the rejects of all windows; of one window's alerts the highest count is the latest."""
-    windows: dict[object, Alert] = {}
-    for record in cluster.records(ALERTS):
-        alert = Alert.decode(record.value)
-        if alert.kind is AlertKind.REJECT and alert.count >= windows.get(alert.alert_id, alert).count:
-            windows[alert.alert_id] = alert
-    return {line: sum(alert.count for alert in windows.values() if alert.line == line) for line in LINES}

@@ -1,23 +1,80 @@
-"""A worker of one role with light gauges, in a process of its own that a test kills. Servers by the environment."""
+"""A worker of one role with light gauges, in a process of its own that a test kills. Servers by the environment.
 
+SIGUSR1 sets its clock forward by `JUMP`, SIGUSR2 sets it right again.
+"""
+
+import argparse
 import asyncio
 import signal
 import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from time import sleep
 
+from core.adaptation.contract import AdaptationInput, AdaptationOutcome
 from core.errors import Unavailable
+from core.images import Picture
+from core.judgement import Judgement
 from streams.app import run_groups
 from streams.bootstrap import open_store
 from streams.cluster import Pace, group_members
 from streams.roles import Role
-from tests.support.streaming import adapt, load
+from tests.support.streaming import BrightnessGauge, adapt, load
+
+JUMP = timedelta(hours=1, minutes=10)
 
 
-async def main(uri: str, role: Role) -> None:
+class JumpingClock:
+    def __init__(self) -> None:
+        self.ahead = timedelta()
+
+    def now(self) -> datetime:
+        return datetime.now(UTC) + self.ahead
+
+
+@dataclass(frozen=True)
+class SlowGauge(BrightnessGauge):
+    """Takes `seconds` for a batch, as a large model would."""
+
+    seconds: float = 0.0
+
+    def judge(self, pictures: Sequence[Picture]) -> list[Judgement]:
+        sleep(self.seconds)
+        return super().judge(pictures)
+
+
+@dataclass(frozen=True)
+class SlowAdaptation:
+    """Takes `seconds`, and tells of its progress all the while, as a real one does."""
+
+    seconds: float
+
+    def __call__(self, given: AdaptationInput) -> AdaptationOutcome:
+        steps = int(self.seconds * 10)
+        for step in range(steps):
+            sleep(0.1)
+            given.progress("adapting", step / steps)
+        return adapt(given)
+
+
+async def main(uri: str, role: Role, judge_seconds: float, adapt_seconds: float) -> None:
     stopping = asyncio.Event()
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopping.set)
-    with open_store(uri) as store:
-        pace = Pace(images=8, session_seconds=6.0, archive_rows=64)
-        await run_groups(group_members(store, role, load, adapt, pace=pace, trouble=told), stopping)
+    clock = JumpingClock()
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGTERM, stopping.set)
+    loop.add_signal_handler(signal.SIGUSR1, setattr, clock, "ahead", JUMP)
+    loop.add_signal_handler(signal.SIGUSR2, setattr, clock, "ahead", timedelta())
+    with open_store(uri, clock) as store:
+        members = group_members(
+            store,
+            role,
+            lambda manifest, weights: SlowGauge(**vars(load(manifest, weights)), seconds=judge_seconds),
+            SlowAdaptation(adapt_seconds),
+            pace=Pace(images=8, session_seconds=6.0, archive_rows=64),
+            trouble=told,
+        )
+        await run_groups(members, stopping)
 
 
 def told(name: str, error: Unavailable) -> None:
@@ -25,4 +82,10 @@ def told(name: str, error: Unavailable) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1], Role(sys.argv[2])))
+    parser = argparse.ArgumentParser()
+    parser.add_argument("uri")
+    parser.add_argument("role", type=Role)
+    parser.add_argument("--judge-seconds", type=float, default=0.0)
+    parser.add_argument("--adapt-seconds", type=float, default=0.0)
+    given = parser.parse_args()
+    asyncio.run(main(given.uri, given.role, given.judge_seconds, given.adapt_seconds))

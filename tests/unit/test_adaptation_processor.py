@@ -253,6 +253,24 @@ def test_another_worker_s_adaptation_of_the_same_line_is_waited_for(store: Store
     assert versions(store)[-1] == adapted_version(asked())
 
 
+def test_what_another_worker_decided_meanwhile_is_not_decided_again(store: Store) -> None:
+    fill(store, MINIMUM)
+    request_adaptation(store, asked())
+
+    def overtaken(given: AdaptationInput) -> AdaptationOutcome:
+        """Frozen for longer than its lease, while the buffer changed and another worker was given the request."""
+        store.state.release(f"adaptation/{LINE}", "test")
+        fill(store, 2 * MINIMUM, brightness=90)
+        records = store.log.read(ADAPTATIONS, 0, 0, 1)
+        store.log.append(Adaptation(store, load, adapt, "another").process(records))
+        return adapt(given)
+
+    work(store, overtaken)
+    (announced,) = (each for each in announcements(store.log, LINE) if each.version == adapted_version(asked()))
+    assert fetch_snapshot(store.objects, LINE, announced.version).sha256 == announced.sha256
+    assert told(store).count(AlertKind.ADAPTATION_ACCEPTED) == 1
+
+
 def test_a_stop_gives_the_adaptation_up_and_it_begins_anew_at_the_next_start(store: Store) -> None:
     fill(store, MINIMUM)
     request_adaptation(store, asked())

@@ -1,3 +1,4 @@
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from streams.alerts import alerts
 from streams.scoring import NO_GAUGE
 from streams.store import Store
 from streams.worker import Worker
+from tests.support.failing import Failing
 from tests.support.streaming import LINE, SetClock, append_verdicts, opened, records, verdict
 
 
@@ -96,6 +98,15 @@ def test_a_record_that_is_shown_late_still_counts_in_its_window(store: Store, cl
     assert told(store) == [(AlertKind.REJECT, 2)]
 
 
+def test_a_worker_whose_clock_is_ahead_loses_none_of_a_count(store: Store, clock: SetClock) -> None:
+    worker = Alerting(store)
+    for offset in range(4):
+        append_rejects(store, offset)
+        store.log.append(worker.process(records(store.log, VERDICTS)[offset:]))
+        store.log.append(worker.idle(clock.now() + timedelta(hours=1)))
+    assert told(store) == [(AlertKind.REJECT, 4)]
+
+
 def test_each_window_has_its_own_alert(store: Store, clock: SetClock) -> None:
     worker = alerting(store)
     for offset in range(3):
@@ -124,6 +135,31 @@ def test_a_kill_in_the_middle_of_a_window_counts_nothing_twice(store: Store, clo
     clock.advance(66)
     work(successor)
     assert told(store) == [(AlertKind.REJECT, 3)]
+
+
+def test_a_restart_that_gets_half_way_takes_nothing_back(store: Store) -> None:
+    append_rejects(store, *range(20))
+    worker = alerting(store)
+    work(worker)
+    worker.flush()
+    successor = alerting(store)
+    successor.step()  # 16 of them
+    successor.flush()
+    assert told(store) == [(AlertKind.REJECT, 20)]
+
+
+def test_a_count_that_cannot_be_told_when_it_is_due_is_told_later(store: Store, clock: SetClock) -> None:
+    log = Failing(store.log, ["append"], times=0)
+    worker = Worker(Alerting(store), log, store.clock, 16)
+    append_rejects(store, 0, 1)
+    work(worker)
+    clock.advance(66)
+    log.left = 1
+    worker.step()
+    assert worker.error is not None
+    clock.advance(20)
+    work(worker)
+    assert told(store) == [(AlertKind.REJECT, 2)]
 
 
 def test_a_repeated_verdict_is_not_counted(store: Store, clock: SetClock) -> None:

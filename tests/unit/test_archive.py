@@ -94,6 +94,15 @@ def test_a_replay_from_the_beginning_rewrites_the_same_files(store: Store) -> No
     assert {name: store.objects.get(name) for name in files(store)} == before
 
 
+def test_a_restart_that_gets_half_way_takes_nothing_back(store: Store) -> None:
+    append(store, range(7))
+    archive(store)
+    successor = archiving(store, batch=5)
+    successor.step()
+    successor.flush()
+    assert offsets(store) == list(range(7))
+
+
 def test_void_verdicts_are_not_archived(store: Store) -> None:
     append(store, [0, 1, 2, 1, 2, 3, 4, 5, 6, 7, 8, 3, 9])
     archive(store, rows=4)
@@ -116,6 +125,18 @@ def test_a_slow_line_is_archived_after_half_a_minute_though_its_stretch_is_open(
     worker.step()
     assert offsets(store) == [0]
     clock.advance(31)
+    worker.step()
+    assert offsets(store) == [0, 1]
+
+
+def test_a_clock_that_is_set_back_does_not_hold_the_archive_up(store: Store, clock: SetClock) -> None:
+    worker = archiving(store)
+    append(store, [0])
+    worker.step()
+    worker.step()
+    clock.advance(-3_600)
+    append(store, [1])
+    worker.step()
     worker.step()
     assert offsets(store) == [0, 1]
 

@@ -66,6 +66,14 @@ def test_settings_are_read_anew_after_two_seconds(store: Store, clock: SetClock)
     assert cache.of(LINE).policy is Policy.OFF
 
 
+def test_settings_are_read_anew_when_the_clock_was_set_back(store: Store, clock: SetClock) -> None:
+    cache = SettingsCache(store)
+    cache.of(LINE)
+    set_line(store.objects, LINE, policy="off")
+    clock.advance(-3_600)
+    assert cache.of(LINE).policy is Policy.OFF
+
+
 def test_settings_that_were_damaged_by_hand_leave_the_last_that_held_in_force(store: Store, clock: SetClock) -> None:
     cache = SettingsCache(store)
     set_line(store.objects, LINE, policy="off")

@@ -180,6 +180,15 @@ def test_what_is_due_is_appended_once_and_checkpointed_whatever_fails(
     assert [(len(step.records), len(step.outgoing)) for step in seen] == [(0, 1)]
 
 
+def test_a_clock_that_is_set_back_does_not_prolong_a_pause(store: Store, clock: SetClock) -> None:
+    echo = Echo()
+    worker = Worker(echo, Failing(store.log, ["read"]), clock, 2)
+    worker.step()
+    clock.advance(-3_600)
+    worker.step()
+    assert echo.given == [0, 1]
+
+
 def test_an_observer_sees_only_what_is_durable(store: Store, clock: SetClock) -> None:
     seen: list[Step] = []
     log = Failing(store.log, ["append"])
