@@ -116,6 +116,12 @@ class GroupApp(faust.App):
         )
         return {places[place]: offset for place, offset in found.items()}
 
+    async def _on_partitions_assigned(self, assigned: set[Any], generation_id: int = 0) -> None:
+        """Faust seeks nowhere for an assignment of nothing, and what the member held is another's now."""
+        await super()._on_partitions_assigned(assigned, generation_id)
+        if not assigned:
+            await self._guarded(partial(self.member.assigned, {}))
+
     def safe(self, tp: Any) -> int | None:
         return self.member.safe(self._place(tp))
 

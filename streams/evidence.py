@@ -29,8 +29,8 @@ class Scored:
 
 
 class Evidence:
-    """Stored once the verdict is durable, under names that depend on the image alone: so a verdict can name what will
-    be there, storing it again changes nothing, and a store that is away or full does not stop scoring.
+    """Stored under names that depend on the image alone: so a verdict can name what will be there, storing it again
+    changes nothing, and a store that is away or full does not stop scoring.
 
     What is owed when a worker ends is found again by `recover`. `remake` scores an image of ours once more.
     """
@@ -61,7 +61,7 @@ class Evidence:
         return self._objects.uri(heatmap_object(event.line, event.captured_at, event.image_id))
 
     def owe(self, scored: Iterable[Scored]) -> None:
-        """To be called when the verdicts are durable, and then `settle`."""
+        """To be followed by `settle`."""
         for each in scored:
             if self.debts.size < self._room:
                 self.debts.owe(self._debt(each))

@@ -40,8 +40,8 @@ class Scoring(Processor):
     twice is skipped and counted in `skipped`; the same id with other bytes is a dead letter, and so is everything that
     cannot be decoded. Dead letters after the last verdict are not repeated at a restart.
 
-    Images and heatmaps are stored after their verdicts, by `hands` beside scoring where there are any. What they owe is
-    not committed, so that the next worker finds it.
+    Images and heatmaps are stored by `hands` beside scoring, after their verdicts; without hands, before them. What is
+    owed is not committed, so that the next worker finds it.
     """
 
     name = "scoring"
@@ -60,6 +60,7 @@ class Scoring(Processor):
         self._store = store
         self._gauges = gauges
         self._spread = spread
+        self._hands = hands
         self._meter = meter
         self._settings = SettingsCache(store, hands)
         self.evidence = Evidence(store.objects, Debts(store.clock, hands), self._remade, room_bytes)
@@ -87,12 +88,13 @@ class Scoring(Processor):
         overdue = self._takt.overdue([image.record for image in images], self._store.clock.now())
         self._remember(images, records[0].partition)
         self.skipped += skipped
-        return [*letters, *map(_published, self._scored), *self._gauges.alerts(), *self._owing(), *overdue]
+        verdicts = [_published(scored) for scored in self._scored]
+        if self._hands is None:  # then it is there when the verdict is read
+            self._keep_evidence()
+        return [*letters, *verdicts, *self._gauges.alerts(), *self._owing(), *overdue]
 
     def checkpoint(self) -> None:
-        durable, self._scored = self._scored, []
-        self.evidence.owe(durable)
-        self._settle()
+        self._keep_evidence()
 
     def idle(self, now: datetime) -> list[Outgoing]:
         self._settle()
@@ -180,6 +182,11 @@ class Scoring(Processor):
         self._gauges.refresh()
         gauge = self._gauges.version(verdict.line, verdict.gauge_version)
         return gauge.judge([image.picture])[0] if gauge else None
+
+    def _keep_evidence(self) -> None:
+        scored, self._scored = self._scored, []
+        self.evidence.owe(scored)
+        self._settle()
 
     def _settle(self) -> None:
         self.evidence.settle()
