@@ -4,8 +4,6 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from adapters.report.page import write_report
-from adapters.report.story import Story
 from core.errors import UserError
 
 _MARK = ".flowgauge-demo"
@@ -36,12 +34,6 @@ class DemoFolder:
         """The folder of one of several lines."""
         return DemoFolder(self.root / line)
 
-    def keep(self, story: Story) -> None:
-        """Write the story and its report."""
-        self._mark()
-        self.story.write_text(story.model_dump_json(indent=1))
-        write_report(story, self.report)
-
     def clear(self) -> None:
         """Make the folder, or remove what an earlier demonstration left in it, and only that.
 
@@ -53,13 +45,14 @@ class DemoFolder:
             raise UserError(
                 f"{self.root} is not empty and holds no earlier demonstration.", "Choose another folder with --out."
             )
-        self._mark()
+        self.mark()
         of_lines = [path.parent for path in self.root.glob(f"*/{_MARK}")]
         for folder in (self.store, self.logs, *of_lines):
             shutil.rmtree(folder, ignore_errors=True)
         for file in (self.report, self.story):
             file.unlink(missing_ok=True)
 
-    def _mark(self) -> None:
+    def mark(self) -> None:
+        """Make it a folder of ours."""
         self.root.mkdir(parents=True, exist_ok=True)
         (self.root / _MARK).write_text(_MARK_TEXT)

@@ -18,6 +18,7 @@ from adapters.cli.script import SETTLE, Act, Script, procedural_script
 from adapters.cli.stage import BATCH, LineClock, Stage
 from adapters.report.figures import phase_figures, rejection
 from adapters.report.headline import headline
+from adapters.report.page import write_report
 from adapters.report.story import GaugeFacts, Story
 from core.adaptation.adapt import adapt
 from core.adaptation.contract import Adapt, AdaptationInput, AdaptationOutcome
@@ -68,8 +69,15 @@ def perform(script: Script, folder: DemoFolder, cast: Cast, command: str, consol
         stage.play(script, lambda act: announce(act, screen))
         opening = Opening(script, facts, stage.frozen, command, gauge.manifest.software)
         story = Chronicle(store, opening).story()
-    folder.keep(story)
+    keep(story, folder)
     return story
+
+
+def keep(story: Story, folder: DemoFolder) -> None:
+    """Write the story and its report."""
+    folder.mark()
+    folder.story.write_text(story.model_dump_json(indent=1))
+    write_report(story, folder.report)
 
 
 def fitted(script: Script, store: Store, cast: Cast, screen: Screen) -> tuple[Gauge, GaugeFacts]:

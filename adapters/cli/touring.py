@@ -11,7 +11,7 @@ from rich.console import Console
 from adapters.cli.chronicle import Chronicle, Opening
 from adapters.cli.crew import Crew
 from adapters.cli.demofolder import DemoFolder
-from adapters.cli.performing import Cast, announce, fitted
+from adapters.cli.performing import Cast, announce, fitted, keep
 from adapters.cli.screen import Screen
 from adapters.cli.script import SETTLE, Script
 from adapters.cli.tour import Tour
@@ -60,7 +60,7 @@ def tour(
             gauge, facts = started[script.line]
             opening = Opening(script, facts, stage.frozen[script.line], command, gauge.manifest.software)
             stories.append(Chronicle(store, opening).story())
-            folder.of(script.line).keep(stories[-1])
+            keep(stories[-1], folder.of(script.line))
     return stories
 
 
