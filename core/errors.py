@@ -6,7 +6,8 @@ FlowgaugeError
 │   ├── DatasetError           a data set that cannot teach or be judged
 │   ├── SettingsError          a setting that does not parse or contradicts another
 │   ├── GaugeMissing           a line (or a version of it) without a snapshot
-│   └── StoreBusy              another runner works on the same store
+│   ├── StoreBusy              another runner works on the same store
+│   └── NotAdmitted            a server refuses who we are: no use in trying again
 ├── UnreadableImage            poison data: becomes a dead letter, never retried
 ├── SnapshotInvalid            a snapshot that must not be loaded
 │   ├── SnapshotCorrupt        a hash does not match
@@ -50,6 +51,10 @@ class GaugeMissing(UserError):
 
 
 class StoreBusy(UserError):
+    pass
+
+
+class NotAdmitted(UserError):
     pass
 
 

@@ -5,7 +5,6 @@ Apart from `streams.bootstrap`, because its libraries are an extra.
 
 import os
 import socket
-import ssl
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,8 +14,9 @@ from typing import Any
 from faust import SASLCredentials, SSLCredentials
 
 from adapters.environment import kafka_settings, redis_url, s3_settings
+from adapters.kafka.doorstep import ensure_admitted, tls_context
 from adapters.kafka.log import KafkaLog
-from adapters.kafka.settings import KafkaSettings, Security
+from adapters.kafka.settings import KafkaSettings
 from adapters.minio.objects import S3Objects
 from adapters.redis.state import RedisState
 from core.adaptation.contract import Adapt
@@ -77,11 +77,13 @@ def group_members(
 ) -> list[GroupApp]:
     """One member for each consumer group of `role`, on a store that `open_store` opened at a bucket.
 
-    Raises `SettingsError` for a store in a directory, which one process works on.
+    Raises `SettingsError` for a store in a directory, which one process works on, and `NotAdmitted` where the brokers
+    refuse us: Faust would try again for ever.
     """
     if not isinstance(store.log, KafkaLog):
         raise SettingsError("Workers share a store at s3://.", "For a directory, use `flowgauge run`.")
     settings = store.log.settings
+    ensure_admitted(settings)
     stopping = Event()
     owner = f"{socket.gethostname()}-{os.getpid()}"
     gauges = Gauges(store.log, store.objects, load)
@@ -116,21 +118,12 @@ def group_members(
 
 def _credentials(settings: KafkaSettings) -> Any:
     """Faust's form of them; None where the brokers ask for none."""
-    if settings.security is Security.PLAINTEXT:
-        return None
-    context = _tls(settings) if settings.security in (Security.SSL, Security.SASL_SSL) else None
-    if settings.username is None or settings.password is None:
-        return SSLCredentials(context=context)
-    return SASLCredentials(
-        username=settings.username,
-        password=settings.password.get_secret_value(),
-        mechanism=settings.mechanism,
-        ssl_context=context,
-    )
-
-
-def _tls(settings: KafkaSettings) -> ssl.SSLContext:
-    context = ssl.create_default_context(cafile=settings.ca_file)
-    if settings.certificate_file is not None:
-        context.load_cert_chain(settings.certificate_file, settings.key_file)
-    return context
+    context = tls_context(settings)
+    if settings.by_password and settings.password is not None:
+        return SASLCredentials(
+            username=settings.username,
+            password=settings.password.get_secret_value(),
+            mechanism=settings.mechanism.value,
+            ssl_context=context,
+        )
+    return None if context is None else SSLCredentials(context=context)

@@ -72,7 +72,12 @@ class Member:
         return done
 
     def idle(self) -> None:
-        """To be called now and then: what is due by now."""
+        """To be called now and then: what is due by now.
+
+        Asks the log for a sign of life first. Brokers that no longer admit us are found out here also while nothing
+        comes: what fetches for us would wait for ever.
+        """
+        self._insisting(lambda: self._log.end(self.inputs[0], 0))
         carrier = self._carrier
         self._insisting(lambda: carrier.idle(self._clock.now()))
         self._moved()

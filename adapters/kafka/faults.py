@@ -8,15 +8,15 @@ from kafka.errors import (
     KafkaError,
     MessageSizeTooLargeError,
     RecordListTooLargeError,
-    SaslAuthenticationFailedError,
     UnknownTopicOrPartitionError,
 )
 
-from core.errors import Unavailable
+from adapters.kafka.doorstep import ensure_admitted
+from adapters.kafka.settings import KafkaSettings
+from core.errors import FlowgaugeError, NotAdmitted, Unavailable
 
 _REMEDIES: tuple[tuple[tuple[type[Exception], ...], str], ...] = (
     ((UnknownTopicOrPartitionError,), "Create the topics with `flowgauge topics create`."),
-    ((SaslAuthenticationFailedError,), "Check the user and the password."),
     ((AuthorizationError,), "Grant this user the rights that the documentation lists."),
     (
         (MessageSizeTooLargeError, RecordListTooLargeError),
@@ -26,18 +26,34 @@ _REMEDIES: tuple[tuple[tuple[type[Exception], ...], str], ...] = (
 
 
 @contextmanager
-def kafka_faults(bootstrap: str) -> Iterator[None]:
-    """Every `KafkaError` inside becomes `Unavailable`, which names the brokers and the remedy."""
+def kafka_faults(settings: KafkaSettings) -> Iterator[None]:
+    """Every `KafkaError` inside becomes `Unavailable`, which names the brokers and the remedy, or `NotAdmitted`."""
     try:
         yield
     except KafkaError as error:
-        raise unavailable(error, bootstrap) from error
+        raise translated(error, settings) from error
 
 
-def unavailable(error: BaseException, bootstrap: str) -> Unavailable:
+def translated(error: BaseException, settings: KafkaSettings) -> FlowgaugeError:
+    """A client that is not let in says no more than that it waited, so brokers are asked whether that is so."""
     remedy = next((words for kinds, words in _REMEDIES if isinstance(error, kinds)), None)
-    cause = f"Kafka at {bootstrap} does not do as asked ({_named(error)})."
+    if remedy is None:
+        refusal = _refusal(settings)
+        if refusal is not None:
+            return refusal
+    cause = f"Kafka at {settings.bootstrap} does not do as asked ({_named(error)})."
     return Unavailable(cause, remedy or "Check that the brokers run and can be reached.")
+
+
+def _refusal(settings: KafkaSettings) -> NotAdmitted | None:
+    """Why we are not let in; None where we are, or where nobody is there to say so."""
+    try:
+        ensure_admitted(settings)
+    except NotAdmitted as refusal:
+        return refusal
+    except Unavailable:
+        return None
+    return None
 
 
 def _named(error: BaseException) -> str:

@@ -10,6 +10,7 @@ from kafka.errors import KafkaError, KafkaTimeoutError, OffsetOutOfRangeError, U
 from kafka.structs import OffsetAndMetadata, TopicPartition
 
 from adapters.kafka.codec import received, sent
+from adapters.kafka.doorstep import ensure_admitted
 from adapters.kafka.faults import kafka_faults
 from adapters.kafka.settings import KafkaSettings
 from core.ports import Clock, Outgoing, Record
@@ -38,6 +39,7 @@ class KafkaLog:
         self._readers: dict[TopicPartition, _Reader] = {}
         self._groups: dict[str, _Group] = {}
         self._partitions: dict[str, int] = {}
+        self._admitted = False
 
     def partitions(self, topic: str) -> int:
         if topic not in self._partitions:
@@ -88,11 +90,12 @@ class KafkaLog:
         return TopicPartition(self.settings.topic(topic), partition)
 
     def _faults(self) -> Any:
-        return kafka_faults(self.settings.bootstrap)
+        return kafka_faults(self.settings)
 
     def _opened_producer(self) -> Any:
         with self._lock:
             if self._producer is None:
+                self._enter()
                 self._producer = KafkaProducer(
                     **self.settings.client_options(),
                     acks="all",
@@ -104,6 +107,12 @@ class KafkaLog:
                     delivery_timeout_ms=10_000,
                 )
             return self._producer
+
+    def _enter(self) -> None:
+        """Before the first connection: a client that is refused would only seem to wait."""
+        if not self._admitted:
+            ensure_admitted(self.settings)
+            self._admitted = True
 
     @contextmanager
     def _renewing_producer(self) -> Iterator[None]:
@@ -123,6 +132,7 @@ class KafkaLog:
         place = self._place(topic, partition)
         with self._lock:
             if place not in self._readers:
+                self._enter()
                 self._readers[place] = _Reader(_consumer(self.settings), place)
             reader = self._readers[place]
         try:
@@ -137,6 +147,7 @@ class KafkaLog:
     def _group(self, name: str) -> "_Group":
         with self._lock:
             if name not in self._groups:
+                self._enter()
                 self._groups[name] = _Group(_consumer(self.settings, group_id=self.settings.topic(name)))
             return self._groups[name]
 

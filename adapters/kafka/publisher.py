@@ -8,7 +8,8 @@ from typing import Any
 
 from kafka import KafkaProducer
 
-from adapters.kafka.faults import kafka_faults, unavailable
+from adapters.kafka.doorstep import ensure_admitted
+from adapters.kafka.faults import kafka_faults, translated
 from adapters.kafka.log import LARGEST_MESSAGE
 from adapters.kafka.settings import KafkaSettings
 from core.errors import UserError
@@ -45,7 +46,8 @@ class ImagePublisher:
         self._producer: Any = None
 
     def __enter__(self) -> "ImagePublisher":
-        with kafka_faults(self._settings.bootstrap):
+        ensure_admitted(self._settings)
+        with kafka_faults(self._settings):
             self._producer = KafkaProducer(
                 **self._settings.client_options(),
                 acks="all",
@@ -57,7 +59,7 @@ class ImagePublisher:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        with kafka_faults(self._settings.bootstrap):
+        with kafka_faults(self._settings):
             self._producer.close(timeout=None if kind is None else 1)
         if kind is None:
             self._raise_failure()
@@ -67,7 +69,7 @@ class ImagePublisher:
         value, headers = self._packed(event, data)
         self._window.enter(len(value))
         self._raise_failure()
-        with kafka_faults(self._settings.bootstrap):
+        with kafka_faults(self._settings):
             future = self._producer.send(
                 self._settings.topic(IMAGES),
                 key=event.line.encode(),
@@ -80,7 +82,7 @@ class ImagePublisher:
 
     def flush(self) -> None:
         """Wait until all that was handed over is durable. Raises `Unavailable`."""
-        with kafka_faults(self._settings.bootstrap):
+        with kafka_faults(self._settings):
             self._producer.flush()
         self._raise_failure()
 
@@ -98,7 +100,7 @@ class ImagePublisher:
 
     def _raise_failure(self) -> None:
         if self._window.failure is not None:
-            raise unavailable(self._window.failure, self._settings.bootstrap)
+            raise translated(self._window.failure, self._settings)
 
 
 class _Window:

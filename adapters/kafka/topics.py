@@ -7,6 +7,7 @@ from typing import Any
 from kafka import KafkaAdminClient
 from kafka.admin import ConfigResource, ConfigResourceType
 
+from adapters.kafka.doorstep import ensure_admitted
 from adapters.kafka.faults import kafka_faults
 from adapters.kafka.log import LARGEST_MESSAGE
 from adapters.kafka.settings import KafkaSettings
@@ -40,7 +41,8 @@ class Topics:
         self._admin: Any = None
 
     def __enter__(self) -> "Topics":
-        with kafka_faults(self._settings.bootstrap):
+        ensure_admitted(self._settings)
+        with kafka_faults(self._settings):
             self._admin = KafkaAdminClient(**self._settings.client_options(), request_timeout_ms=15_000)
         return self
 
@@ -49,7 +51,7 @@ class Topics:
 
     def create(self, plan: Plan) -> list[str]:
         """Make those that are missing and wait until they can be used; their names. Others stay as they are."""
-        with kafka_faults(self._settings.bootstrap):
+        with kafka_faults(self._settings):
             there = set(self._admin.list_topics())
             wanted = {self._settings.topic(name): _wanted(name, plan) for name in TOPICS}
             missing = {name: made for name, made in wanted.items() if name not in there}
@@ -60,7 +62,7 @@ class Topics:
 
     def check(self) -> list[str]:
         """One sentence, with its remedy, for everything that breaks a rule of delivery; empty when all is well."""
-        with kafka_faults(self._settings.bootstrap):
+        with kafka_faults(self._settings):
             described = self._admin.describe_topics([self._settings.topic(name) for name in TOPICS])
             counts = {each["name"]: len(each["partitions"]) for each in described if not each["error_code"]}
             missing = [name for name in TOPICS if self._settings.topic(name) not in counts]

@@ -17,6 +17,7 @@ class Damaged(Exception):
 FAULTS = (MinioException, HTTPError, ParseError, Damaged)
 
 _NO_SPACE_STATUS = 507
+_LASTING = frozenset({501, _NO_SPACE_STATUS})
 _TRANSIENT_CODES = frozenset(
     {"SlowDown", "RequestTimeout", "BadDigest", "IncompleteBody", "XAmzContentSHA256Mismatch", "OperationAborted"}
 )
@@ -42,7 +43,7 @@ def transient(fault: Exception) -> bool:
 
 
 def _failing(status: int) -> bool:
-    return (status >= 500 and status != _NO_SPACE_STATUS) or status == 429
+    return (status >= 500 and status not in _LASTING) or status == 429
 
 
 @contextmanager

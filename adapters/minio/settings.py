@@ -24,7 +24,7 @@ class S3Settings(BaseModel):
     ca_file: Path | None = None
     connect_seconds: float = Field(default=3, gt=0)
     answer_seconds: float = Field(default=10, gt=0)
-    patience_seconds: float = Field(default=20, ge=0)
+    patience_seconds: float = Field(default=3, ge=0)
 
     @field_validator("endpoint")
     @classmethod

@@ -1,0 +1,141 @@
+"""Connections that want a password or a certificate, on real servers: those that fit work, others are told why."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+from core.messages import VERDICTS
+from streams.roles import Role
+from tests.support.certificates import Authority
+from tests.support.clusters import LINES, counted, plant
+from tests.support.guarded import MTLS, GuardedKafka, guarded_kafka
+from tests.support.servers import S3Address, provided
+
+Door = Callable[[GuardedKafka], Mapping[str, str]]
+WRONG_PASSWORD = {"FLOWGAUGE_KAFKA_PASSWORD": "another"}
+
+DOORS: dict[str, Door] = {
+    "scram-sha-256": lambda kafka: kafka.sasl(mechanism="SCRAM-SHA-256"),
+    "scram-sha-512": lambda kafka: kafka.sasl(mechanism="SCRAM-SHA-512"),
+    "tls": lambda kafka: kafka.tls(),
+    "mtls": lambda kafka: kafka.mtls(),
+    "sasl-over-tls": lambda kafka: kafka.sasl_tls(),
+}
+
+REFUSALS: dict[str, tuple[Door, str]] = {
+    "wrong-password": (lambda kafka: kafka.sasl() | WRONG_PASSWORD, "does not admit the user operator"),
+    "wrong-password-over-tls": (lambda kafka: kafka.sasl_tls() | WRONG_PASSWORD, "does not admit the user operator"),
+    "unknown-authority": (lambda kafka: kafka.tls() | {"FLOWGAUGE_KAFKA_CA_FILE": ""}, "Check FLOWGAUGE_KAFKA_CA_FILE"),
+    "no-client-certificate": (
+        lambda kafka: kafka.tls() | {"FLOWGAUGE_KAFKA_BOOTSTRAP": kafka.kafka.address_of(MTLS)},
+        "refuses our certificate, or wants one",
+    ),
+    "strange-client-certificate": (lambda kafka: kafka.mtls() | _strange(kafka), "refuses our certificate"),
+    "missing-file": (
+        lambda kafka: kafka.tls() | {"FLOWGAUGE_KAFKA_CA_FILE": "/nowhere/ca.pem"},
+        "/nowhere/ca.pem holds no authorities",
+    ),
+    "plain-words-to-tls": (
+        lambda kafka: kafka.tls() | {"FLOWGAUGE_KAFKA_SECURITY": "PLAINTEXT"},
+        "Check that FLOWGAUGE_KAFKA_SECURITY is the protocol of this listener",
+    ),
+    "tls-to-plain-words": (
+        lambda kafka: kafka.tls() | {"FLOWGAUGE_KAFKA_BOOTSTRAP": kafka.kafka.address},
+        "Check that FLOWGAUGE_KAFKA_SECURITY is the protocol of this listener",
+    ),
+}
+
+COMMANDS = {
+    "worker": ("worker", "scoring", "--store", "s3://flowgauge"),
+    "publish": ("publish", "IMAGES", "--line", "press-3"),
+    "topics": ("topics", "check"),
+    "status": ("status", "--store", "s3://flowgauge"),
+}
+
+
+@pytest.fixture(scope="module")
+def kafka(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Iterator[GuardedKafka]:
+    with provided(pytestconfig, guarded_kafka(tmp_path_factory.mktemp("guarded"))) as guarded:
+        yield guarded
+
+
+@pytest.fixture(scope="module")
+def servers(redis_url: str, s3_address: S3Address) -> Mapping[str, str]:
+    """Redis and S3 of every day."""
+    return {
+        "FLOWGAUGE_REDIS_URL": redis_url,
+        "FLOWGAUGE_S3_ENDPOINT": s3_address.endpoint,
+        "FLOWGAUGE_S3_ACCESS_KEY": s3_address.access_key,
+        "FLOWGAUGE_S3_SECRET_KEY": s3_address.secret_key,
+    }
+
+
+@contextmanager
+def variables(wanted: Mapping[str, str]) -> Iterator[None]:
+    """These alone of ours, for as long as it lasts."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith("FLOWGAUGE_")]:
+            patch.delenv(name)
+        patch.setenv("FLOWGAUGE_TOPIC_PREFIX", "")  # a plant sets it, and this puts it back
+        for name, value in wanted.items():
+            patch.setenv(name, value)
+        yield
+
+
+@pytest.fixture(scope="module")
+def plants(kafka: GuardedKafka, servers: Mapping[str, str]) -> Iterator[Mapping[str, Cluster]]:
+    """A plant behind every door, with an image published on each line, and one worker process that scores for all."""
+    with ExitStack() as stack:
+        opened: dict[str, Cluster] = {}
+        ways = []
+        for name, door in DOORS.items():
+            with variables(servers | door(kafka)):
+                opened[name] = stack.enter_context(plant())
+                opened[name].publish(0, 1)
+                ways.append((opened[name].uri, {k: v for k, v in os.environ.items() if k.startswith("FLOWGAUGE_")}))
+        worker = subprocess.Popen([sys.executable, "-m", "tests.support.doorworker", json.dumps(ways)])
+        stack.callback(_ended, worker)
+        yield opened
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("door", DOORS)
+def test_an_image_is_published_scored_and_read_through_every_door(plants: Mapping[str, Cluster], door: str) -> None:
+    cluster = plants[door]
+    cluster.wait("the verdicts", lambda: cluster.ends(VERDICTS) == len(LINES))
+    assert [[verdict.image_id for verdict in verdicts] for verdicts in counted(cluster).values()] == [["0000"]] * 4
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize(("door", "reason"), REFUSALS.values(), ids=REFUSALS)
+def test_whoever_is_refused_is_told_why(
+    flowgauge: Shell,
+    kafka: GuardedKafka,
+    servers: Mapping[str, str],
+    tmp_path: Path,
+    door: Door,
+    reason: str,
+    command: str,
+) -> None:
+    (tmp_path / "a.png").write_bytes(b"an image")
+    with variables(servers | door(kafka)):
+        done = flowgauge(*(str(tmp_path) if word == "IMAGES" else word for word in COMMANDS[command]))
+    assert done.code in (1, 2)
+    assert reason in done.err
+    assert "another" not in done.err
+
+
+@pytest.mark.slow
+def test_a_worker_whose_password_no_longer_fits_says_so_and_ends(
+    kafka: GuardedKafka, servers: Mapping[str, str]
+) -> None:
+    """Its connections outlive the password; the next one, after a restart of the broker, is refused."""
+    kafka.add_users(["temporary"], superuser=True)
+    with variables(servers | kafka.sasl("temporary")), plant() as cluster:
+        cluster.publish(0, 1)
+        command = [sys.executable, "-c", "from adapters.cli import main; main()", "worker", "scoring"]
+        worker = subprocess.Popen([*command, "--store", cluster.uri], stderr=subprocess.PIPE, text=True)
