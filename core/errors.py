@@ -14,7 +14,8 @@ FlowgaugeError
 │   ├── SnapshotTooNew         written by a newer schema
 │   └── BackboneMismatch       made with other backbone weights than those at hand
 └── Unavailable                infrastructure: back off, keep order, try again
-    └── StoreFull              no space left where objects or state are kept
+    ├── StoreFull              no space left where objects or state are kept
+    └── NotPermitted           a right is missing, which somebody may grant meanwhile
 """
 
 
@@ -83,4 +84,8 @@ class Unavailable(FlowgaugeError):
 
 
 class StoreFull(Unavailable):
+    pass
+
+
+class NotPermitted(Unavailable):
     pass

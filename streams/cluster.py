@@ -5,7 +5,7 @@ Apart from `streams.bootstrap`, because its libraries are an extra.
 
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from threading import Event
@@ -20,7 +20,7 @@ from adapters.kafka.settings import KafkaSettings
 from adapters.minio.objects import S3Objects
 from adapters.redis.state import RedisState
 from core.adaptation.contract import Adapt
-from core.errors import SettingsError
+from core.errors import NotPermitted, SettingsError, Unavailable
 from core.ports import Clock
 from streams.adaptation import Adaptation
 from streams.alerting import Alerting
@@ -77,13 +77,12 @@ def group_members(
 ) -> list[GroupApp]:
     """One member for each consumer group of `role`, on a store that `open_store` opened at a bucket.
 
-    Raises `SettingsError` for a store in a directory, which one process works on, and `NotAdmitted` where the brokers
-    refuse us: Faust would try again for ever.
+    Raises `SettingsError` for a store in a directory, which one process works on, and `NotAdmitted` or `NotPermitted`
+    where the brokers refuse us.
     """
     if not isinstance(store.log, KafkaLog):
         raise SettingsError("Workers share a store at s3://.", "For a directory, use `flowgauge run`.")
     settings = store.log.settings
-    ensure_admitted(settings)
     stopping = Event()
     owner = f"{socket.gethostname()}-{os.getpid()}"
     gauges = Gauges(store.log, store.objects, load)
@@ -98,7 +97,7 @@ def group_members(
         Role.ADAPTATION: [lambda: Adaptation(store, load, adapt, owner, stopping.is_set)],
     }
     kinds = list(makers) if role is Role.ALL else [role]
-    return [
+    apps = [
         GroupApp(
             Member(make, store.log, store.clock, observer, trouble, stopping),
             GroupSettings(
@@ -114,6 +113,25 @@ def group_members(
         for kind in kinds
         for make in makers[kind]
     ]
+    _ensure_served(store.log, [app.member for app in apps])
+    return apps
+
+
+def _ensure_served(log: KafkaLog, members: Sequence[Member]) -> None:
+    """Raises `NotAdmitted` or `NotPermitted` where brokers refuse what a member needs: Faust would wait in silence.
+
+    Brokers that are away are left to Faust.
+    """
+    ensure_admitted(log.settings)
+    try:
+        for member in members:
+            for topic in member.inputs:
+                log.position(member.name, topic, 0)
+                log.read(topic, 0, max(0, log.end(topic, 0) - 1), 1)
+    except NotPermitted:
+        raise
+    except Unavailable:
+        return
 
 
 def _credentials(settings: KafkaSettings) -> Any:

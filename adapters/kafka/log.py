@@ -1,6 +1,6 @@
 """The log on Kafka: what the processors read and append beside what a worker's consumer group brings them."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from threading import Lock
 from typing import Any
@@ -43,7 +43,7 @@ class KafkaLog:
 
     def partitions(self, topic: str) -> int:
         if topic not in self._partitions:
-            with self._faults():
+            with self._faults(self._on([topic], "Describe")):
                 numbers = self._opened_producer().partitions_for(self.settings.topic(topic))
                 if not numbers:
                     raise UnknownTopicOrPartitionError(self.settings.topic(topic))
@@ -52,7 +52,8 @@ class KafkaLog:
 
     def append(self, records: Sequence[Outgoing]) -> None:
         at = self._clock.now()
-        with self._appending, self._faults(), self._renewing_producer():
+        right = self._on(sorted({record.topic for record in records}), "Write")
+        with self._appending, self._faults(right), self._renewing_producer():
             producer = self._opened_producer()
             futures = [producer.send(self.settings.topic(record.topic), **sent(record, at)) for record in records]
             producer.flush(timeout=_POLLS * _POLL_MS / 1000)
@@ -60,20 +61,20 @@ class KafkaLog:
                 future.get(timeout=1)
 
     def read(self, topic: str, partition: int, offset: int, limit: int) -> list[Record]:
-        with self._faults(), self._reading(topic, partition) as reader:
+        with self._faults(self._on([topic], "Read")), self._reading(topic, partition) as reader:
             found = reader.read(offset, limit)
         return [received(topic, record) for record in found]
 
     def end(self, topic: str, partition: int) -> int:
-        with self._faults(), self._reading(topic, partition) as reader:
+        with self._faults(self._on([topic], "Read")), self._reading(topic, partition) as reader:
             return reader.end()
 
     def position(self, group: str, topic: str, partition: int) -> int:
-        with self._faults():
+        with self._faults(f"Read on the group {self.settings.topic(group)}"):
             return self._group(group).committed(self._place(topic, partition))
 
     def commit(self, group: str, topic: str, partition: int, offset: int) -> None:
-        with self._faults():
+        with self._faults(f"Read on the group {self.settings.topic(group)}"):
             self._group(group).commit(self._place(topic, partition), offset)
 
     def close(self) -> None:
@@ -89,8 +90,11 @@ class KafkaLog:
     def _place(self, topic: str, partition: int) -> TopicPartition:
         return TopicPartition(self.settings.topic(topic), partition)
 
-    def _faults(self) -> Any:
-        return kafka_faults(self.settings)
+    def _faults(self, right: str) -> Any:
+        return kafka_faults(self.settings, right)
+
+    def _on(self, topics: Iterable[str], operation: str) -> str:
+        return f"{operation} on {', '.join(f'the topic {self.settings.topic(topic)}' for topic in topics)}"
 
     def _opened_producer(self) -> Any:
         with self._lock:

@@ -68,6 +68,13 @@ class KafkaSettings(BaseModel):
         return self.security in (Security.SSL, Security.SASL_SSL)
 
     @property
+    def who(self) -> str:
+        """As whom the brokers know us, for messages."""
+        if self.by_password:
+            return f"the user {self.username}"
+        return f"the owner of {self.certificate_file}" if self.certificate_file else "a client without a name"
+
+    @property
     def addresses(self) -> list[str]:
         return [address.strip() for address in self.bootstrap.split(",")]
 

@@ -22,11 +22,7 @@ def bucket_name(bucket: str) -> str:
 
 
 def connections(settings: S3Settings) -> PoolManager:
-    """Without retries of its own: `patiently` is the only loop. Raises `SettingsError` for a file of authorities that
-    is not there.
-    """
-    if settings.ca_file is not None and not settings.ca_file.is_file():
-        raise SettingsError(f"There is no file {settings.ca_file}.", "Set FLOWGAUGE_S3_CA_FILE to a PEM file.")
+    """Without retries of its own: `patiently` is the only loop."""
     return PoolManager(
         maxsize=_CONNECTIONS,
         timeout=Timeout(connect=settings.connect_seconds, read=settings.answer_seconds),

@@ -35,6 +35,13 @@ class S3Settings(BaseModel):
             )
         return endpoint.rstrip("/")
 
+    @field_validator("ca_file")
+    @classmethod
+    def _is_there(cls, ca_file: Path | None) -> Path | None:
+        if ca_file is not None and not ca_file.is_file():
+            raise SettingsError(f"There is no file {ca_file}.", "Set FLOWGAUGE_S3_CA_FILE to a PEM file.")
+        return ca_file
+
     @property
     def host(self) -> str:
         """With the port, if one is given."""

@@ -1,9 +1,11 @@
 """Connections that want a password or a certificate, on real servers: those that fit work, others are told why."""
 
+import json
 import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -11,11 +13,12 @@ import pytest
 from core.messages import VERDICTS
 from streams.roles import Role
 from tests.support.certificates import Authority
-from tests.support.clusters import LINES, counted, plant
-from tests.support.guarded import MTLS, GuardedKafka, guarded_kafka
-from tests.support.servers import S3Address, provided
+from tests.support.clusters import LINES, Cluster, counted, plant
+from tests.support.guarded import LEAVER, MTLS, GuardedKafka
+from tests.support.shell import Shell
+from tests.support.variables import variables
 
-Door = Callable[[GuardedKafka], Mapping[str, str]]
+Door = Callable[[GuardedKafka], dict[str, str]]
 WRONG_PASSWORD = {"FLOWGAUGE_KAFKA_PASSWORD": "another"}
 
 DOORS: dict[str, Door] = {
@@ -58,36 +61,7 @@ COMMANDS = {
 
 
 @pytest.fixture(scope="module")
-def kafka(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Iterator[GuardedKafka]:
-    with provided(pytestconfig, guarded_kafka(tmp_path_factory.mktemp("guarded"))) as guarded:
-        yield guarded
-
-
-@pytest.fixture(scope="module")
-def servers(redis_url: str, s3_address: S3Address) -> Mapping[str, str]:
-    """Redis and S3 of every day."""
-    return {
-        "FLOWGAUGE_REDIS_URL": redis_url,
-        "FLOWGAUGE_S3_ENDPOINT": s3_address.endpoint,
-        "FLOWGAUGE_S3_ACCESS_KEY": s3_address.access_key,
-        "FLOWGAUGE_S3_SECRET_KEY": s3_address.secret_key,
-    }
-
-
-@contextmanager
-def variables(wanted: Mapping[str, str]) -> Iterator[None]:
-    """These alone of ours, for as long as it lasts."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name in [name for name in os.environ if name.startswith("FLOWGAUGE_")]:
-            patch.delenv(name)
-        patch.setenv("FLOWGAUGE_TOPIC_PREFIX", "")  # a plant sets it, and this puts it back
-        for name, value in wanted.items():
-            patch.setenv(name, value)
-        yield
-
-
-@pytest.fixture(scope="module")
-def plants(kafka: GuardedKafka, servers: Mapping[str, str]) -> Iterator[Mapping[str, Cluster]]:
+def plants(kafka: GuardedKafka, servers: dict[str, str]) -> Iterator[Mapping[str, Cluster]]:
     """A plant behind every door, with an image published on each line, and one worker process that scores for all."""
     with ExitStack() as stack:
         opened: dict[str, Cluster] = {}
@@ -115,7 +89,7 @@ def test_an_image_is_published_scored_and_read_through_every_door(plants: Mappin
 def test_whoever_is_refused_is_told_why(
     flowgauge: Shell,
     kafka: GuardedKafka,
-    servers: Mapping[str, str],
+    servers: dict[str, str],
     tmp_path: Path,
     door: Door,
     reason: str,
@@ -130,12 +104,30 @@ def test_whoever_is_refused_is_told_why(
 
 
 @pytest.mark.slow
-def test_a_worker_whose_password_no_longer_fits_says_so_and_ends(
-    kafka: GuardedKafka, servers: Mapping[str, str]
-) -> None:
+def test_a_worker_whose_password_no_longer_fits_says_so_and_ends(kafka: GuardedKafka, servers: dict[str, str]) -> None:
     """Its connections outlive the password; the next one, after a restart of the broker, is refused."""
-    kafka.add_users(["temporary"], superuser=True)
-    with variables(servers | kafka.sasl("temporary")), plant() as cluster:
+    kafka.add_users([LEAVER])
+    with variables(servers | kafka.sasl(LEAVER)), plant() as cluster:
+        worker = cluster.start(Role.SCORING, stderr=subprocess.PIPE)
         cluster.publish(0, 1)
-        command = [sys.executable, "-c", "from adapters.cli import main; main()", "worker", "scoring"]
-        worker = subprocess.Popen([*command, "--store", cluster.uri], stderr=subprocess.PIPE, text=True)
+        cluster.wait("the verdicts", lambda: cluster.ends(VERDICTS) == len(LINES))
+        kafka.add_users([LEAVER], password="another")
+        kafka.kafka.kill()
+        kafka.kafka.start()
+        _, told = worker.communicate(timeout=60)
+    assert worker.returncode == 1
+    assert b"does not admit the user leaver" in told
+
+
+def _ended(worker: subprocess.Popen[bytes]) -> None:
+    worker.terminate()
+    assert worker.wait(30) == 0
+
+
+def _strange(kafka: GuardedKafka) -> dict[str, str]:
+    """A certificate that an authority of somebody else signed."""
+    strange = Authority(kafka.kafka.folder.parent / "strange").issue("operator")
+    return {
+        "FLOWGAUGE_KAFKA_CERTIFICATE_FILE": str(strange.certificate),
+        "FLOWGAUGE_KAFKA_KEY_FILE": str(strange.key),
+    }

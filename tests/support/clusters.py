@@ -40,9 +40,9 @@ class Cluster:
     store: Store
     workers: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
-    def start(self, role: Role) -> subprocess.Popen[bytes]:
+    def start(self, role: Role, stderr: int | None = None) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", "tests.support.clusterworker", self.uri, role.value]
-        self.workers.append(subprocess.Popen(command, cwd=_REPOSITORY))
+        self.workers.append(subprocess.Popen(command, cwd=_REPOSITORY, stderr=stderr))
         return self.workers[-1]
 
     def publish(self, first: int, last: int) -> None:

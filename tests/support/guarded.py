@@ -1,6 +1,6 @@
 """A broker with a door of every kind, and users with a password or a certificate."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,9 @@ from tests.support.servers import running
 OPERATOR = "operator"
 """May do everything; has a password for either mechanism, and a certificate."""
 
+LEAVER = "leaver"
+"""May do everything as well."""
+
 SASL, TLS, MTLS, SASL_TLS = "SASL", "TLS", "MTLS", "SASLTLS"
 _MECHANISMS = {"SCRAM-SHA-256": ScramMechanism.SCRAM_SHA_256, "SCRAM-SHA-512": ScramMechanism.SCRAM_SHA_512}
 _LOGIN = "org.apache.kafka.common.security.scram.ScramLoginModule required;"
@@ -29,12 +32,14 @@ class GuardedKafka:
     authority: Authority
     operator: Identity
 
-    def add_users(self, names: Iterable[str]) -> None:
-        """Each with `password_of` it, for both mechanisms."""
+    def add_users(self, names: Sequence[str], password: str | None = None) -> None:
+        """Each with `password_of` it unless another is given, for both mechanisms; one that is there gets it anew."""
         admin = KafkaAdminClient(bootstrap_servers=self.kafka.address)
         try:
             for mechanism in _MECHANISMS.values():
-                wanted = [UserScramCredentialUpsertion(name, mechanism, password_of(name)) for name in names]
+                wanted = [
+                    UserScramCredentialUpsertion(name, mechanism, password or password_of(name)) for name in names
+                ]
                 answer = admin.alter_user_scram_credentials(wanted)
                 assert not any(answer.values()), answer
         finally:
@@ -63,9 +68,9 @@ class GuardedKafka:
             "FLOWGAUGE_KAFKA_KEY_FILE": str(self.operator.key),
         }
 
-    def sasl_tls(self) -> dict[str, str]:
+    def sasl_tls(self, user: str = OPERATOR) -> dict[str, str]:
         return (
-            self.sasl()
+            self.sasl(user)
             | self.tls()
             | {"FLOWGAUGE_KAFKA_BOOTSTRAP": self.kafka.address_of(SASL_TLS), "FLOWGAUGE_KAFKA_SECURITY": "SASL_SSL"}
         )
@@ -92,7 +97,7 @@ def _properties() -> Mapping[str, str]:
     return {
         "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
         # the plain door and TLS without a client's certificate know nobody by name
-        "super.users": f"User:ANONYMOUS;User:{OPERATOR}",
+        "super.users": f"User:ANONYMOUS;User:{OPERATOR};User:{LEAVER}",
         "connection.failed.authentication.delay.ms": "100",
     }
 
