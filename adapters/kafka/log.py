@@ -70,11 +70,11 @@ class KafkaLog:
             return reader.end()
 
     def position(self, group: str, topic: str, partition: int) -> int:
-        with self._faults(f"Read on the group {self.settings.topic(group)}"):
+        with self._faults(self._of(group, topic)):
             return self._group(group).committed(self._place(topic, partition))
 
     def commit(self, group: str, topic: str, partition: int, offset: int) -> None:
-        with self._faults(f"Read on the group {self.settings.topic(group)}"):
+        with self._faults(self._of(group, topic)):
             self._group(group).commit(self._place(topic, partition), offset)
 
     def close(self) -> None:
@@ -92,6 +92,9 @@ class KafkaLog:
 
     def _faults(self, right: str) -> Any:
         return kafka_faults(self.settings, right)
+
+    def _of(self, group: str, topic: str) -> str:
+        return f"Read on the group {self.settings.topic(group)} and the topic {self.settings.topic(topic)}"
 
     def _on(self, topics: Iterable[str], operation: str) -> str:
         return f"{operation} on {', '.join(f'the topic {self.settings.topic(topic)}' for topic in topics)}"

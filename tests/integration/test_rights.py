@@ -14,7 +14,19 @@ from adapters.kafka.publisher import ImagePublisher
 from adapters.minio.objects import S3Objects
 from core.errors import NotPermitted
 from core.golden import Label
-from core.messages import IMAGES, SNAPSHOTS, TOPICS, VERDICTS, AdaptationRequest, Decision, Reason, Verdict
+from core.messages import (
+    ADAPTATIONS,
+    ALERTS,
+    DEAD_LETTERS,
+    IMAGES,
+    SNAPSHOTS,
+    TOPICS,
+    VERDICTS,
+    AdaptationRequest,
+    Decision,
+    Reason,
+    Verdict,
+)
 from core.names import image_object
 from core.ports import Objects, Outgoing
 from streams.adaptation import request_adaptation
@@ -62,30 +74,33 @@ def guarded(kafka: GuardedKafka, minio: GuardedMinio, redis: GuardedRedis) -> It
 
 
 @pytest.mark.slow
-def test_with_the_documented_rights_an_image_becomes_a_verdict_an_alert_and_a_new_gauge(
+def test_the_documented_rights_suffice_from_an_image_to_verdict_alert_and_new_gauge(
     guarded: Guarded, flowgauge: Shell
 ) -> None:
+    """One line adapts because a person asks, the other because it has counted its images."""
     with guarded.as_user("administrator") as administrator:
         add_golden(administrator.store.objects, LINES[0], Label.GOOD, "known", png(100))
-        set_line(administrator.store.objects, LINES[0], buffer_minimum=1)
+        set_line(administrator.store.objects, LINES[0], buffer_minimum=1, adapt_every=2)
+        set_line(administrator.store.objects, LINES[1], buffer_minimum=1)
     with guarded.as_user("worker") as worker:
         worker.start(Role.ALL)
     with guarded.as_user("line") as line:
         line.publish(0, 1)
         with ImagePublisher(kafka_settings(os.environ), line.store.objects, inline_limit=10) as publisher:
             publisher.publish(event("large", LINES[0]), png(170, seed=9), 0)
+            publisher.publish(event("poison", LINES[0]), b"no image", 0)
     with guarded.as_user("reader") as reader:
         reader.wait("the verdicts", lambda: reader.ends(VERDICTS) == len(LINES) + 1)
         reader.wait("the alerts", lambda: rejects_told(reader) == {name: 1 + (name == LINES[0]) for name in LINES})
         assert_kept(reader.store.objects, counted(reader)[0])
     with guarded.as_user("administrator") as administrator:
-        before = administrator.ends(SNAPSHOTS)
         now = administrator.store.clock.now()
         request = AdaptationRequest(
-            request_id=uuid4(), line=LINES[0], reason=Reason.PERSON, requested_at=now, requested_by="operator"
+            request_id=uuid4(), line=LINES[1], reason=Reason.PERSON, requested_at=now, requested_by="operator"
         )
         request_adaptation(administrator.store, request)
-        administrator.wait("the new gauge", lambda: administrator.ends(SNAPSHOTS) == before + 1)
+        administrator.wait("a new gauge for both", lambda: administrator.ends(SNAPSHOTS) == len(LINES) + 2)
+        administrator.wait("the dead letter", lambda: administrator.ends(DEAD_LETTERS) == 1)
         assert flowgauge("topics", "check").code == 0
         assert flowgauge("status", "--store", guarded.cluster.uri, "--json").code == 0
         rule = ("--passes-days", 30)
@@ -109,26 +124,53 @@ Use = Callable[[Store], object]
 RECORD = {topic: [Outgoing(topic, "key", b"value")] for topic in TOPICS}
 
 NO_TOPIC: dict[str, tuple[str, Use, str]] = {
-    "a-line-reads-verdicts": ("line", lambda store: store.log.read(VERDICTS, 0, 0, 1), "Read on the topic verdicts"),
-    "a-line-reads-images": ("line", lambda store: store.log.read(IMAGES, 0, 0, 1), "Read on the topic images"),
+    "a-line-reads-verdicts": (
+        "line",
+        lambda store: store.log.read(VERDICTS, 0, 0, 1),
+        "Read on the topic PREFIXverdicts",
+    ),
+    "a-line-reads-images": ("line", lambda store: store.log.read(IMAGES, 0, 0, 1), "Read on the topic PREFIXimages"),
     "a-line-writes-snapshots": (
         "line",
         lambda store: store.log.append(RECORD[SNAPSHOTS]),
-        "Write on the topic snapshots",
+        "Write on the topic PREFIXsnapshots",
     ),
     "a-line-joins-a-group": (
         "line",
         lambda store: store.log.position("scoring", IMAGES, 0),
-        "Read on the group scoring",
+        "Read on the group PREFIXscoring and the topic PREFIXimages",
     ),
     "a-reader-writes-verdicts": (
         "reader",
         lambda store: store.log.append(RECORD[VERDICTS]),
-        "Write on the topic verdicts",
+        "Write on the topic PREFIXverdicts",
     ),
-    "a-reader-reads-images": ("reader", lambda store: store.log.read(IMAGES, 0, 0, 1), "Read on the topic images"),
-    "a-worker-writes-images": ("worker", lambda store: store.log.append(RECORD[IMAGES]), "Write on the topic images"),
-    "a-stranger-counts": ("stranger", lambda store: store.log.partitions(IMAGES), "Describe on the topic images"),
+    "a-reader-reads-images": (
+        "reader",
+        lambda store: store.log.read(IMAGES, 0, 0, 1),
+        "Read on the topic PREFIXimages",
+    ),
+    "a-worker-writes-images": (
+        "worker",
+        lambda store: store.log.append(RECORD[IMAGES]),
+        "Write on the topic PREFIXimages",
+    ),
+    "a-worker-reads-alerts": (
+        "worker",
+        lambda store: store.log.read(ALERTS, 0, 0, 1),
+        "Read on the topic PREFIXalerts",
+    ),
+    "a-reader-asks-for-an-adaptation": (
+        "reader",
+        lambda store: store.log.append(RECORD[ADAPTATIONS]),
+        "Write on the topic PREFIXadaptations",
+    ),
+    "an-administrator-writes-verdicts": (
+        "administrator",
+        lambda store: store.log.append(RECORD[VERDICTS]),
+        "Write on the topic PREFIXverdicts",
+    ),
+    "a-stranger-counts": ("stranger", lambda store: store.log.partitions(IMAGES), "Describe on the topic PREFIXimages"),
 }
 
 SNAPSHOT = "snapshots/press-0/fit-1/manifest.json"
@@ -154,9 +196,8 @@ NO_OBJECT: dict[str, tuple[str, Use]] = {
 def test_whoever_lacks_a_right_in_kafka_is_told_which(guarded: Guarded, user: str, use: Use, right: str) -> None:
     with guarded.as_user(user) as cluster, pytest.raises(NotPermitted) as told:
         use(cluster.store)
-    what, _, name = right.rpartition(" ")
     assert f"does not let the user {user} do this" in str(told.value)
-    assert f"it needs {what} {guarded.prefix}{name}." in str(told.value)
+    assert f"it needs {right.replace('PREFIX', guarded.prefix)}." in str(told.value)
 
 
 @pytest.mark.parametrize(("user", "use"), NO_OBJECT.values(), ids=NO_OBJECT)
@@ -176,7 +217,7 @@ def another_bucket() -> S3Objects:
 
 
 COMMANDS = {
-    ("worker", "scoring", "--store", "STORE"): "Read on the group PREFIXscoring",
+    ("worker", "scoring", "--store", "STORE"): "Read on the group PREFIXscoring and the topic PREFIXimages",
     ("publish", "IMAGES", "--line", "press-3"): "Write on the topic PREFIXimages",
     ("topics", "check"): "DescribeConfigs on the topics that begin with PREFIX",
     ("topics", "create"): "Create on the topics that begin with PREFIX",
