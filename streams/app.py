@@ -20,6 +20,7 @@ from threading import get_native_id
 from typing import Any, TypeVar
 
 import faust
+from aiokafka.errors import KafkaError
 from faust.transport.drivers import aiokafka
 from faust.types import TP
 
@@ -204,6 +205,14 @@ async def run_groups(apps: Sequence[GroupApp], stopping: asyncio.Event) -> None:
             await app.stop()
     failures = [failure for app in apps if (failure := app.failure or app.crash_reason) is not None]
     if failures:
-        raise failures[0]
+        raise _told(failures[0])
     if not stopping.is_set():
         raise Unavailable("A member of a consumer group ended by itself.", "The log says why; start the worker again.")
+
+
+def _told(failure: BaseException) -> BaseException:
+    """What Kafka ended a member with, such as a right that was taken away, in words for people."""
+    if not isinstance(failure, KafkaError):
+        return failure
+    remedy = "Start the worker again; where a right is missing, docs/security.md lists who needs what."
+    return Unavailable(f"Kafka ended a member of a consumer group ({failure}).", remedy)
