@@ -32,6 +32,7 @@ from streams.member import Member, by_partition
 T = TypeVar("T")
 
 _IDLE_SECONDS = 1.0
+_LOOK_SECONDS = 10.0  # an answer may take as long where a broker is away
 _LARGEST_FETCH = 10 * 1024 * 1024  # bytes of one partition; no message of ours is larger
 
 
@@ -99,6 +100,7 @@ class GroupApp(faust.App):
         self.failure: BaseException | None = None
         self._prefix = settings.prefix
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=member.name, initializer=_lower_priority(settings.nice))
+        self._lookout = ThreadPoolExecutor(1, thread_name_prefix=f"{member.name}-look")
         self._listen(settings)
 
     def _new_transport(self) -> Any:
@@ -123,6 +125,7 @@ class GroupApp(faust.App):
     async def on_shutdown(self) -> None:
         await super().on_shutdown()
         self._thread.shutdown(wait=False)
+        self._lookout.shutdown(wait=False)
 
     def _listen(self, settings: GroupSettings) -> None:
         names = [self._prefix + name for name in self.member.inputs]
@@ -137,7 +140,11 @@ class GroupApp(faust.App):
         async def idle() -> None:
             await self._guarded(self.member.idle)
 
+        async def look() -> None:
+            await self._guarded(self.member.look, self._lookout)
+
         self.timer(_IDLE_SECONDS)(idle)
+        self.timer(_LOOK_SECONDS)(look)
 
     async def _carry(self, events: Sequence[Any]) -> None:
         if self.should_stop:
@@ -156,10 +163,10 @@ class GroupApp(faust.App):
         if wanted is not None and tp in self.consumer.assignment():
             await self.consumer.seek(tp, wanted)
 
-    async def _guarded(self, work: Callable[[], Any]) -> None:
+    async def _guarded(self, work: Callable[[], Any], thread: ThreadPoolExecutor | None = None) -> None:
         """An `Unavailable` comes out only while stopping. Anything else ends this app: never half a worker."""
         try:
-            await self._on_thread(work)
+            await self._on_thread(work, thread)
         except Unavailable as error:
             self.log.warning("%s stops with work left that a restart repeats: %s", self.member.name, error)
         except asyncio.CancelledError:
@@ -169,8 +176,9 @@ class GroupApp(faust.App):
             await self.crash(error)
             raise
 
-    async def _on_thread(self, work: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+    async def _on_thread(self, work: Callable[[], T], thread: ThreadPoolExecutor | None = None) -> T:
+        """The processor's own thread, unless another is given."""
+        return await asyncio.get_running_loop().run_in_executor(thread or self._thread, work)
 
     def _place(self, tp: Any) -> Partition:
         return tp.topic.removeprefix(self._prefix), tp.partition

@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 class Member:
-    """All calls but `safe` and `stop` come from one thread; none overlap.
+    """All calls but `safe`, `look` and `stop` come from one thread; none overlap.
 
     Every assignment begins with a new processor: what the last one remembered of a partition may be out of date, since
     another member may have had it in between.
@@ -72,15 +72,20 @@ class Member:
         return done
 
     def idle(self) -> None:
-        """To be called now and then: what is due by now.
-
-        Asks the log for a sign of life first. Brokers that no longer admit us are found out here also while nothing
-        comes: what fetches for us would wait for ever.
-        """
-        self._insisting(lambda: self._log.end(self.inputs[0], 0))
+        """To be called now and then: what is due by now."""
         carrier = self._carrier
         self._insisting(lambda: carrier.idle(self._clock.now()))
         self._moved()
+
+    def look(self) -> None:
+        """Ask the log for a sign of life: while nothing comes, a refusal would else go unseen. From any thread.
+
+        Raises what is not `Unavailable`, such as `NotAdmitted`.
+        """
+        try:
+            self._log.end(self.inputs[0], 0)
+        except Unavailable as error:
+            self._trouble(self.name, error)
 
     def flush(self) -> None:
         """Deliver what is owed. Raises `Unavailable` at the first failure: it comes again after a restart."""

@@ -206,6 +206,13 @@ def test_nobody_does_in_the_bucket_what_is_not_theirs(guarded: Guarded, user: st
         use(cluster.store)
 
 
+def test_an_administrator_makes_topics(guarded: Guarded, flowgauge: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    with guarded.as_user("administrator"):
+        monkeypatch.setenv("FLOWGAUGE_TOPIC_PREFIX", f"{guarded.prefix}more.")
+        made = flowgauge("topics", "create", "--store", guarded.cluster.uri, "--json")
+        assert made.json["created"] == sorted(f"{guarded.prefix}more.{name}" for name in TOPICS)
+
+
 @pytest.mark.parametrize("user", ["line", "worker", "reader"])
 def test_only_an_administrator_makes_buckets(guarded: Guarded, user: str) -> None:
     with guarded.as_user(user), closing(another_bucket()) as objects, pytest.raises(NotPermitted):

@@ -5,7 +5,8 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -62,7 +63,7 @@ COMMANDS = {
 
 @pytest.fixture(scope="module")
 def plants(kafka: GuardedKafka, servers: dict[str, str]) -> Iterator[Mapping[str, Cluster]]:
-    """A plant behind every door, with an image published on each line, and one worker process that scores for all."""
+    """A plant behind every door, where one image of each line was published, and scored by one process for all."""
     with ExitStack() as stack:
         opened: dict[str, Cluster] = {}
         ways = []
@@ -71,17 +72,32 @@ def plants(kafka: GuardedKafka, servers: dict[str, str]) -> Iterator[Mapping[str
                 opened[name] = stack.enter_context(plant())
                 opened[name].publish(0, 1)
                 ways.append((opened[name].uri, {k: v for k, v in os.environ.items() if k.startswith("FLOWGAUGE_")}))
-        worker = subprocess.Popen([sys.executable, "-m", "tests.support.doorworker", json.dumps(ways)])
-        stack.callback(_ended, worker)
+        with working("tests.support.doorworker", json.dumps(ways)):
+            for name, cluster in opened.items():
+                cluster.wait(f"the verdicts behind {name}", partial(scored, cluster))
         yield opened
+
+
+@contextmanager
+def working(*arguments: str) -> Iterator[None]:
+    worker = subprocess.Popen([sys.executable, "-m", *arguments])
+    try:
+        yield
+    finally:
+        worker.terminate()
+        code = worker.wait(30)
+    assert code == 0
+
+
+def scored(cluster: Cluster) -> bool:
+    return cluster.ends(VERDICTS) == len(LINES)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("door", DOORS)
 def test_an_image_is_published_scored_and_read_through_every_door(plants: Mapping[str, Cluster], door: str) -> None:
-    cluster = plants[door]
-    cluster.wait("the verdicts", lambda: cluster.ends(VERDICTS) == len(LINES))
-    assert [[verdict.image_id for verdict in verdicts] for verdicts in counted(cluster).values()] == [["0000"]] * 4
+    verdicts = counted(plants[door]).values()
+    assert [[verdict.image_id for verdict in of_partition] for of_partition in verdicts] == [["0000"]] * len(LINES)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -104,24 +120,21 @@ def test_whoever_is_refused_is_told_why(
 
 
 @pytest.mark.slow
-def test_a_worker_whose_password_no_longer_fits_says_so_and_ends(kafka: GuardedKafka, servers: dict[str, str]) -> None:
+def test_a_worker_whose_password_no_longer_fits_says_so_and_ends(
+    kafka: GuardedKafka, servers: dict[str, str], tmp_path: Path
+) -> None:
     """Its connections outlive the password; the next one, after a restart of the broker, is refused."""
     kafka.add_users([LEAVER])
-    with variables(servers | kafka.sasl(LEAVER)), plant() as cluster:
-        worker = cluster.start(Role.SCORING, stderr=subprocess.PIPE)
+    log = tmp_path / "log"
+    with variables(servers | kafka.sasl(LEAVER)), plant() as cluster, log.open("wb") as told:
+        worker = cluster.start(Role.SCORING, told)
         cluster.publish(0, 1)
-        cluster.wait("the verdicts", lambda: cluster.ends(VERDICTS) == len(LINES))
+        cluster.wait("the verdicts", partial(scored, cluster))
         kafka.add_users([LEAVER], password="another")
         kafka.kafka.kill()
         kafka.kafka.start()
-        _, told = worker.communicate(timeout=60)
-    assert worker.returncode == 1
-    assert b"does not admit the user leaver" in told
-
-
-def _ended(worker: subprocess.Popen[bytes]) -> None:
-    worker.terminate()
-    assert worker.wait(30) == 0
+        assert worker.wait(120) == 1
+    assert "does not admit the user leaver" in log.read_text()
 
 
 def _strange(kafka: GuardedKafka) -> dict[str, str]:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic, sleep
+from typing import IO
 from uuid import uuid4
 
 from adapters.environment import kafka_settings, s3_settings
@@ -40,7 +41,7 @@ class Cluster:
     store: Store
     workers: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
-    def start(self, role: Role, stderr: int | None = None) -> subprocess.Popen[bytes]:
+    def start(self, role: Role, stderr: IO[bytes] | None = None) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", "tests.support.clusterworker", self.uri, role.value]
         self.workers.append(subprocess.Popen(command, cwd=_REPOSITORY, stderr=stderr))
         return self.workers[-1]

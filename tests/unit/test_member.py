@@ -153,23 +153,20 @@ def test_a_fetch_is_split_by_partition_in_order(store: Store) -> None:
     assert by_partition([first, other, third]) == {PLACE: [first, third], (IMAGES, 1): [other]}
 
 
-def test_a_log_that_no_longer_admits_us_ends_a_member_that_nothing_comes_to(store: Store) -> None:
+def test_a_log_that_no_longer_admits_us_is_seen_while_nothing_comes(store: Store) -> None:
     class Refusing:
         def end(self, topic: str, partition: int) -> int:
             raise NotAdmitted("The password no longer fits.")
 
     member = Member(lambda: Echo(store), cast(Log, Refusing()), store.clock)
     with pytest.raises(NotAdmitted, match="no longer fits"):
-        member.idle()
+        member.look()
 
 
-def test_a_log_that_is_away_is_told_also_while_nothing_comes(store: Store) -> None:
+def test_a_log_that_is_away_is_told_and_not_waited_for(store: Store) -> None:
     told: list[str] = []
-    member = Member(
-        lambda: Echo(store),
-        Failing(store.log, ["end"], times=2),
-        store.clock,
-        trouble=lambda name, error: told.append(name),
-    )
-    member.idle()
+    log = Failing(store.log, ["end"], times=2)
+    member = Member(lambda: Echo(store), log, store.clock, trouble=lambda name, error: told.append(name))
+    for _ in range(3):
+        member.look()
     assert told == ["echo", "echo"]
