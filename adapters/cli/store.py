@@ -15,11 +15,6 @@ FOREVER = 0
 store = typer.Typer(no_args_is_help=True, help="The plant's object store.")
 
 
-@store.callback()
-def group() -> None:
-    """The plant's object store."""
-
-
 def _days(text: str) -> int:
     """Whole days, or 0 for ever."""
     if text == "forever":
