@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 from pydantic import SecretStr, ValidationError
 
@@ -48,8 +49,19 @@ def s3_settings(environment: Environment) -> S3Settings:
 
 
 def redis_url(environment: Environment) -> str:
-    """Raises `SettingsError` where there is none."""
-    return _needed(environment, "FLOWGAUGE_REDIS_URL", "redis://host:port/0")
+    """With the file of authorities, where one is given, as the client library reads it from a URL.
+
+    Raises `SettingsError` where there is none, and for authorities without TLS.
+    """
+    url = _needed(environment, "FLOWGAUGE_REDIS_URL", "redis://host:port/0")
+    ca_file = environment.get("FLOWGAUGE_REDIS_CA_FILE")
+    if not ca_file:
+        return url
+    if not url.startswith("rediss://"):
+        raise SettingsError("FLOWGAUGE_REDIS_CA_FILE is for TLS.", "Write FLOWGAUGE_REDIS_URL as rediss://host:port/0.")
+    if not Path(ca_file).is_file():
+        raise SettingsError(f"There is no file {ca_file}.", "Set FLOWGAUGE_REDIS_CA_FILE to a PEM file.")
+    return f"{url}{'&' if '?' in url else '?'}{urlencode({'ssl_ca_certs': ca_file})}"
 
 
 def _needed(environment: Environment, name: str, what: str) -> str:

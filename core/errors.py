@@ -6,7 +6,8 @@ FlowgaugeError
 │   ├── DatasetError           a data set that cannot teach or be judged
 │   ├── SettingsError          a setting that does not parse or contradicts another
 │   ├── GaugeMissing           a line (or a version of it) without a snapshot
-│   └── StoreBusy              another runner works on the same store
+│   ├── StoreBusy              another runner works on the same store
+│   └── NotAdmitted            a server refuses who we are: no use in trying again
 ├── UnreadableImage            poison data: becomes a dead letter, never retried
 ├── SnapshotInvalid            a snapshot that must not be loaded
 │   ├── SnapshotCorrupt        a hash does not match
@@ -14,7 +15,8 @@ FlowgaugeError
 │   └── BackboneMismatch       made with other backbone weights than those at hand
 ├── Stalled                    a worker that does not get on: its supervisor starts another
 └── Unavailable                infrastructure: back off, keep order, try again
-    └── StoreFull              no space left where objects or state are kept
+    ├── StoreFull              no space left where objects or state are kept
+    └── NotPermitted           a right is missing, which somebody may grant meanwhile
 """
 
 
@@ -54,6 +56,10 @@ class StoreBusy(UserError):
     pass
 
 
+class NotAdmitted(UserError):
+    pass
+
+
 class UnreadableImage(FlowgaugeError):
     pass
 
@@ -83,4 +89,8 @@ class Unavailable(FlowgaugeError):
 
 
 class StoreFull(Unavailable):
+    pass
+
+
+class NotPermitted(Unavailable):
     pass

@@ -62,8 +62,11 @@ class Log(Protocol):
 class Objects(Protocol):
     """Named immutable bytes. `name` is a path of encoded segments, as built by `core.names`."""
 
-    def put(self, name: str, data: bytes) -> str:
-        """Store atomically (a reader sees the old bytes or the new, never half) and return the object's URI."""
+    def put(self, name: str, data: bytes, tags: Mapping[str, str] | None = None) -> str:
+        """Store atomically (a reader sees the old bytes or the new, never half) and return the object's URI.
+
+        `tags` are for the store's own rules of retention; one that has none leaves them out.
+        """
 
     def get(self, name: str) -> bytes:
         """The bytes. Raises `KeyError` for a name that is not there."""

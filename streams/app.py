@@ -20,6 +20,7 @@ from threading import get_native_id
 from typing import Any, TypeVar
 
 import faust
+from aiokafka.errors import KafkaError
 from faust.transport.drivers import aiokafka
 from faust.types import TP
 
@@ -32,6 +33,7 @@ from streams.meter import Meter, Unmetered
 T = TypeVar("T")
 
 _IDLE_SECONDS = 1.0
+_LOOK_SECONDS = 10.0  # an answer may take as long where a broker is away
 _LARGEST_FETCH = 10 * 1024 * 1024  # bytes of one partition; no message of ours is larger
 
 
@@ -101,6 +103,7 @@ class GroupApp(faust.App):
         self._prefix = settings.prefix
         self._waiting: Any = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=member.name, initializer=_lower_priority(settings.nice))
+        self._lookout = ThreadPoolExecutor(1, thread_name_prefix=f"{member.name}-look")
         self._listen(settings)
 
     def _new_transport(self) -> Any:
@@ -134,6 +137,7 @@ class GroupApp(faust.App):
     async def on_shutdown(self) -> None:
         await super().on_shutdown()
         self._thread.shutdown(wait=False)
+        self._lookout.shutdown(wait=False)
 
     def _listen(self, settings: GroupSettings) -> None:
         names = [self._prefix + name for name in self.member.inputs]
@@ -151,7 +155,11 @@ class GroupApp(faust.App):
                 settings.meter.queued(self.member.name, self._waiting.qsize())
             await self._guarded(self.member.idle)
 
+        async def look() -> None:
+            await self._guarded(self.member.look, self._lookout)
+
         self.timer(_IDLE_SECONDS)(idle)
+        self.timer(_LOOK_SECONDS)(look)
 
     async def _carry(self, events: Sequence[Any]) -> None:
         if self.should_stop:
@@ -170,10 +178,10 @@ class GroupApp(faust.App):
         if wanted is not None and tp in self.consumer.assignment():
             await self.consumer.seek(tp, wanted)
 
-    async def _guarded(self, work: Callable[[], Any]) -> None:
+    async def _guarded(self, work: Callable[[], Any], thread: ThreadPoolExecutor | None = None) -> None:
         """An `Unavailable` comes out only while stopping. Anything else ends this app: never half a worker."""
         try:
-            await self._on_thread(work)
+            await self._on_thread(work, thread)
         except Unavailable as error:
             self.log.warning("%s stops with work left that a restart repeats: %s", self.member.name, error)
         except asyncio.CancelledError:
@@ -183,8 +191,9 @@ class GroupApp(faust.App):
             await self.crash(error)
             raise
 
-    async def _on_thread(self, work: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+    async def _on_thread(self, work: Callable[[], T], thread: ThreadPoolExecutor | None = None) -> T:
+        """The processor's own thread, unless another is given."""
+        return await asyncio.get_running_loop().run_in_executor(thread or self._thread, work)
 
     def _place(self, tp: Any) -> Partition:
         return tp.topic.removeprefix(self._prefix), tp.partition
@@ -219,6 +228,14 @@ async def run_groups(apps: Sequence[GroupApp], stopping: asyncio.Event) -> None:
             await app.stop()
     failures = [failure for app in apps if (failure := app.failure or app.crash_reason) is not None]
     if failures:
-        raise failures[0]
+        raise _told(failures[0])
     if not stopping.is_set():
         raise Unavailable("A member of a consumer group ended by itself.", "The log says why; start the worker again.")
+
+
+def _told(failure: BaseException) -> BaseException:
+    """What Kafka ended a member with, such as a right that was taken away, in words for people."""
+    if not isinstance(failure, KafkaError):
+        return failure
+    remedy = "Start the worker again; where a right is missing, docs/security.md lists who needs what."
+    return Unavailable(f"Kafka ended a member of a consumer group ({failure}).", remedy)

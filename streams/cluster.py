@@ -5,8 +5,7 @@ Apart from `streams.bootstrap`, because its libraries are an extra.
 
 import os
 import socket
-import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from threading import Event
@@ -15,12 +14,13 @@ from typing import Any
 from faust import SASLCredentials, SSLCredentials
 
 from adapters.environment import kafka_settings, redis_url, s3_settings
+from adapters.kafka.doorstep import ensure_admitted, tls_context
 from adapters.kafka.log import KafkaLog
-from adapters.kafka.settings import KafkaSettings, Security
+from adapters.kafka.settings import KafkaSettings
 from adapters.minio.objects import S3Objects
 from adapters.redis.state import RedisState
 from core.adaptation.contract import Adapt
-from core.errors import SettingsError
+from core.errors import NotPermitted, SettingsError, Unavailable
 from core.ports import Clock
 from streams.adaptation import Adaptation
 from streams.alerting import Alerting
@@ -86,7 +86,8 @@ def group_members(
 ) -> list[GroupApp]:
     """One member for each consumer group of `role`, on a store that `open_store` opened at a bucket.
 
-    Raises `SettingsError` for a store in a directory, which one process works on.
+    Raises `SettingsError` for a store in a directory, which one process works on, and `NotAdmitted` or `NotPermitted`
+    where the brokers refuse us.
     """
     if not isinstance(store.log, KafkaLog):
         raise SettingsError("Workers share a store at s3://.", "For a directory, use `flowgauge run`.")
@@ -107,7 +108,7 @@ def group_members(
         Role.ADAPTATION: [lambda: Adaptation(store, load, adapt, owner, stopping.is_set, adapting.beat)],
     }
     kinds = list(makers) if role is Role.ALL else [role]
-    return [
+    apps = [
         GroupApp(
             Member(
                 make,
@@ -134,25 +135,35 @@ def group_members(
         for kind in kinds
         for make in makers[kind]
     ]
+    _ensure_served(store.log, [app.member for app in apps])
+    return apps
+
+
+def _ensure_served(log: KafkaLog, members: Sequence[Member]) -> None:
+    """Raises `NotAdmitted` or `NotPermitted` where brokers refuse what a member needs: Faust would wait in silence.
+
+    Brokers that are away are left to Faust.
+    """
+    ensure_admitted(log.settings)
+    try:
+        for member in members:
+            for topic in member.inputs:
+                log.position(member.name, topic, 0)
+                log.read(topic, 0, max(0, log.end(topic, 0) - 1), 1)
+    except NotPermitted:
+        raise
+    except Unavailable:
+        return
 
 
 def _credentials(settings: KafkaSettings) -> Any:
     """Faust's form of them; None where the brokers ask for none."""
-    if settings.security is Security.PLAINTEXT:
-        return None
-    context = _tls(settings) if settings.security in (Security.SSL, Security.SASL_SSL) else None
-    if settings.username is None or settings.password is None:
-        return SSLCredentials(context=context)
-    return SASLCredentials(
-        username=settings.username,
-        password=settings.password.get_secret_value(),
-        mechanism=settings.mechanism,
-        ssl_context=context,
-    )
-
-
-def _tls(settings: KafkaSettings) -> ssl.SSLContext:
-    context = ssl.create_default_context(cafile=settings.ca_file)
-    if settings.certificate_file is not None:
-        context.load_cert_chain(settings.certificate_file, settings.key_file)
-    return context
+    context = tls_context(settings)
+    if settings.by_password and settings.password is not None:
+        return SASLCredentials(
+            username=settings.username,
+            password=settings.password.get_secret_value(),
+            mechanism=settings.mechanism.value,
+            ssl_context=context,
+        )
+    return None if context is None else SSLCredentials(context=context)

@@ -122,9 +122,15 @@ class Evidence:
     def _pieces(self, scored: Scored) -> Iterator[Callable[[], object]]:
         image, verdict = scored.image, scored.verdict
         if image.uri is None and verdict.image_uri is not None:
-            yield partial(self._objects.put, self._objects.name(verdict.image_uri), image.data)
+            yield partial(self._objects.put, self._objects.name(verdict.image_uri), image.data, _tags(verdict))
         if scored.judgement is not None and verdict.heatmap_uri is not None:
-            yield partial(self._put_heatmap, self._objects.name(verdict.heatmap_uri), image, scored.judgement)
+            yield partial(self._put_heatmap, verdict, verdict.heatmap_uri, image, scored.judgement)
 
-    def _put_heatmap(self, name: str, image: Image, judgement: Judgement) -> None:
-        self._objects.put(name, heatmap_png(image.picture, judgement.anomaly_map, judgement.map_ceiling))
+    def _put_heatmap(self, verdict: Verdict, uri: str, image: Image, judgement: Judgement) -> None:
+        png = heatmap_png(image.picture, judgement.anomaly_map, judgement.map_ceiling)
+        self._objects.put(self._objects.name(uri), png, _tags(verdict))
+
+
+def _tags(verdict: Verdict) -> dict[str, str]:
+    """What rules of retention go by."""
+    return {"decision": verdict.decision.value}

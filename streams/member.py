@@ -24,7 +24,7 @@ _UNMETERED = Unmetered()
 
 
 class Member:
-    """All calls but `safe` and `stop` come from one thread; none overlap.
+    """All calls but `safe`, `look` and `stop` come from one thread; none overlap.
 
     Every assignment begins with a new processor: what the last one remembered of a partition may be out of date, since
     another member may have had it in between.
@@ -101,6 +101,16 @@ class Member:
             self._sampled_at = now
             self._sample()
         self.pulse.beat()
+
+    def look(self) -> None:
+        """Ask the log for a sign of life: while nothing comes, a refusal would else go unseen. From any thread.
+
+        Raises what is not `Unavailable`, such as `NotAdmitted`.
+        """
+        try:
+            self._log.end(self.inputs[0], 0)
+        except Unavailable as error:
+            self._trouble(self.name, error)
 
     def flush(self) -> None:
         """Deliver what is owed. Raises `Unavailable` at the first failure: it comes again after a restart."""

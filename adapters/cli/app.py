@@ -21,6 +21,7 @@ from adapters.cli.run import run
 from adapters.cli.score import score
 from adapters.cli.snapshots import snapshots
 from adapters.cli.status import alerts, status
+from adapters.cli.store import store
 from adapters.cli.topics import topics
 from adapters.cli.worker import worker
 
@@ -39,6 +40,7 @@ for name, group in (
     ("golden", golden),
     ("dead-letters", dead_letters),
     ("topics", topics),
+    ("store", store),
 ):
     app.add_typer(group, name=name)
 

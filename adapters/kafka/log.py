@@ -1,15 +1,22 @@
 """The log on Kafka: what the processors read and append beside what a worker's consumer group brings them."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from threading import Lock
 from typing import Any
 
 from kafka import KafkaConsumer, KafkaProducer
-from kafka.errors import KafkaError, KafkaTimeoutError, OffsetOutOfRangeError, UnknownTopicOrPartitionError
+from kafka.errors import (
+    KafkaConnectionError,
+    KafkaError,
+    KafkaTimeoutError,
+    OffsetOutOfRangeError,
+    UnknownTopicOrPartitionError,
+)
 from kafka.structs import OffsetAndMetadata, TopicPartition
 
 from adapters.kafka.codec import received, sent
+from adapters.kafka.doorstep import ensure_admitted
 from adapters.kafka.faults import kafka_faults
 from adapters.kafka.settings import KafkaSettings
 from core.ports import Clock, Outgoing, Record
@@ -41,10 +48,11 @@ class KafkaLog:
         self._readers: dict[TopicPartition, _Reader] = {}
         self._groups: dict[str, _Group] = {}
         self._partitions: dict[str, int] = {}
+        self._admitted = False
 
     def partitions(self, topic: str) -> int:
         if topic not in self._partitions:
-            with self._faults():
+            with self._faults(self._on([topic], "Describe")):
                 numbers = self._opened_producer().partitions_for(self.settings.topic(topic))
                 if not numbers:
                     raise UnknownTopicOrPartitionError(self.settings.topic(topic))
@@ -53,7 +61,8 @@ class KafkaLog:
 
     def append(self, records: Sequence[Outgoing]) -> None:
         at = self._clock.now()
-        with self._appending, self._faults(), self._renewing_producer():
+        right = self._on(sorted({record.topic for record in records}), "Write")
+        with self._appending, self._faults(right), self._renewing_producer():
             producer = self._opened_producer()
             futures = [producer.send(self.settings.topic(record.topic), **sent(record, at)) for record in records]
             producer.flush(timeout=_POLLS * _POLL_MS / 1000)
@@ -61,20 +70,20 @@ class KafkaLog:
                 future.get(timeout=1)
 
     def read(self, topic: str, partition: int, offset: int, limit: int) -> list[Record]:
-        with self._faults(), self._reading(topic, partition) as reader:
+        with self._faults(self._on([topic], "Read")), self._reading(topic, partition) as reader:
             found = reader.read(offset, limit)
         return [received(topic, record) for record in found]
 
     def end(self, topic: str, partition: int) -> int:
-        with self._faults(), self._reading(topic, partition) as reader:
+        with self._faults(self._on([topic], "Read")), self._reading(topic, partition) as reader:
             return reader.end()
 
     def position(self, group: str, topic: str, partition: int) -> int:
-        with self._faults():
+        with self._faults(self._of(group, topic)):
             return self._group(group).committed(self._place(topic, partition))
 
     def commit(self, group: str, topic: str, partition: int, offset: int) -> None:
-        with self._faults():
+        with self._faults(self._of(group, topic)):
             self._group(group).commit(self._place(topic, partition), offset)
 
     def close(self) -> None:
@@ -90,12 +99,19 @@ class KafkaLog:
     def _place(self, topic: str, partition: int) -> TopicPartition:
         return TopicPartition(self.settings.topic(topic), partition)
 
-    def _faults(self) -> Any:
-        return kafka_faults(self.settings.bootstrap)
+    def _faults(self, right: str) -> Any:
+        return kafka_faults(self.settings, right)
+
+    def _of(self, group: str, topic: str) -> str:
+        return f"Read on the group {self.settings.topic(group)} and the topic {self.settings.topic(topic)}"
+
+    def _on(self, topics: Iterable[str], operation: str) -> str:
+        return f"{operation} on {', '.join(f'the topic {self.settings.topic(topic)}' for topic in topics)}"
 
     def _opened_producer(self) -> Any:
         with self._lock:
             if self._producer is None:
+                self._enter()
                 self._producer = KafkaProducer(
                     **self.settings.client_options(),
                     acks="all",
@@ -107,6 +123,12 @@ class KafkaLog:
                     delivery_timeout_ms=10_000,
                 )
             return self._producer
+
+    def _enter(self) -> None:
+        """Before the first connection: a client that is refused would only seem to wait."""
+        if not self._admitted:
+            ensure_admitted(self.settings)
+            self._admitted = True
 
     @contextmanager
     def _renewing_producer(self) -> Iterator[None]:
@@ -126,6 +148,7 @@ class KafkaLog:
         place = self._place(topic, partition)
         with self._lock:
             if place not in self._readers:
+                self._enter()
                 self._readers[place] = _Reader(_consumer(self.settings), place)
             reader = self._readers[place]
         try:
@@ -140,6 +163,7 @@ class KafkaLog:
     def _group(self, name: str) -> "_Group":
         with self._lock:
             if name not in self._groups:
+                self._enter()
                 self._groups[name] = _Group(_consumer(self.settings, group_id=self.settings.topic(name)))
             return self._groups[name]
 
@@ -157,17 +181,18 @@ def _consumer(settings: KafkaSettings, **options: Any) -> Any:
 
 
 class _Reader:
-    """One partition, one connection; calls are one at a time."""
+    """One partition, one connection; calls are one at a time, and those that wait for a closed one raise."""
 
     def __init__(self, consumer: Any, place: TopicPartition) -> None:
         self._consumer = consumer
         self._place = place
         self._lock = Lock()
         self._next = -1
+        self._closed = False
         consumer.assign([place])
 
     def read(self, offset: int, limit: int) -> list[Any]:
-        with self._lock:
+        with self._alone():
             end = self._end()
             if offset >= end or limit < 1:
                 return []
@@ -175,11 +200,21 @@ class _Reader:
             return self._poll(end, limit)
 
     def end(self) -> int:
-        with self._lock:
+        with self._alone():
             return self._end()
 
     def close(self) -> None:
-        self._consumer.close(autocommit=False)
+        with self._lock:
+            if not self._closed:
+                self._closed = True
+                self._consumer.close(autocommit=False)
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        with self._lock:
+            if self._closed:
+                raise KafkaConnectionError("another call failed on this connection meanwhile")
+            yield
 
     def _end(self) -> int:
         return int(self._consumer.end_offsets([self._place])[self._place])

@@ -1,6 +1,7 @@
 """What a production line sends its images with."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from hashlib import sha256
 from threading import Condition
 from types import TracebackType
@@ -8,7 +9,8 @@ from typing import Any
 
 from kafka import KafkaProducer
 
-from adapters.kafka.faults import kafka_faults, unavailable
+from adapters.kafka.doorstep import ensure_admitted
+from adapters.kafka.faults import kafka_faults, translated
 from adapters.kafka.log import LARGEST_MESSAGE
 from adapters.kafka.settings import KafkaSettings
 from core.errors import UserError
@@ -45,7 +47,8 @@ class ImagePublisher:
         self._producer: Any = None
 
     def __enter__(self) -> "ImagePublisher":
-        with kafka_faults(self._settings.bootstrap):
+        ensure_admitted(self._settings)
+        with self._faults():
             self._producer = KafkaProducer(
                 **self._settings.client_options(),
                 acks="all",
@@ -57,7 +60,7 @@ class ImagePublisher:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        with kafka_faults(self._settings.bootstrap):
+        with self._faults():
             self._producer.close(timeout=None if kind is None else 1)
         if kind is None:
             self._raise_failure()
@@ -67,7 +70,7 @@ class ImagePublisher:
         value, headers = self._packed(event, data)
         self._window.enter(len(value))
         self._raise_failure()
-        with kafka_faults(self._settings.bootstrap):
+        with self._faults():
             future = self._producer.send(
                 self._settings.topic(IMAGES),
                 key=event.line.encode(),
@@ -80,7 +83,7 @@ class ImagePublisher:
 
     def flush(self) -> None:
         """Wait until all that was handed over is durable. Raises `Unavailable`."""
-        with kafka_faults(self._settings.bootstrap):
+        with self._faults():
             self._producer.flush()
         self._raise_failure()
 
@@ -96,9 +99,16 @@ class ImagePublisher:
         claim = {"ce_dataref": uri, "ce_datasha256": sha256(data).hexdigest(), "ce_datasize": str(len(data))}
         return b"", event.headers() | claim
 
+    def _faults(self) -> AbstractContextManager[None]:
+        return kafka_faults(self._settings, self._right)
+
+    @property
+    def _right(self) -> str:
+        return f"Write on the topic {self._settings.topic(IMAGES)}"
+
     def _raise_failure(self) -> None:
         if self._window.failure is not None:
-            raise unavailable(self._window.failure, self._settings.bootstrap)
+            raise translated(self._window.failure, self._settings, self._right)
 
 
 class _Window:

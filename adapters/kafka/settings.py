@@ -18,6 +18,14 @@ class Security(StrEnum):
     SASL_SSL = "SASL_SSL"
 
 
+class Mechanism(StrEnum):
+    """How a password is shown; `PLAIN` shows it to whoever listens, so only over TLS."""
+
+    PLAIN = "PLAIN"
+    SCRAM_SHA_256 = "SCRAM-SHA-256"
+    SCRAM_SHA_512 = "SCRAM-SHA-512"
+
+
 class KafkaSettings(BaseModel):
     """`bootstrap`: host:port, comma-separated; `prefix` stands before every topic's and group's name.
 
@@ -29,7 +37,7 @@ class KafkaSettings(BaseModel):
     bootstrap: str
     prefix: str = "flowgauge."
     security: Security = Security.PLAINTEXT
-    mechanism: str = "SCRAM-SHA-512"
+    mechanism: Mechanism = Mechanism.SCRAM_SHA_512
     username: str | None = None
     password: SecretStr | None = None
     ca_file: Path | None = None
@@ -38,16 +46,33 @@ class KafkaSettings(BaseModel):
 
     @model_validator(mode="after")
     def _credentials_fit(self) -> "KafkaSettings":
-        if self.security.name.startswith("SASL") and (self.username is None or self.password is None):
+        if self.by_password and (self.username is None or self.password is None):
             raise SettingsError(
                 f"{self.security} needs a user and a password.",
                 "Set FLOWGAUGE_KAFKA_USERNAME and FLOWGAUGE_KAFKA_PASSWORD.",
             )
+        if self.security is Security.SASL_PLAINTEXT and self.mechanism is Mechanism.PLAIN:
+            raise SettingsError("PLAIN would send the password for all to read.", "Use SCRAM-SHA-512, or SASL_SSL.")
         return self
 
     def topic(self, name: str) -> str:
         """As the brokers know it."""
         return self.prefix + name
+
+    @property
+    def by_password(self) -> bool:
+        return self.security in (Security.SASL_PLAINTEXT, Security.SASL_SSL)
+
+    @property
+    def encrypted(self) -> bool:
+        return self.security in (Security.SSL, Security.SASL_SSL)
+
+    @property
+    def who(self) -> str:
+        """As whom the brokers know us, for messages."""
+        if self.by_password:
+            return f"the user {self.username}"
+        return f"the owner of {self.certificate_file}" if self.certificate_file else "a client without a name"
 
     @property
     def addresses(self) -> list[str]:
@@ -61,9 +86,9 @@ class KafkaSettings(BaseModel):
             "bootstrap_timeout_ms": 10_000,
             "reconnect_backoff_max_ms": 1_000,
         }
-        if self.username is not None and self.password is not None:
+        if self.by_password and self.password is not None:
             options |= {
-                "sasl_mechanism": self.mechanism,
+                "sasl_mechanism": self.mechanism.value,
                 "sasl_plain_username": self.username,
                 "sasl_plain_password": self.password.get_secret_value(),
             }

@@ -1,12 +1,15 @@
 """The topics: made with what the rules of delivery rest on, and checked for it."""
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
 from kafka import KafkaAdminClient
 from kafka.admin import ConfigResource, ConfigResourceType
+from kafka.errors import TopicAuthorizationFailedError
 
+from adapters.kafka.doorstep import ensure_admitted
 from adapters.kafka.faults import kafka_faults
 from adapters.kafka.log import LARGEST_LETTER, LARGEST_MESSAGE
 from adapters.kafka.settings import KafkaSettings
@@ -41,7 +44,8 @@ class Topics:
         self._admin: Any = None
 
     def __enter__(self) -> "Topics":
-        with kafka_faults(self._settings.bootstrap):
+        ensure_admitted(self._settings)
+        with self._faults("Describe"):
             self._admin = KafkaAdminClient(**self._settings.client_options(), request_timeout_ms=15_000)
         return self
 
@@ -50,7 +54,7 @@ class Topics:
 
     def create(self, plan: Plan) -> list[str]:
         """Make those that are missing and wait until they can be used; their names. Others stay as they are."""
-        with kafka_faults(self._settings.bootstrap):
+        with self._faults("Create"):
             there = set(self._admin.list_topics())
             wanted = {self._settings.topic(name): _wanted(name, plan) for name in TOPICS}
             missing = {name: made for name, made in wanted.items() if name not in there}
@@ -61,8 +65,10 @@ class Topics:
 
     def check(self) -> list[str]:
         """One sentence, with its remedy, for everything that breaks a rule of delivery; empty when all is well."""
-        with kafka_faults(self._settings.bootstrap):
+        with self._faults("DescribeConfigs"):
             described = self._admin.describe_topics([self._settings.topic(name) for name in TOPICS])
+            if any(each["error_code"] == TopicAuthorizationFailedError.errno for each in described):
+                raise TopicAuthorizationFailedError
             counts = {each["name"]: len(each["partitions"]) for each in described if not each["error_code"]}
             missing = [name for name in TOPICS if self._settings.topic(name) not in counts]
             if missing:
@@ -70,6 +76,9 @@ class Topics:
             configs = {name: self._config(name) for name in TOPICS}
         partitions = {name: counts[self._settings.topic(name)] for name in TOPICS}
         return [*_partition_faults(partitions), *_config_faults(configs)]
+
+    def _faults(self, operation: str) -> AbstractContextManager[None]:
+        return kafka_faults(self._settings, f"{operation} on the topics that begin with {self._settings.prefix}")
 
     def _config(self, name: str) -> dict[str, str]:
         topic = self._settings.topic(name)

@@ -1,7 +1,7 @@
 """Objects as files below one directory, which may be moved: their addresses do not name it."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from time import time
@@ -18,8 +18,8 @@ _ABANDONED_SECONDS = 3_600
 class LocalObjects:
     """`uri` of an object is `store:///` and its name. Names that would climb out of `root` raise `KeyError`.
 
-    A put is durable once it has returned: file and folder are synced. What a killed writer left half-written lies in
-    a folder of its own until `sweep`.
+    A put is durable once it has returned: file and folder are synced. Tags are not kept. What a killed writer left
+    half-written lies in a folder of its own until `sweep`.
     """
 
     def __init__(self, root: Path) -> None:
@@ -34,7 +34,7 @@ class LocalObjects:
                 if time() - path.stat().st_mtime > _ABANDONED_SECONDS:
                     path.unlink()
 
-    def put(self, name: str, data: bytes) -> str:
+    def put(self, name: str, data: bytes, tags: Mapping[str, str] | None = None) -> str:
         path = self._path(name)
         unfinished = self._root / _UNFINISHED / uuid4().hex
         with _translated(path):

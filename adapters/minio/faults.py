@@ -7,7 +7,7 @@ from xml.etree.ElementTree import ParseError
 from minio.error import InvalidResponseError, MinioException, S3Error, ServerError
 from urllib3.exceptions import HTTPError, SSLError
 
-from core.errors import StoreFull, Unavailable
+from core.errors import NotPermitted, StoreFull, Unavailable
 
 
 class Damaged(Exception):
@@ -17,13 +17,14 @@ class Damaged(Exception):
 FAULTS = (MinioException, HTTPError, ParseError, Damaged)
 
 _NO_SPACE_STATUS = 507
+_LASTING = frozenset({501, _NO_SPACE_STATUS})
 _TRANSIENT_CODES = frozenset(
     {"SlowDown", "RequestTimeout", "BadDigest", "IncompleteBody", "XAmzContentSHA256Mismatch", "OperationAborted"}
 )
 _KEYS = "Check the access key, the secret key and the region."
 _REMEDIES = {
     "NoSuchBucket": "Create the bucket, or name another.",
-    "AccessDenied": "Check the keys, and give them the rights to list, read, write and delete in this bucket.",
+    "AccessDenied": "Check the keys, and grant them this; docs/security.md lists who needs what.",
     "SignatureDoesNotMatch": _KEYS,
     "InvalidAccessKeyId": _KEYS,
     "XAdminUserNotFound": _KEYS,  # what VersityGW calls an unknown access key
@@ -42,7 +43,7 @@ def transient(fault: Exception) -> bool:
 
 
 def _failing(status: int) -> bool:
-    return (status >= 500 and status != _NO_SPACE_STATUS) or status == 429
+    return (status >= 500 and status not in _LASTING) or status == 429
 
 
 @contextmanager
@@ -57,7 +58,8 @@ def s3_faults(address: str) -> Iterator[None]:
 def _unavailable(fault: Exception, address: str) -> Unavailable:
     if _out_of_space(fault):
         return StoreFull(f"No space is left for {address}.", "Free some, and the work goes on by itself.")
-    return Unavailable(f"{address} cannot be used: {_named(fault)}.", _remedy(fault))
+    kind = NotPermitted if isinstance(fault, S3Error) and fault.code == "AccessDenied" else Unavailable
+    return kind(f"{address} cannot be used: {_named(fault)}.", _remedy(fault))
 
 
 def _out_of_space(fault: Exception) -> bool:
@@ -73,7 +75,7 @@ def _remedy(fault: Exception) -> str:
         case Damaged():
             return "Restore the object, or delete it: then it counts as missing."
         case SSLError():
-            return "Check the certificate of the server and the file of the authorities."
+            return "Check the certificate of the server and FLOWGAUGE_S3_CA_FILE."
         case InvalidResponseError() | ParseError():
             return "Check that the endpoint is an S3 service."
         case _:

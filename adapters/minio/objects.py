@@ -1,35 +1,35 @@
 """Objects in one bucket of any S3 service, by plain S3 calls: put, get, list, delete, presign."""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import timedelta
 from hashlib import sha256
 from io import BytesIO
 from itertools import islice
+from time import monotonic
 from typing import TypeVar, cast
 
-from minio import Minio
+from minio.commonconfig import Tags
 from minio.error import S3Error
-from minio.helpers import check_bucket_name
-from urllib3 import PoolManager
-from urllib3.util import Timeout
 
-from adapters.minio.faults import Damaged, s3_faults
+from adapters.minio.breaker import Breaker
+from adapters.minio.client import bucket_name, client, connections
+from adapters.minio.faults import Damaged, s3_faults, transient
 from adapters.minio.patience import patiently
 from adapters.minio.settings import S3Settings
-from core.errors import SettingsError
+from core.errors import Unavailable
 
 _PART_BYTES = 16 * 2**20  # images go in one piece, snapshots in a few; what fails is sent again as a whole
 _PAGE = 1_000  # the most that a server lists at once
 _LONGEST_NAME_BYTES = 1_024
 _CLIMBS = frozenset({"", ".", ".."})
 _UNSPEAKABLE = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")  # XML and HTTP have no words for these
-_CONNECTIONS = 16
 _DIGEST = "sha256"
 _NOT_THERE = frozenset({"NoSuchKey", "NoSuchVersion"})
 _NO_NAME = frozenset(
     {"KeyTooLongError", "XMinioInvalidObjectName", "ObjectParentIsFile", "ExistingObjectIsDirectory", "InvalidURI"}
 )
+_NO_TAGS = frozenset({"NotImplemented", "MethodNotAllowed"})
 _BUCKET_IS_THERE = frozenset({"BucketAlreadyOwnedByYou", "BucketAlreadyExists"})
 
 T = TypeVar("T")
@@ -41,25 +41,28 @@ class S3Objects:
     A put is whole once it has returned, and as durable as the service promises; the server checks what it got against
     a hash (SHA-256, or MD5 under TLS). A get compares with the SHA-256 that the put left beside the object, if one is
     there. Transient faults are tried again while `settings.patience_seconds` last; a call that hangs ends with its
-    socket's deadline after that. The constructor touches no network.
+    socket's deadline after that. Once a call has given up, those of the next 5 seconds fail at once (see `Breaker`;
+    `now` is its clock). Tags are left out for a service that knows none. The constructor touches no network.
     """
 
-    def __init__(self, settings: S3Settings, bucket: str) -> None:
-        self._bucket = _bucket_name(bucket)
+    def __init__(self, settings: S3Settings, bucket: str, now: Callable[[], float] = monotonic) -> None:
+        self._bucket = bucket_name(bucket)
         self._scheme = f"s3://{bucket}/"
         self._address = f"The bucket {bucket} at {settings.endpoint}"
         self._patience = settings.patience_seconds
-        self._http = _http(settings)
-        self._client = _client(settings, self._http)
+        self._http = connections(settings)
+        self._client = client(settings, self._http)
+        self._breaker = Breaker(now)
+        self._takes_tags = True
 
     def ensure_bucket(self) -> None:
         """Create the bucket unless it is there; for setups, as workers' keys seldom may."""
         self._ask(self._make_bucket)
 
-    def put(self, name: str, data: bytes) -> str:
+    def put(self, name: str, data: bytes, tags: Mapping[str, str] | None = None) -> str:
         _check(name)
         digest = sha256(data).hexdigest()
-        self._ask_for(name, lambda: self._send(name, data, digest))
+        self._ask_for(name, lambda: self._send_tagged(name, data, digest, tags or {}))
         return self.uri(name)
 
     def get(self, name: str) -> bytes:
@@ -111,18 +114,18 @@ class S3Objects:
         self._http.clear()
 
     def _ask(self, attempt: Callable[[], T]) -> T:
-        with s3_faults(self._address):
-            return patiently(attempt, self._patience)
+        with self._breaker.call(_gave_up) as trial, s3_faults(self._address):
+            return patiently(attempt, 0 if trial else self._patience)
 
     def _ask_for(self, name: str, attempt: Callable[[], T]) -> T:
         """Raises `KeyError` where the server says that `name` is not there or cannot be."""
-        with s3_faults(self._address):
-            try:
-                return patiently(attempt, self._patience)
-            except S3Error as error:
-                if error.code in _NOT_THERE | _NO_NAME:
-                    raise KeyError(name) from error
-                raise
+        try:
+            return self._ask(attempt)
+        except Unavailable as error:
+            fault = error.__cause__
+            if isinstance(fault, S3Error) and fault.code in _NOT_THERE | _NO_NAME:
+                raise KeyError(name) from fault
+            raise
 
     def _make_bucket(self) -> None:
         if self._client.bucket_exists(self._bucket):
@@ -133,7 +136,18 @@ class S3Objects:
             if error.code not in _BUCKET_IS_THERE:
                 raise
 
-    def _send(self, name: str, data: bytes, digest: str) -> None:
+    def _send_tagged(self, name: str, data: bytes, digest: str, tags: Mapping[str, str]) -> None:
+        """An object without tags is worth more than none."""
+        if tags and self._takes_tags:
+            try:
+                return self._send(name, data, digest, tags)
+            except S3Error as error:
+                if error.code not in _NO_TAGS:
+                    raise
+                self._takes_tags = False
+        return self._send(name, data, digest, {})
+
+    def _send(self, name: str, data: bytes, digest: str, tags: Mapping[str, str]) -> None:
         """Parts go one after the other: threads that a failed put leaves behind would go on sending."""
         self._client.put_object(
             self._bucket,
@@ -141,6 +155,7 @@ class S3Objects:
             BytesIO(data),
             len(data),
             metadata={_DIGEST: digest},
+            tags=_tags(tags),
             part_size=_PART_BYTES,
             num_parallel_uploads=1,
         )
@@ -170,37 +185,16 @@ class S3Objects:
         return self._ask(attempt)
 
 
-def _bucket_name(bucket: str) -> str:
-    try:
-        check_bucket_name(bucket, strict=True)
-    except ValueError as error:
-        remedy = "Use 3 to 63 lower-case letters, digits, dots or hyphens."
-        raise SettingsError(f"{bucket!r} cannot name a bucket.", remedy) from error
-    return bucket
+def _gave_up(error: Unavailable) -> bool:
+    return isinstance(error.__cause__, Exception) and transient(error.__cause__)
 
 
-def _http(settings: S3Settings) -> PoolManager:
-    """Without retries of its own: `patiently` is the only loop."""
-    return PoolManager(
-        maxsize=_CONNECTIONS,
-        timeout=Timeout(connect=settings.connect_seconds, read=settings.answer_seconds),
-        retries=False,
-        ca_certs=None if settings.ca_file is None else str(settings.ca_file),
-    )
-
-
-def _client(settings: S3Settings, http: PoolManager) -> Minio:
-    try:
-        return Minio(
-            settings.host,
-            settings.access_key,
-            settings.secret_key.get_secret_value(),
-            secure=settings.secure,
-            region=settings.region,
-            http_client=http,
-        )
-    except ValueError as error:
-        raise SettingsError(f"The settings of S3 do not fit: {error}.", "Check the endpoint and the region.") from error
+def _tags(tags: Mapping[str, str]) -> Tags | None:
+    if not tags:
+        return None
+    made = Tags(for_object=True)
+    made.update(tags)
+    return made
 
 
 def _is_name(name: str) -> bool:

@@ -24,7 +24,7 @@ class S3Settings(BaseModel):
     ca_file: Path | None = None
     connect_seconds: float = Field(default=3, gt=0)
     answer_seconds: float = Field(default=10, gt=0)
-    patience_seconds: float = Field(default=20, ge=0)
+    patience_seconds: float = Field(default=3, ge=0)
 
     @field_validator("endpoint")
     @classmethod
@@ -34,6 +34,13 @@ class S3Settings(BaseModel):
                 "The S3 endpoint is not the URL of a server.", "Write https://host or http://host:port."
             )
         return endpoint.rstrip("/")
+
+    @field_validator("ca_file")
+    @classmethod
+    def _is_there(cls, ca_file: Path | None) -> Path | None:
+        if ca_file is not None and not ca_file.is_file():
+            raise SettingsError(f"There is no file {ca_file}.", "Set FLOWGAUGE_S3_CA_FILE to a PEM file.")
+        return ca_file
 
     @property
     def host(self) -> str:

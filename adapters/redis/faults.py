@@ -41,6 +41,8 @@ def _unavailable(error: RedisError, address: str) -> Unavailable:
     if _out_of_memory(error):
         return StoreFull(f"Redis at {address} has no memory left.", "Raise its maxmemory, or free some.")
     remedy = next((words for kinds, words in _REMEDIES if isinstance(error, kinds)), None)
+    if "CERTIFICATE_VERIFY_FAILED" in str(error):
+        remedy = "Check FLOWGAUGE_REDIS_CA_FILE, and the host names in the server's certificate."
     cause = f"Redis at {address} cannot be used: {str(error).removesuffix('.')}."
     return Unavailable(cause, remedy or "Check that it runs and can be reached.")
 

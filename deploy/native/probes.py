@@ -1,6 +1,7 @@
 """Whether a server answers: one question each, in the server's own protocol."""
 
 import socket
+import ssl
 import time
 import urllib.error
 import urllib.request
@@ -21,13 +22,14 @@ def kafka_answers(host: str, port: int) -> bool:
 
 
 def redis_answers(host: str, port: int) -> bool:
-    return _asked(host, port, b"PING\r\n", at_least=5) == b"+PONG\r\n"
+    """Also when it wants a password first."""
+    return _asked(host, port, b"PING\r\n", at_least=5).startswith((b"+PONG", b"-NOAUTH"))
 
 
-def http_answers(url: str) -> bool:
-    """Whether a GET is answered with success."""
+def http_answers(url: str, context: ssl.SSLContext | None = None) -> bool:
+    """Whether a GET is answered with success; `context` trusts a server behind https."""
     try:
-        with urllib.request.urlopen(url, timeout=PROBE_SECONDS):
+        with urllib.request.urlopen(url, timeout=PROBE_SECONDS, context=context):
             return True
     except (urllib.error.URLError, OSError):
         return False

@@ -84,7 +84,7 @@ class NativeServer(ABC):
     """
 
     name: ClassVar[str]
-    ports: ClassVar[tuple[str, ...]] = ("port",)
+    ports: tuple[str, ...] = ("port",)
 
     def __init__(self, folder: Path, *, detached: bool = False) -> None:
         self.folder = folder.absolute()

@@ -10,6 +10,7 @@ from typing import ClassVar
 
 from deploy.native.probes import http_answers, kafka_answers, redis_answers
 from deploy.native.process import HERE, HOST, START_SECONDS, NativeServer, NotAnswering, write_private
+from deploy.native.tls import Identity, Listener
 
 ACCESS_KEY = "flowgauge"
 
@@ -30,14 +31,29 @@ KAFKA_ALONE = {
 
 
 class Kafka(NativeServer):
-    """One broker that is its own controller; `properties` are added to its own, or replace them."""
+    """One broker that is its own controller; `properties` are added to its own, or replace them.
+
+    `listeners` are open beside the plain one, each under its name and on a port of its own.
+    """
 
     name = "kafka"
-    ports = ("port", "controller_port")
+    ports: tuple[str, ...] = ("port", "controller_port")
 
-    def __init__(self, folder: Path, properties: Mapping[str, str] | None = None, *, detached: bool = False) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        properties: Mapping[str, str] | None = None,
+        listeners: Mapping[str, Listener] | None = None,
+        *,
+        detached: bool = False,
+    ) -> None:
         super().__init__(folder, detached=detached)
         self._properties = dict(properties or {})
+        self._listeners = dict(listeners or {})
+        self.ports = (*Kafka.ports, *self._listeners)
+
+    def address_of(self, listener: str) -> str:
+        return f"{HOST}:{self.port(listener)}"
 
     def prepare(self, program: Path) -> None:
         lines = (f"{key}={value}\n" for key, value in {**self._own_properties(), **self._properties}.items())
@@ -69,25 +85,46 @@ class Kafka(NativeServer):
             raise NotAnswering(f"kafka could not format {self.data} (exit {code}); {self.log_end()}")
 
     def _own_properties(self) -> dict[str, str]:
-        broker, controller = self.address, f"{HOST}:{self.port('controller_port')}"
+        controller = f"CONTROLLER://{self.address_of('controller_port')}"
+        doors = [f"PLAINTEXT://{self.address}", *(f"{name}://{self.address_of(name)}" for name in self._listeners)]
+        protocols = {"CONTROLLER": "PLAINTEXT", "PLAINTEXT": "PLAINTEXT"} | {
+            name: listener.protocol for name, listener in self._listeners.items()
+        }
         return {
             "process.roles": "broker,controller",
             "node.id": "1",
-            "controller.quorum.voters": f"1@{controller}",
-            "listeners": f"PLAINTEXT://{broker},CONTROLLER://{controller}",
-            "advertised.listeners": f"PLAINTEXT://{broker}",
+            "controller.quorum.voters": f"1@{self.address_of('controller_port')}",
+            "listeners": ",".join([*doors, controller]),
+            "advertised.listeners": ",".join(doors),
             "controller.listener.names": "CONTROLLER",
             "inter.broker.listener.name": "PLAINTEXT",
-            "listener.security.protocol.map": "CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT",
+            "listener.security.protocol.map": ",".join(f"{name}:{protocol}" for name, protocol in protocols.items()),
             "log.dirs": str(self.data),
             **KAFKA_ALONE,
+            **{
+                f"listener.name.{name.lower()}.{key}": value
+                for name, listener in self._listeners.items()
+                for key, value in listener.properties.items()
+            },
         }
 
 
 class Redis(NativeServer):
-    """Keeps nothing on disk: what it held is gone after a restart."""
+    """Keeps nothing on disk: what it held is gone after a restart.
+
+    With an `identity` it speaks TLS on a second port; with a `password` it wants that first, on both.
+    """
 
     name = "redis"
+
+    def __init__(
+        self, folder: Path, identity: Identity | None = None, password: str | None = None, *, detached: bool = False
+    ) -> None:
+        super().__init__(folder, detached=detached)
+        self._identity = identity
+        self._password = password
+        if identity is not None:
+            self.ports = (*Redis.ports, "tls_port")
 
     @property
     def url(self) -> str:
@@ -103,11 +140,24 @@ class Redis(NativeServer):
             # full, it refuses to write rather than to forget
             "maxmemory": "256mb",
             "maxmemory-policy": "noeviction",
+            **self._guards(),
         }
         return [str(program / "redis-server"), *(word for key in options for word in (f"--{key}", options[key]))]
 
     def answers(self) -> bool:
         return redis_answers(HOST, self.port())
+
+    def _guards(self) -> dict[str, str]:
+        password = {} if self._password is None else {"requirepass": self._password}
+        if self._identity is None:
+            return password
+        return password | {
+            "tls-port": str(self.port("tls_port")),
+            "tls-cert-file": str(self._identity.certificate),
+            "tls-key-file": str(self._identity.key),
+            "tls-ca-cert-file": str(self._identity.authority),
+            "tls-auth-clients": "no",
+        }
 
 
 class S3Server(NativeServer):
@@ -124,12 +174,36 @@ class S3Server(NativeServer):
 
 
 class Minio(S3Server):
+    """With an `identity` it speaks TLS only."""
+
     name = "minio"
     health = "/minio/health/ready"
 
+    def __init__(self, folder: Path, identity: Identity | None = None, *, detached: bool = False) -> None:
+        super().__init__(folder, detached=detached)
+        self._identity = identity
+
+    @property
+    def endpoint(self) -> str:
+        return super().endpoint if self._identity is None else f"https://{self.address}"
+
+    def prepare(self, program: Path) -> None:
+        self._certificates.mkdir(exist_ok=True)
+        if self._identity is not None:
+            write_private(self._certificates / "public.crt", self._identity.certificate.read_text())
+            write_private(self._certificates / "private.key", self._identity.key.read_text())
+
+    def answers(self) -> bool:
+        context = None if self._identity is None else self._identity.client_context
+        return http_answers(self.endpoint + self.health, context)
+
+    @property
+    def _certificates(self) -> Path:
+        """In its home folder it would look for certificates of somebody else."""
+        return self.folder / "certs"
+
     def command(self, program: Path) -> list[str]:
-        # in its home folder it would look for certificates of somebody else
-        options = ["--quiet", "--address", self.address, "--certs-dir", str(self.folder / "certs")]
+        options = ["--quiet", "--address", self.address, "--certs-dir", str(self._certificates)]
         return [str(program / "minio"), "server", *options, str(self.data)]
 
     def environment(self) -> Mapping[str, str]:

@@ -59,6 +59,14 @@ def test_a_second_put_replaces_the_first(objects: Objects) -> None:
     assert objects.get("a/b") == b"new"
 
 
+def test_tags_do_not_change_what_is_read(objects: Objects) -> None:
+    assert objects.put("a/b", b"bytes", tags={"decision": "pass"}) == objects.uri("a/b")
+    assert objects.get("a/b") == b"bytes"
+    objects.put("a/b", b"large" * 5_000_000, tags={"decision": "reject"})
+    assert len(objects.get("a/b")) == 25_000_000
+    assert list(objects.names("")) == ["a/b"]
+
+
 def test_what_is_not_there_is_a_key_error(objects: Objects) -> None:
     objects.put("a/b", b"")
     for name in ("a", "b", "a/b/c"):

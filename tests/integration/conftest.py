@@ -5,8 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.encrypted import GuardedMinio, GuardedRedis, guarded_minio, guarded_redis
 from tests.support.faults.scene import Outcome
 from tests.support.faults.table import table
+from tests.support.guarded import GuardedKafka, guarded_kafka
+from tests.support.servers import S3Address, provided
 
 OUTCOMES = pytest.StashKey[list[Outcome]]()
 
@@ -35,3 +38,35 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     if outcomes:
         terminalreporter.section("faults")
         terminalreporter.write_line(table(outcomes))
+
+
+@pytest.fixture(scope="session")
+def kafka(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Iterator[GuardedKafka]:
+    """A broker with a door of every kind, beside the one of `kafka_bootstrap`, whose only door is plain."""
+    with provided(pytestconfig, guarded_kafka(tmp_path_factory.mktemp("kafka"))) as guarded:
+        yield guarded
+
+
+@pytest.fixture(scope="session")
+def minio(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Iterator[GuardedMinio]:
+    """A MinIO behind TLS, beside the one of `s3_address`."""
+    with provided(pytestconfig, guarded_minio(tmp_path_factory.mktemp("minio"))) as guarded:
+        yield guarded
+
+
+@pytest.fixture(scope="session")
+def redis(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Iterator[GuardedRedis]:
+    """A Redis behind TLS and a password, beside the one of `redis_url`."""
+    with provided(pytestconfig, guarded_redis(tmp_path_factory.mktemp("redis"))) as guarded:
+        yield guarded
+
+
+@pytest.fixture(scope="session")
+def servers(redis_url: str, s3_address: S3Address) -> dict[str, str]:
+    """The variables that lead to Redis and S3 as most tests use them."""
+    return {
+        "FLOWGAUGE_REDIS_URL": redis_url,
+        "FLOWGAUGE_S3_ENDPOINT": s3_address.endpoint,
+        "FLOWGAUGE_S3_ACCESS_KEY": s3_address.access_key,
+        "FLOWGAUGE_S3_SECRET_KEY": s3_address.secret_key,
+    }

@@ -242,6 +242,30 @@ def test_what_does_not_pass_is_not_tried_often() -> None:
     assert 2 <= len(given) <= 6
 
 
+def test_a_store_that_was_waited_for_in_vain_is_left_alone_and_then_tried_once() -> None:
+    now = [0.0]
+    with scripted([refusal(503, "SlowDown")] * 9 + [Answer()]) as (port, given):
+        address = S3Address(f"http://127.0.0.1:{port}", "key", SECRET)
+        with closing(S3Objects(keys(address, patience_seconds=0.3), "bucket", lambda: now[0])) as objects:
+            for seconds, asked in ((0.0, True), (4.9, False), (5.0, True), (9.9, False)):
+                now[0], before = seconds, len(given)
+                with pytest.raises(Unavailable, match="SlowDown: Because"):
+                    objects.get("a")
+                assert (len(given) > before) is asked
+                assert seconds == 0.0 or len(given) - before <= 1, "a trial is made once"
+            given.extend([Answer()] * 9)
+            now[0] = 10
+            assert objects.get("a") == b"bytes"
+
+
+def test_a_service_without_tags_is_given_the_object_alone() -> None:
+    with scripted([refusal(501, "NotImplemented"), Answer()]) as (port, given), at(port) as objects:
+        objects.put("a", b"bytes", tags={"decision": "pass"})
+        assert len(given) == 2
+        objects.put("b", b"bytes", tags={"decision": "pass"})
+        assert len(given) == 3
+
+
 @pytest.mark.parametrize(
     "answer", [refusal(507, "XMinioStorageFull"), refusal(400, "XMinioAdminBucketQuotaExceeded")], ids=["disk", "quota"]
 )

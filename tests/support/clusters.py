@@ -9,12 +9,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic, sleep
+from typing import IO
 from uuid import uuid4
 
 from kafka import KafkaAdminClient
 
 from adapters.environment import kafka_settings, s3_settings
 from adapters.kafka.faults import kafka_faults
+from adapters.kafka.publisher import ImagePublisher
 from adapters.kafka.topics import Plan, Topics
 from adapters.minio.objects import S3Objects
 from core.errors import Unavailable
@@ -24,7 +26,7 @@ from streams.bootstrap import open_store
 from streams.lines import set_line
 from streams.roles import Role
 from streams.store import Store
-from tests.support.streaming import fitted
+from tests.support.streaming import START, event, fitted, png
 
 PARTITIONS = 4
 LINES = tuple(f"press-{number}" for number in range(PARTITIONS))
@@ -42,19 +44,28 @@ class Cluster:
     store: Store
     workers: list[Worker] = field(default_factory=list)
 
-    def start(self, role: Role, *options: str) -> Worker:
+    def start(self, role: Role, *options: str, stderr: IO[bytes] | None = None) -> Worker:
         """`options` are those of `tests.support.clusterworker`."""
         command = [sys.executable, "-m", "tests.support.clusterworker", self.uri, role.value, *options]
-        self.workers.append(subprocess.Popen(command, cwd=_REPOSITORY))
+        self.workers.append(subprocess.Popen(command, cwd=_REPOSITORY, stderr=stderr))
         return self.workers[-1]
+
+    def publish(self, first: int, last: int) -> None:
+        """The images of these numbers on every line, each on the partition of its own; every tenth is a reject."""
+        with ImagePublisher(kafka_settings(os.environ), self.store.objects) as publisher:
+            for number in range(first, last):
+                for partition, line in enumerate(LINES):
+                    data = png(170 if number % 10 == 0 else 100, seed=number, side=64)
+                    publisher.publish(event(f"{number:04d}", line, at=START), data, partition)
 
     def kill(self, worker: Worker) -> None:
         worker.kill()
         worker.wait()
         self.workers.remove(worker)
 
-    def stop(self, workers: Sequence[Worker]) -> None:
-        """Gracefully: each must end with exit code 0, or the test fails."""
+    def stop(self, workers: Sequence[Worker] | None = None) -> None:
+        """All, if none are named. Gracefully: each must end with exit code 0, or the test fails."""
+        workers = self.workers if workers is None else workers
         for worker in workers:
             worker.send_signal(signal.SIGTERM)
         codes = [worker.wait(PATIENCE_SECONDS) for worker in workers]
@@ -66,10 +77,13 @@ class Cluster:
             record for number in range(self.store.log.partitions(topic)) for record in self._partition(topic, number)
         ]
 
+    def ends(self, topic: str) -> int:
+        return sum(self.store.log.end(topic, number) for number in range(self.store.log.partitions(topic)))
+
     def members(self, processor: str) -> int:
         """How many the group of `processor` has, once it has settled; -1 while it balances."""
         settings = kafka_settings(os.environ)
-        with kafka_faults(settings.bootstrap):
+        with kafka_faults(settings, "Describe on the group"):
             admin = KafkaAdminClient(**settings.client_options())
             try:
                 (group,) = admin.describe_groups([settings.topic(processor)]).values()
@@ -99,7 +113,7 @@ def _now(until: Callable[[], bool]) -> bool:
 
 
 @contextmanager
-def plant(alert_window_seconds: float) -> Iterator[Cluster]:
+def plant(alert_window_seconds: float = 2) -> Iterator[Cluster]:
     """Topics and a bucket of its own on the servers that the environment names, and a gauge for every line. Nothing is
     adapted unless a test asks for it."""
     name = f"plant-{uuid4().hex[:8]}"

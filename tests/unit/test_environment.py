@@ -1,9 +1,13 @@
 """Settings from the environment: what is missing is named, what is secret is never shown."""
 
+from contextlib import closing
+from pathlib import Path
+
 import pytest
+from redis import Redis
 
 from adapters.environment import kafka_settings, redis_url, s3_settings
-from adapters.kafka.settings import Security
+from adapters.kafka.settings import Mechanism, Security
 from core.errors import SettingsError
 from streams.bootstrap import open_store
 
@@ -52,6 +56,34 @@ def test_sasl_without_a_password_says_what_to_set_and_shows_no_secret() -> None:
     assert "hush" not in str(caught.value)
 
 
+def test_a_password_is_never_sent_for_all_to_read() -> None:
+    user = {"FLOWGAUGE_KAFKA_USERNAME": "line", "FLOWGAUGE_KAFKA_PASSWORD": "hush-hush"}
+    plain = KAFKA | user | {"FLOWGAUGE_KAFKA_MECHANISM": "PLAIN"}
+    assert kafka_settings(plain | {"FLOWGAUGE_KAFKA_SECURITY": "SASL_SSL"}).mechanism is Mechanism.PLAIN
+    with pytest.raises(SettingsError, match="PLAIN would send the password"):
+        kafka_settings(plain | {"FLOWGAUGE_KAFKA_SECURITY": "SASL_PLAINTEXT"})
+
+
+def test_a_user_without_sasl_is_not_shown_to_the_brokers() -> None:
+    given = {"FLOWGAUGE_KAFKA_SECURITY": "SSL", "FLOWGAUGE_KAFKA_USERNAME": "line", "FLOWGAUGE_KAFKA_PASSWORD": "hush"}
+    assert not any(name.startswith("sasl") for name in kafka_settings(KAFKA | given).client_options())
+
+
+def test_authorities_of_redis_become_a_part_of_its_url(tmp_path: Path) -> None:
+    authority = tmp_path / "a&b.pem"
+    authority.touch()
+    given = {"FLOWGAUGE_REDIS_URL": "rediss://host:6379/0", "FLOWGAUGE_REDIS_CA_FILE": str(authority)}
+    assert options(redis_url(given))["ssl_ca_certs"] == str(authority)
+    given["FLOWGAUGE_REDIS_URL"] += "?health_check_interval=2"
+    found = options(redis_url(given))
+    assert (found["ssl_ca_certs"], found["health_check_interval"]) == (str(authority), 2)
+
+
+def options(url: str) -> dict[str, object]:
+    with closing(Redis.from_url(url)) as client:
+        return dict(client.connection_pool.connection_kwargs)
+
+
 def test_an_endpoint_that_is_no_url_is_a_settings_error_without_its_secret() -> None:
     with pytest.raises(SettingsError) as caught:
         s3_settings(S3 | {"FLOWGAUGE_S3_ENDPOINT": "hush-hush"})
@@ -59,7 +91,8 @@ def test_an_endpoint_that_is_no_url_is_a_settings_error_without_its_secret() -> 
 
 
 def test_secrets_are_masked_where_settings_are_printed() -> None:
-    kafka = kafka_settings(KAFKA | {"FLOWGAUGE_KAFKA_USERNAME": "line", "FLOWGAUGE_KAFKA_PASSWORD": "hush-hush"})
+    user = {"FLOWGAUGE_KAFKA_USERNAME": "line", "FLOWGAUGE_KAFKA_PASSWORD": "hush-hush"}
+    kafka = kafka_settings(KAFKA | user | {"FLOWGAUGE_KAFKA_SECURITY": "SASL_SSL"})
     assert "hush" not in f"{kafka!r} {s3_settings(S3)!r}"
     assert kafka.client_options()["sasl_plain_password"] == "hush-hush"
 

@@ -4,12 +4,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from threading import Event
+from typing import cast
 
 import pytest
 
-from core.errors import Unavailable
+from core.errors import NotAdmitted, Unavailable
 from core.messages import ADAPTATIONS, IMAGES
-from core.ports import Outgoing, Record
+from core.ports import Log, Outgoing, Record
 from streams.member import Member, by_partition
 from streams.processor import Processor
 from streams.store import Store
@@ -150,3 +151,22 @@ def test_a_fetch_is_split_by_partition_in_order(store: Store) -> None:
     first, second, third = fetched(store, 0, 3)
     other = replace(second, partition=1)
     assert by_partition([first, other, third]) == {PLACE: [first, third], (IMAGES, 1): [other]}
+
+
+def test_a_log_that_no_longer_admits_us_is_seen_while_nothing_comes(store: Store) -> None:
+    class Refusing:
+        def end(self, topic: str, partition: int) -> int:
+            raise NotAdmitted("The password no longer fits.")
+
+    member = Member(lambda: Echo(store), cast(Log, Refusing()), store.clock)
+    with pytest.raises(NotAdmitted, match="no longer fits"):
+        member.look()
+
+
+def test_a_log_that_is_away_is_told_and_not_waited_for(store: Store) -> None:
+    told: list[str] = []
+    log = Failing(store.log, ["end"], times=2)
+    member = Member(lambda: Echo(store), log, store.clock, trouble=lambda name, error: told.append(name))
+    for _ in range(3):
+        member.look()
+    assert told == ["echo", "echo"]

@@ -1,3 +1,4 @@
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from hashlib import sha256
@@ -344,7 +345,7 @@ class Broken:
     def __init__(self, objects: Objects) -> None:
         self._objects = objects
 
-    def put(self, name: str, data: bytes) -> str:
+    def put(self, name: str, data: bytes, tags: Mapping[str, str] | None = None) -> str:
         raise ZeroDivisionError
 
     def __getattr__(self, name: str) -> Any:

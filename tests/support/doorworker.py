@@ -1,0 +1,34 @@
+"""One worker process that scores for several plants at once, each reached through a door of its own.
+
+Its argument is JSON: for each plant, the address of its store and the variables that lead to it.
+"""
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from contextlib import ExitStack
+
+from streams.app import run_groups
+from streams.bootstrap import open_store
+from streams.cluster import group_members
+from streams.roles import Role
+from tests.support.clusterworker import told
+from tests.support.streaming import adapt, load
+
+
+async def main(plants: list[tuple[str, dict[str, str]]]) -> None:
+    stopping = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopping.set)
+    with ExitStack() as stack:
+        members = []
+        for uri, variables in plants:
+            os.environ.update(variables)
+            store = stack.enter_context(open_store(uri))
+            members += group_members(store, Role.SCORING, load, adapt, trouble=told)
+        await run_groups(members, stopping)
+
+
+if __name__ == "__main__":
+    asyncio.run(main(json.loads(sys.argv[1])))
