@@ -6,7 +6,13 @@ from threading import Lock
 from typing import Any
 
 from kafka import KafkaConsumer, KafkaProducer
-from kafka.errors import KafkaError, KafkaTimeoutError, OffsetOutOfRangeError, UnknownTopicOrPartitionError
+from kafka.errors import (
+    KafkaConnectionError,
+    KafkaError,
+    KafkaTimeoutError,
+    OffsetOutOfRangeError,
+    UnknownTopicOrPartitionError,
+)
 from kafka.structs import OffsetAndMetadata, TopicPartition
 
 from adapters.kafka.codec import received, sent
@@ -157,17 +163,19 @@ def _consumer(settings: KafkaSettings, **options: Any) -> Any:
 
 
 class _Reader:
-    """One partition, one connection; calls are one at a time."""
+    """One partition, one connection; calls are one at a time. Once closed it raises `KafkaConnectionError`: whoever
+    shares it with the one that closed it tries again with a new one."""
 
     def __init__(self, consumer: Any, place: TopicPartition) -> None:
         self._consumer = consumer
         self._place = place
         self._lock = Lock()
         self._next = -1
+        self._closed = False
         consumer.assign([place])
 
     def read(self, offset: int, limit: int) -> list[Any]:
-        with self._lock:
+        with self._open():
             end = self._end()
             if offset >= end or limit < 1:
                 return []
@@ -175,11 +183,20 @@ class _Reader:
             return self._poll(end, limit)
 
     def end(self) -> int:
-        with self._lock:
+        with self._open():
             return self._end()
 
     def close(self) -> None:
-        self._consumer.close(autocommit=False)
+        with self._lock:
+            self._closed = True
+            self._consumer.close(autocommit=False)
+
+    @contextmanager
+    def _open(self) -> Iterator[None]:
+        with self._lock:
+            if self._closed:
+                raise KafkaConnectionError("another reader's failure closed the connection")
+            yield
 
     def _end(self) -> int:
         return int(self._consumer.end_offsets([self._place])[self._place])
