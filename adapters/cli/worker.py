@@ -6,7 +6,7 @@ import signal
 import sys
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -17,7 +17,9 @@ from streams.liveness import STALL_SECONDS
 from streams.roles import Role
 
 if TYPE_CHECKING:
+    from core.adaptation.contract import Adapt
     from streams.app import GroupApp
+    from streams.gauges import Load
     from streams.meter import Meter
 
 
@@ -70,24 +72,19 @@ def worker(
     flowgauge worker scoring --store s3://flowgauge --device cuda --metrics-port 9400
     flowgauge worker all --store s3://flowgauge
     """
-    import torch
-
-    from adapters.cli.model import loading
     from adapters.cli.telling import Teller
     from adapters.local.snapshots import SnapshotFolder
-    from core.adaptation.adapt import adapt
     from streams.bootstrap import open_store
     from streams.cluster import Pace, group_members
     from streams.liveness import Watchdog
 
-    if threads is not None:
-        torch.set_num_threads(threads)
+    load, adapt = _model(role, device, threads)
     with open_store(store) as plant, live().status("joining") as status, ExitStack() as stack:
         teller = Teller(status, as_json=json)
         members = group_members(
             plant,
             role,
-            loading(device),
+            load,
             adapt,
             pace=Pace(images=batch, linger_seconds=linger, stall_seconds=stall_after),
             observer=teller.step,
@@ -98,6 +95,24 @@ def worker(
         stack.enter_context(Watchdog({app.member.name: app.member.pulse for app in members}, stall_after, _end))
         asyncio.run(_run(members))
     stderr().print(teller.summary())
+
+
+def _model(role: Role, device: options.Device, threads: int | None) -> tuple["Load", "Adapt"]:
+    """What scores and what adapts. A role that does neither is spared the libraries, which take 800 MiB."""
+    if role is Role.DOWNSTREAM:
+        return _needless, _needless
+    import torch
+
+    from adapters.cli.model import loading
+    from core.adaptation.adapt import adapt
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    return loading(device), adapt
+
+
+def _needless(*_: Any, **__: Any) -> Any:
+    raise AssertionError("What is downstream needs no gauge.")
 
 
 async def _run(members: list["GroupApp"]) -> None:
