@@ -5,30 +5,22 @@ from contextlib import contextmanager, suppress
 from threading import Lock
 from typing import Any
 
-from kafka import KafkaConsumer, KafkaProducer
+from kafka import KafkaProducer
 from kafka.errors import (
-    KafkaConnectionError,
     KafkaError,
-    KafkaTimeoutError,
-    OffsetOutOfRangeError,
     UnknownTopicOrPartitionError,
 )
-from kafka.structs import OffsetAndMetadata, TopicPartition
+from kafka.structs import TopicPartition
 
 from adapters.kafka.codec import received, sent
 from adapters.kafka.doorstep import ensure_admitted
 from adapters.kafka.faults import kafka_faults
+from adapters.kafka.limits import LARGEST_LETTER
+from adapters.kafka.readers import Group, Reader, open_consumer
 from adapters.kafka.settings import KafkaSettings
 from core.ports import Clock, Outgoing, Record
 
-LARGEST_MESSAGE = 10 * 1024 * 1024
-"""Bytes; what our topics are created with, and twice what JSON and inline images need."""
-
-LARGEST_LETTER = LARGEST_MESSAGE + 64 * 1024
-"""Bytes; a dead letter is the largest message, where it lay, and why it could not be processed."""
-
-_POLL_MS = 200
-_POLLS = 50  # a read that has been promised records gives up after ten seconds
+_FLUSH_SECONDS = 10
 
 
 class KafkaLog:
@@ -45,8 +37,8 @@ class KafkaLog:
         self._lock = Lock()
         self._appending = Lock()
         self._producer: Any = None
-        self._readers: dict[TopicPartition, _Reader] = {}
-        self._groups: dict[str, _Group] = {}
+        self._readers: dict[TopicPartition, Reader] = {}
+        self._groups: dict[str, Group] = {}
         self._partitions: dict[str, int] = {}
         self._admitted = False
 
@@ -65,7 +57,7 @@ class KafkaLog:
         with self._appending, self._faults(right), self._renewing_producer():
             producer = self._opened_producer()
             futures = [producer.send(self.settings.topic(record.topic), **sent(record, at)) for record in records]
-            producer.flush(timeout=_POLLS * _POLL_MS / 1000)
+            producer.flush(timeout=_FLUSH_SECONDS)
             for future in futures:
                 future.get(timeout=1)
 
@@ -143,13 +135,13 @@ class KafkaLog:
             raise
 
     @contextmanager
-    def _reading(self, topic: str, partition: int) -> Iterator["_Reader"]:
+    def _reading(self, topic: str, partition: int) -> Iterator[Reader]:
         """The partition's connection; after a failure the next read makes a new one."""
         place = self._place(topic, partition)
         with self._lock:
             if place not in self._readers:
                 self._enter()
-                self._readers[place] = _Reader(_consumer(self.settings), place)
+                self._readers[place] = Reader(open_consumer(self.settings), place)
             reader = self._readers[place]
         try:
             yield reader
@@ -160,107 +152,9 @@ class KafkaLog:
             reader.close()
             raise
 
-    def _group(self, name: str) -> "_Group":
+    def _group(self, name: str) -> Group:
         with self._lock:
             if name not in self._groups:
                 self._enter()
-                self._groups[name] = _Group(_consumer(self.settings, group_id=self.settings.topic(name)))
+                self._groups[name] = Group(open_consumer(self.settings, group_id=self.settings.topic(name)))
             return self._groups[name]
-
-
-def _consumer(settings: KafkaSettings, **options: Any) -> Any:
-    return KafkaConsumer(
-        **settings.client_options(),
-        **options,
-        enable_auto_commit=False,
-        auto_offset_reset="none",
-        allow_auto_create_topics=False,
-        max_partition_fetch_bytes=LARGEST_LETTER,
-        request_timeout_ms=10_000,
-    )
-
-
-class _Reader:
-    """One partition, one connection; calls are one at a time, and those that wait for a closed one raise."""
-
-    def __init__(self, consumer: Any, place: TopicPartition) -> None:
-        self._consumer = consumer
-        self._place = place
-        self._lock = Lock()
-        self._next = -1
-        self._closed = False
-        consumer.assign([place])
-
-    def read(self, offset: int, limit: int) -> list[Any]:
-        with self._alone():
-            end = self._end()
-            if offset >= end or limit < 1:
-                return []
-            self._seek(offset)
-            return self._poll(end, limit)
-
-    def end(self) -> int:
-        with self._alone():
-            return self._end()
-
-    def close(self) -> None:
-        with self._lock:
-            if not self._closed:
-                self._closed = True
-                self._consumer.close(autocommit=False)
-
-    @contextmanager
-    def _alone(self) -> Iterator[None]:
-        with self._lock:
-            if self._closed:
-                raise KafkaConnectionError("another call failed on this connection meanwhile")
-            yield
-
-    def _end(self) -> int:
-        return int(self._consumer.end_offsets([self._place])[self._place])
-
-    def _seek(self, offset: int) -> None:
-        """Going on where the last read ended keeps what has been fetched ahead."""
-        if offset != self._next:
-            self._consumer.seek(self._place, offset)
-            self._next = offset
-
-    def _poll(self, end: int, limit: int) -> list[Any]:
-        """There are offsets up to `end`; what compaction removed of them leaves nothing to return."""
-        for _ in range(_POLLS):
-            records = self._polled(limit)
-            if records:
-                self._next = records[-1].offset + 1
-                return records
-            self._next = int(self._consumer.position(self._place))
-            if self._next >= end:
-                return []
-        raise KafkaTimeoutError(f"no records of {self._place.topic} came within {_POLLS * _POLL_MS / 1000:.0f} s")
-
-    def _polled(self, limit: int) -> list[Any]:
-        try:
-            return list(self._consumer.poll(timeout_ms=_POLL_MS, max_records=limit).get(self._place, []))
-        except OffsetOutOfRangeError:
-            # retention has taken them: the oldest that is left comes next
-            self._consumer.seek(self._place, self._consumer.beginning_offsets([self._place])[self._place])
-            return []
-
-
-class _Group:
-    """What a consumer group has committed; no member of it, so only for groups whose members are not alive."""
-
-    def __init__(self, consumer: Any) -> None:
-        self._consumer = consumer
-        self._lock = Lock()
-
-    def committed(self, place: TopicPartition) -> int:
-        with self._lock:
-            return int(self._consumer.committed(place) or 0)
-
-    def commit(self, place: TopicPartition, offset: int) -> None:
-        with self._lock:
-            self._consumer.assign([place])
-            self._consumer.commit({place: OffsetAndMetadata(offset, "", -1)})
-
-    def close(self) -> None:
-        self._consumer.close(autocommit=False)

@@ -11,7 +11,7 @@ from kafka import KafkaProducer
 
 from adapters.kafka.doorstep import ensure_admitted
 from adapters.kafka.faults import kafka_faults, translated
-from adapters.kafka.log import LARGEST_MESSAGE
+from adapters.kafka.limits import LARGEST_MESSAGE
 from adapters.kafka.settings import KafkaSettings
 from core.errors import UserError
 from core.messages import IMAGES, Event

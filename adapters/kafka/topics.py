@@ -11,7 +11,7 @@ from kafka.errors import TopicAuthorizationFailedError
 
 from adapters.kafka.doorstep import ensure_admitted
 from adapters.kafka.faults import kafka_faults
-from adapters.kafka.log import LARGEST_LETTER, LARGEST_MESSAGE
+from adapters.kafka.limits import LARGEST_LETTER, LARGEST_MESSAGE
 from adapters.kafka.settings import KafkaSettings
 from core.messages import ADAPTATIONS, ALERTS, DEAD_LETTERS, IMAGES, SNAPSHOTS, TOPICS, VERDICTS
 

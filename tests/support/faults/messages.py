@@ -9,7 +9,7 @@ from random import Random
 import pytest
 
 from adapters.environment import kafka_settings
-from adapters.kafka.log import LARGEST_MESSAGE
+from adapters.kafka.limits import LARGEST_MESSAGE
 from adapters.kafka.publisher import INLINE_LIMIT, ImagePublisher
 from core.errors import Unavailable, UserError
 from core.messages import IMAGES, AlertKind, Decision
