@@ -6,9 +6,12 @@ from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
 
+from pydantic import ValidationError
+
 from core.adaptation.contract import Adapt, AdaptationInput, AdaptationOutcome, Progress, adapted_version
 from core.adaptation.trace import AdaptationReport
-from core.errors import FlowgaugeError, Unavailable
+from core.deadletters import buried
+from core.errors import FlowgaugeError, NotAdmitted, Unavailable
 from core.messages import ADAPTATIONS, AdaptationRequest, AlertKind, SnapshotAnnouncement
 from core.names import adaptation_object
 from core.ports import Outgoing, Record
@@ -62,9 +65,10 @@ class Adaptation(Processor):
         self._alive = alive
 
     def process(self, records: Sequence[Record]) -> list[Outgoing]:
-        requests = [AdaptationRequest.decode(record.value) for record in records]
+        requests, letters = _requests(records)
         chosen = coalesced(requests)
-        return [*self._left_out(requests, chosen), *(out for request in chosen for out in self._decided(request))]
+        decided = [outgoing for request in chosen for outgoing in self._decided(request)]
+        return [*letters, *self._left_out(requests, chosen), *decided]
 
     def _left_out(
         self, requests: Sequence[AdaptationRequest], chosen: Sequence[AdaptationRequest]
@@ -83,7 +87,7 @@ class Adaptation(Processor):
         with self._leased(request.line) as progress:
             try:
                 return self._carried_out(request, progress)
-            except Unavailable:
+            except (Unavailable, NotAdmitted):
                 raise
             except FlowgaugeError as error:
                 return [_refused(request, str(error))]
@@ -155,6 +159,18 @@ class Adaptation(Processor):
             raise Unavailable("The runner is stopping.", "The adaptation begins anew at its next start.")
         if not self._store.state.lease(key, self._owner, _LEASE_SECONDS):
             raise Unavailable("Another worker adapts this line.", "Nothing is to be done.")
+
+
+def _requests(records: Sequence[Record]) -> tuple[list[AdaptationRequest], list[Outgoing]]:
+    """Those that can be read, and the dead letters of the others."""
+    requests: list[AdaptationRequest] = []
+    letters: list[Outgoing] = []
+    for record in records:
+        try:
+            requests.append(AdaptationRequest.decode(record.value))
+        except ValidationError as error:
+            letters.append(buried(record, f"This is no request to adapt: {error.errors()[0]['msg']}."))
+    return requests, letters
 
 
 def coalesced(requests: Sequence[AdaptationRequest]) -> list[AdaptationRequest]:

@@ -6,7 +6,9 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from core.deadletters import REASON
+from core.errors import InvalidName
 from core.messages import DEAD_LETTERS, VERDICTS, AlertKind, Decision
+from core.names import line_name
 from core.ports import Outgoing, Record
 from streams.alerts import alert, window_start
 from streams.counting import Counted, VerdictReader
@@ -18,6 +20,9 @@ Key = tuple[str, AlertKind, str, int]
 """Line, kind, and the topic and partition that it was seen in."""
 
 _LATE = timedelta(seconds=5)  # between a record's time and the moment at which a broker shows it
+NO_LINE = "no-line"
+"""Stands in alerts where a message named none."""
+
 _EXAMPLES = 10  # image ids that an alert names: enough to look at, few enough to read
 
 
@@ -111,7 +116,7 @@ class Alerting(VerdictReader):
         told: list[Outgoing] = []
         for record in records:
             example, reason = record.headers.get("ce_id", "without an id"), record.headers.get(REASON, "")
-            told += self._add(AlertKind.DEAD_LETTER, record.key, record, example, reason=reason)
+            told += self._add(AlertKind.DEAD_LETTER, _line(record.key), record, example, reason=reason)
         return told
 
     def _add(self, kind: AlertKind, line: str, record: Record, example: str, **detail: Any) -> list[Outgoing]:
@@ -135,3 +140,11 @@ class Alerting(VerdictReader):
             tally = self._open.pop(key)
             if tally.told < tally.count:
                 yield tally.told_now()
+
+
+def _line(key: str) -> str:
+    """A dead letter may be one because its key names no line; it must be told all the same."""
+    try:
+        return line_name(key)
+    except InvalidName:
+        return NO_LINE

@@ -2,12 +2,14 @@
 
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
-from core.errors import GaugeMissing, SnapshotCorrupt, SnapshotInvalid, Unavailable
+from core.errors import GaugeMissing, InvalidName, SnapshotCorrupt, SnapshotInvalid, Unavailable
 from core.judgement import Judge
 from core.messages import SNAPSHOTS, AlertKind, SnapshotAnnouncement
-from core.ports import Log, Objects, Outgoing
+from core.names import line_name
+from core.ports import Log, Objects, Outgoing, Record
 from streams.alerts import alert
 from streams.snapshots import SnapshotDisk, announcements_since, fetch_snapshot
 
@@ -41,6 +43,7 @@ class Gauges:
         self._capacity = capacity
         self._read: dict[int, int] = {}
         self._announced: defaultdict[str, list[SnapshotAnnouncement]] = defaultdict(list)
+        self._passed_over: set[str] = set()
         self._broken: set[tuple[str, int]] = set()
         self._held: OrderedDict[str, Held] = OrderedDict()
         self._alerts: list[Outgoing] = []
@@ -48,7 +51,8 @@ class Gauges:
     def refresh(self) -> None:
         """Read what has been announced since the last call. Raises `Unavailable`."""
         for partition in range(self._log.partitions(SNAPSHOTS)):
-            for message, after in announcements_since(self._log, partition, self._read.get(partition, 0)):
+            start = self._read.get(partition, 0)
+            for message, after in announcements_since(self._log, partition, start, self._unreadable):
                 self._remember(message)
                 self._read[partition] = after
 
@@ -84,6 +88,16 @@ class Gauges:
         """The `snapshot_invalid` alerts since the last call."""
         due, self._alerts = self._alerts, []
         return due
+
+    def _unreadable(self, record: Record) -> None:
+        place = f"{record.partition}:{record.offset}"
+        if place in self._passed_over:
+            return
+        self._passed_over.add(place)
+        message = f"The record {place} of the snapshots topic is no announcement; the gauge before it stays."
+        with suppress(InvalidName):  # a key that names no line names nobody to tell
+            line = line_name(record.key)
+            self._alerts.append(alert(line, AlertKind.SNAPSHOT_INVALID, place, record.at, message))
 
     def _remember(self, message: SnapshotAnnouncement) -> None:
         known = self._announced[message.line]

@@ -1,14 +1,16 @@
 """The snapshots topic: which gauge is active, and which were."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Protocol
 
+from pydantic import ValidationError
+
 from core.errors import GaugeMissing
 from core.messages import SNAPSHOTS, SnapshotAnnouncement
 from core.names import line_name, snapshot_prefix
-from core.ports import Log, Objects, Outgoing
+from core.ports import Log, Objects, Outgoing, Record
 from streams.store import Store
 
 _PAGE = 1_000
@@ -73,11 +75,20 @@ def announcements(log: Log, line: str | None = None) -> Iterator[SnapshotAnnounc
                 yield message
 
 
-def announcements_since(log: Log, partition: int, offset: int) -> Iterator[tuple[SnapshotAnnouncement, int]]:
-    """Announcements from `offset` on, each with the offset after it."""
+Unreadable = Callable[[Record], None]
+"""Told of a record of the snapshots topic that is no announcement."""
+
+
+def announcements_since(
+    log: Log, partition: int, offset: int, unreadable: Unreadable = lambda record: None
+) -> Iterator[tuple[SnapshotAnnouncement, int]]:
+    """Announcements from `offset` on, each with the offset after it. What is none is passed over."""
     while records := log.read(SNAPSHOTS, partition, offset, _PAGE):
         for record in records:
-            yield SnapshotAnnouncement.decode(record.value), record.offset + 1
+            try:
+                yield SnapshotAnnouncement.decode(record.value), record.offset + 1
+            except ValidationError:
+                unreadable(record)
         offset = records[-1].offset + 1
 
 

@@ -7,11 +7,12 @@ from uuid import UUID, uuid5
 import pytest
 
 from core.adaptation.contract import Adapt, AdaptationInput, AdaptationOutcome, adaptation_seed, adapted_version
+from core.deadletters import REASON
 from core.errors import DatasetError, Unavailable
 from core.golden import Label, judges
-from core.messages import ADAPTATIONS, AdaptationRequest, AlertKind, Reason
+from core.messages import ADAPTATIONS, DEAD_LETTERS, AdaptationRequest, AlertKind, Reason
 from core.names import image_object
-from core.ports import Buffered
+from core.ports import Buffered, Outgoing
 from streams.adaptation import Adaptation, audit, audits, coalesced, request_adaptation
 from streams.alerts import alerts
 from streams.decisions import Decisions
@@ -21,7 +22,7 @@ from streams.snapshots import active_snapshot, announcements, fetch_snapshot, ro
 from streams.store import Store
 from streams.worker import Worker
 from tests.support.failing import Failing
-from tests.support.streaming import LINE, START, SetClock, adapt, fitted, load, opened, png, refuse
+from tests.support.streaming import LINE, START, SetClock, adapt, fitted, load, opened, png, records, refuse
 
 MINIMUM = 4
 
@@ -75,6 +76,16 @@ class Spy:
     def __call__(self, given: AdaptationInput) -> AdaptationOutcome:
         self.given.append(given)
         return adapt(given)
+
+
+def test_what_is_no_request_is_a_dead_letter_and_the_next_is_carried_out(store: Store) -> None:
+    fill(store, MINIMUM)
+    store.log.append([Outgoing(ADAPTATIONS, LINE, b"adapt, please")])
+    request_adaptation(store, asked())
+    work(store)
+    assert versions(store)[-1] == adapted_version(asked())
+    (letter,) = records(store.log, DEAD_LETTERS)
+    assert letter.headers[REASON].startswith("This is no request to adapt")
 
 
 def test_an_accepted_candidate_is_stored_recorded_announced_and_told(store: Store) -> None:

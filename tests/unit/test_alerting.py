@@ -5,7 +5,7 @@ import pytest
 
 from core.deadletters import dead_letter
 from core.messages import ALERTS, VERDICTS, Alert, AlertKind, Decision
-from streams.alerting import Alerting
+from streams.alerting import NO_LINE, Alerting
 from streams.alerts import alerts
 from streams.scoring import NO_GAUGE
 from streams.store import Store
@@ -194,3 +194,12 @@ def test_a_flush_tells_the_count_so_far(store: Store) -> None:
     work(worker)
     worker.flush()
     assert told(store) == [(AlertKind.REJECT, 3)]
+
+
+@pytest.mark.parametrize("key", ["../etc", "", "x" * 65])
+def test_a_dead_letter_whose_key_names_no_line_is_told_too(store: Store, key: str) -> None:
+    store.log.append([dead_letter(key, b"x", {"ce_id": "poison"}, "That cannot name a line.")])
+    work(alerting(store))
+    (alert,) = alerts(store.log)
+    assert (alert.line, alert.kind, alert.count) == (NO_LINE, AlertKind.DEAD_LETTER, 1)
+    assert "the first is poison" in alert.message

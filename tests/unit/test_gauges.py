@@ -220,3 +220,15 @@ def test_a_disk_that_cannot_be_written_keeps_no_gauge_from_loading(store: Store,
     fitted(store, "fit-1")
     (tmp_path / "file").write_text("")
     assert version(Gauges(store.log, store.objects, load, disk=SnapshotFolder(tmp_path / "file" / "cache"))) == "fit-1"
+
+
+def test_what_is_no_announcement_is_passed_over_and_told_once(store: Store, gauges: Gauges) -> None:
+    fitted(store, "fit-1")
+    store.log.append([Outgoing(SNAPSHOTS, LINE, b"nonsense"), Outgoing(SNAPSHOTS, "no line!", b"{}")])
+    assert version(gauges) == "fit-1"
+    assert version(gauges) == "fit-1"
+    (told,) = invalid(gauges)
+    assert (told.kind, told.line) == (AlertKind.SNAPSHOT_INVALID, LINE)
+    fitted(store, "fit-2")
+    assert version(gauges) == "fit-2"
+    assert active_snapshot(store.log, LINE).version == "fit-2"
