@@ -4,7 +4,7 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import Executor
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from threading import Condition
 
 from core.errors import Unavailable
@@ -73,7 +73,7 @@ class Debts:
     def settle(self) -> None:
         """Pay what can be paid, or see to it that others do. Raises what a payment raised, but `Unavailable`."""
         self._raise_failure()
-        if self._resume_at is not None and self._clock.now() < self._resume_at:
+        if self._paused():
             return
         if self._executor is None:
             self._pay_all()
@@ -88,9 +88,8 @@ class Debts:
         """Nothing is tried before a pause has passed."""
         with self._lock:
             self.trouble = error
-            now = self._clock.now()
-            if self._resume_at is None or self._resume_at <= now:  # else another hand has just failed too
-                self._resume_at = now + self._pause
+            if not self._paused():  # else another hand has just failed too
+                self._resume_at = self._clock.now() + self._pause
                 self._pause = min(2 * self._pause, LONGEST_PAUSE)
 
     def finish(self) -> None:
@@ -101,6 +100,10 @@ class Debts:
         self._raise_failure()
         if self.trouble is not None:
             raise self.trouble
+
+    def _paused(self) -> bool:
+        """A clock that is set back prolongs no pause."""
+        return self._resume_at is not None and timedelta() < self._resume_at - self._clock.now() <= LONGEST_PAUSE
 
     def _raise_failure(self) -> None:
         if self._failure is not None:

@@ -13,9 +13,6 @@ from pathlib import Path
 from time import monotonic, sleep
 from uuid import uuid4
 
-from kafka import KafkaAdminClient
-from kafka.admin import ConfigResource, ConfigResourceType
-
 from adapters.environment import kafka_settings, s3_settings
 from adapters.kafka.publisher import ImagePublisher
 from adapters.kafka.topics import Plan, Topics
@@ -118,7 +115,6 @@ def speed_plant(folder: Path) -> Iterator[SpeedPlant]:
     S3Objects(s3_settings(os.environ), name).ensure_bucket()
     with Topics(kafka_settings(os.environ)) as topics:
         topics.create(Plan(partitions=1))
-    _stamped_by_broker(f"{name}.{VERDICTS}")
     with ExitStack() as stack:
         store = stack.enter_context(open_store(f"s3://{name}"))
         plant = SpeedPlant(store, f"s3://{name}", folder)
@@ -148,13 +144,6 @@ def rate(records: Sequence[Record]) -> float:
 def latencies(records: Sequence[Record]) -> list[float]:
     """Seconds from produce to the broker's having the verdict, ascending."""
     return sorted((record.at - Verdict.decode(record.value).captured_at).total_seconds() for record in records)
-
-
-def _stamped_by_broker(topic: str) -> None:
-    admin = KafkaAdminClient(bootstrap_servers=os.environ["FLOWGAUGE_KAFKA_BOOTSTRAP"])
-    configs = {"message.timestamp.type": "LogAppendTime"}
-    admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, topic, configs=configs)])
-    admin.close()
 
 
 def say(words: str) -> None:
