@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.support.servers import S3Address
+from tests.support.servers import S3Address, plant_variables
 from tests.support.speedplant import SpeedPlant, speed_plant
 
 
@@ -22,14 +22,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def plant(
     kafka_bootstrap: str, redis_url: str, s3_address: S3Address, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> Iterator[SpeedPlant]:
-    for variable, value in {
-        "FLOWGAUGE_TOPIC_PREFIX": "",
-        "FLOWGAUGE_KAFKA_BOOTSTRAP": kafka_bootstrap,
-        "FLOWGAUGE_REDIS_URL": redis_url,
-        "FLOWGAUGE_S3_ENDPOINT": s3_address.endpoint,
-        "FLOWGAUGE_S3_ACCESS_KEY": s3_address.access_key,
-        "FLOWGAUGE_S3_SECRET_KEY": s3_address.secret_key,
-    }.items():
+    for variable, value in plant_variables(kafka_bootstrap, redis_url, s3_address).items():
         monkeypatch.setenv(variable, value)
     torch.set_num_threads(1)
     with speed_plant(tmp_path) as plant:

@@ -16,7 +16,7 @@ from core.messages import Reason
 from streams.bootstrap import open_store
 from streams.occasions import Occasion
 from tests.support.plants import LINE, SIDE, tiny_dataset
-from tests.support.servers import S3Address
+from tests.support.servers import S3Address, plant_variables
 from tests.support.shell import Outcome, Shell
 
 _PATIENCE_SECONDS = 120
@@ -30,14 +30,8 @@ Command = Callable[..., Outcome]
 def store(kafka_bootstrap: str, redis_url: str, s3_address: S3Address, monkeypatch: pytest.MonkeyPatch) -> str:
     """The address of a store of its own on the servers, which the environment names."""
     name = f"commands-{uuid4().hex[:8]}"
-    for variable, value in {
-        "FLOWGAUGE_TOPIC_PREFIX": f"{name}.",
-        "FLOWGAUGE_KAFKA_BOOTSTRAP": kafka_bootstrap,
-        "FLOWGAUGE_REDIS_URL": redis_url,
-        "FLOWGAUGE_S3_ENDPOINT": s3_address.endpoint,
-        "FLOWGAUGE_S3_ACCESS_KEY": s3_address.access_key,
-        "FLOWGAUGE_S3_SECRET_KEY": s3_address.secret_key,
-    }.items():
+    given = plant_variables(kafka_bootstrap, redis_url, s3_address) | {"FLOWGAUGE_TOPIC_PREFIX": f"{name}."}
+    for variable, value in given.items():
         monkeypatch.setenv(variable, value)
     return f"s3://{name}"
 

@@ -6,7 +6,7 @@ import pytest
 
 from adapters.report.story import Story
 from tests.integration.test_demo import JUDGING, SIDE, TEACHING, recorded
-from tests.support.servers import S3Address
+from tests.support.servers import S3Address, plant_variables
 from tests.support.shell import Shell
 
 __all__ = ["recorded"]
@@ -22,13 +22,7 @@ def test_a_line_on_a_real_plant_drifts_is_adapted_to_and_every_image_is_judged(
     s3_address: S3Address,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    for variable, value in {
-        "FLOWGAUGE_KAFKA_BOOTSTRAP": kafka_bootstrap,
-        "FLOWGAUGE_REDIS_URL": redis_url,
-        "FLOWGAUGE_S3_ENDPOINT": s3_address.endpoint,
-        "FLOWGAUGE_S3_ACCESS_KEY": s3_address.access_key,
-        "FLOWGAUGE_S3_SECRET_KEY": s3_address.secret_key,
-    }.items():
+    for variable, value in plant_variables(kafka_bootstrap, redis_url, s3_address).items():
         monkeypatch.setenv(variable, value)
     out = tmp_path / "demo"
     real = ("--stack", "--lines", 1, "--rate", 10, "--data", recorded, "--phases", recorded / "phases.json")

@@ -34,6 +34,18 @@ class S3Address:
     secret_key: str = field(repr=False)
 
 
+def plant_variables(kafka: str, redis: str, s3: S3Address) -> dict[str, str]:
+    """The variables that lead our commands to these servers, with topics under no prefix: a plant sets one."""
+    return {
+        "FLOWGAUGE_TOPIC_PREFIX": "",
+        "FLOWGAUGE_KAFKA_BOOTSTRAP": kafka,
+        "FLOWGAUGE_REDIS_URL": redis,
+        "FLOWGAUGE_S3_ENDPOINT": s3.endpoint,
+        "FLOWGAUGE_S3_ACCESS_KEY": s3.access_key,
+        "FLOWGAUGE_S3_SECRET_KEY": s3.secret_key,
+    }
+
+
 def real_kafka() -> AbstractContextManager[str]:
     """The bootstrap address of a broker. Raises ServerError when none can be had, as the other three do."""
     return _first(os.environ.get("FLOWGAUGE_TEST_KAFKA_BOOTSTRAP"), _kafka_container, _native_kafka)
