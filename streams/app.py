@@ -27,12 +27,14 @@ from faust.types import TP
 from core.errors import Unavailable
 from core.ports import Record
 from streams.carrier import Partition
+from streams.liveness import Deadline
 from streams.member import Member, by_partition
 from streams.meter import Meter, Unmetered
 
 T = TypeVar("T")
 
 _IDLE_SECONDS = 1.0
+_STOP_SECONDS = 25.0  # supervisors wait half a minute as a rule
 _LOOK_SECONDS = 10.0  # an answer may take as long where a broker is away
 _LARGEST_FETCH = 10 * 1024 * 1024  # bytes of one partition; no message of ours is larger
 
@@ -216,21 +218,34 @@ def _lower_priority(nice: int) -> Callable[[], None]:
     return lambda: os.setpriority(os.PRIO_PROCESS, get_native_id(), nice) if nice else None
 
 
-async def run_groups(apps: Sequence[GroupApp], stopping: asyncio.Event) -> None:
-    """Until `stopping` is set, or one app ends before: then its error is raised, so that a supervisor starts anew."""
+Overdue = Callable[[BaseException | None], None]
+
+
+async def run_groups(apps: Sequence[GroupApp], stopping: asyncio.Event, overdue: Overdue) -> None:
+    """Until `stopping` is set, or one app ends before: then its error is raised, so that a supervisor starts anew.
+
+    `overdue` is called from another thread, with what led to the end where that was a failure, when the end takes too
+    long, as it does while brokers are away: it should end the process, for nothing that was not delivered is lost.
+    """
     for app in apps:
         await app.start()
     try:
         while not stopping.is_set() and not any(app.failure or app.should_stop for app in apps):
             await asyncio.sleep(0.1)
     finally:
-        for app in apps:
-            await app.stop()
-    failures = [failure for app in apps if (failure := app.failure or app.crash_reason) is not None]
-    if failures:
-        raise _told(failures[0])
+        with Deadline(_STOP_SECONDS, lambda: overdue(_failure(apps))):
+            for app in apps:
+                await app.stop()
+    if (failure := _failure(apps)) is not None:
+        raise failure
     if not stopping.is_set():
         raise Unavailable("A member of a consumer group ended by itself.", "The log says why; start the worker again.")
+
+
+def _failure(apps: Sequence[GroupApp]) -> BaseException | None:
+    """What ended the first app that did not end by itself."""
+    found = (app.failure or app.crash_reason for app in apps)
+    return next((_told(failure) for failure in found if failure is not None), None)
 
 
 def _told(failure: BaseException) -> BaseException:

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from adapters.cli import options
-from adapters.cli.exits import Exit
-from adapters.cli.output import live, stderr
+from adapters.cli.exits import Exit, exit_code
+from adapters.cli.output import complain, live, stderr
+from core.errors import FlowgaugeError, Unavailable
 from streams.liveness import STALL_SECONDS
 from streams.roles import Role
 
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     from streams.app import GroupApp
     from streams.gauges import Load
     from streams.meter import Meter
+
+
+_UNANSWERED = Unavailable("The servers do not answer, so this worker ends without them.", "The next one goes on.")
 
 
 def worker(
@@ -121,7 +125,7 @@ async def _run(members: list["GroupApp"]) -> None:
     stopping = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
-    await run_groups(members, stopping)
+    await run_groups(members, stopping, give_up)
 
 
 def _meter(port: int | None, stack: ExitStack) -> "Meter":
@@ -145,3 +149,9 @@ def _end(name: str, seconds: float) -> None:
     sys.stderr.write(f"Error: {name} has shown no life for {seconds:.0f} s. Start the worker again.\n")
     sys.stderr.flush()
     os._exit(Exit.FAILED)
+
+
+def give_up(failure: BaseException | None) -> None:
+    """The end does not end, since servers are away: leave without them."""
+    complain(failure if isinstance(failure, FlowgaugeError) else _UNANSWERED)
+    os._exit(exit_code(failure) if isinstance(failure, FlowgaugeError) else Exit.FAILED)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from time import sleep
 
+from adapters.cli.worker import give_up
 from core.adaptation.contract import AdaptationInput, AdaptationOutcome
 from core.errors import Unavailable
 from core.images import Picture
@@ -74,7 +75,7 @@ async def main(uri: str, role: Role, judge_seconds: float, adapt_seconds: float)
             pace=Pace(images=8, session_seconds=6.0, archive_rows=64),
             trouble=told,
         )
-        await run_groups(members, stopping)
+        await run_groups(members, stopping, give_up)
 
 
 def told(name: str, error: Unavailable) -> None:

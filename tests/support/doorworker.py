@@ -10,6 +10,7 @@ import signal
 import sys
 from contextlib import ExitStack
 
+from adapters.cli.worker import give_up
 from streams.app import run_groups
 from streams.bootstrap import open_store
 from streams.cluster import group_members
@@ -27,7 +28,7 @@ async def main(plants: list[tuple[str, dict[str, str]]]) -> None:
             os.environ.update(variables)
             store = stack.enter_context(open_store(uri))
             members += group_members(store, Role.SCORING, load, adapt, trouble=told)
-        await run_groups(members, stopping)
+        await run_groups(members, stopping, give_up)
 
 
 if __name__ == "__main__":
