@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from adapters.cli.exits import Exit
 from core.messages import VERDICTS
 from streams.roles import Role
 from tests.support.certificates import Authority
@@ -134,7 +135,7 @@ def test_a_worker_whose_password_no_longer_fits_says_so_and_ends(
         kafka.add_users([LEAVER], password="another")
         kafka.kafka.kill()
         kafka.kafka.start()
-        assert worker.wait(120) == 1
+        assert worker.wait(120) == Exit.MISTAKE
     assert "does not admit the user leaver" in log.read_text()
 
 

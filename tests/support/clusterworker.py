@@ -12,9 +12,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from time import sleep
 
+from adapters.cli.exits import exit_code
+from adapters.cli.output import complain
 from adapters.cli.worker import give_up
 from core.adaptation.contract import AdaptationInput, AdaptationOutcome
-from core.errors import Unavailable
+from core.errors import FlowgaugeError, Unavailable
 from core.images import Picture
 from core.judgement import Judgement
 from streams.app import run_groups
@@ -89,4 +91,8 @@ if __name__ == "__main__":
     parser.add_argument("--judge-seconds", type=float, default=0.0)
     parser.add_argument("--adapt-seconds", type=float, default=0.0)
     given = parser.parse_args()
-    asyncio.run(main(given.uri, given.role, given.judge_seconds, given.adapt_seconds))
+    try:
+        asyncio.run(main(given.uri, given.role, given.judge_seconds, given.adapt_seconds))
+    except FlowgaugeError as failure:  # as `flowgauge worker` ends
+        complain(failure)
+        sys.exit(exit_code(failure))
