@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
+from itertools import islice
 from threading import get_native_id
 from typing import Any, TypeVar
 
@@ -149,7 +150,7 @@ class GroupApp(faust.App):
         async def carry(stream: Any) -> AsyncIterator[None]:
             self._waiting = stream.channel.queue
             async for events in stream.noack_take(settings.batch, within=settings.linger_seconds):
-                await self._carry(events)
+                await self._carry(events, settings.batch)
                 yield
 
         async def idle() -> None:
@@ -163,15 +164,23 @@ class GroupApp(faust.App):
         self.timer(_IDLE_SECONDS)(idle)
         self.timer(_LOOK_SECONDS)(look)
 
-    async def _carry(self, events: Sequence[Any]) -> None:
+    async def _carry(self, events: Sequence[Any], most_ahead: int) -> None:
         if self.should_stop:
             return
         records = [self._record(event.message) for event in events]
         for event in events:
             event.ack()
+        self.member.foresee([*records, *self._queued(most_ahead)])
         for place, part in by_partition(records).items():
             await self._guarded(partial(self.member.take, part))
             await self._go_back(place)
+
+    def _queued(self, most: int) -> list[Record]:
+        """What comes next, left where it is: a stream hands nothing out while its agent is at work."""
+        # asyncio's queue has no way to look into it, and says that subclasses keep their items there
+        return [
+            self._record(event.message) for event in islice(self._waiting._queue, most) if hasattr(event, "message")
+        ]
 
     async def _go_back(self, place: Partition) -> None:
         """Fetch anew what was passed over because something before it is missing."""

@@ -99,7 +99,7 @@ def group_members(
     storing = ThreadPoolExecutor(_STORING_HANDS, thread_name_prefix="store")
     adapting = Pulse()
     makers: dict[Role, list[Callable[[], Processor]]] = {
-        Role.SCORING: [lambda: Scoring(store, gauges, decoding.map, storing, meter=meter)],
+        Role.SCORING: [lambda: Scoring(store, gauges, decoding, storing, meter=meter)],
         Role.DOWNSTREAM: [
             lambda: Alerting(store),
             lambda: Observing(store, meter),

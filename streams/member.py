@@ -24,7 +24,7 @@ _UNMETERED = Unmetered()
 
 
 class Member:
-    """All calls but `safe`, `look` and `stop` come from one thread; none overlap.
+    """All calls but `foresee`, `safe`, `look` and `stop` come from one thread; none overlap.
 
     Every assignment begins with a new processor: what the last one remembered of a partition may be out of date, since
     another member may have had it in between.
@@ -70,6 +70,10 @@ class Member:
         self._missing = {}
         self._progress = {place: Progress(self._stall_seconds) for place in starts}
         return starts
+
+    def foresee(self, records: Sequence[Record]) -> None:
+        """Tell the processor what `take` will be given soon. From any thread."""
+        self._carrier.processor.foresee([r for r in records if (r.topic, r.partition) in self._safe])
 
     def take(self, records: Sequence[Record]) -> int:
         """Carry what is due of `records`, which are of one partition and in order; how many there were.

@@ -26,6 +26,9 @@ class Processor(ABC):
         """Called before the first record of a partition: the offset to start at."""
         return committed
 
+    def foresee(self, records: Sequence[Record]) -> None:  # noqa: B027  most processors have nothing to prepare
+        """Records that `process` will probably be given soon. From any thread, and also beside `process`."""
+
     @abstractmethod
     def process(self, records: Sequence[Record]) -> list[Outgoing]:
         """Called with one or more records of one partition, in order."""

@@ -1,10 +1,9 @@
 """Scoring: image events in, verdicts out. The verdict record is the checkpoint that everything else follows from."""
 
 from collections import OrderedDict, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Executor
 from datetime import datetime
-from functools import partial
 
 from core.deadletters import OFFSET, TOPIC, buried
 from core.errors import Unavailable
@@ -19,6 +18,7 @@ from streams.events import Image, Refused, opened
 from streams.evidence import ROOM_BYTES, Evidence, Scored
 from streams.gauges import Gauges
 from streams.meter import Meter, Unmetered
+from streams.opening import Opening
 from streams.processor import Processor
 from streams.settings import SettingsCache
 from streams.store import Store
@@ -29,9 +29,6 @@ _WINDOW = 10_000  # recent events per partition among which a second delivery is
 _UNMETERED = Unmetered()
 _PAGE = 16  # dead letters in memory at once
 
-Spread = Callable[[Callable[[Record], Image | Refused], Iterable[Record]], Iterable[Image | Refused]]
-"""How decoding is spread: `map`, or that of a thread pool."""
-
 
 class Scoring(Processor):
     """Writes one verdict per image, in order, to the partition of the same number.
@@ -40,8 +37,9 @@ class Scoring(Processor):
     twice is skipped and counted in `skipped`; the same id with other bytes is a dead letter, and so is everything that
     cannot be decoded. Dead letters after the last verdict are not repeated at a restart.
 
-    Images and heatmaps are stored by `hands` beside scoring, after their verdicts; without hands, before them. What is
-    owed is not committed, so that the next worker finds it.
+    `decoders` decode images beside scoring, those of the next batch too. Images and heatmaps are stored by `hands`
+    beside scoring, after their verdicts; without hands, before them. What is owed is not committed, so that the next
+    worker finds it.
     """
 
     name = "scoring"
@@ -51,7 +49,7 @@ class Scoring(Processor):
         self,
         store: Store,
         gauges: Gauges,
-        spread: Spread = map,
+        decoders: Executor | None = None,
         hands: Executor | None = None,
         room_bytes: int = ROOM_BYTES,
         meter: Meter = _UNMETERED,
@@ -59,7 +57,7 @@ class Scoring(Processor):
         self.skipped = 0
         self._store = store
         self._gauges = gauges
-        self._spread = spread
+        self._opening = Opening(store.objects, decoders)
         self._hands = hands
         self._meter = meter
         self._settings = SettingsCache(store, hands)
@@ -78,10 +76,13 @@ class Scoring(Processor):
         self.evidence.recover(verdict for verdict in tail if committed <= verdict.source.offset)
         return start
 
+    def foresee(self, records: Sequence[Record]) -> None:
+        self._opening.foresee(records)
+
     def process(self, records: Sequence[Record]) -> list[Outgoing]:
         self._gauges.refresh()
         with self._meter.timed(self.name, "decode"):
-            items = list(self._spread(partial(opened, objects=self._store.objects), records))
+            items = self._opening.images(records)
         images, letters, skipped = self._sifted(items, records[0].partition)
         with self._meter.timed(self.name, "score"):
             self._scored = self._judged(images)
