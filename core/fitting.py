@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
+from core.adaptation.mutual import MutualScoring, least_suspect, mutual_scores
 from core.backbones import BackboneSpec, load_backbone
 from core.detectors.base import Detector, FeatureShape, Lesson, Progress, Scores
 from core.detectors.registry import DEFAULT, create
@@ -25,6 +26,7 @@ from core.messages import Part, Statistics
 from core.preprocessing import Preprocessing
 from core.snapshot import weights_of
 from core.thresholds import Calibration, Rule, Threshold, cut, fold_of
+from core.views import PLAIN
 
 MINIMUM_IMAGES = 8
 """Fewer good images leave no fold to set a threshold on."""
@@ -34,8 +36,10 @@ class FitSettings(Part):
     """How a gauge is made. `config` are options of the detector's own; `k` is that of T = Q3 + k * IQR.
 
     With `refine` r > 0, images that nobody has called good may teach: up to r times, those whose cross-fitted score
-    lies above median + `clean_half_k` * (median - Q1) are left out and the rest is fitted anew (2503.01569). That rule
-    then also sets the threshold: quartiles above the median may be the defects'.
+    lies above median + `clean_half_k` * (median - Q1), or above Q3 + `k` * IQR if that is the `suspect_rule`, are left
+    out and the rest is fitted anew (2503.01569). Where `mutual` is given, the first time goes by mutual scoring, which
+    no defect can have taught. The one-sided rule then also sets the threshold: quartiles above the median may be the
+    defects'.
 
     The preprocessing's mean and standard deviation are always the backbone's.
     """
@@ -48,11 +52,20 @@ class FitSettings(Part):
     rule: Rule = Rule.IQR
     k: float = Field(1.5, gt=0)
     refine: int = Field(0, ge=0)
+    mutual: MutualScoring | None = None
+    suspect_rule: Rule = Rule.ONE_SIDED
     clean_half_k: float = Field(5.0, gt=0)
 
     @property
     def threshold_rule(self) -> tuple[Rule, float]:
-        return (Rule.ONE_SIDED, self.clean_half_k) if self.refine else (self.rule, self.k)
+        return self._with_k(Rule.ONE_SIDED) if self.refine else (self.rule, self.k)
+
+    @property
+    def suspicion(self) -> tuple[Rule, float]:
+        return self._with_k(self.suspect_rule)
+
+    def _with_k(self, rule: Rule) -> tuple[Rule, float]:
+        return rule, self.clean_half_k if rule is Rule.ONE_SIDED else self.k
 
 
 def fit(
@@ -73,13 +86,12 @@ def fit(
     pictures.
     """
     groups = list(groups) if groups is not None else [str(index) for index in range(len(pictures))]
-    folds = _folds(groups, settings.folds)
-    backbone = load_backbone(settings.backbone, device)
-    preprocessing = settings.preprocessing.model_copy(update={"mean": backbone.spec.mean, "std": backbone.spec.std})
+    folds = folds_of(groups, settings.folds)
+    embedder = embedder_for(settings, device)
+    backbone, preprocessing = embedder.backbone, embedder.preprocessing
     teacher = Teacher(settings, backbone.shape(preprocessing.size), seed, progress)
-    embedder = Embedder(backbone, preprocessing, teacher.untaught())
     lesson = embedder.lesson(preprocessing.squares(pictures), seed=seed, progress=progress)
-    held_out, suspects = teacher.refined(lesson, folds)
+    held_out, suspects = teacher.refined(lesson, groups, folds)
     detector = teacher.taught(lesson.without(suspects), "all images")
     scores = held_out.image.double().numpy()
     rule, k = settings.threshold_rule
@@ -104,6 +116,14 @@ def fit(
     return _named(Gauge(manifest, backbone, detector.to(device)))
 
 
+def embedder_for(settings: FitSettings, device: str) -> Embedder:
+    """What turns pictures into what the detector of `settings` is taught with."""
+    backbone = load_backbone(settings.backbone, device)
+    preprocessing = settings.preprocessing.model_copy(update={"mean": backbone.spec.mean, "std": backbone.spec.std})
+    detector = create(settings.detector, settings.config, backbone.shape(preprocessing.size))
+    return Embedder(backbone, preprocessing, detector)
+
+
 _UNNAMED = "unnamed"
 
 
@@ -116,7 +136,11 @@ def _named(gauge: Gauge) -> Gauge:
     return Gauge(facts.model_copy(update=named), gauge.backbone, gauge.detector)
 
 
-def _folds(groups: Sequence[str], wanted: int) -> NDArray[np.intp]:
+def folds_of(groups: Sequence[str], wanted: int) -> NDArray[np.intp]:
+    """(N,) the fold of each image, `wanted` folds where there are as many groups; one group's images share a fold.
+
+    Raises `DatasetError` for too few images to fit to.
+    """
     distinct = len(set(groups))
     if len(groups) < MINIMUM_IMAGES or distinct < 2:
         raise DatasetError(
@@ -147,20 +171,40 @@ class Teacher:
         )
         return detector.eval()
 
-    def refined(self, lesson: Lesson, folds: NDArray[np.intp]) -> tuple[Scores, Tensor]:
+    def refined(self, lesson: Lesson, groups: Sequence[str], folds: NDArray[np.intp]) -> tuple[Scores, Tensor]:
         """Cross-fitted scores, and the numbers of the images that should not teach."""
-        suspects = torch.empty(0, dtype=torch.long)
-        scores = self.cross_fitted(lesson, folds, suspects)
-        for _ in range(self.settings.refine):
-            before, suspects = suspects, self._suspects(scores.image.double().numpy(), folds)
+        suspects = self.suspects(lesson, groups, folds)
+        return self.cross_fitted(lesson, folds, suspects), suspects
+
+    def suspects(self, lesson: Lesson, groups: Sequence[str], folds: NDArray[np.intp]) -> Tensor:
+        """The numbers of the images that should not teach; all may, where nothing is to be refined."""
+        suspects = self._suspected_at_first(lesson, groups)
+        for _ in range(self._rounds_of_fitting):
+            before, scores = suspects, self.cross_fitted(lesson, folds, suspects)
+            suspects = self._suspects(scores.image.double().numpy(), folds)
             if torch.equal(before, suspects):
                 break
-            scores = self.cross_fitted(lesson, folds, suspects)
-        return scores, suspects
+        return suspects
+
+    @property
+    def _rounds_of_fitting(self) -> int:
+        settings = self.settings
+        return settings.refine if settings.mutual is None else max(0, settings.refine - 1)
+
+    def _suspected_at_first(self, lesson: Lesson, groups: Sequence[str]) -> Tensor:
+        """The numbers of the images that look suspect beside the others, before anything has been fitted."""
+        mutual = self.settings.mutual
+        if not self.settings.refine or mutual is None:
+            return torch.empty(0, dtype=torch.long)
+        detector = self.untaught()
+        plain = rows_of_view(len(groups), detector, PLAIN)
+        surface = detector.surface({name: tensor[plain] for name, tensor in lesson.good.items()})
+        scores = mutual_scores(surface, groups, mutual, seed=self.seed, progress=self.progress)
+        return torch.from_numpy(np.flatnonzero(~least_suspect(scores, mutual.keep)))
 
     def _suspects(self, scores: NDArray[np.float64], folds: NDArray[np.intp]) -> Tensor:
         """By each fold's own limit: the folds' detectors differ in scale, and no fold loses more than half."""
-        rule, k = self.settings.threshold_rule
+        rule, k = self.settings.suspicion
         limits = np.array([cut(scores[folds == fold], rule, k) for fold in range(int(folds.max()) + 1)])
         return torch.from_numpy(np.flatnonzero(scores > limits[folds]))
 

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from adapters.cli.adapt import adapt
+from adapters.cli.benchmark import benchmark
 from adapters.cli.config import defaults_for, read_config
 from adapters.cli.dead_letters import dead_letters
 from adapters.cli.demo import demo
@@ -40,6 +41,7 @@ for name, group in (
     ("golden", golden),
     ("dead-letters", dead_letters),
     ("topics", topics),
+    ("benchmark", benchmark),
     ("store", store),
 ):
     app.add_typer(group, name=name)

@@ -52,11 +52,11 @@ def evaluate(
     from adapters.cli.measuring import chosen_trials, compared, earlier_runs, evaluation
     from adapters.cli.model import Model
 
-    _check_place(json)
+    check_place(json)
     others = None if against is None else earlier_runs(against)
     model = Model(detector, weights, backbone, size, aspect, refine)
     with bars() as report:
-        trials = chosen_trials(dataset, splits, _seeds(seed), noise, limit)
+        trials = chosen_trials(dataset, splits, seeds_of(seed), noise, limit)
         found = evaluation(dataset.resolve().name, trials, model, groups, device, report)
     for name, cause in {name: cause for run in found.runs for name, cause in run.unreadable.items()}.items():
         warn(f"{name} is left out. {cause}")
@@ -71,17 +71,18 @@ def evaluate(
     _tell(document)
 
 
-def _check_place(json: Path | None) -> None:
+def check_place(json: Path | None) -> None:
     """Before the work and not after it. Raises `UserError` where the figures cannot be written."""
     if json is not None and (json.is_dir() or not json.parent.is_dir()):
         raise UserError(f"{json} is no place for a file.", "Give --json a file name in a folder that exists.")
 
 
-def _seeds(text: str) -> list[int]:
+def seeds_of(text: str) -> list[int]:
+    """Raises `UserError` for what is no list of whole numbers."""
     try:
         return [int(part) for part in text.split(",")]
     except ValueError as error:
-        raise UserError(f"{text!r} is no list of seeds.", "Give whole numbers: --seed 0 or --seed 0,1,2.") from error
+        raise UserError(f"{text!r} is no list of seeds.", "Give whole numbers: 0 or 0,1,2, say.") from error
 
 
 def _tell(document: dict[str, Any]) -> None:

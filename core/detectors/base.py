@@ -110,6 +110,10 @@ class Detector(nn.Module, ABC):
         """One (B, C_s, H_s, W_s) tensor per stride -> what this detector keeps of them, by rules without parameters."""
 
     @abstractmethod
+    def surface(self, embedding: Embedding) -> Tensor:
+        """(B, C, h, w): the backbone's features of each place, by which images are compared with one another."""
+
+    @abstractmethod
     def learn(self, lesson: Lesson, *, seed: int, progress: Progress) -> None:
         """Fit everything: fixed statistics, then the flow. Same lesson and seed, same state."""
 

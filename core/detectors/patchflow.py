@@ -13,7 +13,7 @@ from pydantic import Field
 from torch import Tensor
 
 from core.detectors.base import Detector, Embedding, FeatureShape, Lesson, Progress, Scores, length, select
-from core.detectors.guide import Guide, GuideConfig, grid_stride, pyramid, teach
+from core.detectors.guide import Guide, GuideConfig, grid_stride, key, pyramid, teach
 from core.detectors.pooled import PooledConfig, PooledDensity, pooled
 from core.detectors.windows import nhwc
 from core.flows.coupling import CouplingFlow
@@ -81,6 +81,10 @@ class PatchFlow(Detector):
         """
         levels = {name: nhwc(feature.half()) for name, feature in pyramid(features, self.shape).items()}
         return levels | {POOLED: pooled(features)}
+
+    def surface(self, embedding: Embedding) -> Tensor:
+        """Of the coarsest stride: finer ones tell the texture's phase rather than what it is."""
+        return embedding[key(max(self.shape.strides))]
 
     def learn(self, lesson: Lesson, *, seed: int, progress: Progress) -> None:
         teach(self.guide, lesson, self.config.guide, seed=seed, progress=progress)

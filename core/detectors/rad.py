@@ -59,6 +59,9 @@ class Rad(Detector):
         local = [F.adaptive_avg_pool2d(feature.float(), self.grid) for feature in features]
         return {"pooled": pooled(features), "local": torch.cat(local, dim=1).half()}
 
+    def surface(self, embedding: Embedding) -> Tensor:
+        return embedding["local"]
+
     def learn(self, lesson: Lesson, *, seed: int, progress: Progress) -> None:
         x = lesson.good["pooled"].float()
         self.mean.copy_(x.mean(dim=0))

@@ -137,11 +137,13 @@ def _wait_for_gauge(scene: Scene, request: AdaptationRequest) -> None:
 
 def _decided_once(scene: Scene, request: AdaptationRequest) -> None:
     store, version = scene.cluster.store, adapted_version(request)
-    (announced,) = (each for each in announcements(store.log, request.line) if each.version == version)
+    (report,) = (each for each in audits(store, request.line) if each.version == version)
+    # a person who rolls back to it announces it again, with what was rolled back as its parent
+    of_it = [each for each in announcements(store.log, request.line) if each.version == version]
+    (announced,) = (each for each in of_it if each.parent == report.parent)
     files = fetch_snapshot(store.objects, request.line, version)
     assert files.sha256 == announced.sha256
     load(files.manifest, files.weights)
-    (report,) = (each for each in audits(store, request.line) if each.version == version)
     assert report.accepted
     accepted = [alert.detail["version"] for alert in latest_alerts(scene.cluster, AlertKind.ADAPTATION_ACCEPTED)]
     assert accepted.count(version) == 1

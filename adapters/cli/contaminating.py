@@ -1,0 +1,167 @@
+"""The noise benchmark as the command line asks for it. Loads torch: imported when the command runs and not before."""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from hashlib import sha256
+from importlib.metadata import version
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+from pydantic import TypeAdapter
+from safetensors.torch import load_file, save_file
+
+from adapters.cli.model import Model, torch_device
+from adapters.cli.options import Device
+from adapters.cli.progress import Report
+from core.errors import UserError
+from core.evaluation.datasets import Dataset, Entry
+from core.evaluation.embedded import Embedded, embedded, restored
+from core.evaluation.noise import Cell, Curve, Variant, contaminated_fit, curves
+from core.evaluation.splits import Split, read_groups, read_splits, trial
+from core.fitting import embedder_for
+from core.images import decode
+
+
+@dataclass(frozen=True)
+class NoiseResult:
+    dataset: str
+    detector: str
+    key: str
+    cells: tuple[Cell, ...]
+
+    @property
+    def curves(self) -> list[Curve]:
+        return curves(self.cells)
+
+    def document(self) -> dict[str, Any]:
+        """One variant's curve stands at the top, those of several under `curves`. `key` names data and settings."""
+        found = [curve.model_dump(mode="json") for curve in self.curves]
+        head = {"dataset": self.dataset, "detector": self.detector, "key": self.key}
+        body = found[0] if len(found) == 1 else {"curves": found}
+        return head | body | {"cells": [cell.model_dump(mode="json") for cell in self.cells]}
+
+
+def variants_of(names: Sequence[str]) -> list[Variant]:
+    """Raises `UserError` for one that there is not."""
+    try:
+        return [Variant(name) for name in dict.fromkeys(names)]
+    except ValueError as error:
+        raise UserError(f"{error}.".replace("Variant", "variant"), f"Use one of: {', '.join(Variant)}.") from error
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    dataset: Path
+    splits: Path
+    groups: Path | None
+    model: Model
+    device: Device
+    cache: Path | None
+    report: Report
+
+    def run(self, variants: Sequence[Variant], seeds: Sequence[int], out: Path | None) -> NoiseResult:
+        """All fits that `out` does not tell of already; it is written after each."""
+        splits = [split for split in read_splits(self.splits).splits if split.seed in seeds]
+        if missing := sorted(set(seeds) - {split.seed for split in splits}):
+            raise UserError(f"The splits file has no seed {missing[0]}.", "Choose --seeds from those that it has.")
+        known = {(cell.variant, cell.noise, cell.seed): cell for cell in self._earlier(out)}
+        plan = [(variant, split) for split in splits for variant in variants]
+        cells: list[Cell] = []
+        for done, (variant, split) in enumerate(plan):
+            self.report("fitting and judging", done, len(plan))
+            cells.append(known.get((variant, split.noise, split.seed)) or self._fitted(variant, split))
+            if out is not None:
+                _replace(out, json.dumps(self._result(cells).document(), indent=2))
+        self.report("fitting and judging", len(plan), len(plan))
+        return self._result(cells)
+
+    def _fitted(self, variant: Variant, split: Split) -> Cell:
+        return contaminated_fit(self._data, split, self._parts, variant, self.model.settings(), perf_counter)
+
+    def _result(self, cells: Sequence[Cell]) -> NoiseResult:
+        return NoiseResult(self.dataset.resolve().name, self.model.settings().detector, self._key, tuple(cells))
+
+    def _earlier(self, out: Path | None) -> list[Cell]:
+        """What an interrupted run left. Raises `UserError` for a file of something else, which stays as it is."""
+        if out is None or not out.exists():
+            return []
+        try:
+            document = json.loads(out.read_text())
+            key, cells = document["key"], TypeAdapter(list[Cell]).validate_python(document["cells"], strict=False)
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{out} is no result of this benchmark ({error}).", "Give --json another name.") from error
+        if key != self._key:
+            raise UserError(f"{out} tells of other images or settings.", "Give --json another name, or remove it.")
+        return cells
+
+    @cached_property
+    def _entries(self) -> list[Entry]:
+        """All images that some split names, in order."""
+        found = Dataset.open(self.dataset)
+        trials = [trial(found, split) for split in read_splits(self.splits).splits]
+        return sorted({e.name: e for t in trials for e in (*t.train, *t.test)}.values(), key=lambda entry: entry.name)
+
+    @cached_property
+    def _parts(self) -> dict[str, str]:
+        """Each image's part; without --groups, each its own."""
+        known = {} if self.groups is None else read_groups(self.groups)
+        return {entry.name: known.get(entry.name, entry.name) for entry in self._entries}
+
+    @cached_property
+    def _key(self) -> str:
+        """Changes with everything that a figure depends on, but the seed and the variant."""
+        digest = sha256(self._settings_words.encode())
+        for path in (self.splits, *([self.groups] if self.groups else [])):
+            digest.update(path.read_bytes())
+        digest.update(self._images_sha256.encode())
+        return digest.hexdigest()
+
+    @cached_property
+    def _settings_words(self) -> str:
+        settings = self.model.settings()
+        return f"{version('flowgauge')} {version('torch')} {settings.model_dump_json()}"
+
+    @cached_property
+    def _images_sha256(self) -> str:
+        digest = sha256()
+        for entry in self._entries:
+            digest.update(entry.name.encode() + sha256(entry.path.read_bytes()).digest())
+        return digest.hexdigest()
+
+    @cached_property
+    def _data(self) -> Embedded:
+        """From the cache, or made now and put there."""
+        settings, where = self.model.settings(), torch_device(self.device)
+        name = sha256(f"{self._settings_words} {self._images_sha256}".encode()).hexdigest()[:32]
+        folder = self.cache or Path.home() / ".cache" / "flowgauge" / "features"
+        stored = folder / f"{name}.safetensors"
+        names = [entry.name for entry in self._entries]
+        if stored.exists():
+            embedder = embedder_for(settings, where)
+            shape = embedder.backbone.shape(embedder.preprocessing.size)
+            return restored(names, shape, embedder.detector, load_file(stored))
+        pictures = [decode(entry.path.read_bytes()) for entry in self._read()]
+        data = embedded(names, pictures, settings, where, self.report)
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file({name: tensor.cpu() for name, tensor in data.tensors().items()}, _beside(stored))
+        _beside(stored).replace(stored)
+        return data
+
+    def _read(self) -> Iterator[Entry]:
+        for done, entry in enumerate(self._entries):
+            self.report("reading images", done, len(self._entries))
+            yield entry
+        self.report("reading images", len(self._entries), len(self._entries))
+
+
+def _replace(path: Path, text: str) -> None:
+    """Never half a file, whenever the run is interrupted."""
+    _beside(path).write_text(text)
+    _beside(path).replace(path)
+
+
+def _beside(path: Path) -> Path:
+    return path.with_name(f".{path.name}.part")

@@ -1,0 +1,143 @@
+"""How much defects among the images that teach cost: the same fit at rising shares of them, in variants."""
+
+from collections.abc import Callable, Iterable, Sequence
+from enum import StrEnum
+from statistics import fmean, stdev
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from core.adaptation.mutual import MutualScoring
+from core.detectors.base import Detector, Lesson
+from core.errors import DatasetError
+from core.evaluation.embedded import Embedded
+from core.evaluation.metrics import image_auroc
+from core.evaluation.splits import Groups, Split
+from core.fitting import FitSettings, Teacher, folds_of, plain_scores
+from core.messages import Part
+from core.thresholds import Rule
+
+
+class Variant(StrEnum):
+    """`plain`: all images teach. `mutual`: those that mutual scoring finds suspect do not. `one-sided`, `iqr`: two
+    rounds of rejection by scores of detectors that were fitted without the image in question, with that rule.
+    `clean-oracle`: those that are mislabelled do not teach, which only a benchmark can know.
+    """
+
+    PLAIN = "plain"
+    MUTUAL = "mutual"
+    ONE_SIDED = "one-sided"
+    IQR = "iqr"
+    CLEAN_ORACLE = "clean-oracle"
+
+
+_CHANGES: dict[Variant, dict[str, object]] = {
+    Variant.PLAIN: {"refine": 0},
+    Variant.MUTUAL: {"refine": 1, "mutual": MutualScoring()},
+    Variant.ONE_SIDED: {"refine": 2},
+    Variant.IQR: {"refine": 2, "suspect_rule": Rule.IQR},
+    Variant.CLEAN_ORACLE: {"refine": 0},
+}
+
+
+class Cell(Part):
+    """One fit. Shares in [0, 1] of the good and of the mislabelled training images that were kept to teach; the latter
+    is None where there were none.
+    """
+
+    variant: Variant
+    noise: float
+    seed: int
+    image_auroc: float
+    kept_good_share: float
+    kept_mislabelled_share: float | None
+    fit_seconds: float
+
+
+class Point(Part):
+    """`image_auroc_std` is the sample deviation over `seeds`; None for one seed."""
+
+    noise: float
+    image_auroc_mean: float
+    image_auroc_std: float | None
+    seeds: tuple[int, ...]
+
+
+class Curve(Part):
+    variant: Variant
+    curve: tuple[Point, ...]
+
+
+def contaminated_fit(
+    data: Embedded, split: Split, groups: Groups, variant: Variant, settings: FitSettings, clock: Callable[[], float]
+) -> Cell:
+    """Fit to the training images of `split` and judge its test images. `clock` gives seconds."""
+    start = clock()
+    parts = [groups[name] for name in split.train]
+    lesson = data.part(split.train)
+    teacher = Teacher(settings.model_copy(update=_CHANGES[variant]), data.shape, split.seed, _silent)
+    mislabelled = np.isin(np.asarray(split.train), np.asarray(split.mislabelled, dtype=str))
+    suspects = _suspects(teacher, lesson, parts, variant, mislabelled)
+    detector = teacher.taught(lesson.without(suspects), "all images")
+    seconds = clock() - start
+    kept = np.ones(len(parts), dtype=bool)
+    kept[suspects.numpy()] = False
+    return Cell(
+        variant=variant,
+        noise=split.noise,
+        seed=split.seed,
+        image_auroc=_auroc(detector, data, split),
+        kept_good_share=float(kept[~mislabelled].mean()),
+        kept_mislabelled_share=float(kept[mislabelled].mean()) if mislabelled.any() else None,
+        fit_seconds=seconds,
+    )
+
+
+def _suspects(
+    teacher: Teacher, lesson: Lesson, parts: Sequence[str], variant: Variant, mislabelled: NDArray[np.bool_]
+) -> Tensor:
+    if variant is Variant.CLEAN_ORACLE:
+        return torch.from_numpy(np.flatnonzero(mislabelled))
+    return teacher.suspects(lesson, parts, folds_of(parts, teacher.settings.folds))
+
+
+def _auroc(detector: Detector, data: Embedded, split: Split) -> float:
+    names = [*split.test_good, *split.test_defect]
+    test = data.part(names)
+    scores = plain_scores(detector, test, len(names), torch.arange(len(names))).image.double().numpy()
+    defective = np.arange(len(names)) >= len(split.test_good)
+    auroc = image_auroc(scores, defective)
+    if auroc is None:
+        raise DatasetError(
+            f"The split of seed {split.seed}, noise {split.noise:g}, judges one kind of images only.",
+            "Give it test_good and test_defect.",
+        )
+    return auroc
+
+
+def _silent(what: str, done: int, total: int) -> None:
+    """A fit is one step of a benchmark."""
+
+
+def curves(cells: Iterable[Cell]) -> list[Curve]:
+    """One per variant, in the order of `Variant`; each with its noise levels ascending."""
+    found = list(cells)
+    return [
+        Curve(variant=variant, curve=tuple(_points([cell for cell in found if cell.variant is variant])))
+        for variant in Variant
+        if any(cell.variant is variant for cell in found)
+    ]
+
+
+def _points(cells: Sequence[Cell]) -> Iterable[Point]:
+    for noise in sorted({cell.noise for cell in cells}):
+        level = sorted((cell for cell in cells if cell.noise == noise), key=lambda cell: cell.seed)
+        values = [cell.image_auroc for cell in level]
+        yield Point(
+            noise=noise,
+            image_auroc_mean=fmean(values),
+            image_auroc_std=stdev(values) if len(values) > 1 else None,
+            seeds=tuple(cell.seed for cell in level),
+        )

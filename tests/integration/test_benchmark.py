@@ -1,0 +1,75 @@
+"""`flowgauge benchmark noise`, as a person runs it, on a small data set."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.support.plants import SIDE, tiny_dataset
+from tests.support.shell import Shell
+
+
+@pytest.fixture
+def splits(tmp_path: Path) -> Path:
+    """One seed at one level; the mislabelled images come from the test folder."""
+    root = tiny_dataset()
+    goods = sorted(path.relative_to(root).as_posix() for path in (root / "train" / "good").iterdir())
+    test_good = sorted(path.relative_to(root).as_posix() for path in (root / "test" / "good").iterdir())
+    scratches, stains = (
+        sorted(path.relative_to(root).as_posix() for path in (root / "test" / kind).iterdir())
+        for kind in ("scratch", "stain")
+    )
+    dirty = {"seed": 0, "noise": 0.2, "train": goods[:12] + scratches, "mislabelled": scratches}
+    path = tmp_path / "splits.json"
+    path.write_text(json.dumps({"splits": [dirty | {"test_good": test_good, "test_defect": stains}]}))
+    return path
+
+
+def test_the_noise_benchmark_writes_goes_on_and_draws(flowgauge: Shell, splits: Path, tmp_path: Path) -> None:
+    out, plot = tmp_path / "noise.json", tmp_path / "noise.svg"
+    data = ("benchmark", "noise", tiny_dataset(), "--splits", splits, "--seeds", "0", "--size", SIDE)
+    command = (*data, "--device", "cpu", "--cache", tmp_path / "cache", "--json", out)
+
+    done = flowgauge(*command, "--variant", "plain")
+    assert done.code == 0
+    first = json.loads(out.read_text())
+    assert first["variant"] == "plain"
+    assert [point["noise"] for point in first["curve"]] == [0.2]
+    assert all(point["seeds"] == [0] and 0 <= point["image_auroc_mean"] <= 1 for point in first["curve"])
+    assert len(list((tmp_path / "cache").iterdir())) == 1
+
+    done = flowgauge(*command, "--variant", "plain", "--variant", "clean-oracle", "--plot", plot)
+    assert done.code == 0
+    assert "clean-oracle" in done.out
+    second = json.loads(out.read_text())
+    assert [curve["variant"] for curve in second["curves"]] == ["plain", "clean-oracle"]
+    assert second["curves"][0]["curve"] == first["curve"]
+    again = {(cell["variant"], cell["noise"]): cell for cell in second["cells"]}
+    assert all(again[cell["variant"], cell["noise"]] == cell for cell in first["cells"]), (
+        "what was done is not repeated"
+    )
+    assert plot.read_text().count("<polyline") == 2
+
+    splits.write_text(splits.read_text().replace('"noise": 0.2', '"noise": 0.25'))
+    other = flowgauge(*command, "--variant", "plain")
+    assert other.code == 2
+    assert "other images or settings" in other.err
+    assert json.loads(out.read_text()) == second
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--variant", "magic"), "plain"),
+        (("--seeds", "7"), "no seed 7"),
+        (("--plot", "curve.jpg"), ".svg"),
+        (("--json", "nowhere/out.json"), "no place"),
+    ],
+)
+def test_what_cannot_be_measured_is_said_before_the_work(
+    flowgauge: Shell, splits: Path, options: tuple[str, str], said: str
+) -> None:
+    done = flowgauge("benchmark", "noise", tiny_dataset(), "--splits", splits, "--seeds", "0", *options)
+    assert done.code == 2
+    assert said in done.err
+    assert "Traceback" not in done.err

@@ -1,0 +1,144 @@
+from functools import cache
+
+import numpy as np
+import pytest
+import torch
+
+from adapters.report.curves import curves_svg
+from core.detectors.base import Embedding, length
+from core.errors import DatasetError
+from core.evaluation.embedded import Embedded, embedded, restored
+from core.evaluation.noise import Cell, Variant, contaminated_fit, curves
+from core.evaluation.splits import Split
+from core.fitting import FitSettings, embedder_for
+from core.thresholds import Rule
+from tests.support.gauges import defects, goods, settings
+
+GOOD, BAD = 24, 8
+NAMES = tuple([f"good/{number:02}" for number in range(GOOD)] + [f"bad/{number:02}" for number in range(BAD)])
+PARTS = {name: name for name in NAMES}
+SPLIT = Split(
+    seed=3,
+    noise=0.2,
+    train=NAMES[:16] + NAMES[24:28],
+    mislabelled=NAMES[24:28],
+    test_good=NAMES[16:24],
+    test_defect=NAMES[28:],
+)
+
+
+@cache
+def data() -> Embedded:
+    pictures = goods(range(GOOD)) + defects(range(100, 100 + BAD), kinds=("stain", "chip"))
+    return embedded(NAMES, pictures, settings(), "cpu", lambda what, done, total: None)
+
+
+def fit_again(variant: Variant, split: Split = SPLIT) -> Cell:
+    return contaminated_fit(data(), split, PARTS, variant, settings(), lambda: 0.0)
+
+
+fitted = cache(fit_again)
+
+
+def same(one: Embedding, other: Embedding) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize("detector", ["patchflow", "rad"])
+def test_a_part_is_what_those_images_alone_give(detector: str) -> None:
+    chosen = settings(detector)
+    pictures, names = goods(range(6)), tuple("abcdef")
+    whole = embedded(names, pictures, chosen, "cpu", lambda what, done, total: None)
+    part = whole.part(("e", "b"))
+    embedder = embedder_for(chosen, "cpu")
+    squares = embedder.preprocessing.squares([pictures[4], pictures[1]])
+    views = embedder.detector.teaching_views
+    for number, view in enumerate(views):
+        alone = embedder.embed(squares, lambda what, done, total: None, view)
+        rows = slice(2 * number, 2 * number + 2)
+        for name, tensor in alone.items():
+            torch.testing.assert_close(part.good[name][rows].float(), tensor.float(), rtol=1e-2, atol=1e-2)
+    assert part.image.tolist() == [0, 1] * len(views)
+    assert part.painted_image.tolist() == [0, 1] * embedder.detector.paintings
+    assert len(part.mask) == 2 * embedder.detector.paintings
+
+
+def test_what_is_stored_and_restored_is_the_same() -> None:
+    again = restored(NAMES, data().shape, embedder_for(settings(), "cpu").detector, data().tensors())
+    one, other = data().lesson, again.lesson
+    assert same(one.good, other.good)
+    assert same(one.painted, other.painted)
+    assert torch.equal(one.image, other.image)
+    assert torch.equal(one.painted_image, other.painted_image)
+    assert torch.equal(one.mask, other.mask)
+    assert length(other.good) == len(NAMES)
+
+
+def test_each_variant_keeps_what_it_says() -> None:
+    assert (fitted(Variant.PLAIN).kept_good_share, fitted(Variant.PLAIN).kept_mislabelled_share) == (1, 1)
+    oracle = fitted(Variant.CLEAN_ORACLE)
+    assert (oracle.kept_good_share, oracle.kept_mislabelled_share) == (1, 0)
+    mutual = fitted(Variant.MUTUAL)
+    assert mutual.kept_mislabelled_share is not None
+    assert mutual.kept_mislabelled_share < mutual.kept_good_share < 1
+    assert 16 * mutual.kept_good_share + 4 * mutual.kept_mislabelled_share == pytest.approx(14)
+
+
+def test_rejection_by_cross_fitted_scores_keeps_more_of_the_good_images() -> None:
+    cell = fitted(Variant.ONE_SIDED)
+    assert cell.kept_mislabelled_share is not None
+    assert cell.kept_mislabelled_share <= cell.kept_good_share
+    assert cell.kept_good_share >= 0.5
+
+
+def test_a_rule_of_suspicion_comes_with_its_own_k() -> None:
+    chosen = FitSettings(refine=2, mutual=None, k=1.5, clean_half_k=5)
+    assert chosen.suspicion == (Rule.ONE_SIDED, 5)
+    assert chosen.model_copy(update={"suspect_rule": Rule.IQR}).suspicion == (Rule.IQR, 1.5)
+    assert chosen.threshold_rule == (Rule.ONE_SIDED, 5)
+
+
+def test_the_same_cell_comes_out_the_same() -> None:
+    assert fit_again(Variant.MUTUAL) == fitted(Variant.MUTUAL)
+    assert 0.5 < fitted(Variant.MUTUAL).image_auroc <= 1
+
+
+def test_a_split_that_judges_one_kind_is_refused() -> None:
+    with pytest.raises(DatasetError, match="one kind"):
+        fit_again(Variant.PLAIN, SPLIT.model_copy(update={"test_defect": ()}))
+
+
+def cell(variant: Variant, noise: float, seed: int, auroc: float) -> Cell:
+    return Cell(
+        variant=variant,
+        noise=noise,
+        seed=seed,
+        image_auroc=auroc,
+        kept_good_share=1,
+        kept_mislabelled_share=None,
+        fit_seconds=1,
+    )
+
+
+def test_curves_are_means_and_deviations_over_seeds() -> None:
+    cells = [
+        cell(Variant.PLAIN, 0.2, 1, 0.7),
+        cell(Variant.PLAIN, 0.2, 0, 0.9),
+        cell(Variant.PLAIN, 0.0, 0, 0.95),
+        cell(Variant.MUTUAL, 0.0, 0, 0.96),
+    ]
+    plain, mutual = curves(cells)
+    assert (plain.variant, mutual.variant) == (Variant.PLAIN, Variant.MUTUAL)
+    clean, dirty = plain.curve
+    assert (clean.noise, clean.image_auroc_mean, clean.image_auroc_std, clean.seeds) == (0.0, 0.95, None, (0,))
+    assert dirty.image_auroc_mean == pytest.approx(0.8)
+    assert dirty.image_auroc_std == pytest.approx(np.std([0.7, 0.9], ddof=1))
+    assert dirty.seeds == (0, 1)
+
+
+def test_the_plot_names_every_curve_and_level() -> None:
+    cells = [cell(v, noise, 0, 0.9 - noise / 2) for v in (Variant.MUTUAL, Variant.IQR) for noise in (0.0, 0.3)]
+    drawn = curves_svg(curves(cells))
+    assert drawn.startswith("<svg ")
+    assert all(word in drawn for word in ("mutual .750", "iqr .750", "30 %", "mutual at 30 %: 0.750"))
+    assert drawn.count("<polyline") == 2
