@@ -1,7 +1,7 @@
 """The noise benchmark as the command line asks for it. Loads torch: imported when the command runs and not before."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
@@ -16,13 +16,15 @@ from safetensors.torch import load_file, save_file
 from adapters.cli.model import Model, torch_device
 from adapters.cli.options import Device
 from adapters.cli.progress import Report
-from core.errors import UserError
-from core.evaluation.datasets import Dataset, Entry
+from core.errors import DatasetError, UserError
+from core.evaluation.datasets import Dataset, Entry, Unreadable, sift
 from core.evaluation.embedded import Embedded, embedded, restored
 from core.evaluation.noise import Cell, Curve, Variant, contaminated_fit, curves
-from core.evaluation.splits import Split, read_groups, read_splits, trial
+from core.evaluation.splits import Split, groups_of, read_groups, read_splits, trial
 from core.fitting import embedder_for
-from core.images import decode
+from core.images import Picture
+
+_Place = tuple[Variant, float, int]  # variant, share of defects, seed
 
 
 @dataclass(frozen=True)
@@ -63,26 +65,26 @@ class Benchmark:
     report: Report
 
     def run(self, variants: Sequence[Variant], seeds: Sequence[int], out: Path | None) -> NoiseResult:
-        """All fits that `out` does not tell of already; it is written after each."""
+        """All fits that `out` does not tell of already; it is written after each, with what else it told of."""
         splits = [split for split in read_splits(self.splits).splits if split.seed in seeds]
         if missing := sorted(set(seeds) - {split.seed for split in splits}):
             raise UserError(f"The splits file has no seed {missing[0]}.", "Choose --seeds from those that it has.")
         known = {(cell.variant, cell.noise, cell.seed): cell for cell in self._earlier(out)}
-        plan = [(variant, split) for split in splits for variant in variants]
-        cells: list[Cell] = []
+        plan = [(v, split) for split in splits for v in variants if (v, split.noise, split.seed) not in known]
         for done, (variant, split) in enumerate(plan):
             self.report("fitting and judging", done, len(plan))
-            cells.append(known.get((variant, split.noise, split.seed)) or self._fitted(variant, split))
+            known[variant, split.noise, split.seed] = self._fitted(variant, split)
             if out is not None:
-                _replace(out, json.dumps(self._result(cells).document(), indent=2))
+                _replace(out, json.dumps(self._result(known).document(), indent=2))
         self.report("fitting and judging", len(plan), len(plan))
-        return self._result(cells)
+        return self._result(known)
 
     def _fitted(self, variant: Variant, split: Split) -> Cell:
         return contaminated_fit(self._data, split, self._parts, variant, self.model.settings(), perf_counter)
 
-    def _result(self, cells: Sequence[Cell]) -> NoiseResult:
-        return NoiseResult(self.dataset.resolve().name, self.model.settings().detector, self._key, tuple(cells))
+    def _result(self, known: Mapping[_Place, Cell]) -> NoiseResult:
+        cells = tuple(known[place] for place in sorted(known))
+        return NoiseResult(self.dataset.resolve().name, self.model.settings().detector, self._key, cells)
 
     def _earlier(self, out: Path | None) -> list[Cell]:
         """What an interrupted run left. Raises `UserError` for a file of something else, which stays as it is."""
@@ -107,8 +109,9 @@ class Benchmark:
     @cached_property
     def _parts(self) -> dict[str, str]:
         """Each image's part; without --groups, each its own."""
-        known = {} if self.groups is None else read_groups(self.groups)
-        return {entry.name: known.get(entry.name, entry.name) for entry in self._entries}
+        names = [entry.name for entry in self._entries]
+        parts = names if self.groups is None else groups_of(self._entries, read_groups(self.groups))
+        return dict(zip(names, parts, strict=True))
 
     @cached_property
     def _key(self) -> str:
@@ -143,18 +146,23 @@ class Benchmark:
             embedder = embedder_for(settings, where)
             shape = embedder.backbone.shape(embedder.preprocessing.size)
             return restored(names, shape, embedder.detector, load_file(stored))
-        pictures = [decode(entry.path.read_bytes()) for entry in self._read()]
-        data = embedded(names, pictures, settings, where, self.report)
+        data = embedded(names, self._pictures(), settings, where, self.report)
         folder.mkdir(parents=True, exist_ok=True)
         save_file({name: tensor.cpu() for name, tensor in data.tensors().items()}, _beside(stored))
         _beside(stored).replace(stored)
         return data
 
-    def _read(self) -> Iterator[Entry]:
-        for done, entry in enumerate(self._entries):
+    def _pictures(self) -> list[Picture]:
+        """Raises `DatasetError` for one that cannot be read: leaving it out would make another split."""
+        pictures = []
+        for done, sample in enumerate(sift(self._entries), start=1):
+            if isinstance(sample, Unreadable):
+                raise DatasetError(
+                    f"{sample.name} cannot be read. {sample.cause}", "Mend it, or take it out of the splits."
+                )
+            pictures.append(sample.picture)
             self.report("reading images", done, len(self._entries))
-            yield entry
-        self.report("reading images", len(self._entries), len(self._entries))
+        return pictures
 
 
 def _replace(path: Path, text: str) -> None:

@@ -51,10 +51,9 @@ def _curve(curve: Curve, rank: int, across: Scale, up: Scale) -> Markup:
     return tag(
         "g",
         *(_bar(point, across, up) for point in curve.curve if point.image_auroc_std is not None),
-        path(points, "curve"),
+        tag("g", path(points, "curve"), stroke_dasharray=_DASHES[rank % len(_DASHES)]),
         *(_point(point, across, up, curve.variant.value, colour) for point in curve.curve),
         stroke=colour,
-        stroke_dasharray=_DASHES[rank % len(_DASHES)],
     )
 
 

@@ -1,6 +1,7 @@
 """`flowgauge benchmark noise`, as a person runs it, on a small data set."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -38,7 +39,7 @@ def test_the_noise_benchmark_writes_goes_on_and_draws(flowgauge: Shell, splits: 
     assert all(point["seeds"] == [0] and 0 <= point["image_auroc_mean"] <= 1 for point in first["curve"])
     assert len(list((tmp_path / "cache").iterdir())) == 1
 
-    done = flowgauge(*command, "--variant", "plain", "--variant", "clean-oracle", "--plot", plot)
+    done = flowgauge(*command, "--variant", "clean-oracle", "--plot", plot)
     assert done.code == 0
     assert "clean-oracle" in done.out
     second = json.loads(out.read_text())
@@ -55,6 +56,17 @@ def test_the_noise_benchmark_writes_goes_on_and_draws(flowgauge: Shell, splits: 
     assert other.code == 2
     assert "other images or settings" in other.err
     assert json.loads(out.read_text()) == second
+
+
+def test_an_image_that_cannot_be_read_is_named(flowgauge: Shell, splits: Path, tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    shutil.copytree(tiny_dataset(), root)
+    broken = sorted((root / "train" / "good").iterdir())[3]
+    broken.write_bytes(b"no image")
+    done = flowgauge("benchmark", "noise", root, "--splits", splits, "--seeds", "0", "--cache", tmp_path / "cache")
+    assert done.code == 2
+    assert broken.name in done.err
+    assert "cannot be read" in done.err
 
 
 @pytest.mark.parametrize(
