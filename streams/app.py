@@ -10,14 +10,12 @@ held, Faust hangs in a rebalance.
 """
 
 import asyncio
-import os
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from itertools import islice
-from threading import get_native_id
 from typing import Any, TypeVar
 
 import faust
@@ -31,6 +29,7 @@ from streams.carrier import Partition
 from streams.liveness import Deadline
 from streams.member import Member, by_partition
 from streams.meter import Meter, Unmetered
+from streams.priority import lower_priority
 
 T = TypeVar("T")
 
@@ -105,7 +104,7 @@ class GroupApp(faust.App):
         self.failure: BaseException | None = None
         self._prefix = settings.prefix
         self._waiting: Any = None
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix=member.name, initializer=_lower_priority(settings.nice))
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix=member.name, initializer=lower_priority(settings.nice))
         self._lookout = ThreadPoolExecutor(1, thread_name_prefix=f"{member.name}-look")
         self._listen(settings)
 
@@ -221,10 +220,6 @@ class GroupApp(faust.App):
             headers={name: (value or b"").decode(errors="replace") for name, value in pairs},
             at=datetime.fromtimestamp(message.timestamp, UTC),
         )
-
-
-def _lower_priority(nice: int) -> Callable[[], None]:
-    return lambda: os.setpriority(os.PRIO_PROCESS, get_native_id(), nice) if nice else None
 
 
 Overdue = Callable[[BaseException | None], None]

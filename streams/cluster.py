@@ -32,6 +32,7 @@ from streams.liveness import STALL_SECONDS, Pulse
 from streams.member import Member
 from streams.meter import Meter, Unmetered
 from streams.observing import Observing
+from streams.priority import lower_priority
 from streams.processor import Processor
 from streams.roles import Role
 from streams.scoring import Scoring
@@ -40,6 +41,7 @@ from streams.store import Store
 from streams.worker import Trouble
 
 _ADAPTATION_NICE = 10  # adaptation gets the processor time that scoring leaves
+_BESIDE_SCORING_NICE = 5  # what waits for no one goes after the model's thread
 _STORING_HANDS = 4  # as many as Debts puts to work
 _UNMETERED = Unmetered()
 
@@ -95,8 +97,9 @@ def group_members(
     stopping = Event()
     owner = f"{socket.gethostname()}-{os.getpid()}"
     gauges = Gauges(store.log, store.objects, load, disk=disk)
-    decoding = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="decode")
-    storing = ThreadPoolExecutor(_STORING_HANDS, thread_name_prefix="store")
+    beside = lower_priority(_BESIDE_SCORING_NICE)
+    decoding = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="decode", initializer=beside)
+    storing = ThreadPoolExecutor(_STORING_HANDS, thread_name_prefix="store", initializer=beside)
     adapting = Pulse()
     makers: dict[Role, list[Callable[[], Processor]]] = {
         Role.SCORING: [lambda: Scoring(store, gauges, decoding, storing, meter=meter)],

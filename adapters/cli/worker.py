@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from streams.meter import Meter
 
 
+_SWITCH_SECONDS = 0.0005  # the model asks for the interpreter at every operation; Python's default is 0.005
+
 _UNANSWERED = Unavailable("The servers do not answer, so this worker ends without them.", "The next one goes on.")
 
 
@@ -82,6 +84,7 @@ def worker(
     from streams.cluster import Pace, group_members
     from streams.liveness import Watchdog
 
+    sys.setswitchinterval(_SWITCH_SECONDS)
     load, adapt = _model(role, device, threads)
     with open_store(store) as plant, live().status("joining") as status, ExitStack() as stack:
         teller = Teller(status, as_json=json)

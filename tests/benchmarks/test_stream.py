@@ -27,6 +27,7 @@ from tests.support.speedplant import LINE, SpeedPlant, announce, default_gauge, 
 
 BATCH = 16
 WARM_UP = 64  # images; the first batches of a new process are slower
+ROUNDS = 6  # a shared machine's speed moves by a fifth from one to the next
 BUFFERED = 240
 SECONDS = 40
 REQUEST = AdaptationRequest(
@@ -68,7 +69,7 @@ def percentiles(seconds: list[float]) -> str:
 
 
 def test_a_worker_keeps_most_of_the_speed_of_scoring_from_memory(plant: SpeedPlant, gauge: Gauge) -> None:
-    rounds = [(from_memory(gauge, 256), through_kafka(plant, 768)) for _ in range(3)]
+    rounds = [(from_memory(gauge, 256), through_kafka(plant, 768)) for _ in range(ROUNDS)]
     memory, streamed = (fmean(each) for each in zip(*rounds, strict=True))
     say(f"from memory {memory:.1f}, through Kafka {streamed:.1f} images/s, ratio {streamed / memory:.3f}; {rounds}")
     assert streamed / memory >= 0.85

@@ -1,0 +1,13 @@
+"""Who goes first on a busy machine."""
+
+import os
+import sys
+from collections.abc import Callable
+from threading import get_native_id
+
+
+def lower_priority(nice: int) -> Callable[[], None]:
+    """What a thread does when it starts, to leave the cores to others; nothing for 0, and nothing where
+    threads have no priority of their own, as anywhere but on Linux.
+    """
+    return lambda: os.setpriority(os.PRIO_PROCESS, get_native_id(), nice) if nice and sys.platform == "linux" else None
