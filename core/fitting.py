@@ -23,6 +23,7 @@ from core.images import Picture
 from core.lessons import Embedder, rows_of_view
 from core.manifest import DetectorSpec, Manifest, MapScale, Range, Ranges
 from core.messages import Part, Statistics
+from core.meta.theta import Theta
 from core.preprocessing import Preprocessing
 from core.snapshot import weights_of
 from core.thresholds import Calibration, Rule, Threshold, cut, fold_of
@@ -75,6 +76,7 @@ def fit(
     settings: FitSettings,
     at: datetime,
     groups: Sequence[str] | None = None,
+    theta: Theta | None = None,
     seed: int = 0,
     device: str = "cpu",
     progress: Progress = lambda what, done, total: None,
@@ -82,14 +84,16 @@ def fit(
     """A gauge whose threshold stands on cross-fitted scores: each image is scored by a detector that never saw it.
 
     `groups` names the object that each picture shows (default: each its own), in the order of capture: images of one
-    object share a fold. Same pictures, settings and seed on one machine: same gauge. Raises `DatasetError` for too few
-    pictures.
+    object share a fold. Learning starts from `theta`, where it is given. Same pictures, settings and seed on one
+    machine: same gauge. Raises `DatasetError` for too few pictures, `SettingsError` for a theta of another detector.
     """
     groups = list(groups) if groups is not None else [str(index) for index in range(len(pictures))]
     folds = folds_of(groups, settings.folds)
     embedder = embedder_for(settings, device)
     backbone, preprocessing = embedder.backbone, embedder.preprocessing
-    teacher = Teacher(settings, backbone.shape(preprocessing.size), seed, progress)
+    if theta is not None:
+        theta.require_backbone(backbone.spec)
+    teacher = Teacher(settings, backbone.shape(preprocessing.size), seed, progress, theta)
     lesson = embedder.lesson(preprocessing.squares(pictures), seed=seed, progress=progress)
     held_out, suspects = teacher.refined(lesson, groups, folds)
     detector = teacher.taught(lesson.without(suspects), "all images")
@@ -158,9 +162,14 @@ class Teacher:
     shape: FeatureShape
     seed: int
     progress: Progress
+    theta: Theta | None = None
 
     def untaught(self) -> Detector:
-        return create(self.settings.detector, self.settings.config, self.shape)
+        """At random parameters, or at theta*. Raises `SettingsError` for those of another detector."""
+        detector = create(self.settings.detector, self.settings.config, self.shape)
+        if self.theta is not None:
+            self.theta.let_begin(detector)
+        return detector
 
     def taught(self, lesson: Lesson, whom: str) -> Detector:
         detector = self.untaught()

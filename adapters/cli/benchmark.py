@@ -27,7 +27,9 @@ def noise(
     ],
     variant: Annotated[
         list[str] | None,
-        typer.Option(help="plain, mutual, one-sided, iqr or clean-oracle; may be repeated (plain and mutual)."),
+        typer.Option(
+            help="full, no-meta, no-rejection, one-sided, iqr, plain or clean-oracle; may be repeated (full and plain)."
+        ),
     ] = None,
     seeds: Annotated[str, typer.Option(help="One seed, or several: 0,1,2.")] = "0,1,2",
     detector: options.Detector = None,
@@ -36,6 +38,10 @@ def noise(
     size: options.Size = None,
     aspect: options.AspectOption = options.Aspect.SQUASH,
     groups: options.Groups = None,
+    theta: Annotated[
+        str,
+        typer.Option(help="Meta-learned parameters: a file of flowgauge meta-train, or `shipped`.", metavar="FILE"),
+    ] = "shipped",
     cache: Annotated[
         Path | None,
         typer.Option(
@@ -52,13 +58,15 @@ def noise(
 
     \b
     flowgauge benchmark noise ./tiles --splits noise_splits.json \\
-        --groups groups.json --variant plain --variant mutual \\
+        --groups groups.json --variant full --variant plain \\
         --json noise.json --plot noise.svg
 
-    plain lets all images teach; mutual leaves out what looks suspect beside
-    the other images, before anything is fitted; one-sided and iqr leave out by
-    cross-fitted scores, in two rounds; clean-oracle leaves out what is
-    mislabelled, which only a benchmark knows.
+    full starts from meta-learned parameters (flowgauge meta-train) and leaves
+    out what looks suspect beside the other images, before anything is fitted;
+    no-meta and no-rejection do without one of the two. one-sided and iqr leave
+    out by cross-fitted scores instead, in two rounds. plain does nothing of
+    all this, and clean-oracle leaves out what is mislabelled, which only a
+    benchmark knows.
 
     Features are read once and cached. Paintings are drawn once for the whole
     data set, so figures differ a little from those of flowgauge evaluate.
@@ -71,10 +79,12 @@ def noise(
         check_place(place)
     if plot is not None and plot.suffix != ".svg":
         raise UserError(f"{plot} is no SVG.", "Give --plot a name that ends in .svg.")
-    chosen = variants_of(variant or ["plain", "mutual"])
+    chosen = variants_of(variant or ["full", "plain"])
     model = Model(detector, weights, backbone, size, aspect)
     with bars() as report:
-        found = Benchmark(dataset, splits, groups, model, device, cache, report).run(chosen, seeds_of(seeds), json)
+        found = Benchmark(dataset, splits, groups, model, device, cache, theta, report).run(
+            chosen, seeds_of(seeds), json
+        )
     if plot is not None:
         plot.write_text(curves_svg(found.curves))
     if json is None and plot is None:

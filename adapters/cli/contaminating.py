@@ -1,6 +1,7 @@
 """The noise benchmark as the command line asks for it. Loads torch: imported when the command runs and not before."""
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,16 +14,17 @@ from typing import Any
 from pydantic import TypeAdapter
 from safetensors.torch import load_file, save_file
 
-from adapters.cli.model import Model, torch_device
+from adapters.cli.model import SHIPPED, Model, start_at, torch_device
 from adapters.cli.options import Device
 from adapters.cli.progress import Report
 from core.errors import DatasetError, UserError
 from core.evaluation.datasets import Dataset, Entry, Unreadable, sift
 from core.evaluation.embedded import Embedded, embedded, restored
-from core.evaluation.noise import Cell, Curve, Variant, contaminated_fit, curves
+from core.evaluation.noise import Cell, Curve, Variant, contaminated_fit, curves, needs_theta
 from core.evaluation.splits import Split, groups_of, read_groups, read_splits, trial
 from core.fitting import embedder_for
 from core.images import Picture
+from core.meta.theta import Theta
 
 _Place = tuple[Variant, float, int]  # variant, share of defects, seed
 
@@ -62,10 +64,12 @@ class Benchmark:
     model: Model
     device: Device
     cache: Path | None
+    theta: str
     report: Report
 
     def run(self, variants: Sequence[Variant], seeds: Sequence[int], out: Path | None) -> NoiseResult:
         """All fits that `out` does not tell of already; it is written after each, with what else it told of."""
+        start = self._start(variants)
         splits = [split for split in read_splits(self.splits).splits if split.seed in seeds]
         if missing := sorted(set(seeds) - {split.seed for split in splits}):
             raise UserError(f"The splits file has no seed {missing[0]}.", "Choose --seeds from those that it has.")
@@ -73,14 +77,27 @@ class Benchmark:
         plan = [(v, split) for split in splits for v in variants if (v, split.noise, split.seed) not in known]
         for done, (variant, split) in enumerate(plan):
             self.report("fitting and judging", done, len(plan))
-            known[variant, split.noise, split.seed] = self._fitted(variant, split)
+            known[variant, split.noise, split.seed] = self._fitted(variant, split, start)
             if out is not None:
                 _replace(out, json.dumps(self._result(known).document(), indent=2))
         self.report("fitting and judging", len(plan), len(plan))
         return self._result(known)
 
-    def _fitted(self, variant: Variant, split: Split) -> Cell:
-        return contaminated_fit(self._data, split, self._parts, variant, self.model.settings(), perf_counter)
+    def _fitted(self, variant: Variant, split: Split, start: Theta | None) -> Cell:
+        return contaminated_fit(self._data, split, self._parts, variant, self.model.settings(), perf_counter, start)
+
+    def _start(self, variants: Sequence[Variant]) -> Theta | None:
+        """Where variants start that start from theta*; None where there are none such.
+
+        Raises `SettingsError` where that is of another detector or backbone.
+        """
+        if not any(needs_theta(variant) for variant in variants):
+            return None
+        theta = start_at(self.theta)
+        embedder = embedder_for(self.model.settings(), torch_device(self.device))
+        theta.require_backbone(embedder.backbone.spec)
+        theta.let_begin(embedder.detector)
+        return theta
 
     def _result(self, known: Mapping[_Place, Cell]) -> NoiseResult:
         cells = tuple(known[place] for place in sorted(known))
@@ -117,7 +134,8 @@ class Benchmark:
     def _key(self) -> str:
         """Changes with everything that a figure depends on, but the seed and the variant."""
         digest = sha256(self._settings_words.encode())
-        for path in (self.splits, *([self.groups] if self.groups else [])):
+        theta = None if self.theta == SHIPPED else Path(self.theta)
+        for path in (self.splits, *(path for path in (self.groups, theta) if path)):
             digest.update(path.read_bytes())
         digest.update(self._images_sha256.encode())
         return digest.hexdigest()
@@ -172,4 +190,4 @@ def _replace(path: Path, text: str) -> None:
 
 
 def _beside(path: Path) -> Path:
-    return path.with_name(f".{path.name}.part")
+    return path.with_name(f".{path.name}.{os.getpid()}.part")

@@ -29,6 +29,12 @@ def fit(
     aspect: options.AspectOption = options.Aspect.SQUASH,
     refine: options.Refine = False,
     groups: options.Groups = None,
+    theta: Annotated[
+        str | None,
+        typer.Option(
+            help="Start from meta-learned parameters: a file of flowgauge meta-train, or `shipped`.", metavar="FILE"
+        ),
+    ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Use at most so many images.")] = None,
     seed: Annotated[int, typer.Option(help="Same images, settings and seed give the same gauge.")] = 0,
     device: options.DeviceOption = options.Device.AUTO,
@@ -45,7 +51,7 @@ def fit(
     flowgauge fit ./mvtec/bottle --line bottles --store ./plant
     flowgauge fit --from-buffer --line press-3 --store ./plant
     """
-    from adapters.cli.model import Model, torch_device
+    from adapters.cli.model import Model, start_at, torch_device
     from adapters.cli.teaching import gather
     from core.fitting import fit as fit_gauge
     from core.names import line_name
@@ -54,6 +60,7 @@ def fit(
     from streams.snapshots import SnapshotFiles, publish_snapshot
 
     settings = Model(detector, weights, backbone, size, aspect, refine or from_buffer).settings()
+    start = None if theta is None else start_at(theta)
     with open_store(store) as plant, bars() as report:
         good = gather(
             plant, line_name(line), dataset, from_buffer=from_buffer, groups=groups, limit=limit, report=report
@@ -64,6 +71,7 @@ def fit(
             settings=settings,
             at=plant.clock.now(),
             groups=good.groups,
+            theta=start,
             seed=seed,
             device=torch_device(device),
             progress=report,

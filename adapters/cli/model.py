@@ -11,12 +11,15 @@ from core.backbones import LITE0, BackboneSpec, hub_spec
 from core.errors import SettingsError
 from core.fitting import FitSettings
 from core.gauge import Gauge
+from core.meta.theta import Theta, read, shipped
 from core.preprocessing import Aspect as Rule
 from core.preprocessing import Preprocessing
 from core.snapshot import load
 from streams.gauges import Load
 from streams.snapshots import active_snapshot, fetch_snapshot
 from streams.store import Store
+
+SHIPPED = "shipped"
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,11 @@ def stored_gauge(store: Store, line: str, version: str | None, device: Device) -
     active = active_snapshot(store.log, line)
     files = fetch_snapshot(store.objects, line, active.version)
     return load(files.manifest, files.weights, device=torch_device(device), sha256=active.sha256)
+
+
+def start_at(theta: str) -> Theta:
+    """Of a file, or those that come with the package. Raises `SettingsError` for a file of something else."""
+    return shipped() if theta == SHIPPED else read(Path(theta))
 
 
 def loading(device: Device) -> Load:

@@ -9,8 +9,8 @@ from core.evaluation.noise import Curve, Point
 WIDTH, HEIGHT = 720.0, 420.0
 LEFT, RIGHT, TOP, BOTTOM = 64.0, WIDTH - 150.0, 48.0, HEIGHT - 52.0
 
-_COLOURS = ("#0b6e4f", "#c2410c", "#1d4ed8", "#7c3aed", "#a16207", "#475569")  # told apart by lightness too
-_DASHES = (None, "7 4", "2 3", "10 3 2 3", "5 2", "1 2")
+_COLOURS = ("#0b6e4f", "#c2410c", "#1d4ed8", "#7c3aed", "#a16207", "#475569", "#be185d")  # told apart by lightness too
+_DASHES = (None, "7 4", "2 3", "10 3 2 3", "5 2", "1 2", "12 4")
 _LABEL_GAP = 17.0
 
 _STYLE = """

@@ -37,6 +37,10 @@ class GuideConfig(Part):
     batch: int = Field(16, ge=1)
     learning_rate: float = Field(2e-3, gt=0)
 
+    def side(self, places: int) -> int:
+        """Of a window, on a grid of so many places to a side."""
+        return round(self.window * places)
+
 
 class Standardise(nn.Module):
     """(B, C, H, W), less the mean and over the deviation that each channel had when `measure` was called."""
@@ -143,7 +147,7 @@ def teach(guide: Guide, lesson: Lesson, config: GuideConfig, *, seed: int, progr
     batches = config.epochs * (rows // size)
     optimiser = torch.optim.AdamW(guide.parameters(), config.learning_rate, weight_decay=1e-2)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, config.learning_rate, total_steps=batches, pct_start=0.1)
-    windows = Windows(lesson, round(config.window * lesson.mask.shape[1]), seed)
+    windows = Windows(lesson, config.side(lesson.mask.shape[1]), seed)
     with seeded(seed):
         orders = torch.cat([torch.randperm(rows)[: rows // size * size] for _ in range(config.epochs)])
         for step, batch in enumerate(torch.split(orders, size), start=1):
@@ -174,3 +178,14 @@ def _loss(guide: Guide, windows: Embedding, share_BHW: Tensor) -> Tensor:
     peaks = logits.flatten(1).topk(_PEAK_PLACES, dim=1)[0].mean(dim=1)
     is_painted = target.amax(dim=(1, 2))
     return places + _PEAK_WEIGHT * F.binary_cross_entropy_with_logits(peaks, is_painted)
+
+
+class LessonLoss(nn.Module):
+    """The loss of lessons as a function of the guide's parameters, for `torch.func`."""
+
+    def __init__(self, guide: Guide) -> None:
+        super().__init__()
+        self.guide = guide
+
+    def forward(self, windows: Embedding, share_BHW: Tensor) -> Tensor:
+        return _loss(self.guide, windows, share_BHW)

@@ -1,6 +1,7 @@
 """How much defects among the images that teach cost: the same fit at rising shares of them, in variants."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from enum import StrEnum
 from statistics import fmean, stdev
 
@@ -17,29 +18,50 @@ from core.evaluation.metrics import image_auroc
 from core.evaluation.splits import Groups, Split
 from core.fitting import FitSettings, Teacher, folds_of, plain_scores
 from core.messages import Part
+from core.meta.theta import Theta
 from core.thresholds import Rule
 
 
 class Variant(StrEnum):
-    """`plain`: all images teach. `mutual`: those that mutual scoring finds suspect do not. `one-sided`, `iqr`: two
-    rounds of rejection by scores of detectors that were fitted without the image in question, with that rule.
-    `clean-oracle`: those that are mislabelled do not teach, which only a benchmark can know.
+    """`full`: learning starts from theta*, and what mutual scoring finds suspect does not teach. Without one of its
+    ingredients: `no-meta` starts at random, with `no-rejection` all images teach. With another rejection: `one-sided`,
+    `iqr`, two rounds by scores of detectors that were fitted without the image in question. For comparison, from a
+    random start: `plain`, all images teach; `clean-oracle`, those that are mislabelled do not, which only a benchmark
+    can know.
     """
 
-    PLAIN = "plain"
-    MUTUAL = "mutual"
+    FULL = "full"
+    NO_META = "no-meta"
+    NO_REJECTION = "no-rejection"
     ONE_SIDED = "one-sided"
     IQR = "iqr"
+    PLAIN = "plain"
     CLEAN_ORACLE = "clean-oracle"
 
 
-_CHANGES: dict[Variant, dict[str, object]] = {
-    Variant.PLAIN: {"refine": 0},
-    Variant.MUTUAL: {"refine": 1, "mutual": MutualScoring()},
-    Variant.ONE_SIDED: {"refine": 2},
-    Variant.IQR: {"refine": 2, "suspect_rule": Rule.IQR},
-    Variant.CLEAN_ORACLE: {"refine": 0},
+@dataclass(frozen=True)
+class _Recipe:
+    """`changes` to the settings; `meta`: from theta*."""
+
+    changes: Mapping[str, object]
+    meta: bool = True
+
+
+_MUTUAL: Mapping[str, object] = {"refine": 1, "mutual": MutualScoring()}
+_ALL_TEACH: Mapping[str, object] = {"refine": 0, "mutual": None}
+_RECIPES = {
+    Variant.FULL: _Recipe(_MUTUAL),
+    Variant.NO_META: _Recipe(_MUTUAL, meta=False),
+    Variant.NO_REJECTION: _Recipe(_ALL_TEACH),
+    Variant.ONE_SIDED: _Recipe({"refine": 2, "mutual": None}),
+    Variant.IQR: _Recipe({"refine": 2, "mutual": None, "suspect_rule": Rule.IQR}),
+    Variant.PLAIN: _Recipe(_ALL_TEACH, meta=False),
+    Variant.CLEAN_ORACLE: _Recipe(_ALL_TEACH, meta=False),
 }
+
+
+def needs_theta(variant: Variant) -> bool:
+    return _RECIPES[variant].meta
 
 
 class Cell(Part):
@@ -71,17 +93,28 @@ class Curve(Part):
 
 
 def contaminated_fit(
-    data: Embedded, split: Split, groups: Groups, variant: Variant, settings: FitSettings, clock: Callable[[], float]
+    data: Embedded,
+    split: Split,
+    groups: Groups,
+    variant: Variant,
+    settings: FitSettings,
+    clock: Callable[[], float],
+    theta: Theta | None = None,
 ) -> Cell:
-    """Fit to the training images of `split` and judge its test images. `clock` gives seconds."""
-    start = clock()
+    """Fit to the training images of `split` and judge its test images. `clock` gives seconds; `theta` is where variants
+    start that start from theta*, and may be None for the others.
+    """
+    recipe = _RECIPES[variant]
+    assert theta is not None or not recipe.meta, f"{variant} starts from theta*"
+    begun = clock()
     parts = [groups[name] for name in split.train]
     lesson = data.part(split.train)
-    teacher = Teacher(settings.model_copy(update=_CHANGES[variant]), data.shape, split.seed, _silent)
+    start = theta if recipe.meta else None
+    teacher = Teacher(settings.model_copy(update=dict(recipe.changes)), data.shape, split.seed, _silent, start)
     mislabelled = np.isin(np.asarray(split.train), np.asarray(split.mislabelled, dtype=str))
     suspects = _suspects(teacher, lesson, parts, variant, mislabelled)
     detector = teacher.taught(lesson.without(suspects), "all images")
-    seconds = clock() - start
+    seconds = clock() - begun
     kept = np.ones(len(parts), dtype=bool)
     kept[suspects.numpy()] = False
     return Cell(

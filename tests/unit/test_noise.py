@@ -6,13 +6,17 @@ import torch
 
 from adapters.report.curves import curves_svg
 from core.detectors.base import Embedding, length
+from core.detectors.patchflow import PatchFlow
 from core.errors import DatasetError
 from core.evaluation.embedded import Embedded, embedded, restored
 from core.evaluation.noise import Cell, Variant, contaminated_fit, curves
 from core.evaluation.splits import Split
-from core.fitting import FitSettings, embedder_for
+from core.fitting import FitSettings, Teacher, embedder_for
+from core.meta.learners import parameters_of
+from core.meta.theta import Theta
 from core.thresholds import Rule
 from tests.support.gauges import defects, goods, settings
+from tests.support.thetas import theta_of
 
 GOOD, BAD = 24, 8
 NAMES = tuple([f"good/{number:02}" for number in range(GOOD)] + [f"bad/{number:02}" for number in range(BAD)])
@@ -33,8 +37,18 @@ def data() -> Embedded:
     return embedded(NAMES, pictures, settings(), "cpu", lambda what, done, total: None)
 
 
+@cache
+def elsewhere() -> Theta:
+    """A start that nobody learned."""
+    detector = embedder_for(settings(), "cpu").detector
+    assert isinstance(detector, PatchFlow)
+    generator = torch.Generator().manual_seed(9)
+    parameters = parameters_of(detector)
+    return theta_of({name: p + 0.02 * torch.randn(p.shape, generator=generator) for name, p in parameters.items()})
+
+
 def fit_again(variant: Variant, split: Split = SPLIT) -> Cell:
-    return contaminated_fit(data(), split, PARTS, variant, settings(), lambda: 0.0)
+    return contaminated_fit(data(), split, PARTS, variant, settings(), lambda: 0.0, elsewhere())
 
 
 fitted = cache(fit_again)
@@ -78,7 +92,7 @@ def test_each_variant_keeps_what_it_says() -> None:
     assert (fitted(Variant.PLAIN).kept_good_share, fitted(Variant.PLAIN).kept_mislabelled_share) == (1, 1)
     oracle = fitted(Variant.CLEAN_ORACLE)
     assert (oracle.kept_good_share, oracle.kept_mislabelled_share) == (1, 0)
-    mutual = fitted(Variant.MUTUAL)
+    mutual = fitted(Variant.NO_META)
     assert mutual.kept_mislabelled_share is not None
     assert mutual.kept_mislabelled_share < mutual.kept_good_share < 1
     assert 16 * mutual.kept_good_share + 4 * mutual.kept_mislabelled_share == pytest.approx(14)
@@ -99,8 +113,33 @@ def test_a_rule_of_suspicion_comes_with_its_own_k() -> None:
 
 
 def test_the_same_cell_comes_out_the_same() -> None:
-    assert fit_again(Variant.MUTUAL) == fitted(Variant.MUTUAL)
-    assert 0.5 < fitted(Variant.MUTUAL).image_auroc <= 1
+    assert fit_again(Variant.FULL) == fitted(Variant.FULL)
+    assert 0.5 < fitted(Variant.FULL).image_auroc <= 1
+
+
+def test_where_learning_starts_changes_nothing_about_what_may_teach() -> None:
+    full, random = fitted(Variant.FULL), fitted(Variant.NO_META)
+    assert (full.kept_good_share, full.kept_mislabelled_share) == (
+        random.kept_good_share,
+        random.kept_mislabelled_share,
+    )
+    everyone = fitted(Variant.NO_REJECTION)
+    assert (everyone.kept_good_share, everyone.kept_mislabelled_share) == (1, 1)
+
+
+def test_a_teacher_begins_where_it_is_told_and_ends_elsewhere() -> None:
+    lesson = data().part(SPLIT.train)
+    random, told = (Teacher(settings(), data().shape, 0, _quiet, start) for start in (None, elsewhere()))
+    begun = dict(told.untaught().named_parameters())
+    assert all(torch.equal(begun[name], value) for name, value in elsewhere().parameters.items())
+    one, other = (teacher.taught(lesson, "all").state_dict() for teacher in (random, told))
+    assert not torch.equal(one["guide.leave.weight"], other["guide.leave.weight"])
+    again = told.taught(lesson, "all").state_dict()
+    assert all(torch.equal(again[name], value) for name, value in other.items())
+
+
+def _quiet(what: str, done: int, total: int) -> None:
+    """Nobody looks."""
 
 
 def test_a_split_that_judges_one_kind_is_refused() -> None:
@@ -125,10 +164,10 @@ def test_curves_are_means_and_deviations_over_seeds() -> None:
         cell(Variant.PLAIN, 0.2, 1, 0.7),
         cell(Variant.PLAIN, 0.2, 0, 0.9),
         cell(Variant.PLAIN, 0.0, 0, 0.95),
-        cell(Variant.MUTUAL, 0.0, 0, 0.96),
+        cell(Variant.FULL, 0.0, 0, 0.96),
     ]
-    plain, mutual = curves(cells)
-    assert (plain.variant, mutual.variant) == (Variant.PLAIN, Variant.MUTUAL)
+    full, plain = curves(cells)
+    assert (full.variant, plain.variant) == (Variant.FULL, Variant.PLAIN)
     clean, dirty = plain.curve
     assert (clean.noise, clean.image_auroc_mean, clean.image_auroc_std, clean.seeds) == (0.0, 0.95, None, (0,))
     assert dirty.image_auroc_mean == pytest.approx(0.8)
@@ -137,8 +176,8 @@ def test_curves_are_means_and_deviations_over_seeds() -> None:
 
 
 def test_the_plot_names_every_curve_and_level() -> None:
-    cells = [cell(v, noise, 0, 0.9 - noise / 2) for v in (Variant.MUTUAL, Variant.IQR) for noise in (0.0, 0.3)]
+    cells = [cell(v, noise, 0, 0.9 - noise / 2) for v in (Variant.NO_META, Variant.IQR) for noise in (0.0, 0.3)]
     drawn = curves_svg(curves(cells))
     assert drawn.startswith("<svg ")
-    assert all(word in drawn for word in ("mutual .750", "iqr .750", "30 %", "mutual at 30 %: 0.750"))
+    assert all(word in drawn for word in ("no-meta .750", "iqr .750", "30 %", "no-meta at 30 %: 0.750"))
     assert drawn.count("<polyline") == 2

@@ -1,0 +1,97 @@
+"""theta*: meta-learned parameters as a file, and those that come with the package."""
+
+import hashlib
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from core.backbones import BackboneSpec
+from core.detectors.base import Detector
+from core.errors import SettingsError, SnapshotCorrupt
+from core.messages import Part
+from core.meta.settings import MetaTraining
+
+FILE = "theta.safetensors"
+SHA256 = "190ffe2b89610ba782a6af5633aee846a6c8b24013ff88372d0fa6e267d170a8"
+_CARD = "card"
+
+
+class Card(Part):
+    """How it was made. `config` is the detector's; `lines` name what the tasks were drawn from; `seconds` of the outer
+    loop alone.
+    """
+
+    detector: str
+    config: dict[str, Any]
+    backbone: BackboneSpec
+    size: int
+    lines: tuple[str, ...]
+    training: MetaTraining
+    guide_loss: float
+    flow_loss: float
+    seconds: float
+    software: str
+
+
+@dataclass(frozen=True)
+class Theta:
+    """`parameters` have the detector's own names."""
+
+    card: Card
+    parameters: dict[str, Tensor]
+
+    def let_begin(self, detector: Detector) -> None:
+        """Set the parameters of `detector`, which nobody has taught. Raises `SettingsError` for one of another kind."""
+        own = dict(detector.named_parameters())
+        if any(name not in own or own[name].shape != value.shape for name, value in self.parameters.items()):
+            raise SettingsError(
+                f"The meta-learned parameters are of another {self.card.detector} than this {detector.name}.",
+                "Use the detector and backbone that they were learned with, or run `flowgauge meta-train` for yours.",
+            )
+        with torch.no_grad():
+            for name, value in self.parameters.items():
+                own[name].copy_(value)
+
+    def require_backbone(self, spec: BackboneSpec) -> None:
+        """Raises `SettingsError` for other features than those that it was learned on."""
+        if spec.sha256 != self.card.backbone.sha256:
+            raise SettingsError(
+                f"The meta-learned parameters are for features of {self.card.backbone.name}, not of {spec.name}.",
+                "Use that backbone, or run `flowgauge meta-train` for yours.",
+            )
+
+
+def write(theta: Theta, path: Path) -> None:
+    tensors = {name: tensor.contiguous() for name, tensor in theta.parameters.items()}
+    save_file(tensors, path, metadata={_CARD: theta.card.model_dump_json()})
+
+
+def read(path: Path) -> Theta:
+    """Raises `SettingsError` for a file that is not there or holds something else."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            card = Card.model_validate_json((file.metadata() or {})[_CARD])
+            return Theta(card, {name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
+    except (OSError, SafetensorError, KeyError, ValidationError) as error:
+        raise SettingsError(
+            f"{path} holds no meta-learned parameters: {error}.", "Give a file that `flowgauge meta-train` wrote."
+        ) from error
+
+
+@cache
+def shipped() -> Theta:
+    """Those of the default gauge, meta-trained on procedural lines alone: docs/theta.md.
+
+    Raises `SnapshotCorrupt` where the package's file is not the one that was released.
+    """
+    path = Path(__file__).with_name(FILE)
+    if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != SHA256:
+        raise SnapshotCorrupt(f"{path} is not the file that was released.", "Install flowgauge again.")
+    return read(path)

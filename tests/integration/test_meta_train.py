@@ -1,0 +1,72 @@
+"""`flowgauge meta-train`, as a person runs it, on one small line."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from adapters.cli.metalearning import Kept
+from core.meta.settings import Turn
+from core.meta.theta import read
+from core.meta.training import MetaState
+from tests.support.plants import tiny_dataset
+from tests.support.shell import Shell
+
+SIDE = 64
+TURNS = 52  # one state is kept on the way
+
+
+@pytest.mark.slow
+def test_parameters_come_with_a_card_and_a_plot(flowgauge: Shell, tmp_path: Path) -> None:
+    out, plot = tmp_path / "theta.safetensors", tmp_path / "theta.svg"
+    command = ("meta-train", "procedural:leather", tiny_dataset(), "--lines", "1", "--turns", TURNS, "--size", SIDE)
+    done = flowgauge(*command, "--device", "cpu", "--out", out, "--plot", plot)
+    assert done.code == 0
+    assert "2 lines" in done.out
+    card = read(out).card
+    assert card.lines == ("leather 0", tiny_dataset().name)
+    assert card.training.turns == TURNS
+    assert card.backbone.sha256
+    assert out.stat().st_size < 10 * 2**20
+    assert plot.read_text().count("<polyline") == 2
+    assert sorted(path.name for path in tmp_path.iterdir()) == [out.name, plot.name], "no state is left"
+    assert set(load_file(out)) == set(read(out).parameters)
+
+
+def test_what_is_kept_of_a_run_goes_on_and_another_runs_does_not(tmp_path: Path) -> None:
+    theta = {"guide.a": torch.randn(2, 4, 3, 3).to(memory_format=torch.channels_last), "flow.b": torch.randn(3)}
+    state = MetaState(theta)
+    gradient = {name: torch.ones_like(value) for name, value in theta.items()}
+    state.step(gradient, 0.1)
+    state.turns.append(Turn(turn=0, line="leather 0", guide_loss=0.5, flow_loss=1.5))
+    kept = Kept(tmp_path / "state", "key")
+    assert kept.state() is None
+    kept.keep(state, 12.5)
+    found = kept.state()
+    assert found is not None
+    resumed, seconds = found
+    assert (resumed.turns, seconds) == (state.turns, 12.5)
+    for each in (state, resumed):
+        each.step(gradient, 0.1)
+    assert all(torch.equal(resumed.theta[name], value) for name, value in state.theta.items())
+    assert Kept(tmp_path / "state", "another").state() is None
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("procedural:cheese",), "no material 'cheese'"),
+        (("/nowhere",), "no folder /nowhere"),
+        (("procedural:leather", "--out", "/nowhere/theta"), "no place"),
+        (("procedural:leather", "--plot", "/nowhere/theta.svg"), "no place"),
+    ],
+)
+def test_what_cannot_be_learned_from_is_said_before_the_work(
+    flowgauge: Shell, tmp_path: Path, words: tuple[str, ...], said: str
+) -> None:
+    out = () if "--out" in words else ("--out", tmp_path / "theta")
+    done = flowgauge("meta-train", *words, "--lines", "1", "--turns", "1", "--size", SIDE, *out)
+    assert done.code == 2
+    assert said in done.err
+    assert "Traceback" not in done.err

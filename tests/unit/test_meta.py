@@ -1,0 +1,215 @@
+"""Laws of the outer loop, on functions whose gradients are known, and on a patchflow small enough for a second."""
+
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from core.backbones import BackboneSpec
+from core.detectors.base import length
+from core.detectors.patchflow import PatchFlow
+from core.errors import SettingsError, SnapshotCorrupt
+from core.fitting import FitSettings, embedder_for
+from core.meta import theta as theta_module
+from core.meta.learners import parameters_of
+from core.meta.outer_loop import InnerSteps, Order, Parameters, inner_loop, meta_gradient
+from core.meta.settings import MetaTraining
+from core.meta.tasks import MetaLine, draw_task
+from core.meta.theta import Theta, read, shipped, write
+from core.meta.training import MetaState, meta_train
+from core.procedural import MATERIALS
+from tests.support.detectors import features, lesson, mask, small
+from tests.support.thetas import theta_of
+
+STEPS = InnerSteps(alpha=0.05, steps=3)
+QUICK = MetaTraining(
+    turns=24, beta=5e-3, guide=InnerSteps(alpha=0.05, steps=3, batch=8), flow=InnerSteps(alpha=0.05, steps=3), seed=1
+)
+
+
+def numbers(seed: int) -> Tensor:
+    return torch.randn(5, 3, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+SUPPORT, QUERY = [numbers(seed) for seed in (1, 2, 3)], numbers(4)
+
+
+def start() -> Parameters:
+    return {"body": numbers(7)[:3], "head": numbers(8)[0]}
+
+
+def loss(parameters: Parameters, batch: Tensor) -> Tensor:
+    return (torch.tanh(batch @ parameters["body"]) @ parameters["head"] - batch.sum(dim=1)).square().mean()
+
+
+def by_autograd(second_order: bool) -> Parameters:
+    """The same gradient by plain autograd, through the steps or around them."""
+    theta = {name: value.clone().requires_grad_() for name, value in start().items()}
+    moved, unit = dict(theta), None
+    for batch in SUPPORT:
+        gradient = torch.autograd.grad(loss(moved, batch), list(moved.values()), create_graph=second_order)
+        if unit is None:
+            unit = torch.cat([g.detach().flatten() for g in gradient]).norm()
+        moved = {name: moved[name] - STEPS.alpha / unit * g for name, g in zip(moved, gradient, strict=True)}
+    wanted = torch.autograd.grad(loss(moved, QUERY), list((theta if second_order else moved).values()))
+    return dict(zip(theta, wanted, strict=True))
+
+
+@pytest.mark.parametrize("order", Order)
+def test_the_gradient_goes_through_the_steps_or_around_them_as_it_is_told(order: Order) -> None:
+    settings = STEPS.model_copy(update={"order": order})
+    gradient, value, adapted = meta_gradient(loss, start(), SUPPORT, QUERY, settings)
+    wanted = by_autograd(order is Order.SECOND)
+    assert all(torch.allclose(gradient[name], wanted[name], rtol=1e-10) for name in wanted)
+    assert value == pytest.approx(float(loss(adapted, QUERY)), rel=1e-12)
+    other = by_autograd(order is not Order.SECOND)
+    assert not torch.allclose(gradient["body"], other["body"], rtol=1e-3), "the two orders differ here"
+
+
+def test_steps_do_not_depend_on_the_units_of_the_loss() -> None:
+    plain = inner_loop(loss, start(), SUPPORT, STEPS)
+    scaled = inner_loop(lambda parameters, batch: 1000 * loss(parameters, batch), start(), SUPPORT, STEPS)
+    assert all(torch.allclose(plain[name], scaled[name], rtol=1e-12) for name in plain)
+    moved = torch.cat([(plain[name] - start()[name]).flatten() for name in plain]).norm()
+    assert 0 < moved <= 3 * 3 * STEPS.alpha
+
+
+@pytest.mark.parametrize("order", Order)
+def test_only_the_head_moves_in_the_inner_loop_and_both_in_the_outer(order: Order) -> None:
+    settings = STEPS.model_copy(update={"head": ("head",), "order": order})
+    gradient, _, adapted = meta_gradient(loss, start(), SUPPORT, QUERY, settings)
+    assert torch.equal(adapted["body"], start()["body"])
+    assert not torch.equal(adapted["head"], start()["head"])
+    assert all(value.abs().sum() > 0 for value in gradient.values())
+
+
+def small_patchflow() -> PatchFlow:
+    detector = small("patchflow")
+    assert isinstance(detector, PatchFlow)
+    return detector
+
+
+@cache
+def lines() -> tuple[MetaLine, ...]:
+    detector = small_patchflow()
+    return tuple(
+        MetaLine(
+            name=f"line {number}",
+            lesson=lesson(detector, 12),
+            defects=detector.embed(features(6, seed=90 + number, defect=True)),
+            mask=mask(6, detector),
+        )
+        for number in range(2)
+    )
+
+
+@pytest.mark.parametrize(("share", "wrong"), [(0.0, 0), (0.2, 2), (0.5, 3)])
+def test_a_task_judges_by_what_did_not_teach(share: float, wrong: int) -> None:
+    line = lines()[0]
+    task = draw_task(line, (share,), np.random.default_rng(0))
+    assert length(task.support.good) == 6 + wrong, "half of the defects at most"
+    assert length(task.query.good) == 6
+    assert length(task.query.painted) == 3
+    rows = {tuple(row) for row in task.query.good["means"].tolist()}
+    assert not rows & {tuple(row) for row in task.support.good["means"].tolist()}
+    judged = {tuple(row) for row in task.query.painted["means"].tolist()}
+    assert not judged & {tuple(row) for row in task.support.good["means"].tolist()}
+    assert task.support.image.tolist()[-wrong or None :] == sorted(set(task.support.image.tolist()))[-wrong or None :]
+
+
+def trained(state: MetaState | None = None, until: int | None = None) -> MetaState:
+    """To the end, or to the end of turn `until`."""
+    detector = small_patchflow()
+    state = state or MetaState(parameters_of(detector))
+    try:
+        meta_train(detector, lines(), QUICK, state, lambda now: _stop(len(now.turns) == until))
+    except KeyboardInterrupt:
+        assert until is not None
+    return state
+
+
+def _stop(now: bool) -> None:
+    if now:
+        raise KeyboardInterrupt
+
+
+whole = cache(trained)
+
+
+def test_the_same_seed_learns_the_same_and_queries_lose_less() -> None:
+    again = trained()
+    assert all(torch.equal(whole().theta[name], again.theta[name]) for name in again.theta)
+    losses = [turn.guide_loss for turn in again.turns]
+    assert np.mean(losses[-6:]) < 0.9 * np.mean(losses[:6])
+    assert np.mean([turn.flow_loss for turn in again.turns[-6:]]) < np.mean(
+        [turn.flow_loss for turn in again.turns[:6]]
+    )
+
+
+def test_an_interrupted_run_goes_on_to_the_same_end() -> None:
+    part = trained(until=10)
+    resumed = trained(MetaState(part.theta, part.turns, part.moments))
+    assert resumed.turns == whole().turns
+    assert all(torch.equal(whole().theta[name], resumed.theta[name]) for name in resumed.theta)
+
+
+def test_the_detector_lends_its_modules_and_keeps_its_parameters() -> None:
+    detector = small_patchflow()
+    before = parameters_of(detector)
+    meta_train(detector, lines(), QUICK.model_copy(update={"turns": 2}), MetaState(before), lambda now: None)
+    after = parameters_of(detector)
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def theta() -> Theta:
+    return theta_of(whole().theta, backbone_sha256="ab")
+
+
+def test_parameters_survive_the_file_and_a_detector_begins_there(tmp_path: Path) -> None:
+    write(theta(), tmp_path / "theta.safetensors")
+    found = read(tmp_path / "theta.safetensors")
+    assert found.card == theta().card
+    detector = small_patchflow()
+    found.let_begin(detector)
+    begun = parameters_of(detector)
+    assert all(torch.equal(begun[name], value) for name, value in whole().theta.items())
+    assert begun.keys() == whole().theta.keys()
+
+
+def test_parameters_of_something_else_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="another patchflow than this rad"):
+        theta().let_begin(small("rad"))
+    with pytest.raises(SettingsError, match="meta-train"):
+        theta().require_backbone(BackboneSpec(sha256="cd"))
+    theta().require_backbone(BackboneSpec(sha256="ab"))
+    wide = replace(theta(), parameters={**whole().theta, "guide.scale": torch.ones(3)})
+    with pytest.raises(SettingsError, match="another"):
+        wide.let_begin(small_patchflow())
+    (tmp_path / "a.safetensors").write_bytes(b"something")
+    for name in ("a.safetensors", "missing.safetensors"):
+        with pytest.raises(SettingsError, match="holds no meta-learned parameters"):
+            read(tmp_path / name)
+
+
+def test_the_parameters_that_come_with_the_package_are_the_default_gauges() -> None:
+    theta = shipped()
+    embedder = embedder_for(FitSettings(), "cpu")
+    theta.require_backbone(embedder.backbone.spec)
+    theta.let_begin(embedder.detector)
+    begun = dict(embedder.detector.named_parameters())
+    assert all(torch.equal(begun[name], value) for name, value in theta.parameters.items())
+    assert theta.card.config == embedder.detector.config.model_dump(mode="json")
+    assert {line.split()[0] for line in theta.card.lines} == set(MATERIALS), "learned on procedural lines alone"
+    assert (Path(theta_module.__file__).parent / theta_module.FILE).stat().st_size < 10 * 2**20
+
+
+def test_a_file_that_was_not_released_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(theta_module, "SHA256", "0" * 64)
+    shipped.cache_clear()
+    with pytest.raises(SnapshotCorrupt, match="Install flowgauge again"):
+        shipped()
+    shipped.cache_clear()
