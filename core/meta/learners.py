@@ -4,12 +4,12 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
-from core.adaptation.inner_loop import loss_of
+from core.adaptation.inner_loop import Parameters, loss_of
 from core.detectors.base import Lesson, length
 from core.detectors.guide import LessonLoss
 from core.detectors.patchflow import PatchFlow
 from core.detectors.windows import Windows
-from core.meta.outer_loop import InnerSteps, Parameters, meta_gradient
+from core.meta.outer_loop import InnerSteps, meta_gradient
 from core.meta.tasks import Task
 from core.seeding import seeded
 

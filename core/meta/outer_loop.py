@@ -14,9 +14,9 @@ from pydantic import Field
 from torch import Tensor
 from torch.func import grad, grad_and_value
 
+from core.adaptation.inner_loop import Parameters
 from core.messages import Part
 
-Parameters = dict[str, Tensor]
 Batch = TypeVar("Batch")
 Loss = Callable[[Parameters, Batch], Tensor]
 """(parameters, batch) -> a scalar, differentiable by the parameters."""

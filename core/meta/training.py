@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from core.adaptation.inner_loop import Parameters
 from core.detectors.patchflow import PatchFlow
 from core.meta.learners import TaskLearner
-from core.meta.outer_loop import Parameters
 from core.meta.settings import MetaTraining, Turn
 from core.meta.tasks import MetaLine, draw_task
 

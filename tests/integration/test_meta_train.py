@@ -33,6 +33,12 @@ def test_parameters_come_with_a_card_and_a_plot(flowgauge: Shell, tmp_path: Path
     assert sorted(path.name for path in tmp_path.iterdir()) == [out.name, plot.name], "no state is left"
     assert set(load_file(out)) == set(read(out).parameters)
 
+    fit = ("fit", tiny_dataset(), "--line", "press-3", "--store", tmp_path / "plant", "--size", SIDE, "--theta", out)
+    assert flowgauge(*fit, "--device", "cpu").code == 0
+    refused = flowgauge(*fit, "--device", "cpu", "--detector", "rad")
+    assert refused.code == 2
+    assert "another patchflow than this rad" in refused.err
+
 
 def test_what_is_kept_of_a_run_goes_on_and_another_runs_does_not(tmp_path: Path) -> None:
     theta = {"guide.a": torch.randn(2, 4, 3, 3).to(memory_format=torch.channels_last), "flow.b": torch.randn(3)}

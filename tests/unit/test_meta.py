@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from core.adaptation.inner_loop import Parameters
 from core.backbones import BackboneSpec
 from core.detectors.base import length
 from core.detectors.patchflow import PatchFlow
@@ -16,7 +17,7 @@ from core.errors import SettingsError, SnapshotCorrupt
 from core.fitting import FitSettings, embedder_for
 from core.meta import theta as theta_module
 from core.meta.learners import parameters_of
-from core.meta.outer_loop import InnerSteps, Order, Parameters, inner_loop, meta_gradient
+from core.meta.outer_loop import InnerSteps, Order, inner_loop, meta_gradient
 from core.meta.settings import MetaTraining
 from core.meta.tasks import MetaLine, draw_task
 from core.meta.theta import Theta, read, shipped, write
