@@ -94,7 +94,7 @@ def fit(
     if theta is not None:
         theta.require_backbone(backbone.spec)
     teacher = Teacher(settings, backbone.shape(preprocessing.size), seed, progress, theta)
-    lesson = embedder.lesson(preprocessing.squares(pictures), seed=seed, progress=progress)
+    lesson = embedder.lesson(preprocessing.squares(pictures), seed=seed, progress=progress).showing(groups)
     held_out, suspects = teacher.refined(lesson, groups, folds)
     detector = teacher.taught(lesson.without(suspects), "all images")
     scores = held_out.image.double().numpy()

@@ -28,7 +28,8 @@ def noise(
     variant: Annotated[
         list[str] | None,
         typer.Option(
-            help="full, no-meta, no-rejection, one-sided, iqr, plain or clean-oracle; may be repeated (full and plain)."
+            help="full, no-panel, no-meta, no-rejection, one-sided, iqr, plain or clean-oracle; may be repeated"
+            " (full and plain)."
         ),
     ] = None,
     seeds: Annotated[str, typer.Option(help="One seed, or several: 0,1,2.")] = "0,1,2",
@@ -61,11 +62,12 @@ def noise(
         --groups groups.json --variant full --variant plain \\
         --json noise.json --plot noise.svg
 
-    full starts from meta-learned parameters (flowgauge meta-train) and leaves
-    out what looks suspect beside the other images, before anything is fitted;
-    no-meta and no-rejection do without one of the two. one-sided and iqr leave
-    out by cross-fitted scores instead, in two rounds. plain does nothing of
-    all this, and clean-oracle leaves out what is mislabelled, which only a
+    full teaches a panel, each member without one fold of the parts, starts
+    from meta-learned parameters (flowgauge meta-train) and leaves out what
+    looks suspect beside the other images, before anything is fitted; no-panel,
+    no-meta and no-rejection do without one of the three. one-sided and iqr
+    leave out by cross-fitted scores instead, in two rounds. plain does nothing
+    of all this, and clean-oracle leaves out what is mislabelled, which only a
     benchmark knows.
 
     Features are read once and cached. Paintings are drawn once for the whole

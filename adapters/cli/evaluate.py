@@ -19,6 +19,7 @@ def evaluate(
     size: options.Size = None,
     aspect: options.AspectOption = options.Aspect.SQUASH,
     refine: options.Refine = False,
+    members: options.Members = None,
     splits: Annotated[
         Path | None, typer.Option(help="JSON: which images teach and which judge, by seed and noise.", metavar="FILE")
     ] = None,
@@ -54,7 +55,7 @@ def evaluate(
 
     check_place(json)
     others = None if against is None else earlier_runs(against)
-    model = Model(detector, weights, backbone, size, aspect, refine)
+    model = Model(detector, weights, backbone, size, aspect, refine, members)
     with bars() as report:
         trials = chosen_trials(dataset, splits, seeds_of(seed), noise, limit)
         found = evaluation(dataset.resolve().name, trials, model, groups, device, report)

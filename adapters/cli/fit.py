@@ -28,6 +28,7 @@ def fit(
     size: options.Size = None,
     aspect: options.AspectOption = options.Aspect.SQUASH,
     refine: options.Refine = False,
+    members: options.Members = None,
     groups: options.Groups = None,
     theta: Annotated[
         str | None,
@@ -59,7 +60,7 @@ def fit(
     from streams.bootstrap import open_store
     from streams.snapshots import SnapshotFiles, publish_snapshot
 
-    settings = Model(detector, weights, backbone, size, aspect, refine or from_buffer).settings()
+    settings = Model(detector, weights, backbone, size, aspect, refine or from_buffer, members).settings()
     start = None if theta is None else start_at(theta)
     with open_store(store) as plant, bars() as report:
         good = gather(

@@ -3,11 +3,14 @@
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from adapters.cli.options import Aspect, Device
 from core.backbones import LITE0, BackboneSpec, hub_spec
+from core.detectors.patchflow import PatchFlow, panel_options
+from core.detectors.registry import DEFAULT
 from core.errors import SettingsError
 from core.fitting import FitSettings
 from core.gauge import Gauge
@@ -32,13 +35,25 @@ class Model:
     size: int | None
     aspect: Aspect
     refine: bool = False
+    members: int | None = None
 
     def settings(self) -> FitSettings:
         """Raises `SettingsError` for what cannot be had."""
-        fields = {"detector": self.detector} if self.detector else {}
+        detector = self.detector or DEFAULT
         return FitSettings(
-            backbone=self._backbone(), preprocessing=self._preprocessing(), refine=2 * self.refine, **fields
+            detector=detector,
+            config=self._config(detector),
+            backbone=self._backbone(),
+            preprocessing=self._preprocessing(),
+            refine=2 * self.refine,
         )
+
+    def _config(self, detector: str) -> dict[str, Any]:
+        if self.members is None:
+            return {}
+        if detector != PatchFlow.name:
+            raise SettingsError(f"{detector} has no members.", f"Leave --members out, or use {PatchFlow.name}.")
+        return panel_options(self.members)
 
     def _backbone(self) -> BackboneSpec:
         if self.weights is not None:

@@ -38,6 +38,15 @@ Refine = Annotated[
     bool,
     typer.Option("--refine", help="Leave out images that look suspect: for images that nobody has called good."),
 ]
+Members = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        max=10,
+        help="Of patchflow: a panel of so many members, each taught without one fold of the parts; 3 holds where"
+        " defects may be among the images that teach. Fitting takes as many times longer, scoring some per cent each.",
+    ),
+]
 Weights = Annotated[
     Path | None, typer.Option(help="Backbone weights: a .safetensors or .pth file of a timm model.", metavar="FILE")
 ]

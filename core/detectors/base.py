@@ -4,15 +4,17 @@ Dense tensors carry their shape in the name: B images, T tokens (places in an im
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from core.errors import DatasetError
 from core.flows.coupling import CouplingFlow
 from core.messages import Part
+from core.thresholds import fold_of
 from core.views import PLAIN, View
 
 Embedding = dict[str, Tensor]
@@ -49,7 +51,8 @@ class Lesson:
 
     `good`: views of good images, (N,); `image`: (N,) which image each row is a view of; `painted`: (M,) good images
     with a painted defect, `painted_image`: (M,) of which image; `mask`: (M, h, w) share of each cell of the detector's
-    grid that was painted, in [0, 1].
+    grid that was painted, in [0, 1]. `parts` names what part the image of each number shows; where it is empty, each
+    image shows its own.
     """
 
     good: Embedding
@@ -57,6 +60,14 @@ class Lesson:
     painted: Embedding
     painted_image: Tensor
     mask: Tensor
+    parts: tuple[str, ...] = ()
+
+    def showing(self, parts: Sequence[str]) -> "Lesson":
+        """The same, with the part that each image shows."""
+        return replace(self, parts=tuple(parts))
+
+    def part_of(self, number: int) -> str:
+        return self.parts[number] if self.parts else str(number)
 
     def without(self, held_out: Tensor) -> "Lesson":
         """The lesson less all views and paintings of the images whose numbers `held_out` names."""
@@ -68,7 +79,19 @@ class Lesson:
             painted=select(self.painted, painted),
             painted_image=self.painted_image[painted],
             mask=self.mask[painted],
+            parts=self.parts,
         )
+
+
+def folds_of_rows(lesson: Lesson, folds: int) -> list[Tensor]:
+    """The rows of `good` by fold; all rows of one part are in the same. Raises `DatasetError` for too few parts."""
+    parts = [lesson.part_of(number) for number in lesson.image.tolist()]
+    if folds > 1 and len(set(parts)) < 2 * folds:
+        raise DatasetError(
+            f"{len(set(parts))} parts are too few for {folds} members.", "Give images of more parts, or fewer members."
+        )
+    fold = torch.from_numpy(fold_of(parts, folds))
+    return [(fold == number).nonzero().flatten() for number in range(folds)]
 
 
 @dataclass(frozen=True)
@@ -132,6 +155,10 @@ class Detector(nn.Module, ABC):
     def score(self, features: Sequence[Tensor]) -> Scores:
         """The same straight from the backbone's features."""
         return self.score_embedding(self.embed(features))
+
+    def begin_at(self, parameters: Mapping[str, Tensor]) -> None:
+        """Start learning from those, by the names that meta-training gives them. Raises `ValueError` for others."""
+        raise ValueError(f"{self.name} has no parameters that are meta-learned")
 
     def recentre(self, embedding: Embedding) -> None:
         """Move what stands still in statistics, not in parameters, to where the line's recent images are. Robust to

@@ -5,25 +5,27 @@ good surfaces; a flow of coupling blocks gives the likelihood of each place. The
 anomalous places, and a share of how unlikely its pooled features are.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
-from core.detectors.base import Detector, Embedding, FeatureShape, Lesson, Progress, Scores, length, select
-from core.detectors.guide import Guide, GuideConfig, grid_stride, key, pyramid, teach
-from core.detectors.pooled import PooledConfig, PooledDensity, pooled
+from core.detectors.base import Detector, Embedding, FeatureShape, Lesson, Progress, Scores, folds_of_rows, select
+from core.detectors.guide import GuideConfig, grid_stride, key, pyramid
+from core.detectors.member import POOLED, Member, MemberConfig, lower_spread
+from core.detectors.pooled import PooledConfig, pooled
 from core.detectors.windows import nhwc
 from core.flows.coupling import CouplingFlow
 from core.flows.training import Rows, Training, held_out_images, maximise_likelihood
 from core.messages import Part
 from core.seeding import seeded
 
-POOLED = "pooled"
-
-_BATCH = 64
+GUIDE, FLOW = "guide.", "flow."
+"""What the names of meta-learned parameters begin with."""
 
 
 class PatchFlowConfig(Part):
@@ -31,10 +33,14 @@ class PatchFlowConfig(Part):
     whose mean deviation is 1, and keeps the flow from whitening away the guide's sense of distance. `pooled_weight` is
     that of the pooled features' likelihood beside the places', both in units of their own spread on good images.
 
+    With several `members`, each is taught without one fold of the parts, and the one that finds a place most anomalous
+    speaks for it: a defect that recurs on a part has not taught all of them.
+
     Maps are the places smoothed by a Gaussian of deviation `near`, which outlines small defects, and `far_weight` times
     the same by one of deviation `far`, which fills what is spread out; in places.
     """
 
+    members: int = Field(1, ge=1, le=10)
     guide: GuideConfig = GuideConfig()
     blocks: int = Field(2, ge=1)
     hidden: int = Field(32, ge=1)
@@ -50,6 +56,14 @@ class PatchFlowConfig(Part):
     pooled_weight: float = Field(1.0, ge=0)
 
 
+def panel_options(members: int) -> dict[str, Any]:
+    """The configuration of a panel of so many members, where it differs from that of a single one.
+
+    The pooled term weighs less: the most anomalous of several densities is a coarser judge than that of several guides.
+    """
+    return {"members": members} if members == 1 else {"members": members, "pooled_weight": 0.6}
+
+
 class PatchFlow(Detector):
     name = "patchflow"
     config: PatchFlowConfig
@@ -58,22 +72,24 @@ class PatchFlow(Detector):
         side = shape.size // grid_stride(shape)
         super().__init__(config, shape, (side, side))
         self.paintings = config.paintings
-        with seeded(0):
-            self.guide = Guide(config.guide, shape).to(memory_format=torch.channels_last)
-        self.centre: Tensor
-        self.spread: Tensor
-        self.register_buffer("centre", torch.zeros(config.guide.dimensions))
-        self.register_buffer("spread", torch.ones(()))
-        self.pooled = PooledDensity(config.pooled, 3 * sum(shape.channels))
+        self.members = nn.ModuleList(_member(config, shape) for _ in range(config.members))
         self.pooled_scale: Tensor
-        self.pooled_centre: Tensor
-        self.pooled_spread: Tensor
         self.register_buffer("pooled_scale", torch.zeros(()))
-        self.register_buffer("pooled_centre", torch.zeros(()))
-        self.register_buffer("pooled_spread", torch.ones(()))
         self.flow = CouplingFlow(
             config.guide.dimensions, blocks=config.blocks, hidden=config.hidden, clamp=config.clamp, seed=0
         )
+
+    @property
+    def panel(self) -> tuple[Member, ...]:
+        """Its members; all start from the same parameters."""
+        return tuple(cast(Member, member) for member in self.members)
+
+    def begin_at(self, parameters: Mapping[str, Tensor]) -> None:
+        """`guide.*` for every member's guide, `flow.*` for the flow."""
+        for prefix, modules in ((GUIDE, [member.guide for member in self.panel]), (FLOW, [self.flow])):
+            own = {name.removeprefix(prefix): value for name, value in parameters.items() if name.startswith(prefix)}
+            for module in modules:
+                _begin(module, own)
 
     def embed(self, features: Sequence[Tensor]) -> Embedding:
         """`stride<s>` (B, C, H, W): every stride's features, those finer than the grid brought to it; `means` and
@@ -87,28 +103,32 @@ class PatchFlow(Detector):
         return embedding[key(max(self.shape.strides))]
 
     def learn(self, lesson: Lesson, *, seed: int, progress: Progress) -> None:
-        teach(self.guide, lesson, self.config.guide, seed=seed, progress=progress)
-        self.guide.eval().requires_grad_(False)
-        guided_NTD = self._guided(lesson.good)
-        self.centre.copy_(guided_NTD.mean(dim=(0, 1)))
-        self.spread.copy_(guided_NTD.std(dim=(0, 1)).mean())
-        rows = self._sampled(self._standardised(guided_NTD), lesson.image, seed)
+        own = self._taught(lesson, seed, progress)
+        rows = self._sampled(own.tokens, lesson.image[own.rows], seed)
         maximise_likelihood(self.flow, rows, self.config.training, seed=seed, progress=progress)
-        self._learn_pooled(lesson, seed, progress)
-
-    def _learn_pooled(self, lesson: Lesson, seed: int, progress: Progress) -> None:
-        """Its centre and spread are those on images that did not teach: few images leave much that none has shown."""
-        x = lesson.good[POOLED]
-        whole = self.pooled.cross_fitted(x, lesson.image, seed=seed, progress=progress)
-        self.pooled.learn(x, lesson.image, seed=seed, progress=progress)
         with torch.no_grad():
-            places = self._highest(self.nll(lesson.good))
-        self.pooled_scale.copy_(self.config.pooled_weight * _lower_spread(places))
-        self.pooled_centre.copy_(whole.median())
-        self.pooled_spread.copy_(_lower_spread(whole))
+            places = self._highest(self.flow.nll(own.tokens.flatten(0, 1)).view(own.tokens.shape[:2]))
+        self.pooled_scale.copy_(self.config.pooled_weight * lower_spread(places))
+
+    def _taught(self, lesson: Lesson, seed: int, progress: Progress) -> "_Own":
+        """Teach the members. A single one has seen all images; its pooled density is then measured cross-fitted, for
+        few images leave much that none has shown.
+        """
+        parts = []
+        for number, (member, rows) in enumerate(zip(self.panel, folds_of_rows(lesson, len(self.panel)), strict=True)):
+            told = _numbered(progress, number, len(self.panel))
+            if len(self.panel) == 1:
+                member.learn(lesson, seed=seed, progress=told)
+                whole = member.pooled.cross_fitted(lesson.good[POOLED], lesson.image, seed=seed, progress=told)
+            else:
+                member.learn(lesson.without(lesson.image[rows]), seed=seed, progress=told)
+                whole = member.pooled(lesson.good[POOLED][rows])
+            parts.append(_Own(rows, member.measure(select(lesson.good, rows), whole)))
+        return _Own(torch.cat([part.rows for part in parts]), torch.cat([part.tokens for part in parts]))
 
     def recentre(self, embedding: Embedding) -> None:
-        self.pooled.recentre(embedding[POOLED])
+        for member in self.panel:
+            member.pooled.recentre(embedding[POOLED])
 
     def _sampled(self, tokens_NTD: Tensor, image: Tensor, seed: int) -> Rows:
         generator = torch.Generator().manual_seed(seed)
@@ -118,38 +138,31 @@ class PatchFlow(Detector):
         held_out = held_out_images(image, 0.1, seed)
         return Rows(tokens_NTD[:, chosen].flatten(0, 1), held_out.repeat_interleave(few))
 
-    def _guided(self, embedding: Embedding) -> Tensor:
-        with torch.inference_mode():
-            parts = [
-                self.guide(select(embedding, rows)) for rows in torch.split(torch.arange(length(embedding)), _BATCH)
-            ]
-        return torch.cat(parts).flatten(2).transpose(1, 2).clone()
-
-    def _standardised(self, tokens: Tensor) -> Tensor:
-        # one number for all dimensions: the guide's distances keep their meaning
-        return (tokens - self.centre) / self.spread
-
     def tokens(self, embedding: Embedding) -> Tensor:
-        """(B, h * w, D), row by row of the grid."""
-        return self._standardised(self.guide(embedding).flatten(2).transpose(1, 2))
+        """(B, members * h * w, D): all places as one member tells of them, then as the next does."""
+        return torch.cat([member.tokens(embedding) for member in self.panel], dim=1)
 
     def image_scores(self, nll_BT: Tensor, embedding: Embedding) -> Tensor:
         """The mean of the most anomalous places, and the pooled term."""
-        return self._highest(nll_BT) + self._whole(embedding[POOLED])
+        return self._highest(self._most_anomalous(nll_BT)) + self._whole(embedding)
 
-    def _whole(self, pooled_BP: Tensor) -> Tensor:
-        # linear near the good ones and logarithmic beyond: far from what taught it, a flow's likelihood has no scale
-        standard = (self.pooled(pooled_BP) - self.pooled_centre) / self.pooled_spread
-        whole: Tensor = self.pooled_scale * torch.asinh(standard)
+    def _most_anomalous(self, nll_BT: Tensor) -> Tensor:
+        """(B, h * w): each place by the member that finds it most so."""
+        return nll_BT.view(len(nll_BT), len(self.panel), -1).amax(dim=1)
+
+    def _whole(self, embedding: Embedding) -> Tensor:
+        most = torch.stack([member.whole(embedding) for member in self.panel]).amax(dim=0)
+        whole: Tensor = self.pooled_scale * most
         return whole
 
-    def _highest(self, nll_BT: Tensor) -> Tensor:
-        most = max(1, round(self.config.top * nll_BT.shape[1]))
-        return nll_BT.topk(most, dim=1)[0].mean(dim=1)
+    def _highest(self, places_BT: Tensor) -> Tensor:
+        most = max(1, round(self.config.top * places_BT.shape[1]))
+        return places_BT.topk(most, dim=1)[0].mean(dim=1)
 
     def score_embedding(self, embedding: Embedding) -> Scores:
         nll_BT = self.nll(embedding)
-        return Scores(self.image_scores(nll_BT, embedding), self._maps(nll_BT.view(-1, *self.grid)))
+        places = self._most_anomalous(nll_BT).view(-1, *self.grid)
+        return Scores(self.image_scores(nll_BT, embedding), self._maps(places))
 
     def _maps(self, places_BHW: Tensor) -> Tensor:
         far = self.config.far_weight * smoothed(places_BHW, self.config.far)
@@ -159,11 +172,32 @@ class PatchFlow(Detector):
         return self.score_embedding(pyramid(features, self.shape) | {POOLED: pooled(features)})
 
 
-def _lower_spread(scores: Tensor) -> Tensor:
-    """Median less lower quartile: what the skew of the upper half does not reach."""
-    q1, median = torch.quantile(scores, torch.tensor([0.25, 0.5]))
-    spread: Tensor = (median - q1).clamp_min(1e-9)
-    return spread
+@dataclass(frozen=True)
+class _Own:
+    """`rows` of a lesson and their tokens (n, T, D), each told by a member that was not taught with it, if any was."""
+
+    rows: Tensor
+    tokens: Tensor
+
+
+def _member(config: PatchFlowConfig, shape: FeatureShape) -> Member:
+    with seeded(0):
+        return Member(MemberConfig(guide=config.guide, pooled=config.pooled), shape)
+
+
+def _begin(module: nn.Module, parameters: Mapping[str, Tensor]) -> None:
+    own = dict(module.named_parameters())
+    if any(name not in own or own[name].shape != value.shape for name, value in parameters.items()):
+        raise ValueError("these are parameters of modules of another shape")
+    with torch.no_grad():
+        for name, value in parameters.items():
+            own[name].copy_(value)
+
+
+def _numbered(progress: Progress, number: int, members: int) -> Progress:
+    if members == 1:
+        return progress
+    return lambda what, done, total: progress(f"{what}, member {number + 1} of {members}", done, total)
 
 
 def smoothed(maps_BHW: Tensor, deviation: float) -> Tensor:

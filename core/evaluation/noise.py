@@ -12,6 +12,7 @@ from torch import Tensor
 
 from core.adaptation.mutual import MutualScoring
 from core.detectors.base import Detector, Lesson
+from core.detectors.patchflow import PatchFlow, panel_options
 from core.errors import DatasetError
 from core.evaluation.embedded import Embedded
 from core.evaluation.metrics import image_auroc
@@ -23,14 +24,16 @@ from core.thresholds import Rule
 
 
 class Variant(StrEnum):
-    """`full`: learning starts from theta*, and what mutual scoring finds suspect does not teach. Without one of its
-    ingredients: `no-meta` starts at random, with `no-rejection` all images teach. With another rejection: `one-sided`,
-    `iqr`, two rounds by scores of detectors that were fitted without the image in question. For comparison, from a
+    """`full`: a panel, whose members are each taught without one fold of the parts; they start from theta*, and what
+    mutual scoring finds suspect does not teach. Without one of its ingredients: `no-panel` teaches one member,
+    `no-meta` starts at random, with `no-rejection` all images teach. With another rejection: `one-sided`, `iqr`, two
+    rounds by scores of detectors that were fitted without the image in question. For comparison, one member from a
     random start: `plain`, all images teach; `clean-oracle`, those that are mislabelled do not, which only a benchmark
     can know.
     """
 
     FULL = "full"
+    NO_PANEL = "no-panel"
     NO_META = "no-meta"
     NO_REJECTION = "no-rejection"
     ONE_SIDED = "one-sided"
@@ -41,22 +44,32 @@ class Variant(StrEnum):
 
 @dataclass(frozen=True)
 class _Recipe:
-    """`changes` to the settings; `meta`: from theta*."""
+    """`changes` to the settings decide who teaches; `meta`: from theta*; `panel`: where the detector can be one."""
 
     changes: Mapping[str, object]
     meta: bool = True
+    panel: bool = True
+
+    def rejecting(self, settings: FitSettings) -> FitSettings:
+        return settings.model_copy(update=dict(self.changes))
+
+    def teaching(self, settings: FitSettings) -> FitSettings:
+        members = _PANEL if self.panel and settings.detector == PatchFlow.name else {}
+        return settings.model_copy(update={"config": settings.config | members})
 
 
+_PANEL = panel_options(3)
 _MUTUAL: Mapping[str, object] = {"refine": 1, "mutual": MutualScoring()}
 _ALL_TEACH: Mapping[str, object] = {"refine": 0, "mutual": None}
 _RECIPES = {
     Variant.FULL: _Recipe(_MUTUAL),
+    Variant.NO_PANEL: _Recipe(_MUTUAL, panel=False),
     Variant.NO_META: _Recipe(_MUTUAL, meta=False),
     Variant.NO_REJECTION: _Recipe(_ALL_TEACH),
     Variant.ONE_SIDED: _Recipe({"refine": 2, "mutual": None}),
     Variant.IQR: _Recipe({"refine": 2, "mutual": None, "suspect_rule": Rule.IQR}),
-    Variant.PLAIN: _Recipe(_ALL_TEACH, meta=False),
-    Variant.CLEAN_ORACLE: _Recipe(_ALL_TEACH, meta=False),
+    Variant.PLAIN: _Recipe(_ALL_TEACH, meta=False, panel=False),
+    Variant.CLEAN_ORACLE: _Recipe(_ALL_TEACH, meta=False, panel=False),
 }
 
 
@@ -66,12 +79,13 @@ def needs_theta(variant: Variant) -> bool:
 
 class Cell(Part):
     """One fit. Shares in [0, 1] of the good and of the mislabelled training images that were kept to teach; the latter
-    is None where there were none.
+    is None where there were none. `members` of the detector that judged.
     """
 
     variant: Variant
     noise: float
     seed: int
+    members: int
     image_auroc: float
     kept_good_share: float
     kept_mislabelled_share: float | None
@@ -108,12 +122,13 @@ def contaminated_fit(
     assert theta is not None or not recipe.meta, f"{variant} starts from theta*"
     begun = clock()
     parts = [groups[name] for name in split.train]
-    lesson = data.part(split.train)
+    lesson = data.part(split.train).showing(parts)
     start = theta if recipe.meta else None
-    teacher = Teacher(settings.model_copy(update=dict(recipe.changes)), data.shape, split.seed, _silent, start)
     mislabelled = np.isin(np.asarray(split.train), np.asarray(split.mislabelled, dtype=str))
-    suspects = _suspects(teacher, lesson, parts, variant, mislabelled)
-    detector = teacher.taught(lesson.without(suspects), "all images")
+    rejecting = Teacher(recipe.rejecting(settings), data.shape, split.seed, _silent, start)
+    suspects = _suspects(rejecting, lesson, parts, variant, mislabelled)
+    teaching = Teacher(recipe.teaching(settings), data.shape, split.seed, _silent, start)
+    detector = teaching.taught(lesson.without(suspects), "all images")
     seconds = clock() - begun
     kept = np.ones(len(parts), dtype=bool)
     kept[suspects.numpy()] = False
@@ -121,6 +136,7 @@ def contaminated_fit(
         variant=variant,
         noise=split.noise,
         seed=split.seed,
+        members=len(detector.panel) if isinstance(detector, PatchFlow) else 1,
         image_auroc=_auroc(detector, data, split),
         kept_good_share=float(kept[~mislabelled].mean()),
         kept_mislabelled_share=float(kept[mislabelled].mean()) if mislabelled.any() else None,

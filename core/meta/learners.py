@@ -7,7 +7,7 @@ from torch.func import functional_call
 from core.adaptation.inner_loop import Parameters, loss_of
 from core.detectors.base import Lesson, length
 from core.detectors.guide import LessonLoss
-from core.detectors.patchflow import PatchFlow
+from core.detectors.patchflow import FLOW, GUIDE, PatchFlow
 from core.detectors.windows import Windows
 from core.meta.outer_loop import InnerSteps, meta_gradient
 from core.meta.tasks import Task
@@ -15,16 +15,17 @@ from core.seeding import seeded
 
 Batch = tuple[dict[str, Tensor], Tensor]
 
-GUIDE, FLOW = "guide.", "flow."
 _TOKENS = 2048
 
 
 def parameters_of(detector: PatchFlow) -> Parameters:
-    """Copies of what is meta-learned, by the detector's own names."""
+    """Copies of what is meta-learned, by the names that `begin_at` knows."""
+    modules = {GUIDE: detector.panel[0].guide, FLOW: detector.flow}
     return {
-        name: parameter.detach().clone()
-        for name, parameter in detector.named_parameters()
-        if name.startswith((GUIDE, FLOW)) and parameter.requires_grad
+        prefix + name: parameter.detach().clone()
+        for prefix, module in modules.items()
+        for name, parameter in module.named_parameters()
+        if parameter.requires_grad
     }
 
 
@@ -36,8 +37,9 @@ class TaskLearner:
         self._task = task
         self._guide, self._flow = guide, flow
         self._seed = seed
-        self._loss = LessonLoss(detector.guide)
-        detector.guide.measure(task.support.good)
+        self._module = detector.panel[0].guide
+        self._loss = LessonLoss(self._module)
+        self._module.measure(task.support.good)
 
     def gradient(self, theta: Parameters) -> tuple[Parameters, float, float]:
         """By all of `theta`, and what the guide and the flow lose on the query after their inner loops."""
@@ -48,7 +50,7 @@ class TaskLearner:
         return gradient, guide_loss, flow_loss
 
     def _guide_gradient(self, theta: Parameters) -> tuple[Parameters, float, Parameters]:
-        self._detector.guide.train()
+        self._module.train()
         support = self._batches(self._task.support, self._guide.steps)
         (query,) = self._batches(self._task.query, 1)
         return meta_gradient(self._lesson_loss, theta, support, query, self._guide)
@@ -74,10 +76,10 @@ class TaskLearner:
 
     def _tokens(self, guide: Parameters) -> tuple[Tensor, Tensor]:
         """Of the support's and of the query's good images, (n, D) each, standardised by the support."""
-        self._detector.guide.eval()
+        self._module.eval()
         with torch.no_grad():
             support, query = (
-                functional_call(self._detector.guide, guide, (lesson.good,)).flatten(2).transpose(1, 2).flatten(0, 1)
+                functional_call(self._module, guide, (lesson.good,)).flatten(2).transpose(1, 2).flatten(0, 1)
                 for lesson in (self._task.support, self._task.query)
             )
         centre, spread = support.mean(dim=0), support.std(dim=0).mean()

@@ -6,7 +6,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -42,22 +41,20 @@ class Card(Part):
 
 @dataclass(frozen=True)
 class Theta:
-    """`parameters` have the detector's own names."""
+    """`parameters` have the names by which the detector's `begin_at` knows them."""
 
     card: Card
     parameters: dict[str, Tensor]
 
     def let_begin(self, detector: Detector) -> None:
         """Set the parameters of `detector`, which nobody has taught. Raises `SettingsError` for one of another kind."""
-        own = dict(detector.named_parameters())
-        if any(name not in own or own[name].shape != value.shape for name, value in self.parameters.items()):
+        try:
+            detector.begin_at(self.parameters)
+        except ValueError as error:
             raise SettingsError(
-                f"The meta-learned parameters are of another {self.card.detector} than this {detector.name}.",
+                f"The meta-learned parameters are of another {self.card.detector} than this {detector.name}: {error}.",
                 "Use the detector and backbone that they were learned with, or run `flowgauge meta-train` for yours.",
-            )
-        with torch.no_grad():
-            for name, value in self.parameters.items():
-                own[name].copy_(value)
+            ) from error
 
     def require_backbone(self, spec: BackboneSpec) -> None:
         """Raises `SettingsError` for other features than those that it was learned on."""

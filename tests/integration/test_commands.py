@@ -195,6 +195,12 @@ def test_an_evaluation_writes_its_figures(flowgauge: Shell, tmp_path: Path) -> N
     assert figures["speed_ratio"] == pytest.approx(figures["images_per_second"] / figures["backbone_images_per_second"])
 
 
+def test_only_patchflow_has_members(flowgauge: Shell) -> None:
+    done = flowgauge("evaluate", tiny_dataset(), "--detector", "rad", "--members", "3")
+    assert done.code == 2
+    assert "rad has no members" in done.err
+
+
 def test_status_and_alerts_tell_what_a_run_left(flowgauge: Shell, store: Path) -> None:
     flowgauge("run", tiny_dataset() / "test", "--line", LINE, "--store", store, "--once", "--device", "cpu")
 

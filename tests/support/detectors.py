@@ -9,21 +9,24 @@ from core.detectors.registry import DETECTORS, create
 SHAPE = FeatureShape(channels=(4, 6, 8), strides=(4, 8, 16), size=64)
 
 _QUICK = {"steps": 40, "batch": 64, "check_every": 20}
+_PATCHFLOW = {
+    "guide": {"hidden": 12, "inner": 8, "dimensions": 4, "epochs": 4},
+    "paintings": 1,
+    "pooled": {"blocks": 2, "hidden": 16, "training": _QUICK},
+    "training": _QUICK,
+    "top": 0.05,
+}
+PANEL = "patchflow, a panel"
 CONFIGS = {
     "rad": {"blocks": 2, "hidden": 16, "views": [{}, {"turns": 2}], "training": _QUICK},
-    "patchflow": {
-        "guide": {"hidden": 12, "inner": 8, "dimensions": 4, "epochs": 4},
-        "paintings": 1,
-        "pooled": {"blocks": 2, "hidden": 16, "training": _QUICK},
-        "training": _QUICK,
-        "top": 0.05,
-    },
+    "patchflow": _PATCHFLOW,
+    PANEL: _PATCHFLOW | {"members": 3},
 }
-assert set(CONFIGS) == set(DETECTORS), "every detector runs through the conformance suite"
+assert {name.split(",")[0] for name in CONFIGS} == set(DETECTORS), "every detector runs through the conformance suite"
 
 
 def small(name: str) -> Detector:
-    return create(name, CONFIGS[name], SHAPE)
+    return create(name.split(",")[0], CONFIGS[name], SHAPE)
 
 
 def features(images: int, seed: int, defect: bool = False) -> tuple[Tensor, ...]:

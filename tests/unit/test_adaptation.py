@@ -234,7 +234,7 @@ def test_only_the_flows_parameters_and_the_pooled_centre_change() -> None:
         if not torch.equal(tensor, anchor.detector.state_dict()[name])
     }
     assert changed
-    assert {name for name in changed if not name.startswith("flow.")} == {"pooled.centre"}
+    assert {name for name in changed if not name.startswith("flow.")} == {"members.0.pooled.centre"}
 
 
 def test_drifted_good_parts_score_lower_after_the_adaptation() -> None:

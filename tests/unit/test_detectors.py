@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from core.detectors.base import Detector, Scores, joined, length, select
-from core.detectors.registry import DETECTORS, create
+from core.detectors.registry import create
 from core.errors import SettingsError
 from tests.support.detectors import CONFIGS, SHAPE, features, lesson, small, taught
 
-NAMES = sorted(DETECTORS)
+NAMES = sorted(CONFIGS)
 
 
 @cache

@@ -12,7 +12,7 @@ from torch import Tensor
 from core.adaptation.inner_loop import Parameters
 from core.backbones import BackboneSpec
 from core.detectors.base import length
-from core.detectors.patchflow import PatchFlow
+from core.detectors.patchflow import PatchFlow, PatchFlowConfig
 from core.errors import SettingsError, SnapshotCorrupt
 from core.fitting import FitSettings, embedder_for
 from core.meta import theta as theta_module
@@ -201,9 +201,10 @@ def test_the_parameters_that_come_with_the_package_are_the_default_gauges() -> N
     embedder = embedder_for(FitSettings(), "cpu")
     theta.require_backbone(embedder.backbone.spec)
     theta.let_begin(embedder.detector)
-    begun = dict(embedder.detector.named_parameters())
+    assert isinstance(embedder.detector, PatchFlow)
+    begun = parameters_of(embedder.detector)
     assert all(torch.equal(begun[name], value) for name, value in theta.parameters.items())
-    assert theta.card.config == embedder.detector.config.model_dump(mode="json")
+    assert PatchFlowConfig.model_validate(theta.card.config) == embedder.detector.config
     assert {line.split()[0] for line in theta.card.lines} == set(MATERIALS), "learned on procedural lines alone"
     assert (Path(theta_module.__file__).parent / theta_module.FILE).stat().st_size < 10 * 2**20
 

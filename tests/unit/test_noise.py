@@ -127,13 +127,31 @@ def test_where_learning_starts_changes_nothing_about_what_may_teach() -> None:
     assert (everyone.kept_good_share, everyone.kept_mislabelled_share) == (1, 1)
 
 
+def test_a_panel_is_taught_by_the_same_images_as_one_member() -> None:
+    panel, single = fitted(Variant.FULL), fitted(Variant.NO_PANEL)
+    assert (panel.members, single.members) == (3, 1)
+    assert (panel.kept_good_share, panel.kept_mislabelled_share) == (
+        single.kept_good_share,
+        single.kept_mislabelled_share,
+    )
+
+
+def test_a_detector_that_has_no_panel_is_judged_without() -> None:
+    pictures = goods(range(GOOD)) + defects(range(100, 100 + BAD), kinds=("stain", "chip"))
+    rad = embedded(NAMES, pictures, settings("rad"), "cpu", _quiet)
+    cell = contaminated_fit(rad, SPLIT, PARTS, Variant.NO_META, settings("rad"), lambda: 0.0)
+    assert cell.members == 1
+
+
 def test_a_teacher_begins_where_it_is_told_and_ends_elsewhere() -> None:
     lesson = data().part(SPLIT.train)
     random, told = (Teacher(settings(), data().shape, 0, _quiet, start) for start in (None, elsewhere()))
-    begun = dict(told.untaught().named_parameters())
+    untaught = told.untaught()
+    assert isinstance(untaught, PatchFlow)
+    begun = parameters_of(untaught)
     assert all(torch.equal(begun[name], value) for name, value in elsewhere().parameters.items())
     one, other = (teacher.taught(lesson, "all").state_dict() for teacher in (random, told))
-    assert not torch.equal(one["guide.leave.weight"], other["guide.leave.weight"])
+    assert not torch.equal(one["members.0.guide.leave.weight"], other["members.0.guide.leave.weight"])
     again = told.taught(lesson, "all").state_dict()
     assert all(torch.equal(again[name], value) for name, value in other.items())
 
@@ -152,6 +170,7 @@ def cell(variant: Variant, noise: float, seed: int, auroc: float) -> Cell:
         variant=variant,
         noise=noise,
         seed=seed,
+        members=1,
         image_auroc=auroc,
         kept_good_share=1,
         kept_mislabelled_share=None,

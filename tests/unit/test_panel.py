@@ -1,0 +1,96 @@
+"""Several members of one `patchflow`, each taught without one fold of the parts."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from core.detectors.base import Lesson, folds_of_rows, select
+from core.detectors.patchflow import PatchFlow
+from core.detectors.registry import create
+from core.errors import DatasetError
+from tests.support.detectors import CONFIGS, PANEL, SHAPE, features, lesson, small
+
+
+def quiet(what: str, done: int, total: int) -> None:
+    """No progress to look at."""
+
+
+def taught_by(given: Lesson, **changes: Any) -> PatchFlow:
+    detector = create("patchflow", CONFIGS[PANEL] | changes, SHAPE)
+    assert isinstance(detector, PatchFlow)
+    detector.learn(given, seed=0, progress=quiet)
+    return detector.eval()
+
+
+def test_the_member_that_finds_a_place_most_anomalous_speaks_for_it() -> None:
+    detector = taught_by(lesson(small(PANEL)))
+    embedding = detector.embed(features(4, seed=7))
+    with torch.no_grad():
+        nll = detector.nll(embedding)
+        alone = [detector.flow.nll(member.tokens(embedding).flatten(0, 1)).view(4, -1) for member in detector.panel]
+        told = detector.score_embedding(embedding).image - detector.image_scores(torch.zeros_like(nll), embedding)
+    most = torch.stack(alone).amax(dim=0)
+    count = max(1, round(detector.config.top * most.shape[1]))
+    torch.testing.assert_close(told, most.topk(count, dim=1)[0].mean(dim=1), rtol=1e-4, atol=1e-4)
+
+
+def test_members_begin_alike_and_end_apart() -> None:
+    begun = small(PANEL)
+    assert isinstance(begun, PatchFlow)
+    first, *others = (member.guide.state_dict() for member in begun.panel)
+    assert all(torch.equal(first[name], other[name]) for other in others for name in first)
+    ended = [member.guide.leave.weight for member in taught_by(lesson(begun)).panel]
+    assert all(not torch.equal(ended[0], other) for other in ended[1:])
+
+
+def test_no_member_learns_from_its_own_fold() -> None:
+    detector = taught_by(lesson(small(PANEL)))
+    given = lesson(detector)
+    rows = folds_of_rows(given, 3)[0]
+    other = replace(given, good=_marred(given, rows), painted=_marred_painted(given, rows))
+    again = taught_by(other)
+    changed = [
+        any(not torch.equal(a, b) for a, b in zip(old.guide.parameters(), new.guide.parameters(), strict=True))
+        for old, new in zip(detector.panel, again.panel, strict=True)
+    ]
+    assert changed == [False, True, True]
+
+
+def _marred(given: Lesson, rows: torch.Tensor) -> dict[str, torch.Tensor]:
+    marred = {name: tensor.clone() for name, tensor in given.good.items()}
+    for tensor in marred.values():
+        tensor[rows] += 1
+    return marred
+
+
+def _marred_painted(given: Lesson, rows: torch.Tensor) -> dict[str, torch.Tensor]:
+    marred = {name: tensor.clone() for name, tensor in given.painted.items()}
+    for tensor in marred.values():
+        tensor[torch.isin(given.painted_image, given.image[rows])] += 1
+    return marred
+
+
+def test_images_of_one_part_share_a_fold() -> None:
+    given = lesson(small(PANEL)).showing([f"part {number // 3}" for number in range(24)])
+    folds = folds_of_rows(given, 3)
+    assert sorted(torch.cat(folds).tolist()) == list(range(24))
+    shown = [{given.part_of(int(number)) for number in given.image[rows]} for rows in folds]
+    assert all(one.isdisjoint(other) for one, other in zip(shown, shown[1:] + shown[:1], strict=True))
+    left = given.without(given.image[folds[0]])
+    assert {left.part_of(int(number)) for number in left.image} == shown[1] | shown[2]
+
+
+def test_too_few_parts_for_a_panel_are_named() -> None:
+    given = lesson(small(PANEL)).showing([f"part {number % 5}" for number in range(24)])
+    with pytest.raises(DatasetError, match="5 parts are too few for 3 members"):
+        taught_by(given)
+
+
+def test_a_selection_of_rows_keeps_their_tokens() -> None:
+    detector = taught_by(lesson(small(PANEL)))
+    embedding = detector.embed(features(4, seed=7))
+    with torch.no_grad():
+        whole, some = detector.tokens(embedding), detector.tokens(select(embedding, torch.tensor([2])))
+    torch.testing.assert_close(some[0], whole[2], rtol=1e-4, atol=1e-4)
