@@ -28,7 +28,7 @@ def noise(
     variant: Annotated[
         list[str] | None,
         typer.Option(
-            help="full, no-panel, no-meta, no-rejection, one-sided, iqr, plain or clean-oracle; may be repeated"
+            help="full, no-panel, no-meta, no-rejection, mutual, one-sided, iqr, plain or clean-oracle; may be repeated"
             " (full and plain)."
         ),
     ] = None,
@@ -62,13 +62,13 @@ def noise(
         --groups groups.json --variant full --variant plain \\
         --json noise.json --plot noise.svg
 
-    full teaches a panel, each member without one fold of the parts, starts
-    from meta-learned parameters (flowgauge meta-train) and leaves out what
-    looks suspect beside the other images, before anything is fitted; no-panel,
-    no-meta and no-rejection do without one of the three. one-sided and iqr
-    leave out by cross-fitted scores instead, in two rounds. plain does nothing
-    of all this, and clean-oracle leaves out what is mislabelled, which only a
-    benchmark knows.
+    full teaches a panel, each member without one fold of the parts, and starts
+    from meta-learned parameters (flowgauge meta-train); all images teach.
+    no-panel and no-meta do without one of the two. mutual leaves out what
+    looks suspect beside the other images, one-sided and iqr leave out by
+    cross-fitted scores; no-rejection is full. plain does nothing of all this,
+    and clean-oracle leaves out what is mislabelled, which only a benchmark
+    knows.
 
     Features are read once and cached. Paintings are drawn once for the whole
     data set, so figures differ a little from those of flowgauge evaluate.

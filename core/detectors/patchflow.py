@@ -61,7 +61,7 @@ def panel_options(members: int) -> dict[str, Any]:
 
     The pooled term weighs less: the most anomalous of several densities is a coarser judge than that of several guides.
     """
-    return {"members": members} if members == 1 else {"members": members, "pooled_weight": 0.6}
+    return {"members": members} if members == 1 else {"members": members, "pooled_weight": 0.5}
 
 
 class PatchFlow(Detector):

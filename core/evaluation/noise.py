@@ -24,18 +24,20 @@ from core.thresholds import Rule
 
 
 class Variant(StrEnum):
-    """`full`: a panel, whose members are each taught without one fold of the parts; they start from theta*, and what
-    mutual scoring finds suspect does not teach. Without one of its ingredients: `no-panel` teaches one member,
-    `no-meta` starts at random, with `no-rejection` all images teach. With another rejection: `one-sided`, `iqr`, two
-    rounds by scores of detectors that were fitted without the image in question. For comparison, one member from a
-    random start: `plain`, all images teach; `clean-oracle`, those that are mislabelled do not, which only a benchmark
-    can know.
+    """`full`: a panel, whose members are each taught without one fold of the parts and start from theta*; all images
+    teach. Without one of its ingredients: `no-panel` teaches one member, `no-meta` starts at random. With a rejection,
+    none of which earned its place in `full`: `mutual` leaves out what is suspect beside the other images, before
+    anything is fitted; `one-sided` and `iqr` leave out by scores of detectors that were fitted without the image in
+    question, in two rounds. `no-rejection` is `full`, by the name of what it does not do. For comparison, one member
+    from a random start: `plain`, all images teach; `clean-oracle`, those that are mislabelled do not, which only a
+    benchmark can know.
     """
 
     FULL = "full"
     NO_PANEL = "no-panel"
     NO_META = "no-meta"
     NO_REJECTION = "no-rejection"
+    MUTUAL = "mutual"
     ONE_SIDED = "one-sided"
     IQR = "iqr"
     PLAIN = "plain"
@@ -59,13 +61,13 @@ class _Recipe:
 
 
 _PANEL = panel_options(3)
-_MUTUAL: Mapping[str, object] = {"refine": 1, "mutual": MutualScoring()}
 _ALL_TEACH: Mapping[str, object] = {"refine": 0, "mutual": None}
 _RECIPES = {
-    Variant.FULL: _Recipe(_MUTUAL),
-    Variant.NO_PANEL: _Recipe(_MUTUAL, panel=False),
-    Variant.NO_META: _Recipe(_MUTUAL, meta=False),
+    Variant.FULL: _Recipe(_ALL_TEACH),
+    Variant.NO_PANEL: _Recipe(_ALL_TEACH, panel=False),
+    Variant.NO_META: _Recipe(_ALL_TEACH, meta=False),
     Variant.NO_REJECTION: _Recipe(_ALL_TEACH),
+    Variant.MUTUAL: _Recipe({"refine": 1, "mutual": MutualScoring()}),
     Variant.ONE_SIDED: _Recipe({"refine": 2, "mutual": None}),
     Variant.IQR: _Recipe({"refine": 2, "mutual": None, "suspect_rule": Rule.IQR}),
     Variant.PLAIN: _Recipe(_ALL_TEACH, meta=False, panel=False),
