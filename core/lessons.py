@@ -46,7 +46,7 @@ class Embedder:
             for number, view in enumerate(views, start=1)
         ]
         image = torch.arange(len(squares))
-        painted, masks = self._painted(squares, seed, progress)
+        painted, masks = self._copies(squares, seed, progress)
         return Lesson(
             good=joined(good),
             image=image.repeat(len(views)),
@@ -55,16 +55,21 @@ class Embedder:
             mask=masks,
         )
 
-    def _painted(self, squares: Squares, seed: int, progress: Progress) -> tuple[Embedding, Tensor]:
+    def _copies(self, squares: Squares, seed: int, progress: Progress) -> tuple[Embedding, Tensor]:
         copies = self.detector.paintings
         if not copies:
             return {}, torch.zeros(0, *self.detector.grid)
         embedded, masks = [], []
         for copy in range(copies):
-            painted = paint_all(varied(squares, seed + copy), seed + copy)
-            embedded.append(self.embed(painted.squares, progress, what=f"painted defects, {copy + 1} of {copies}"))
-            masks.append(on_grid(painted.masks, self.detector.grid))
+            embedding, mask = self.painted(squares, seed + copy, progress, f"painted defects, {copy + 1} of {copies}")
+            embedded.append(embedding)
+            masks.append(mask)
         return joined(embedded), torch.cat(masks)
+
+    def painted(self, squares: Squares, seed: int, progress: Progress, what: str) -> tuple[Embedding, Tensor]:
+        """A copy of each square with a painted defect, as an embedding, and the masks (N, h, w) on the grid."""
+        painted = paint_all(varied(squares, seed), seed)
+        return self.embed(painted.squares, progress, what=what), on_grid(painted.masks, self.detector.grid)
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,13 @@ from importlib.metadata import version as installed_version
 
 import torch
 from pydantic import Field
+from torch import Tensor
 
 from core.adaptation.contract import AdaptationInput, AdaptationOutcome
 from core.adaptation.gate import GateSettings, Recent, judge_candidate
-from core.adaptation.refinement import Evidence, Refined, RefinementSettings, refine
+from core.adaptation.refinement import Division, Evidence, Refined, RefinementSettings, refine
 from core.adaptation.trace import AdaptationTrace
+from core.detectors.base import Embedding
 from core.errors import UserError
 from core.fitting import map_scale, ranges_of
 from core.gauge import Gauge
@@ -45,6 +47,15 @@ def adapt(given: AdaptationInput, settings: AdaptSettings | None = None) -> Adap
     return AdaptationOutcome(manifest=snapshot.manifest, weights=snapshot.weights, trace=trace, gate=gate)
 
 
+_WATCHING = 8
+"""One of so many parts does not teach the candidate itself: on it, the validation loss is taken."""
+
+
+def _division(parts: Sequence[str], folds: int) -> Division:
+    eighths = fold_of(parts, min(_WATCHING, len(set(parts))))
+    return Division(fold_of(parts, folds), eighths == int(eighths.max()) // 2)
+
+
 def part_of(entry: Buffered) -> str:
     """The part that an image shows: all of its images teach, or none does."""
     return entry.subject or entry.image_id
@@ -72,12 +83,11 @@ class _Adaptation:
 
     def candidate(self) -> tuple[Gauge, AdaptationTrace]:
         groups = [part_of(entry) for entry, _ in self.teaching]
-        folds = fold_of(groups, self._settings.refinement.folds)
         refined = refine(
             self._anchor.detector,
             self._evidence(),
             [entry.image_id for entry, _ in self.teaching],
-            folds,
+            _division(groups, self._settings.refinement.folds),
             self._settings.refinement,
             default_k=self._anchor.manifest.threshold.clean_half_k,
             seed=self._given.seed,
@@ -100,7 +110,11 @@ class _Adaptation:
         embedder = Embedder(anchor.backbone, anchor.manifest.preprocessing, anchor.detector)
         squares = anchor.manifest.preprocessing.squares([picture for _, picture in self.teaching])
         views = anchor.detector.views
-        return Evidence(tuple(embedder.embed(squares, self._progress, view) for view in views))
+
+        def painted(numbers: Tensor) -> tuple[Embedding, Tensor]:
+            return embedder.painted(squares[numbers.numpy()], self._given.seed, self._progress, "painted defects")
+
+        return Evidence(tuple(embedder.embed(squares, self._progress, view) for view in views), painted)
 
     def _manifest(self, refined: Refined, groups: list[str]) -> Manifest:
         """The anchor's, with what the buffer changed."""

@@ -1,4 +1,4 @@
-"""The MAML inner loop: a few gradient steps from the anchor, on the flow's parameters only.
+"""The MAML inner loop: a few gradient steps from the anchor, on the parameters of one loss.
 
 theta' = theta - alpha * grad L_train(theta) (RAD, arXiv 2508.17789 eq. 6), here with the pull of an L2 penalty towards
 the anchor. Functional throughout: the anchor's tensors are read and never written.
@@ -7,24 +7,28 @@ the anchor. Functional throughout: the anchor's tensors are read and never writt
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
 import torch
 from pydantic import Field
 from torch import Tensor
 from torch.func import functional_call, grad_and_value
 
-from core.adaptation.trace import Step
+from core.adaptation.trace import FLOW, Step
 from core.adaptation.uncertainty import L2Rule, Uncertainty, Units
 from core.flows.coupling import CouplingFlow
 from core.messages import Part
 
 Parameters = dict[str, Tensor]
+Batch = TypeVar("Batch")
+Drawn = TypeVar("Drawn", covariant=True)
+Loss = Callable[[Parameters, Batch], Tensor]
 
 
 class InnerLoop(Part):
     """`alpha` is the length of a step whose gradient is as long as those at the anchor, in parameter space: so the
-    step does not depend on the loss's units. `batch` is in tokens. `warm_up`: minibatches at the anchor that give the
-    units of losses and gradients.
+    step does not depend on the loss's units. `batch` is in what the loss is taken over: tokens, or windows of images.
+    `warm_up`: minibatches at the anchor that give the units of losses and gradients.
     """
 
     alpha: float = Field(0.05, gt=0)
@@ -34,9 +38,17 @@ class InnerLoop(Part):
     l2: L2Rule = L2Rule()
 
 
+class Draw(Protocol[Drawn]):
+    """Seeded minibatches: of what teaches, and of what only watches (the validation loss)."""
+
+    def taught(self) -> Drawn: ...
+
+    def watched(self) -> Drawn: ...
+
+
 @dataclass(frozen=True)
 class Teaching:
-    """Tokens (n, D) that teach, and tokens that only watch (the validation loss)."""
+    """Tokens (n, D) that teach, and tokens that only watch."""
 
     taught: Tensor
     watched: Tensor
@@ -65,22 +77,29 @@ def descend(parameters: Parameters, gradient: Parameters, length: float) -> Para
 def adapted(
     flow: CouplingFlow, teaching: Teaching, settings: InnerLoop, *, seed: int, round_number: int = 0
 ) -> tuple[Parameters, list[Step]]:
-    """Parameters after the inner loop from those of `flow`, and what was measured at each step."""
-    anchor = parameters_of(flow)
-    differentiate = grad_and_value(loss_of(flow))
-    draw = _Draw(teaching, settings.batch, seed)
+    """The flow's parameters after the inner loop from its own, and what was measured at each step."""
+    draw = _Tokens(teaching, settings.batch, seed)
+    return inner_loop(parameters_of(flow), loss_of(flow), draw, settings, what=FLOW, round_number=round_number)
+
+
+def inner_loop(
+    anchor: Parameters, loss: Loss[Batch], draw: Draw[Batch], settings: InnerLoop, *, what: str, round_number: int = 0
+) -> tuple[Parameters, list[Step]]:
+    """Parameters after the steps from `anchor`, and what was measured at each; `what` is whose parameters they are."""
+    differentiate = grad_and_value(loss)
     unit, units = _warm_up(differentiate, anchor, draw, settings.warm_up)
     uncertainty = Uncertainty(units, settings.l2.window)
     parameters, steps = anchor, []
     for number in range(settings.steps):
         gradient, train_loss = differentiate(parameters, draw.taught())
-        validation_loss = _value(flow, parameters, draw.watched())
+        validation_loss = _value(loss, parameters, draw.watched())
         determinant = uncertainty.observe(float(train_loss), validation_loss)
         l2 = settings.l2.l2(determinant)
         pull = {name: gradient[name] / unit + l2 * (parameters[name] - anchor[name]) for name in anchor}
         parameters = descend(parameters, pull, settings.alpha)
         steps.append(
             Step(
+                what=what,
                 round=round_number,
                 step=number,
                 train_loss=float(train_loss),
@@ -92,8 +111,8 @@ def adapted(
     return parameters, steps
 
 
-class _Draw:
-    """Seeded minibatches."""
+class _Tokens:
+    """Tokens at random."""
 
     def __init__(self, teaching: Teaching, batch: int, seed: int) -> None:
         self._teaching = teaching
@@ -110,10 +129,12 @@ class _Draw:
         return tokens[torch.randint(len(tokens), (self._batch,), generator=self._generator)]
 
 
-Differentiate = Callable[[Parameters, Tensor], tuple[Parameters, Tensor]]
+Differentiate = Callable[[Parameters, Batch], tuple[Parameters, Tensor]]
 
 
-def _warm_up(differentiate: Differentiate, anchor: Parameters, draw: _Draw, batches: int) -> tuple[float, Units]:
+def _warm_up(
+    differentiate: Differentiate[Batch], anchor: Parameters, draw: Draw[Batch], batches: int
+) -> tuple[float, Units]:
     """The gradients' root mean square length at the anchor, and the losses' units there."""
     losses, squares = [], []
     for _ in range(batches):
@@ -124,6 +145,6 @@ def _warm_up(differentiate: Differentiate, anchor: Parameters, draw: _Draw, batc
     return max(math.sqrt(sum(squares) / batches), 1e-30), Units.of(losses)
 
 
-def _value(flow: CouplingFlow, parameters: Parameters, tokens: Tensor) -> float:
+def _value(loss: Loss[Batch], parameters: Parameters, batch: Batch) -> float:
     with torch.no_grad():
-        return float(loss_of(flow)(parameters, tokens))
+        return float(loss(parameters, batch))

@@ -5,7 +5,7 @@ step from the anchor, afterwards from cross-fitting over folds. The paper stops 
 labels; here it ends when the kept set is stable.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 
@@ -18,25 +18,34 @@ from torch.func import functional_call
 
 from core.adaptation.inner_loop import InnerLoop, Parameters, Teaching, adapted, parameters_of
 from core.adaptation.rejection import Rejection, Suspicion, suspect
+from core.adaptation.retuning import Lessons, Retuning, retuned
 from core.adaptation.trace import Round, Step
-from core.detectors.base import Detector, Embedding, Progress, joined, length, select
+from core.detectors.base import Detector, Embedding, Lesson, Progress, joined, length, select
 from core.messages import Part
 
 
 class RefinementSettings(Part):
-    """`folds` of cross-fitting; at most `rounds` of score, reject and adapt."""
+    """`folds` of cross-fitting; at most `rounds` of score, reject and adapt. `inner_loop` is the flow's."""
 
     rounds: int = Field(3, ge=1)
     folds: int = Field(2, ge=2)
+    retuning: Retuning = Retuning()
     inner_loop: InnerLoop = InnerLoop()
     rejection: Rejection = Rejection()
 
 
+Painting = Callable[[Tensor], tuple[Embedding, Tensor]]
+"""Numbers (n,) of buffered images -> copies of those with a painted defect each, and the masks (n, h, w) in [0, 1]."""
+
+
 @dataclass(frozen=True)
 class Evidence:
-    """The buffered images as a detector sees them: one embedding for each of its views, all (N, ...)."""
+    """The buffered images as a detector sees them: one embedding for each of its views, all (N, ...). `painted` is
+    asked for some of them where the detector has guides.
+    """
 
     views: tuple[Embedding, ...]
+    painted: Painting
 
     def __len__(self) -> int:
         return length(self.views[0])
@@ -58,18 +67,23 @@ class Refined:
 
 
 @dataclass(frozen=True)
-class _Buffer:
-    """The tokens (N, V * T, D) of all views, and the fold (N,) of each image."""
+class Division:
+    """Of N images: the fold (N,) of each, and which (N,) bool only watch the fit to all of them. Parts stay whole."""
 
-    tokens: Tensor
     folds: NDArray[np.intp]
+    watching: NDArray[np.bool_]
+
+    @property
+    def watchers(self) -> list[NDArray[np.bool_]]:
+        """Who watches each fit: one fold after the other, and at last those that watch the fit to all."""
+        return [*(self.folds == fold for fold in range(int(self.folds.max()) + 1)), self.watching]
 
 
 def refine(
     anchor: Detector,
     evidence: Evidence,
     image_ids: Sequence[str],
-    folds: NDArray[np.intp],
+    division: Division,
     settings: RefinementSettings,
     *,
     default_k: float,
@@ -78,30 +92,75 @@ def refine(
 ) -> Refined:
     """Adapt a copy of `anchor` to what `evidence` shows; the anchor stays as it is."""
     anchor = recentred(anchor, evidence)
-    buffer = _Buffer(_tokens(anchor, evidence), folds)
-    start = parameters_of(anchor.flow)
-    nll = token_nll(anchor, start, buffer.tokens)
+    nll = token_nll(anchor, parameters_of(anchor.flow), _tokens(anchor, evidence))
     suspicion = suspect(image_scores(anchor, evidence, nll), nll, settings.rejection, default_k)
     rounds, steps = [_round(suspicion, settings.rejection, image_ids)], list[Step]()
+    *cross, whole = _starts(anchor, evidence, suspicion, division, settings.retuning, seed, progress)
     for number in range(1, settings.rounds + 1):
         progress("refining, round", number, settings.rounds)
-        students = _students(anchor, buffer, suspicion.patches, settings.inner_loop, seed, number)
-        nll = _held_out_nll(anchor, buffer, [student.parameters for student in students])
+        students = [_student(start, suspicion.patches, settings.inner_loop, seed, number) for start in cross]
+        nll = _held_out_nll(students)
         before = suspicion
         suspicion = suspect(image_scores(anchor, evidence, nll), nll, settings.rejection, default_k)
         rounds.append(_round(suspicion, settings.rejection, image_ids))
         steps += [step for student in students for step in student.steps]
         if np.array_equal(before.kept, suspicion.kept):
             break
-    last = _student(anchor, buffer, suspicion.patches, settings.inner_loop, seed, len(rounds), fold=int(folds.max()))
+    last = _student(whole, suspicion.patches, settings.inner_loop, seed, len(rounds))
     return Refined(
-        detector=with_flow(anchor, last.parameters),
+        detector=last.detector,
         scores=image_scores(anchor, evidence, nll),
-        maps=_held_out_maps(anchor, evidence, folds, [student.parameters for student in students]),
-        folds=folds,
+        maps=_held_out_maps(students, evidence),
+        folds=division.folds,
         suspicion=suspicion,
         rounds=tuple(rounds),
-        steps=(*steps, *last.steps),
+        steps=(*(step for start in (*cross, whole) for step in start.steps), *steps, *last.steps),
+    )
+
+
+@dataclass(frozen=True)
+class _Start:
+    """A detector whose guides know the line as it is, but for the images that watch, and what it tells of all images:
+    tokens (N, V * T, D).
+    """
+
+    detector: Detector
+    tokens: Tensor
+    watched: NDArray[np.bool_]
+    steps: list[Step]
+
+
+def _starts(
+    anchor: Detector,
+    evidence: Evidence,
+    suspicion: Suspicion,
+    division: Division,
+    settings: Retuning,
+    seed: int,
+    progress: Progress,
+) -> list[_Start]:
+    """One for each fold, and one for all."""
+    watchers = division.watchers
+    if not anchor.guides:
+        tokens = _tokens(anchor, evidence)
+        return [_Start(anchor, tokens, watched, []) for watched in watchers]
+    lesson = _lesson(evidence, np.flatnonzero(suspicion.kept), settings.painted)
+    starts = []
+    for number, watched in enumerate(watchers, start=1):
+        progress("retuning the guide", number, len(watchers))
+        lessons = Lessons.divided(lesson, torch.from_numpy(np.flatnonzero(watched)))
+        detector, steps = retuned(anchor, lessons, settings.inner_loop, seed=seed)
+        starts.append(_Start(detector, _tokens(detector, evidence), watched, steps))
+    return starts
+
+
+def _lesson(evidence: Evidence, kept: NDArray[np.intp], most_painted: int) -> Lesson:
+    """The kept images, and some of them, at regular steps, with painted defects."""
+    numbers = torch.from_numpy(kept)
+    chosen = numbers[torch.linspace(0, len(kept) - 1, min(most_painted, len(kept))).round().long()]
+    painted, mask = evidence.painted(chosen)
+    return Lesson(
+        good=select(evidence.views[0], numbers), image=numbers, painted=painted, painted_image=chosen, mask=mask
     )
 
 
@@ -143,48 +202,43 @@ def image_scores(detector: Detector, evidence: Evidence, nll_NT: Tensor) -> NDAr
 
 @dataclass(frozen=True)
 class _Student:
-    """What the inner loop made of the anchor's flow without one fold, which gave the validation loss."""
+    """What the inner loop made of a start's flow, without those that watched."""
 
+    start: _Start
     parameters: Parameters
     steps: list[Step]
 
-
-def _students(
-    anchor: Detector, buffer: _Buffer, may_teach: Tensor, settings: InnerLoop, seed: int, number: int
-) -> list[_Student]:
-    folds = range(int(buffer.folds.max()) + 1)
-    return [_student(anchor, buffer, may_teach, settings, seed + fold, number, fold) for fold in folds]
+    @property
+    def detector(self) -> Detector:
+        return with_flow(self.start.detector, self.parameters)
 
 
-def _student(
-    anchor: Detector, buffer: _Buffer, may_teach: Tensor, settings: InnerLoop, seed: int, number: int, fold: int
-) -> _Student:
-    watched = torch.from_numpy(buffer.folds == fold)[:, None]
-    teaching = Teaching(taught=buffer.tokens[may_teach & ~watched], watched=buffer.tokens[may_teach & watched])
-    return _Student(*adapted(anchor.flow, teaching, settings, seed=seed, round_number=number))
+def _student(start: _Start, may_teach: Tensor, settings: InnerLoop, seed: int, number: int) -> _Student:
+    watched = torch.from_numpy(start.watched)[:, None]
+    teaching = Teaching(taught=start.tokens[may_teach & ~watched], watched=start.tokens[may_teach & watched])
+    flow = start.detector.flow
+    return _Student(start, *adapted(flow, teaching, settings, seed=seed, round_number=number))
 
 
-def _held_out_nll(anchor: Detector, buffer: _Buffer, parameters: Sequence[Parameters]) -> Tensor:
-    """(N, T): each image's patches under the parameters that were adapted without its fold."""
-    nll = torch.empty(buffer.tokens.shape[:2])
-    for fold, values in enumerate(parameters):
-        rows = torch.from_numpy(buffer.folds == fold)
-        nll[rows] = token_nll(anchor, values, buffer.tokens[rows])
+def _held_out_nll(students: Sequence[_Student]) -> Tensor:
+    """(N, T): each image's patches by the student that it watched."""
+    nll = torch.empty(students[0].start.tokens.shape[:2])
+    for student in students:
+        rows = torch.from_numpy(student.start.watched)
+        nll[rows] = token_nll(student.start.detector, student.parameters, student.start.tokens[rows])
     return nll
 
 
-def _held_out_maps(
-    anchor: Detector, evidence: Evidence, folds: NDArray[np.intp], parameters: Sequence[Parameters]
-) -> Tensor:
+def _held_out_maps(students: Sequence[_Student], evidence: Evidence) -> Tensor:
     """(N, h, w): the same for the anomaly maps, averaged over the views."""
-    maps = torch.zeros(len(evidence), *anchor.grid)
-    for fold, values in enumerate(parameters):
-        rows = torch.from_numpy(np.flatnonzero(folds == fold))
-        student = with_flow(anchor, values)
-        for view, embedding in zip(anchor.views, evidence.views, strict=True):
+    views = students[0].start.detector.views
+    maps = torch.zeros(len(evidence), *students[0].start.detector.grid)
+    for student in students:
+        rows, detector = torch.from_numpy(np.flatnonzero(student.start.watched)), student.detector
+        for view, embedding in zip(views, evidence.views, strict=True):
             with torch.no_grad():
-                seen = student.score_embedding(select(embedding, rows)).maps
-            maps[rows] += view.undo(seen) / len(anchor.views)
+                seen = detector.score_embedding(select(embedding, rows)).maps
+            maps[rows] += view.undo(seen) / len(views)
     return maps
 
 

@@ -19,12 +19,17 @@ class Round(Part):
     patch_share_rejected: float
 
 
+GUIDE, FLOW = "guide", "flow"
+
+
 class Step(Part):
-    """One step of the inner loop. Losses are mean negative log-likelihoods per dimension; lower is better.
+    """One step of the inner loop on the parameters of `what`. Lower losses are better: the flow's are mean negative
+    log-likelihoods per dimension, the guide's cross-entropies of painted places.
 
     `det_covariance` is det Sigma of the standardised (train, validation) losses, `l2` the lambda that it gave.
     """
 
+    what: str = FLOW
     round: int
     step: int
     train_loss: float

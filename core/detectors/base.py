@@ -71,15 +71,21 @@ class Lesson:
 
     def without(self, held_out: Tensor) -> "Lesson":
         """The lesson less all views and paintings of the images whose numbers `held_out` names."""
-        good = torch.isin(self.image, held_out, invert=True).nonzero().flatten()
-        painted = torch.isin(self.painted_image, held_out, invert=True).nonzero().flatten()
-        return Lesson(
+        return self._of(~torch.isin(self.image, held_out), ~torch.isin(self.painted_image, held_out))
+
+    def only(self, wanted: Tensor) -> "Lesson":
+        """The views and paintings of the images whose numbers `wanted` names."""
+        return self._of(torch.isin(self.image, wanted), torch.isin(self.painted_image, wanted))
+
+    def _of(self, views: Tensor, paintings: Tensor) -> "Lesson":
+        good, painted = views.nonzero().flatten(), paintings.nonzero().flatten()
+        return replace(
+            self,
             good=select(self.good, good),
             image=self.image[good],
             painted=select(self.painted, painted),
             painted_image=self.painted_image[painted],
             mask=self.mask[painted],
-            parts=self.parts,
         )
 
 
@@ -119,7 +125,7 @@ class Detector(nn.Module, ABC):
     """The views over which scores are averaged (RAD eq. 3)."""
 
     flow: CouplingFlow
-    """The only part whose parameters an adaptation changes."""
+    """An adaptation changes its parameters and those of the `guides`, and no others."""
 
     def __init__(self, config: Part, shape: FeatureShape, grid: tuple[int, int]) -> None:
         """`grid`: (h, w) of the maps."""
@@ -159,6 +165,14 @@ class Detector(nn.Module, ABC):
     def begin_at(self, parameters: Mapping[str, Tensor]) -> None:
         """Start learning from those, by the names that meta-training gives them. Raises `ValueError` for others."""
         raise ValueError(f"{self.name} has no parameters that are meta-learned")
+
+    @property
+    def guides(self) -> tuple[nn.Module, ...]:
+        """What a change of the line may be taught to beside the flow, by painted defects: none, by default."""
+        return ()
+
+    def rescale(self, embedding: Embedding) -> None:
+        """Take the tokens' scale anew from good images, after guides have moved. Nothing, by default."""
 
     def recentre(self, embedding: Embedding) -> None:
         """Move what stands still in statistics, not in parameters, to where the line's recent images are. Robust to

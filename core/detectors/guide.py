@@ -68,6 +68,7 @@ class Guide(nn.Module):
 
     def __init__(self, config: GuideConfig, shape: FeatureShape) -> None:
         super().__init__()
+        self.config = config
         self.grid_stride = grid_stride(shape)
         self.keys = tuple(key(stride) for stride in shape.strides)
         widths = [

@@ -44,12 +44,16 @@ class Member(nn.Module):
 
     def measure(self, good: Embedding, whole_N: Tensor) -> Tensor:
         """Take its scales from good images and their pooled negative log-likelihoods. Returns the images' tokens."""
+        self.whole_centre.copy_(whole_N.median())
+        self.whole_spread.copy_(lower_spread(whole_N))
+        return self.rescale(good)
+
+    def rescale(self, good: Embedding) -> Tensor:
+        """Take the tokens' scale from good images, and return their tokens (N, h * w, D)."""
         guided_NTD = self._guided(good)
         self.centre.copy_(guided_NTD.mean(dim=(0, 1)))
         # one number for all dimensions: the guide's distances keep their meaning
         self.spread.copy_(guided_NTD.std(dim=(0, 1)).mean())
-        self.whole_centre.copy_(whole_N.median())
-        self.whole_spread.copy_(lower_spread(whole_N))
         return self._standardised(guided_NTD)
 
     def _guided(self, embedding: Embedding) -> Tensor:

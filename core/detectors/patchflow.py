@@ -15,7 +15,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from core.detectors.base import Detector, Embedding, FeatureShape, Lesson, Progress, Scores, folds_of_rows, select
-from core.detectors.guide import GuideConfig, grid_stride, key, pyramid
+from core.detectors.guide import Guide, GuideConfig, grid_stride, key, pyramid
 from core.detectors.member import POOLED, Member, MemberConfig, lower_spread
 from core.detectors.pooled import PooledConfig, pooled
 from core.detectors.windows import nhwc
@@ -125,6 +125,14 @@ class PatchFlow(Detector):
                 whole = member.pooled(lesson.good[POOLED][rows])
             parts.append(_Own(rows, member.measure(select(lesson.good, rows), whole)))
         return _Own(torch.cat([part.rows for part in parts]), torch.cat([part.tokens for part in parts]))
+
+    @property
+    def guides(self) -> tuple[Guide, ...]:
+        return tuple(member.guide for member in self.panel)
+
+    def rescale(self, embedding: Embedding) -> None:
+        for member in self.panel:
+            member.rescale(embedding)
 
     def recentre(self, embedding: Embedding) -> None:
         for member in self.panel:

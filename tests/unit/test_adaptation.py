@@ -226,15 +226,17 @@ def test_a_candidate_is_a_gauge_with_its_history(outcome: AdaptationOutcome) -> 
     assert facts.backbone == gauge().manifest.backbone
 
 
-def test_only_the_flows_parameters_and_the_pooled_centre_change() -> None:
+def test_only_guides_flow_and_what_stands_in_statistics_change() -> None:
     anchor, candidate = gauge(), load(_outcome().manifest, _outcome().weights)
     changed = {
         name
         for name, tensor in candidate.detector.state_dict().items()
         if not torch.equal(tensor, anchor.detector.state_dict()[name])
     }
-    assert changed
-    assert {name for name in changed if not name.startswith("flow.")} == {"members.0.pooled.centre"}
+    learned = {name for name in changed if name.startswith(("flow.", "members.0.guide."))}
+    assert {name.partition(".")[0] for name in learned} == {"flow", "members"}
+    assert not {name for name in learned if ".standardise." in name}
+    assert changed - learned == {"members.0.pooled.centre", "members.0.centre", "members.0.spread"}
 
 
 def test_drifted_good_parts_score_lower_after_the_adaptation() -> None:

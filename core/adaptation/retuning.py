@@ -1,0 +1,110 @@
+"""Retuning: the inner loop on a detector's guides, from the anchor's, by defects painted on what the line now shows.
+
+What tells defects from good surface changes with light and texture. Under a guide that only knows the old ones, the
+flow can move the threshold, but hardly the ranking; so the guide takes a few steps as well.
+"""
+
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.func import functional_call
+
+from core.adaptation.inner_loop import InnerLoop, Parameters, inner_loop
+from core.adaptation.trace import GUIDE, Step
+from core.adaptation.uncertainty import L2Rule
+from core.detectors.base import Detector, Embedding, Lesson, length
+from core.detectors.guide import Guide, LessonLoss
+from core.detectors.windows import Windows
+from core.messages import Part
+from core.seeding import seeded
+
+Kind = TypeVar("Kind", bound=Detector)
+Windowed = tuple[Embedding, Tensor]
+
+
+class Retuning(Part):
+    """`painted` images, at most, are shown with a painted defect: their features are what retuning costs most. The
+    inner loop's batch is in windows.
+    """
+
+    painted: int = Field(64, ge=2)
+    inner_loop: InnerLoop = InnerLoop(alpha=0.1, steps=40, batch=16, l2=L2Rule(lowest=0.01, highest=0.5))
+
+
+@dataclass(frozen=True)
+class Lessons:
+    """Good and painted images that teach, and others that only watch (the validation loss)."""
+
+    taught: Lesson
+    watched: Lesson
+
+    @classmethod
+    def divided(cls, lesson: Lesson, watching: Tensor) -> "Lessons":
+        """The images whose numbers `watching` names watch. Where too few are left on one side, all do both."""
+        watched = lesson.only(watching)
+        taught = lesson.without(watching)
+        if min(map(length, (taught.good, taught.painted, watched.good, watched.painted))) == 0:
+            return cls(lesson, lesson)
+        return cls(taught, watched)
+
+
+def retuned(detector: Kind, lessons: Lessons, settings: InnerLoop, *, seed: int) -> tuple[Kind, list[Step]]:
+    """A copy of `detector` whose guides took the inner loop's steps, each by itself, and what was measured."""
+    copy, steps = deepcopy(detector), list[Step]()
+    for guide in copy.guides:
+        assert isinstance(guide, Guide), "painted defects teach guides"
+        with seeded(seed):
+            parameters, taken = _tuned(guide, lessons, settings, seed)
+        _set(guide, parameters)
+        steps += taken
+    copy.rescale(lessons.taught.good)
+    return copy, steps
+
+
+def _tuned(guide: Guide, lessons: Lessons, settings: InnerLoop, seed: int) -> tuple[Parameters, list[Step]]:
+    loss = LessonLoss(guide)
+    anchor = {name: parameter.detach().clone() for name, parameter in loss.named_parameters()}
+
+    def of(parameters: Parameters, windows: Windowed) -> Tensor:
+        value: Tensor = functional_call(loss, parameters, windows)
+        return value
+
+    guide.train()
+    parameters, steps = inner_loop(anchor, of, _WindowDraw(guide, lessons, settings.batch, seed), settings, what=GUIDE)
+    guide.eval()
+    return {name.removeprefix("guide."): value for name, value in parameters.items()}, steps
+
+
+def _set(guide: Guide, parameters: Parameters) -> None:
+    own = dict(guide.named_parameters())
+    with torch.no_grad():
+        for name, value in parameters.items():
+            own[name].copy_(value)
+
+
+class _WindowDraw:
+    """Windows at random: half of them good, half painted."""
+
+    def __init__(self, guide: Guide, lessons: Lessons, batch: int, seed: int) -> None:
+        side = guide.config.side(lessons.taught.mask.shape[1])
+        self.taught, self.watched = (
+            _drawn(lesson, side, batch, seed + number)
+            for number, lesson in enumerate((lessons.taught, lessons.watched))
+        )
+
+
+def _drawn(lesson: Lesson, side: int, batch: int, seed: int) -> Callable[[], Windowed]:
+    windows, generator = Windows(lesson, side, seed), torch.Generator().manual_seed(seed)
+    good, painted = length(lesson.good), length(lesson.painted)
+
+    def draw() -> Windowed:
+        goods = torch.randint(good, (batch // 2,), generator=generator)
+        paintings = torch.randint(painted, (batch - batch // 2,), generator=generator)
+        return windows.of(torch.cat([goods, good + paintings]))
+
+    return draw
