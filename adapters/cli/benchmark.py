@@ -1,7 +1,9 @@
 """`flowgauge benchmark`: what methods and their ingredients are worth on a data set."""
 
+from collections.abc import Iterable, Mapping, Sequence
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -12,11 +14,6 @@ from adapters.cli.progress import bars
 from core.errors import UserError
 
 benchmark = typer.Typer(no_args_is_help=True, help="What methods and their ingredients are worth on a data set.")
-
-
-@benchmark.callback()
-def _group() -> None:
-    """Keeps `noise` a command of its own while it is the only one."""
 
 
 @benchmark.command("noise")
@@ -103,3 +100,123 @@ def noise(
     for path in (json, plot):
         if path is not None:
             say(f"wrote {path}")
+
+
+ChangeOption = Annotated[
+    str, typer.Option("--change", help="What the procedural line drifts in: light, contrast, focus or texture.")
+]
+Material = Annotated[str, typer.Option(help="What the procedural line makes: brushed-metal, ceramic-tile and others.")]
+Seeds = Annotated[str, typer.Option(help="One seed, or several: 0,1,2.")]
+Out = Annotated[
+    Path | None, typer.Option("--json", help="Write the figures there, after every seed; a second run goes on.")
+]
+
+
+@benchmark.command("drift")
+def drift(
+    dataset: Annotated[
+        Path | None, typer.Argument(help="Real images: the folder that --phases refers to.", show_default=False)
+    ] = None,
+    phases: Annotated[
+        Path | None, typer.Option(help="JSON: which images fit, teach and judge, phase by phase.", metavar="FILE")
+    ] = None,
+    groups: options.Groups = None,
+    material: Material = "brushed-metal",
+    change: ChangeOption = "light",
+    recurring: Annotated[
+        bool, typer.Option("--recurring", help="The procedural line's defects are all one worn tool's mark.")
+    ] = False,
+    seeds: Seeds = "0,1,2",
+    detector: options.Detector = None,
+    members: options.Members = None,
+    weights: options.Weights = None,
+    size: options.Size = None,
+    device: options.DeviceOption = options.Device.AUTO,
+    json: Out = None,
+) -> None:
+    """Follow a line that changes: without adapting, adapting, fitting anew.
+
+    \b
+    flowgauge benchmark drift --change contrast --json contrast.json
+    flowgauge benchmark drift ./tiles --phases drift_phases.json \\
+        --groups groups.json --json tiles.json
+
+    In each phase a buffer, a fifth of it defects that nobody points out, and
+    other images that judge. frozen is the first gauge, adapted the candidate
+    made from the buffer, in-use the last candidate that the gate accepted,
+    refitted a gauge fitted to the buffer alone. seconds are what it took.
+    """
+    from adapters.cli.drifting import Benchmarks, Procedural, Recorded
+    from adapters.cli.model import Model
+    from core.procedural import Change
+
+    if (dataset is None) != (phases is None):
+        raise UserError("Real images need both a folder and --phases.", "Give both, or neither for a procedural line.")
+    check_place(json)
+    source: Procedural | Recorded = Procedural(material, Change(_one_of(change, Change)), recurring)
+    if dataset is not None and phases is not None:
+        source = Recorded(dataset, phases, groups)
+    model = Model(detector, weights, None, size, options.Aspect.SQUASH, members=members)
+    with bars() as report:
+        found = Benchmarks(model, device, report).drift(source, seeds_of(seeds), json)
+    columns = ("phase", "way", "false_alarms", "misses", "image_auroc", "image_auroc_std", "seconds", "refused")
+    _conclude(found, json, columns, found["summary"])
+
+
+@benchmark.command("poisoning")
+def poisoning(
+    material: Material = "brushed-metal",
+    change: ChangeOption = "light",
+    rounds: Annotated[int, typer.Option(min=2, help="Adaptations in a row.")] = 20,
+    highest: Annotated[float, typer.Option(min=0, max=0.9, help="Share of the last buffer that is poisoned.")] = 0.3,
+    seeds: Seeds = "0,1,2",
+    detector: options.Detector = None,
+    members: options.Members = None,
+    weights: options.Weights = None,
+    size: options.Size = None,
+    device: options.DeviceOption = options.Device.AUTO,
+    json: Out = None,
+) -> None:
+    """Feed a worn tool's mark into the buffers at rising rates, and adapt.
+
+    \b
+    flowgauge benchmark poisoning --json poisoning.json
+    flowgauge benchmark poisoning --material wood-veneer --rounds 20
+
+    One line is adapted again and again while it changes slowly. After each
+    adaptation: what share of parts with that mark, and of parts with another
+    defect, the gauge in use still catches, beside what the first gauge
+    catches of the same images; and why the gate refused, if it did.
+    """
+    from adapters.cli.drifting import Benchmarks, Procedural
+    from adapters.cli.model import Model
+    from core.procedural import Change
+
+    check_place(json)
+    source = Procedural(material, Change(_one_of(change, Change)))
+    model = Model(detector, weights, None, size, options.Aspect.SQUASH, members=members)
+    with bars() as report:
+        found = Benchmarks(model, device, report).poisoning(source, rounds, highest, seeds_of(seeds), json)
+    columns = ("seed", "round", "share", "caught", "first_caught", "others_caught", "first_others_caught")
+    _conclude(found, json, (*columns, "false_alarms", "refusals"), found["lines"])
+
+
+def _one_of(name: str, choices: type[StrEnum]) -> str:
+    if name not in set(choices):
+        raise UserError(f"{name!r} is none of the changes.", f"Use one of: {', '.join(choices)}.")
+    return name
+
+
+def _conclude(
+    found: Mapping[str, Any], json: Path | None, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]
+) -> None:
+    """The whole on stdout for scripts; or a table for people, with the whole in a file."""
+    if json is None:
+        emit(found)
+        return
+    show(columns, ([_words(row[column]) for column in columns] for row in rows))
+    say(f"wrote {json}")
+
+
+def _words(value: object) -> object:
+    return "; ".join(value) or "-" if isinstance(value, list) else value

@@ -1,7 +1,6 @@
 """The noise benchmark as the command line asks for it. Loads torch: imported when the command runs and not before."""
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,6 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from adapters.cli.model import SHIPPED, Model, start_at, torch_device
 from adapters.cli.options import Device
+from adapters.cli.output import beside, write_whole
 from adapters.cli.progress import Report
 from core.errors import DatasetError, UserError
 from core.evaluation.datasets import Dataset, Entry, Unreadable, sift
@@ -79,7 +79,7 @@ class Benchmark:
             self.report("fitting and judging", done, len(plan))
             known[variant, split.noise, split.seed] = self._fitted(variant, split, start)
             if out is not None:
-                _replace(out, json.dumps(self._result(known).document(), indent=2))
+                write_whole(out, json.dumps(self._result(known).document(), indent=2))
         self.report("fitting and judging", len(plan), len(plan))
         return self._result(known)
 
@@ -166,8 +166,8 @@ class Benchmark:
             return restored(names, shape, embedder.detector, load_file(stored))
         data = embedded(names, self._pictures(), settings, where, self.report)
         folder.mkdir(parents=True, exist_ok=True)
-        save_file({name: tensor.cpu() for name, tensor in data.tensors().items()}, _beside(stored))
-        _beside(stored).replace(stored)
+        save_file({name: tensor.cpu() for name, tensor in data.tensors().items()}, beside(stored))
+        beside(stored).replace(stored)
         return data
 
     def _pictures(self) -> list[Picture]:
@@ -181,13 +181,3 @@ class Benchmark:
             pictures.append(sample.picture)
             self.report("reading images", done, len(self._entries))
         return pictures
-
-
-def _replace(path: Path, text: str) -> None:
-    """Never half a file, whenever the run is interrupted."""
-    _beside(path).write_text(text)
-    _beside(path).replace(path)
-
-
-def _beside(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{os.getpid()}.part")

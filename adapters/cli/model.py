@@ -1,6 +1,6 @@
 """From options to gauges. Loads torch, so commands import it when they run and not before."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,10 @@ class Model:
     aspect: Aspect
     refine: bool = False
     members: int | None = None
+
+    def refining(self) -> "Model":
+        """The same for images that nobody has called good."""
+        return replace(self, refine=True)
 
     def settings(self) -> FitSettings:
         """Raises `SettingsError` for what cannot be had."""

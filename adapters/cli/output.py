@@ -1,8 +1,10 @@
 """What people and scripts read: results on stdout, everything else on stderr."""
 
 import json
+import os
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -60,6 +62,17 @@ def emit_line(document: Any) -> None:
 
 def as_json(document: Any) -> str:
     return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Never half a file, whenever the run is interrupted."""
+    beside(path).write_text(text)
+    beside(path).replace(path)
+
+
+def beside(path: Path) -> Path:
+    """Where a file is made that then takes the place of `path`."""
+    return path.with_name(f".{path.name}.{os.getpid()}.part")
 
 
 def show(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

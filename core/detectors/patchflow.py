@@ -85,11 +85,10 @@ class PatchFlow(Detector):
         return tuple(cast(Member, member) for member in self.members)
 
     def begin_at(self, parameters: Mapping[str, Tensor]) -> None:
-        """`guide.*` for every member's guide, `flow.*` for the flow."""
-        for prefix, modules in ((GUIDE, [member.guide for member in self.panel]), (FLOW, [self.flow])):
-            own = {name.removeprefix(prefix): value for name, value in parameters.items() if name.startswith(prefix)}
-            for module in modules:
-                _begin(module, own)
+        """`guide.*` for every member's guide. The flow, `flow.*`, is better fitted from its own start (decision 11)."""
+        guide = {name.removeprefix(GUIDE): value for name, value in parameters.items() if name.startswith(GUIDE)}
+        for member in self.panel:
+            _begin(member.guide, guide)
 
     def embed(self, features: Sequence[Tensor]) -> Embedding:
         """`stride<s>` (B, C, H, W): every stride's features, those finer than the grid brought to it; `means` and
@@ -196,7 +195,7 @@ def _member(config: PatchFlowConfig, shape: FeatureShape) -> Member:
 def _begin(module: nn.Module, parameters: Mapping[str, Tensor]) -> None:
     own = dict(module.named_parameters())
     if any(name not in own or own[name].shape != value.shape for name, value in parameters.items()):
-        raise ValueError("these are parameters of modules of another shape")
+        raise ValueError("these are parameters of guides of another shape")
     with torch.no_grad():
         for name, value in parameters.items():
             own[name].copy_(value)

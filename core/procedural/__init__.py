@@ -2,7 +2,17 @@
 
 from core.procedural.dataset import write_dataset
 from core.procedural.defects import DEFECTS
-from core.procedural.light import NOMINAL, Condition
+from core.procedural.light import NOMINAL, Change, Condition
 from core.procedural.line import GOOD, MATERIALS, ProceduralLine, Sample
 
-__all__ = ["DEFECTS", "GOOD", "MATERIALS", "NOMINAL", "Condition", "ProceduralLine", "Sample", "write_dataset"]
+__all__ = [
+    "DEFECTS",
+    "GOOD",
+    "MATERIALS",
+    "NOMINAL",
+    "Change",
+    "Condition",
+    "ProceduralLine",
+    "Sample",
+    "write_dataset",
+]

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, replace
+from enum import StrEnum
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,6 +10,15 @@ from scipy import ndimage
 
 from core.fields import Field
 from core.procedural.surface import FRAME, Colour, Rng, Surface, plane
+
+
+class Change(StrEnum):
+    """What a line may drift in, one at a time."""
+
+    LIGHT = "light"
+    CONTRAST = "contrast"
+    FOCUS = "focus"
+    TEXTURE = "texture"
 
 
 @dataclass(frozen=True)
@@ -47,6 +57,23 @@ class Condition:
             wear=0.6 * amount,
             noise=1 + 0.5 * amount,
         )
+
+    @classmethod
+    def changed(cls, change: Change, amount: float) -> "Condition":
+        """A line on which one thing has changed, from nominal (`amount` 0) to badly (1): stronger light, half the
+        contrast, a lens out of focus, a coarser surface. Raises ValueError outside [0, 1].
+        """
+        if not 0 <= amount <= 1:
+            raise ValueError(f"A change of {amount} is not between 0 (nominal) and 1.")
+        match change:
+            case Change.LIGHT:
+                return cls(gain=1 + 0.6 * amount, gradient=0.3 * amount)
+            case Change.CONTRAST:
+                return cls(contrast=1 - 0.5 * amount)
+            case Change.FOCUS:
+                return cls(blur=2.0 * amount)
+            case Change.TEXTURE:
+                return cls(wear=amount)
 
 
 NOMINAL = Condition()

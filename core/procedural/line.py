@@ -36,6 +36,8 @@ _SMALLEST_MARK = 16.0
 """Units squared; anything smaller passes for a speck."""
 _STILL = replace(NOMINAL, noise=0.0)
 _ATTEMPTS = 24
+_WORN_TOOL = 3.0
+"""How bold a tool's mark is: as the bolder ones of single defects."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,16 @@ class ProceduralLine:
         if kind not in DEFECTS:
             raise ValueError(f"{kind!r} is no defect of a surface. Use one of: {', '.join(DEFECTS)}.")
         marred = self._visibly_damaged(index, kind, condition.wear)
+        return Sample(self._photograph(marred.surface, condition, index, kind), marred.mask, kind, index)
+
+    def marked(self, index: int, kind: str, condition: Condition = NOMINAL) -> Sample:
+        """Part `good(index)` with the mark that a worn tool leaves on every part: one `kind`, place and shape.
+
+        Raises ValueError for a kind that is not in `DEFECTS`.
+        """
+        if kind not in DEFECTS:
+            raise ValueError(f"{kind!r} is no defect of a surface. Use one of: {', '.join(DEFECTS)}.")
+        marred = damaged(self._surface(index, condition.wear), kind, self._rng("tool", kind), _WORN_TOOL)
         return Sample(self._photograph(marred.surface, condition, index, kind), marred.mask, kind, index)
 
     def _visibly_damaged(self, index: int, kind: str, wear: float) -> Damaged:

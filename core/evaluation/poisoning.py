@@ -1,0 +1,63 @@
+"""Slow poisoning: a defect that recurs, fed into the buffers at rising rates, adaptation after adaptation."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from core.evaluation.drift import Follower, Sighting, scores
+from core.gauge import Gauge
+from core.images import Picture
+from core.messages import Part
+from core.snapshot import load
+
+
+@dataclass(frozen=True)
+class Dose:
+    """`share` of the `buffer` shows the poisoned defect. What judges is seen as the buffer is: under its light."""
+
+    share: float
+    buffer: Sequence[Sighting]
+    poisoned: Sequence[Picture]
+    others: Sequence[Picture]
+    good: Sequence[Picture]
+
+
+class Aftermath(Part):
+    """After one adaptation, of the gauge in use: shares in [0, 1] of the poisoned defects and of others that it
+    catches, and of good parts that it rejects. `first_*` are the first gauge's, on the same images. `refusals` are the
+    gate's reasons; empty for a candidate that took over.
+    """
+
+    seed: int
+    round: int
+    share: float
+    refusals: tuple[str, ...]
+    caught: float
+    first_caught: float
+    others_caught: float
+    first_others_caught: float
+    false_alarms: float
+    first_false_alarms: float
+
+
+def poisoned(follower: Follower, anchor: Gauge, doses: Iterable[Dose]) -> Iterator[Aftermath]:
+    """Adapt from `anchor` to one dose after the other; each candidate that is accepted is the next one's parent."""
+    in_use = anchor
+    for number, dose in enumerate(doses, start=1):
+        outcome = follower.adapted(anchor, in_use, dose.buffer, number)
+        in_use = load(outcome.manifest, outcome.weights) if outcome.accepted else in_use
+        yield Aftermath(
+            seed=follower.seed,
+            round=number,
+            share=dose.share,
+            refusals=outcome.gate.refusals,
+            caught=_caught(in_use, dose.poisoned),
+            first_caught=_caught(anchor, dose.poisoned),
+            others_caught=_caught(in_use, dose.others),
+            first_others_caught=_caught(anchor, dose.others),
+            false_alarms=_caught(in_use, dose.good),
+            first_false_alarms=_caught(anchor, dose.good),
+        )
+
+
+def _caught(gauge: Gauge, pictures: Sequence[Picture]) -> float:
+    return float((scores(gauge, pictures) > gauge.manifest.threshold.value).mean())
