@@ -1,0 +1,183 @@
+"""The benchmarks of adaptation: a line that is followed while it changes, and one that is poisoned."""
+
+from dataclasses import replace
+from functools import cache
+from itertools import count
+
+import numpy as np
+import pytest
+
+from core.adaptation.adapt import adapt
+from core.adaptation.contract import Adapt, AdaptationInput, AdaptationOutcome
+from core.adaptation.trace import Check, GateReport
+from core.evaluation.changinglines import BUFFERED, CONTAMINATION, ChangingLine
+from core.evaluation.drift import DriftPhase, Follower, Reading, Sighting, Way, scores, summaries
+from core.evaluation.poisoning import Aftermath, Dose, poisoned
+from core.fitting import fit
+from core.gauge import Gauge
+from core.images import Picture
+from core.procedural import NOMINAL, Change, Condition, ProceduralLine
+from tests.support.gauges import AT, SIZE, defects, gauge, goods, settings
+
+DRIFTED = Condition(gain=0.8, contrast=0.85)
+
+
+def refitted(pictures: list[Picture], parts: list[str], seed: int) -> Gauge:
+    chosen = settings().model_copy(update={"refine": 1})
+    return fit(pictures, line="press-3", settings=chosen, at=AT, groups=parts, seed=seed)
+
+
+def deciding(accepted: bool) -> Adapt:
+    """Adapts, and lets the gate say what is asked for."""
+
+    def adapted(given: AdaptationInput) -> AdaptationOutcome:
+        outcome = adapt(given)
+        no = Check(name="a whim", value=1, limit=0, passed=accepted, message="it is not liked")
+        return replace(outcome, gate=GateReport(accepted=accepted, checks=(no,)))
+
+    return adapted
+
+
+def follower(adapts: Adapt = adapt) -> Follower:
+    ticks = count()
+    return Follower(adapts, refitted, lambda: float(next(ticks)), AT, seed=5)  # type: ignore[arg-type]
+
+
+def sightings(pictures: list[Picture]) -> list[Sighting]:
+    return [Sighting(f"image-{number}", f"part-{number // 2}", picture) for number, picture in enumerate(pictures)]
+
+
+def phase(condition: Condition, first: int) -> DriftPhase:
+    pictures = goods(range(first, first + 28), condition)
+    for place in (3, 11, 19, 26):
+        pictures[place] = defects(range(first + place, first + place + 1), condition)[0]
+    return DriftPhase(
+        name=f"gain {condition.gain:g}",
+        buffer=sightings(pictures),
+        judge_good=goods(range(first + 40, first + 52), condition),
+        judge_defect=defects(range(first + 40, first + 52), condition),
+    )
+
+
+@cache
+def readings(accepted: bool) -> tuple[Reading, ...]:
+    return tuple(follower(deciding(accepted)).follow(gauge(), [phase(DRIFTED, 2000)]))
+
+
+def figures(reading: Reading) -> tuple[float, float, float | None]:
+    return reading.false_alarms, reading.misses, reading.image_auroc
+
+
+def test_a_phase_is_read_in_every_way() -> None:
+    assert [(reading.phase, reading.way) for reading in readings(True)] == [("gain 0.8", way) for way in Way]
+    assert all(0 <= r.false_alarms <= 1 and 0 <= r.misses <= 1 for r in readings(True))
+
+
+def test_only_what_was_made_took_time_and_only_candidates_met_the_gate() -> None:
+    made = {Way.ADAPTED, Way.REFITTED}
+    assert all((reading.seconds == 1.0) == (reading.way in made) for reading in readings(True))
+    assert all((reading.refusals is not None) == (reading.way is Way.ADAPTED) for reading in readings(True))
+
+
+def test_the_frozen_reading_is_the_first_gauges() -> None:
+    limit, shown = gauge().manifest.threshold.value, phase(DRIFTED, 2000)
+    frozen = readings(True)[0]
+    assert frozen.false_alarms == pytest.approx(float((scores(gauge(), shown.judge_good) > limit).mean()))
+    assert frozen.misses == pytest.approx(float((scores(gauge(), shown.judge_defect) <= limit).mean()))
+
+
+def test_in_use_is_what_the_gate_let_through() -> None:
+    frozen, candidate, in_use, _ = readings(True)
+    assert figures(in_use) == figures(candidate)
+    assert candidate.refusals == ()
+    frozen, candidate, in_use, _ = readings(False)
+    assert figures(in_use) == figures(frozen) != figures(candidate)
+    assert candidate.refusals == ("it is not liked",)
+
+
+def reading(seed: int, alarms: float, refusals: tuple[str, ...] | None) -> Reading:
+    return Reading(
+        seed=seed,
+        phase="late",
+        way=Way.ADAPTED,
+        false_alarms=alarms,
+        misses=0.5,
+        image_auroc=None,
+        seconds=2.0,
+        refusals=refusals,
+    )
+
+
+def test_summaries_are_means_over_seeds_and_count_refusals() -> None:
+    (found,) = summaries([reading(0, 0.1, ("too blunt",)), reading(1, 0.3, ())])
+    assert (found.seeds, found.misses, found.refused) == ((0, 1), 0.5, 1)
+    assert found.false_alarms == pytest.approx(0.2)
+    assert found.false_alarms_std == pytest.approx(0.02**0.5)
+    assert found.image_auroc is None
+    assert summaries([reading(0, 0.1, ())])[0].false_alarms_std is None
+
+
+def changing(recurring: bool = False) -> ChangingLine:
+    return ChangingLine(ProceduralLine("brushed-metal", seed=1, size=SIZE), Change.CONTRAST, recurring)
+
+
+def test_a_fifth_of_a_buffer_is_defective_and_no_part_is_shown_twice() -> None:
+    phases = list(changing().phases())
+    assert [p.name for p in phases] == ["contrast 0", "contrast 0.35", "contrast 0.7", "contrast 1"]
+    shown = [sighting.part for p in phases for sighting in p.buffer]
+    assert len(set(shown)) == len(shown) == len(phases) * BUFFERED
+    line, first = changing().line, int(phases[0].buffer[0].image_id)
+    good = {told(line.good(first + number).pixels) for number in range(BUFFERED)}
+    untouched = sum(told(sighting.picture.pixels) in good for sighting in phases[0].buffer)
+    assert untouched == round((1 - CONTAMINATION) * BUFFERED)
+
+
+def told(pixels: np.ndarray) -> bytes:
+    return pixels.tobytes()
+
+
+def test_a_recurring_defect_is_one_mark_in_one_place() -> None:
+    line = changing().line
+    marks = [line.marked(index, "scratch") for index in (1, 2, 3)]
+    assert all(mark.mask is not None and mark.mask.any() for mark in marks)
+    assert all(np.array_equal(marks[0].mask, mark.mask) for mark in marks[1:])  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="no defect"):
+        line.marked(1, "dent of a kind that there is not")
+
+
+@pytest.mark.parametrize("change", list(Change))
+def test_a_change_grows_from_nominal(change: Change) -> None:
+    assert Condition.changed(change, 0) == NOMINAL
+    line = ProceduralLine("brushed-metal", seed=1, size=SIZE)
+    plain, little, much = (
+        line.good(3, Condition.changed(change, amount)).pixels.astype(float) for amount in (0, 0.5, 1)
+    )
+    assert 0 < np.abs(little - plain).mean() < np.abs(much - plain).mean()
+    with pytest.raises(ValueError, match="between 0"):
+        Condition.changed(change, 1.1)
+
+
+def test_doses_rise_to_the_highest() -> None:
+    doses = list(changing().doses(3, 0.4))
+    assert [dose.share for dose in doses] == pytest.approx([0, 0.2, 0.4])
+
+
+@cache
+def aftermaths() -> tuple[Aftermath, ...]:
+    doses = [replace(dose, buffer=dose.buffer[:40]) for dose in changing().doses(2, 0.3)]
+    return tuple(poisoned(follower(), gauge(), doses))
+
+
+def test_poisoning_is_told_beside_the_first_gauge() -> None:
+    assert [after.round for after in aftermaths()] == [1, 2]
+    assert [after.share for after in aftermaths()] == pytest.approx([0, 0.3])
+    dose: Dose = list(changing().doses(2, 0.3))[1]
+    limit = gauge().manifest.threshold.value
+    assert aftermaths()[1].first_caught == pytest.approx(float((scores(gauge(), dose.poisoned) > limit).mean()))
+
+
+def test_a_refused_candidate_leaves_the_gauge_in_use() -> None:
+    dose = next(iter(changing().doses(2, 0.3)))
+    (after,) = poisoned(follower(deciding(False)), gauge(), [replace(dose, buffer=dose.buffer[:40])])
+    assert (after.caught, after.others_caught) == (after.first_caught, after.first_others_caught)
+    assert after.refusals == ("it is not liked",)
