@@ -2,8 +2,10 @@ import json
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pytest
+from pydantic import TypeAdapter
 
 from tests.support.encrypted import GuardedMinio, GuardedRedis, guarded_minio, guarded_redis
 from tests.support.faults.scene import Outcome
@@ -31,6 +33,18 @@ def outcomes(pytestconfig: pytest.Config) -> Iterator[list[Outcome]]:
     path = pytestconfig.getoption("--outcomes")
     if path is not None:
         path.write_text(json.dumps([asdict(outcome) for outcome in pytestconfig.stash[OUTCOMES]], indent=2) + "\n")
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """A process of several hands its outcomes to the one that reports."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["outcomes"] = [asdict(each) for each in session.config.stash[OUTCOMES]]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    outcomes = getattr(node, "workeroutput", {}).get("outcomes", [])
+    node.config.stash[OUTCOMES] += TypeAdapter(list[Outcome]).validate_python(outcomes)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
