@@ -8,7 +8,7 @@ from adapters.report.markup import Markup, header_row, join, scrollable, tag
 from adapters.report.story import Adaptation
 from adapters.report.svg import Scale, covering, line, path, picture, text, value_axis
 from adapters.report.wording import plural, short, significant
-from core.adaptation.trace import Check, Step
+from core.adaptation.trace import FLOW, GUIDE, Check, Step
 
 WIDTH, HEIGHT = 340.0, 176.0
 _FEW = 40  # steps whose dots do not touch
@@ -49,14 +49,21 @@ def _learned(adaptation: Adaptation) -> str:
     )
 
 
+_LOSSES = {GUIDE: "guide: loss on painted defects", FLOW: "flow: loss, nats per dimension"}
+
+
 def _charts(steps: Sequence[Step]) -> list[Markup]:
-    if not steps:
-        return []
+    parts = ([step for step in steps if step.what == what] for what in _LOSSES)
+    return [chart for part in parts if part for chart in _charts_of(part)]
+
+
+def _charts_of(steps: Sequence[Step]) -> list[Markup]:
     losses = [step.train_loss for step in steps], [step.validation_loss for step in steps]
+    what = steps[0].what
     return [
-        _chart("loss, nats per dimension", steps, {"train": losses[0], "held out": losses[1]}),
-        _chart("det Σ of the two losses", steps, {"": [step.det_covariance for step in steps]}),
-        _chart("λ, the pull to the anchor", steps, {"": [step.l2 for step in steps]}),
+        _chart(_LOSSES[what], steps, {"train": losses[0], "held out": losses[1]}),
+        _chart(f"{what}: det Σ of the two losses", steps, {"": [step.det_covariance for step in steps]}),
+        _chart(f"{what}: λ, the pull to the anchor", steps, {"": [step.l2 for step in steps]}),
     ]
 
 

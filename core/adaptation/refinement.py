@@ -149,7 +149,7 @@ def _starts(
     for number, watched in enumerate(watchers, start=1):
         progress("retuning the guide", number, len(watchers))
         lessons = Lessons.divided(lesson, torch.from_numpy(np.flatnonzero(watched)))
-        detector, steps = retuned(anchor, lessons, settings.inner_loop, seed=seed)
+        detector, steps = retuned(anchor, lessons, settings.inner_loop, seed=seed, round_number=number)
         starts.append(_Start(detector, _tokens(detector, evidence), watched, steps))
     return starts
 

@@ -53,20 +53,24 @@ class Lessons:
         return cls(taught, watched)
 
 
-def retuned(detector: Kind, lessons: Lessons, settings: InnerLoop, *, seed: int) -> tuple[Kind, list[Step]]:
+def retuned(
+    detector: Kind, lessons: Lessons, settings: InnerLoop, *, seed: int, round_number: int
+) -> tuple[Kind, list[Step]]:
     """A copy of `detector` whose guides took the inner loop's steps, each by itself, and what was measured."""
     copy, steps = deepcopy(detector), list[Step]()
     for guide in copy.guides:
         assert isinstance(guide, Guide), "painted defects teach guides"
         with seeded(seed):
-            parameters, taken = _tuned(guide, lessons, settings, seed)
+            parameters, taken = _tuned(guide, lessons, settings, seed, round_number)
         _set(guide, parameters)
         steps += taken
     copy.rescale(lessons.taught.good)
     return copy, steps
 
 
-def _tuned(guide: Guide, lessons: Lessons, settings: InnerLoop, seed: int) -> tuple[Parameters, list[Step]]:
+def _tuned(
+    guide: Guide, lessons: Lessons, settings: InnerLoop, seed: int, round_number: int
+) -> tuple[Parameters, list[Step]]:
     loss = LessonLoss(guide)
     anchor = {name: parameter.detach().clone() for name, parameter in loss.named_parameters()}
 
@@ -75,7 +79,8 @@ def _tuned(guide: Guide, lessons: Lessons, settings: InnerLoop, seed: int) -> tu
         return value
 
     guide.train()
-    parameters, steps = inner_loop(anchor, of, _WindowDraw(guide, lessons, settings.batch, seed), settings, what=GUIDE)
+    draw = _WindowDraw(guide, lessons, settings.batch, seed)
+    parameters, steps = inner_loop(anchor, of, draw, settings, what=GUIDE, round_number=round_number)
     guide.eval()
     return {name.removeprefix("guide."): value for name, value in parameters.items()}, steps
 

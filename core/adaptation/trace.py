@@ -24,7 +24,8 @@ GUIDE, FLOW = "guide", "flow"
 
 class Step(Part):
     """One step of the inner loop on the parameters of `what`. Lower losses are better: the flow's are mean negative
-    log-likelihoods per dimension, the guide's cross-entropies of painted places.
+    log-likelihoods per dimension, the guide's cross-entropies of painted places. `round` of the refinement; the guide's
+    are numbered by who watched: one fold after the other, and at last those that watch the fit to all.
 
     `det_covariance` is det Sigma of the standardised (train, validation) losses, `l2` the lambda that it gave.
     """
