@@ -126,6 +126,9 @@ def drift(
     recurring: Annotated[
         bool, typer.Option("--recurring", help="The procedural line's defects are all one worn tool's mark.")
     ] = False,
+    refit: Annotated[
+        bool, typer.Option("--refit/--no-refit", help="Fit anew to every buffer too, which takes most of the time.")
+    ] = True,
     seeds: Seeds = "0,1,2",
     detector: options.Detector = None,
     members: options.Members = None,
@@ -158,7 +161,7 @@ def drift(
         source = Recorded(dataset, phases, groups)
     model = Model(detector, weights, None, size, options.Aspect.SQUASH, members=members)
     with bars() as report:
-        found = Benchmarks(model, device, report).drift(source, seeds_of(seeds), json)
+        found = Benchmarks(model, device, report).drift(source, seeds_of(seeds), json, refit=refit)
     columns = ("phase", "way", "false_alarms", "misses", "image_auroc", "image_auroc_std", "seconds", "refused")
     _conclude(found, json, columns, found["summary"])
 

@@ -80,12 +80,14 @@ class Benchmarks:
     device: Device
     report: Report
 
-    def drift(self, source: Recorded | Procedural, seeds: Sequence[int], out: Path | None) -> dict[str, Any]:
+    def drift(
+        self, source: Recorded | Procedural, seeds: Sequence[int], out: Path | None, *, refit: bool
+    ) -> dict[str, Any]:
         def readings(seed: int) -> Iterator[Reading]:
             fitted, phases = _shown(source, seed)
-            yield from self._follower(seed).follow(self._first(fitted, seed), self._told(phases, seed))
+            yield from self._follower(seed, refit).follow(self._first(fitted, seed), self._told(phases, seed))
 
-        words = f"drift {source.words}"
+        words = f"drift {source.words}{'' if refit else ' without refitting'}"
         found = self._resumed(Reading, readings, seeds, out, words)
         return self._written(out, words, found, {"summary": [_json(s) for s in summaries(found)]})
 
@@ -103,8 +105,8 @@ class Benchmarks:
 
         return self._written(out, words, self._resumed(Aftermath, aftermaths, seeds, out, words), {})
 
-    def _follower(self, seed: int) -> Follower:
-        return Follower(adapt, self._refit, perf_counter, BEGAN, seed)
+    def _follower(self, seed: int, refit: bool = False) -> Follower:
+        return Follower(adapt, self._refit if refit else None, perf_counter, BEGAN, seed)
 
     def _first(self, fitted: Sequence[Sighting], seed: int) -> Gauge:
         return self._fit(self.model, [s.picture for s in fitted], [s.part for s in fitted], seed, self.report)

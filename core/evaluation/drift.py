@@ -85,16 +85,16 @@ class Summary(Part):
 
 @dataclass(frozen=True)
 class Follower:
-    """How gauges are made and timed; `began` is when the line was first seen."""
+    """How gauges are made and timed; without `refit`, none is fitted anew. `began` is when the line was first seen."""
 
     adapt: Adapt
-    refit: Fit
+    refit: Fit | None
     clock: Callable[[], float]
     began: datetime
     seed: int
 
     def follow(self, anchor: Gauge, phases: Iterable[DriftPhase]) -> Iterable[Reading]:
-        """Four readings a phase, as they come."""
+        """A reading for each phase and way, as they come."""
         in_use = anchor
         for number, phase in enumerate(phases, start=1):
             yield self._read(anchor, phase, Way.FROZEN)
@@ -106,10 +106,14 @@ class Follower:
             adapted = {"seconds": seconds, "refusals": outcome.gate.refusals}
             yield self._read(candidate, phase, Way.ADAPTED).model_copy(update=adapted)
             yield self._read(in_use, phase, Way.IN_USE)
-            started = self.clock()
-            pictures, parts = [s.picture for s in phase.buffer], [s.part for s in phase.buffer]
-            refitted = self.refit(pictures, parts, self.seed)
-            yield self._read(refitted, phase, Way.REFITTED).model_copy(update={"seconds": self.clock() - started})
+            if self.refit is not None:
+                yield self._refitted(self.refit, phase)
+
+    def _refitted(self, refit: Fit, phase: DriftPhase) -> Reading:
+        started = self.clock()
+        gauge = refit([s.picture for s in phase.buffer], [s.part for s in phase.buffer], self.seed)
+        seconds = self.clock() - started
+        return self._read(gauge, phase, Way.REFITTED).model_copy(update={"seconds": seconds})
 
     def adapted(self, anchor: Gauge, parent: Gauge, buffer: Sequence[Sighting], number: int) -> AdaptationOutcome:
         """What becomes of `anchor` on `buffer`, in the `number`th adaptation in a row."""

@@ -1,4 +1,4 @@
-"""`flowgauge benchmark noise`, as a person runs it, on a small data set."""
+"""`flowgauge benchmark`, as a person runs it, on a small data set."""
 
 import json
 import shutil
@@ -85,3 +85,55 @@ def test_what_cannot_be_measured_is_said_before_the_work(
     assert done.code == 2
     assert said in done.err
     assert "Traceback" not in done.err
+
+
+@pytest.fixture
+def phases(tmp_path: Path) -> Path:
+    """A first gauge from twelve images, and one phase with a scratched part in its buffer."""
+    root = tiny_dataset()
+
+    def named(folder: str) -> list[str]:
+        return sorted(path.relative_to(root).as_posix() for path in (root / folder).iterdir())
+
+    goods, scratches = named("train/good"), named("test/scratch")
+    phase = {"name": "as ever", "buffer": [*goods[12:24], *scratches[:1]], "mislabelled": scratches[:1]}
+    judges = {"judge_good": named("test/good"), "judge_defect": named("test/stain")}
+    path = tmp_path / "phases.json"
+    path.write_text(json.dumps({"runs": [{"seed": 0, "fit": goods[:12], "phases": [phase | judges]}]}))
+    return path
+
+
+def test_a_line_is_followed_through_its_phases_once(flowgauge: Shell, phases: Path, tmp_path: Path) -> None:
+    out = tmp_path / "drift.json"
+    data = ("benchmark", "drift", tiny_dataset(), "--phases", phases, "--seeds", "0", "--size", SIDE)
+    command = (*data, "--no-refit", "--device", "cpu", "--json", out)
+    done = flowgauge(*command)
+    assert done.code == 0
+    assert "in-use" in done.out
+    found = json.loads(out.read_text())
+    assert [summary["way"] for summary in found["summary"]] == ["frozen", "adapted", "in-use"]
+    assert all(0 <= line["false_alarms"] <= 1 for line in found["lines"])
+    seconds = [line["seconds"] for line in found["lines"]]
+    again = flowgauge(*command)
+    assert again.code == 0
+    assert [line["seconds"] for line in json.loads(out.read_text())["lines"]] == seconds, (
+        "what was done is not repeated"
+    )
+
+
+def test_what_cannot_be_followed_is_a_mistake(flowgauge: Shell, phases: Path, tmp_path: Path) -> None:
+    alone = flowgauge("benchmark", "drift", tiny_dataset())
+    assert alone.code == 2
+    assert "need both a folder and --phases" in alone.err
+    unknown = flowgauge("benchmark", "poisoning", "--change", "weather")
+    assert unknown.code == 2
+    assert "light, contrast, focus, texture" in unknown.err
+    material = flowgauge("benchmark", "poisoning", "--material", "cheese", "--rounds", "2")
+    assert material.code == 2
+    assert "no material 'cheese'" in material.err
+    other = tmp_path / "other.json"
+    other.write_text("{}")
+    taken = flowgauge("benchmark", "drift", "--json", other)
+    assert taken.code == 2
+    assert "no result of this benchmark" in taken.err
+    assert other.read_text() == "{}"
