@@ -29,7 +29,7 @@ def _article(number: int, adaptation: Adaptation) -> Markup:
         tag("span", state, class_=f"state {state}"),
         tag("span", _asked(adaptation), class_="asked"),
     )
-    charts = tag("div", *_charts(report.trace.steps), class_="charts")
+    charts = _charts(report.trace.steps)
     return tag("details", summary, tag("p", _learned(adaptation)), charts, _gate(report.gate.checks), open=number == 1)
 
 
@@ -52,9 +52,10 @@ def _learned(adaptation: Adaptation) -> str:
 _LOSSES = {GUIDE: "guide: loss on painted defects", FLOW: "flow: loss, nats per dimension"}
 
 
-def _charts(steps: Sequence[Step]) -> list[Markup]:
+def _charts(steps: Sequence[Step]) -> Markup:
+    """A row for the guide and one for the flow, where there were steps of them."""
     parts = ([step for step in steps if step.what == what] for what in _LOSSES)
-    return [chart for part in parts if part for chart in _charts_of(part)]
+    return join(*(tag("div", *_charts_of(part), class_="charts") for part in parts if part))
 
 
 def _charts_of(steps: Sequence[Step]) -> list[Markup]:
