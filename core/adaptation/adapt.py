@@ -47,6 +47,8 @@ def adapt(given: AdaptationInput, settings: AdaptSettings | None = None) -> Adap
     return AdaptationOutcome(manifest=snapshot.manifest, weights=snapshot.weights, trace=trace, gate=gate)
 
 
+_PAINTS_APART = 1_000_003
+"""Between the seeds of what teaches the guide and of what the gate paints: it asks about defects that taught nobody."""
 _WATCHING = 8
 """One of so many parts does not teach the candidate itself: on it, the validation loss is taken."""
 
@@ -112,7 +114,8 @@ class _Adaptation:
         views = anchor.detector.views
 
         def painted(numbers: Tensor) -> tuple[Embedding, Tensor]:
-            return embedder.painted(squares[numbers.numpy()], self._given.seed, self._progress, "painted defects")
+            seed = self._given.seed + _PAINTS_APART
+            return embedder.painted(squares[numbers.numpy()], seed, self._progress, "painted defects")
 
         return Evidence(tuple(embedder.embed(squares, self._progress, view) for view in views), painted)
 

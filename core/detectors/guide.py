@@ -1,7 +1,7 @@
 """The guide of `patchflow`: which directions of feature space matter for defects.
 
 Good surfaces vary in most of the backbone's directions, and a density over all of them spends itself on that. The guide
-is a small network, taught once at fit time on good images and on copies with painted defects, and then frozen: it maps
+is a small network, taught on good images and on copies with painted defects before the flow is fitted: it maps
 the features around each place to a few numbers that lie near the origin for good places and away from it for painted
 ones (the hypersphere classifier of Ruff et al., arXiv 2006.00339). The flow is fitted there, on good places alone.
 """
