@@ -126,6 +126,12 @@ def drift(
     recurring: Annotated[
         bool, typer.Option("--recurring", help="The procedural line's defects are all one worn tool's mark.")
     ] = False,
+    variant: Annotated[
+        str,
+        typer.Option(
+            help="How to adapt: full, no-guide, no-l2, no-rejection, image-grain, patch-grain, iqr or replay."
+        ),
+    ] = "full",
     refit: Annotated[
         bool, typer.Option("--refit/--no-refit", help="Fit anew to every buffer too, which takes most of the time.")
     ] = True,
@@ -148,9 +154,16 @@ def drift(
     other images that judge. frozen is the first gauge, adapted the candidate
     made from the buffer, in-use the last candidate that the gate accepted,
     refitted a gauge fitted to the buffer alone. seconds are what it took.
+
+    --variant leaves an ingredient of adapting out: no-guide (only the flow
+    moves), no-l2 (no pull to the anchor), no-rejection; or changes it:
+    image-grain and patch-grain leave out suspect images or places alone, iqr
+    finds images suspect by the other rule, replay shows the first gauge's
+    images again.
     """
     from adapters.cli.drifting import Benchmarks, Procedural, Recorded
     from adapters.cli.model import Model
+    from core.evaluation.ingredients import Ingredients
     from core.procedural import Change
 
     if (dataset is None) != (phases is None):
@@ -161,7 +174,8 @@ def drift(
         source = Recorded(dataset, phases, groups)
     model = Model(detector, weights, None, size, options.Aspect.SQUASH, members=members)
     with bars() as report:
-        found = Benchmarks(model, device, report).drift(source, seeds_of(seeds), json, refit=refit)
+        benchmarks, ingredients = Benchmarks(model, device, report), Ingredients(_one_of(variant, Ingredients))
+        found = benchmarks.drift(source, ingredients, seeds_of(seeds), json, refit=refit)
     columns = ("phase", "way", "false_alarms", "misses", "image_auroc", "image_auroc_std", "seconds", "refused")
     _conclude(found, json, columns, found["summary"])
 
@@ -206,7 +220,7 @@ def poisoning(
 
 def _one_of(name: str, choices: type[StrEnum]) -> str:
     if name not in set(choices):
-        raise UserError(f"{name!r} is none of the changes.", f"Use one of: {', '.join(choices)}.")
+        raise UserError(f"{name!r} is none of them.", f"Use one of: {', '.join(choices)}.")
     return name
 
 

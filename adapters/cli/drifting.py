@@ -2,8 +2,9 @@
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
@@ -23,6 +24,7 @@ from core.adaptation.adapt import adapt
 from core.errors import DatasetError, UserError
 from core.evaluation.changinglines import ChangingLine
 from core.evaluation.drift import DriftPhase, Follower, Reading, Sighting, summaries
+from core.evaluation.ingredients import Ingredients, settings_of
 from core.evaluation.poisoning import Aftermath, poisoned
 from core.evaluation.splits import read_groups
 from core.fitting import fit
@@ -81,13 +83,22 @@ class Benchmarks:
     report: Report
 
     def drift(
-        self, source: Recorded | Procedural, seeds: Sequence[int], out: Path | None, *, refit: bool
+        self,
+        source: Recorded | Procedural,
+        ingredients: Ingredients,
+        seeds: Sequence[int],
+        out: Path | None,
+        *,
+        refit: bool,
     ) -> dict[str, Any]:
         def readings(seed: int) -> Iterator[Reading]:
             fitted, phases = _shown(source, seed)
-            yield from self._follower(seed, refit).follow(self._first(fitted, seed), self._told(phases, seed))
+            follower = self._follower(seed, ingredients, refit=refit)
+            if ingredients is Ingredients.REPLAY:
+                follower = replace(follower, replayed=fitted)
+            yield from follower.follow(self._first(fitted, seed), self._told(phases, seed))
 
-        words = f"drift {source.words}{'' if refit else ' without refitting'}"
+        words = f"drift {source.words}, {ingredients}{'' if refit else ' without refitting'}"
         found = self._resumed(Reading, readings, seeds, out, words)
         return self._written(out, words, found, {"summary": [_json(s) for s in summaries(found)]})
 
@@ -99,14 +110,16 @@ class Benchmarks:
         def aftermaths(seed: int) -> Iterator[Aftermath]:
             line = source.line(seed)
             anchor = self._first(line.fitted(), seed)
-            for after in poisoned(self._follower(seed), anchor, line.doses(rounds, highest)):
+            follower = self._follower(seed, Ingredients.FULL)
+            for after in poisoned(follower, anchor, line.doses(rounds, highest)):
                 self.report(f"seed {seed}: adapting", after.round, rounds)
                 yield after
 
         return self._written(out, words, self._resumed(Aftermath, aftermaths, seeds, out, words), {})
 
-    def _follower(self, seed: int, refit: bool = False) -> Follower:
-        return Follower(adapt, self._refit if refit else None, perf_counter, BEGAN, seed)
+    def _follower(self, seed: int, ingredients: Ingredients, *, refit: bool = False) -> Follower:
+        adapting = partial(adapt, settings=settings_of(ingredients))
+        return Follower(adapting, self._refit if refit else None, perf_counter, BEGAN, seed)
 
     def _first(self, fitted: Sequence[Sighting], seed: int) -> Gauge:
         return self._fit(self.model, [s.picture for s in fitted], [s.part for s in fitted], seed, self.report)

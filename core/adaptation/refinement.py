@@ -25,11 +25,13 @@ from core.messages import Part
 
 
 class RefinementSettings(Part):
-    """`folds` of cross-fitting; at most `rounds` of score, reject and adapt. `inner_loop` is the flow's."""
+    """`folds` of cross-fitting; at most `rounds` of score, reject and adapt. `inner_loop` is the flow's; without
+    `retuning`, the guides stay the anchor's.
+    """
 
     rounds: int = Field(3, ge=1)
     folds: int = Field(2, ge=2)
-    retuning: Retuning = Retuning()
+    retuning: Retuning | None = Retuning()
     inner_loop: InnerLoop = InnerLoop()
     rejection: Rejection = Rejection()
 
@@ -135,13 +137,13 @@ def _starts(
     evidence: Evidence,
     suspicion: Suspicion,
     division: Division,
-    settings: Retuning,
+    settings: Retuning | None,
     seed: int,
     progress: Progress,
 ) -> list[_Start]:
     """One for each fold, and one for all."""
     watchers = division.watchers
-    if not anchor.guides:
+    if settings is None or not anchor.guides:
         tokens = _tokens(anchor, evidence)
         return [_Start(anchor, tokens, watched, []) for watched in watchers]
     lesson = _lesson(evidence, np.flatnonzero(suspicion.kept), settings.painted)

@@ -85,13 +85,16 @@ class Summary(Part):
 
 @dataclass(frozen=True)
 class Follower:
-    """How gauges are made and timed; without `refit`, none is fitted anew. `began` is when the line was first seen."""
+    """How gauges are made and timed; without `refit`, none is fitted anew. `began` is when the line was first seen.
+    `replayed` images are in every buffer, as the oldest.
+    """
 
     adapt: Adapt
     refit: Fit | None
     clock: Callable[[], float]
     began: datetime
     seed: int
+    replayed: Sequence[Sighting] = ()
 
     def follow(self, anchor: Gauge, phases: Iterable[DriftPhase]) -> Iterable[Reading]:
         """A reading for each phase and way, as they come."""
@@ -123,7 +126,7 @@ class Follower:
                 Buffered(s.image_id, "", s.picture.sha256, at + timedelta(seconds=second), None, "", "", s.part),
                 s.picture,
             )
-            for second, s in enumerate(buffer)
+            for second, s in enumerate([*self.replayed, *buffer])
         ]
         return self.adapt(
             AdaptationInput(

@@ -1,22 +1,26 @@
 """The benchmarks of adaptation: a line that is followed while it changes, and one that is poisoned."""
 
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from itertools import count
 
 import numpy as np
 import pytest
+import torch
 
 from core.adaptation.adapt import adapt
 from core.adaptation.contract import Adapt, AdaptationInput, AdaptationOutcome
 from core.adaptation.trace import Check, GateReport
 from core.evaluation.changinglines import BUFFERED, CONTAMINATION, ChangingLine
 from core.evaluation.drift import DriftPhase, Follower, Reading, Sighting, Way, scores, summaries
+from core.evaluation.ingredients import Ingredients, settings_of
 from core.evaluation.poisoning import Aftermath, Dose, poisoned
 from core.fitting import fit
 from core.gauge import Gauge
 from core.images import Picture
 from core.procedural import NOMINAL, Change, Condition, ProceduralLine
+from core.snapshot import load
+from core.thresholds import Rule
 from tests.support.gauges import AT, SIZE, defects, gauge, goods, settings
 
 DRIFTED = Condition(gain=0.8, contrast=0.85)
@@ -181,3 +185,39 @@ def test_a_refused_candidate_leaves_the_gauge_in_use() -> None:
     (after,) = poisoned(follower(deciding(False)), gauge(), [replace(dose, buffer=dose.buffer[:40])])
     assert (after.caught, after.others_caught) == (after.first_caught, after.first_others_caught)
     assert after.refusals == ("it is not liked",)
+
+
+@pytest.mark.parametrize("ingredients", list(Ingredients))
+def test_every_ingredient_can_be_left_out(ingredients: Ingredients) -> None:
+    settings = settings_of(ingredients).refinement
+    assert (settings.retuning is None) == (ingredients is Ingredients.NO_GUIDE)
+    assert settings.rejection.images == (ingredients not in {Ingredients.NO_REJECTION, Ingredients.PATCH_GRAIN})
+    assert settings.rejection.patches == (ingredients not in {Ingredients.NO_REJECTION, Ingredients.IMAGE_GRAIN})
+    assert (settings.rejection.image_rule is Rule.IQR) == (ingredients is Ingredients.IQR)
+    loops = [settings.inner_loop, *([settings.retuning.inner_loop] if settings.retuning else [])]
+    assert all((loop.l2.l2(1e9) < 1e-9) == (ingredients is Ingredients.NO_L2) for loop in loops)
+
+
+def test_without_its_guide_an_adaptation_moves_the_flow_alone() -> None:
+    outcome = follower(partial(adapt, settings=settings_of(Ingredients.NO_GUIDE))).adapted(
+        gauge(), gauge(), phase(DRIFTED, 2000).buffer, 1
+    )
+    before, after = gauge().detector.state_dict(), load(outcome.manifest, outcome.weights).detector.state_dict()
+    changed = {name for name, tensor in after.items() if not torch.equal(tensor, before[name])}
+    assert {name for name in changed if not name.startswith("flow.")} == {"members.0.pooled.centre"}
+
+
+def test_what_is_replayed_teaches_as_the_oldest() -> None:
+    seen: list[AdaptationInput] = []
+
+    def adapts(given: AdaptationInput) -> AdaptationOutcome:
+        seen.append(given)
+        return adapt(given)
+
+    shown = phase(DRIFTED, 2000).buffer
+    old = [Sighting(f"old-{number}", f"old-{number}", picture) for number, picture in enumerate(goods(range(8)))]
+    replace(follower(adapts), replayed=old).adapted(gauge(), gauge(), shown, 1)
+    ids = [entry.image_id for entry, _ in seen[0].buffered]
+    assert ids == [sighting.image_id for sighting in (*old, *shown)]
+    times = [entry.captured_at for entry, _ in seen[0].buffered]
+    assert times == sorted(times)

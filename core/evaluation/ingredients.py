@@ -1,0 +1,53 @@
+"""Adaptation without one of its ingredients, or with another in its place: what each is worth."""
+
+from enum import StrEnum
+
+from core.adaptation.adapt import AdaptSettings
+from core.adaptation.inner_loop import InnerLoop
+from core.adaptation.refinement import RefinementSettings
+from core.adaptation.rejection import Rejection
+from core.adaptation.retuning import Retuning
+from core.adaptation.uncertainty import L2Rule
+from core.thresholds import Rule
+
+
+class Ingredients(StrEnum):
+    """`full`: all of them. `no-guide`: the flow alone takes the inner loop. `no-l2`: nothing pulls to the anchor.
+    `no-rejection`: all buffered images teach, and all of their places. `image-grain`, `patch-grain`: suspect images, or
+    suspect places of all images, are all that is left out. `iqr`: images are suspect above Q3 + 1.5 IQR. `replay`: the images
+    that taught the first gauge are in every buffer too (arXiv 2605.24251 finds that hard to beat).
+    """
+
+    FULL = "full"
+    NO_GUIDE = "no-guide"
+    NO_L2 = "no-l2"
+    NO_REJECTION = "no-rejection"
+    IMAGE_GRAIN = "image-grain"
+    PATCH_GRAIN = "patch-grain"
+    IQR = "iqr"
+    REPLAY = "replay"
+
+
+def settings_of(ingredients: Ingredients) -> AdaptSettings:
+    return AdaptSettings(refinement=_REFINEMENTS[ingredients])
+
+
+_FREE = L2Rule(lowest=0, highest=1e-12)
+
+
+def _free(loop: InnerLoop) -> InnerLoop:
+    return loop.model_copy(update={"l2": _FREE})
+
+
+_REFINEMENTS = {
+    Ingredients.FULL: RefinementSettings(),
+    Ingredients.NO_GUIDE: RefinementSettings(retuning=None),
+    Ingredients.NO_L2: RefinementSettings(
+        retuning=Retuning(inner_loop=_free(Retuning().inner_loop)), inner_loop=_free(RefinementSettings().inner_loop)
+    ),
+    Ingredients.NO_REJECTION: RefinementSettings(rejection=Rejection(images=False, patches=False)),
+    Ingredients.IMAGE_GRAIN: RefinementSettings(rejection=Rejection(patches=False)),
+    Ingredients.PATCH_GRAIN: RefinementSettings(rejection=Rejection(images=False)),
+    Ingredients.IQR: RefinementSettings(rejection=Rejection(image_rule=Rule.IQR, image_k=1.5)),
+    Ingredients.REPLAY: RefinementSettings(),
+}
