@@ -14,8 +14,8 @@ from core.thresholds import Rule
 class Ingredients(StrEnum):
     """`full`: all of them. `no-guide`: the flow alone takes the inner loop. `no-l2`: nothing pulls to the anchor.
     `no-rejection`: all buffered images teach, and all of their places. `image-grain`, `patch-grain`: suspect images, or
-    suspect places of all images, are all that is left out. `iqr`: images are suspect above Q3 + 1.5 IQR. `replay`: the images
-    that taught the first gauge are in every buffer too (arXiv 2605.24251 finds that hard to beat).
+    suspect places of all images, are all that is left out. `iqr`: images are suspect above Q3 + 1.5 IQR. `replay`: what
+    taught the first gauge is in every buffer too (arXiv 2605.24251 finds that hard to beat).
     """
 
     FULL = "full"
