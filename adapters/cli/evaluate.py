@@ -20,6 +20,7 @@ def evaluate(
     aspect: options.AspectOption = options.Aspect.SQUASH,
     refine: options.Refine = False,
     members: options.Members = None,
+    theta: options.Theta = None,
     splits: Annotated[
         Path | None, typer.Option(help="JSON: which images teach and which judge, by seed and noise.", metavar="FILE")
     ] = None,
@@ -58,7 +59,7 @@ def evaluate(
     model = Model(detector, weights, backbone, size, aspect, refine, members)
     with bars() as report:
         trials = chosen_trials(dataset, splits, seeds_of(seed), noise, limit)
-        found = evaluation(dataset.resolve().name, trials, model, groups, device, report)
+        found = evaluation(dataset.resolve().name, trials, model, theta, groups, device, report)
     for name, cause in {name: cause for run in found.runs for name, cause in run.unreadable.items()}.items():
         warn(f"{name} is left out. {cause}")
     document = found.document()

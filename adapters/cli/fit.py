@@ -30,12 +30,7 @@ def fit(
     refine: options.Refine = False,
     members: options.Members = None,
     groups: options.Groups = None,
-    theta: Annotated[
-        str | None,
-        typer.Option(
-            help="Start from meta-learned parameters: a file of flowgauge meta-train, or `shipped`.", metavar="FILE"
-        ),
-    ] = None,
+    theta: options.Theta = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Use at most so many images.")] = None,
     seed: Annotated[int, typer.Option(help="Same images, settings and seed give the same gauge.")] = 0,
     device: options.DeviceOption = options.Device.AUTO,

@@ -8,7 +8,7 @@ from time import perf_counter
 
 from pydantic import TypeAdapter
 
-from adapters.cli.model import Model, torch_device
+from adapters.cli.model import Model, start_at, torch_device
 from adapters.cli.options import Device
 from adapters.cli.progress import Report
 from core.errors import UserError
@@ -48,9 +48,16 @@ def compared(found: Evaluation, others: Sequence[Run], groups: Path | None) -> P
 
 
 def evaluation(
-    name: str, trials: Sequence[Trial], model: Model, groups: Path | None, device: Device, report: Report
+    name: str,
+    trials: Sequence[Trial],
+    model: Model,
+    theta: str | None,
+    groups: Path | None,
+    device: Device,
+    report: Report,
 ) -> Evaluation:
     settings, where = model.settings(), torch_device(device)
+    start = None if theta is None else start_at(theta)
 
     def fitted(pictures: Sequence[Picture], parts: Sequence[str] | None, seed: int, progress: Progress) -> Gauge:
         return fit(
@@ -59,6 +66,7 @@ def evaluation(
             settings=settings,
             at=datetime.now(UTC),
             groups=parts,
+            theta=start,
             seed=seed,
             device=where,
             progress=progress,

@@ -47,6 +47,12 @@ Members = Annotated[
         " defects may be among the images that teach. Fitting takes as many times longer, scoring some per cent each.",
     ),
 ]
+Theta = Annotated[
+    str | None,
+    typer.Option(
+        help="Start from meta-learned parameters: a file of flowgauge meta-train, or `shipped`.", metavar="FILE"
+    ),
+]
 Weights = Annotated[
     Path | None, typer.Option(help="Backbone weights: a .safetensors or .pth file of a timm model.", metavar="FILE")
 ]
