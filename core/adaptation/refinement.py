@@ -146,7 +146,7 @@ def _starts(
     if settings is None or not anchor.guides:
         tokens = _tokens(anchor, evidence)
         return [_Start(anchor, tokens, watched, []) for watched in watchers]
-    lesson = _lesson(evidence, np.flatnonzero(suspicion.kept), settings.painted)
+    lesson = _lesson(evidence, torch.from_numpy(np.flatnonzero(suspicion.kept)), settings)
     starts = []
     for number, watched in enumerate(watchers, start=1):
         progress("retuning the guide", number, len(watchers))
@@ -156,14 +156,19 @@ def _starts(
     return starts
 
 
-def _lesson(evidence: Evidence, kept: NDArray[np.intp], most_painted: int) -> Lesson:
-    """The kept images, and some of them, at regular steps, with painted defects."""
-    numbers = torch.from_numpy(kept)
-    chosen = numbers[torch.linspace(0, len(kept) - 1, min(most_painted, len(kept))).round().long()]
+def _lesson(evidence: Evidence, kept: Tensor, settings: Retuning) -> Lesson:
+    """Kept images, and some of them with painted defects."""
+    numbers = _spread_out(kept, settings.images)
+    chosen = _spread_out(numbers, settings.painted)
     painted, mask = evidence.painted(chosen)
     return Lesson(
         good=select(evidence.views[0], numbers), image=numbers, painted=painted, painted_image=chosen, mask=mask
     )
+
+
+def _spread_out(numbers: Tensor, most: int) -> Tensor:
+    """So many of them at regular steps, or all."""
+    return numbers[torch.linspace(0, len(numbers) - 1, min(most, len(numbers))).round().long()]
 
 
 def recentred(detector: Detector, evidence: Evidence) -> Detector:

@@ -28,10 +28,11 @@ Windowed = tuple[Embedding, Tensor]
 
 
 class Retuning(Part):
-    """`painted` images, at most, are shown with a painted defect: their features are what retuning costs most. The
-    inner loop's batch is in windows.
+    """At most so many `images` teach, for their features lie in memory more than once, and so many are shown with a
+    `painted` defect too, for those features are what retuning costs most. The inner loop's batch is in windows.
     """
 
+    images: int = Field(256, ge=2)
     painted: int = Field(64, ge=2)
     inner_loop: InnerLoop = InnerLoop(alpha=0.1, steps=40, batch=16, l2=L2Rule(lowest=0.01, highest=0.5))
 

@@ -3,15 +3,17 @@
 from dataclasses import replace
 from functools import cache
 
+import numpy as np
 import pytest
 import torch
 
 from core.adaptation.inner_loop import InnerLoop
-from core.adaptation.retuning import Lessons, retuned
+from core.adaptation.refinement import Division, Evidence, RefinementSettings, refine
+from core.adaptation.retuning import Lessons, Retuning, retuned
 from core.adaptation.trace import GUIDE, Step
 from core.adaptation.uncertainty import L2Rule
 from core.detectors import guide as guide_module
-from core.detectors.base import Lesson, length
+from core.detectors.base import Embedding, Lesson, length, select
 from core.detectors.patchflow import PatchFlow
 from tests.support.detectors import PANEL, features, lesson, mask, small, taught
 
@@ -111,3 +113,30 @@ def test_a_detector_without_guides_stays_as_it_is() -> None:
 
 def test_small_detectors_have_the_guides_that_they_say() -> None:
     assert [len(small(name).guides) for name in ("rad", "patchflow", PANEL)] == [0, 1, 3]
+
+
+def test_a_large_buffer_teaches_by_some_of_its_images() -> None:
+    asked: list[torch.Tensor] = []
+    given = shifted()
+
+    def painted(numbers: torch.Tensor) -> tuple[Embedding, torch.Tensor]:
+        asked.append(numbers)
+        return select(given.painted, numbers), given.mask[numbers]
+
+    division = Division(folds=np.arange(24) % 2, watching=np.arange(24) < 3)
+    settings = RefinementSettings(rounds=1, retuning=Retuning(images=10, painted=4, inner_loop=LOOP))
+    refined = refine(
+        anchor(),
+        Evidence((given.good,), painted),
+        [str(number) for number in range(24)],
+        division,
+        settings,
+        default_k=5,
+        seed=0,
+        progress=lambda what, done, total: None,
+    )
+    (numbers,) = asked
+    assert len(numbers) == 4
+    assert len(set(numbers.tolist())) == 4
+    told = {(step.round, step.what) for step in refined.steps}
+    assert {(number, GUIDE) for number in (1, 2, 3)} <= told
