@@ -121,10 +121,30 @@ def _scores_by_gauge(gauges: Sequence[Gauge], squares: NDArray[np.uint8]) -> tup
 
 def score_all(gauge: Gauge, squares_NSSC: NDArray[np.uint8]) -> NDArray[np.float64]:
     """Scores (N,) of squares (N, size, size, 3), averaged over the detector's views (RAD eq. 3)."""
-    scores = [
-        _scores_by_gauge([gauge] * len(rows), squares_NSSC[rows])[0] for rows in _chunks(range(len(squares_NSSC)))
-    ]
-    return torch.cat(scores).double().numpy()
+    return score_by_each([gauge], squares_NSSC)[0]
+
+
+def score_by_each(gauges: Sequence[Gauge], squares_NSSC: NDArray[np.uint8]) -> list[NDArray[np.float64]]:
+    """The same by every one of the gauges: those that share backbone and preprocessing share its passes."""
+    alike: dict[str, list[int]] = {}
+    for index, gauge in enumerate(gauges):
+        facts = gauge.manifest
+        key = f"{facts.backbone.model_dump_json()} {facts.preprocessing.model_dump_json()} {gauge.detector.views}"
+        alike.setdefault(key, []).append(index)
+    found: dict[int, NDArray[np.float64]] = {}
+    for indices in alike.values():
+        scores = _scores_by_all([gauges[index] for index in indices], squares_NSSC)
+        found |= dict(zip(indices, scores, strict=True))
+    return [found[index] for index in range(len(gauges))]
+
+
+def _scores_by_all(gauges: Sequence[Gauge], squares: NDArray[np.uint8]) -> list[NDArray[np.float64]]:
+    first, scores = gauges[0], torch.zeros(len(gauges), len(squares))
+    for rows in _chunks(range(len(squares))):
+        for _, features in _features(first, squares[rows]):
+            for own, gauge in zip(scores, gauges, strict=True):
+                own[rows] += gauge.detector.score(features).image.cpu() / len(first.detector.views)
+    return list(scores.double().numpy())
 
 
 def _features(gauge: Gauge, squares: NDArray[np.uint8]) -> Iterator[tuple[View, Sequence[Tensor]]]:

@@ -10,19 +10,6 @@ import pytest
 from tests.support.servers import S3Address, provided, real_kafka, real_redis, real_s3, second_real_s3
 from tests.support.shell import Shell
 
-SERVERS = {"kafka_bootstrap", "redis_url", "s3_address", "second_s3_address", "kafka", "minio", "redis"}
-"""Fixtures that stand for a real server."""
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Where tests run side by side, all that need a server share one process, and so one of each server; the others of
-    a file share what they have taught.
-    """
-    for item in items:
-        needed = SERVERS & set(getattr(item, "fixturenames", ()))
-        item.add_marker(pytest.mark.xdist_group("servers" if needed else item.path.stem))
-
 
 @pytest.fixture
 def flowgauge(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Shell:

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from core.adaptation.trace import AdaptationTrace, Check, GateReport
-from core.gauge import Gauge, score_all
+from core.gauge import Gauge, score_by_each
 from core.images import Picture
 from core.lessons import Squares, paint_all
 from core.messages import Part
@@ -37,22 +37,31 @@ class Recent:
     def __init__(self, candidate: Gauge, parent: Gauge, pictures: Sequence[Picture], seed: int, copies: int) -> None:
         self.candidate, self.parent = candidate, parent
         squares = candidate.manifest.preprocessing.squares(pictures)
-        self.plain = _Pair(candidate, parent, squares)
+        self.plain = self.pair(squares)
         # what both find most ordinary is what defects are painted on: real ones would blur the check
-        ordinary = squares[np.argsort(self.plain.ranks())[: max(1, round(0.6 * len(squares)))]]
-        painted = [paint_all(ordinary, seed + copy).squares for copy in range(copies)]
-        self.ordinary = _Pair(candidate, parent, ordinary)
-        self.painted = _Pair(candidate, parent, np.concatenate(painted))
+        ordinary = np.argsort(self.plain.ranks())[: max(1, round(0.6 * len(squares)))]
+        painted = [paint_all(squares[ordinary], seed + copy).squares for copy in range(copies)]
+        self.ordinary = self.plain.of(ordinary)
+        self.painted = self.pair(np.concatenate(painted))
+
+    def pair(self, squares: Squares) -> "_Pair":
+        """What the two say of them."""
+        own, parents = score_by_each([self.candidate, self.parent], squares)
+        return _Pair(own, parents, self.candidate.manifest.threshold.value, self.parent.manifest.threshold.value)
 
 
 class _Pair:
     """Scores (n,) of the same squares by candidate and parent, and the shares above each one's threshold."""
 
-    def __init__(self, candidate: Gauge, parent: Gauge, squares: Squares) -> None:
-        self.candidate = score_all(candidate, squares)
-        self.parent = score_all(parent, squares)
-        self._caught = self.candidate > candidate.manifest.threshold.value
-        self._parents = self.parent > parent.manifest.threshold.value
+    def __init__(self, candidate: Scores, parent: Scores, limit: float, parent_limit: float) -> None:
+        self.candidate, self.parent = candidate, parent
+        self._limits = limit, parent_limit
+        self._caught = candidate > limit
+        self._parents = parent > parent_limit
+
+    def of(self, rows: NDArray[np.intp]) -> "_Pair":
+        """Of some of the squares."""
+        return _Pair(self.candidate[rows], self.parent[rows], *self._limits)
 
     @property
     def alarms(self) -> float:
@@ -185,5 +194,4 @@ def _golden_goods(recent: Recent, pictures: Sequence[Picture]) -> Check:
 
 
 def _golden(recent: Recent, pictures: Sequence[Picture]) -> _Pair:
-    squares = recent.candidate.manifest.preprocessing.squares(pictures)
-    return _Pair(recent.candidate, recent.parent, squares)
+    return recent.pair(recent.candidate.manifest.preprocessing.squares(pictures))

@@ -1,0 +1,33 @@
+"""Several gauges score the same images: what they share is computed once, and nothing else changes."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from core import gauge as gauge_module
+from core.gauge import score_all, score_by_each
+from tests.support.gauges import gauge, goods
+
+
+def test_each_gauge_says_what_it_says_alone() -> None:
+    gauges = [gauge("patchflow"), gauge("rad"), gauge("patchflow")]
+    squares = gauges[0].manifest.preprocessing.squares(goods(range(700, 719)))
+    together = score_by_each(gauges, squares)
+    assert [scores.shape for scores in together] == [(19,)] * 3
+    for alone, scores in zip((score_all(each, squares) for each in gauges), together, strict=True):
+        np.testing.assert_array_equal(alone, scores)
+
+
+def test_gauges_alike_share_the_backbones_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    passes: list[int] = []
+    plain = gauge_module._features
+
+    def counted(*given: Any) -> Any:
+        passes.append(1)
+        return plain(*given)
+
+    monkeypatch.setattr(gauge_module, "_features", counted)
+    squares = gauge().manifest.preprocessing.squares(goods(range(700, 708)))
+    score_by_each([gauge(), gauge()], squares)
+    assert len(passes) == 1
