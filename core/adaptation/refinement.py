@@ -7,7 +7,8 @@ labels; here it ends when the kept set is stable.
 
 from collections.abc import Callable, Sequence
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -75,11 +76,6 @@ class Division:
     folds: NDArray[np.intp]
     watching: NDArray[np.bool_]
 
-    @property
-    def watchers(self) -> list[NDArray[np.bool_]]:
-        """Who watches each fit: one fold after the other, and at last those that watch the fit to all."""
-        return [*(self.folds == fold for fold in range(int(self.folds.max()) + 1)), self.watching]
-
 
 def refine(
     anchor: Detector,
@@ -97,7 +93,9 @@ def refine(
     nll = token_nll(anchor, parameters_of(anchor.flow), _tokens(anchor, evidence))
     suspicion = suspect(image_scores(anchor, evidence, nll), nll, settings.rejection, default_k)
     rounds, steps = [_round(suspicion, settings.rejection, image_ids)], list[Step]()
-    *cross, whole = _starts(anchor, evidence, suspicion, division, settings.retuning, seed, progress)
+    lesson, folds = _lesson(anchor, evidence, suspicion, settings.retuning), int(division.folds.max()) + 1
+    school = _School(anchor, evidence, lesson, settings.retuning, seed, folds + 1, progress)
+    cross = [school.start(division.folds == fold, fold + 1) for fold in range(folds)]
     for number in range(1, settings.rounds + 1):
         progress("refining, round", number, settings.rounds)
         students = [_student(start, suspicion.patches, settings.inner_loop, seed, number) for start in cross]
@@ -108,6 +106,7 @@ def refine(
         steps += [step for student in students for step in student.steps]
         if np.array_equal(before.kept, suspicion.kept):
             break
+    whole = school.without(suspicion).start(division.watching, folds + 1)
     last = _student(whole, suspicion.patches, settings.inner_loop, seed, len(rounds))
     return Refined(
         detector=last.detector,
@@ -132,33 +131,45 @@ class _Start:
     steps: list[Step]
 
 
-def _starts(
-    anchor: Detector,
-    evidence: Evidence,
-    suspicion: Suspicion,
-    division: Division,
-    settings: Retuning | None,
-    seed: int,
-    progress: Progress,
-) -> list[_Start]:
-    """One for each fold, and one for all."""
-    watchers = division.watchers
+@dataclass(frozen=True)
+class _School:
+    """Makes starts. `lesson` None: the guides stay the anchor's."""
+
+    anchor: Detector
+    evidence: Evidence
+    lesson: Lesson | None
+    settings: Retuning | None
+    seed: int
+    starts: int
+    progress: Progress
+
+    def without(self, suspicion: Suspicion) -> "_School":
+        """The same, where what has become suspect since does not teach."""
+        if self.lesson is None:
+            return self
+        left = self.lesson.without(torch.from_numpy(np.flatnonzero(~suspicion.kept)))
+        return replace(self, lesson=left if length(left.good) and length(left.painted) else None)
+
+    def start(self, watched: NDArray[np.bool_], number: int) -> _Start:
+        """The `number`th."""
+        self.progress("retuning the guide", number, self.starts)
+        if self.lesson is None or self.settings is None:
+            return _Start(self.anchor, self._anchors_tokens, watched, [])
+        lessons = Lessons.divided(self.lesson, torch.from_numpy(np.flatnonzero(watched)))
+        loop = self.settings.inner_loop
+        detector, steps = retuned(self.anchor, lessons, loop, seed=self.seed, round_number=number)
+        return _Start(detector, _tokens(detector, self.evidence), watched, steps)
+
+    @cached_property
+    def _anchors_tokens(self) -> Tensor:
+        return _tokens(self.anchor, self.evidence)
+
+
+def _lesson(anchor: Detector, evidence: Evidence, suspicion: Suspicion, settings: Retuning | None) -> Lesson | None:
+    """Kept images, and some of them with painted defects; None where no guide is to be taught."""
     if settings is None or not anchor.guides:
-        tokens = _tokens(anchor, evidence)
-        return [_Start(anchor, tokens, watched, []) for watched in watchers]
-    lesson = _lesson(evidence, torch.from_numpy(np.flatnonzero(suspicion.kept)), settings)
-    starts = []
-    for number, watched in enumerate(watchers, start=1):
-        progress("retuning the guide", number, len(watchers))
-        lessons = Lessons.divided(lesson, torch.from_numpy(np.flatnonzero(watched)))
-        detector, steps = retuned(anchor, lessons, settings.inner_loop, seed=seed, round_number=number)
-        starts.append(_Start(detector, _tokens(detector, evidence), watched, steps))
-    return starts
-
-
-def _lesson(evidence: Evidence, kept: Tensor, settings: Retuning) -> Lesson:
-    """Kept images, and some of them with painted defects."""
-    numbers = _spread_out(kept, settings.images)
+        return None
+    numbers = _spread_out(torch.from_numpy(np.flatnonzero(suspicion.kept)), settings.images)
     chosen = _spread_out(numbers, settings.painted)
     painted, mask = evidence.painted(chosen)
     return Lesson(

@@ -1,19 +1,23 @@
 """The inner loop on guides: what moves, what stays, who may teach."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from core.adaptation import refinement as refinement_module
 from core.adaptation.inner_loop import InnerLoop
-from core.adaptation.refinement import Division, Evidence, RefinementSettings, refine
+from core.adaptation.refinement import Division, Evidence, Refined, RefinementSettings, refine
+from core.adaptation.rejection import Rejection, Suspicion, suspect
 from core.adaptation.retuning import Lessons, Retuning, retuned
 from core.adaptation.trace import GUIDE, Step
 from core.adaptation.uncertainty import L2Rule
 from core.detectors import guide as guide_module
-from core.detectors.base import Embedding, Lesson, length, select
+from core.detectors.base import Detector, Embedding, Lesson, length, select
 from core.detectors.patchflow import PatchFlow
 from tests.support.detectors import PANEL, features, lesson, mask, small, taught
 
@@ -115,26 +119,52 @@ def test_small_detectors_have_the_guides_that_they_say() -> None:
     assert [len(small(name).guides) for name in ("rad", "patchflow", PANEL)] == [0, 1, 3]
 
 
-def test_a_large_buffer_teaches_by_some_of_its_images() -> None:
-    asked: list[torch.Tensor] = []
+def test_what_becomes_suspect_does_not_teach_the_last_guide(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Image 5 looks like the others to the anchor, and is rejected in the first round after it."""
+    taught_by: list[set[int]] = []
+
+    def watched(detector: Detector, lessons: Lessons, *rest: Any, **more: Any) -> Any:
+        taught_by.append(set(lessons.taught.image.tolist()) | set(lessons.watched.painted_image.tolist()))
+        return retuned(detector, lessons, *rest, **more)
+
+    def doubting(scores: Any, nll: torch.Tensor, rule: Rejection, k: float) -> Suspicion:
+        found = suspect(scores, nll, Rejection(images=False, patches=False), k)
+        if taught_by:
+            found.kept[5] = False
+        return found
+
+    monkeypatch.setattr(refinement_module, "retuned", watched)
+    monkeypatch.setattr(refinement_module, "suspect", doubting)
+    refined = refined_on(lambda numbers: None, RefinementSettings(rounds=1, retuning=Retuning(inner_loop=LOOP)))
+    assert not refined.suspicion.kept[5]
+    first, second, last = taught_by
+    assert 5 in first | second
+    assert 5 not in last
+
+
+def refined_on(asked: Callable[[torch.Tensor], object], settings: RefinementSettings) -> Refined:
     given = shifted()
 
     def painted(numbers: torch.Tensor) -> tuple[Embedding, torch.Tensor]:
-        asked.append(numbers)
+        asked(numbers)
         return select(given.painted, numbers), given.mask[numbers]
 
-    division = Division(folds=np.arange(24) % 2, watching=np.arange(24) < 3)
-    settings = RefinementSettings(rounds=1, retuning=Retuning(images=10, painted=4, inner_loop=LOOP))
-    refined = refine(
+    return refine(
         anchor(),
         Evidence((given.good,), painted),
         [str(number) for number in range(24)],
-        division,
+        Division(folds=np.arange(24) % 2, watching=np.arange(24) < 3),
         settings,
         default_k=5,
         seed=0,
         progress=lambda what, done, total: None,
     )
+
+
+def test_a_large_buffer_teaches_by_some_of_its_images() -> None:
+    asked: list[torch.Tensor] = []
+    settings = RefinementSettings(rounds=1, retuning=Retuning(images=10, painted=4, inner_loop=LOOP))
+    refined = refined_on(asked.append, settings)
     (numbers,) = asked
     assert len(numbers) == 4
     assert len(set(numbers.tolist())) == 4
