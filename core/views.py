@@ -21,14 +21,15 @@ class View(Part):
     gamma: float = Field(1.0, gt=0)
 
     def apply(self, images_BCHW: Tensor) -> Tensor:
-        moved = self._move(images_BCHW)
+        moved = self.move(images_BCHW)
         if (self.gain, self.contrast, self.gamma) == (1.0, 1.0, 1.0):
             return moved
         mean = moved.mean(dim=(1, 2, 3), keepdim=True)
         stretched = (self.contrast * (moved - mean) + mean).clamp(0, 1)
         return (self.gain * stretched**self.gamma).clamp(0, 1)
 
-    def _move(self, images: Tensor) -> Tensor:
+    def move(self, images: Tensor) -> Tensor:
+        """Flip and turn (..., H, W) alone: maps as well as images."""
         flipped = images.flip(-1) if self.flip else images
         return torch.rot90(flipped, self.turns, dims=(-2, -1))
 

@@ -25,8 +25,8 @@ def noise(
     variant: Annotated[
         list[str] | None,
         typer.Option(
-            help="full, no-panel, no-meta, no-rejection, mutual, one-sided, iqr, plain or clean-oracle; may be repeated"
-            " (full and plain)."
+            help="full, no-panel, no-meta, no-l2, no-rejection, mutual, one-sided, iqr, image-grain, patch-grain,"
+            " replay, plain or clean-oracle; may be repeated (full and plain)."
         ),
     ] = None,
     seeds: Annotated[str, typer.Option(help="One seed, or several: 0,1,2.")] = "0,1,2",
@@ -62,10 +62,12 @@ def noise(
     full teaches a panel, each member without one fold of the parts, and starts
     from meta-learned parameters (flowgauge meta-train); all images teach.
     no-panel and no-meta do without one of the two. mutual leaves out what
-    looks suspect beside the other images, one-sided and iqr leave out by
-    cross-fitted scores; no-rejection is full. plain does nothing of all this,
-    and clean-oracle leaves out what is mislabelled, which only a benchmark
-    knows.
+    looks suspect beside the other images; one-sided and iqr leave out images
+    and places by cross-fitted scores, image-grain and patch-grain one of the
+    two by the one-sided rule; no-rejection and no-l2 are full, which does
+    without them. plain does nothing of all this, replay shows half of the
+    images again as far as an earlier detector accepted them, and clean-oracle
+    leaves out what is mislabelled, which only a benchmark knows.
 
     Features are read once and cached. Paintings are drawn once for the whole
     data set, so figures differ a little from those of flowgauge evaluate.

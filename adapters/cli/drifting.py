@@ -11,8 +11,6 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any, TypeVar
 
-from pydantic import TypeAdapter
-
 from adapters.cli.model import Model, torch_device
 from adapters.cli.options import Device
 from adapters.cli.output import write_whole
@@ -33,7 +31,7 @@ from core.images import Picture, decode
 from core.messages import Part
 from core.procedural import MATERIALS, Change, ProceduralLine
 
-Line = TypeVar("Line", bound=Part)
+Line = TypeVar("Line", Reading, Aftermath)
 BEGAN = datetime(2026, 1, 1, tzinfo=UTC)
 
 
@@ -149,7 +147,7 @@ class Benchmarks:
     ) -> list[Line]:
         known = self._earlier(kind, out, words)
         for seed in seeds:
-            if any(getattr(line, "seed", None) == seed for line in known):
+            if any(line.seed == seed for line in known):
                 continue
             known += list(run(seed))
             if out is not None:
@@ -162,14 +160,14 @@ class Benchmarks:
             return []
         try:
             document = json.loads(out.read_text())
-            key, lines = document["key"], TypeAdapter(list[kind]).validate_python(document["lines"], strict=False)  # type: ignore[valid-type]
+            key, lines = document["key"], [kind.model_validate(line, strict=False) for line in document["lines"]]
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"{out} is no result of this benchmark ({error}).", "Give --json another name.") from error
         if key != self._key(words):
             raise UserError(
                 f"{out} tells of another line or other settings.", "Give --json another name, or remove it."
             )
-        return list(lines)
+        return lines
 
     def _written(self, out: Path | None, words: str, lines: Sequence[Part], more: dict[str, Any]) -> dict[str, Any]:
         document = self._document(words, lines, more)

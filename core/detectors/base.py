@@ -52,7 +52,7 @@ class Lesson:
     `good`: views of good images, (N,); `image`: (N,) which image each row is a view of; `painted`: (M,) good images
     with a painted defect, `painted_image`: (M,) of which image; `mask`: (M, h, w) share of each cell of the detector's
     grid that was painted, in [0, 1]. `parts` names what part the image of each number shows; where it is empty, each
-    image shows its own.
+    image shows its own. `doubted`: (N, h, w) bool, places of `good` that should not teach; where it is None, all may.
     """
 
     good: Embedding
@@ -61,6 +61,7 @@ class Lesson:
     painted_image: Tensor
     mask: Tensor
     parts: tuple[str, ...] = ()
+    doubted: Tensor | None = None
 
     def showing(self, parts: Sequence[str]) -> "Lesson":
         """The same, with the part that each image shows."""
@@ -86,6 +87,7 @@ class Lesson:
             painted=select(self.painted, painted),
             painted_image=self.painted_image[painted],
             mask=self.mask[painted],
+            doubted=None if self.doubted is None else self.doubted[good],
         )
 
 

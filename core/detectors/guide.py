@@ -15,7 +15,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from core.detectors.base import Embedding, FeatureShape, Lesson, Progress, length
-from core.detectors.windows import Windows
+from core.detectors.windows import DOUBTED, Windows
 from core.messages import Part
 from core.seeding import seeded
 
@@ -166,6 +166,8 @@ _MOST_PAINTED = 12
 _PAINTED_WEIGHT = 32.0
 _PEAK_WEIGHT = 0.3
 _PEAK_PLACES = 5
+_TEACHES_NOTHING = -1e4
+"""A logit whose cross-entropy with `good` has no gradient."""
 
 
 def _loss(guide: Guide, windows: Embedding, share_BHW: Tensor) -> Tensor:
@@ -176,8 +178,9 @@ def _loss(guide: Guide, windows: Embedding, share_BHW: Tensor) -> Tensor:
     crowd = target.sum(dim=(1, 2), keepdim=True).clamp_min(_MOST_PAINTED)
     weight = clean + _PAINTED_WEIGHT * target * _MOST_PAINTED / crowd
     places = (F.binary_cross_entropy_with_logits(logits, target, reduction="none") * weight).sum() / clean.sum()
-    peaks = logits.flatten(1).topk(_PEAK_PLACES, dim=1)[0].mean(dim=1)
     is_painted = target.amax(dim=(1, 2))
+    sure = logits.masked_fill(share_BHW == DOUBTED, _TEACHES_NOTHING)
+    peaks = sure.flatten(1).topk(_PEAK_PLACES, dim=1)[0].mean(dim=1)
     return places + _PEAK_WEIGHT * F.binary_cross_entropy_with_logits(peaks, is_painted)
 
 

@@ -33,8 +33,9 @@ class PatchFlowConfig(Part):
     whose mean deviation is 1, and keeps the flow from whitening away the guide's sense of distance. `pooled_weight` is
     that of the pooled features' likelihood beside the places', both in units of their own spread on good images.
 
-    With several `members`, each is taught without one fold of the parts, and the one that finds a place most anomalous
-    speaks for it: a defect that recurs on a part has not taught all of them.
+    With several `members`, each is taught without one fold of the parts, so a defect that recurs on a part has not
+    taught all of them. A place is as anomalous as they find it on average, the whole image as the one does that finds
+    it most so.
 
     Maps are the places smoothed by a Gaussian of deviation `near`, which outlines small defects, and `far_weight` times
     the same by one of deviation `far`, which fills what is spread out; in places.
@@ -59,9 +60,9 @@ class PatchFlowConfig(Part):
 def panel_options(members: int) -> dict[str, Any]:
     """The configuration of a panel of so many members, where it differs from that of a single one.
 
-    The pooled term weighs less: the most anomalous of several densities is a coarser judge than that of several guides.
+    The pooled term weighs less: the most anomalous of several densities is a coarser judge than several guides.
     """
-    return {"members": members} if members == 1 else {"members": members, "pooled_weight": 0.5}
+    return {"members": members} if members == 1 else {"members": members, "pooled_weight": 0.4}
 
 
 class PatchFlow(Detector):
@@ -103,7 +104,7 @@ class PatchFlow(Detector):
 
     def learn(self, lesson: Lesson, *, seed: int, progress: Progress) -> None:
         own = self._taught(lesson, seed, progress)
-        rows = self._sampled(own.tokens, lesson.image[own.rows], seed)
+        rows = self._sampled(own, lesson, seed)
         maximise_likelihood(self.flow, rows, self.config.training, seed=seed, progress=progress)
         with torch.no_grad():
             places = self._highest(self.flow.nll(own.tokens.flatten(0, 1)).view(own.tokens.shape[:2]))
@@ -137,13 +138,16 @@ class PatchFlow(Detector):
         for member in self.panel:
             member.pooled.recentre(embedding[POOLED])
 
-    def _sampled(self, tokens_NTD: Tensor, image: Tensor, seed: int) -> Rows:
+    def _sampled(self, own: "_Own", lesson: Lesson, seed: int) -> Rows:
         generator = torch.Generator().manual_seed(seed)
-        places = tokens_NTD.shape[1]
+        images, places, _ = own.tokens.shape
         few = min(self.config.tokens_per_image, places)
         chosen = torch.randperm(places, generator=generator)[:few]
-        held_out = held_out_images(image, 0.1, seed)
-        return Rows(tokens_NTD[:, chosen].flatten(0, 1), held_out.repeat_interleave(few))
+        held_out = held_out_images(lesson.image[own.rows], 0.1, seed)
+        teaching = torch.ones(images, few, dtype=torch.bool)
+        if lesson.doubted is not None:
+            teaching = ~lesson.doubted[own.rows].flatten(1)[:, chosen]
+        return Rows(own.tokens[:, chosen][teaching], held_out.repeat_interleave(few)[teaching.flatten()])
 
     def tokens(self, embedding: Embedding) -> Tensor:
         """(B, members * h * w, D): all places as one member tells of them, then as the next does."""
@@ -151,11 +155,11 @@ class PatchFlow(Detector):
 
     def image_scores(self, nll_BT: Tensor, embedding: Embedding) -> Tensor:
         """The mean of the most anomalous places, and the pooled term."""
-        return self._highest(self._most_anomalous(nll_BT)) + self._whole(embedding)
+        return self._highest(self._together(nll_BT)) + self._whole(embedding)
 
-    def _most_anomalous(self, nll_BT: Tensor) -> Tensor:
-        """(B, h * w): each place by the member that finds it most so."""
-        return nll_BT.view(len(nll_BT), len(self.panel), -1).amax(dim=1)
+    def _together(self, nll_BT: Tensor) -> Tensor:
+        """(B, h * w): each place as the members find it on average."""
+        return nll_BT.view(len(nll_BT), len(self.panel), -1).mean(dim=1)
 
     def _whole(self, embedding: Embedding) -> Tensor:
         most = torch.stack([member.whole(embedding) for member in self.panel]).amax(dim=0)
@@ -168,7 +172,7 @@ class PatchFlow(Detector):
 
     def score_embedding(self, embedding: Embedding) -> Scores:
         nll_BT = self.nll(embedding)
-        places = self._most_anomalous(nll_BT).view(-1, *self.grid)
+        places = self._together(nll_BT).view(-1, *self.grid)
         return Scores(self.image_scores(nll_BT, embedding), self._maps(places))
 
     def _maps(self, places_BHW: Tensor) -> Tensor:

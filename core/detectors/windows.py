@@ -11,6 +11,10 @@ def nhwc(tensor: Tensor) -> Tensor:
     return tensor.contiguous(memory_format=torch.channels_last) if tensor.ndim == 4 else tensor
 
 
+DOUBTED = 1e-3
+"""The painted share of cells that should not teach: neither nothing nor enough to count as painted."""
+
+
 class Windows:
     """Seeded square windows of `side` cells from the rows of a lesson: good views first, painted copies after them."""
 
@@ -34,13 +38,19 @@ class Windows:
 
     def _window(self, row: int) -> tuple[Embedding, Tensor]:
         if row < self._good:
-            source, index, share = self._lesson.good, row, self._lesson.mask.new_zeros(self._places, self._places)
+            source, index, share = self._lesson.good, row, self._doubted(row)
+            top, left = self._anywhere()
         else:
             source, index = self._lesson.painted, row - self._good
             share = self._lesson.mask[index]
-        top, left = self._corner(share)
+            top, left = self._corner(share)
         parts = {name: self._cut(tensor[index], top, left) for name, tensor in source.items()}
         return parts, share[top : top + self._side, left : left + self._side]
+
+    def _doubted(self, row: int) -> Tensor:
+        if self._lesson.doubted is None:
+            return self._lesson.mask.new_zeros(self._places, self._places)
+        return DOUBTED * self._lesson.doubted[row].to(self._lesson.mask.dtype)
 
     def _cut(self, tensor: Tensor, top: int, left: int) -> Tensor:
         if tensor.ndim < 3:
@@ -51,11 +61,14 @@ class Windows:
 
     def _corner(self, share_HW: Tensor) -> tuple[int, int]:
         """A random corner from which the window holds a random one of the most painted cells, or any place."""
-        painted = (share_HW >= min(0.08, float(share_HW.max()))).nonzero() if share_HW.any() else None
-        if painted is None:
-            return self._random(0, self._places), self._random(0, self._places)
+        if not share_HW.any():
+            return self._anywhere()
+        painted = (share_HW >= min(0.08, float(share_HW.max()))).nonzero()
         row, column = painted[self._draw(len(painted))].tolist()
         return self._random(row - self._side + 1, row + 1), self._random(column - self._side + 1, column + 1)
+
+    def _anywhere(self) -> tuple[int, int]:
+        return self._random(0, self._places), self._random(0, self._places)
 
     def _random(self, low: int, high: int) -> int:
         """A multiple of the step in [low, high) that keeps the window inside."""

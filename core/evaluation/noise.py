@@ -1,8 +1,9 @@
 """How much defects among the images that teach cost: the same fit at rising shares of them, in variants."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
+from functools import cached_property
 from statistics import fmean, stdev
 
 import numpy as np
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from core.adaptation.mutual import MutualScoring
+from core.adaptation.rejection import Rejection, patch_limit
 from core.detectors.base import Detector, Lesson
 from core.detectors.patchflow import PatchFlow, panel_options
 from core.errors import DatasetError
@@ -25,30 +27,42 @@ from core.thresholds import Rule
 
 class Variant(StrEnum):
     """`full`: a panel, whose members are each taught without one fold of the parts and start from theta*; all images
-    teach. Without one of its ingredients: `no-panel` teaches one member, `no-meta` starts at random. With a rejection,
-    none of which earned its place in `full`: `mutual` leaves out what is suspect beside the other images, before
-    anything is fitted; `one-sided` and `iqr` leave out by scores of detectors that were fitted without the image in
-    question, in two rounds. `no-rejection` is `full`, by the name of what it does not do. For comparison, one member
-    from a random start: `plain`, all images teach; `clean-oracle`, those that are mislabelled do not, which only a
-    benchmark can know.
+    teach. Without one of its ingredients: `no-panel` teaches one member, `no-meta` starts at random. With one that did
+    not earn its place in `full`: `mutual` leaves out images that are suspect beside the others, before anything is
+    fitted; `one-sided` and `iqr` leave out images, and places of the other images, by scores of detectors that were
+    fitted without the image in question, in two rounds; `image-grain` leaves out the images alone, `patch-grain` the
+    places alone. `no-rejection` and `no-l2` are `full`, by the names of what it does not do: the pull to where learning
+    started is for adapting, where there is an anchor that has seen the line clean.
+
+    For comparison, one member from a random start: `plain`, all images teach; `replay`, every second image teaches only
+    where a detector accepts it that was fitted without it to the others of that half, as a parent's accepted images are
+    shown again to its successor (arXiv 2605.24251 finds that hard to beat); `clean-oracle`, those that are mislabelled
+    do not teach, which only a benchmark can know.
     """
 
     FULL = "full"
     NO_PANEL = "no-panel"
     NO_META = "no-meta"
+    NO_L2 = "no-l2"
     NO_REJECTION = "no-rejection"
     MUTUAL = "mutual"
     ONE_SIDED = "one-sided"
     IQR = "iqr"
+    IMAGE_GRAIN = "image-grain"
+    PATCH_GRAIN = "patch-grain"
+    REPLAY = "replay"
     PLAIN = "plain"
     CLEAN_ORACLE = "clean-oracle"
 
 
 @dataclass(frozen=True)
 class _Recipe:
-    """`changes` to the settings decide who teaches; `meta`: from theta*; `panel`: where the detector can be one."""
+    """`changes` to the settings decide which images teach, `places` whether all of their places do; `meta`: from
+    theta*; `panel`: where the detector can be one.
+    """
 
     changes: Mapping[str, object]
+    places: bool = False
     meta: bool = True
     panel: bool = True
 
@@ -62,14 +76,19 @@ class _Recipe:
 
 _PANEL = panel_options(3)
 _ALL_TEACH: Mapping[str, object] = {"refine": 0, "mutual": None}
+_BY_CROSS_FITTING: Mapping[str, object] = {"refine": 2, "mutual": None}
 _RECIPES = {
     Variant.FULL: _Recipe(_ALL_TEACH),
     Variant.NO_PANEL: _Recipe(_ALL_TEACH, panel=False),
     Variant.NO_META: _Recipe(_ALL_TEACH, meta=False),
+    Variant.NO_L2: _Recipe(_ALL_TEACH),
     Variant.NO_REJECTION: _Recipe(_ALL_TEACH),
     Variant.MUTUAL: _Recipe({"refine": 1, "mutual": MutualScoring()}),
-    Variant.ONE_SIDED: _Recipe({"refine": 2, "mutual": None}),
-    Variant.IQR: _Recipe({"refine": 2, "mutual": None, "suspect_rule": Rule.IQR}),
+    Variant.ONE_SIDED: _Recipe(_BY_CROSS_FITTING, places=True),
+    Variant.IQR: _Recipe({**_BY_CROSS_FITTING, "suspect_rule": Rule.IQR}, places=True),
+    Variant.IMAGE_GRAIN: _Recipe(_BY_CROSS_FITTING),
+    Variant.PATCH_GRAIN: _Recipe(_ALL_TEACH, places=True),
+    Variant.REPLAY: _Recipe({"refine": 1, "mutual": None}, meta=False, panel=False),
     Variant.PLAIN: _Recipe(_ALL_TEACH, meta=False, panel=False),
     Variant.CLEAN_ORACLE: _Recipe(_ALL_TEACH, meta=False, panel=False),
 }
@@ -123,16 +142,16 @@ def contaminated_fit(
     recipe = _RECIPES[variant]
     assert theta is not None or not recipe.meta, f"{variant} starts from theta*"
     begun = clock()
-    parts = [groups[name] for name in split.train]
-    lesson = data.part(split.train).showing(parts)
+    training = _Training(data, split.train, [groups[name] for name in split.train])
     start = theta if recipe.meta else None
-    mislabelled = np.isin(np.asarray(split.train), np.asarray(split.mislabelled, dtype=str))
     rejecting = Teacher(recipe.rejecting(settings), data.shape, split.seed, _silent, start)
-    suspects = _suspects(rejecting, lesson, parts, variant, mislabelled)
+    mislabelled = np.isin(np.asarray(split.train), np.asarray(split.mislabelled, dtype=str))
+    suspects = _suspects(rejecting, training, variant, mislabelled)
+    lesson = _doubting(rejecting, training, suspects) if recipe.places else training.lesson
     teaching = Teacher(recipe.teaching(settings), data.shape, split.seed, _silent, start)
     detector = teaching.taught(lesson.without(suspects), "all images")
     seconds = clock() - begun
-    kept = np.ones(len(parts), dtype=bool)
+    kept = np.ones(len(split.train), dtype=bool)
     kept[suspects.numpy()] = False
     return Cell(
         variant=variant,
@@ -146,12 +165,41 @@ def contaminated_fit(
     )
 
 
-def _suspects(
-    teacher: Teacher, lesson: Lesson, parts: Sequence[str], variant: Variant, mislabelled: NDArray[np.bool_]
-) -> Tensor:
+@dataclass(frozen=True)
+class _Training:
+    """Images that are to teach, and the part that each shows."""
+
+    data: Embedded
+    names: Sequence[str]
+    parts: Sequence[str]
+
+    @cached_property
+    def lesson(self) -> Lesson:
+        return self.data.part(self.names).showing(self.parts)
+
+    def every_second(self) -> "_Training":
+        return _Training(self.data, self.names[::2], self.parts[::2])
+
+    def folds(self, teacher: Teacher) -> NDArray[np.intp]:
+        return folds_of(self.parts, teacher.settings.folds)
+
+
+def _suspects(teacher: Teacher, training: _Training, variant: Variant, mislabelled: NDArray[np.bool_]) -> Tensor:
+    """The numbers of the images that do not teach."""
     if variant is Variant.CLEAN_ORACLE:
         return torch.from_numpy(np.flatnonzero(mislabelled))
-    return teacher.suspects(lesson, parts, folds_of(parts, teacher.settings.folds))
+    if variant is Variant.REPLAY:
+        half = training.every_second()
+        return 2 * teacher.suspects(half.lesson, half.parts, half.folds(teacher))
+    return teacher.suspects(training.lesson, training.parts, training.folds(teacher))
+
+
+def _doubting(teacher: Teacher, training: _Training, suspects: Tensor) -> Lesson:
+    """The lesson, without those places of the images that stand out among all, by the rule of adapting."""
+    maps = teacher.cross_fitted(training.lesson, training.folds(teacher), suspects).maps
+    doubted = maps > patch_limit(maps, Rejection())
+    views = teacher.untaught().teaching_views
+    return replace(training.lesson, doubted=torch.cat([view.move(doubted) for view in views]))
 
 
 def _auroc(detector: Detector, data: Embedded, split: Split) -> float:

@@ -196,6 +196,13 @@ NO_OBJECT: dict[str, tuple[str, Use]] = {
 }
 
 
+@pytest.fixture
+def something_to_read(guarded: Guarded) -> None:
+    empty = [topic for topic in (IMAGES, VERDICTS, ALERTS) if not guarded.cluster.ends(topic)]
+    guarded.cluster.store.log.append([Outgoing(topic, name, b"value") for topic in empty for name in LINES])
+
+
+@pytest.mark.usefixtures("something_to_read")
 @pytest.mark.parametrize(("user", "use", "right"), NO_TOPIC.values(), ids=NO_TOPIC)
 def test_whoever_lacks_a_right_in_kafka_is_told_which(guarded: Guarded, user: str, use: Use, right: str) -> None:
     with guarded.as_user(user) as cluster, pytest.raises(NotPermitted) as told:

@@ -1,5 +1,6 @@
 """The benchmarks of adaptation: a line that is followed while it changes, and one that is poisoned."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache, partial
 from itertools import count
@@ -26,7 +27,7 @@ from tests.support.gauges import AT, SIZE, defects, gauge, goods, settings
 DRIFTED = Condition(gain=0.8, contrast=0.85)
 
 
-def refitted(pictures: list[Picture], parts: list[str], seed: int) -> Gauge:
+def refitted(pictures: Sequence[Picture], parts: Sequence[str], seed: int) -> Gauge:
     chosen = settings().model_copy(update={"refine": 1})
     return fit(pictures, line="press-3", settings=chosen, at=AT, groups=parts, seed=seed)
 
@@ -44,7 +45,7 @@ def deciding(accepted: bool) -> Adapt:
 
 def follower(adapts: Adapt = adapt) -> Follower:
     ticks = count()
-    return Follower(adapts, refitted, lambda: float(next(ticks)), AT, seed=5)  # type: ignore[arg-type]
+    return Follower(adapts, refitted, lambda: float(next(ticks)), AT, seed=5)
 
 
 def sightings(pictures: list[Picture]) -> list[Sighting]:
@@ -142,9 +143,10 @@ def told(pixels: np.ndarray) -> bytes:
 
 def test_a_recurring_defect_is_one_mark_in_one_place() -> None:
     line = changing().line
-    marks = [line.marked(index, "scratch") for index in (1, 2, 3)]
-    assert all(mark.mask is not None and mark.mask.any() for mark in marks)
-    assert all(np.array_equal(marks[0].mask, mark.mask) for mark in marks[1:])  # type: ignore[arg-type]
+    masks = [mask for index in (1, 2, 3) if (mask := line.marked(index, "scratch").mask) is not None]
+    assert len(masks) == 3
+    assert masks[0].any()
+    assert all(np.array_equal(masks[0], mask) for mask in masks[1:])
     with pytest.raises(ValueError, match="no defect"):
         line.marked(1, "dent of a kind that there is not")
 

@@ -24,16 +24,25 @@ def taught_by(given: Lesson, **changes: Any) -> PatchFlow:
     return detector.eval()
 
 
-def test_the_member_that_finds_a_place_most_anomalous_speaks_for_it() -> None:
+def test_a_place_is_as_anomalous_as_the_members_find_it_on_average() -> None:
     detector = taught_by(lesson(small(PANEL)))
     embedding = detector.embed(features(4, seed=7))
     with torch.no_grad():
         nll = detector.nll(embedding)
         alone = [detector.flow.nll(member.tokens(embedding).flatten(0, 1)).view(4, -1) for member in detector.panel]
         told = detector.score_embedding(embedding).image - detector.image_scores(torch.zeros_like(nll), embedding)
-    most = torch.stack(alone).amax(dim=0)
-    count = max(1, round(detector.config.top * most.shape[1]))
-    torch.testing.assert_close(told, most.topk(count, dim=1)[0].mean(dim=1), rtol=1e-4, atol=1e-4)
+    places = torch.stack(alone).mean(dim=0)
+    count = max(1, round(detector.config.top * places.shape[1]))
+    torch.testing.assert_close(told, places.topk(count, dim=1)[0].mean(dim=1), rtol=1e-4, atol=1e-4)
+
+
+def test_an_image_as_a_whole_is_as_unlikely_as_the_member_finds_it_that_finds_it_most_so() -> None:
+    detector = taught_by(lesson(small(PANEL)))
+    embedding = detector.embed(features(4, seed=7))
+    with torch.no_grad():
+        told = detector.image_scores(torch.zeros_like(detector.nll(embedding)), embedding)
+        alone = torch.stack([member.whole(embedding) for member in detector.panel])
+    torch.testing.assert_close(told, detector.pooled_scale * alone.amax(dim=0))
 
 
 def test_members_begin_alike_and_end_apart() -> None:
