@@ -129,11 +129,12 @@ def drift(
         bool, typer.Option("--recurring", help="The procedural line's defects are all one worn tool's mark.")
     ] = False,
     variant: Annotated[
-        str,
+        list[str] | None,
         typer.Option(
-            help="How to adapt: full, no-guide, no-l2, no-rejection, image-grain, patch-grain, iqr or replay."
+            help="How to adapt: full, no-guide, no-l2, no-rejection, image-grain, patch-grain, iqr or replay; may be"
+            " repeated (full)."
         ),
-    ] = "full",
+    ] = None,
     refit: Annotated[
         bool, typer.Option("--refit/--no-refit", help="Fit anew to every buffer too, which takes most of the time.")
     ] = True,
@@ -174,11 +175,22 @@ def drift(
     source: Procedural | Recorded = Procedural(material, Change(_one_of(change, Change)), recurring)
     if dataset is not None and phases is not None:
         source = Recorded(dataset, phases, groups)
+    variants = [Ingredients(_one_of(name, Ingredients)) for name in dict.fromkeys(variant or ["full"])]
     model = Model(detector, weights, None, size, options.Aspect.SQUASH, members=members)
     with bars() as report:
-        benchmarks, ingredients = Benchmarks(model, device, report), Ingredients(_one_of(variant, Ingredients))
-        found = benchmarks.drift(source, ingredients, seeds_of(seeds), json, refit=refit)
-    columns = ("phase", "way", "false_alarms", "misses", "image_auroc", "image_auroc_std", "seconds", "refused")
+        benchmarks = Benchmarks(model, device, report)
+        found = benchmarks.drift(source, variants, seeds_of(seeds), json, refit=refit)
+    columns = (
+        "phase",
+        "way",
+        "variant",
+        "false_alarms",
+        "misses",
+        "image_auroc",
+        "image_auroc_std",
+        "seconds",
+        "refused",
+    )
     _conclude(found, json, columns, found["summary"])
 
 

@@ -1,7 +1,7 @@
 """The benchmarks of adaptation as the command line asks for them. Loads torch: imported when a command runs."""
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -74,7 +74,7 @@ class Procedural:
 
 @dataclass(frozen=True)
 class Benchmarks:
-    """One seed after the other; those that the file `out` tells of are not run again."""
+    """One seed after the other; what the file `out` tells of is not run again."""
 
     model: Model
     device: Device
@@ -83,41 +83,62 @@ class Benchmarks:
     def drift(
         self,
         source: Recorded | Procedural,
-        ingredients: Ingredients,
+        variants: Sequence[Ingredients],
         seeds: Sequence[int],
         out: Path | None,
         *,
         refit: bool,
     ) -> dict[str, Any]:
-        def readings(seed: int) -> Iterator[Reading]:
-            fitted, phases = _shown(source, seed)
-            follower = self._follower(seed, ingredients, refit=refit)
-            if ingredients is Ingredients.REPLAY:
-                follower = replace(follower, replayed=fitted)
-            yield from follower.follow(self._first(fitted, seed), self._told(phases, seed))
+        words = f"drift {source.words}{'' if refit else ', without refitting'}"
+        known = self._earlier(Reading, out, words)
+        for seed in seeds:
+            told = {line.variant for line in known if line.seed == seed}
+            missing = [variant for variant in variants if variant not in told]
+            for readings in self._follow(source, missing, seed, refit=refit, compared=not told):
+                known += readings
+                self._keep(out, words, known)
+        return self._written(out, words, known, {"summary": [_json(s) for s in summaries(known)]})
 
-        words = f"drift {source.words}, {ingredients}{'' if refit else ' without refitting'}"
-        found = self._resumed(Reading, readings, seeds, out, words)
-        return self._written(out, words, found, {"summary": [_json(s) for s in summaries(found)]})
+    def _follow(
+        self, source: Recorded | Procedural, variants: Sequence[Ingredients], seed: int, *, refit: bool, compared: bool
+    ) -> Iterator[list[Reading]]:
+        """The readings of each variant; beside those of the first one, if `compared`, those of what is not adapted."""
+        if not variants:
+            return
+        fitted, _ = _shown(source, seed)
+        anchor = self._first(fitted, seed)
+        for variant in variants:
+            beside = compared and variant is variants[0]
+            follower = replace(
+                self._follower(seed, variant, refit=refit and beside),
+                frozen=beside,
+                replayed=fitted if variant is Ingredients.REPLAY else (),
+            )
+            _, phases = _shown(source, seed)
+            yield list(follower.follow(anchor, self._told(phases, f"seed {seed}, {variant}")))
 
     def poisoning(
         self, source: Procedural, rounds: int, highest: float, seeds: Sequence[int], out: Path | None
     ) -> dict[str, Any]:
         words = f"poisoning {source.words} {rounds} {highest:g}"
+        known = self._earlier(Aftermath, out, words)
+        for seed in seeds:
+            if all(line.seed != seed for line in known):
+                known += self._poisoned(source, rounds, highest, seed)
+                self._keep(out, words, known)
+        return self._written(out, words, known, {})
 
-        def aftermaths(seed: int) -> Iterator[Aftermath]:
-            line = source.line(seed)
-            anchor = self._first(line.fitted(), seed)
-            follower = self._follower(seed, Ingredients.FULL)
-            for after in poisoned(follower, anchor, line.doses(rounds, highest)):
-                self.report(f"seed {seed}: adapting", after.round, rounds)
-                yield after
+    def _poisoned(self, source: Procedural, rounds: int, highest: float, seed: int) -> Iterator[Aftermath]:
+        line = source.line(seed)
+        anchor = self._first(line.fitted(), seed)
+        follower = self._follower(seed, Ingredients.FULL)
+        for after in poisoned(follower, anchor, line.doses(rounds, highest)):
+            self.report(f"seed {seed}: adapting", after.round, rounds)
+            yield after
 
-        return self._written(out, words, self._resumed(Aftermath, aftermaths, seeds, out, words), {})
-
-    def _follower(self, seed: int, ingredients: Ingredients, *, refit: bool = False) -> Follower:
-        adapting = partial(adapt, settings=settings_of(ingredients))
-        return Follower(adapting, self._refit if refit else None, perf_counter, BEGAN, seed)
+    def _follower(self, seed: int, variant: Ingredients, *, refit: bool = False) -> Follower:
+        adapting = partial(adapt, settings=settings_of(variant))
+        return Follower(adapting, self._refit if refit else None, perf_counter, BEGAN, seed, variant=variant)
 
     def _first(self, fitted: Sequence[Sighting], seed: int) -> Gauge:
         return self._fit(self.model, [s.picture for s in fitted], [s.part for s in fitted], seed, self.report)
@@ -137,22 +158,10 @@ class Benchmarks:
             progress=report,
         )
 
-    def _told(self, phases: Iterator[DriftPhase], seed: int) -> Iterator[DriftPhase]:
+    def _told(self, phases: Iterator[DriftPhase], what: str) -> Iterator[DriftPhase]:
         for number, phase in enumerate(phases, start=1):
-            self.report(f"seed {seed}, phase {number}: {phase.name}", 0, 1)
+            self.report(f"{what}, phase {number}: {phase.name}", 0, 1)
             yield phase
-
-    def _resumed(
-        self, kind: type[Line], run: Callable[[int], Iterator[Line]], seeds: Sequence[int], out: Path | None, words: str
-    ) -> list[Line]:
-        known = self._earlier(kind, out, words)
-        for seed in seeds:
-            if any(line.seed == seed for line in known):
-                continue
-            known += list(run(seed))
-            if out is not None:
-                write_whole(out, json.dumps(self._document(words, known, {}), indent=2))
-        return known
 
     def _earlier(self, kind: type[Line], out: Path | None, words: str) -> list[Line]:
         """Raises `UserError` for a file of something else, which stays as it is."""
@@ -168,6 +177,10 @@ class Benchmarks:
                 f"{out} tells of another line or other settings.", "Give --json another name, or remove it."
             )
         return lines
+
+    def _keep(self, out: Path | None, words: str, lines: Sequence[Part]) -> None:
+        if out is not None:
+            write_whole(out, json.dumps(self._document(words, lines, {}), indent=2))
 
     def _written(self, out: Path | None, words: str, lines: Sequence[Part], more: dict[str, Any]) -> dict[str, Any]:
         document = self._document(words, lines, more)

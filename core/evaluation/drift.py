@@ -1,6 +1,6 @@
 """A line that changes, followed in three ways: not at all, by adapting to each buffer, by fitting anew to it."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core.adaptation.contract import Adapt, AdaptationInput, AdaptationOutcome
+from core.evaluation.ingredients import Ingredients
 from core.evaluation.metrics import image_auroc
-from core.gauge import Gauge, score_all
+from core.gauge import Gauge, score_by_each
 from core.images import Picture
 from core.messages import Part
 from core.ports import Buffered
@@ -54,12 +55,14 @@ class DriftPhase:
 
 class Reading(Part):
     """Shares in [0, 1] of the judging images: good ones above the threshold, defects not above it. `seconds` that the
-    gauge took to make, None where none was made; `refusals` of the gate, None where it was not asked.
+    gauge took to make, None where none was made; `refusals` of the gate, None where it was not asked. `variant` says
+    how it was adapted, None where it was not.
     """
 
     seed: int
     phase: str
     way: Way
+    variant: Ingredients | None = None
     false_alarms: float
     misses: float
     image_auroc: float | None
@@ -72,6 +75,7 @@ class Summary(Part):
 
     phase: str
     way: Way
+    variant: Ingredients | None
     seeds: tuple[int, ...]
     false_alarms: float
     false_alarms_std: float | None
@@ -85,8 +89,9 @@ class Summary(Part):
 
 @dataclass(frozen=True)
 class Follower:
-    """How gauges are made and timed; without `refit`, none is fitted anew. `began` is when the line was first seen.
-    `replayed` images are in every buffer, as the oldest.
+    """How gauges are made and timed; `variant` is the name of `adapt`. Without `refit`, none is fitted anew; without
+    `frozen`, the first gauge is not read. `began` is when the line was first seen. `replayed` images are in every
+    buffer, as the oldest.
     """
 
     adapt: Adapt
@@ -95,28 +100,28 @@ class Follower:
     began: datetime
     seed: int
     replayed: Sequence[Sighting] = ()
+    variant: Ingredients = Ingredients.FULL
+    frozen: bool = True
 
     def follow(self, anchor: Gauge, phases: Iterable[DriftPhase]) -> Iterable[Reading]:
         """A reading for each phase and way, as they come."""
         in_use = anchor
         for number, phase in enumerate(phases, start=1):
-            yield self._read(anchor, phase, Way.FROZEN)
             started = self.clock()
             outcome = self.adapted(anchor, in_use, phase.buffer, number)
             seconds = self.clock() - started
             candidate = load(outcome.manifest, outcome.weights)
             in_use = candidate if outcome.accepted else in_use
-            adapted = {"seconds": seconds, "refusals": outcome.gate.refusals}
-            yield self._read(candidate, phase, Way.ADAPTED).model_copy(update=adapted)
-            yield self._read(in_use, phase, Way.IN_USE)
+            made = {Way.FROZEN: anchor} if self.frozen else {}
+            told = {Way.ADAPTED: {"seconds": seconds, "refusals": outcome.gate.refusals}}
+            made |= {Way.ADAPTED: candidate, Way.IN_USE: in_use}
             if self.refit is not None:
-                yield self._refitted(self.refit, phase)
-
-    def _refitted(self, refit: Fit, phase: DriftPhase) -> Reading:
-        started = self.clock()
-        gauge = refit([s.picture for s in phase.buffer], [s.part for s in phase.buffer], self.seed)
-        seconds = self.clock() - started
-        return self._read(gauge, phase, Way.REFITTED).model_copy(update={"seconds": seconds})
+                started = self.clock()
+                made[Way.REFITTED] = self.refit(
+                    [s.picture for s in phase.buffer], [s.part for s in phase.buffer], self.seed
+                )
+                told[Way.REFITTED] = {"seconds": self.clock() - started}
+            yield from (reading.model_copy(update=told.get(reading.way, {})) for reading in self._read(phase, made))
 
     def adapted(self, anchor: Gauge, parent: Gauge, buffer: Sequence[Sighting], number: int) -> AdaptationOutcome:
         """What becomes of `anchor` on `buffer`, in the `number`th adaptation in a row."""
@@ -143,22 +148,25 @@ class Follower:
             )
         )
 
-    def _read(self, gauge: Gauge, phase: DriftPhase, way: Way) -> Reading:
-        good, bad = scores(gauge, phase.judge_good), scores(gauge, phase.judge_defect)
-        limit = gauge.manifest.threshold.value
-        return Reading(
-            seed=self.seed,
-            phase=phase.name,
-            way=way,
-            false_alarms=float((good > limit).mean()),
-            misses=float((bad <= limit).mean()),
-            image_auroc=image_auroc(np.concatenate([good, bad]), np.arange(len(good) + len(bad)) >= len(good)),
-        )
+    def _read(self, phase: DriftPhase, made: Mapping[Way, Gauge]) -> Iterable[Reading]:
+        gauges = list(made.values())
+        judged = zip(made, gauges, scores(gauges, phase.judge_good), scores(gauges, phase.judge_defect), strict=True)
+        for way, gauge, good, bad in judged:
+            limit = gauge.manifest.threshold.value
+            yield Reading(
+                seed=self.seed,
+                phase=phase.name,
+                way=way,
+                variant=self.variant if way in {Way.ADAPTED, Way.IN_USE} else None,
+                false_alarms=float((good > limit).mean()),
+                misses=float((bad <= limit).mean()),
+                image_auroc=image_auroc(np.concatenate([good, bad]), np.arange(len(good) + len(bad)) >= len(good)),
+            )
 
 
-def scores(gauge: Gauge, pictures: Sequence[Picture]) -> NDArray[np.float64]:
-    """(n,): higher is more anomalous."""
-    return score_all(gauge, gauge.manifest.preprocessing.squares(pictures))
+def scores(gauges: Sequence[Gauge], pictures: Sequence[Picture]) -> list[NDArray[np.float64]]:
+    """(n,) by each of some gauges whose preprocessing is the same; higher is more anomalous."""
+    return score_by_each(gauges, gauges[0].manifest.preprocessing.squares(pictures))
 
 
 def _silent(what: str, share: float) -> None:
@@ -166,9 +174,14 @@ def _silent(what: str, share: float) -> None:
 
 
 def summaries(readings: Sequence[Reading]) -> list[Summary]:
-    """One for each phase and way, phases in the order of the readings."""
-    phases = dict.fromkeys(reading.phase for reading in readings)
-    groups = ([r for r in readings if (r.phase, r.way) == (phase, way)] for phase in phases for way in Way)
+    """One for each phase, way and variant; phases and variants in the order of the readings."""
+    phases, variants = (dict.fromkeys(names) for names in zip(*((r.phase, r.variant) for r in readings), strict=True))
+    groups = (
+        [r for r in readings if (r.phase, r.way, r.variant) == (phase, way, variant)]
+        for phase in phases
+        for way in Way
+        for variant in variants
+    )
     return [_summary(group) for group in groups if group]
 
 
@@ -179,6 +192,7 @@ def _summary(group: Sequence[Reading]) -> Summary:
     return Summary(
         phase=group[0].phase,
         way=group[0].way,
+        variant=group[0].variant,
         seeds=tuple(r.seed for r in group),
         false_alarms=fmean(r.false_alarms for r in group),
         false_alarms_std=_deviation([r.false_alarms for r in group]),

@@ -45,19 +45,25 @@ def poisoned(follower: Follower, anchor: Gauge, doses: Iterable[Dose]) -> Iterat
     for number, dose in enumerate(doses, start=1):
         outcome = follower.adapted(anchor, in_use, dose.buffer, number)
         in_use = load(outcome.manifest, outcome.weights) if outcome.accepted else in_use
+        both = (in_use, anchor)
+        caught, first_caught = _caught(both, dose.poisoned)
+        others_caught, first_others_caught = _caught(both, dose.others)
+        false_alarms, first_false_alarms = _caught(both, dose.good)
         yield Aftermath(
             seed=follower.seed,
             round=number,
             share=dose.share,
             refusals=outcome.gate.refusals,
-            caught=_caught(in_use, dose.poisoned),
-            first_caught=_caught(anchor, dose.poisoned),
-            others_caught=_caught(in_use, dose.others),
-            first_others_caught=_caught(anchor, dose.others),
-            false_alarms=_caught(in_use, dose.good),
-            first_false_alarms=_caught(anchor, dose.good),
+            caught=caught,
+            first_caught=first_caught,
+            others_caught=others_caught,
+            first_others_caught=first_others_caught,
+            false_alarms=false_alarms,
+            first_false_alarms=first_false_alarms,
         )
 
 
-def _caught(gauge: Gauge, pictures: Sequence[Picture]) -> float:
-    return float((scores(gauge, pictures) > gauge.manifest.threshold.value).mean())
+def _caught(gauges: Sequence[Gauge], pictures: Sequence[Picture]) -> list[float]:
+    """The share of the pictures that lies above the threshold of each."""
+    found = zip(gauges, scores(gauges, pictures), strict=True)
+    return [float((own > gauge.manifest.threshold.value).mean()) for gauge, own in found]

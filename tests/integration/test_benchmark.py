@@ -119,6 +119,13 @@ def test_a_line_is_followed_through_its_phases_once(flowgauge: Shell, phases: Pa
     assert [line["seconds"] for line in json.loads(out.read_text())["lines"]] == seconds, (
         "what was done is not repeated"
     )
+    assert flowgauge(*command, "--variant", "no-guide", "--variant", "full").code == 0
+    more = json.loads(out.read_text())["lines"]
+    assert more[: len(seconds)] == found["lines"]
+    assert [(line["way"], line["variant"]) for line in more[len(seconds) :]] == [
+        ("adapted", "no-guide"),
+        ("in-use", "no-guide"),
+    ], "the first gauge was read before"
 
 
 def test_what_cannot_be_followed_is_a_mistake(flowgauge: Shell, phases: Path, tmp_path: Path) -> None:

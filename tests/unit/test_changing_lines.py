@@ -87,8 +87,18 @@ def test_only_what_was_made_took_time_and_only_candidates_met_the_gate() -> None
 def test_the_frozen_reading_is_the_first_gauges() -> None:
     limit, shown = gauge().manifest.threshold.value, phase(DRIFTED, 2000)
     frozen = readings(True)[0]
-    assert frozen.false_alarms == pytest.approx(float((scores(gauge(), shown.judge_good) > limit).mean()))
-    assert frozen.misses == pytest.approx(float((scores(gauge(), shown.judge_defect) <= limit).mean()))
+    assert frozen.false_alarms == pytest.approx(float((scores([gauge()], shown.judge_good)[0] > limit).mean()))
+    assert frozen.misses == pytest.approx(float((scores([gauge()], shown.judge_defect)[0] <= limit).mean()))
+
+
+def test_only_what_was_adapted_has_a_variant() -> None:
+    adapted = {Way.ADAPTED, Way.IN_USE}
+    assert all((reading.variant is Ingredients.FULL) == (reading.way in adapted) for reading in readings(True))
+
+
+def test_what_was_read_before_is_not_read_again() -> None:
+    again = replace(follower(deciding(True)), frozen=False, refit=None)
+    assert [reading.way for reading in again.follow(gauge(), [phase(DRIFTED, 2000)])] == [Way.ADAPTED, Way.IN_USE]
 
 
 def test_in_use_is_what_the_gate_let_through() -> None:
@@ -100,11 +110,14 @@ def test_in_use_is_what_the_gate_let_through() -> None:
     assert candidate.refusals == ("it is not liked",)
 
 
-def reading(seed: int, alarms: float, refusals: tuple[str, ...] | None) -> Reading:
+def reading(
+    seed: int, alarms: float, refusals: tuple[str, ...] | None, variant: Ingredients = Ingredients.FULL
+) -> Reading:
     return Reading(
         seed=seed,
         phase="late",
         way=Way.ADAPTED,
+        variant=variant,
         false_alarms=alarms,
         misses=0.5,
         image_auroc=None,
@@ -120,6 +133,13 @@ def test_summaries_are_means_over_seeds_and_count_refusals() -> None:
     assert found.false_alarms_std == pytest.approx(0.02**0.5)
     assert found.image_auroc is None
     assert summaries([reading(0, 0.1, ())])[0].false_alarms_std is None
+
+
+def test_variants_have_summaries_of_their_own() -> None:
+    both = [
+        reading(seed, 0.1 * seed, (), variant) for seed in (1, 2) for variant in (Ingredients.REPLAY, Ingredients.IQR)
+    ]
+    assert [(s.variant, s.seeds) for s in summaries(both)] == [(Ingredients.REPLAY, (1, 2)), (Ingredients.IQR, (1, 2))]
 
 
 def changing(recurring: bool = False) -> ChangingLine:
@@ -179,7 +199,7 @@ def test_poisoning_is_told_beside_the_first_gauge() -> None:
     assert [after.share for after in aftermaths()] == pytest.approx([0, 0.3])
     dose: Dose = list(changing().doses(2, 0.3))[1]
     limit = gauge().manifest.threshold.value
-    assert aftermaths()[1].first_caught == pytest.approx(float((scores(gauge(), dose.poisoned) > limit).mean()))
+    assert aftermaths()[1].first_caught == pytest.approx(float((scores([gauge()], dose.poisoned)[0] > limit).mean()))
 
 
 def test_a_refused_candidate_leaves_the_gauge_in_use() -> None:
