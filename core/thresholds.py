@@ -102,6 +102,18 @@ class Threshold(Part):
             images=len(scores),
         )
 
+    def handed_on(
+        self, scores: Scores, folds: NDArray[np.intp], *, seed: int, groups: Sequence[str] | None = None
+    ) -> "Threshold":
+        """That of a gauge which was adapted from the one with this threshold, whose scores (n,) may hold defects'.
+
+        Its own rule and the one-sided rule with the equivalent k agree on clean scores of the same skew. Defects lift
+        both, the first where they are many and the second where they have moved the median; so the lower one holds.
+        """
+        rules = ((self.rule, self.k), (Rule.ONE_SIDED, self.clean_half_k))
+        both = [Threshold.from_folds(scores, folds, rule=rule, k=k, seed=seed, groups=groups) for rule, k in rules]
+        return min(both, key=lambda each: each.value).model_copy(update={"clean_half_k": self.clean_half_k})
+
 
 class Calibration(Part):
     """The scale of a line's good scores: `standardise` gives 0 at their median and 1 per robust deviation.

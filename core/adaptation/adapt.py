@@ -20,7 +20,7 @@ from core.manifest import Manifest
 from core.messages import Part
 from core.ports import Buffered
 from core.snapshot import save
-from core.thresholds import Calibration, Rule, Threshold, fold_of
+from core.thresholds import Calibration, Threshold, fold_of
 
 
 class AdaptSettings(Part):
@@ -140,13 +140,11 @@ class _Adaptation:
 
 
 def _threshold(refined: Refined, anchors: Threshold, groups: list[str], seed: int) -> Threshold:
-    """On the cross-fitted scores of the kept images, by the rule that only hears their clean half.
+    """On the cross-fitted scores of the kept images, by rules that gave the anchor's threshold on its clean scores.
 
-    With the k that put the anchor's threshold on its clean scores: the skew of good scores is the line's. Suspects lie
-    beyond that very rule's limit, so leaving them out moves the median and Q1 of good scores little, while with them
-    in, a fifth of defects lifts the threshold by as much as the good scores' deviation.
+    Suspects lie beyond the limit of one of them, so leaving them out moves the quartiles of good scores little, while
+    with them in, a fifth of defects lifts the threshold by as much as the good scores' deviation.
     """
-    kept, rule, k = refined.suspicion.kept, Rule.ONE_SIDED, anchors.clean_half_k
+    kept = refined.suspicion.kept
     parts = [part for part, keep in zip(groups, kept, strict=True) if keep]
-    threshold = Threshold.from_folds(refined.scores[kept], refined.folds[kept], rule=rule, k=k, seed=seed, groups=parts)
-    return threshold.model_copy(update={"clean_half_k": k})
+    return anchors.handed_on(refined.scores[kept], refined.folds[kept], seed=seed, groups=parts)

@@ -88,3 +88,28 @@ def test_calibration_of_constant_scores_is_finite() -> None:
 def test_folds_keep_groups_whole_and_in_order() -> None:
     folds = fold_of(["a", "a", "b", "c", "c", "d"], 2)
     assert folds.tolist() == [0, 0, 0, 1, 1, 1]
+
+
+SKEWED = np.exp(0.5 * _good(4000, seed=3))
+
+
+def _fitted() -> Threshold:
+    return Threshold.from_folds(SKEWED, np.arange(4000) % 2, rule=Rule.IQR, k=1.5, seed=0)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.2, 0.3, 0.4])
+def test_defects_among_the_scores_do_not_lift_a_threshold_that_is_handed_on_beyond_either_rule(share: float) -> None:
+    fitted, scores = _fitted(), np.exp(0.5 * _good(4000, seed=4))
+    scores[: round(share * 4000)] += 5
+    handed = fitted.handed_on(scores, np.arange(4000) % 2, seed=0)
+    rules = {Rule.IQR: 1.5, Rule.ONE_SIDED: fitted.clean_half_k}
+    assert handed.value == min(cut(scores, rule, k) for rule, k in rules.items())
+    assert share < 0.25 or handed.rule is Rule.ONE_SIDED
+    assert handed.clean_half_k == fitted.clean_half_k
+
+
+def test_a_threshold_is_handed_on_unchanged_where_nothing_has_changed() -> None:
+    fitted = _fitted()
+    again = fitted.handed_on(SKEWED, np.arange(4000) % 2, seed=0)
+    assert again.value == pytest.approx(fitted.value)
+    assert again.false_alarm_share == pytest.approx(fitted.false_alarm_share)
