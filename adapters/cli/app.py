@@ -16,6 +16,7 @@ from adapters.cli.exits import EPILOG
 from adapters.cli.fit import fit
 from adapters.cli.golden import golden
 from adapters.cli.lines import lines
+from adapters.cli.meta_search import meta_search
 from adapters.cli.meta_train import meta_train
 from adapters.cli.output import say
 from adapters.cli.publish import publish
@@ -34,7 +35,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (demo, fit, score, run, adapt, evaluate, meta_train, worker, publish, status, alerts):
+for command in (demo, fit, score, run, adapt, evaluate, meta_train, meta_search, worker, publish, status, alerts):
     app.command(epilog=EPILOG)(command)
 for name, group in (
     ("snapshots", snapshots),

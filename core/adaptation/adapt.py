@@ -20,7 +20,7 @@ from core.manifest import Manifest
 from core.messages import Part
 from core.ports import Buffered
 from core.snapshot import save
-from core.thresholds import Calibration, Threshold, fold_of
+from core.thresholds import Calibration, Threshold
 
 
 class AdaptSettings(Part):
@@ -49,13 +49,6 @@ def adapt(given: AdaptationInput, settings: AdaptSettings | None = None) -> Adap
 
 _PAINTS_APART = 1_000_003
 """Between the seeds of what teaches the guide and of what the gate paints: it asks about defects that taught nobody."""
-_WATCHING = 8
-"""One of so many parts does not teach the candidate itself: on it, the validation loss is taken."""
-
-
-def _division(parts: Sequence[str], folds: int) -> Division:
-    eighths = fold_of(parts, min(_WATCHING, len(set(parts))))
-    return Division(fold_of(parts, folds), eighths == int(eighths.max()) // 2)
 
 
 def part_of(entry: Buffered) -> str:
@@ -89,7 +82,7 @@ class _Adaptation:
             self._anchor.detector,
             self._evidence(),
             [entry.image_id for entry, _ in self.teaching],
-            _division(groups, self._settings.refinement.folds),
+            Division.of(groups, self._settings.refinement.folds),
             self._settings.refinement,
             default_k=self._anchor.manifest.threshold.clean_half_k,
             seed=self._given.seed,

@@ -23,6 +23,7 @@ from core.adaptation.retuning import Lessons, Retuning, retuned
 from core.adaptation.trace import Round, Step
 from core.detectors.base import Detector, Embedding, Lesson, Progress, joined, length, select
 from core.messages import Part
+from core.thresholds import fold_of
 
 
 class RefinementSettings(Part):
@@ -75,6 +76,16 @@ class Division:
 
     folds: NDArray[np.intp]
     watching: NDArray[np.bool_]
+
+    @classmethod
+    def of(cls, parts: Sequence[str], folds: int) -> "Division":
+        """By the part that each image shows, as many folds as there are parts for."""
+        eighths = fold_of(parts, min(_WATCHING, len(set(parts))))
+        return cls(fold_of(parts, folds), eighths == int(eighths.max()) // 2)
+
+
+_WATCHING = 8
+"""One of so many parts does not teach the candidate itself: on it, the validation loss is taken."""
 
 
 def refine(
