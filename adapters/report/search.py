@@ -19,7 +19,7 @@ circle { fill: #1d4ed8; fill-opacity: 0.65 }
 """
 
 _PANELS: tuple[tuple[str, Callable[[int, Choice], float]], ...] = (
-    ("in order of evaluation; the line is the best so far", lambda number, choice: float(number)),
+    ("worst image AUROC, and the best so far", lambda number, choice: float(number)),
     ("alpha", lambda number, choice: choice.alpha),
     ("beta", lambda number, choice: choice.beta),
     ("k", lambda number, choice: choice.k),
@@ -49,7 +49,7 @@ def _panel(number: int, choices: Sequence[Choice], worst: Sequence[float]) -> li
     up = covering(worst, top + _ROW - 44, top + 40)
     low, high = min(values), max(values)
     return [
-        text(left + 16, top + 24, f"worst image AUROC, {title}" if not number else title),
+        text(left + 16, top + 24, title),
         value_axis(up, left + 64, left + _COLUMN - 20),
         *(
             [path([(across(x), up(y)) for x, y in zip(values, _best_so_far(worst), strict=True)], "best")]
