@@ -25,8 +25,8 @@ def noise(
     variant: Annotated[
         list[str] | None,
         typer.Option(
-            help="full, no-panel, no-meta, no-rejection, mutual, one-sided, iqr, plain or clean-oracle; may be repeated"
-            " (full and plain)."
+            help="full, no-panel, no-meta, no-rejection, mutual, one-sided, iqr, plain, clean-oracle, patchcore or"
+            " padim; may be repeated (full and plain)."
         ),
     ] = None,
     seeds: Annotated[str, typer.Option(help="One seed, or several: 0,1,2.")] = "0,1,2",
@@ -65,7 +65,8 @@ def noise(
     looks suspect beside the other images, one-sided and iqr leave out by
     cross-fitted scores; no-rejection is full. plain does nothing of all this,
     and clean-oracle leaves out what is mislabelled, which only a benchmark
-    knows.
+    knows. patchcore and padim are peers, anomalib's own, on the same features
+    and images (pip install 'flowgauge[peers]').
 
     Features are read once and cached. Paintings are drawn once for the whole
     data set, so figures differ a little from those of flowgauge evaluate.

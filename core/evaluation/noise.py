@@ -30,7 +30,7 @@ class Variant(StrEnum):
     anything is fitted; `one-sided` and `iqr` leave out by scores of detectors that were fitted without the image in
     question, in two rounds. `no-rejection` is `full`, by the name of what it does not do. For comparison, one member
     from a random start: `plain`, all images teach; `clean-oracle`, those that are mislabelled do not, which only a
-    benchmark can know.
+    benchmark can know. Peers, on the same features: `patchcore` and `padim`, which take all images for good.
     """
 
     FULL = "full"
@@ -42,6 +42,8 @@ class Variant(StrEnum):
     IQR = "iqr"
     PLAIN = "plain"
     CLEAN_ORACLE = "clean-oracle"
+    PATCHCORE = "patchcore"
+    PADIM = "padim"
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ _RECIPES = {
 
 
 def needs_theta(variant: Variant) -> bool:
-    return _RECIPES[variant].meta
+    return variant in _RECIPES and _RECIPES[variant].meta
 
 
 class Cell(Part):
@@ -117,8 +119,8 @@ def contaminated_fit(
     clock: Callable[[], float],
     theta: Theta | None = None,
 ) -> Cell:
-    """Fit to the training images of `split` and judge its test images. `clock` gives seconds; `theta` is where variants
-    start that start from theta*, and may be None for the others.
+    """Fit to the training images of `split` and judge its test images; `variant` is no peer. `clock` gives seconds;
+    `theta` is where variants start that start from theta*, and may be None for the others.
     """
     recipe = _RECIPES[variant]
     assert theta is not None or not recipe.meta, f"{variant} starts from theta*"
@@ -155,10 +157,18 @@ def _suspects(
 
 
 def _auroc(detector: Detector, data: Embedded, split: Split) -> float:
-    names = [*split.test_good, *split.test_defect]
+    names = judged(split)
     test = data.part(names)
-    scores = plain_scores(detector, test, len(names), torch.arange(len(names))).image.double().numpy()
-    defective = np.arange(len(names)) >= len(split.test_good)
+    return auroc_of(plain_scores(detector, test, len(names), torch.arange(len(names))).image.double().numpy(), split)
+
+
+def judged(split: Split) -> list[str]:
+    return [*split.test_good, *split.test_defect]
+
+
+def auroc_of(scores: NDArray[np.float64], split: Split) -> float:
+    """Of the images that are `judged`, in that order. Raises `DatasetError` where they are of one kind."""
+    defective = np.arange(len(scores)) >= len(split.test_good)
     auroc = image_auroc(scores, defective)
     if auroc is None:
         raise DatasetError(
