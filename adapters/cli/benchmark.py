@@ -66,7 +66,7 @@ def noise(
     cross-fitted scores; no-rejection is full. plain does nothing of all this,
     and clean-oracle leaves out what is mislabelled, which only a benchmark
     knows. patchcore and padim are peers, anomalib's own, on the same features
-    and images (pip install 'flowgauge[peers]').
+    and images; they come with the extra named peers.
 
     Features are read once and cached. Paintings are drawn once for the whole
     data set, so figures differ a little from those of flowgauge evaluate.
