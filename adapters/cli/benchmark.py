@@ -26,7 +26,7 @@ def noise(
         list[str] | None,
         typer.Option(
             help="full, no-panel, no-meta, no-l2, no-rejection, mutual, one-sided, iqr, image-grain, patch-grain,"
-            " replay, plain or clean-oracle; may be repeated (full and plain)."
+            " replay, plain, clean-oracle, patchcore or padim; may be repeated (full and plain)."
         ),
     ] = None,
     seeds: Annotated[str, typer.Option(help="One seed, or several: 0,1,2.")] = "0,1,2",
@@ -67,7 +67,9 @@ def noise(
     two by the one-sided rule; no-rejection and no-l2 are full, which does
     without them. plain does nothing of all this, replay shows half of the
     images again as far as an earlier detector accepted them, and clean-oracle
-    leaves out what is mislabelled, which only a benchmark knows.
+    leaves out what is mislabelled, which only a benchmark knows. patchcore
+    and padim are peers, anomalib's own, on the same features and images; they
+    come with the extra named peers.
 
     Features are read once and cached. Paintings are drawn once for the whole
     data set, so figures differ a little from those of flowgauge evaluate.

@@ -17,10 +17,12 @@ from adapters.cli.model import SHIPPED, Model, start_at, torch_device
 from adapters.cli.options import Device
 from adapters.cli.output import beside, write_whole
 from adapters.cli.progress import Report
+from core.detectors.patchflow import PatchFlow
 from core.errors import DatasetError, UserError
 from core.evaluation.datasets import Dataset, Entry, Unreadable, sift
 from core.evaluation.embedded import Embedded, embedded, restored
 from core.evaluation.noise import Cell, Curve, Variant, contaminated_fit, curves, needs_theta
+from core.evaluation.peers import PEERS, Peer, peer_fit
 from core.evaluation.splits import Split, groups_of, read_groups, read_splits, trial
 from core.fitting import embedder_for
 from core.images import Picture
@@ -56,6 +58,25 @@ def variants_of(names: Sequence[str]) -> list[Variant]:
         raise UserError(f"{error}.".replace("Variant", "variant"), f"Use one of: {', '.join(Variant)}.") from error
 
 
+def peers_of(variants: Sequence[Variant], detector: str) -> Mapping[Variant, Peer]:
+    """Those that `variants` ask for. Raises `UserError` where there is no anomalib, or where `detector` keeps of the
+    features what is no use to peers.
+    """
+    wanted = [variant for variant in variants if variant in PEERS]
+    if not wanted:
+        return {}
+    if detector != PatchFlow.name:
+        raise UserError(f"{wanted[0]} needs the features that {PatchFlow.name} keeps.", "Leave --detector out.")
+    try:
+        from adapters.anomalib.peers import PEERS as FOUND
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"{wanted[0]} needs {error.name}, which is not installed.",
+            "Install the extra: pip install 'flowgauge[peers]'.",
+        ) from error
+    return FOUND
+
+
 @dataclass(frozen=True)
 class Benchmark:
     dataset: Path
@@ -69,7 +90,7 @@ class Benchmark:
 
     def run(self, variants: Sequence[Variant], seeds: Sequence[int], out: Path | None) -> NoiseResult:
         """All fits that `out` does not tell of already; it is written after each, with what else it told of."""
-        start = self._start(variants)
+        start, peers = self._start(variants), peers_of(variants, self.model.settings().detector)
         splits = [split for split in read_splits(self.splits).splits if split.seed in seeds]
         if missing := sorted(set(seeds) - {split.seed for split in splits}):
             raise UserError(f"The splits file has no seed {missing[0]}.", "Choose --seeds from those that it has.")
@@ -77,13 +98,15 @@ class Benchmark:
         plan = [(v, split) for split in splits for v in variants if (v, split.noise, split.seed) not in known]
         for done, (variant, split) in enumerate(plan):
             self.report("fitting and judging", done, len(plan))
-            known[variant, split.noise, split.seed] = self._fitted(variant, split, start)
+            known[variant, split.noise, split.seed] = self._fitted(variant, split, start, peers.get(variant))
             if out is not None:
                 write_whole(out, json.dumps(self._result(known).document(), indent=2))
         self.report("fitting and judging", len(plan), len(plan))
         return self._result(known)
 
-    def _fitted(self, variant: Variant, split: Split, start: Theta | None) -> Cell:
+    def _fitted(self, variant: Variant, split: Split, start: Theta | None, peer: Peer | None) -> Cell:
+        if peer is not None:
+            return peer_fit(self._data, split, variant, peer, perf_counter)
         return contaminated_fit(self._data, split, self._parts, variant, self.model.settings(), perf_counter, start)
 
     def _start(self, variants: Sequence[Variant]) -> Theta | None:
@@ -132,7 +155,7 @@ class Benchmark:
 
     @cached_property
     def _key(self) -> str:
-        """Changes with everything that a figure depends on, but the seed and the variant."""
+        """Changes with everything that a figure depends on, but the seed, the variant and the peers' version."""
         digest = sha256(self._settings_words.encode())
         theta = None if self.theta == SHIPPED else Path(self.theta)
         for path in (self.splits, *(path for path in (self.groups, theta) if path)):

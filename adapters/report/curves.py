@@ -7,18 +7,20 @@ from adapters.report.svg import Scale, covering, line, path, text, value_axis
 from core.evaluation.noise import Curve, Point
 
 WIDTH, HEIGHT = 720.0, 420.0
-LEFT, RIGHT, TOP, BOTTOM = 64.0, WIDTH - 150.0, 48.0, HEIGHT - 52.0
+LEFT, RIGHT, TOP, BOTTOM = 64.0, WIDTH - 176.0, 48.0, HEIGHT - 52.0
 
-_COLOURS = ("#0b6e4f", "#c2410c", "#1d4ed8", "#7c3aed", "#a16207", "#475569", "#be185d")  # told apart by lightness too
-_DASHES = (None, "7 4", "2 3", "10 3 2 3", "5 2", "1 2", "12 4")
+_COLOURS = ("#0b6e4f", "#c2410c", "#1d4ed8", "#b45309", "#7c3aed", "#0891b2", "#be185d", "#475569", "#4d7c0f")
+_DASHES = (None, "7 4", "2 3", "10 3 2 3")
+"""The two numbers have no common divisor: a curve shares its colour or its dashes with others, but never both."""
 _LABEL_GAP = 17.0
+_SAMPLE = 26.0
 
 _STYLE = """
 text { font: 13px system-ui, sans-serif; fill: #1f2937 }
 .title { font-size: 15px; font-weight: 600 }
 .tick { fill: #6b7280; font-size: 12px }
 .grid { stroke: #e5e7eb; stroke-width: 1 }
-polyline { fill: none; stroke-width: 2.2 }
+polyline, .sample { fill: none; stroke-width: 2.2 }
 """
 
 
@@ -47,11 +49,11 @@ def curves_svg(curves: Sequence[Curve]) -> str:
 
 def _curve(curve: Curve, rank: int, across: Scale, up: Scale) -> Markup:
     points = [(across(point.noise), up(point.image_auroc_mean)) for point in curve.curve]
-    colour = _COLOURS[rank % len(_COLOURS)]
+    colour, dashes = _look(rank)
     return tag(
         "g",
         *(_bar(point, across, up) for point in curve.curve if point.image_auroc_std is not None),
-        tag("g", path(points, "curve"), stroke_dasharray=_DASHES[rank % len(_DASHES)]),
+        tag("g", path(points, "curve"), stroke_dasharray=dashes),
         *(_point(point, across, up, curve.variant.value, colour) for point in curve.curve),
         stroke=colour,
     )
@@ -67,20 +69,35 @@ def _point(point: Point, across: Scale, up: Scale, name: str, colour: str) -> Ma
     return tag("circle", title, cx=across(point.noise), cy=up(point.image_auroc_mean), r=3.6, fill=colour)
 
 
+def _look(rank: int) -> tuple[str, str | None]:
+    return _COLOURS[rank % len(_COLOURS)], _DASHES[rank % len(_DASHES)]
+
+
 def _labels(curves: Sequence[Curve], up: Scale) -> list[Markup]:
     """Beside each curve's end, moved apart where they would meet."""
     ends = sorted((up(curve.curve[-1].image_auroc_mean), rank) for rank, curve in enumerate(curves))
-    placed, lowest = [], 0.0
-    for y, rank in ends:
-        lowest = max(y, lowest + _LABEL_GAP)
-        placed.append(_label(curves[rank], lowest, _COLOURS[rank % len(_COLOURS)]))
-    return placed
+    places = _apart([y for y, _ in ends])
+    return [_label(curves[rank], y, *_look(rank)) for y, (_, rank) in zip(places, ends, strict=True)]
 
 
-def _label(curve: Curve, y: float, colour: str) -> Markup:
+def _apart(ascending: Sequence[float]) -> list[float]:
+    """The same heights, moved down where the next one above is too close, and up again where the picture would end."""
+    lowered, least = [], 0.0
+    for y in ascending:
+        lowered.append(max(y, least))
+        least = lowered[-1] + _LABEL_GAP
+    end = HEIGHT - _LABEL_GAP / 2
+    return [min(y, end - _LABEL_GAP * below) for y, below in zip(lowered, reversed(range(len(lowered))), strict=True)]
+
+
+def _label(curve: Curve, y: float, colour: str, dashes: str | None) -> Markup:
+    """With a sample of the curve's line."""
     mean = f"{curve.curve[-1].image_auroc_mean:.3f}".removeprefix("0")
+    start, middle = RIGHT + 10, y - 4
+    sample = line(start, middle, start + _SAMPLE, middle, "sample")
     return join(
-        tag("circle", cx=RIGHT + 16, cy=y - 4, r=4, fill=colour), text(RIGHT + 26, y, f"{curve.variant.value} {mean}")
+        tag("g", sample, stroke=colour, stroke_dasharray=dashes),
+        text(start + _SAMPLE + 6, y, f"{curve.variant.value} {mean}"),
     )
 
 

@@ -37,7 +37,8 @@ class Variant(StrEnum):
     For comparison, one member from a random start: `plain`, all images teach; `replay`, every second image teaches only
     where a detector accepts it that was fitted without it to the others of that half, as a parent's accepted images are
     shown again to its successor (arXiv 2605.24251 finds that hard to beat); `clean-oracle`, those that are mislabelled
-    do not teach, which only a benchmark can know.
+    do not teach, which only a benchmark can know. Peers, on the same features: `patchcore` and `padim`, which take all
+    images for good.
     """
 
     FULL = "full"
@@ -53,6 +54,8 @@ class Variant(StrEnum):
     REPLAY = "replay"
     PLAIN = "plain"
     CLEAN_ORACLE = "clean-oracle"
+    PATCHCORE = "patchcore"
+    PADIM = "padim"
 
 
 @dataclass(frozen=True)
@@ -95,7 +98,7 @@ _RECIPES = {
 
 
 def needs_theta(variant: Variant) -> bool:
-    return _RECIPES[variant].meta
+    return variant in _RECIPES and _RECIPES[variant].meta
 
 
 class Cell(Part):
@@ -136,8 +139,8 @@ def contaminated_fit(
     clock: Callable[[], float],
     theta: Theta | None = None,
 ) -> Cell:
-    """Fit to the training images of `split` and judge its test images. `clock` gives seconds; `theta` is where variants
-    start that start from theta*, and may be None for the others.
+    """Fit to the training images of `split` and judge its test images; `variant` is no peer. `clock` gives seconds;
+    `theta` is where variants start that start from theta*, and may be None for the others.
     """
     recipe = _RECIPES[variant]
     assert theta is not None or not recipe.meta, f"{variant} starts from theta*"
@@ -203,10 +206,18 @@ def _doubting(teacher: Teacher, training: _Training, suspects: Tensor) -> Lesson
 
 
 def _auroc(detector: Detector, data: Embedded, split: Split) -> float:
-    names = [*split.test_good, *split.test_defect]
+    names = judged(split)
     test = data.part(names)
-    scores = plain_scores(detector, test, len(names), torch.arange(len(names))).image.double().numpy()
-    defective = np.arange(len(names)) >= len(split.test_good)
+    return auroc_of(plain_scores(detector, test, len(names), torch.arange(len(names))).image.double().numpy(), split)
+
+
+def judged(split: Split) -> list[str]:
+    return [*split.test_good, *split.test_defect]
+
+
+def auroc_of(scores: NDArray[np.float64], split: Split) -> float:
+    """Of the images that are `judged`, in that order. Raises `DatasetError` where they are of one kind."""
+    defective = np.arange(len(scores)) >= len(split.test_good)
     auroc = image_auroc(scores, defective)
     if auroc is None:
         raise DatasetError(

@@ -1,3 +1,4 @@
+import re
 from functools import cache
 
 import numpy as np
@@ -224,3 +225,11 @@ def test_the_plot_names_every_curve_and_level() -> None:
     assert drawn.startswith("<svg ")
     assert all(word in drawn for word in ("no-meta .750", "iqr .750", "30 %", "no-meta at 30 %: 0.750"))
     assert drawn.count("<polyline") == 2
+
+
+def test_every_curve_of_a_plot_has_a_look_of_its_own() -> None:
+    drawn = curves_svg(curves([cell(v, noise, 0, 0.8) for v in Variant for noise in (0.0, 0.3)]))
+    strokes = re.findall(r'<line[^>]*class="sample"[^>]*>', drawn)
+    looks = re.findall(r'<g stroke="(#\w+)"(?: stroke-dasharray="([\d ]+)")?><line', drawn)
+    assert len(strokes) == len(looks) == len(Variant)
+    assert len(set(looks)) == len(Variant)
