@@ -1,0 +1,148 @@
+"""The search for alpha, beta and k: what a choice is worth, and how the next one is proposed."""
+
+import json
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+import torch
+
+from adapters.cli import searching
+from adapters.cli.model import Model
+from adapters.cli.options import Aspect, Device
+from adapters.cli.searching import Evaluation, MetaSearch, best, table
+from adapters.report.search import search_svg
+from core.detectors.base import length
+from core.detectors.patchflow import PatchFlow
+from core.errors import UserError
+from core.fitting import embedder_for
+from core.meta.search import DEFAULTS, SUPPORT, Arena, Choice, JudgedLine, SearchSettings
+from core.meta.tasks import MetaLine
+from tests.support.detectors import features, lesson, mask, small
+from tests.support.gauges import settings
+
+QUICK = SearchSettings(turns=2, levels=(0.0, 0.4), seed=3)
+
+
+def quiet(what: str, done: int, total: int) -> None:
+    """No progress to look at."""
+
+
+def arena() -> Arena:
+    detector = small("patchflow")
+    assert isinstance(detector, PatchFlow)
+    taught = MetaLine("taught", lesson(detector), detector.embed(features(8, seed=60, defect=True)), mask(8, detector))
+    good, plain, marred = (
+        detector.embed(features(20, seed, defect)) for seed, defect in ((70, False), (71, False), (71, True))
+    )
+    faint = {name: plain[name] + 0.25 * (marred[name] - plain[name]) for name in plain}
+    judged = JudgedLine("judged", lesson(detector, SUPPORT + SUPPORT // 2), good, faint)
+    return Arena(detector, [taught], [judged], QUICK)
+
+
+def test_a_choice_is_worth_the_same_whenever_it_is_asked_for() -> None:
+    place = arena()
+    before = {name: value.clone() for name, value in place.detector.state_dict().items() if "standardise" not in name}
+    found = place.aurocs(DEFAULTS, quiet)
+    assert len(found) == len(QUICK.levels)
+    assert all(0 <= value <= 1 for value in found)
+    assert place.aurocs(DEFAULTS, quiet) == found
+    after = place.detector.state_dict()
+    assert all(torch.equal(after[name], value) for name, value in before.items()), "the detector is lent"
+    assert place.aurocs(Choice(alpha=0.5, beta=1e-2, k=2), quiet) != found
+
+
+def test_a_support_holds_the_share_of_defects_that_it_is_asked_for() -> None:
+    line = arena().judged[0]
+    for share, wrong in ((0.0, 0), (0.25, 6), (0.5, 12)):
+        support = line.support(share)
+        assert length(support.good) == SUPPORT
+        assert int((support.image >= SUPPORT).sum()) == wrong
+
+
+@dataclass
+class Ground:
+    """In place of lines: what a choice is worth follows from its alpha."""
+
+    asked: list[Choice] = field(default_factory=list)
+
+    def aurocs(self, choice: Choice, progress: object) -> tuple[float, ...]:
+        self.asked.append(choice)
+        return 0.9 - abs(choice.alpha - 0.2), 0.95
+
+
+@pytest.fixture
+def ground(monkeypatch: pytest.MonkeyPatch) -> Ground:
+    made = Ground()
+    monkeypatch.setattr(MetaSearch, "_arena", lambda self: made)
+    return made
+
+
+def search(seed: int = 0) -> MetaSearch:
+    model = Model(None, None, None, None, Aspect.SQUASH)
+    return MetaSearch(model, QUICK.model_copy(update={"seed": seed}), Device.CPU, quiet)
+
+
+def test_the_defaults_are_asked_first_and_then_what_promises_more(ground: Ground, tmp_path: Path) -> None:
+    found = search().run(13, tmp_path / "search.json")
+    assert found[0].choice == DEFAULTS
+    proposed = [abs(each.choice.alpha - 0.2) for each in found]
+    assert min(proposed[8:]) < min(proposed[:8]), "the Gaussian process comes nearer than chance did"
+    assert best(found).worst == max(min(each.image_aurocs) for each in found)
+
+
+def test_an_interrupted_search_goes_on_as_if_it_had_not_been(ground: Ground, tmp_path: Path) -> None:
+    whole = search().run(10, tmp_path / "whole.json")
+    search().run(9, tmp_path / "parts.json")
+    asked = len(ground.asked)
+    parts = search().run(10, tmp_path / "parts.json")
+    assert [each.choice for each in parts] == [each.choice for each in whole]
+    assert len(ground.asked) == asked + 1, "what was evaluated is not evaluated again"
+    assert search(seed=1).run(3, tmp_path / "other.json")[1].choice != whole[1].choice
+
+
+def test_a_file_of_another_search_stays_as_it_is(ground: Ground, tmp_path: Path) -> None:
+    path = tmp_path / "search.json"
+    search().run(1, path)
+    before = path.read_text()
+    with pytest.raises(UserError, match="another search"):
+        search(seed=1).run(2, path)
+    assert path.read_text() == before
+    path.write_text("{}")
+    with pytest.raises(UserError, match="no result of this search"):
+        search().run(2, path)
+
+
+def test_without_optuna_the_extra_is_named(ground: Ground, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    with pytest.raises(UserError, match="Optuna") as told:
+        search().run(1, tmp_path / "search.json")
+    assert "flowgauge[search]" in str(told.value.remedy)
+    assert not ground.asked
+
+
+def test_the_table_and_the_plot_tell_of_every_choice(ground: Ground, tmp_path: Path) -> None:
+    found = search().run(4, tmp_path / "search.json")
+    rows = table(found, QUICK.levels).splitlines()
+    assert len(rows) == 2 + len(found)
+    assert [number for number, row in enumerate(rows[2:]) if "**" in row] == [found.index(best(found))]
+    drawn = search_svg([each.choice for each in found], [each.worst for each in found])
+    assert drawn.count("<circle") == 4 * len(found)
+    assert drawn.count('class="first"') == 4
+    assert json.loads((tmp_path / "search.json").read_text())["best"] == best(found).choice.model_dump()
+
+
+def test_lines_that_judge_are_of_materials_that_taught_nobody() -> None:
+    assert not set(searching.TAUGHT) & set(searching.JUDGED)
+
+
+def test_one_evaluation_from_images_to_figures(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Real features and real procedural lines, small ones."""
+    monkeypatch.setattr(searching, "TAUGHT", ("brushed-metal",))
+    monkeypatch.setattr(searching, "JUDGED", ("leather",))
+    monkeypatch.setattr(MetaSearch, "_fit_settings", settings())
+    (found,) = search().run(1, tmp_path / "search.json")
+    assert isinstance(found, Evaluation)
+    assert 0.5 < found.worst <= 1
+    assert isinstance(embedder_for(settings(), "cpu").detector, PatchFlow)
