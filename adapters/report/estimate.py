@@ -114,7 +114,8 @@ def _costs(forecast: Forecast) -> str:
 def _distributions(forecast: Forecast) -> Markup:
     lead = (
         "Scores of all images while they judged, in deviations from the median of good ones, so that repeats compare. "
-        "Where the two hills overlap, no threshold tells them apart. The band is where the repeats’ thresholds lay."
+        "Where the two hills overlap, no threshold tells them apart; the last column holds all scores beyond. "
+        "Ticks below are the repeats’ thresholds, the band is where they lay."
     )
     key = tag(
         "p", tag("span", "good", class_="truth good"), tag("span", "defect", class_="truth defect"), class_="chart-key"
@@ -126,7 +127,8 @@ def _stability(forecast: Forecast) -> Markup:
     threshold = forecast.estimate.threshold
     lead = (
         f"Chosen anew in each repeat, the threshold lay at {significant(threshold.mean)} deviations on average and "
-        f"moved by {significant(threshold.spread)}. Where it moves much, more defects would choose it better."
+        f"moved by {significant(threshold.spread)}. One gauge has one threshold, so it may do as well or as badly as "
+        "any one repeat; where they lie far apart, more defects would choose better."
     )
     charts = tag("div", threshold_chart(forecast.repeats), repeats_chart(forecast), class_="pair-of-charts")
     return section("Repeat by repeat", lead, tag("figure", charts))
@@ -175,7 +177,8 @@ def _meaning(forecast: Forecast) -> Markup:
         "The intervals are for the mean over the repeats’ detectors and thresholds, on parts never seen from the same "
         "line in the same state; drift is another matter. A plain t interval takes the repeats for independent "
         "experiments. They are not: they draw from the same images, so their errors hang together, and more repeats "
-        "would shrink that interval without telling anything new. Ours count the images and parts that judged, with "
-        "Nadeau and Bengio’s correction for the overlap. “Worth” is how many independent images would tell as much."
+        "would shrink that interval without telling anything new. Where thresholds move much it may be the wider one, "
+        "for it takes that for an error too. Ours count the images and parts that judged, with Nadeau and Bengio’s "
+        "correction for the overlap. “Worth” is how many independent images would tell as much."
     )
     return tag("footer", tag("h2", "How to read it"), tag("p", lead), tag("p", f"Made by {forecast.software}."))

@@ -15,7 +15,7 @@ LEFT, RIGHT, TOP, BOTTOM = 40.0, WIDTH - 16.0, 22.0, HEIGHT - 44.0
 _BINS = 60
 
 _NARROW, _TALL = 480.0, 250.0
-_PLOT_LEFT, _PLOT_RIGHT, _PLOT_TOP, _PLOT_BOTTOM = 52.0, 464.0, 30.0, 214.0
+_PLOT_LEFT, _PLOT_RIGHT, _PLOT_TOP, _PLOT_BOTTOM = 52.0, 440.0, 30.0, 214.0
 
 
 def scores_chart(repeats: Sequence[Repeat]) -> Markup:
@@ -91,11 +91,11 @@ def repeats_chart(forecast: Forecast) -> Markup:
         for number, (alarms, misses) in enumerate(shares)
     ]
     return _plot(
-        "false alarms (blue) and misses (orange), with the intervals of their means",
+        "false alarms (blue) and misses (orange); at the right, the intervals of their means",
         _percents(up),
-        _interval(found.false_alarm_share, up, "good"),
-        _interval(found.miss_share, up, "defect"),
         *marks,
+        _interval(found.false_alarm_share, up, _PLOT_RIGHT + 14, 0),
+        _interval(found.miss_share, up, _PLOT_RIGHT + 28, 1),
     )
 
 
@@ -111,10 +111,15 @@ def _percents(up: Scale) -> Markup:
     )
 
 
-def _interval(figure: Figure, up: Scale, kind: str) -> Markup:
-    low, high = (up(end) for end in figure.interval)
-    width = _PLOT_RIGHT - _PLOT_LEFT
-    return tag("rect", x=_PLOT_LEFT, y=high, width=width, height=max(low - high, 1.0), class_=f"hill {kind}")
+def _interval(figure: Figure, up: Scale, x: float, series: int) -> Markup:
+    low, high = figure.interval
+    words = f"{percent(figure.mean)} on average, {percent(low)} to {percent(high)}"
+    return tag(
+        "g",
+        tag("title", words),
+        line(x, up(low), x, up(high), f"interval series-{series}"),
+        tag("rect", x=x - 5, y=up(figure.mean) - 1.2, width=10, height=2.4, class_=f"series-{series}"),
+    )
 
 
 def _mark(number: int, of: int, y: float, class_: str, title: str) -> Markup:
