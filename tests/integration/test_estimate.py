@@ -6,9 +6,17 @@ from pathlib import Path
 
 import pytest
 
+from adapters.cli.model import Model
 from tests.support.folders import write_mvtec, write_plain
-from tests.support.plants import SIDE, tiny_dataset
+from tests.support.gauges import settings
+from tests.support.plants import tiny_dataset
 from tests.support.shell import Shell
+
+
+@pytest.fixture(autouse=True)
+def _light_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fit of seconds: how good the detector is matters to nobody here."""
+    monkeypatch.setattr(Model, "settings", lambda self: settings())
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +28,7 @@ def test_an_estimate_goes_on_where_it_stopped_and_tells_what_to_expect(
     flowgauge: Shell, cache: Path, tmp_path: Path
 ) -> None:
     out, html = tmp_path / "estimate.json", tmp_path / "estimate.html"
-    command = ("estimate", tiny_dataset(), "--detector", "rad", "--size", SIDE, "--cache", cache, "--json", out)
+    command = ("estimate", tiny_dataset(), "--cache", cache, "--json", out)
     grouped = (*command, "--group", r"^(.*)\.png$")
 
     done = flowgauge(*grouped, "--repeats", "2", "--html", html)
@@ -51,8 +59,8 @@ def test_planted_twins_are_found_kept_together_and_told(flowgauge: Shell, tmp_pa
     shutil.copytree(tiny_dataset(), root)
     first = sorted((root / "train" / "good").iterdir())[0]
     shutil.copy(first, root / "test" / "good" / "twin.png")
-    command = ("estimate", root, "--detector", "rad", "--size", SIDE, "--cache", tmp_path / "c", "--repeats", "2")
-    done = flowgauge(*command, "--choose", "iqr")
+    command = ("estimate", root, "--cache", tmp_path / "c", "--repeats", "2")
+    done = flowgauge(*command)
     assert done.code == 0
     assert "Near twins were taken for images of one part" in done.err
     found = done.json
