@@ -5,27 +5,24 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
-from importlib.metadata import version
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 from pydantic import TypeAdapter
-from safetensors.torch import load_file, save_file
 
+from adapters.cli.features import Features
 from adapters.cli.model import SHIPPED, Model, start_at, torch_device
 from adapters.cli.options import Device
-from adapters.cli.output import beside, write_whole
+from adapters.cli.output import write_whole
 from adapters.cli.progress import Report
 from core.detectors.patchflow import PatchFlow
-from core.errors import DatasetError, UserError
-from core.evaluation.datasets import Dataset, Entry, Unreadable, sift
-from core.evaluation.embedded import Embedded, embedded, restored
+from core.errors import UserError
+from core.evaluation.datasets import Dataset, Entry
 from core.evaluation.noise import Cell, Curve, Variant, contaminated_fit, curves, needs_theta
 from core.evaluation.peers import PEERS, Peer, peer_fit
 from core.evaluation.splits import Split, groups_of, read_groups, read_splits, trial
 from core.fitting import embedder_for
-from core.images import Picture
 from core.meta.theta import Theta
 
 _Place = tuple[Variant, float, int]  # variant, share of defects, seed
@@ -105,9 +102,10 @@ class Benchmark:
         return self._result(known)
 
     def _fitted(self, variant: Variant, split: Split, start: Theta | None, peer: Peer | None) -> Cell:
+        data = self._features.data
         if peer is not None:
-            return peer_fit(self._data, split, variant, peer, perf_counter)
-        return contaminated_fit(self._data, split, self._parts, variant, self.model.settings(), perf_counter, start)
+            return peer_fit(data, split, variant, peer, perf_counter)
+        return contaminated_fit(data, split, self._parts, variant, self.model.settings(), perf_counter, start)
 
     def _start(self, variants: Sequence[Variant]) -> Theta | None:
         """Where variants start that start from theta*; None where there are none such.
@@ -156,51 +154,13 @@ class Benchmark:
     @cached_property
     def _key(self) -> str:
         """Changes with everything that a figure depends on, but the seed, the variant and the peers' version."""
-        digest = sha256(self._settings_words.encode())
+        digest = sha256(self._features.settings_words.encode())
         theta = None if self.theta == SHIPPED else Path(self.theta)
         for path in (self.splits, *(path for path in (self.groups, theta) if path)):
             digest.update(path.read_bytes())
-        digest.update(self._images_sha256.encode())
+        digest.update(self._features.images_sha256.encode())
         return digest.hexdigest()
 
     @cached_property
-    def _settings_words(self) -> str:
-        settings = self.model.settings()
-        return f"{version('flowgauge')} {version('torch')} {settings.model_dump_json()}"
-
-    @cached_property
-    def _images_sha256(self) -> str:
-        digest = sha256()
-        for entry in self._entries:
-            digest.update(entry.name.encode() + sha256(entry.path.read_bytes()).digest())
-        return digest.hexdigest()
-
-    @cached_property
-    def _data(self) -> Embedded:
-        """From the cache, or made now and put there."""
-        settings, where = self.model.settings(), torch_device(self.device)
-        name = sha256(f"{self._settings_words} {self._images_sha256}".encode()).hexdigest()[:32]
-        folder = self.cache or Path.home() / ".cache" / "flowgauge" / "features"
-        stored = folder / f"{name}.safetensors"
-        names = [entry.name for entry in self._entries]
-        if stored.exists():
-            embedder = embedder_for(settings, where)
-            shape = embedder.backbone.shape(embedder.preprocessing.size)
-            return restored(names, shape, embedder.detector, load_file(stored))
-        data = embedded(names, self._pictures(), settings, where, self.report)
-        folder.mkdir(parents=True, exist_ok=True)
-        save_file({name: tensor.cpu() for name, tensor in data.tensors().items()}, beside(stored))
-        beside(stored).replace(stored)
-        return data
-
-    def _pictures(self) -> list[Picture]:
-        """Raises `DatasetError` for one that cannot be read: leaving it out would make another split."""
-        pictures = []
-        for done, sample in enumerate(sift(self._entries), start=1):
-            if isinstance(sample, Unreadable):
-                raise DatasetError(
-                    f"{sample.name} cannot be read. {sample.cause}", "Mend it, or take it out of the splits."
-                )
-            pictures.append(sample.picture)
-            self.report("reading images", done, len(self._entries))
-        return pictures
+    def _features(self) -> Features:
+        return Features(self._entries, self.model.settings(), torch_device(self.device), self.cache, self.report)

@@ -1,21 +1,18 @@
 """The report: one HTML file that needs nothing but itself, neither network nor script."""
 
-from importlib.resources import files
 from pathlib import Path
 
 from adapters.report.adaptations import adaptation_articles
 from adapters.report.figures import PhaseFigures, last_rejected, phase_figures, rejection
+from adapters.report.frame import key_figure, page, ruler, section
 from adapters.report.headline import headline
-from adapters.report.markup import Child, Markup, header_row, join, scrollable, tag
+from adapters.report.markup import Markup, header_row, join, scrollable, tag
 from adapters.report.phases import false_alarm_chart, miss_chart, phase_table
 from adapters.report.pictures import reject_grid, suspect_grid
 from adapters.report.story import Snapshot, Story
 from adapters.report.svg import symbols
 from adapters.report.timeline import legend, timeline
 from adapters.report.wording import auroc, percent, plural
-
-# no script, no font, no address: a browser that obeys this cannot fetch anything, whatever the page says
-_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 
 def write_report(story: Story, path: Path) -> None:
@@ -25,57 +22,30 @@ def write_report(story: Story, path: Path) -> None:
 def render(story: Story) -> str:
     """The whole page. The same story gives the same bytes."""
     sections = (_header, _timeline, _phases, _adaptations, _suspects, _rejects, _gauges, _reproduce)
-    main = tag("main", *(section(story) for section in sections))
-    return f"<!doctype html>\n{tag('html', _head(story), tag('body', symbols(), main), lang='en')}\n"
-
-
-def _head(story: Story) -> Markup:
-    return tag(
-        "head",
-        tag("meta", charset="utf-8"),
-        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        tag("meta", name="color-scheme", content="light dark"),
-        tag("meta", http_equiv="Content-Security-Policy", content=_POLICY),
-        tag("title", f"Flowgauge: {story.line}"),
-        tag("style", Markup(files("adapters.report").joinpath("report.css").read_text(encoding="utf-8"))),
-    )
+    main = tag("main", *(part(story) for part in sections))
+    return page(f"Flowgauge: {story.line}", symbols(), main)
 
 
 def _header(story: Story) -> Markup:
     return tag(
         "header",
-        _ruler(),
+        ruler(),
         tag("p", tag("strong", "Flowgauge"), f" line {story.line}: {story.source}", class_="overline"),
         tag("h1", headline(story)),
         tag("dl", *_key_figures(story, phase_figures(story)[-1]), class_="key"),
     )
 
 
-def _ruler() -> Markup:
-    """A graduated edge, ten fine ticks to a strong one."""
-    ticks = (tag("path", d=f"M{6 * n + 0.5} 0v{12 if n % 10 == 0 else 8 if n % 5 == 0 else 5}") for n in range(0, 187))
-    shape = {"viewBox": "0 0 1120 12", "preserveAspectRatio": "xMinYMin slice"}
-    return tag("svg", *ticks, class_="ruler", aria_hidden="true", **shape)
-
-
 def _key_figures(story: Story, last: PhaseFigures) -> list[Markup]:
     accepted = sum(adaptation.report.accepted for adaptation in story.adaptations)
     counts, on, off = story.counts, last.adapted, last.frozen
     return [
-        _key("false alarms at the end", percent(on.false_alarm), f"{percent(off.false_alarm)} switched off"),
-        _key("defects caught at the end", percent(on.caught), f"{percent(off.caught)} switched off"),
-        _key("image AUROC at the end", auroc(on.auroc), f"{auroc(off.auroc)} switched off"),
-        _key("adaptations accepted", f"{accepted}", f"by the gate, of {len(story.adaptations)}"),
-        _key("verdicts", f"{counts.verdicts:,}", f"for {plural(counts.sent, 'image')}, {counts.missing} missing"),
+        key_figure("false alarms at the end", percent(on.false_alarm), f"{percent(off.false_alarm)} switched off"),
+        key_figure("defects caught at the end", percent(on.caught), f"{percent(off.caught)} switched off"),
+        key_figure("image AUROC at the end", auroc(on.auroc), f"{auroc(off.auroc)} switched off"),
+        key_figure("adaptations accepted", f"{accepted}", f"by the gate, of {len(story.adaptations)}"),
+        key_figure("verdicts", f"{counts.verdicts:,}", f"for {plural(counts.sent, 'image')}, {counts.missing} missing"),
     ]
-
-
-def _key(name: str, value: str, beside: str) -> Markup:
-    return tag("div", tag("dt", name), tag("dd", value, tag("small", beside)))
-
-
-def _section(title: str, lead: str, *children: Child) -> Markup:
-    return tag("section", tag("h2", title), tag("p", lead, class_="lead"), *children)
 
 
 def _timeline(story: Story) -> Markup:
@@ -84,7 +54,7 @@ def _timeline(story: Story) -> Markup:
         "what the first gauge says of the same images. Far from the threshold, the scale is logarithmic."
     )
     chart = scrollable("Timeline of scores", timeline(story), "wide")
-    return _section("Every image, in order", lead, tag("figure", legend(), chart))
+    return section("Every image, in order", lead, tag("figure", legend(), chart))
 
 
 def _phases(story: Story) -> Markup:
@@ -101,7 +71,7 @@ def _phases(story: Story) -> Markup:
         class_="chart-key",
     )
     charts = tag("div", false_alarm_chart(phases), miss_chart(phases), class_="pair-of-charts")
-    return _section("Before and after", lead, tag("figure", key, charts), phase_table(phases))
+    return section("Before and after", lead, tag("figure", key, charts), phase_table(phases))
 
 
 def _adaptations(story: Story) -> Markup | None:
@@ -112,14 +82,14 @@ def _adaptations(story: Story) -> Markup | None:
         "The determinant of the covariance of its two standardised losses says how unsure it is; "
         "λ grows with it and pulls the gauge back to the anchor. A gate guards every swap."
     )
-    return _section("How the gauge was re-cut", lead, adaptation_articles(story.adaptations))
+    return section("How the gauge was re-cut", lead, adaptation_articles(story.adaptations))
 
 
 def _suspects(story: Story) -> Markup | None:
     if not story.adaptations:
         return None
     kept_out = [_kept_out(story, number) for number in range(len(story.adaptations))]
-    return _section(
+    return section(
         "Kept from teaching",
         "The buffer holds whatever the line showed, defects too. What each adaptation rejected as suspect:",
         *kept_out,
@@ -140,7 +110,7 @@ def _kept_out(story: Story, number: int) -> Markup:
 
 def _rejects(story: Story) -> Markup | None:
     lead = "Rejected images beside the place that made the gauge reject them, strongest in each phase first."
-    return _section("What was rejected", lead, reject_grid(story.rejects)) if story.rejects else None
+    return section("What was rejected", lead, reject_grid(story.rejects)) if story.rejects else None
 
 
 def _gauges(story: Story) -> Markup:
@@ -152,7 +122,7 @@ def _gauges(story: Story) -> Markup:
     )
     head = header_row("epoch", "version", "parent", "from image", "SHA-256")
     body = tag("tbody", *(_snapshot(snapshot, story) for snapshot in story.snapshots))
-    return _section("The gauges", lead, scrollable("Gauges", tag("table", head, body, class_="gauges")))
+    return section("The gauges", lead, scrollable("Gauges", tag("table", head, body, class_="gauges")))
 
 
 def _held_out(share: float | None) -> str:
