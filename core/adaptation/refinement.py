@@ -243,10 +243,17 @@ class _Student:
 
 
 def _student(start: _Start, may_teach: Tensor, settings: InnerLoop, seed: int, number: int) -> _Student:
-    watched = torch.from_numpy(start.watched)[:, None]
-    teaching = Teaching(taught=start.tokens[may_teach & ~watched], watched=start.tokens[may_teach & watched])
-    flow = start.detector.flow
+    teaching, flow = _teaching(start, may_teach), start.detector.flow
     return _Student(start, *adapted(flow, teaching, settings, seed=seed, round_number=number))
+
+
+def _teaching(start: _Start, may_teach: Tensor) -> Teaching:
+    """Where nothing is left on one side, all that may teach does both."""
+    watched = torch.from_numpy(start.watched)[:, None]
+    taught, watching = start.tokens[may_teach & ~watched], start.tokens[may_teach & watched]
+    if len(taught) and len(watching):
+        return Teaching(taught, watching)
+    return Teaching(start.tokens[may_teach], start.tokens[may_teach])
 
 
 def _held_out_nll(students: Sequence[_Student]) -> Tensor:

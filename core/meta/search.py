@@ -36,8 +36,8 @@ SUPPORT, QUERY = 24, 16
 
 
 class Choice(Part):
-    """`alpha`: the length of the guide's steps in the inner loop, there and in the outer loop; `beta`: that of the
-    outer loop's steps; `k`: of the one-sided rule that rejects images.
+    """`alpha`: the length of the guide's steps in the inner loop, which are twice as long in the outer loop's; `beta`:
+    that of the outer loop's steps; `k`: of the one-sided rule that rejects images.
     """
 
     alpha: float = Field(gt=0)
@@ -121,7 +121,7 @@ class Arena:
         training = MetaTraining(
             turns=self.settings.turns,
             beta=choice.beta,
-            guide=InnerSteps(alpha=choice.alpha, steps=12),
+            guide=InnerSteps(alpha=2 * choice.alpha, steps=12),
             seed=self.settings.seed,
         )
         state = MetaState(parameters_of(self.detector))
@@ -131,13 +131,13 @@ class Arena:
     def _auroc(self, line: JudgedLine, level: float, choice: Choice, theta: Parameters) -> float:
         support = line.support(level)
         anchor = _begun(self.detector, theta, support.good)
-        numbers = support.image.tolist()
+        names = [str(number) for number in support.image.tolist()]
         settings = _refinement(choice)
         refined = refine(
             anchor,
             Evidence((support.good,), _paintings(support)),
-            [str(number) for number in numbers],
-            Division.of([str(number) for number in numbers], settings.folds),
+            names,
+            mixed(Division.of(names, settings.folds), self.settings.seed),
             settings,
             default_k=choice.k,
             seed=self.settings.seed,
@@ -153,6 +153,12 @@ class Arena:
 def _refinement(choice: Choice) -> RefinementSettings:
     loop = Retuning().inner_loop.model_copy(update={"alpha": choice.alpha})
     return RefinementSettings(retuning=Retuning(inner_loop=loop), rejection=Rejection(image_k=choice.k))
+
+
+def mixed(division: Division, seed: int) -> Division:
+    """Folds follow the order of images, and a support's defects come last: at random instead."""
+    order = np.random.default_rng(seed).permutation(len(division.folds))
+    return Division(division.folds[order], division.watching[order])
 
 
 def _begun(detector: PatchFlow, theta: Parameters, good: Embedding) -> PatchFlow:

@@ -1,5 +1,6 @@
 """The inner loop on guides: what moves, what stays, who may teach."""
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
@@ -140,6 +141,20 @@ def test_what_becomes_suspect_does_not_teach_the_last_guide(monkeypatch: pytest.
     first, second, last = taught_by
     assert 5 in first | second
     assert 5 not in last
+
+
+def test_where_all_that_would_watch_are_suspect_those_that_teach_watch_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    def doubting(scores: Any, nll: torch.Tensor, rule: Rejection, k: float) -> Suspicion:
+        found = suspect(scores, nll, Rejection(images=False, patches=False), k)
+        found.kept[:3] = False
+        found.patches[:3] = False
+        return found
+
+    monkeypatch.setattr(refinement_module, "suspect", doubting)
+    refined = refined_on(lambda numbers: None, RefinementSettings(rounds=1, retuning=None))
+    last = [step for step in refined.steps if step.round == len(refined.rounds)]
+    assert last
+    assert all(math.isfinite(step.validation_loss) for step in last)
 
 
 def refined_on(asked: Callable[[torch.Tensor], object], settings: RefinementSettings) -> Refined:

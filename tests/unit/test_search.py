@@ -5,6 +5,7 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -13,11 +14,12 @@ from adapters.cli.model import Model
 from adapters.cli.options import Aspect, Device
 from adapters.cli.searching import Evaluation, MetaSearch, best, table
 from adapters.report.search import search_svg
+from core.adaptation.refinement import Division
 from core.detectors.base import length
 from core.detectors.patchflow import PatchFlow
 from core.errors import UserError
 from core.fitting import embedder_for
-from core.meta.search import DEFAULTS, SUPPORT, Arena, Choice, JudgedLine, SearchSettings
+from core.meta.search import DEFAULTS, SUPPORT, Arena, Choice, JudgedLine, SearchSettings, mixed
 from core.meta.tasks import MetaLine
 from tests.support.detectors import features, lesson, mask, small
 from tests.support.gauges import settings
@@ -59,6 +61,15 @@ def test_a_support_holds_the_share_of_defects_that_it_is_asked_for() -> None:
         support = line.support(share)
         assert length(support.good) == SUPPORT
         assert int((support.image >= SUPPORT).sum()) == wrong
+
+
+def test_defects_lie_in_all_folds_and_some_of_them_may_watch() -> None:
+    """A support's defects come last; folds in that order would be of one kind each."""
+    division = mixed(Division.of([str(number) for number in range(SUPPORT)], 2), seed=0)
+    defective = np.arange(SUPPORT) >= SUPPORT // 2
+    assert sorted(np.bincount(division.folds)) == [SUPPORT // 2] * 2
+    assert all(0 < defective[division.folds == fold].sum() < SUPPORT // 2 for fold in (0, 1))
+    assert division.watching.sum() == SUPPORT // 8
 
 
 @dataclass
