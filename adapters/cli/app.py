@@ -11,6 +11,7 @@ from adapters.cli.benchmark import benchmark
 from adapters.cli.config import defaults_for, read_config
 from adapters.cli.dead_letters import dead_letters
 from adapters.cli.demo import demo
+from adapters.cli.doctor import doctor
 from adapters.cli.evaluate import evaluate
 from adapters.cli.exits import EPILOG
 from adapters.cli.fit import fit
@@ -34,7 +35,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (demo, fit, score, run, adapt, evaluate, meta_train, worker, publish, status, alerts):
+for command in (demo, fit, score, run, adapt, evaluate, doctor, meta_train, worker, publish, status, alerts):
     app.command(epilog=EPILOG)(command)
 for name, group in (
     ("snapshots", snapshots),

@@ -15,7 +15,7 @@ from adapters.report.timeline import legend, timeline
 from adapters.report.wording import auroc, percent, plural
 
 # no script, no font, no address: a browser that obeys this cannot fetch anything, whatever the page says
-_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 
 def write_report(story: Story, path: Path) -> None:
@@ -35,7 +35,7 @@ def _head(story: Story) -> Markup:
         tag("meta", charset="utf-8"),
         tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
         tag("meta", name="color-scheme", content="light dark"),
-        tag("meta", http_equiv="Content-Security-Policy", content=_POLICY),
+        tag("meta", http_equiv="Content-Security-Policy", content=POLICY),
         tag("title", f"Flowgauge: {story.line}"),
         tag("style", Markup(files("adapters.report").joinpath("report.css").read_text(encoding="utf-8"))),
     )
@@ -44,14 +44,14 @@ def _head(story: Story) -> Markup:
 def _header(story: Story) -> Markup:
     return tag(
         "header",
-        _ruler(),
+        ruler(),
         tag("p", tag("strong", "Flowgauge"), f" line {story.line}: {story.source}", class_="overline"),
         tag("h1", headline(story)),
         tag("dl", *_key_figures(story, phase_figures(story)[-1]), class_="key"),
     )
 
 
-def _ruler() -> Markup:
+def ruler() -> Markup:
     """A graduated edge, ten fine ticks to a strong one."""
     ticks = (tag("path", d=f"M{6 * n + 0.5} 0v{12 if n % 10 == 0 else 8 if n % 5 == 0 else 5}") for n in range(0, 187))
     shape = {"viewBox": "0 0 1120 12", "preserveAspectRatio": "xMinYMin slice"}
