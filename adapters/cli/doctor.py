@@ -9,6 +9,7 @@ from adapters.cli import options
 from adapters.cli.evaluate import check_place
 from adapters.cli.output import as_json, emit, say, show
 from adapters.cli.progress import bars
+from core.errors import UserError
 
 if TYPE_CHECKING:
     from core.doctor.examine import Examination
@@ -48,8 +49,9 @@ def doctor(
     from adapters.cli.examining import document, examination
     from adapters.report.diagnosis import write_diagnosis
 
-    for place in (json if str(json) != "-" else None, report):
-        check_place(place)
+    check_place(json if str(json) != "-" else None)
+    if report is not None and (report.is_dir() or not report.parent.is_dir()):
+        raise UserError(f"{report} is no place for a file.", "Give --report a file name in a folder that exists.")
     with bars() as progress:
         found = examination(dataset, gauge, groups, device, progress)
     if report is not None:

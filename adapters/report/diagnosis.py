@@ -165,7 +165,7 @@ def _over_mean(portrait: Portrait, variation: NDArray[np.float32]) -> bytes:
 
 def _checks(checks: tuple[Check, ...]) -> Markup:
     body = tag("tbody", *(_check(check) for check in checks))
-    table = tag("table", header_row("check", "outcome", "figures"), body, class_="gauges")
+    table = tag("table", header_row("check", "outcome", "figures"), body, class_="gauges checks")
     return tag("section", tag("h2", "All checks"), scrollable("Checks", table))
 
 

@@ -58,10 +58,10 @@ def _stretched(low: float, high: float) -> Finding | None:
 
 
 def exposure_check(seen: Survey) -> Check:
-    """Of good images: a defect may be what makes an image dark."""
+    """Of good images in focus: a defect may be what makes an image dark, and blur takes contrast."""
     usual = seen.train
     light, contrast = (np.log(seen.values(name) + _DARK) for name in ("brightness", "contrast"))
-    wrong = (apart(light, light[usual], _LIGHT) | apart(contrast, contrast[usual], _CONTRAST)) & seen.good
+    wrong = (apart(light, light[usual], _LIGHT) | apart(contrast, contrast[usual], _CONTRAST)) & seen.good & ~seen.soft
     figures: dict[str, Figure] = {
         "brightness": float(np.median(seen.values("brightness")[usual])),
         "contrast": float(np.median(seen.values("contrast")[usual])),

@@ -37,12 +37,7 @@ def turned_check(seen: Survey, gauge: Gauge, progress: Progress) -> Check:
     entries = evenly(_readable(seen, defective=False), MOST)
     if len(entries) < FEWEST:
         return Check(name="turned", question=question, skipped=f"Fewer than {FEWEST} good test images are there.")
-    pixels = [read(entry).picture.pixels for entry in entries]
-    rejected = {}
-    for number, view in enumerate(VIEWS):
-        judged = _judged(gauge, [Picture(_moved(square, view), "") for square in pixels])
-        rejected[view] = float(np.mean([one.score > one.threshold for one in judged]))
-        progress("judging turned images", number + 1, len(VIEWS))
+    rejected = _rejected(entries, gauge, progress)
     figures: dict[str, Figure] = {words_of(view): share for view, share in rejected.items()}
     worst = max(VIEWS[1:], key=lambda view: rejected[view])
     if rejected[worst] - rejected[VIEWS[0]] < _MORE:
@@ -57,6 +52,16 @@ def turned_check(seen: Survey, gauge: Gauge, progress: Progress) -> Check:
         figures={"plain": rejected[VIEWS[0]], "worst": rejected[worst]},
     )
     return Check(name="turned", question=question, figures=figures, findings=(finding,))
+
+
+def _rejected(entries: Sequence[Entry], gauge: Gauge, progress: Progress) -> dict[View, float]:
+    """The share of the images that the gauge rejects, in each of the eight views."""
+    alarms = []
+    for number, entry in enumerate(entries):
+        pixels = read(entry).picture.pixels
+        alarms.append([one.score > one.threshold for one in gauge.judge([_moved(pixels, view) for view in VIEWS])])
+        progress("judging turned images", number + 1, len(entries))
+    return dict(zip(VIEWS, np.mean(alarms, axis=0).tolist(), strict=True))
 
 
 @dataclass(frozen=True)
@@ -101,13 +106,8 @@ def _readable(seen: Survey, *, defective: bool) -> list[Entry]:
     return [look.entry for look in seen.looks[seen.trained :] if look.entry.defective is defective]
 
 
-def _judged(gauge: Gauge, pictures: Sequence[Picture]) -> list[Judgement]:
-    batches = range(0, len(pictures), BATCH)
-    return [one for start in batches for one in gauge.judge(pictures[start : start + BATCH])]
-
-
-def _moved(pixels: NDArray[np.uint8], view: View) -> NDArray[np.uint8]:
-    return np.ascontiguousarray(np.rot90(pixels[:, ::-1] if view.flip else pixels, view.turns))
+def _moved(pixels: NDArray[np.uint8], view: View) -> Picture:
+    return Picture(np.ascontiguousarray(np.rot90(pixels[:, ::-1] if view.flip else pixels, view.turns)), "")
 
 
 def _looks(entries: Sequence[Entry], gauge: Gauge, progress: Progress) -> tuple[list[_Look], int]:

@@ -1,7 +1,9 @@
 """Orientations that the test shows and training does not.
 
 An image that lies as training images do is nearest to them as it is. One that was turned or mirrored comes nearer when
-it is turned back.
+it is turned back. By chance some do; but were the two sides alike, the images that gain most by turning would be of
+either, and how many of them are of the test is known. That takes one measure for both: features are scaled by how much
+they vary over all images in all orientations, and not by how much over training images as they lie.
 """
 
 from collections import Counter
@@ -16,7 +18,7 @@ from torch import Tensor
 from core.detectors.base import Progress
 from core.doctor.finding import Check, Figure, Finding, Named
 from core.doctor.survey import Survey
-from core.evaluation.datasets import evenly, read
+from core.evaluation.datasets import Entry, evenly, read
 from core.lessons import Embedder
 from core.views import PLAIN, View
 
@@ -43,9 +45,10 @@ def orientation_check(seen: Survey, embedder: Embedder, progress: Progress) -> C
     if min(len(train), len(test)) < FEWEST:
         reason = f"Fewer than {FEWEST} training images or good test images are there to compare."
         return Check(name="orientation", question=_QUESTION, skipped=reason)
-    features = _features([read(entry).picture.pixels for entry in (*train, *test)], embedder, progress)
-    taught = features[:, : len(train)]
-    usual, shown = _distances(taught, taught, own=True), _distances(taught, features[:, len(train) :], own=False)
+    features = _features((*train, *test), embedder, progress)
+    scaled = features / (features.flatten(0, 1).std(0) + 1e-4)
+    taught, judged = scaled[:, : len(train)], scaled[:, len(train) :]
+    usual, shown = _distances(taught, taught, own=True), _distances(taught, judged, own=False)
     turned = np.flatnonzero(_gain(shown) > _gain(usual).max())
     figures: dict[str, Figure] = {
         "test_images": len(test),
@@ -74,10 +77,10 @@ def orientation_check(seen: Survey, embedder: Embedder, progress: Progress) -> C
     return Check(name="orientation", question=_QUESTION, figures=figures, findings=(finding,))
 
 
-def _features(pictures: Sequence[NDArray[np.uint8]], embedder: Embedder, progress: Progress) -> Tensor:
+def _features(entries: Sequence[Entry], embedder: Embedder, progress: Progress) -> Tensor:
     """(8, N, D): of every view of each image, on a grid so coarse that places only say roughly where."""
     small = embedder.preprocessing.model_copy(update={"size": _SIDE})
-    squares = np.stack([small.square(pixels) for pixels in pictures])
+    squares = np.stack([small.square(read(entry).picture.pixels) for entry in entries])
     views = []
     for number, view in enumerate(VIEWS):
         rows = []
@@ -93,12 +96,10 @@ def _features(pictures: Sequence[NDArray[np.uint8]], embedder: Embedder, progres
 def _distances(train_VND: Tensor, of_VMD: Tensor, *, own: bool) -> Floats:
     """(8, M): how far each view is from the training images as they lie; from all others, where it is one's `own`."""
     plain = train_VND[0]
-    mean, deviation = plain.mean(0), plain.std(0) + 1e-4
-    scaled = (plain - mean) / deviation
-    distances = torch.cdist((of_VMD - mean) / deviation, scaled.expand(len(of_VMD), -1, -1))
+    distances = torch.cdist(of_VMD, plain.expand(len(of_VMD), -1, -1))
     if own:
-        distances[:, range(len(scaled)), range(len(scaled))] = torch.inf
-    nearest = distances.topk(min(_NEAREST, len(scaled) - 1), dim=2, largest=False)[0].mean(dim=2)
+        distances[:, range(len(plain)), range(len(plain))] = torch.inf
+    nearest = distances.topk(min(_NEAREST, len(plain) - 1), dim=2, largest=False)[0].mean(dim=2)
     return nearest.double().numpy()
 
 

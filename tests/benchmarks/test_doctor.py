@@ -6,29 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from core.doctor.examine import Examination, examine
-from core.evaluation.datasets import Dataset
-from core.fitting import FitSettings, embedder_for
 from core.procedural import ProceduralLine, write_dataset
 from tests.support import planting
+from tests.support.examining import examined, named, told
 
 MATERIALS = ("turned-washer", "leather", "wood-veneer", "woven-fabric")
 LINES = [(material, seed) for seed in (0, 1) for material in MATERIALS]
 TRAIN, TEST_GOOD, PER_KIND = 120, 40, 4
-
-
-def examined(root: Path) -> Examination:
-    embedder = embedder_for(FitSettings(), "cpu")
-    return examine(Dataset.open(root), embedder, None, None, lambda what, done, total: None)
-
-
-def told(found: Examination) -> set[str]:
-    return {check.name for check in found.checks if check.problems}
-
-
-def named(found: Examination, check: str) -> set[str]:
-    """Images of that check's findings."""
-    return {image.name for one in found.checks if one.name == check for f in one.findings for image in f.images}
 
 
 @pytest.mark.parametrize(("material", "seed"), LINES)
@@ -39,12 +23,12 @@ def test_what_is_planted_is_found_and_nothing_else(material: str, seed: int, tmp
     def planted(plant: Callable[[Path], set[str]], check: str) -> str:
         root = Path(shutil.copytree(clean, tmp_path / check))
         names = plant(root)
-        found = examined(root)
+        found = examined(root, size=256)
         assert told(found) == {check}
         right = len(named(found, check) & names)
         return f"{check}: {len(named(found, check))} named, {right} of {len(names)} right"
 
-    assert told(examined(clean)) == set()
+    assert told(examined(clean, size=256)) == set()
     outcomes = [
         planted(planting.duplicated, "duplicates"),
         planted(lambda root: planting.mislabelled(root, line), "suspects"),

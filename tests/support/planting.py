@@ -15,9 +15,9 @@ def duplicated(root: Path) -> set[str]:
     train, test = sorted((root / "train/good").iterdir()), root / "test/good"
     shutil.copyfile(train[3], test / "copy-0.png")
     shutil.copyfile(train[17], test / "copy-1.png")
-    Image.open(train[29]).save(test / "copy-2.bmp")
-    Image.open(train[31]).save(test / "copy-3.jpg", quality=85)
-    Image.open(train[40]).point(lambda value: int(min(255, 1.15 * value))).save(test / "copy-4.jpg", quality=90)
+    _opened(train[29]).save(test / "copy-2.bmp")
+    _opened(train[31]).save(test / "copy-3.jpg", quality=85)
+    _opened(train[40]).point(lambda value: int(min(255, 1.15 * value))).save(test / "copy-4.jpg", quality=90)
     return {f"test/good/copy-{n}.{end}" for n, end in enumerate(("png", "png", "bmp", "jpg", "jpg"))}
 
 
@@ -34,7 +34,7 @@ def turned(root: Path) -> set[str]:
     """Test images, and masks with them, as parts lie that nobody aligned. The names of the good ones turned."""
     for path in (*sorted(root.glob("test/*/*")), *sorted(root.glob("ground_truth/*/*"))):
         number = int(path.stem.removesuffix("_mask"))
-        Image.fromarray(np.rot90(np.asarray(Image.open(path)), number % 4)).save(path)
+        Image.fromarray(np.rot90(np.asarray(_opened(path)), number % 4)).save(path)
     return {f"test/good/{path.name}" for path in (root / "test/good").iterdir() if int(path.stem) % 4}
 
 
@@ -42,7 +42,7 @@ def given_away(root: Path) -> set[str]:
     """Defects photographed on another table: the rim of their images is a little lighter. Their names."""
     defects = [path for path in root.glob("test/*/*") if path.parent.name != "good"]
     for path in defects:
-        pixels = np.array(Image.open(path), np.int16)
+        pixels = np.array(_opened(path), np.int16)
         rim = max(2, len(pixels) // 16)
         inner = pixels[rim:-rim, rim:-rim].copy()
         pixels += 10
@@ -55,7 +55,13 @@ def blurred(root: Path) -> set[str]:
     """Two training images and a test image out of focus. Their names."""
     train, test = sorted((root / "train/good").iterdir()), sorted((root / "test/good").iterdir())
     for path in (train[5], train[50], test[7]):
-        softened = Image.open(path).filter(ImageFilter.GaussianBlur(2 * Image.open(path).width / 256))
+        softened = _opened(path).filter(ImageFilter.GaussianBlur(2 * _opened(path).width / 256))
         grain = np.random.default_rng(0).normal(0, 1.5, np.asarray(softened).shape)
         Image.fromarray((np.asarray(softened) + grain).clip(0, 255).astype(np.uint8)).save(path)
     return {path.relative_to(root).as_posix() for path in (train[5], train[50], test[7])}
+
+
+def _opened(path: Path) -> Image.Image:
+    with Image.open(path) as image:
+        image.load()
+        return image
