@@ -103,11 +103,16 @@ def _square_around(inner: Box, margin: float) -> Box:
 def object_box(pixels: NDArray[np.uint8]) -> Box:
     """The box of what differs from the border's median colour; the whole image when nothing clearly does."""
     height, width = pixels.shape[:2]
+    found = foreground(pixels)
+    if found.mean() < 0.01:
+        return 0.0, 0.0, float(width), float(height)
+    rows, columns = np.flatnonzero(found.any(axis=1)), np.flatnonzero(found.any(axis=0))
+    return float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1)
+
+
+def foreground(pixels: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """(H, W): what differs from the border's median colour by more than the border does, specks left out."""
     border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]]).astype(np.float32)
     distance = np.abs(pixels.astype(np.float32) - np.median(border, axis=0)).max(axis=2)
     noise = float(np.percentile(np.abs(border - np.median(border, axis=0)).max(axis=1), 95))
-    foreground = ndimage.binary_opening(distance > max(3 * noise, 16.0), iterations=2)
-    if foreground.mean() < 0.01:
-        return 0.0, 0.0, float(width), float(height)
-    rows, columns = np.flatnonzero(foreground.any(axis=1)), np.flatnonzero(foreground.any(axis=0))
-    return float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1)
+    return np.asarray(ndimage.binary_opening(distance > max(3 * noise, 16.0), iterations=2))

@@ -11,6 +11,7 @@ from adapters.cli.benchmark import benchmark
 from adapters.cli.config import defaults_for, read_config
 from adapters.cli.dead_letters import dead_letters
 from adapters.cli.demo import demo
+from adapters.cli.doctor import doctor
 from adapters.cli.estimate import estimate
 from adapters.cli.evaluate import evaluate
 from adapters.cli.exits import EPILOG
@@ -36,21 +37,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (
-    demo,
-    fit,
-    score,
-    run,
-    adapt,
-    evaluate,
-    estimate,
-    meta_train,
-    meta_search,
-    worker,
-    publish,
-    status,
-    alerts,
-):
+_COMMANDS = (demo, doctor, fit, score, run, adapt, evaluate, estimate)
+_OF_A_PLANT = (worker, publish, status, alerts)
+for command in (*_COMMANDS, *_OF_A_PLANT, meta_train, meta_search):
     app.command(epilog=EPILOG)(command)
 for name, group in (
     ("snapshots", snapshots),
