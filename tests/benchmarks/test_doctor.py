@@ -10,7 +10,7 @@ from core.procedural import ProceduralLine, write_dataset
 from tests.support import planting
 from tests.support.examining import examined, named, told
 
-MATERIALS = ("turned-washer", "leather", "wood-veneer", "woven-fabric")
+MATERIALS = ("turned-washer", "leather", "woven-fabric")
 LINES = [(material, seed) for seed in (0, 1) for material in MATERIALS]
 TRAIN, TEST_GOOD, PER_KIND = 120, 40, 4
 
