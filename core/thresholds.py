@@ -111,8 +111,9 @@ class Threshold(Part):
         both, the first where they are many and the second where they have moved the median; so the lower one holds.
         """
         rules = ((self.rule, self.k), (Rule.ONE_SIDED, self.clean_half_k))
-        both = [Threshold.from_folds(scores, folds, rule=rule, k=k, seed=seed, groups=groups) for rule, k in rules]
-        return min(both, key=lambda each: each.value).model_copy(update={"clean_half_k": self.clean_half_k})
+        rule, k = min(rules, key=lambda each: cut(scores, *each))
+        lower = Threshold.from_folds(scores, folds, rule=rule, k=k, seed=seed, groups=groups)
+        return lower.model_copy(update={"clean_half_k": self.clean_half_k})
 
 
 class Calibration(Part):

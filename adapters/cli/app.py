@@ -37,9 +37,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-_COMMANDS = (demo, doctor, fit, score, run, adapt, evaluate, estimate)
+_OF_A_LINE = (demo, fit, score, run, adapt)
+_OF_METHODS = (doctor, evaluate, estimate, meta_train, meta_search)
 _OF_A_PLANT = (worker, publish, status, alerts)
-for command in (*_COMMANDS, *_OF_A_PLANT, meta_train, meta_search):
+for command in (*_OF_A_LINE, *_OF_METHODS, *_OF_A_PLANT):
     app.command(epilog=EPILOG)(command)
 for name, group in (
     ("snapshots", snapshots),
