@@ -12,17 +12,17 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from adapters.cli.features import Features
-from adapters.cli.model import SHIPPED, Model, start_at, torch_device
+from adapters.cli.model import SHIPPED, Model, fitting_start, torch_device
 from adapters.cli.options import Device
 from adapters.cli.output import write_whole
 from adapters.cli.progress import Report
+from adapters.cli.resuming import left_in
 from core.detectors.patchflow import PatchFlow
 from core.errors import UserError
 from core.evaluation.datasets import Dataset, Entry
 from core.evaluation.noise import Cell, Curve, Variant, contaminated_fit, curves, needs_theta
 from core.evaluation.peers import PEERS, Peer, peer_fit
 from core.evaluation.splits import Split, groups_of, read_groups, read_splits, trial
-from core.fitting import embedder_for
 from core.meta.theta import Theta
 
 _Place = tuple[Variant, float, int]  # variant, share of defects, seed
@@ -114,28 +114,17 @@ class Benchmark:
         """
         if not any(needs_theta(variant) for variant in variants):
             return None
-        theta = start_at(self.theta)
-        embedder = embedder_for(self.model.settings(), torch_device(self.device))
-        theta.require_backbone(embedder.backbone.spec)
-        theta.let_begin(embedder.detector)
-        return theta
+        return fitting_start(self.theta, self.model.settings(), torch_device(self.device))
 
     def _result(self, known: Mapping[_Place, Cell]) -> NoiseResult:
         cells = tuple(known[place] for place in sorted(known))
         return NoiseResult(self.dataset.resolve().name, self.model.settings().detector, self._key, cells)
 
     def _earlier(self, out: Path | None) -> list[Cell]:
-        """What an interrupted run left. Raises `UserError` for a file of something else, which stays as it is."""
-        if out is None or not out.exists():
-            return []
-        try:
-            document = json.loads(out.read_text())
-            key, cells = document["key"], TypeAdapter(list[Cell]).validate_python(document["cells"], strict=False)
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{out} is no result of this benchmark ({error}).", "Give --json another name.") from error
-        if key != self._key:
-            raise UserError(f"{out} tells of other images or settings.", "Give --json another name, or remove it.")
-        return cells
+        def read(document: dict[str, Any]) -> list[Cell]:
+            return TypeAdapter(list[Cell]).validate_python(document["cells"], strict=False)
+
+        return left_in(out, lambda: self._key, read, "this benchmark") or []
 
     @cached_property
     def _entries(self) -> list[Entry]:

@@ -16,10 +16,11 @@ from adapters.cli.options import Device
 from adapters.cli.output import write_whole
 from adapters.cli.progress import Report
 from adapters.cli.recording import recorded_script
+from adapters.cli.resuming import left_in
 from adapters.cli.script import Act, Script, Shot
 from adapters.report.story import Truth
 from core.adaptation.adapt import adapt
-from core.errors import DatasetError, UserError
+from core.errors import DatasetError
 from core.evaluation.changinglines import ChangingLine
 from core.evaluation.drift import DriftPhase, Follower, Reading, Sighting, summaries
 from core.evaluation.ingredients import Ingredients, settings_of
@@ -164,19 +165,10 @@ class Benchmarks:
             yield phase
 
     def _earlier(self, kind: type[Line], out: Path | None, words: str) -> list[Line]:
-        """Raises `UserError` for a file of something else, which stays as it is."""
-        if out is None or not out.exists():
-            return []
-        try:
-            document = json.loads(out.read_text())
-            key, lines = document["key"], [kind.model_validate(line, strict=False) for line in document["lines"]]
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{out} is no result of this benchmark ({error}).", "Give --json another name.") from error
-        if key != self._key(words):
-            raise UserError(
-                f"{out} tells of another line or other settings.", "Give --json another name, or remove it."
-            )
-        return lines
+        def read(document: dict[str, Any]) -> list[Line]:
+            return [kind.model_validate(line, strict=False) for line in document["lines"]]
+
+        return left_in(out, lambda: self._key(words), read, "this benchmark") or []
 
     def _keep(self, out: Path | None, words: str, lines: Sequence[Part]) -> None:
         if out is not None:

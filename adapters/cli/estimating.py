@@ -14,11 +14,11 @@ import numpy as np
 from pydantic import TypeAdapter
 
 from adapters.cli.features import Features
-from adapters.cli.model import SHIPPED, Model, start_at, torch_device
+from adapters.cli.model import SHIPPED, Model, fitting_start, torch_device
 from adapters.cli.options import Device
 from adapters.cli.output import as_json, write_whole
 from adapters.cli.progress import Report
-from core.errors import UserError
+from adapters.cli.resuming import left_in
 from core.evaluation.choices import Choice
 from core.evaluation.datasets import Dataset, Entry
 from core.evaluation.estimate import Repeat, estimated
@@ -121,17 +121,10 @@ class Estimating:
         return {"key": self._key, "repeats": told(kept), "repeats_apart": told(apart)}
 
     def _earlier(self, out: Path | None) -> tuple[_Known, _Known]:
-        """What an interrupted run left. Raises `UserError` for a file of something else, which stays as it is."""
-        if out is None or not out.exists():
-            return {}, {}
-        try:
-            document = json.loads(out.read_text())
-            key, kept, apart = document["key"], _known(document["repeats"]), _known(document["repeats_apart"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{out} is no result of an estimate ({error}).", "Give --json another name.") from error
-        if key != self._key:
-            raise UserError(f"{out} tells of other images or settings.", "Give --json another name, or remove it.")
-        return kept, apart
+        def read(document: dict[str, Any]) -> tuple[_Known, _Known]:
+            return _known(document["repeats"]), _known(document["repeats_apart"])
+
+        return left_in(out, lambda: self._key, read, "an estimate") or ({}, {})
 
     def _origin(self, twins: tuple[Twins, ...]) -> Origin:
         if self.request.groups is not None:
@@ -189,11 +182,7 @@ class Estimating:
         """Raises `SettingsError` where that is of another detector or backbone."""
         if self.request.theta is None:
             return None
-        theta = start_at(self.request.theta)
-        embedder = embedder_for(self.model.settings(), torch_device(self.device))
-        theta.require_backbone(embedder.backbone.spec)
-        theta.let_begin(embedder.detector)
-        return theta
+        return fitting_start(self.request.theta, self.model.settings(), torch_device(self.device))
 
     @cached_property
     def _key(self) -> str:

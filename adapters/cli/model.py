@@ -12,7 +12,7 @@ from core.backbones import LITE0, BackboneSpec, hub_spec
 from core.detectors.patchflow import PatchFlow, panel_options
 from core.detectors.registry import DEFAULT
 from core.errors import SettingsError
-from core.fitting import FitSettings
+from core.fitting import FitSettings, embedder_for
 from core.gauge import Gauge
 from core.meta.theta import Theta, read, shipped
 from core.preprocessing import Aspect as Rule
@@ -96,6 +96,14 @@ def stored_gauge(store: Store, line: str, version: str | None, device: Device) -
 def start_at(theta: str) -> Theta:
     """Of a file, or those that come with the package. Raises `SettingsError` for a file of something else."""
     return shipped() if theta == SHIPPED else read(Path(theta))
+
+
+def fitting_start(theta: str, settings: FitSettings, device: str) -> Theta:
+    """The same, for a detector of `settings`. Raises `SettingsError` where it is of another detector or backbone."""
+    found, embedder = start_at(theta), embedder_for(settings, device)
+    found.require_backbone(embedder.backbone.spec)
+    found.let_begin(embedder.detector)
+    return found
 
 
 def loading(device: Device) -> Load:

@@ -9,12 +9,11 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from pydantic import ValidationError
-
 from adapters.cli.model import Model, torch_device
 from adapters.cli.options import Device
 from adapters.cli.output import write_whole
 from adapters.cli.progress import Report
+from adapters.cli.resuming import left_in
 from core.detectors.patchflow import PatchFlow
 from core.errors import UserError
 from core.fitting import embedder_for
@@ -101,18 +100,10 @@ class MetaSearch:
         return sha256(f"{told} {self._fit_settings.model_dump_json()}".encode()).hexdigest()
 
     def _earlier(self, out: Path) -> list[Evaluation]:
-        """Raises `UserError` for a file of something else, which stays as it is."""
-        if not out.exists():
-            return []
-        try:
-            document = json.loads(out.read_text())
-            key = document["key"]
-            known = [Evaluation.model_validate(each, strict=False) for each in document["evaluations"]]
-        except (ValueError, KeyError, TypeError, ValidationError) as error:
-            raise UserError(f"{out} is no result of this search ({error}).", "Give --out another name.") from error
-        if key != self._key:
-            raise UserError(f"{out} tells of another search.", "Give --out another name, or remove it.")
-        return known
+        def read(document: dict[str, Any]) -> list[Evaluation]:
+            return [Evaluation.model_validate(each, strict=False) for each in document["evaluations"]]
+
+        return left_in(out, lambda: self._key, read, "this search", "--out") or []
 
 
 def best(known: Sequence[Evaluation]) -> Evaluation:

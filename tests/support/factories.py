@@ -9,9 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core.evaluation.bootstrap import Interval
-from core.evaluation.choices import Choice, Costs, least_cost, within_budget, youden
+from core.evaluation.choices import Choice, Costs
 from core.evaluation.estimate import Estimate, Repeat, estimated
 from core.evaluation.repartition import Material, Partition, repartition
+from core.evaluation.repeating import Chooser
 from core.thresholds import Calibration, Rule, cut, fold_of
 
 Features = NDArray[Any]
@@ -136,15 +137,12 @@ def _threshold(
     factory: Factory, features: Features, groups: Sequence[str], scores: Features, split: Partition
 ) -> float:
     good, defect = scores[split.choose_good], scores[split.choose_defect]
-    match factory.choice:
-        case Choice.YOUDEN:
-            return youden(good, defect)
-        case Choice.COST:
-            return least_cost(good, defect, factory.costs)
-        case Choice.BUDGET:
-            return within_budget(good, factory.budget)
-        case Choice.IQR:
-            return cut(_held_out(features[split.train], [groups[number] for number in split.train]), Rule.IQR, 1.5)
+
+    def own() -> float:
+        return cut(_held_out(features[split.train], [groups[number] for number in split.train]), Rule.IQR, 1.5)
+
+    chooser = Chooser(choice=factory.choice, costs=factory.costs, budget=factory.budget)
+    return chooser.threshold(good, defect, own)
 
 
 def _held_out(features: Features, groups: Sequence[str]) -> Features:

@@ -117,7 +117,7 @@ def test_a_file_of_another_search_stays_as_it_is(ground: Ground, tmp_path: Path)
     path = tmp_path / "search.json"
     search().run(1, path)
     before = path.read_text()
-    with pytest.raises(UserError, match="another search"):
+    with pytest.raises(UserError, match="other images or settings"):
         search(seed=1).run(2, path)
     assert path.read_text() == before
     path.write_text("{}")
