@@ -5,6 +5,7 @@ or are random. Whatever their origin, a backbone is known by the SHA-256 of the 
 """
 
 import hashlib
+from collections.abc import Sequence
 from enum import StrEnum
 from functools import lru_cache
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any, Self
 
 import timm
 import torch
+import torch.nn.functional as F
 from pydantic import Field
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -113,9 +115,14 @@ class Backbone(nn.Module):
         return super().train(False)
 
     @torch.inference_mode()
-    def forward(self, images_BCHW: Tensor) -> tuple[Tensor, ...]:
+    def forward(self, images_BCHW: Tensor, halvings: Sequence[int] = (0,)) -> tuple[Tensor, ...]:
+        """All strides of the images as they are halved so many times, then of those of the next number of times."""
         images = images_BCHW.to(self.device, memory_format=torch.channels_last)
-        return tuple(self.net(images))
+        return tuple(feature for times in halvings for feature in self.net(_halved(images, times)))
+
+
+def _halved(images_BCHW: Tensor, times: int) -> Tensor:
+    return F.avg_pool2d(images_BCHW, 2**times) if times else images_BCHW
 
 
 @lru_cache(maxsize=4)

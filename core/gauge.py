@@ -67,6 +67,14 @@ class Gauge:
         )
 
 
+_Reading = tuple[tuple[View, ...], tuple[int, ...]]
+
+
+def _reading(gauge: Gauge) -> _Reading:
+    """What a detector asks of the backbone."""
+    return gauge.detector.views, gauge.detector.halvings
+
+
 def decide(facts: Manifest, score: float, seen: Statistics) -> tuple[Decision, tuple[str, ...]]:
     """The decision, and for all but `pass` why: what the gauge has not seen the like of is never rejected alone."""
     left = facts.ranges.left_by(seen)
@@ -84,9 +92,9 @@ def decide(facts: Manifest, score: float, seen: Statistics) -> tuple[Decision, t
 
 def judge_each(items: Sequence[tuple[Gauge, Picture]]) -> list[Judgement]:
     """Judgements of pictures from many lines: gauges that share backbone and preprocessing share its passes."""
-    shared: dict[tuple[int, Preprocessing, tuple[View, ...]], list[int]] = {}
+    shared: dict[tuple[int, Preprocessing, _Reading], list[int]] = {}
     for index, (gauge, _) in enumerate(items):
-        key = (id(gauge.backbone), gauge.manifest.preprocessing, gauge.detector.views)
+        key = (id(gauge.backbone), gauge.manifest.preprocessing, _reading(gauge))
         shared.setdefault(key, []).append(index)
     judgements: dict[int, Judgement] = {}
     for indices in shared.values():
@@ -129,7 +137,7 @@ def score_by_each(gauges: Sequence[Gauge], squares_NSSC: NDArray[np.uint8]) -> l
     alike: dict[str, list[int]] = {}
     for index, gauge in enumerate(gauges):
         facts = gauge.manifest
-        key = f"{facts.backbone.model_dump_json()} {facts.preprocessing.model_dump_json()} {gauge.detector.views}"
+        key = f"{facts.backbone.model_dump_json()} {facts.preprocessing.model_dump_json()} {_reading(gauge)}"
         alike.setdefault(key, []).append(index)
     found: dict[int, NDArray[np.float64]] = {}
     for indices in alike.values():
@@ -151,7 +159,7 @@ def _features(gauge: Gauge, squares: NDArray[np.uint8]) -> Iterator[tuple[View, 
     for view in gauge.detector.views:
         images = gauge.manifest.preprocessing.normalised(squares, view)
         with torch.inference_mode():
-            yield view, gauge.backbone(images)
+            yield view, gauge.backbone(images, gauge.detector.halvings)
 
 
 def _chunks(items: Sequence[Item]) -> Iterator[Sequence[Item]]:

@@ -33,7 +33,7 @@ class Embedder:
         for start in range(0, len(squares), _BATCH):
             images = self.preprocessing.normalised(squares[start : start + _BATCH], view)
             with torch.inference_mode():
-                embedding = self.detector.embed(self.backbone(images))
+                embedding = self.detector.embed(self.backbone(images, self.detector.halvings))
             parts.append({name: tensor.cpu().clone() for name, tensor in embedding.items()})
             progress(what or "reading features", min(start + _BATCH, len(squares)), len(squares))
         return joined(parts)

@@ -11,6 +11,7 @@ from core.adaptation.contract import AdaptationInput, AdaptationOutcome
 from core.adaptation.gate import GateSettings, Recent, judge_candidate
 from core.adaptation.refinement import Division, Evidence, Refined, RefinementSettings, refine
 from core.adaptation.trace import AdaptationTrace
+from core.detectors.adaptable import require_adaptable
 from core.detectors.base import Embedding
 from core.errors import UserError
 from core.fitting import map_scale, ranges_of
@@ -34,7 +35,8 @@ class AdaptSettings(Part):
 def adapt(given: AdaptationInput, settings: AdaptSettings | None = None) -> AdaptationOutcome:
     """A candidate that started at the anchor, learned from what is unsuspected in the buffer, and met the gate.
 
-    Neither gauge is touched; same input, same outcome. Raises `UserError` for a buffer that is too small to be split.
+    Neither gauge is touched; same input, same outcome. Raises `UserError` for a detector that cannot be adapted, or a
+    buffer that is too small to be split.
     """
     settings = settings or AdaptSettings()
     assert isinstance(given.anchor, Gauge), "made by core.snapshot.load"
@@ -79,7 +81,7 @@ class _Adaptation:
     def candidate(self) -> tuple[Gauge, AdaptationTrace]:
         groups = [part_of(entry) for entry, _ in self.teaching]
         refined = refine(
-            self._anchor.detector,
+            require_adaptable(self._anchor.detector),
             self._evidence(),
             [entry.image_id for entry, _ in self.teaching],
             Division.of(groups, self._settings.refinement.folds),

@@ -16,7 +16,7 @@ from torch.func import functional_call, grad_and_value
 
 from core.adaptation.trace import FLOW, Step
 from core.adaptation.uncertainty import L2Rule, Uncertainty, Units
-from core.flows.coupling import CouplingFlow
+from core.flows.flow import Flow
 from core.messages import Part
 
 Parameters = dict[str, Tensor]
@@ -54,12 +54,12 @@ class Teaching:
     watched: Tensor
 
 
-def parameters_of(flow: CouplingFlow) -> Parameters:
+def parameters_of(flow: Flow) -> Parameters:
     """What an adaptation may change, detached."""
     return {name: p.detach() for name, p in flow.named_parameters() if p.requires_grad}
 
 
-def loss_of(flow: CouplingFlow) -> Callable[[Parameters, Tensor], Tensor]:
+def loss_of(flow: Flow) -> Callable[[Parameters, Tensor], Tensor]:
     """(parameters, tokens (n, D)) -> mean negative log-likelihood, in nats per dimension."""
 
     def loss(parameters: Parameters, tokens: Tensor) -> Tensor:
@@ -75,7 +75,7 @@ def descend(parameters: Parameters, gradient: Parameters, length: float) -> Para
 
 
 def adapted(
-    flow: CouplingFlow, teaching: Teaching, settings: InnerLoop, *, seed: int, round_number: int = 0
+    flow: Flow, teaching: Teaching, settings: InnerLoop, *, seed: int, round_number: int = 0
 ) -> tuple[Parameters, list[Step]]:
     """The flow's parameters after the inner loop from its own, and what was measured at each step."""
     draw = _Tokens(teaching, settings.batch, seed)

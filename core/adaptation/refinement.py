@@ -21,7 +21,8 @@ from core.adaptation.inner_loop import InnerLoop, Parameters, Teaching, adapted,
 from core.adaptation.rejection import Rejection, Suspicion, suspect
 from core.adaptation.retuning import Lessons, Retuning, retuned
 from core.adaptation.trace import Round, Step
-from core.detectors.base import Detector, Embedding, Lesson, Progress, joined, length, select
+from core.detectors.adaptable import Adaptable
+from core.detectors.base import Embedding, Lesson, Progress, joined, length, select
 from core.messages import Part
 from core.thresholds import fold_of
 
@@ -61,7 +62,7 @@ class Refined:
     taught by the kept ones.
     """
 
-    detector: Detector
+    detector: Adaptable
     scores: NDArray[np.float64]
     maps: Tensor
     folds: NDArray[np.intp]
@@ -89,7 +90,7 @@ _WATCHING = 8
 
 
 def refine(
-    anchor: Detector,
+    anchor: Adaptable,
     evidence: Evidence,
     image_ids: Sequence[str],
     division: Division,
@@ -136,7 +137,7 @@ class _Start:
     tokens (N, V * T, D).
     """
 
-    detector: Detector
+    detector: Adaptable
     tokens: Tensor
     watched: NDArray[np.bool_]
     steps: list[Step]
@@ -146,7 +147,7 @@ class _Start:
 class _School:
     """Makes starts. `lesson` None: the guides stay the anchor's."""
 
-    anchor: Detector
+    anchor: Adaptable
     evidence: Evidence
     lesson: Lesson | None
     settings: Retuning | None
@@ -176,7 +177,7 @@ class _School:
         return _tokens(self.anchor, self.evidence)
 
 
-def _lesson(anchor: Detector, evidence: Evidence, suspicion: Suspicion, settings: Retuning | None) -> Lesson | None:
+def _lesson(anchor: Adaptable, evidence: Evidence, suspicion: Suspicion, settings: Retuning | None) -> Lesson | None:
     """Kept images, and some of them with painted defects; None where no guide is to be taught."""
     if settings is None or not anchor.guides:
         return None
@@ -193,14 +194,14 @@ def _spread_out(numbers: Tensor, most: int) -> Tensor:
     return numbers[torch.linspace(0, len(numbers) - 1, min(most, len(numbers))).round().long()]
 
 
-def recentred(detector: Detector, evidence: Evidence) -> Detector:
+def recentred(detector: Adaptable, evidence: Evidence) -> Adaptable:
     """A copy of `detector` that knows where the line's recent images are."""
     copy = deepcopy(detector)
     copy.recentre(joined(evidence.views))
     return copy
 
 
-def with_flow(detector: Detector, parameters: Parameters) -> Detector:
+def with_flow(detector: Adaptable, parameters: Parameters) -> Adaptable:
     """A copy of `detector` whose flow has `parameters`."""
     copy = deepcopy(detector)
     own = dict(copy.flow.named_parameters())
@@ -210,19 +211,19 @@ def with_flow(detector: Detector, parameters: Parameters) -> Detector:
     return copy
 
 
-def _tokens(detector: Detector, evidence: Evidence) -> Tensor:
+def _tokens(detector: Adaptable, evidence: Evidence) -> Tensor:
     with torch.no_grad():
         return torch.cat([detector.tokens(embedding) for embedding in evidence.views], dim=1)
 
 
-def token_nll(detector: Detector, parameters: Parameters, tokens_NTD: Tensor) -> Tensor:
+def token_nll(detector: Adaptable, parameters: Parameters, tokens_NTD: Tensor) -> Tensor:
     """(N, T) under the flow with `parameters`."""
     with torch.no_grad():
         z, log_det = functional_call(detector.flow, parameters, (tokens_NTD.flatten(0, 1),))
         return detector.flow.nll_of(z, log_det).view(tokens_NTD.shape[:2])
 
 
-def image_scores(detector: Detector, evidence: Evidence, nll_NT: Tensor) -> NDArray[np.float64]:
+def image_scores(detector: Adaptable, evidence: Evidence, nll_NT: Tensor) -> NDArray[np.float64]:
     """(N,) averaged over the views, whose tokens stand one view after the other."""
     per_view = nll_NT.chunk(len(evidence.views), dim=1)
     scores = [detector.image_scores(nll, view) for nll, view in zip(per_view, evidence.views, strict=True)]
@@ -238,7 +239,7 @@ class _Student:
     steps: list[Step]
 
     @property
-    def detector(self) -> Detector:
+    def detector(self) -> Adaptable:
         return with_flow(self.start.detector, self.parameters)
 
 

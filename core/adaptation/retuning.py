@@ -17,13 +17,14 @@ from torch.func import functional_call
 from core.adaptation.inner_loop import InnerLoop, Parameters, inner_loop
 from core.adaptation.trace import GUIDE, Step
 from core.adaptation.uncertainty import L2Rule
-from core.detectors.base import Detector, Embedding, Lesson, length
+from core.detectors.adaptable import Adaptable
+from core.detectors.base import Embedding, Lesson, length
 from core.detectors.guide import Guide, LessonLoss
 from core.detectors.windows import Windows
 from core.messages import Part
 from core.seeding import seeded
 
-Kind = TypeVar("Kind", bound=Detector)
+Kind = TypeVar("Kind", bound=Adaptable)
 Windowed = tuple[Embedding, Tensor]
 
 

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from core.errors import DatasetError
-from core.flows.coupling import CouplingFlow
 from core.messages import Part
 from core.thresholds import fold_of
 from core.views import PLAIN, View
@@ -111,11 +110,11 @@ class Scores:
 
 
 class Detector(nn.Module, ABC):
-    """A density of good images, over the features of a frozen backbone.
+    """Tells how anomalous an image is, and where, from the features of a frozen backbone.
 
     Its state is its `state_dict`: all of it, so that loading it into a detector of the same configuration gives
-    bit-identical scores. `learn` may be called once. Scores are negative log-likelihoods, or sums of such terms on
-    their calibrated scales: higher is more anomalous, without bounds.
+    bit-identical scores. `learn` may be called once. Scores have no bounds (negative log-likelihoods, logits,
+    reconstruction errors, or sums of such terms on their calibrated scales): higher is more anomalous.
     """
 
     name: ClassVar[str]
@@ -125,9 +124,8 @@ class Detector(nn.Module, ABC):
     """How many painted copies of each good image `learn` is given."""
     views: tuple[View, ...] = (PLAIN,)
     """The views over which scores are averaged (RAD eq. 3)."""
-
-    flow: CouplingFlow
-    """An adaptation changes its parameters and those of the `guides`, and no others."""
+    halvings: tuple[int, ...] = (0,)
+    """How often the image is halved before the backbone sees it: features of (0, 1) are of the whole and the half."""
 
     def __init__(self, config: Part, shape: FeatureShape, grid: tuple[int, int]) -> None:
         """`grid`: (h, w) of the maps."""
@@ -138,7 +136,9 @@ class Detector(nn.Module, ABC):
 
     @abstractmethod
     def embed(self, features: Sequence[Tensor]) -> Embedding:
-        """One (B, C_s, H_s, W_s) tensor per stride -> what this detector keeps of them, by rules without parameters."""
+        """One (B, C_s, H_s, W_s) tensor per halving and stride, all strides of the first halving first -> what this
+        detector keeps of them, by rules without parameters.
+        """
 
     @abstractmethod
     def surface(self, embedding: Embedding) -> Tensor:
@@ -146,15 +146,7 @@ class Detector(nn.Module, ABC):
 
     @abstractmethod
     def learn(self, lesson: Lesson, *, seed: int, progress: Progress) -> None:
-        """Fit everything: fixed statistics, then the flow. Same lesson and seed, same state."""
-
-    @abstractmethod
-    def tokens(self, embedding: Embedding) -> Tensor:
-        """What the flow sees: (B, T, D)."""
-
-    @abstractmethod
-    def image_scores(self, nll_BT: Tensor, embedding: Embedding) -> Tensor:
-        """Scores (B,) from the tokens' negative log-likelihoods (B, T) and whatever else the detector weighs."""
+        """Fit everything. Same lesson and seed, same state."""
 
     @abstractmethod
     def score_embedding(self, embedding: Embedding) -> Scores:
@@ -167,21 +159,3 @@ class Detector(nn.Module, ABC):
     def begin_at(self, parameters: Mapping[str, Tensor]) -> None:
         """Start learning from those, by the names that meta-training gives them. Raises `ValueError` for others."""
         raise ValueError(f"{self.name} has no parameters that are meta-learned")
-
-    @property
-    def guides(self) -> tuple[nn.Module, ...]:
-        """What a change of the line may be taught to beside the flow, by painted defects: none, by default."""
-        return ()
-
-    def rescale(self, embedding: Embedding) -> None:
-        """Take the tokens' scale anew from good images, after guides have moved. Nothing, by default."""
-
-    def recentre(self, embedding: Embedding) -> None:
-        """Move what stands still in statistics, not in parameters, to where the line's recent images are. Robust to
-        defects among them while they are fewer than half. Nothing, by default.
-        """
-
-    def nll(self, embedding: Embedding) -> Tensor:
-        """(B, T) in nats per dimension."""
-        x_BTD = self.tokens(embedding)
-        return self.flow.nll(x_BTD.flatten(0, 1)).view(x_BTD.shape[:2])

@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from core.detectors.base import Detector, Embedding, FeatureShape, Lesson, Progress, Scores, folds_of_rows, select
+from core.detectors.adaptable import Adaptable
+from core.detectors.base import Embedding, FeatureShape, Lesson, Progress, Scores, folds_of_rows, select
 from core.detectors.guide import Guide, GuideConfig, grid_stride, key, pyramid
 from core.detectors.member import POOLED, Member, MemberConfig, lower_spread
 from core.detectors.pooled import PooledConfig, pooled
@@ -65,7 +66,7 @@ def panel_options(members: int) -> dict[str, Any]:
     return {"members": members} if members == 1 else {"members": members, "pooled_weight": 0.4}
 
 
-class PatchFlow(Detector):
+class PatchFlow(Adaptable):
     name = "patchflow"
     config: PatchFlowConfig
 

@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from core.detectors.base import Detector, Embedding, FeatureShape, Lesson, Progress, Scores
+from core.detectors.adaptable import Adaptable
+from core.detectors.base import Embedding, FeatureShape, Lesson, Progress, Scores
 from core.detectors.pooled import pooled
 from core.flows.coupling import CouplingFlow
 from core.flows.training import Rows, Training, held_out_images, maximise_likelihood
@@ -37,9 +38,10 @@ class RadConfig(Part):
     training: Training = Training(steps=120, batch=128, learning_rate=1e-3, noise=0.1, check_every=20, patience=2)
 
 
-class Rad(Detector):
+class Rad(Adaptable):
     name = "rad"
     config: RadConfig
+    flow: CouplingFlow
 
     def __init__(self, config: RadConfig, shape: FeatureShape) -> None:
         side = shape.size // _MAP_STRIDE

@@ -1,6 +1,5 @@
 """Normalizing flows of FrEIA coupling blocks, with their exact likelihood."""
 
-import math
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from core.flows.flow import Flow
 from core.seeding import seeded
 
 with warnings.catch_warnings():
@@ -17,10 +17,8 @@ with warnings.catch_warnings():
     import FrEIA.framework as ff
     import FrEIA.modules as fm
 
-_HALF_LOG_TAU = 0.5 * math.log(2 * math.pi)
 
-
-class CouplingFlow(nn.Module):
+class CouplingFlow(Flow):
     r"""x (N, D) -> z (N, D), invertible, with log abs det dz/dx (N,).
 
     Each block scales and shifts one half of the dimensions by functions of the other half, applies a learned
@@ -53,16 +51,8 @@ class CouplingFlow(nn.Module):
         return x
 
     def nll(self, x_ND: Tensor, context_NC: Tensor | None = None) -> Tensor:
-        """-log p(x) / D (N,), in nats per dimension: higher is more anomalous.
-
-        log p(x) = log N(z; 0, 1) + log abs det dz/dx (RAD eq. 1).
-        """
+        """As `Flow.nll`, under a condition where the flow has one."""
         return self.nll_of(*self(x_ND, context_NC))
-
-    def nll_of(self, z_ND: Tensor, log_det_N: Tensor) -> Tensor:
-        """The same from what `forward` gave."""
-        nll: Tensor = (0.5 * z_ND.square().sum(dim=1) - log_det_N) / self.dimensions + _HALF_LOG_TAU
-        return nll
 
 
 class _Block(fm.AllInOneBlock):  # type: ignore[misc]

@@ -8,7 +8,7 @@ from pydantic import Field
 from torch import Tensor
 
 from core.detectors.base import Progress
-from core.flows.coupling import CouplingFlow
+from core.flows.flow import Flow
 from core.messages import Part
 
 
@@ -36,7 +36,7 @@ class Rows:
     held_out: Tensor
 
 
-def maximise_likelihood(flow: CouplingFlow, rows: Rows, training: Training, *, seed: int, progress: Progress) -> None:
+def maximise_likelihood(flow: Flow, rows: Rows, training: Training, *, seed: int, progress: Progress) -> None:
     """Fit `flow` to `rows` in place. Deterministic for a seed on one machine."""
     taught, judged = rows.x[~rows.held_out], rows.x[rows.held_out]
     generator = torch.Generator().manual_seed(seed)

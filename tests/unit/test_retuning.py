@@ -18,6 +18,7 @@ from core.adaptation.retuning import Lessons, Retuning, retuned
 from core.adaptation.trace import GUIDE, Step
 from core.adaptation.uncertainty import L2Rule
 from core.detectors import guide as guide_module
+from core.detectors.adaptable import require_adaptable
 from core.detectors.base import Detector, Embedding, Lesson, length, select
 from core.detectors.patchflow import PatchFlow
 from tests.support.detectors import PANEL, features, lesson, mask, small, taught
@@ -110,14 +111,14 @@ def test_where_too_few_are_left_all_teach_and_watch() -> None:
 
 
 def test_a_detector_without_guides_stays_as_it_is() -> None:
-    rad = taught("rad")
+    rad = require_adaptable(taught("rad"))
     same, steps = retuned(rad, lessons(), LOOP, seed=0, round_number=1)
     assert steps == []
     assert all(torch.equal(tensor, rad.state_dict()[name]) for name, tensor in same.state_dict().items())
 
 
 def test_small_detectors_have_the_guides_that_they_say() -> None:
-    assert [len(small(name).guides) for name in ("rad", "patchflow", PANEL)] == [0, 1, 3]
+    assert [len(require_adaptable(small(name)).guides) for name in ("rad", "patchflow", PANEL)] == [0, 1, 3]
 
 
 def test_what_becomes_suspect_does_not_teach_the_last_guide(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,51 @@
+"""What the inner loop can adapt: a detector whose likelihood is a flow's."""
+
+from abc import abstractmethod
+
+from torch import Tensor, nn
+
+from core.detectors.base import Detector, Embedding
+from core.errors import UserError
+from core.flows.flow import Flow
+
+
+class Adaptable(Detector):
+    """A density of good images. An adaptation changes the parameters of its `flow` and its `guides`, and no others."""
+
+    flow: Flow
+
+    @abstractmethod
+    def tokens(self, embedding: Embedding) -> Tensor:
+        """What the flow sees: (B, T, D)."""
+
+    @abstractmethod
+    def image_scores(self, nll_BT: Tensor, embedding: Embedding) -> Tensor:
+        """Scores (B,) from the tokens' negative log-likelihoods (B, T) and whatever else the detector weighs."""
+
+    @property
+    def guides(self) -> tuple[nn.Module, ...]:
+        """What a change of the line may be taught to beside the flow, by painted defects: none, by default."""
+        return ()
+
+    def rescale(self, embedding: Embedding) -> None:
+        """Take the tokens' scale anew from good images, after guides have moved. Nothing, by default."""
+
+    def recentre(self, embedding: Embedding) -> None:
+        """Move what stands still in statistics, not in parameters, to where the line's recent images are. Robust to
+        defects among them while they are fewer than half. Nothing, by default.
+        """
+
+    def nll(self, embedding: Embedding) -> Tensor:
+        """(B, T) in nats per dimension."""
+        x_BTD = self.tokens(embedding)
+        return self.flow.nll(x_BTD.flatten(0, 1)).view(x_BTD.shape[:2])
+
+
+def require_adaptable(detector: Detector) -> Adaptable:
+    """Raises `UserError` for a detector that only `fit` can teach."""
+    if not isinstance(detector, Adaptable):
+        raise UserError(
+            f"The detector {detector.name} cannot be adapted: it has no likelihood that could be moved.",
+            "Fit the line anew, or choose a detector with a flow: patchflow, csflow or rad.",
+        )
+    return detector
