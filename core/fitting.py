@@ -69,6 +69,10 @@ class FitSettings(Part):
         return rule, self.clean_half_k if rule is Rule.ONE_SIDED else self.k
 
 
+Labelled = tuple[Picture, str]
+"""A defective image and the class of its defect, "" where nobody said."""
+
+
 def fit(
     pictures: Sequence[Picture],
     *,
@@ -77,6 +81,7 @@ def fit(
     at: datetime,
     groups: Sequence[str] | None = None,
     theta: Theta | None = None,
+    labelled: Sequence[Labelled] = (),
     seed: int = 0,
     device: str = "cpu",
     progress: Progress = lambda what, done, total: None,
@@ -84,8 +89,9 @@ def fit(
     """A gauge whose threshold stands on cross-fitted scores: each image is scored by a detector that never saw it.
 
     `groups` names the object that each picture shows (default: each its own), in the order of capture: images of one
-    object share a fold. Learning starts from `theta`, where it is given. Same pictures, settings and seed on one
-    machine: same gauge. Raises `DatasetError` for too few pictures, `SettingsError` for a theta of another detector.
+    object share a fold. Learning starts from `theta`, where it is given; `labelled` defects teach detectors that learn
+    from labels. Same pictures, settings and seed on one machine: same gauge. Raises `DatasetError` for too few pictures
+    or labels, `SettingsError` for a theta of another detector.
     """
     groups = list(groups) if groups is not None else [str(index) for index in range(len(pictures))]
     folds = folds_of(groups, settings.folds)
@@ -95,6 +101,10 @@ def fit(
         theta.require_backbone(backbone.spec)
     teacher = Teacher(settings, backbone.shape(preprocessing.size), seed, progress, theta)
     lesson = embedder.lesson(preprocessing.squares(pictures), seed=seed, progress=progress).showing(groups)
+    if labelled:
+        defects = preprocessing.squares([picture for picture, _ in labelled])
+        embedding = embedder.embed(defects, progress, what="reading labelled defects")
+        lesson = lesson.labelled(embedding, [kind for _, kind in labelled])
     held_out, suspects = teacher.refined(lesson, groups, folds)
     detector = teacher.taught(lesson.without(suspects), "all images")
     scores = held_out.image.double().numpy()

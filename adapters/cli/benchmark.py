@@ -9,9 +9,14 @@ import typer
 
 from adapters.cli import options
 from adapters.cli.evaluate import check_place, seeds_of
-from adapters.cli.output import emit, say, show
+from adapters.cli.output import as_json, emit, say, show, write_whole
 from adapters.cli.progress import bars
 from core.errors import UserError
+
+Cache = Annotated[
+    Path | None,
+    typer.Option(help="Folder for features, some 1 MB an image. ~/.cache/flowgauge by default.", show_default=False),
+]
 
 benchmark = typer.Typer(no_args_is_help=True, help="What methods and their ingredients are worth on a data set.")
 
@@ -40,12 +45,7 @@ def noise(
         str,
         typer.Option(help="Meta-learned parameters: a file of flowgauge meta-train, or `shipped`.", metavar="FILE"),
     ] = "shipped",
-    cache: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder for features, some 1 MB an image. ~/.cache/flowgauge by default.", show_default=False
-        ),
-    ] = None,
+    cache: Cache = None,
     device: options.DeviceOption = options.Device.AUTO,
     json: Annotated[
         Path | None, typer.Option("--json", help="Write the figures there, after every fit; a second run goes on.")
@@ -75,6 +75,7 @@ def noise(
     data set, so figures differ a little from those of flowgauge evaluate.
     """
     from adapters.cli.contaminating import Benchmark, variants_of
+    from adapters.cli.ground import Ground
     from adapters.cli.model import Model
     from adapters.report.curves import curves_svg
 
@@ -85,9 +86,8 @@ def noise(
     chosen = variants_of(variant or ["full", "plain"])
     model = Model(detector, weights, backbone, size, aspect)
     with bars() as report:
-        found = Benchmark(dataset, splits, groups, model, device, cache, theta, report).run(
-            chosen, seeds_of(seeds), json
-        )
+        ground = Ground(dataset, splits, groups, model, device, cache, report)
+        found = Benchmark(ground, theta).run(chosen, seeds_of(seeds), json)
     if plot is not None:
         plot.write_text(curves_svg(found.curves))
     if json is None and plot is None:
@@ -232,6 +232,51 @@ def poisoning(
         found = Benchmarks(model, device, report).poisoning(source, rounds, highest, seeds_of(seeds), json)
     columns = ("seed", "round", "share", "caught", "first_caught", "others_caught", "first_others_caught")
     _conclude(found, json, (*columns, "false_alarms", "refusals"), found["lines"])
+
+
+@benchmark.command("unseen")
+def unseen(
+    dataset: Annotated[Path, typer.Argument(help="A data set in the MVTec AD layout.")],
+    splits: Annotated[Path, typer.Option(help="JSON: which images teach and judge, by seed.", metavar="FILE")],
+    labels: Annotated[int, typer.Option(min=1, help="Labelled defects of the other classes.")] = 10,
+    seeds: Seeds = "0,1,2",
+    weights: options.Weights = None,
+    backbone: options.Backbone = None,
+    size: options.Size = None,
+    aspect: options.AspectOption = options.Aspect.SQUASH,
+    groups: options.Groups = None,
+    cache: Cache = None,
+    device: options.DeviceOption = options.Device.AUTO,
+    json: Out = None,
+) -> None:
+    """Leave out each class of defects, label a few of the others, and judge it.
+
+    \b
+    flowgauge benchmark unseen ./tiles --splits splits.json \\
+        --groups groups.json --json unseen.json
+
+    What labels are worth to the detector multidirectional on defects of a
+    class that nobody has labelled, against the same detector on the same
+    features without labels. overlap says how much the places where the
+    unseen class stands out resemble those of the labelled ones.
+    """
+    from adapters.cli.ground import Ground
+    from adapters.cli.leaving_out import LeavingOut
+    from adapters.cli.model import Model
+
+    check_place(json)
+    model = Model("multidirectional", weights, backbone, size, aspect)
+    with bars() as report:
+        work = LeavingOut(Ground(dataset, splits, groups, model, device, cache, report), labels)
+        left = work.run(seeds_of(seeds), json)
+    if json is None:
+        emit(work.document(left))
+        return
+    write_whole(json, as_json(work.document(left)))
+    show(("class", "without labels", "with labels", "gain", "overlap"), left.rows)
+    for sentence in left.sentences():
+        say(sentence)
+    say(f"wrote {json}")
 
 
 def _one_of(name: str, choices: type[StrEnum]) -> str:

@@ -4,25 +4,21 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from hashlib import sha256
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 from pydantic import TypeAdapter
 
-from adapters.cli.features import Features
-from adapters.cli.model import SHIPPED, Model, fitting_start, torch_device
-from adapters.cli.options import Device
+from adapters.cli.ground import Ground
+from adapters.cli.model import SHIPPED, fitting_start, torch_device
 from adapters.cli.output import write_whole
-from adapters.cli.progress import Report
 from adapters.cli.resuming import left_in
 from core.detectors.patchflow import PatchFlow
 from core.errors import UserError
-from core.evaluation.datasets import Dataset, Entry
 from core.evaluation.noise import Cell, Curve, Variant, contaminated_fit, curves, needs_theta
 from core.evaluation.peers import PEERS, Peer, peer_fit
-from core.evaluation.splits import Split, groups_of, read_groups, read_splits, trial
+from core.evaluation.splits import Split
 from core.meta.theta import Theta
 
 _Place = tuple[Variant, float, int]  # variant, share of defects, seed
@@ -76,36 +72,28 @@ def peers_of(variants: Sequence[Variant], detector: str) -> Mapping[Variant, Pee
 
 @dataclass(frozen=True)
 class Benchmark:
-    dataset: Path
-    splits: Path
-    groups: Path | None
-    model: Model
-    device: Device
-    cache: Path | None
+    ground: Ground
     theta: str
-    report: Report
 
     def run(self, variants: Sequence[Variant], seeds: Sequence[int], out: Path | None) -> NoiseResult:
         """All fits that `out` does not tell of already; it is written after each, with what else it told of."""
-        start, peers = self._start(variants), peers_of(variants, self.model.settings().detector)
-        splits = [split for split in read_splits(self.splits).splits if split.seed in seeds]
-        if missing := sorted(set(seeds) - {split.seed for split in splits}):
-            raise UserError(f"The splits file has no seed {missing[0]}.", "Choose --seeds from those that it has.")
+        start, peers = self._start(variants), peers_of(variants, self.ground.settings.detector)
+        splits, report = self.ground.chosen(seeds), self.ground.report
         known = {(cell.variant, cell.noise, cell.seed): cell for cell in self._earlier(out)}
         plan = [(v, split) for split in splits for v in variants if (v, split.noise, split.seed) not in known]
         for done, (variant, split) in enumerate(plan):
-            self.report("fitting and judging", done, len(plan))
+            report("fitting and judging", done, len(plan))
             known[variant, split.noise, split.seed] = self._fitted(variant, split, start, peers.get(variant))
             if out is not None:
                 write_whole(out, json.dumps(self._result(known).document(), indent=2))
-        self.report("fitting and judging", len(plan), len(plan))
+        report("fitting and judging", len(plan), len(plan))
         return self._result(known)
 
     def _fitted(self, variant: Variant, split: Split, start: Theta | None, peer: Peer | None) -> Cell:
-        data = self._features.data
+        data = self.ground.features.data
         if peer is not None:
             return peer_fit(data, split, variant, peer, perf_counter)
-        return contaminated_fit(data, split, self._parts, variant, self.model.settings(), perf_counter, start)
+        return contaminated_fit(data, split, self.ground.parts, variant, self.ground.settings, perf_counter, start)
 
     def _start(self, variants: Sequence[Variant]) -> Theta | None:
         """Where variants start that start from theta*; None where there are none such.
@@ -114,11 +102,11 @@ class Benchmark:
         """
         if not any(needs_theta(variant) for variant in variants):
             return None
-        return fitting_start(self.theta, self.model.settings(), torch_device(self.device))
+        return fitting_start(self.theta, self.ground.settings, torch_device(self.ground.device))
 
     def _result(self, known: Mapping[_Place, Cell]) -> NoiseResult:
         cells = tuple(known[place] for place in sorted(known))
-        return NoiseResult(self.dataset.resolve().name, self.model.settings().detector, self._key, cells)
+        return NoiseResult(self.ground.dataset.resolve().name, self.ground.settings.detector, self._key, cells)
 
     def _earlier(self, out: Path | None) -> list[Cell]:
         def read(document: dict[str, Any]) -> list[Cell]:
@@ -127,29 +115,6 @@ class Benchmark:
         return left_in(out, lambda: self._key, read, "this benchmark") or []
 
     @cached_property
-    def _entries(self) -> list[Entry]:
-        """All images that some split names, in order."""
-        found = Dataset.open(self.dataset)
-        trials = [trial(found, split) for split in read_splits(self.splits).splits]
-        return sorted({e.name: e for t in trials for e in (*t.train, *t.test)}.values(), key=lambda entry: entry.name)
-
-    @cached_property
-    def _parts(self) -> dict[str, str]:
-        """Each image's part; without --groups, each its own."""
-        names = [entry.name for entry in self._entries]
-        parts = names if self.groups is None else groups_of(self._entries, read_groups(self.groups))
-        return dict(zip(names, parts, strict=True))
-
-    @cached_property
     def _key(self) -> str:
         """Changes with everything that a figure depends on, but the seed, the variant and the peers' version."""
-        digest = sha256(self._features.settings_words.encode())
-        theta = None if self.theta == SHIPPED else Path(self.theta)
-        for path in (self.splits, *(path for path in (self.groups, theta) if path)):
-            digest.update(path.read_bytes())
-        digest.update(self._features.images_sha256.encode())
-        return digest.hexdigest()
-
-    @cached_property
-    def _features(self) -> Features:
-        return Features(self._entries, self.model.settings(), torch_device(self.device), self.cache, self.report)
+        return self.ground.key(*([] if self.theta == SHIPPED else [Path(self.theta)]))

@@ -5,7 +5,7 @@ Dense tensors carry their shape in the name: B images, T tokens (places in an im
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 import torch
@@ -52,6 +52,7 @@ class Lesson:
     with a painted defect, `painted_image`: (M,) of which image; `mask`: (M, h, w) share of each cell of the detector's
     grid that was painted, in [0, 1]. `parts` names what part the image of each number shows; where it is empty, each
     image shows its own. `doubted`: (N, h, w) bool, places of `good` that should not teach; where it is None, all may.
+    `defects`: (K,) images that people have called defective, `kinds` the class of each, "" where nobody said.
     """
 
     good: Embedding
@@ -61,10 +62,16 @@ class Lesson:
     mask: Tensor
     parts: tuple[str, ...] = ()
     doubted: Tensor | None = None
+    defects: Embedding = field(default_factory=dict)
+    kinds: tuple[str, ...] = ()
 
     def showing(self, parts: Sequence[str]) -> "Lesson":
         """The same, with the part that each image shows."""
         return replace(self, parts=tuple(parts))
+
+    def labelled(self, defects: Embedding, kinds: Sequence[str]) -> "Lesson":
+        """The same, with labelled defects and their classes."""
+        return replace(self, defects=defects, kinds=tuple(kinds))
 
     def part_of(self, number: int) -> str:
         return self.parts[number] if self.parts else str(number)
@@ -126,6 +133,8 @@ class Detector(nn.Module, ABC):
     """The views over which scores are averaged (RAD eq. 3)."""
     halvings: tuple[int, ...] = (0,)
     """How often the image is halved before the backbone sees it: features of (0, 1) are of the whole and the half."""
+    learns_from_labels: ClassVar[bool] = False
+    """Whether `learn` is given defects that people have labelled."""
 
     def __init__(self, config: Part, shape: FeatureShape, grid: tuple[int, int]) -> None:
         """`grid`: (h, w) of the maps."""

@@ -6,6 +6,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from core.detectors.base import Detector, FeatureShape
+from core.detectors.multidirectional import Multidirectional, MultidirectionalConfig
 from core.detectors.patchflow import PatchFlow, PatchFlowConfig
 from core.detectors.rad import Rad, RadConfig
 from core.errors import SettingsError
@@ -14,6 +15,7 @@ from core.messages import Part
 DETECTORS: dict[str, tuple[Callable[..., Detector], type[Part]]] = {
     PatchFlow.name: (PatchFlow, PatchFlowConfig),
     Rad.name: (Rad, RadConfig),
+    Multidirectional.name: (Multidirectional, MultidirectionalConfig),
 }
 DEFAULT = PatchFlow.name
 

@@ -25,10 +25,20 @@ def auroc_replicates(
     same `groups`, `defective` and `seed` give the same resamples: the difference of two gauges' replicates is paired.
     Requires at least one image of each kind.
     """
-    _, values = np.unique(scores, return_inverse=True)
     members, strata = _strata(defective, groups)
-    generator = np.random.default_rng(seed)
-    return np.array([_auroc(values, defective, _draw(generator, strata)[members]) for _ in range(REPLICATES)])
+    ranks, generator = _ranks(scores), np.random.default_rng(seed)
+    return np.array([_auroc(ranks, defective, draw(generator, strata)[members]) for _ in range(REPLICATES)])
+
+
+def weighted_auroc(scores: Floats, defective: Mask, counts: NDArray[np.intp]) -> float:
+    """Image AUROC of images that count `counts` times each; at least one of each kind must."""
+    return _auroc(_ranks(scores), defective, counts)
+
+
+def _ranks(scores: Floats) -> NDArray[np.intp]:
+    """Equal for ties."""
+    _, ranks = np.unique(scores, return_inverse=True)
+    return ranks
 
 
 def interval(replicates: Floats) -> Interval:
@@ -47,7 +57,7 @@ def _strata(defective: Mask, groups: Sequence[str] | None) -> tuple[NDArray[np.i
     return members, has_good.astype(np.intp) + 2 * has_defect.astype(np.intp)
 
 
-def _draw(generator: np.random.Generator, strata: NDArray[np.intp]) -> NDArray[np.intp]:
+def draw(generator: np.random.Generator, strata: NDArray[np.intp]) -> NDArray[np.intp]:
     """How often each group is drawn, when as many are drawn from every stratum as it has."""
     counts = np.zeros(strata.size, dtype=np.intp)
     for stratum in np.unique(strata):
@@ -56,8 +66,7 @@ def _draw(generator: np.random.Generator, strata: NDArray[np.intp]) -> NDArray[n
     return counts
 
 
-def _auroc(values: NDArray[np.intp], defective: Mask, counts: NDArray[np.intp]) -> float:
-    """AUROC of images that count `counts` times each; `values` are the ranks of their scores, equal for ties."""
-    good = np.bincount(values, weights=counts * ~defective)
-    bad = np.bincount(values, weights=counts * defective)
+def _auroc(ranks: NDArray[np.intp], defective: Mask, counts: NDArray[np.intp]) -> float:
+    good = np.bincount(ranks, weights=counts * ~defective)
+    bad = np.bincount(ranks, weights=counts * defective)
     return float(bad @ (np.cumsum(good) - good / 2) / (bad.sum() * good.sum()))

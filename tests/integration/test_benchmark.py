@@ -144,3 +144,27 @@ def test_what_cannot_be_followed_is_a_mistake(flowgauge: Shell, phases: Path, tm
     assert taken.code == 2
     assert "no result of this benchmark" in taken.err
     assert other.read_text() == "{}"
+
+
+def test_unseen_classes_are_left_out_in_turn_and_a_second_run_goes_on(flowgauge: Shell, tmp_path: Path) -> None:
+    root, splits, out = tiny_dataset(), tmp_path / "clean.json", tmp_path / "unseen.json"
+    goods, test_good, scratches, stains = (
+        sorted(path.relative_to(root).as_posix() for path in (root / folder).iterdir())
+        for folder in ("train/good", "test/good", "test/scratch", "test/stain")
+    )
+    whole = {"seed": 0, "train": goods, "test_good": test_good, "test_defect": scratches + stains}
+    splits.write_text(json.dumps({"splits": [whole]}))
+    data = ("benchmark", "unseen", root, "--splits", splits, "--seeds", "0", "--size", SIDE, "--labels", 2)
+    command = (*data, "--device", "cpu", "--cache", tmp_path / "cache", "--json", out)
+
+    done = flowgauge(*command)
+    assert done.code == 0, done.err
+    assert "labels add" in done.out
+    first = json.loads(out.read_text())
+    assert [row["kind"] for row in sorted(first["by_class"], key=lambda row: row["kind"])] == ["scratch", "stain"]
+    assert all(len(cell["labelled"]) == 2 for cell in first["cells"])
+    assert first["gain"]["interval"][0] <= first["gain"]["mean"] <= first["gain"]["interval"][1]
+
+    again = flowgauge(*command)
+    assert again.code == 0
+    assert json.loads(out.read_text()) == first

@@ -1,5 +1,7 @@
 """Detectors of every kind, small enough to be taught in a second, and features to teach them with."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -9,7 +11,7 @@ from core.detectors.registry import DETECTORS, create
 SHAPE = FeatureShape(channels=(4, 6, 8), strides=(4, 8, 16), size=64)
 
 _QUICK = {"steps": 40, "batch": 64, "check_every": 20}
-_PATCHFLOW = {
+_PATCHFLOW: dict[str, Any] = {
     "guide": {"hidden": 12, "inner": 8, "dimensions": 4, "epochs": 4},
     "paintings": 1,
     "pooled": {"blocks": 2, "hidden": 16, "training": _QUICK},
@@ -17,10 +19,11 @@ _PATCHFLOW = {
     "top": 0.05,
 }
 PANEL = "patchflow, a panel"
-CONFIGS = {
+CONFIGS: dict[str, dict[str, Any]] = {
     "rad": {"blocks": 2, "hidden": 16, "views": [{}, {"turns": 2}], "training": _QUICK},
     "patchflow": _PATCHFLOW,
     PANEL: _PATCHFLOW | {"members": 3},
+    "multidirectional": {"episodes": 10, "batch": 4, "top": 0.05},
 }
 assert {name.split(",")[0] for name in CONFIGS} == set(DETECTORS), "every detector runs through the conformance suite"
 
@@ -57,6 +60,8 @@ def lesson(detector: Detector, images: int = 24) -> Lesson:
         painted=detector.embed(features(images, seed=50, defect=True)),
         painted_image=torch.arange(images),
         mask=mask(images, detector),
+        defects=detector.embed(features(4, seed=60, defect=True)),
+        kinds=("dent", "dent", "hole", ""),
     )
 
 
