@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,6 +12,9 @@ from adapters.cli.evaluate import check_place, seeds_of
 from adapters.cli.output import as_json, emit, say, show, write_whole
 from adapters.cli.progress import bars
 from core.errors import UserError
+
+if TYPE_CHECKING:
+    from core.evaluation.comparison import Spread, Standing
 
 Cache = Annotated[
     Path | None,
@@ -277,6 +280,76 @@ def unseen(
     for sentence in left.sentences():
         say(sentence)
     say(f"wrote {json}")
+
+
+@benchmark.command("detectors")
+def detectors(
+    dataset: Annotated[Path, typer.Argument(help="A data set in the MVTec AD layout.")],
+    detector: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="One to compare; may be repeated. All that learn from good images alone, and patchcore, padim and"
+            " fastflow where anomalib is installed.",
+            show_default=False,
+        ),
+    ] = None,
+    splits: Annotated[
+        Path | None, typer.Option(help="JSON: which images teach and which judge, by seed.", metavar="FILE")
+    ] = None,
+    seeds: Annotated[str, typer.Option(help="One seed, or several: 0,1,2.")] = "0",
+    weights: options.Weights = None,
+    backbone: options.Backbone = None,
+    size: options.Size = None,
+    aspect: options.AspectOption = options.Aspect.SQUASH,
+    groups: options.Groups = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="At most so many images in training, and of each kind in the test.")
+    ] = None,
+    device: options.DeviceOption = options.Device.AUTO,
+    json: Annotated[
+        Path | None, typer.Option("--json", help="Write the figures there, after every fit; a second run goes on.")
+    ] = None,
+    html: Annotated[Path | None, typer.Option(help="Write a page there: figures, ROC curves, heatmaps.")] = None,
+) -> None:
+    """Compare detectors on the same images: which method holds on this line?
+
+    \b
+    flowgauge benchmark detectors ./mvtec/bottle --html bottle.html
+    flowgauge benchmark detectors ./tiles --splits splits.json \\
+        --groups groups.json --seeds 0,1,2 --json tiles.json --html tiles.html
+
+    Each is fitted and judged in a process of its own: accuracy of images and
+    places, by class too; misses and false alarms at its own threshold; seconds
+    to fit, images a second, memory, and the size of its snapshot. Peers are
+    anomalib's, on the same backbone; they come with the extra named peers.
+    """
+    from adapters.cli.comparing import Comparing, entrants_of
+    from adapters.cli.model import Model
+    from adapters.report.comparison import write_comparison
+
+    for place in (json, html):
+        check_place(place)
+    models = tuple(Model(name, weights, backbone, size, aspect) for name in entrants_of(detector or []))
+    with bars() as report:
+        comparing = Comparing(dataset, splits, groups, models, device, limit, report)
+        found = comparing.run(seeds_of(seeds), json)
+    if html is not None:
+        write_comparison(comparing.name, found.entrants, html)
+    if json is None and html is None:
+        emit(found.document(comparing.name))
+        return
+    columns = ("image_auroc", "pixel_auroc", "aupro", "fit_seconds", "images_per_second", "peak_mib", "snapshot_mib")
+    show(
+        ("detector", *columns),
+        ((s.detector, *(spread and spread.mean for spread in _spreads(s, columns))) for s in found.standings),
+    )
+    for path in (json, html):
+        if path is not None:
+            say(f"wrote {path}")
+
+
+def _spreads(standing: "Standing", columns: Sequence[str]) -> list["Spread | None"]:
+    return [getattr(standing, column) for column in columns]
 
 
 def _one_of(name: str, choices: type[StrEnum]) -> str:

@@ -13,7 +13,7 @@ from adapters.cli.options import Device
 from adapters.cli.progress import Report
 from core.errors import UserError
 from core.evaluation.datasets import Dataset
-from core.evaluation.evaluate import Conditions, Progress, evaluate
+from core.evaluation.evaluate import Conditions, Progress, Witness, evaluate, nobody
 from core.evaluation.paired import PairedDifference, paired_difference
 from core.evaluation.results import Evaluation, Run
 from core.evaluation.splits import Trial, own_trial, read_groups, read_splits, trial
@@ -55,6 +55,7 @@ def evaluation(
     groups: Path | None,
     device: Device,
     report: Report,
+    witness: Witness = nobody,
 ) -> Evaluation:
     settings, where = model.settings(), torch_device(device)
     start = None if theta is None else start_at(theta)
@@ -73,4 +74,4 @@ def evaluation(
         )
 
     known = None if groups is None else read_groups(groups)
-    return evaluate(name, trials, Conditions(fitted, perf_counter, where, known), report)
+    return evaluate(name, trials, Conditions(fitted, perf_counter, where, known, witness), report)

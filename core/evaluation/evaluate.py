@@ -25,6 +25,14 @@ Fitter = Callable[[Sequence[Picture], Sequence[str] | None, int, Progress], Gaug
 """A gauge from pictures, their groups and a seed."""
 
 
+Witness = Callable[[Gauge, Sequence[Case]], None]
+"""Sees each run's gauge and judged images before they are forgotten."""
+
+
+def nobody(gauge: Gauge, cases: Sequence[Case]) -> None:
+    """Nobody looks."""
+
+
 @dataclass(frozen=True)
 class Conditions:
     """How to evaluate. `clock` gives seconds; `groups` None: every image is a part of its own."""
@@ -33,6 +41,7 @@ class Conditions:
     clock: Clock
     device: str
     groups: Groups | None = None
+    witness: Witness = nobody
 
 
 def evaluate(dataset: str, trials: Sequence[Trial], conditions: Conditions, progress: Progress) -> Evaluation:
@@ -71,6 +80,7 @@ def _run(trial: Trial, unreadable: Sequence[Unreadable], conditions: Conditions,
     fit_seconds = conditions.clock() - start
     speed = side_by_side(gauge, list(_pictures(evenly(trial.test, BATCH))), conditions.clock)
     cases = tuple(_judged(gauge, trial.test, progress))
+    conditions.witness(gauge, cases)
     measured = Measured(trial, cases, fit_seconds, speed, gauge.manifest.threshold.false_alarm_share, tuple(unreadable))
     return gauge.detector_name, summarise(measured, conditions.groups)
 

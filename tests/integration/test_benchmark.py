@@ -168,3 +168,33 @@ def test_unseen_classes_are_left_out_in_turn_and_a_second_run_goes_on(flowgauge:
     again = flowgauge(*command)
     assert again.code == 0
     assert json.loads(out.read_text()) == first
+
+
+def test_detectors_are_compared_each_in_its_own_process(flowgauge: Shell, tmp_path: Path) -> None:
+    out, page = tmp_path / "detectors.json", tmp_path / "detectors.html"
+    data = ("benchmark", "detectors", tiny_dataset(), "--size", SIDE, "--device", "cpu", "--limit", "10")
+    done = flowgauge(*data, "--detector", "patchflow", "--json", out, "--html", page)
+    assert done.code == 0, done.err
+    first = json.loads(out.read_text())
+    (entrant,) = first["entrants"]
+    assert entrant["peak_bytes"] > 10 * entrant["snapshot_bytes"] > 0
+    assert {image["kind"] for image in entrant["wall"]} == {"good", "scratch", "stain"}
+    assert "patchflow ranks them best" in page.read_text()
+
+    again = flowgauge(*data, "--detector", "patchflow", "--json", out)
+    assert again.code == 0
+    assert json.loads(out.read_text()) == first
+
+
+@pytest.mark.parametrize(("name", "said"), [("multidirectional", "benchmark unseen"), ("magic", "no detector 'magic'")])
+def test_what_cannot_be_compared_is_said(flowgauge: Shell, name: str, said: str) -> None:
+    done = flowgauge("benchmark", "detectors", tiny_dataset(), "--detector", name)
+    assert done.code == 2
+    assert said in done.err
+
+
+def test_a_mistake_in_the_other_process_is_told_like_any_other(flowgauge: Shell, splits: Path) -> None:
+    done = flowgauge("benchmark", "detectors", tiny_dataset(), "--detector", "rad", "--splits", splits, "--seeds", "7")
+    assert done.code == 2
+    assert "no seed 7" in done.err
+    assert "Traceback" not in done.err

@@ -1,0 +1,228 @@
+"""The work of `flowgauge benchmark detectors`. Loads torch: imported when the command runs and not before."""
+
+import json
+import multiprocessing
+import resource
+from base64 import b64encode
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from hashlib import sha256
+from importlib.metadata import version
+from importlib.util import find_spec
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from adapters.cli.measuring import chosen_trials, evaluation
+from adapters.cli.model import Model
+from adapters.cli.options import Device
+from adapters.cli.output import write_whole
+from adapters.cli.progress import Report, bars
+from adapters.cli.resuming import left_in
+from core.detectors.multidirectional import Multidirectional
+from core.detectors.registry import DETECTORS
+from core.errors import UserError
+from core.evaluation.comparison import Entrant, Shown, Standing, standings
+from core.evaluation.datasets import Dataset, Entry, Sample, evenly, sift
+from core.evaluation.summary import Case
+from core.gauge import Gauge
+from core.heatmaps import heatmap_png
+from core.images import Picture
+from core.snapshot import weights_of
+
+PEERS = ("patchcore", "padim", "fastflow")
+_SHOWN_OF_A_KIND = 2
+_THUMBNAIL = 160  # pixels, the longest side
+
+
+def entrants_of(names: Sequence[str]) -> list[str]:
+    """Those, or all that learn from good images alone, and the peers where they are installed.
+
+    Raises `UserError` for one that there is not, or that needs labels.
+    """
+    peers = PEERS if find_spec("anomalib") else ()
+    offered = [*(name for name in DETECTORS if name != Multidirectional.name), *peers]
+    for name in names:
+        if name == Multidirectional.name:
+            raise UserError(f"{name} learns from labels, which this has not.", "Run flowgauge benchmark unseen.")
+        if name in PEERS and name not in offered:
+            raise UserError(f"{name} is anomalib's.", "Install the extra: pip install 'flowgauge[peers]'.")
+        if name not in offered:
+            raise UserError(f"There is no detector {name!r}.", f"Choose from {', '.join(offered)}.")
+    return list(dict.fromkeys(names)) or offered
+
+
+@dataclass(frozen=True)
+class Task:
+    """All that a process of its own needs to know."""
+
+    dataset: Path
+    splits: Path | None
+    groups: Path | None
+    model: Model
+    device: Device
+    limit: int | None
+    seed: int
+    shows: bool
+
+
+@dataclass(frozen=True)
+class Comparison:
+    entrants: tuple[Entrant, ...]
+
+    @property
+    def standings(self) -> list[Standing]:
+        return standings(self.entrants)
+
+    def document(self, dataset: str) -> dict[str, Any]:
+        return {
+            "dataset": dataset,
+            "detectors": [standing.model_dump(mode="json") for standing in self.standings],
+            "entrants": [entrant.model_dump(mode="json") for entrant in self.entrants],
+        }
+
+
+@dataclass(frozen=True)
+class Comparing:
+    """Every detector of `models` under every seed; `out` is written after each, and what it tells of is not run again.
+
+    The wall of heatmaps is that of the first seed.
+    """
+
+    dataset: Path
+    splits: Path | None
+    groups: Path | None
+    models: tuple[Model, ...]
+    device: Device
+    limit: int | None
+    report: Report
+
+    def run(self, seeds: Sequence[int], out: Path | None) -> Comparison:
+        known = {(e.detector, e.seed): e for e in self._earlier(out)}
+        plan = [(model, seed) for seed in seeds for model in self.models if (_name(model), seed) not in known]
+        for done, (model, seed) in enumerate(plan):
+            self.report("detectors fitted and judged", done, len(plan))
+            known[_name(model), seed] = _alone(self._task(model, seed, shows=seed == seeds[0]))
+            if out is not None:
+                found = Comparison(tuple(known.values()))
+                write_whole(out, json.dumps({"key": self._key} | found.document(self.name), indent=2))
+        self.report("detectors fitted and judged", len(plan), len(plan))
+        return Comparison(tuple(known.values()))
+
+    @property
+    def name(self) -> str:
+        return self.dataset.resolve().name
+
+    def _task(self, model: Model, seed: int, *, shows: bool) -> Task:
+        return Task(self.dataset, self.splits, self.groups, model, self.device, self.limit, seed, shows)
+
+    def _earlier(self, out: Path | None) -> list[Entrant]:
+        def read(document: dict[str, Any]) -> list[Entrant]:
+            return [Entrant.model_validate(each, strict=False) for each in document["entrants"]]
+
+        return left_in(out, lambda: self._key, read, "this benchmark") or []
+
+    @cached_property
+    def _key(self) -> str:
+        """Changes with images' names, splits, groups, and settings other than the detector."""
+        model = self.models[0]
+        told = (version("flowgauge"), model.weights, model.backbone, model.size, model.aspect, self.limit)
+        digest = sha256(repr(told).encode())
+        found = Dataset.open(self.dataset)
+        for entry in (*found.train, *found.test):
+            digest.update(entry.name.encode())
+        for path in (self.splits, self.groups):
+            digest.update(path.read_bytes() if path else b"")
+        return digest.hexdigest()
+
+
+def _name(model: Model) -> str:
+    assert model.detector is not None, "every entrant has a name"
+    return model.detector
+
+
+def _alone(task: Task) -> Entrant:
+    """In a new process, so that the memory it takes is its own."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return Entrant.model_validate_json(pool.apply(_measured, (task,)))
+
+
+def _measured(task: Task) -> str:
+    """An `Entrant` as JSON: what crosses between processes should be plain."""
+    name = _name(task.model)
+    if name in PEERS:
+        from adapters.anomalib.detectors import offer_all
+
+        offer_all()
+    trials = chosen_trials(task.dataset, task.splits, [task.seed], None, task.limit)
+    seen = _Seen(shows=task.shows)
+    with bars() as report:
+        told = _under(f"{name}, seed {task.seed}: ", report)
+        found = evaluation(
+            task.dataset.name, trials, task.model, None, task.groups, task.device, told, witness=seen.witness
+        )
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return Entrant(
+        detector=name,
+        seed=task.seed,
+        run=found.runs[0],
+        peak_bytes=peak,
+        snapshot_bytes=seen.snapshot_bytes,
+        wall=seen.wall,
+    ).model_dump_json()
+
+
+def _under(heading: str, report: Report) -> Report:
+    def told(what: str, done: int, total: int) -> None:
+        report(heading + what, done, total)
+
+    return told
+
+
+class _Seen:
+    """What is kept of a run beside its figures."""
+
+    snapshot_bytes: int = 0
+    wall: tuple[Shown, ...] = ()
+
+    def __init__(self, *, shows: bool) -> None:
+        self._shows = shows
+
+    def witness(self, gauge: Gauge, cases: Sequence[Case]) -> None:
+        self.snapshot_bytes = len(weights_of(gauge))
+        if self._shows:
+            self.wall = tuple(_shown(case) for case in _chosen(cases))
+
+
+def _chosen(cases: Sequence[Case]) -> list[Case]:
+    """A few of each kind, spread evenly."""
+    kinds = dict.fromkeys(case.entry.kind for case in cases)
+    wanted = {entry.name for kind in kinds for entry in evenly(_of(cases, kind), _SHOWN_OF_A_KIND)}
+    return [case for case in cases if case.entry.name in wanted]
+
+
+def _of(cases: Sequence[Case], kind: str) -> list[Entry]:
+    return [case.entry for case in cases if case.entry.kind == kind]
+
+
+def _shown(case: Case) -> Shown:
+    (sample,) = sift([case.entry])
+    assert isinstance(sample, Sample), "it was judged"
+    judgement = case.judgement
+    heat = Image.open(BytesIO(heatmap_png(sample.picture, judgement.anomaly_map, judgement.map_ceiling)))
+    return Shown(name=case.entry.name, kind=case.entry.kind, picture=_jpeg(_image(sample.picture)), heatmap=_jpeg(heat))
+
+
+def _image(picture: Picture) -> Image.Image:
+    return Image.fromarray(picture.pixels)
+
+
+def _jpeg(image: Image.Image) -> str:
+    image = image.convert("RGB")
+    image.thumbnail((_THUMBNAIL, _THUMBNAIL))
+    file = BytesIO()
+    image.save(file, "JPEG", quality=82)
+    return b64encode(file.getvalue()).decode()

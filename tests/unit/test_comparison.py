@@ -1,0 +1,104 @@
+"""Detectors beside each other: how figures are put together, and what the page draws of them."""
+
+import re
+from base64 import b64encode
+
+import pytest
+
+from adapters.report.comparison import render_comparison
+from adapters.report.roc import roc
+from core.evaluation.comparison import MIB, Entrant, Shown, Spread, standings
+from core.evaluation.results import ClassFigures, ImageResult, Run
+from core.messages import Decision
+
+PIXEL = b64encode(b"\xff\xd8\xff a JPEG begins so").decode()
+SCORES = {"good": (0.1, 0.2, 0.3, 0.6), "dent": (0.5, 0.9), "hole": (0.6,)}
+
+
+def run(seed: int = 0, auroc: float | None = 0.8) -> Run:
+    figures = {name: 0.5 for name in ("pixel_auroc", "aupro", "threshold", "miss_share", "false_alarm_share")}
+    speeds = {"fit_seconds": 60.0, "images_per_second": 20.0, "backbone_images_per_second": 40.0, "speed_ratio": 0.5}
+    images = tuple(
+        ImageResult(name=f"test/{kind}/{place}.png", kind=kind, score=score, decision=Decision.PASS)
+        for kind, scores in SCORES.items()
+        for place, score in enumerate(scores)
+    )
+    kinds = {
+        kind: ClassFigures(image_auroc=auroc, pixel_auroc=None, aupro=None, miss_share=0.5, images=len(scores))
+        for kind, scores in SCORES.items()
+        if kind != "good"
+    }
+    return Run(
+        **figures,
+        **speeds,
+        seed=seed,
+        noise=None,
+        mislabelled_share=0.0,
+        image_auroc=auroc,
+        promised_false_alarm_share=0.05,
+        review_share=0.1,
+        fitted_images=30,
+        good_images=4,
+        defective_images=3,
+        image_auroc_interval=None,
+        per_class=kinds,
+        regions=0,
+        left_out_of_pixel_metrics=(),
+        unreadable={},
+        groups_on_both_sides=None,
+        images=images,
+    )
+
+
+def entrant(name: str, seed: int = 0, auroc: float | None = 0.8, wall: bool = False) -> Entrant:
+    shown = (Shown(name="test/dent/0.png", kind="dent", picture=PIXEL, heatmap=PIXEL),) if wall else ()
+    return Entrant(
+        detector=name, seed=seed, run=run(seed, auroc), peak_bytes=512 * MIB, snapshot_bytes=3 * MIB // 2, wall=shown
+    )
+
+
+def test_the_best_stands_first_and_figures_are_means_over_seeds() -> None:
+    found = standings([entrant("a", 0, 0.7), entrant("b", 0, 0.8), entrant("b", 1, 0.9)])
+    assert [standing.detector for standing in found] == ["b", "a"]
+    best = found[0]
+    assert best.seeds == (0, 1)
+    assert best.image_auroc is not None
+    assert best.image_auroc.mean == pytest.approx(0.85)
+    assert best.image_auroc.deviation == pytest.approx(0.1 / 2**0.5)
+    assert best.snapshot_mib == Spread(mean=1.5, deviation=0.0)
+    assert best.classes.keys() == {"dent", "hole"}
+    assert found[1].image_auroc == Spread(mean=0.7, deviation=None)
+
+
+def test_what_could_not_be_measured_is_no_number() -> None:
+    (found,) = standings([entrant("a", auroc=None)])
+    assert found.image_auroc is None
+    assert "–" in render_comparison("tiles", [entrant("a", auroc=None)])
+
+
+def test_a_roc_curve_goes_from_none_to_all_and_takes_ties_in_one_step() -> None:
+    assert roc(run()) == [
+        (0.0, 0.0),
+        (0.0, pytest.approx(1 / 3)),
+        (0.25, pytest.approx(2 / 3)),  # a good image and a hole share this score
+        (0.25, 1.0),
+        (0.5, 1.0),
+        (0.75, 1.0),
+        (1.0, 1.0),
+    ]
+
+
+def test_the_page_shows_every_detector_in_every_part() -> None:
+    whole = render_comparison("tiles", [entrant("first", wall=True), entrant("second", auroc=0.7, wall=True)])
+    assert len(re.findall(r'<th scope="row">first</th>', whole)) == 3
+    assert len(re.findall(r'<th scope="row">second</th>', whole)) == 3
+    assert whole.count('class="curve"') == 2
+    assert whole.count("<img") == 3
+    assert "first ranks them best" in whole
+
+
+def test_the_page_has_no_wall_without_pictures_and_escapes_names() -> None:
+    whole = render_comparison("<b>tiles</b>", [entrant("first")])
+    assert "Wall of heatmaps" not in whole
+    assert "<b>tiles" not in whole
+    assert render_comparison("<b>tiles</b>", [entrant("first")]) == whole
