@@ -65,8 +65,10 @@ def adaptation_object(line: str, version: str) -> str:
     return f"adaptations/{line_name(line)}/{encoded(version)}.json"
 
 
-def golden_object(line: str, label: str, image_id: str) -> str:
-    return f"golden/{line_name(line)}/{encoded(label)}/{encoded(image_id)}"
+def golden_object(line: str, label: str, image_id: str, kind: str = "") -> str:
+    """`kind` is the class of a defect, "" where nobody said."""
+    folder = f"golden/{line_name(line)}/{encoded(label)}"
+    return f"{folder}/{encoded(kind)}/{encoded(image_id)}" if kind else f"{folder}/{encoded(image_id)}"
 
 
 def line_settings_object(line: str) -> str:

@@ -17,6 +17,7 @@ from adapters.cli.evaluate import evaluate
 from adapters.cli.exits import EPILOG
 from adapters.cli.fit import fit
 from adapters.cli.golden import golden
+from adapters.cli.label import label
 from adapters.cli.lines import lines
 from adapters.cli.meta_search import meta_search
 from adapters.cli.meta_train import meta_train
@@ -37,7 +38,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-_OF_A_LINE = (demo, fit, score, run, adapt)
+_OF_A_LINE = (demo, fit, score, run, adapt, label)
 _OF_METHODS = (doctor, evaluate, estimate, meta_train, meta_search)
 _OF_A_PLANT = (worker, publish, status, alerts)
 for command in (*_OF_A_LINE, *_OF_METHODS, *_OF_A_PLANT):

@@ -41,6 +41,7 @@ def fit(
     Flowgauge learns what good looks like, and sets the threshold on images
     that the model did not see. The gauge is the line's anchor from now on:
     every adaptation starts from it. From the buffer, suspects never teach.
+    multidirectional also learns from the line's labelled defects: see label.
 
     \b
     flowgauge fit ./good --line press-3 --store ./plant
@@ -48,7 +49,7 @@ def fit(
     flowgauge fit --from-buffer --line press-3 --store ./plant
     """
     from adapters.cli.model import Model, start_at, torch_device
-    from adapters.cli.teaching import gather
+    from adapters.cli.teaching import gather, labels_for
     from core.fitting import fit as fit_gauge
     from core.names import line_name
     from core.snapshot import save
@@ -68,6 +69,7 @@ def fit(
             at=plant.clock.now(),
             groups=good.groups,
             theta=start,
+            labelled=labels_for(settings.detector, plant, line),
             seed=seed,
             device=torch_device(device),
             progress=report,

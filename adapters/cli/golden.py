@@ -7,6 +7,7 @@ import typer
 
 from adapters.cli import options
 from adapters.cli.exits import Exit
+from adapters.cli.label import Kind, check_kind
 from adapters.cli.output import emit, say, show, warn
 from core.errors import UnreadableImage, UserError
 from core.golden import Label
@@ -20,25 +21,29 @@ def add(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder of images.")],
     label: Annotated[Label, typer.Option(help="What they show.")],
     store: options.Store,
+    kind: Kind = "",
 ) -> None:
     """Add a folder of labelled images to a line's golden set.
 
-    One half of them, chosen by their names, judges; adaptation never learns
-    from either half. Adding an image again under the other label moves it.
+    One half of them, chosen by their names, judges; the other half may teach
+    detectors that learn from labels. Adaptation never learns from either.
+    Adding an image again under another label or class moves it.
 
     \b
-    flowgauge golden add press-3 ./scratched --label defect --store ./plant
+    flowgauge golden add press-3 ./scratched --label defect \\
+        --class scratch --store ./plant
     """
     from core.names import line_name
     from streams.bootstrap import open_store
     from streams.golden import add_golden
 
+    check_kind(label, kind)
     files = _images(folder)
     with open_store(store) as plant:
         lost = 0
         for path in files:
             try:
-                add_golden(plant.objects, line_name(line), label, path.name, path.read_bytes())
+                add_golden(plant.objects, line_name(line), label, path.name, path.read_bytes(), kind)
             except UnreadableImage as error:
                 lost += 1
                 warn(f"{path.name} is left out. {error}")
@@ -69,9 +74,14 @@ def list_golden(
     with open_store(store) as plant:
         found = list(golden_set(plant.objects, line))
     if json:
-        emit([{"image_id": each.image_id, "label": each.label.value, "judges": each.judges} for each in found])
+        emit(
+            [
+                {"image_id": each.image_id, "label": each.label.value, "class": each.kind, "judges": each.judges}
+                for each in found
+            ]
+        )
     else:
         show(
-            ("image", "label", ""),
-            ((each.image_id, each.label.value, "judges" if each.judges else "") for each in found),
+            ("image", "label", "class", ""),
+            ((each.image_id, each.label.value, each.kind, "judges" if each.judges else "") for each in found),
         )

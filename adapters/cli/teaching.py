@@ -6,11 +6,14 @@ from pathlib import Path
 
 from adapters.cli.output import warn
 from adapters.cli.progress import Report
+from core.detectors.registry import FROM_LABELS
 from core.errors import DatasetError, UnreadableImage, UserError
 from core.evaluation.datasets import Dataset, Entry, Unreadable, evenly, require_enough, sift
 from core.evaluation.splits import groups_of, read_groups
+from core.fitting import Labelled
 from core.images import Picture, decode
 from core.ports import Buffered
+from streams.golden import teaching_defects
 from streams.store import Store
 
 
@@ -68,6 +71,11 @@ def from_line(store: Store, line: str, limit: int | None) -> Good:
         )
     require_enough(len(found), f"The buffer of line {line}")
     return Good([picture for _, picture in found], [entry.subject or entry.image_id for entry, _ in found])
+
+
+def labels_for(detector: str, store: Store, line: str) -> list[Labelled]:
+    """The line's labelled defects that may teach, for a detector that learns from them."""
+    return teaching_defects(store.objects, line) if detector in FROM_LABELS else []
 
 
 def _picture(store: Store, entry: Buffered) -> Picture | None:

@@ -133,8 +133,6 @@ class Detector(nn.Module, ABC):
     """The views over which scores are averaged (RAD eq. 3)."""
     halvings: tuple[int, ...] = (0,)
     """How often the image is halved before the backbone sees it: features of (0, 1) are of the whole and the half."""
-    learns_from_labels: ClassVar[bool] = False
-    """Whether `learn` is given defects that people have labelled."""
 
     def __init__(self, config: Part, shape: FeatureShape, grid: tuple[int, int]) -> None:
         """`grid`: (h, w) of the maps."""

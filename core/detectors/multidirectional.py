@@ -8,7 +8,6 @@ most anomalous places speak for it; and the outer level pulls towards the embedd
 """
 
 from collections.abc import Sequence
-from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -45,7 +44,6 @@ class Multidirectional(Detector):
     """A place is as anomalous as it is far from the good places' mean in the embedding: the mean square of z."""
 
     name = "multidirectional"
-    learns_from_labels: ClassVar[bool] = True
     config: MultidirectionalConfig
 
     def __init__(self, config: MultidirectionalConfig, shape: FeatureShape) -> None:

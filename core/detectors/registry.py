@@ -18,6 +18,8 @@ DETECTORS: dict[str, tuple[Callable[..., Detector], type[Part]]] = {
     Multidirectional.name: (Multidirectional, MultidirectionalConfig),
 }
 DEFAULT = PatchFlow.name
+FROM_LABELS = frozenset({Multidirectional.name})
+"""Detectors that learn from defects which people have labelled."""
 
 
 def create(name: str, config: Mapping[str, Any], shape: FeatureShape) -> Detector:

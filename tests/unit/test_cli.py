@@ -153,6 +153,24 @@ def test_golden_images_are_added_listed_and_moved(flowgauge: Shell, tmp_path: Pa
     assert [(each["image_id"], each["label"]) for each in listed] == [(f"{i:03}.png", "defect") for i in range(3)]
 
 
+def test_a_class_of_defects_is_kept_and_moves_with_the_label(flowgauge: Shell, tmp_path: Path) -> None:
+    folder, store = write_plain(tmp_path / "labelled", 2), tmp_path / "store"
+    for said in (("--label", "defect"), ("--label", "defect", "--class", "deep/cut")):
+        assert flowgauge("golden", "add", "a", folder, *said, "--store", store).code == 0
+    listed = flowgauge("golden", "list", "a", "--store", store, "--json").json
+    assert [(each["image_id"], each["class"]) for each in listed] == [(f"{i:03}.png", "deep/cut") for i in range(2)]
+    assert flowgauge("golden", "add", "a", folder, "--label", "good", "--store", store).code == 0
+    listed = flowgauge("golden", "list", "a", "--store", store, "--json").json
+    assert [(each["label"], each["class"]) for each in listed] == [("good", "")] * 2
+
+
+def test_a_good_image_has_no_class_of_defect(flowgauge: Shell, tmp_path: Path) -> None:
+    folder, store = write_plain(tmp_path / "labelled", 1), tmp_path / "store"
+    done = flowgauge("golden", "add", "a", folder, "--label", "good", "--class", "cut", "--store", store)
+    assert done.code == 2
+    assert "no class of defect" in done.err
+
+
 def test_an_unreadable_golden_image_is_named_and_the_others_are_added(flowgauge: Shell, tmp_path: Path) -> None:
     folder, store = write_plain(tmp_path / "labelled", 2), tmp_path / "store"
     (folder / "broken.png").write_bytes(b"")

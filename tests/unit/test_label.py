@@ -1,0 +1,108 @@
+"""What an inspector says of a verdict: found in topic or archive, kept as golden, for one half to teach."""
+
+from hashlib import sha256
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+
+from core.errors import UserError
+from core.golden import Label
+from core.messages import VERDICTS, Verdict
+from core.names import image_object
+from streams.archive import Archive
+from streams.finding import find_verdict
+from streams.golden import add_golden, golden_set, teaching_defects
+from streams.store import Store
+from streams.worker import Worker
+from tests.support.gauges import goods, line, png
+from tests.support.shell import Shell
+from tests.support.streaming import START, SetClock, append_verdicts, opened, verdict
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return opened(tmp_path / "plant", SetClock())
+
+
+def judged(store: Store, offset: int, *, kept: bool = True) -> Verdict:
+    """A verdict whose image is stored, if `kept`."""
+    data, image_id = png(line().good(offset).pixels), f"part-{offset}"
+    uri = store.objects.put(image_object("a", START, image_id), data) if kept else None
+    found = verdict(
+        offset, image_id, line="a", verdict_id=uuid4(), image_sha256=sha256(data).hexdigest(), image_uri=uri
+    )
+    append_verdicts(store.log, [found])
+    return found
+
+
+def quiet(what: str, done: int, total: int) -> None:
+    """No progress to look at."""
+
+
+def test_a_verdict_is_found_in_the_topic_and_in_the_archive_alone(store: Store, tmp_path: Path) -> None:
+    wanted = [judged(store, offset) for offset in range(5)][2]
+    assert find_verdict(store, wanted.verdict_id, quiet) == wanted
+    worker = Worker(Archive(store, 8), store.log, store.clock, 5)
+    while worker.step():
+        pass
+    worker.flush()
+    with opened(tmp_path / "empty", SetClock()) as empty:
+        for name in store.objects.names("verdicts/"):
+            empty.objects.put(name, store.objects.get(name))
+        assert empty.log.end(VERDICTS, 0) == 0
+        assert find_verdict(empty, wanted.verdict_id, quiet) == wanted
+
+
+def test_an_unknown_verdict_is_said(store: Store) -> None:
+    judged(store, 0)
+    with pytest.raises(UserError, match="no verdict"):
+        find_verdict(store, uuid4(), quiet)
+
+
+def test_defects_of_one_half_teach_with_their_classes(store: Store) -> None:
+    names = [f"golden-{number}" for number in range(12)]
+    for number, name in enumerate(names):
+        add_golden(store.objects, "a", Label.DEFECT, name, png(line().good(number).pixels), f"kind {number % 2}")
+    add_golden(store.objects, "a", Label.GOOD, "another", png(line().good(20).pixels))
+    expected = {each.image_id: each.kind for each in golden_set(store.objects, "a") if not each.judges}
+    expected.pop("another", None)
+    found = teaching_defects(store.objects, "a")
+    assert 0 < len(found) < 12
+    assert sorted(kind for _, kind in found) == sorted(expected.values())
+
+
+@pytest.fixture
+def plant(tmp_path: Path) -> tuple[Path, list[Verdict]]:
+    with opened(tmp_path / "store", SetClock()) as store:
+        return tmp_path / "store", [judged(store, 0), judged(store, 1, kept=False)]
+
+
+def test_labelling_a_verdict_makes_its_image_golden_once(flowgauge: Shell, plant: tuple[Path, list[Verdict]]) -> None:
+    root, (first, _) = plant
+    for said in (("defect", "--class", "scratch"), ("defect", "--class", "scratch"), ("defect", "--class", "dent")):
+        done = flowgauge("label", str(first.verdict_id), *said, "--store", root)
+        assert done.code == 0, done.err
+    assert "part-0 of line a is now golden, defect (dent)" in done.out
+    listed = flowgauge("golden", "list", "a", "--store", root, "--json").json
+    assert [(each["image_id"], each["label"], each["class"]) for each in listed] == [("part-0", "defect", "dent")]
+    told = flowgauge("label", str(first.verdict_id), "good", "--store", root, "--json").json
+    assert (told["label"], told["class"], told["golden"]) == ("good", "", 1)
+
+
+def test_what_cannot_be_labelled_is_said(flowgauge: Shell, plant: tuple[Path, list[Verdict]]) -> None:
+    root, (first, lost) = plant
+    mistakes = {
+        "was not kept": (str(lost.verdict_id), "defect"),
+        "no verdict": (str(uuid4()), "good"),
+        "no class of defect": (str(first.verdict_id), "good", "--class", "dent"),
+    }
+    for said, arguments in mistakes.items():
+        done = flowgauge("label", *arguments, "--store", root)
+        assert done.code == 2
+        assert said in done.err
+    with opened(root, SetClock()) as store:
+        store.objects.put(image_object("a", START, "part-0"), png(goods(range(1))[0].pixels[::-1]))
+    done = flowgauge("label", str(first.verdict_id), "good", "--store", root)
+    assert done.code == 2
+    assert "not the image that was judged" in done.err
