@@ -11,6 +11,7 @@ from torch import Tensor
 from core.backbones import Backbone
 from core.detectors.base import Detector, Embedding, Lesson, Progress, joined
 from core.painting import KINDS, paint
+from core.pasting import Pasting, paste
 from core.preprocessing import Preprocessing
 from core.views import PLAIN, View
 
@@ -68,8 +69,12 @@ class Embedder:
 
     def painted(self, squares: Squares, seed: int, progress: Progress, what: str) -> tuple[Embedding, Tensor]:
         """A copy of each square with a painted defect, as an embedding, and the masks (N, h, w) on the grid."""
-        painted = paint_all(varied(squares, seed), seed)
+        painted = self._brushed(varied(squares, seed), seed)
         return self.embed(painted.squares, progress, what=what), on_grid(painted.masks, self.detector.grid)
+
+    def _brushed(self, squares: Squares, seed: int) -> "PaintedSquares":
+        pasting = self.detector.pasting
+        return paint_all(squares, seed) if pasting is None else paste_all(squares, pasting, seed)
 
 
 @dataclass(frozen=True)
@@ -87,6 +92,15 @@ def paint_all(squares: Squares, seed: int) -> PaintedSquares:
     kinds = tuple(KINDS[rank % len(KINDS)] for rank in rng.permutation(len(squares)))
     painted = [paint(square, kind, rng) for square, kind in zip(squares, kinds, strict=True)]
     return PaintedSquares(np.stack([p.pixels for p in painted]), np.stack([p.mask for p in painted]), kinds)
+
+
+def paste_all(squares: Squares, pasting: Pasting, seed: int) -> PaintedSquares:
+    """One texture on each square."""
+    rng, textures = np.random.default_rng(seed), pasting.textures(squares.shape[1])
+    pasted = [paste(square, textures, rng, on_object=pasting.on_object) for square in squares]
+    return PaintedSquares(
+        np.stack([p.pixels for p in pasted]), np.stack([p.mask for p in pasted]), tuple(p.kind for p in pasted)
+    )
 
 
 def varied(squares: Squares, seed: int) -> Squares:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from core.errors import DatasetError
 from core.messages import Part
+from core.pasting import Pasting
 from core.thresholds import fold_of
 from core.views import PLAIN, View
 
@@ -129,6 +130,8 @@ class Detector(nn.Module, ABC):
     """The views of each good image that `learn` is given; the plain one is first, and all of `views` are among them."""
     paintings: int = 0
     """How many painted copies of each good image `learn` is given."""
+    pasting: Pasting | None = None
+    """What is on those copies: pasted textures; None: painted defects."""
     views: tuple[View, ...] = (PLAIN,)
     """The views over which scores are averaged (RAD eq. 3)."""
     halvings: tuple[int, ...] = (0,)

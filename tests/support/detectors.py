@@ -23,6 +23,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "rad": {"blocks": 2, "hidden": 16, "views": [{}, {"turns": 2}], "training": _QUICK},
     "patchflow": _PATCHFLOW,
     PANEL: _PATCHFLOW | {"members": 3},
+    "glass": {"paintings": 1, "hidden": 16, "steps": 120, "places": 64, "learning_rate": 1e-2, "top": 0.05, "local": 1},
     "multidirectional": {"episodes": 10, "batch": 4, "top": 0.05},
 }
 assert {name.split(",")[0] for name in CONFIGS} == set(DETECTORS), "every detector runs through the conformance suite"
