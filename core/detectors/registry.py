@@ -24,6 +24,16 @@ FROM_LABELS = frozenset({Multidirectional.name})
 """Detectors that learn from defects which people have labelled."""
 
 
+def offer(kind: type[Detector], schema: type[Part]) -> None:
+    """Make a detector from outside core known by its name, for as long as this process runs: `create` makes it, and its
+    snapshots load. It is constructed with a validated `schema` and a `FeatureShape`; offering it again changes nothing.
+
+    Raises `ValueError` for a name that another detector has.
+    """
+    if DETECTORS.setdefault(kind.name, (kind, schema)) != (kind, schema):
+        raise ValueError(f"{kind.name} is the name of another detector")
+
+
 def create(name: str, config: Mapping[str, Any], shape: FeatureShape) -> Detector:
     """An untaught detector for features of `shape`.
 

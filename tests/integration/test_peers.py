@@ -1,21 +1,35 @@
-"""Peers in the noise benchmark: anomalib's own models, on the features that ours are given."""
+"""Peers: anomalib's own models on our features, in the noise benchmark and as detectors."""
 
 import json
 import sys
+from collections.abc import Callable
+from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 
 import pytest
 import torch
 
+from adapters.anomalib.detectors import offer_all
+from adapters.anomalib.fastflow import Fastflow, FastflowConfig
 from adapters.anomalib.models import KCenterGreedy
-from adapters.anomalib.peers import PEERS, GreedyCoreset, padim
+from adapters.anomalib.padim import Padim, PadimConfig
+from adapters.anomalib.patchcore import GreedyCoreset, Patchcore, PatchcoreConfig
+from adapters.anomalib.peer import PeerDetector
+from adapters.anomalib.peers import PEERS, padim
+from core.detectors import registry
 from core.detectors.base import Embedding, FeatureShape
 from core.evaluation import peers
 from core.evaluation.noise import Variant
 from core.evaluation.peers import Judge, peer_fit
+from core.fitting import FitSettings, fit
 from core.seeding import seeded
+from core.snapshot import load, save
+from tests.support.detectors import SHAPE, features, lesson
+from tests.support.gauges import goods, settings
 from tests.support.plants import SIDE, tiny_dataset
 from tests.support.shell import Shell
+from tests.unit import test_detectors as conformance
 from tests.unit.test_noise import NAMES, SPLIT, data, same
 
 
@@ -140,3 +154,109 @@ def test_peers_need_features_by_stride(flowgauge: Shell, splits: Path) -> None:
     done = flowgauge(*command, "--variant", "patchcore")
     assert done.code == 2
     assert "patchcore needs the features that patchflow keeps" in done.err
+
+
+@pytest.fixture
+def offered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """anomalib's detectors are known by name until the test ends."""
+    monkeypatch.setattr(registry, "DETECTORS", dict(registry.DETECTORS))
+    offer_all()
+
+
+SMALL: dict[str, Callable[[], PeerDetector]] = {
+    "patchcore": lambda: Patchcore(PatchcoreConfig(coreset=0.2), SHAPE),
+    "padim": lambda: Padim(PadimConfig(features=12), SHAPE),
+    "fastflow": lambda: Fastflow(FastflowConfig(steps=2, batch=8), SHAPE),
+}
+
+
+def taught(name: str, seed: int = 0) -> PeerDetector:
+    detector = SMALL[name]()
+    detector.learn(lesson(detector), seed=seed, progress=lambda what, done, total: None)
+    return detector
+
+
+taught_once = cache(taught)
+
+
+@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize(
+    "promise",
+    [
+        conformance.test_scores_and_maps_have_one_row_per_image,
+        conformance.test_a_defect_scores_higher_than_every_good_image,
+        conformance.test_the_map_is_highest_where_the_defect_is,
+        conformance.test_a_score_does_not_depend_on_the_neighbours,
+        conformance.test_a_score_does_not_depend_on_the_size_of_the_batch_or_the_place_in_it,
+        conformance.test_scoring_does_not_change_its_input,
+        conformance.test_scoring_does_not_change_the_detector,
+        conformance.test_an_embedding_keeps_images_apart,
+        conformance.test_scores_from_an_embedding_are_those_from_features,
+        conformance.test_every_view_that_scores_also_teaches,
+    ],
+)
+def test_a_peer_keeps_what_every_detector_promises(name: str, promise: Callable[[PeerDetector], None]) -> None:
+    promise(taught_once(name))
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_the_same_lesson_and_seed_teach_a_peer_the_same(name: str) -> None:
+    first, again, other = (made.state_dict() for made in (taught_once(name), taught(name), taught(name, seed=1)))
+    assert same(first, again)
+    assert any(not torch.equal(tensor, other[key]) for key, tensor in first.items())
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_learning_does_not_change_the_lesson_of_a_peer(name: str) -> None:
+    detector = SMALL[name]()
+    given = lesson(detector)
+    before = {key: tensor.clone() for key, tensor in given.good.items()}
+    detector.learn(given, seed=0, progress=lambda what, done, total: None)
+    assert same(given.good, before)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_a_peer_scores_in_training_mode_as_otherwise(name: str) -> None:
+    detector = taught_once(name)
+    with torch.inference_mode():
+        before = detector.score(features(3, seed=2))
+        after = detector.train().score(features(3, seed=2))
+    assert torch.equal(after.image, before.image)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_more_good_images_than_a_batch_are_all_told_of(name: str) -> None:
+    detector, told = SMALL[name](), list[tuple[int, int]]()
+    detector.learn(lesson(detector), seed=0, progress=lambda what, done, total: told.append((done, total)))
+    assert told[-1][0] == told[-1][1]
+    assert all(0 < done <= total for done, total in told)
+
+
+@pytest.mark.usefixtures("offered")
+@pytest.mark.parametrize(
+    ("name", "config"),
+    [("patchcore", {"coreset": 0.05}), ("padim", {"features": 20}), ("fastflow", {"steps": 2, "epochs": 1})],
+)
+def test_the_snapshot_of_a_peer_scores_as_it_did(name: str, config: dict[str, float]) -> None:
+    wanted = FitSettings(detector=name, config=config, preprocessing=settings().preprocessing)
+    gauge = fit(goods(range(12)), line="weld", settings=wanted, at=datetime(2026, 1, 1, tzinfo=UTC))
+    snapshot = save(gauge)
+    again = load(snapshot.manifest, snapshot.weights)
+    theirs, ours = (made.judge(goods(range(20, 24))) for made in (gauge, again))
+    assert [judgement.score for judgement in ours] == [judgement.score for judgement in theirs]
+    assert all((a.anomaly_map == b.anomaly_map).all() for a, b in zip(ours, theirs, strict=True))
+
+
+def test_what_a_peer_learned_weighs_in_its_state() -> None:
+    def numbers(name: str) -> int:
+        return sum(tensor.numel() for tensor in taught_once(name).state_dict().values())
+
+    places, width = 24 * 8 * 8, SHAPE.channels[1] + SHAPE.channels[2]
+    assert numbers("patchcore") > int(0.2 * places) * width
+    assert numbers("padim") > (SHAPE.size // 4) ** 2 * 12 * 12
+
+
+@pytest.mark.usefixtures("offered")
+def test_offered_twice_peers_are_still_there() -> None:
+    offer_all()
+    assert {"patchcore", "padim", "fastflow"} <= registry.DETECTORS.keys()

@@ -7,9 +7,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from core.detectors import registry
 from core.detectors.base import Detector, Scores, joined, length, select
-from core.detectors.rad import Rad
-from core.detectors.registry import create
+from core.detectors.rad import Rad, RadConfig
+from core.detectors.registry import create, offer
 from core.errors import SettingsError
 from tests.support.detectors import CONFIGS, SHAPE, features, lesson, small, taught
 
@@ -157,6 +158,26 @@ def test_an_unknown_detector_is_named_with_the_known_ones() -> None:
 def test_a_wrong_option_of_a_detector_is_refused() -> None:
     with pytest.raises(SettingsError, match="blocks"):
         create("rad", CONFIGS["rad"] | {"blocks": 0}, SHAPE)
+
+
+def test_a_detector_from_elsewhere_can_be_offered(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Elsewhere(Rad):
+        name = "elsewhere"
+
+    monkeypatch.setattr(registry, "DETECTORS", dict(registry.DETECTORS))
+    for _ in range(2):
+        offer(Elsewhere, RadConfig)
+    assert isinstance(create("elsewhere", CONFIGS["rad"], SHAPE), Elsewhere)
+
+
+def test_a_name_that_is_taken_is_refused() -> None:
+    class Impostor(Rad):
+        name = "patchflow"
+
+    before = dict(registry.DETECTORS)
+    with pytest.raises(ValueError, match="patchflow is the name of another"):
+        offer(Impostor, RadConfig)
+    assert before == registry.DETECTORS
 
 
 def test_the_default_rad_has_the_papers_size() -> None:

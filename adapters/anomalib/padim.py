@@ -1,0 +1,53 @@
+"""`padim`: anomalib's (Defard et al., arXiv 2011.08785), with 100 features."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from pydantic import Field
+
+from adapters.anomalib.handed import Handed, Stages
+from adapters.anomalib.models import PadimModel
+from adapters.anomalib.peer import PeerDetector
+from core.detectors.base import Embedding, FeatureShape, Progress
+from core.detectors.guide import key
+from core.messages import Part
+
+
+class PadimConfig(Part):
+    """`features`: how many channels are drawn of all strides' together; all, where there are not so many."""
+
+    features: int = Field(100, ge=1)
+
+
+class Padim(PeerDetector):
+    """Of all strides. A Gaussian for each place of the finest one, so its state grows with the image."""
+
+    name = "padim"
+    config: PadimConfig
+
+    def __init__(self, config: PadimConfig, shape: FeatureShape) -> None:
+        super().__init__(config, shape, sorted(shape.strides))
+
+    def _untaught(self) -> Handed:
+        layers = [key(stride) for stride in self.strides]
+        drawn = min(self.config.features, sum(self.shape.channels))
+        return Handed(PadimModel(Stages(self.shape, self.strides), layers, n_features=drawn), self.shape.size)
+
+    def _teach(self, good: Embedding, progress: Progress) -> None:
+        """On one thread: on several of MKL, batched inversion in single precision has gone wrong, once in silence."""
+        model: Any = self.model.model
+        with torch.no_grad(), _one_thread():
+            self._show(good, progress)
+            model.fit()
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
