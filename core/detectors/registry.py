@@ -6,6 +6,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from core.detectors.base import Detector, FeatureShape
+from core.detectors.csflow import CsFlow, CsFlowConfig
 from core.detectors.multidirectional import Multidirectional, MultidirectionalConfig
 from core.detectors.patchflow import PatchFlow, PatchFlowConfig
 from core.detectors.rad import Rad, RadConfig
@@ -15,6 +16,7 @@ from core.messages import Part
 DETECTORS: dict[str, tuple[Callable[..., Detector], type[Part]]] = {
     PatchFlow.name: (PatchFlow, PatchFlowConfig),
     Rad.name: (Rad, RadConfig),
+    CsFlow.name: (CsFlow, CsFlowConfig),
     Multidirectional.name: (Multidirectional, MultidirectionalConfig),
 }
 DEFAULT = PatchFlow.name

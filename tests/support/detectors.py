@@ -23,6 +23,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "rad": {"blocks": 2, "hidden": 16, "views": [{}, {"turns": 2}], "training": _QUICK},
     "patchflow": _PATCHFLOW,
     PANEL: _PATCHFLOW | {"members": 3},
+    "csflow": {"blocks": 2, "hidden": 8, "training": _QUICK | {"batch": 16, "noise": 0.3}},
     "multidirectional": {"episodes": 10, "batch": 4, "top": 0.05},
 }
 assert {name.split(",")[0] for name in CONFIGS} == set(DETECTORS), "every detector runs through the conformance suite"
