@@ -73,14 +73,14 @@ class CsFlow(Adaptable):
         return embedding[_key(min(self.halvings))]
 
     def learn(self, lesson: Lesson, *, seed: int, progress: Progress) -> None:
-        for times, whiten in zip(self.halvings, self._whitened, strict=True):
-            whiten.measure(lesson.good[_key(times)].float(), self.config.shrinkage)
+        self.measure(lesson.good)
         rows = Rows(self.tokens(lesson.good)[:, 0], held_out_images(_parts(lesson), _HELD_OUT, seed))
         maximise_likelihood(self.flow, rows, self.config.training, seed=seed, progress=progress)
 
-    @property
-    def _whitened(self) -> list["_Whiten"]:
-        return [cast(_Whiten, whiten) for whiten in self.whiten]
+    def measure(self, good: Embedding) -> None:
+        """Take the whitening from good images."""
+        for times, whiten in zip(self.halvings, self.whiten, strict=True):
+            cast(_Whiten, whiten).measure(good[_key(times)].float(), self.config.shrinkage)
 
     def tokens(self, embedding: Embedding) -> Tensor:
         """One token an image: (B, 1, D), all places of all scales."""
