@@ -27,9 +27,9 @@ Loss = Callable[[Parameters, Batch], Tensor]
 
 class InnerLoop(Part):
     """`alpha` is the length of a step whose gradient is as long as those at the anchor, in parameter space: so the
-    step does not depend on the loss's units. `batch` is in what the loss is taken over: tokens, as many as the flow may be
-    given at once, or windows of images.
-    `warm_up`: minibatches at the anchor that give the units of losses and gradients.
+    step does not depend on the loss's units. `batch` is in what the loss is taken over: tokens, as many as the flow may
+    be given at once, or windows of images. `warm_up`: minibatches at the anchor that give the units of losses and
+    gradients.
     """
 
     alpha: float = Field(0.05, gt=0)

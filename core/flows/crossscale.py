@@ -83,11 +83,12 @@ class CrossScaleFlow(Flow):
 
     def energies(self, z_ND: Tensor) -> Tensor:
         """(N, S, S) on the grid of the finest scale: the mean square of z over the channels of each place, averaged
-        over the scales.
+        over the scales. They weigh by their sides, for a coarse place is smeared over many fine ones.
         """
-        finest = max(self.scales.sides)
+        finest, weight = max(self.scales.sides), z_ND.new_tensor(self.scales.sides)
         energies = [z_NCSS.square().mean(dim=1, keepdim=True) for z_NCSS in self.scales.maps(z_ND)]
-        return torch.cat([_brought(energy, finest) for energy in energies], dim=1).mean(dim=1)
+        together = torch.cat([_brought(energy, finest) for energy in energies], dim=1)
+        return (together * (weight / weight.sum())[:, None, None]).sum(dim=1)
 
     def rarity_of(self, z_ND: Tensor, log_det_N: Tensor) -> Tensor:
         """(N,): the mean of the energies. How much the flow stretches space depends on an image's light and contrast

@@ -54,7 +54,11 @@ def test_the_map_is_highest_where_the_defect_is(detector: Detector) -> None:
 
 
 def test_a_score_does_not_depend_on_the_neighbours(detector: Detector) -> None:
-    ours, others, extreme = shown(detector, 4, seed=3), shown(detector, 4, seed=4), shown(detector, 4, seed=5, defect=True)
+    ours, others, extreme = (
+        shown(detector, 4, seed=3),
+        shown(detector, 4, seed=4),
+        shown(detector, 4, seed=5, defect=True),
+    )
     beside_some = _score(detector, [torch.cat(pair) for pair in zip(ours, others, strict=True)])
     beside_extreme = _score(detector, [torch.cat(pair) for pair in zip(ours, extreme, strict=True)])
     assert torch.equal(beside_some.image[:4], beside_extreme.image[:4])
