@@ -33,7 +33,7 @@ DeviceOption = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts instead of a table.")]
 
-Detector = Annotated[str | None, typer.Option(help="patchflow (default), rad or multidirectional.")]
+Detector = Annotated[str | None, typer.Option(help="patchflow (default), csflow, rad, glass or multidirectional.")]
 Refine = Annotated[
     bool,
     typer.Option("--refine", help="Leave out images that look suspect: for images that nobody has called good."),

@@ -27,8 +27,9 @@ Loss = Callable[[Parameters, Batch], Tensor]
 
 class InnerLoop(Part):
     """`alpha` is the length of a step whose gradient is as long as those at the anchor, in parameter space: so the
-    step does not depend on the loss's units. `batch` is in what the loss is taken over: tokens, or windows of images.
-    `warm_up`: minibatches at the anchor that give the units of losses and gradients.
+    step does not depend on the loss's units. `batch` is in what the loss is taken over: tokens, as many as the flow may
+    be given at once, or windows of images. `warm_up`: minibatches at the anchor that give the units of losses and
+    gradients.
     """
 
     alpha: float = Field(0.05, gt=0)
@@ -78,7 +79,7 @@ def adapted(
     flow: Flow, teaching: Teaching, settings: InnerLoop, *, seed: int, round_number: int = 0
 ) -> tuple[Parameters, list[Step]]:
     """The flow's parameters after the inner loop from its own, and what was measured at each step."""
-    draw = _Tokens(teaching, settings.batch, seed)
+    draw = _Tokens(teaching, min(settings.batch, flow.most_rows), seed)
     return inner_loop(parameters_of(flow), loss_of(flow), draw, settings, what=FLOW, round_number=round_number)
 
 

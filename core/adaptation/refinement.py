@@ -102,8 +102,8 @@ def refine(
 ) -> Refined:
     """Adapt a copy of `anchor` to what `evidence` shows; the anchor stays as it is."""
     anchor = recentred(anchor, evidence)
-    nll = token_nll(anchor, parameters_of(anchor.flow), _tokens(anchor, evidence))
-    suspicion = suspect(image_scores(anchor, evidence, nll), nll, settings.rejection, default_k)
+    rarity = token_rarity(anchor, parameters_of(anchor.flow), _tokens(anchor, evidence))
+    suspicion = suspect(image_scores(anchor, evidence, rarity), rarity, settings.rejection, default_k)
     rounds, steps = [_round(suspicion, settings.rejection, image_ids)], list[Step]()
     lesson, folds = _lesson(anchor, evidence, suspicion, settings.retuning), int(division.folds.max()) + 1
     school = _School(anchor, evidence, lesson, settings.retuning, seed, folds + 1, progress)
@@ -111,9 +111,9 @@ def refine(
     for number in range(1, settings.rounds + 1):
         progress("refining, round", number, settings.rounds)
         students = [_student(start, suspicion.patches, settings.inner_loop, seed, number) for start in cross]
-        nll = _held_out_nll(students)
+        rarity = _held_out_rarity(students)
         before = suspicion
-        suspicion = suspect(image_scores(anchor, evidence, nll), nll, settings.rejection, default_k)
+        suspicion = suspect(image_scores(anchor, evidence, rarity), rarity, settings.rejection, default_k)
         rounds.append(_round(suspicion, settings.rejection, image_ids))
         steps += [step for student in students for step in student.steps]
         if np.array_equal(before.kept, suspicion.kept):
@@ -122,7 +122,7 @@ def refine(
     last = _student(whole, suspicion.patches, settings.inner_loop, seed, len(rounds))
     return Refined(
         detector=last.detector,
-        scores=image_scores(anchor, evidence, nll),
+        scores=image_scores(anchor, evidence, rarity),
         maps=_held_out_maps(students, evidence),
         folds=division.folds,
         suspicion=suspicion,
@@ -216,17 +216,21 @@ def _tokens(detector: Adaptable, evidence: Evidence) -> Tensor:
         return torch.cat([detector.tokens(embedding) for embedding in evidence.views], dim=1)
 
 
-def token_nll(detector: Adaptable, parameters: Parameters, tokens_NTD: Tensor) -> Tensor:
+def token_rarity(detector: Adaptable, parameters: Parameters, tokens_NTD: Tensor) -> Tensor:
     """(N, T) under the flow with `parameters`."""
+    flow = detector.flow
     with torch.no_grad():
-        z, log_det = functional_call(detector.flow, parameters, (tokens_NTD.flatten(0, 1),))
-        return detector.flow.nll_of(z, log_det).view(tokens_NTD.shape[:2])
+        told = [
+            flow.rarity_of(*functional_call(flow, parameters, (rows,)))
+            for rows in torch.split(tokens_NTD.flatten(0, 1), flow.most_rows)
+        ]
+    return torch.cat(told).view(tokens_NTD.shape[:2])
 
 
-def image_scores(detector: Adaptable, evidence: Evidence, nll_NT: Tensor) -> NDArray[np.float64]:
+def image_scores(detector: Adaptable, evidence: Evidence, rarity_NT: Tensor) -> NDArray[np.float64]:
     """(N,) averaged over the views, whose tokens stand one view after the other."""
-    per_view = nll_NT.chunk(len(evidence.views), dim=1)
-    scores = [detector.image_scores(nll, view) for nll, view in zip(per_view, evidence.views, strict=True)]
+    per_view = rarity_NT.chunk(len(evidence.views), dim=1)
+    scores = [detector.image_scores(rarity, view) for rarity, view in zip(per_view, evidence.views, strict=True)]
     return torch.stack(scores).mean(dim=0).double().numpy()
 
 
@@ -257,13 +261,13 @@ def _teaching(start: _Start, may_teach: Tensor) -> Teaching:
     return Teaching(start.tokens[may_teach], start.tokens[may_teach])
 
 
-def _held_out_nll(students: Sequence[_Student]) -> Tensor:
+def _held_out_rarity(students: Sequence[_Student]) -> Tensor:
     """(N, T): each image's patches by the student that it watched."""
-    nll = torch.empty(students[0].start.tokens.shape[:2])
+    rarity = torch.empty(students[0].start.tokens.shape[:2])
     for student in students:
         rows = torch.from_numpy(student.start.watched)
-        nll[rows] = token_nll(student.start.detector, student.parameters, student.start.tokens[rows])
-    return nll
+        rarity[rows] = token_rarity(student.start.detector, student.parameters, student.start.tokens[rows])
+    return rarity
 
 
 def _held_out_maps(students: Sequence[_Student], evidence: Evidence) -> Tensor:

@@ -19,8 +19,8 @@ class Adaptable(Detector):
         """What the flow sees: (B, T, D)."""
 
     @abstractmethod
-    def image_scores(self, nll_BT: Tensor, embedding: Embedding) -> Tensor:
-        """Scores (B,) from the tokens' negative log-likelihoods (B, T) and whatever else the detector weighs."""
+    def image_scores(self, rarity_BT: Tensor, embedding: Embedding) -> Tensor:
+        """Scores (B,) from how anomalous the flow finds the tokens (B, T) and whatever else the detector weighs."""
 
     @property
     def guides(self) -> tuple[nn.Module, ...]:

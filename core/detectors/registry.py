@@ -6,6 +6,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from core.detectors.base import Detector, FeatureShape
+from core.detectors.csflow import CsFlow, CsFlowConfig
 from core.detectors.glass import Glass, GlassConfig
 from core.detectors.multidirectional import Multidirectional, MultidirectionalConfig
 from core.detectors.patchflow import PatchFlow, PatchFlowConfig
@@ -16,6 +17,7 @@ from core.messages import Part
 DETECTORS: dict[str, tuple[Callable[..., Detector], type[Part]]] = {
     PatchFlow.name: (PatchFlow, PatchFlowConfig),
     Rad.name: (Rad, RadConfig),
+    CsFlow.name: (CsFlow, CsFlowConfig),
     Glass.name: (Glass, GlassConfig),
     Multidirectional.name: (Multidirectional, MultidirectionalConfig),
 }

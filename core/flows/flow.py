@@ -2,6 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
+from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -12,6 +13,8 @@ class Flow(nn.Module, ABC):
     """x (N, `dimensions`) -> z of the same shape, invertible, with log abs det dz/dx (N,): each row has its own."""
 
     dimensions: int
+    most_rows: ClassVar[int] = 2**20
+    """How many rows the inner loop may draw at once: where a row is a whole image, few tell enough."""
 
     @abstractmethod
     def forward(self, x_ND: Tensor) -> tuple[Tensor, Tensor]: ...
@@ -27,3 +30,9 @@ class Flow(nn.Module, ABC):
         """The same from what `forward` gave."""
         nll: Tensor = (0.5 * z_ND.square().sum(dim=1) - log_det_N) / self.dimensions + _HALF_LOG_TAU
         return nll
+
+    def rarity_of(self, z_ND: Tensor, log_det_N: Tensor) -> Tensor:
+        """How anomalous each row is (N,), higher is more so: `nll_of`, unless a flow judges by something else than what
+        it learns by.
+        """
+        return self.nll_of(z_ND, log_det_N)

@@ -1,5 +1,7 @@
 """Detectors of every kind, small enough to be taught in a second, and features to teach them with."""
 
+from collections.abc import Sequence
+from itertools import product
 from typing import Any
 
 import torch
@@ -23,6 +25,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "rad": {"blocks": 2, "hidden": 16, "views": [{}, {"turns": 2}], "training": _QUICK},
     "patchflow": _PATCHFLOW,
     PANEL: _PATCHFLOW | {"members": 3},
+    "csflow": {"blocks": 2, "hidden": 8, "training": _QUICK | {"batch": 16, "noise": 0.3}},
     "glass": {"paintings": 1, "hidden": 16, "steps": 120, "places": 64, "learning_rate": 1e-2, "top": 0.05, "local": 1},
     "multidirectional": {"episodes": 10, "batch": 4, "top": 0.05},
 }
@@ -33,17 +36,22 @@ def small(name: str) -> Detector:
     return create(name.split(",")[0], CONFIGS[name], SHAPE)
 
 
-def features(images: int, seed: int, defect: bool = False) -> tuple[Tensor, ...]:
-    """Correlated noise; a defect adds a blob of other values around the middle."""
+def features(images: int, seed: int, defect: bool = False, halvings: Sequence[int] = (0,)) -> tuple[Tensor, ...]:
+    """Noise; a defect adds a blob of other values around the middle. Without `halvings`, of the whole image alone."""
     generator = torch.Generator().manual_seed(seed)
     maps = []
-    for channels, stride in zip(SHAPE.channels, SHAPE.strides, strict=True):
-        side = SHAPE.size // stride
+    for times, (channels, stride) in product(halvings, zip(SHAPE.channels, SHAPE.strides, strict=True)):
+        side = SHAPE.size // 2**times // stride
         x = torch.randn(images, channels, side, side, generator=generator)
         if defect:
-            x[:, :, side // 4 : side // 2, side // 4 : side // 2] += 4
+            x[:, :, side // 4 : max(1, side // 2), side // 4 : max(1, side // 2)] += 4
         maps.append(x)
     return tuple(maps)
+
+
+def shown(detector: Detector, images: int, seed: int, defect: bool = False) -> tuple[Tensor, ...]:
+    """The same at the sizes that the detector asks for."""
+    return features(images, seed, defect, detector.halvings)
 
 
 def mask(images: int, detector: Detector) -> Tensor:
@@ -54,14 +62,14 @@ def mask(images: int, detector: Detector) -> Tensor:
 
 
 def lesson(detector: Detector, images: int = 24) -> Lesson:
-    views = [detector.embed(features(images, seed=view)) for view in range(len(detector.teaching_views))]
+    views = [detector.embed(shown(detector, images, seed=view)) for view in range(len(detector.teaching_views))]
     return Lesson(
         good=joined(views),
         image=torch.arange(images).repeat(len(views)),
-        painted=detector.embed(features(images, seed=50, defect=True)),
+        painted=detector.embed(shown(detector, images, seed=50, defect=True)),
         painted_image=torch.arange(images),
         mask=mask(images, detector),
-        defects=detector.embed(features(4, seed=60, defect=True)),
+        defects=detector.embed(shown(detector, 4, seed=60, defect=True)),
         kinds=("dent", "dent", "hole", ""),
     )
 

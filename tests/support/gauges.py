@@ -23,6 +23,11 @@ QUICK = {
         "pooled": {"blocks": 2, "hidden": 32, "training": {"steps": 40, "batch": 32, "check_every": 20}},
         "training": {"steps": 80, "batch": 512, "learning_rate": 5e-3, "noise": 1.0, "check_every": 20},
     },
+    "csflow": {
+        "blocks": 2,
+        "hidden": 12,
+        "training": {"steps": 40, "batch": 16, "noise": 0.2, "check_every": 20},
+    },
     "rad": {
         "blocks": 2,
         "hidden": 32,

@@ -211,7 +211,7 @@ def _outcome(detector: str = "patchflow") -> AdaptationOutcome:
     return adapt(_given(detector))
 
 
-@pytest.fixture(params=["patchflow", "rad"])
+@pytest.fixture(params=["patchflow", "rad", "csflow"])
 def outcome(request: pytest.FixtureRequest) -> Iterator[AdaptationOutcome]:
     before = save(gauge(str(request.param)))
     yield _outcome(str(request.param))

@@ -12,7 +12,7 @@ from core.detectors.base import Detector, Scores, joined, length, select
 from core.detectors.rad import Rad, RadConfig
 from core.detectors.registry import create, offer
 from core.errors import SettingsError
-from tests.support.detectors import CONFIGS, SHAPE, features, lesson, small, taught
+from tests.support.detectors import CONFIGS, SHAPE, lesson, shown, small, taught
 
 NAMES = sorted(CONFIGS)
 
@@ -33,7 +33,7 @@ def _score(detector: Detector, maps: Sequence[Tensor]) -> Scores:
 
 
 def test_scores_and_maps_have_one_row_per_image(detector: Detector) -> None:
-    scores = _score(detector, features(5, seed=7))
+    scores = _score(detector, shown(detector, 5, seed=7))
     assert scores.image.shape == (5,)
     assert scores.maps.shape == (5, *detector.grid)
     assert scores.image.isfinite().all()
@@ -41,13 +41,13 @@ def test_scores_and_maps_have_one_row_per_image(detector: Detector) -> None:
 
 
 def test_a_defect_scores_higher_than_every_good_image(detector: Detector) -> None:
-    good = _score(detector, features(12, seed=8)).image
-    bad = _score(detector, features(12, seed=9, defect=True)).image
+    good = _score(detector, shown(detector, 12, seed=8)).image
+    bad = _score(detector, shown(detector, 12, seed=9, defect=True)).image
     assert float(bad.min()) > float(good.max())
 
 
 def test_the_map_is_highest_where_the_defect_is(detector: Detector) -> None:
-    maps = _score(detector, features(12, seed=9, defect=True)).maps.mean(dim=0)
+    maps = _score(detector, shown(detector, 12, seed=9, defect=True)).maps.mean(dim=0)
     side = detector.grid[0]
     inside = maps[side // 4 : side // 2, side // 4 : side // 2].mean()
     assert float(inside) > 1.1 * float(maps.mean())
@@ -55,7 +55,11 @@ def test_the_map_is_highest_where_the_defect_is(detector: Detector) -> None:
 
 
 def test_a_score_does_not_depend_on_the_neighbours(detector: Detector) -> None:
-    ours, others, extreme = features(4, seed=3), features(4, seed=4), features(4, seed=5, defect=True)
+    ours, others, extreme = (
+        shown(detector, 4, seed=3),
+        shown(detector, 4, seed=4),
+        shown(detector, 4, seed=5, defect=True),
+    )
     beside_some = _score(detector, [torch.cat(pair) for pair in zip(ours, others, strict=True)])
     beside_extreme = _score(detector, [torch.cat(pair) for pair in zip(ours, extreme, strict=True)])
     assert torch.equal(beside_some.image[:4], beside_extreme.image[:4])
@@ -63,15 +67,15 @@ def test_a_score_does_not_depend_on_the_neighbours(detector: Detector) -> None:
 
 
 def test_a_score_does_not_depend_on_the_size_of_the_batch_or_the_place_in_it(detector: Detector) -> None:
-    together = _score(detector, features(6, seed=3))
+    together = _score(detector, shown(detector, 6, seed=3))
     for row in (0, 5):
-        alone = _score(detector, [feature[row : row + 1] for feature in features(6, seed=3)])
+        alone = _score(detector, [feature[row : row + 1] for feature in shown(detector, 6, seed=3)])
         torch.testing.assert_close(alone.image[0], together.image[row], rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(alone.maps[0], together.maps[row], rtol=1e-3, atol=1e-3)
 
 
 def test_scoring_does_not_change_its_input(detector: Detector) -> None:
-    given = features(3, seed=3)
+    given = shown(detector, 3, seed=3)
     before = [feature.clone() for feature in given]
     _score(detector, given)
     assert all(torch.equal(a, b) for a, b in zip(given, before, strict=True))
@@ -79,7 +83,7 @@ def test_scoring_does_not_change_its_input(detector: Detector) -> None:
 
 def test_scoring_does_not_change_the_detector(detector: Detector) -> None:
     before = {name: tensor.clone() for name, tensor in detector.state_dict().items()}
-    _score(detector, features(3, seed=3))
+    _score(detector, shown(detector, 3, seed=3))
     assert all(torch.equal(tensor, before[name]) for name, tensor in detector.state_dict().items())
 
 
@@ -108,7 +112,7 @@ def test_another_seed_makes_another_detector(name: str) -> None:
 def test_a_detector_is_its_state(name: str) -> None:
     copy = small(name).eval()
     copy.load_state_dict(_taught(name).state_dict())
-    ours, theirs = _score(copy, features(4, seed=2)), _score(_taught(name), features(4, seed=2))
+    ours, theirs = _score(copy, shown(copy, 4, seed=2)), _score(_taught(name), shown(copy, 4, seed=2))
     assert torch.equal(ours.image, theirs.image)
     assert torch.equal(ours.maps, theirs.maps)
 
@@ -117,24 +121,24 @@ def test_a_detector_is_its_state(name: str) -> None:
 def test_training_mode_gives_the_same_type_and_shape(name: str) -> None:
     detector = small(name)
     detector.load_state_dict(_taught(name).state_dict())
-    scores = detector.train().score(features(3, seed=2))
+    scores = detector.train().score(shown(detector, 3, seed=2))
     assert isinstance(scores, Scores)
     assert scores.image.shape == (3,)
     assert scores.maps.shape == (3, *detector.grid)
 
 
 def test_an_embedding_keeps_images_apart(detector: Detector) -> None:
-    whole = detector.embed(features(4, seed=1))
-    parts = [detector.embed([feature[i : i + 1] for feature in features(4, seed=1)]) for i in range(4)]
+    whole = detector.embed(shown(detector, 4, seed=1))
+    parts = [detector.embed([feature[i : i + 1] for feature in shown(detector, 4, seed=1)]) for i in range(4)]
     for name, tensor in joined(parts).items():
         torch.testing.assert_close(tensor, whole[name], rtol=2e-3, atol=2e-3)
     assert length(select(whole, torch.tensor([2, 0]))) == 2
 
 
 def test_scores_from_an_embedding_are_those_from_features(detector: Detector) -> None:
-    direct = _score(detector, features(4, seed=1))
+    direct = _score(detector, shown(detector, 4, seed=1))
     with torch.inference_mode():
-        embedded = detector.score_embedding(detector.embed(features(4, seed=1)))
+        embedded = detector.score_embedding(detector.embed(shown(detector, 4, seed=1)))
     torch.testing.assert_close(embedded.image, direct.image, rtol=2e-2, atol=2e-2)
 
 

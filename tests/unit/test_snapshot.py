@@ -11,7 +11,7 @@ from core.snapshot import Snapshot, load, read_manifest, save
 from tests.support.gauges import defects, gauge, goods
 
 
-@pytest.fixture(params=["patchflow", "rad"])
+@pytest.fixture(params=["patchflow", "rad", "csflow"])
 def fitted(request: pytest.FixtureRequest) -> Gauge:
     return gauge(str(request.param))
 

@@ -1,0 +1,140 @@
+"""Laws of the cross-scale flow, in float64, and of the detector over it."""
+
+import pytest
+import torch
+from torch import Tensor
+from torch.func import jacrev
+
+from core.adaptation.inner_loop import InnerLoop, Teaching, adapted
+from core.detectors.csflow import CsFlow
+from core.detectors.registry import create
+from core.flows.crossscale import CrossScaleFlow, Scales
+from tests.support.detectors import SHAPE, lesson, shown, small
+
+SCALES = [Scales(4, (4, 2, 1)), Scales(5, (3, 2)), Scales(2, (2,))]
+
+
+@pytest.fixture(params=SCALES, ids=lambda scales: f"C{scales.channels}-{len(scales.sides)}scales")
+def flow(request: pytest.FixtureRequest) -> CrossScaleFlow:
+    return _moved(CrossScaleFlow(request.param, blocks=2, hidden=3, kernel=3, clamp=1.5, seed=3).double())
+
+
+def _moved(flow: CrossScaleFlow) -> CrossScaleFlow:
+    """Away from the identity at which a flow begins."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in flow.parameters():
+            parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype))
+    return flow
+
+
+def _rows(flow: CrossScaleFlow, rows: int = 5) -> Tensor:
+    return torch.randn(rows, flow.dimensions, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+
+
+def test_maps_and_rows_are_two_ways_to_see_the_same(flow: CrossScaleFlow) -> None:
+    x = _rows(flow)
+    maps = flow.scales.maps(x)
+    assert [tuple(m.shape) for m in maps] == [(5, flow.scales.channels, side, side) for side in flow.scales.sides]
+    assert torch.equal(flow.scales.rows(maps), x)
+
+
+def test_the_inverse_undoes_the_flow(flow: CrossScaleFlow) -> None:
+    x = _rows(flow)
+    z, _ = flow(x)
+    assert not torch.allclose(z, x)
+    torch.testing.assert_close(flow.inverse(z), x, atol=1e-9, rtol=1e-9)
+
+
+def test_the_log_determinant_is_that_of_autograds_jacobian(flow: CrossScaleFlow) -> None:
+    x = _rows(flow)
+    _, log_det = flow(x)
+    for row, told in zip(x, log_det.detach(), strict=True):
+        jacobian = jacrev(lambda v: flow(v[None])[0][0])(row)
+        assert float(torch.linalg.slogdet(jacobian.detach()).logabsdet) == pytest.approx(float(told), abs=1e-9)
+
+
+def test_an_images_likelihood_and_rarity_do_not_depend_on_its_batch(flow: CrossScaleFlow) -> None:
+    x = _rows(flow)
+    beside_others, beside_extremes = flow(x), flow(torch.cat([x[:2], 30 * x[2:]]))
+    assert torch.equal(beside_others[1][:2], beside_extremes[1][:2])
+    for told in (flow.nll_of, flow.rarity_of):
+        assert torch.equal(told(*beside_others)[:2], told(*beside_extremes)[:2])
+        torch.testing.assert_close(torch.cat([told(*flow(row[None])) for row in x]), told(*beside_others))
+
+
+def test_every_scale_sees_all_scales() -> None:
+    flow = _moved(CrossScaleFlow(SCALES[0], blocks=1, hidden=3, kernel=3, clamp=1.5, seed=3).double())
+    x = _rows(flow, rows=1)
+    before = flow.scales.maps(flow(x)[0])
+    for changed in range(3):
+        maps = flow.scales.maps(x.clone())
+        maps[changed] = maps[changed] + 1
+        after = flow.scales.maps(flow(flow.scales.rows(maps))[0])
+        assert all(not torch.allclose(a, b) for a, b in zip(after, before, strict=True))
+
+
+def test_a_blocks_log_scales_stay_within_the_clamp() -> None:
+    flow = CrossScaleFlow(SCALES[0], blocks=1, hidden=3, kernel=3, clamp=0.5, seed=0).double()
+    with torch.no_grad():
+        for parameter in flow.parameters():
+            parameter.fill_(100)
+        _, log_det = flow(_rows(flow).abs())
+    assert 0.49 * flow.dimensions < float(log_det.max()) <= 0.5 * flow.dimensions
+
+
+def test_gradients_reach_every_parameter(flow: CrossScaleFlow) -> None:
+    flow.nll(_rows(flow)).sum().backward()  # type: ignore[no-untyped-call]
+    for name, parameter in flow.named_parameters():
+        assert parameter.grad is not None, name
+        assert float(parameter.grad.abs().sum()) > 0, name
+
+
+def test_energies_lie_where_the_latent_vectors_are_long() -> None:
+    flow = CrossScaleFlow(SCALES[0], blocks=1, hidden=3, kernel=3, clamp=1, seed=0)
+    z = [torch.zeros(1, 4, side, side) for side in SCALES[0].sides]
+    z[0][0, :, 1, 2] = 3
+    energies = flow.energies(flow.scales.rows(z))[0]
+    assert float(energies[1, 2]) == pytest.approx(9 * 4 / 7)
+    assert float(energies.sum()) == pytest.approx(9 * 4 / 7)
+
+
+def test_the_inner_loop_lowers_the_loss_and_leaves_the_anchor_alone() -> None:
+    flow = CrossScaleFlow(SCALES[0], blocks=2, hidden=4, kernel=3, clamp=1.5, seed=0)
+    generator = torch.Generator().manual_seed(2)
+    taught, watched = (1 + 0.5 * torch.randn(60, flow.dimensions, generator=generator) for _ in range(2))
+    before = {name: tensor.clone() for name, tensor in flow.state_dict().items()}
+    _, steps = adapted(flow, Teaching(taught, watched), InnerLoop(), seed=0)
+    assert steps[-1].validation_loss < steps[0].validation_loss - 0.1
+    assert all(torch.equal(tensor, before[name]) for name, tensor in flow.state_dict().items())
+
+
+def _small() -> CsFlow:
+    detector = small("csflow")
+    assert isinstance(detector, CsFlow)
+    return detector
+
+
+def test_the_features_that_it_keeps_are_the_coarsest_strides_of_every_size() -> None:
+    detector = _small()
+    maps = shown(detector, 3, seed=1)
+    embedding = detector.embed(maps)
+    assert [tuple(x.shape) for x in embedding.values()] == [(3, 8, side, side) for side in (4, 2, 1)]
+    assert all(torch.equal(x, maps[2 + 3 * number].half()) for number, x in enumerate(embedding.values()))
+
+
+def test_tokens_of_what_taught_are_white() -> None:
+    detector = _small()
+    given = lesson(detector, images=400)
+    detector.measure(given.good)
+    whole = detector.flow.scales.maps(detector.tokens(given.good)[:, 0])[0]
+    covariance = torch.cov(whole.transpose(0, 1).flatten(1))
+    torch.testing.assert_close(covariance, torch.eye(8), atol=0.02, rtol=0)
+
+
+def test_scales_and_sizes_are_options() -> None:
+    detector = create("csflow", {"halvings": [0, 1], "hidden": 4, "blocks": 1, "clamp": 0.7}, SHAPE)
+    assert isinstance(detector, CsFlow)
+    assert detector.halvings == (0, 1)
+    assert detector.flow.scales.sides == (4, 2)
+    assert detector.score(shown(detector, 2, seed=0)).maps.shape == (2, 4, 4)
