@@ -288,7 +288,8 @@ def detectors(
     detector: Annotated[
         list[str] | None,
         typer.Option(
-            help="One to compare; may be repeated. All that learn from good images alone.",
+            help="One to compare; may be repeated. All that learn from good images alone, and patchcore, padim and"
+            " fastflow where anomalib is installed.",
             show_default=False,
         ),
     ] = None,
@@ -319,7 +320,8 @@ def detectors(
 
     Each is fitted and judged in a process of its own: accuracy of images and
     places, by class too; misses and false alarms at its own threshold; seconds
-    to fit, images a second, memory, and the size of its snapshot.
+    to fit, images a second, memory, and the size of its snapshot. Peers are
+    anomalib's, on the same backbone; they come with the extra named peers.
     """
     from adapters.cli.comparing import Comparing, entrants_of
     from adapters.cli.model import Model

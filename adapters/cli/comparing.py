@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
 from importlib.metadata import version
+from importlib.util import find_spec
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -31,19 +32,23 @@ from core.heatmaps import heatmap_png
 from core.images import Picture
 from core.snapshot import weights_of
 
+PEERS = ("patchcore", "padim", "fastflow")
 _SHOWN_OF_A_KIND = 2
 _THUMBNAIL = 160  # pixels, the longest side
 
 
 def entrants_of(names: Sequence[str]) -> list[str]:
-    """Those, or all that learn from good images alone.
+    """Those, or all that learn from good images alone, with the peers where they are installed.
 
     Raises `UserError` for one that there is not, or that needs labels.
     """
-    offered = [name for name in DETECTORS if name not in FROM_LABELS]
+    peers = PEERS if find_spec("anomalib") else ()
+    offered = [*(name for name in DETECTORS if name not in FROM_LABELS), *peers]
     for name in names:
         if name in FROM_LABELS:
             raise UserError(f"{name} learns from labels, which this has not.", "Run flowgauge benchmark unseen.")
+        if name in PEERS and name not in offered:
+            raise UserError(f"{name} is anomalib's.", "Install the extra: pip install 'flowgauge[peers]'.")
         if name not in offered:
             raise UserError(f"There is no detector {name!r}.", f"Choose from {', '.join(offered)}.")
     return list(dict.fromkeys(names)) or offered
@@ -147,6 +152,10 @@ def _alone(task: Task) -> Entrant:
 def _measured(task: Task) -> str:
     """An `Entrant` as JSON: what crosses between processes should be plain."""
     name = _name(task.model)
+    if name in PEERS:
+        from adapters.anomalib.detectors import offer_all
+
+        offer_all()
     trials = chosen_trials(task.dataset, task.splits, [task.seed], None, task.limit)
     seen = _Seen(shows=task.shows)
     with bars() as report:
