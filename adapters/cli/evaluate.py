@@ -20,6 +20,7 @@ def evaluate(
     aspect: options.AspectOption = options.Aspect.SQUASH,
     refine: options.Refine = False,
     members: options.Members = None,
+    changes: options.Changes = None,
     theta: options.Theta = None,
     splits: Annotated[
         Path | None, typer.Option(help="JSON: which images teach and which judge, by seed and noise.", metavar="FILE")
@@ -56,7 +57,7 @@ def evaluate(
 
     check_place(json)
     others = None if against is None else earlier_runs(against)
-    model = Model(detector, weights, backbone, size, aspect, refine, members)
+    model = Model(detector, weights, backbone, size, aspect, refine, members, tuple(changes or ()))
     with bars() as report:
         trials = chosen_trials(dataset, splits, seeds_of(seed), noise, limit)
         found = evaluation(dataset.resolve().name, trials, model, theta, groups, device, report)

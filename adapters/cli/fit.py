@@ -29,6 +29,7 @@ def fit(
     aspect: options.AspectOption = options.Aspect.SQUASH,
     refine: options.Refine = False,
     members: options.Members = None,
+    changes: options.Changes = None,
     groups: options.Groups = None,
     theta: options.Theta = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Use at most so many images.")] = None,
@@ -56,7 +57,9 @@ def fit(
     from streams.bootstrap import open_store
     from streams.snapshots import SnapshotFiles, publish_snapshot
 
-    settings = Model(detector, weights, backbone, size, aspect, refine or from_buffer, members).settings()
+    settings = Model(
+        detector, weights, backbone, size, aspect, refine or from_buffer, members, tuple(changes or ())
+    ).settings()
     start = None if theta is None else start_at(theta)
     with open_store(store) as plant, bars() as report:
         good = gather(

@@ -1,16 +1,19 @@
 """From options to gauges. Loads torch, so commands import it when they run and not before."""
 
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import BaseModel
 
 from adapters.cli.options import Aspect, Device
 from core.backbones import LITE0, BackboneSpec, hub_spec
 from core.detectors.patchflow import PatchFlow, panel_options
-from core.detectors.registry import DEFAULT
+from core.detectors.registry import DEFAULT, DETECTORS
 from core.errors import SettingsError
 from core.fitting import FitSettings, embedder_for
 from core.gauge import Gauge
@@ -36,6 +39,7 @@ class Model:
     aspect: Aspect
     refine: bool = False
     members: int | None = None
+    changes: tuple[str, ...] = ()
 
     def refining(self) -> "Model":
         """The same for images that nobody has called good."""
@@ -53,6 +57,12 @@ class Model:
         )
 
     def _config(self, detector: str) -> dict[str, Any]:
+        changes = changed(self.changes)
+        if changes and detector in DETECTORS:
+            require_known(changes, DETECTORS[detector][1], detector)
+        return self._panel(detector) | changes
+
+    def _panel(self, detector: str) -> dict[str, Any]:
         if self.members is None:
             return {}
         if detector != PatchFlow.name:
@@ -69,6 +79,38 @@ class Model:
         if size % 32 or not 64 <= size <= 2048:
             raise SettingsError(f"The size {size} does not suit the backbone.", "Use a multiple of 32 from 64 to 2048.")
         return Preprocessing(size=size, aspect=Rule(self.aspect))
+
+
+def changed(changes: Sequence[str]) -> dict[str, Any]:
+    """`a.b=1` as {"a": {"b": 1}}; values are JSON, or words as they are. Raises `SettingsError` for anything else."""
+    found: dict[str, Any] = {}
+    for change in changes:
+        name, equals, value = change.partition("=")
+        if not equals or not all(name.split(".")):
+            raise SettingsError(f"{change!r} is no NAME=VALUE.", "Write --set hidden=64, or --set synthesis.noise=1.")
+        *folders, last = name.split(".")
+        place = found
+        for folder in folders:
+            place = place.setdefault(folder, {})
+        place[last] = _value(value)
+    return found
+
+
+def require_known(changes: Mapping[str, Any], schema: type[BaseModel], of: str) -> None:
+    """Raises `SettingsError` for a name that `schema` does not have."""
+    for name, value in changes.items():
+        if name not in schema.model_fields:
+            raise SettingsError(f"{of} has no option {name!r}.", f"It has {', '.join(schema.model_fields)}.")
+        inner = schema.model_fields[name].annotation
+        if isinstance(value, dict) and isinstance(inner, type) and issubclass(inner, BaseModel):
+            require_known(value, inner, f"{name} of {of}")
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
 
 
 def torch_device(device: Device) -> str:

@@ -34,6 +34,16 @@ DeviceOption = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts instead of a table.")]
 
 Detector = Annotated[str | None, typer.Option(help="patchflow (default), csflow, rad, glass or multidirectional.")]
+Changes = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        help="An option of the detector's own, as its class names it: clamp=1.5, or synthesis.hypothesis=hypersphere;"
+        " may be repeated.",
+        metavar="NAME=VALUE",
+        show_default=False,
+    ),
+]
 Refine = Annotated[
     bool,
     typer.Option("--refine", help="Leave out images that look suspect: for images that nobody has called good."),

@@ -1,0 +1,35 @@
+"""Options of a detector's own on the command line: --set NAME=VALUE."""
+
+import pytest
+
+from adapters.cli.model import Model, changed
+from adapters.cli.options import Aspect
+from core.errors import SettingsError
+
+
+def model(detector: str, *changes: str) -> Model:
+    return Model(detector, None, None, None, Aspect.SQUASH, changes=changes)
+
+
+def test_values_are_json_or_words_and_dots_go_deeper() -> None:
+    found = changed(["hidden=64", "synthesis.hypothesis=hypersphere", "synthesis.noise=0.5", "views=[{},{}]"])
+    assert found == {"hidden": 64, "synthesis": {"hypothesis": "hypersphere", "noise": 0.5}, "views": [{}, {}]}
+
+
+def test_what_is_set_reaches_the_detectors_configuration() -> None:
+    settings = model("glass", "hidden=64", "synthesis.hypothesis=hypersphere").settings()
+    assert settings.config == {"hidden": 64, "synthesis": {"hypothesis": "hypersphere"}}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("hidden", "no NAME=VALUE"),
+        ("=3", "no NAME=VALUE"),
+        ("hiden=3", "glass has no option 'hiden'"),
+        ("synthesis.radios=1", "synthesis of glass has no option 'radios'"),
+    ],
+)
+def test_a_misspelt_option_is_refused_with_those_that_there_are(change: str, said: str) -> None:
+    with pytest.raises(SettingsError, match=said):
+        model("glass", change).settings()
