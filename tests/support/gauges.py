@@ -6,6 +6,7 @@ from io import BytesIO
 
 from PIL import Image
 
+from core.detectors.registry import DETECTORS, FROM_LABELS
 from core.fitting import FitSettings, fit
 from core.gauge import Gauge
 from core.images import Picture, decode
@@ -34,7 +35,10 @@ QUICK = {
         "views": [{}, {"turns": 2}],
         "training": {"steps": 60, "batch": 64, "check_every": 20},
     },
+    "glass": {"hidden": 32, "steps": 40, "places": 64},
+    "multidirectional": {"episodes": 6, "batch": 4},
 }
+assert set(QUICK) == set(DETECTORS), "every detector makes a gauge that is saved, loaded and streamed"
 
 
 def line() -> ProceduralLine:
@@ -64,4 +68,5 @@ def settings(detector: str = "patchflow") -> FitSettings:
 @cache
 def gauge(detector: str = "patchflow") -> Gauge:
     """Fitted to 36 good parts; shared by all tests, which is safe: a gauge never changes."""
-    return fit(goods(range(36)), line="press-3", settings=settings(detector), at=AT, seed=0)
+    labelled = [(picture, "") for picture in defects(range(60, 64))] if detector in FROM_LABELS else []
+    return fit(goods(range(36)), line="press-3", settings=settings(detector), at=AT, labelled=labelled, seed=0)

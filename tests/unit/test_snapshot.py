@@ -3,6 +3,7 @@ import json
 import pytest
 import torch
 
+from core.detectors.registry import DETECTORS
 from core.errors import SnapshotCorrupt, SnapshotTooNew
 from core.gauge import Gauge, decide, judge_each
 from core.manifest import Range
@@ -11,7 +12,7 @@ from core.snapshot import Snapshot, load, read_manifest, save
 from tests.support.gauges import defects, gauge, goods
 
 
-@pytest.fixture(params=["patchflow", "rad", "csflow"])
+@pytest.fixture(params=sorted(DETECTORS))
 def fitted(request: pytest.FixtureRequest) -> Gauge:
     return gauge(str(request.param))
 
