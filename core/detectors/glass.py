@@ -5,22 +5,17 @@ low one; features that gradient ascent has moved off the good ones, and textures
 sigmoid saturates, so scores and thresholds are logits.
 """
 
-from collections.abc import Sequence
-
 import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from core.detectors.base import Detector, Embedding, FeatureShape, Lesson, Progress, Scores, length
-from core.detectors.guide import grid_stride
-from core.detectors.places import on_one_grid
+from core.detectors.base import Embedding, FeatureShape, Lesson, Progress, Scores, length
+from core.detectors.places import PLACES, PlaceDetector, highest, places_of
 from core.detectors.synthesis import Synthesis, synthesised
 from core.messages import Part
 from core.pasting import Pasting
 from core.seeding import seeded
-
-_PLACES = "places"
 
 
 class GlassConfig(Part):
@@ -44,13 +39,12 @@ class GlassConfig(Part):
     synthesis: Synthesis = Synthesis()
 
 
-class Glass(Detector):
+class Glass(PlaceDetector):
     name = "glass"
     config: GlassConfig
 
     def __init__(self, config: GlassConfig, shape: FeatureShape) -> None:
-        side = shape.size // grid_stride(shape)
-        super().__init__(config, shape, (side, side))
+        super().__init__(config, shape)
         self.paintings = config.paintings if config.local else 0
         self.pasting = config.pasting
         channels = sum(shape.channels)
@@ -69,15 +63,8 @@ class Glass(Detector):
                 nn.Linear(config.hidden, 1),
             )
 
-    def embed(self, features: Sequence[Tensor]) -> Embedding:
-        """`places` (B, sum C, h, w)."""
-        return {_PLACES: on_one_grid(features, self.shape).half()}
-
-    def surface(self, embedding: Embedding) -> Tensor:
-        return embedding[_PLACES]
-
     def learn(self, lesson: Lesson, *, seed: int, progress: Progress) -> None:
-        self._measure(lesson.good[_PLACES])
+        self._measure(lesson.good[PLACES])
         generator = torch.Generator().manual_seed(seed)
         optimiser = torch.optim.AdamW(
             self.parameters(), lr=self.config.learning_rate, weight_decay=self.config.weight_decay
@@ -110,10 +97,9 @@ class Glass(Detector):
         pasted = self._logits(self._adapted(lesson.painted, rows).flatten(0, 1))
         return apart + self.config.local * focal_loss(pasted, lesson.mask[rows].flatten(), self.config.focus)
 
-    def _adapted(self, embedding: Embedding, rows: Tensor) -> Tensor:
-        """(n, T, C) of those rows."""
-        x_BTC = embedding[_PLACES][rows].float().flatten(2).transpose(1, 2)
-        adapted: Tensor = self.adaptor((x_BTC - self.mean) / self.deviation)
+    def _adapted(self, embedding: Embedding, rows: Tensor | None = None) -> Tensor:
+        """(n, T, C) of those rows, or of all."""
+        adapted: Tensor = self.adaptor((places_of(embedding, rows) - self.mean) / self.deviation)
         return adapted
 
     def _logits(self, adapted: Tensor) -> Tensor:
@@ -121,9 +107,8 @@ class Glass(Detector):
         return logits
 
     def score_embedding(self, embedding: Embedding) -> Scores:
-        logits_BT = self._logits(self._adapted(embedding, torch.arange(length(embedding))))
-        most = max(1, round(self.config.top * logits_BT.shape[1]))
-        return Scores(logits_BT.topk(most, dim=1)[0].mean(dim=1), logits_BT.view(-1, *self.grid))
+        logits_BT = self._logits(self._adapted(embedding))
+        return Scores(highest(logits_BT, self.config.top), logits_BT.view(-1, *self.grid))
 
 
 def focal_loss(logits_N: Tensor, share_N: Tensor, focus: float) -> Tensor:

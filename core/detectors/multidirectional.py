@@ -14,13 +14,10 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from core.detectors.base import Detector, Embedding, FeatureShape, Lesson, Progress, Scores
-from core.detectors.guide import grid_stride
-from core.detectors.places import on_one_grid
+from core.detectors.base import Embedding, FeatureShape, Lesson, Progress, Scores, length
+from core.detectors.places import PlaceDetector, highest, places_of
 from core.errors import DatasetError
 from core.messages import Part
-
-_PLACES = "places"
 
 
 class MultidirectionalConfig(Part):
@@ -40,15 +37,14 @@ class MultidirectionalConfig(Part):
     batch: int = Field(24, ge=2)
 
 
-class Multidirectional(Detector):
+class Multidirectional(PlaceDetector):
     """A place is as anomalous as it is far from the good places' mean in the embedding: the mean square of z."""
 
     name = "multidirectional"
     config: MultidirectionalConfig
 
     def __init__(self, config: MultidirectionalConfig, shape: FeatureShape) -> None:
-        side = shape.size // grid_stride(shape)
-        super().__init__(config, shape, (side, side))
+        super().__init__(config, shape)
         channels = sum(shape.channels)
         self.mean: Tensor
         self.whitening: Tensor
@@ -59,13 +55,6 @@ class Multidirectional(Detector):
         self.register_buffer("location", torch.zeros(()))
         self.register_buffer("scale", torch.ones(()))
         self.directions = nn.Parameter(torch.eye(channels))
-
-    def embed(self, features: Sequence[Tensor]) -> Embedding:
-        """`places` (B, sum C, h, w)."""
-        return {_PLACES: on_one_grid(features, self.shape).half()}
-
-    def surface(self, embedding: Embedding) -> Tensor:
-        return embedding[_PLACES]
 
     def learn(self, lesson: Lesson, *, seed: int, progress: Progress) -> None:
         """Raises `DatasetError` where labels are asked for and there are none."""
@@ -85,7 +74,7 @@ class Multidirectional(Detector):
         self._calibrate(lesson.good)
 
     def _whiten(self, good: Embedding) -> None:
-        x = torch.cat([self._flat(good, rows)[:, ::5].flatten(0, 1) for rows in _chunks(len(good[_PLACES]))])
+        x = torch.cat([places_of(good, rows)[:, ::5].flatten(0, 1) for rows in _chunks(length(good))])
         self.mean.copy_(x.mean(dim=0))
         covariance = torch.cov(x.double().T)
         covariance += self.config.shrinkage * covariance.diagonal().mean() * torch.eye(len(covariance))
@@ -96,20 +85,13 @@ class Multidirectional(Detector):
     def _calibrate(self, good: Embedding) -> None:
         """In units of the deviation of good images' scores, from their median: so that the margin has a scale."""
         with torch.no_grad():
-            scores = torch.cat(
-                [self._highest(self._energy(self.white(good, rows))) for rows in _chunks(len(good[_PLACES]))]
-            )
+            scores = torch.cat([self._image(self._energy(self.white(good, rows))) for rows in _chunks(length(good))])
         self.location.copy_(scores.median())
         self.scale.copy_(scores.std().clamp_min(1e-6))
 
-    @staticmethod
-    def _flat(embedding: Embedding, rows: Tensor) -> Tensor:
-        """(n, T, C)."""
-        return embedding[_PLACES][rows].float().flatten(2).transpose(1, 2)
-
-    def white(self, embedding: Embedding, rows: Tensor) -> Tensor:
-        """Standardised places (n, T, C) of those rows: uncorrelated and of variance 1 on good images."""
-        white: Tensor = (self._flat(embedding, rows) - self.mean) @ self.whitening
+    def white(self, embedding: Embedding, rows: Tensor | None = None) -> Tensor:
+        """Standardised places (n, T, C) of those rows, or of all: uncorrelated and of variance 1 on good images."""
+        white: Tensor = (places_of(embedding, rows) - self.mean) @ self.whitening
         return white
 
     def _energy(self, white_BTC: Tensor, directions: Tensor | None = None) -> Tensor:
@@ -117,29 +99,28 @@ class Multidirectional(Detector):
         z_BTC = white_BTC @ (self.directions if directions is None else directions)
         return z_BTC.square().mean(dim=2)
 
-    def _highest(self, energy_BT: Tensor) -> Tensor:
-        most = max(1, round(self.config.top * energy_BT.shape[1]))
-        return energy_BT.topk(most, dim=1)[0].mean(dim=1)
+    def _image(self, energy_BT: Tensor) -> Tensor:
+        return highest(energy_BT, self.config.top)
 
     def standing(self, white_BTC: Tensor, directions: Tensor) -> Tensor:
         """Image scores (B,) under those directions: higher is more anomalous."""
-        return (self._highest(self._energy(white_BTC, directions)) - self.location) / self.scale
+        return (self._image(self._energy(white_BTC, directions)) - self.location) / self.scale
 
     def departure(self, embedding: Embedding) -> Tensor:
         """(C,): by how much the variance of each standardised feature exceeds that of good places, at the places that
         speak for those images.
         """
         with torch.no_grad():
-            white_BTC = self.white(embedding, torch.arange(len(embedding[_PLACES])))
+            white_BTC = self.white(embedding)
             most = max(1, round(self.config.top * white_BTC.shape[1]))
             places = self._energy(white_BTC).topk(most, dim=1)[1]
             chosen = white_BTC.gather(1, places.unsqueeze(2).expand(-1, -1, white_BTC.shape[2]))
         return chosen.square().mean(dim=(0, 1)) - 1
 
     def score_embedding(self, embedding: Embedding) -> Scores:
-        energy = self._energy(self.white(embedding, torch.arange(len(embedding[_PLACES]))))
+        energy = self._energy(self.white(embedding))
         standard = (energy - self.location) / self.scale
-        return Scores((self._highest(energy) - self.location) / self.scale, standard.view(-1, *self.grid))
+        return Scores((self._image(energy) - self.location) / self.scale, standard.view(-1, *self.grid))
 
 
 class _Outer:

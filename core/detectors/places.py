@@ -1,4 +1,4 @@
-"""All strides' features at the places of one grid."""
+"""Detectors that look at each place of one grid by the features of all strides there."""
 
 from collections.abc import Sequence
 
@@ -6,8 +6,38 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from core.detectors.base import FeatureShape
+from core.detectors.base import Detector, Embedding, FeatureShape, length
 from core.detectors.guide import grid_stride
+from core.messages import Part
+
+PLACES = "places"
+
+
+class PlaceDetector(Detector):
+    """On the grid of the stride next to the finest."""
+
+    def __init__(self, config: Part, shape: FeatureShape) -> None:
+        side = shape.size // grid_stride(shape)
+        super().__init__(config, shape, (side, side))
+
+    def embed(self, features: Sequence[Tensor]) -> Embedding:
+        """`places` (B, sum C, h, w)."""
+        return {PLACES: on_one_grid(features, self.shape).half()}
+
+    def surface(self, embedding: Embedding) -> Tensor:
+        return embedding[PLACES]
+
+
+def places_of(embedding: Embedding, rows: Tensor | None = None) -> Tensor:
+    """(n, T, C) of those rows, or of all."""
+    rows = torch.arange(length(embedding)) if rows is None else rows
+    return embedding[PLACES][rows].float().flatten(2).transpose(1, 2)
+
+
+def highest(value_BT: Tensor, share: float) -> Tensor:
+    """(B,): the mean of the highest `share` of an image's places, of one at least."""
+    most = max(1, round(share * value_BT.shape[1]))
+    return value_BT.topk(most, dim=1)[0].mean(dim=1)
 
 
 def on_one_grid(features: Sequence[Tensor], shape: FeatureShape) -> Tensor:
