@@ -1,4 +1,8 @@
-"""The peers by the names under which a process that asks for them can make them."""
+"""anomalib's PatchCore, PaDiM and FastFlow as detectors: fitted, judged, timed and stored as ours are.
+
+Their GLASS is not among them: it paints defects on its training images anew at every step and runs a backbone over
+them, so features that were taken beforehand cannot teach it unless its training is written again.
+"""
 
 from adapters.anomalib.fastflow import Fastflow, FastflowConfig
 from adapters.anomalib.padim import Padim, PadimConfig
@@ -7,6 +11,7 @@ from core.detectors.registry import offer
 
 
 def offer_all() -> None:
+    """Make them known by name in this process."""
     offer(Patchcore, PatchcoreConfig)
     offer(Padim, PadimConfig)
     offer(Fastflow, FastflowConfig)
