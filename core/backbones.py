@@ -25,6 +25,7 @@ from core.messages import Part
 from core.seeding import seeded
 
 LITE0 = "tf_efficientnet_lite0"
+PIXELS = "pixels"
 LITE0_FILE_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 _LAST_TRACKER = ".num_batches_tracked"
 
@@ -93,6 +94,21 @@ def hub_spec(name: str) -> BackboneSpec:
     return BackboneSpec(name=name, origin=Origin.HUB, **_timm_normalisation(name))
 
 
+PIXELS_SPEC = BackboneSpec(name=PIXELS, strides=(1,), origin=Origin.NONE)
+"""No features: the images themselves, in [-1, 1]."""
+
+
+class _Pixels(nn.Module):
+    """Gives back what it is given. Its empty parameter says on which device."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.nothing = nn.Parameter(torch.empty(0), requires_grad=False)
+
+    def forward(self, images_BCHW: Tensor) -> tuple[Tensor]:
+        return (images_BCHW,)
+
+
 class Backbone(nn.Module):
     """(B, 3, H, W) normalised images -> one (B, C_s, H/s, W/s) tensor per stride s. Frozen, eval, channels-last."""
 
@@ -133,6 +149,8 @@ def load_backbone(spec: BackboneSpec, device: str = "cpu") -> Backbone:
     `spec.sha256` names.
     """
     keep_freed_memory()
+    if spec.name == PIXELS:
+        return Backbone(spec, _Pixels().to(device), (3,))
     indices, channels = _stages(spec)
     full = _full_model(spec)
     net = _create(spec, features_only=True, out_indices=indices)

@@ -11,9 +11,9 @@ import torch
 from pydantic import BaseModel
 
 from adapters.cli.options import Aspect, Device
-from core.backbones import LITE0, BackboneSpec, hub_spec
+from core.backbones import LITE0, PIXELS_SPEC, BackboneSpec, hub_spec
 from core.detectors.patchflow import PatchFlow, panel_options
-from core.detectors.registry import DEFAULT, DETECTORS
+from core.detectors.registry import DEFAULT, DETECTORS, FROM_PIXELS
 from core.errors import SettingsError
 from core.fitting import FitSettings, embedder_for
 from core.gauge import Gauge
@@ -51,7 +51,7 @@ class Model:
         return FitSettings(
             detector=detector,
             config=self._config(detector),
-            backbone=self._backbone(),
+            backbone=self._backbone(detector),
             preprocessing=self._preprocessing(),
             refine=2 * self.refine,
         )
@@ -69,7 +69,11 @@ class Model:
             raise SettingsError(f"{detector} has no members.", f"Leave --members out, or use {PatchFlow.name}.")
         return panel_options(self.members)
 
-    def _backbone(self) -> BackboneSpec:
+    def _backbone(self, detector: str) -> BackboneSpec:
+        if detector in FROM_PIXELS:
+            if self.weights is not None or self.backbone is not None:
+                raise SettingsError(f"{detector} reads pixels and no features.", "Leave --weights and --backbone out.")
+            return PIXELS_SPEC
         if self.weights is not None:
             return BackboneSpec.from_file(self.weights, self.backbone)
         return BackboneSpec() if self.backbone in (None, LITE0) else hub_spec(self.backbone)

@@ -33,7 +33,9 @@ DeviceOption = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts instead of a table.")]
 
-Detector = Annotated[str | None, typer.Option(help="patchflow (default), csflow, rad, glass or multidirectional.")]
+Detector = Annotated[
+    str | None, typer.Option(help="patchflow (default), csflow, rad, glass, lamp or multidirectional.")
+]
 Changes = Annotated[
     list[str] | None,
     typer.Option(

@@ -8,6 +8,7 @@ from pydantic import ValidationError
 from core.detectors.base import Detector, FeatureShape
 from core.detectors.csflow import CsFlow, CsFlowConfig
 from core.detectors.glass import Glass, GlassConfig
+from core.detectors.lamp import Lamp, LampConfig
 from core.detectors.multidirectional import Multidirectional, MultidirectionalConfig
 from core.detectors.patchflow import PatchFlow, PatchFlowConfig
 from core.detectors.rad import Rad, RadConfig
@@ -19,9 +20,12 @@ DETECTORS: dict[str, tuple[Callable[..., Detector], type[Part]]] = {
     Rad.name: (Rad, RadConfig),
     CsFlow.name: (CsFlow, CsFlowConfig),
     Glass.name: (Glass, GlassConfig),
+    Lamp.name: (Lamp, LampConfig),
     Multidirectional.name: (Multidirectional, MultidirectionalConfig),
 }
 DEFAULT = PatchFlow.name
+FROM_PIXELS = frozenset({Lamp.name})
+"""Detectors whose backbone is the identity."""
 FROM_LABELS = frozenset({Multidirectional.name})
 """Detectors that learn from defects which people have labelled."""
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from core.detectors.base import Detector, FeatureShape, Lesson, joined
-from core.detectors.registry import DETECTORS, create
+from core.detectors.registry import DETECTORS, FROM_PIXELS, create
 
 SHAPE = FeatureShape(channels=(4, 6, 8), strides=(4, 8, 16), size=64)
 
@@ -27,13 +27,18 @@ CONFIGS: dict[str, dict[str, Any]] = {
     PANEL: _PATCHFLOW | {"members": 3},
     "csflow": {"blocks": 2, "hidden": 8, "training": _QUICK | {"batch": 16, "noise": 0.3}},
     "glass": {"paintings": 1, "hidden": 16, "steps": 120, "places": 64, "learning_rate": 1e-2, "top": 0.05, "local": 1},
+    "lamp": {"patches": 2, "layers": 4, "width": 8, "training": {"steps": 60, "batch": 8, "learning_rate": 5e-3}},
     "multidirectional": {"episodes": 10, "batch": 4, "top": 0.05},
 }
 assert {name.split(",")[0] for name in CONFIGS} == set(DETECTORS), "every detector runs through the conformance suite"
 
 
+PIXELS = FeatureShape(channels=(3,), strides=(1,), size=64)
+
+
 def small(name: str) -> Detector:
-    return create(name.split(",")[0], CONFIGS[name], SHAPE)
+    kind = name.split(",")[0]
+    return create(kind, CONFIGS[name], PIXELS if kind in FROM_PIXELS else SHAPE)
 
 
 def features(images: int, seed: int, defect: bool = False, halvings: Sequence[int] = (0,)) -> tuple[Tensor, ...]:
@@ -50,8 +55,22 @@ def features(images: int, seed: int, defect: bool = False, halvings: Sequence[in
 
 
 def shown(detector: Detector, images: int, seed: int, defect: bool = False) -> tuple[Tensor, ...]:
-    """The same at the sizes that the detector asks for."""
+    """The same at the sizes that the detector asks for; images of soft stripes where it reads pixels."""
+    if detector.shape.strides == (1,):
+        return (stripes(images, seed, defect),)
     return features(images, seed, defect, detector.halvings)
+
+
+def stripes(images: int, seed: int, defect: bool) -> Tensor:
+    """(images, 3, 64, 64) in [-1, 1], each of its own phase; a defect is a checkered square."""
+    generator = torch.Generator().manual_seed(seed)
+    along = torch.arange(64) / 64
+    phase = torch.rand(images, 1, 1, 1, generator=generator)
+    x = (0.5 * torch.sin(2 * torch.pi * (3 * along + phase))).expand(images, 3, 64, 64).clone()
+    if defect:
+        checkers = 2.0 * ((torch.arange(16)[:, None] + torch.arange(16)) % 2) - 1
+        x[:, :, 16:32, 16:32] = checkers
+    return x
 
 
 def mask(images: int, detector: Detector) -> Tensor:

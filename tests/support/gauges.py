@@ -6,7 +6,8 @@ from io import BytesIO
 
 from PIL import Image
 
-from core.detectors.registry import DETECTORS, FROM_LABELS
+from core.backbones import PIXELS_SPEC, BackboneSpec
+from core.detectors.registry import DETECTORS, FROM_LABELS, FROM_PIXELS
 from core.fitting import FitSettings, fit
 from core.gauge import Gauge
 from core.images import Picture, decode
@@ -36,6 +37,7 @@ QUICK = {
         "training": {"steps": 60, "batch": 64, "check_every": 20},
     },
     "glass": {"hidden": 32, "steps": 40, "places": 64},
+    "lamp": {"layers": 4, "width": 8, "top": 0.05, "training": {"steps": 100, "batch": 16}},
     "multidirectional": {"episodes": 6, "batch": 4},
 }
 assert set(QUICK) == set(DETECTORS), "every detector makes a gauge that is saved, loaded and streamed"
@@ -62,7 +64,9 @@ def defects(
 
 
 def settings(detector: str = "patchflow") -> FitSettings:
-    return FitSettings(detector=detector, config=QUICK[detector], preprocessing=Preprocessing(size=SIZE))
+    backbone = PIXELS_SPEC if detector in FROM_PIXELS else BackboneSpec()
+    config, preprocessing = QUICK[detector], Preprocessing(size=SIZE)
+    return FitSettings(detector=detector, config=config, backbone=backbone, preprocessing=preprocessing)
 
 
 @cache

@@ -1,0 +1,47 @@
+"""A convolutional autoencoder without skip connections: what it has not seen should not get through."""
+
+from torch import Tensor, nn
+
+
+class Autoencoder(nn.Module):
+    """(B, C, H, W) -> the same, through `layers` convolutions down and as many up; every second one halves the sides,
+    which must be divisible by 2^(layers / 2).
+
+    Down: convolution, batch normalisation, leaky ReLU; up: upsampling, convolution, batch normalisation, leaky ReLU
+    (LAMP s.3.1); a last convolution gives the values back their range. `width` channels at first, twice as many after
+    each halving.
+    """
+
+    def __init__(self, channels: int, *, layers: int, width: int, kernel: int) -> None:
+        super().__init__()
+        widths = [width * 2 ** (layer // 2) for layer in range(layers)]
+        inputs = [channels, *widths[:-1]]
+        self.encoder = nn.Sequential(
+            *(
+                _down(one, other, kernel, layer % 2)
+                for layer, (one, other) in enumerate(zip(inputs, widths, strict=True))
+            )
+        )
+        outputs = [*widths[-2::-1], width]
+        self.decoder = nn.Sequential(
+            *(
+                _up(one, other, kernel, (layers - 1 - layer) % 2)
+                for layer, (one, other) in enumerate(zip(widths[::-1], outputs, strict=True))
+            )
+        )
+        self.leave = nn.Conv2d(width, channels, 1)
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        reconstruction: Tensor = self.leave(self.decoder(self.encoder(x_BCHW)))
+        return reconstruction
+
+
+def _down(inputs: int, outputs: int, kernel: int, halves: int) -> nn.Module:
+    convolution = nn.Conv2d(inputs, outputs, kernel, stride=1 + halves, padding=kernel // 2, bias=False)
+    return nn.Sequential(convolution, nn.BatchNorm2d(outputs), nn.LeakyReLU(0.1))
+
+
+def _up(inputs: int, outputs: int, kernel: int, doubles: int) -> nn.Module:
+    enlarge = [nn.Upsample(scale_factor=2)] if doubles else []
+    convolution = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=False)
+    return nn.Sequential(*enlarge, convolution, nn.BatchNorm2d(outputs), nn.LeakyReLU(0.1))
