@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from core.detectors.adaptable import Adaptable
 from core.detectors.base import Embedding, FeatureShape, Lesson, Progress, Scores
+from core.detectors.member import lower_spread
 from core.detectors.windows import nhwc
 from core.flows.crossscale import CrossScaleFlow, Scales
 from core.flows.training import Rows, Training, held_out_images, maximise_likelihood
@@ -30,9 +31,10 @@ class CsFlowConfig(Part):
     conditioners' first layers, `clamp` bounds the logarithm of each coupling's scales. `shrinkage` of the features'
     correlations towards none, in (0, 1]. `teaching_views` teach; the plain one alone scores.
 
-    The image's score is the mean square of z. Maps are a geometric mean: `whitened_share` in [0, 1] of how far from its
-    centre a place lies before the flow, the rest of how far after it. With 0 they are the paper's, which tell what is
-    odd but blur where: each place of z depends on all places around it.
+    The image's score is the mean square of z over the share `top` of its most anomalous places, in (0, 1]; with 1, over
+    all of them. Maps are a geometric mean: `whitened_share` in [0, 1] of how far from its centre a place lies before
+    the flow, the rest of how far after it. With 0 they are the paper's, which tell what is odd but blur where: each
+    place of z depends on all places around it.
     """
 
     halvings: tuple[int, ...] = Field((0, 1, 2), min_length=1)
@@ -41,6 +43,7 @@ class CsFlowConfig(Part):
     kernel: int = Field(3, ge=1)
     clamp: float = Field(2.0, gt=0)
     shrinkage: float = Field(1e-3, gt=0, le=1)
+    top: float = Field(0.1, gt=0, le=1)
     whitened_share: float = Field(0.4, ge=0, le=1)
     teaching_views: tuple[View, ...] = (PLAIN, View(flip=True))
     training: Training = Training(steps=200, batch=16, learning_rate=1e-3, noise=0.2, check_every=50, patience=2)
@@ -65,8 +68,15 @@ class CsFlow(Adaptable):
             hidden=config.hidden,
             kernel=config.kernel,
             clamp=config.clamp,
+            top=config.top,
             seed=0,
         )
+        self.centre: Tensor
+        self.spread: Tensor
+        self.unit: Tensor
+        self.register_buffer("centre", torch.zeros(()))
+        self.register_buffer("spread", torch.ones(()))
+        self.register_buffer("unit", torch.ones(()))
 
     def embed(self, features: Sequence[Tensor]) -> Embedding:
         """`halved<n>` (B, C, S, S): the coarsest stride's features of the image as it is halved so many times."""
@@ -81,11 +91,30 @@ class CsFlow(Adaptable):
         self.measure(lesson.good)
         rows = Rows(self.tokens(lesson.good)[:, 0], held_out_images(_parts(lesson), _HELD_OUT, seed))
         maximise_likelihood(self.flow, rows, self.config.training, seed=seed, progress=progress)
+        self._calibrate(rows.x[rows.held_out])
 
     def measure(self, good: Embedding) -> None:
         """Take the whitening from good images."""
         for times, whiten in zip(self.halvings, self.whiten, strict=True):
             cast(_Whiten, whiten).measure(good[_key(times)].float(), self.config.shrinkage)
+
+    def _calibrate(self, x_ND: Tensor) -> None:
+        """Scores and maps count in what parts have that did not teach: a flow over so many dimensions knows the parts
+        that it learned from by heart, the better the fewer they were, and a threshold from cross-fitting would be that
+        of another scale.
+        """
+        rarity_N, maps_NSS = self._told(x_ND)
+        self.centre.copy_(rarity_N.median())
+        self.spread.copy_(lower_spread(rarity_N))
+        self.unit.copy_(maps_NSS.mean())
+
+    def _told(self, x_ND: Tensor) -> tuple[Tensor, Tensor]:
+        """How anomalous each row is, (N,), and where, (N, S, S)."""
+        with torch.no_grad():
+            z_ND, log_det_N = self.flow(x_ND)
+            after, before = self.flow.energies(z_ND), self.flow.energies(x_ND)
+            share = self.config.whitened_share
+            return self.flow.rarity_of(z_ND, log_det_N), after ** (1 - share) * before**share
 
     def tokens(self, embedding: Embedding) -> Tensor:
         """One token an image: (B, 1, D), all places of all scales."""
@@ -93,16 +122,12 @@ class CsFlow(Adaptable):
         return self.flow.scales.rows(maps).unsqueeze(1)
 
     def image_scores(self, rarity_BT: Tensor, embedding: Embedding) -> Tensor:
-        return rarity_BT[:, 0]
+        """0 for what good parts commonly have that did not teach, 1 a spread above it."""
+        return (rarity_BT[:, 0] - self.centre) / self.spread
 
     def score_embedding(self, embedding: Embedding) -> Scores:
-        with torch.no_grad():
-            x_BD = self.tokens(embedding)[:, 0]
-            z_BD, log_det_B = self.flow(x_BD)
-            image = self.image_scores(self.flow.rarity_of(z_BD, log_det_B)[:, None], embedding)
-            share = self.config.whitened_share
-            maps = self.flow.energies(z_BD) ** (1 - share) * self.flow.energies(x_BD) ** share
-        return Scores(image, maps)
+        rarity_B, maps_BSS = self._told(self.tokens(embedding)[:, 0])
+        return Scores(self.image_scores(rarity_B[:, None], embedding), maps_BSS / self.unit)
 
 
 class _Whiten(nn.Module):

@@ -55,17 +55,22 @@ class CrossScaleFlow(Flow):
     those of one scale see all scales. The logarithm of a scale is soft-clamped to (-clamp, clamp):
     2 / pi * clamp * arctan(s / clamp).
 
-    `kernel` is the side of the convolutions' first layers. Two flows with the same arguments have the same parameters.
+    `kernel` is the side of the conditioners' first convolutions, `top` the share of places that speak for an image, in
+    (0, 1]. Two flows with the same arguments have the same parameters.
     """
 
     most_rows = 16
 
-    def __init__(self, scales: Scales, *, blocks: int, hidden: int, kernel: int, clamp: float, seed: int) -> None:
+    def __init__(
+        self, scales: Scales, *, blocks: int, hidden: int, kernel: int, clamp: float, top: float, seed: int
+    ) -> None:
         super().__init__()
         self.scales = scales
         self.dimensions = scales.dimensions
+        self._most_energetic = max(1, round(top * max(scales.sides) ** 2))
         with seeded(seed):
             self.blocks = nn.ModuleList(_Block(scales, hidden, kernel, clamp) for _ in range(blocks))
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, x_ND: Tensor) -> tuple[Tensor, Tensor]:
         maps, log_det_N = self.scales.maps(x_ND), x_ND.new_zeros(len(x_ND))
@@ -91,10 +96,10 @@ class CrossScaleFlow(Flow):
         return (together * (weight / weight.sum())[:, None, None]).sum(dim=1)
 
     def rarity_of(self, z_ND: Tensor, log_det_N: Tensor) -> Tensor:
-        """(N,): the mean of the energies. How much the flow stretches space depends on an image's light and contrast
-        more than on its defects, so the determinant teaches and does not judge.
+        """(N,): the mean of the highest energies. How much the flow stretches space depends on an image's light and
+        contrast more than on its defects, so the determinant teaches and does not judge.
         """
-        return self.energies(z_ND).mean(dim=(1, 2))
+        return self.energies(z_ND).flatten(1).topk(self._most_energetic, dim=1)[0].mean(dim=1)
 
 
 class _Block(nn.Module):

@@ -16,7 +16,7 @@ SCALES = [Scales(4, (4, 2, 1)), Scales(5, (3, 2)), Scales(2, (2,))]
 
 @pytest.fixture(params=SCALES, ids=lambda scales: f"C{scales.channels}-{len(scales.sides)}scales")
 def flow(request: pytest.FixtureRequest) -> CrossScaleFlow:
-    return _moved(CrossScaleFlow(request.param, blocks=2, hidden=3, kernel=3, clamp=1.5, seed=3).double())
+    return _moved(CrossScaleFlow(request.param, blocks=2, hidden=3, kernel=3, clamp=1.5, top=0.5, seed=3).double())
 
 
 def _moved(flow: CrossScaleFlow) -> CrossScaleFlow:
@@ -64,7 +64,7 @@ def test_an_images_likelihood_and_rarity_do_not_depend_on_its_batch(flow: CrossS
 
 
 def test_every_scale_sees_all_scales() -> None:
-    flow = _moved(CrossScaleFlow(SCALES[0], blocks=1, hidden=3, kernel=3, clamp=1.5, seed=3).double())
+    flow = _moved(CrossScaleFlow(SCALES[0], blocks=1, hidden=3, kernel=3, clamp=1.5, top=0.5, seed=3).double())
     x = _rows(flow, rows=1)
     before = flow.scales.maps(flow(x)[0])
     for changed in range(3):
@@ -75,7 +75,7 @@ def test_every_scale_sees_all_scales() -> None:
 
 
 def test_a_blocks_log_scales_stay_within_the_clamp() -> None:
-    flow = CrossScaleFlow(SCALES[0], blocks=1, hidden=3, kernel=3, clamp=0.5, seed=0).double()
+    flow = CrossScaleFlow(SCALES[0], blocks=1, hidden=3, kernel=3, clamp=0.5, top=0.5, seed=0).double()
     with torch.no_grad():
         for parameter in flow.parameters():
             parameter.fill_(100)
@@ -91,7 +91,7 @@ def test_gradients_reach_every_parameter(flow: CrossScaleFlow) -> None:
 
 
 def test_energies_lie_where_the_latent_vectors_are_long() -> None:
-    flow = CrossScaleFlow(SCALES[0], blocks=1, hidden=3, kernel=3, clamp=1, seed=0)
+    flow = CrossScaleFlow(SCALES[0], blocks=1, hidden=3, kernel=3, clamp=1, top=0.5, seed=0)
     z = [torch.zeros(1, 4, side, side) for side in SCALES[0].sides]
     z[0][0, :, 1, 2] = 3
     energies = flow.energies(flow.scales.rows(z))[0]
@@ -100,7 +100,7 @@ def test_energies_lie_where_the_latent_vectors_are_long() -> None:
 
 
 def test_the_inner_loop_lowers_the_loss_and_leaves_the_anchor_alone() -> None:
-    flow = CrossScaleFlow(SCALES[0], blocks=2, hidden=4, kernel=3, clamp=1.5, seed=0)
+    flow = CrossScaleFlow(SCALES[0], blocks=2, hidden=4, kernel=3, clamp=1.5, top=0.5, seed=0)
     generator = torch.Generator().manual_seed(2)
     taught, watched = (1 + 0.5 * torch.randn(60, flow.dimensions, generator=generator) for _ in range(2))
     before = {name: tensor.clone() for name, tensor in flow.state_dict().items()}
