@@ -70,7 +70,7 @@ class CrossScaleFlow(Flow):
         self._most_energetic = max(1, round(top * max(scales.sides) ** 2))
         with seeded(seed):
             self.blocks = nn.ModuleList(_Block(scales, hidden, kernel, clamp) for _ in range(blocks))
-        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.to(memory_format=torch.channels_last)
 
     def forward(self, x_ND: Tensor) -> tuple[Tensor, Tensor]:
         maps, log_det_N = self.scales.maps(x_ND), x_ND.new_zeros(len(x_ND))
