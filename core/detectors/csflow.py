@@ -24,6 +24,9 @@ from core.messages import Part
 from core.views import PLAIN, View
 
 _HELD_OUT = 0.15
+"""The share of the parts that stop the flow and calibrate it, and do not teach."""
+_LEAST_SPREAD = 0.02
+"""Of the centre: a handful of parts may happen to score alike, which would blow up the scale."""
 
 
 class CsFlowConfig(Part):
@@ -105,7 +108,7 @@ class CsFlow(Adaptable):
         """
         rarity_N, maps_NSS = self._told(x_ND)
         self.centre.copy_(rarity_N.median())
-        self.spread.copy_(lower_spread(rarity_N))
+        self.spread.copy_(lower_spread(rarity_N).clamp_min(_LEAST_SPREAD * self.centre))
         self.unit.copy_(maps_NSS.mean())
 
     def _told(self, x_ND: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,5 +1,7 @@
 """Laws of the cross-scale flow, in float64, and of the detector over it."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -9,7 +11,7 @@ from core.adaptation.inner_loop import InnerLoop, Teaching, adapted
 from core.detectors.csflow import CsFlow
 from core.detectors.registry import create
 from core.flows.crossscale import CrossScaleFlow, Scales
-from tests.support.detectors import SHAPE, lesson, shown, small
+from tests.support.detectors import CONFIGS, SHAPE, lesson, shown, small
 
 SCALES = [Scales(4, (4, 2, 1)), Scales(5, (3, 2)), Scales(2, (2,))]
 
@@ -138,3 +140,35 @@ def test_scales_and_sizes_are_options() -> None:
     assert detector.halvings == (0, 1)
     assert detector.flow.scales.sides == (4, 2)
     assert detector.score(shown(detector, 2, seed=0)).maps.shape == (2, 4, 4)
+
+
+def _taught_by(images: int, **options: Any) -> CsFlow:
+    detector = create("csflow", CONFIGS["csflow"] | options, SHAPE)
+    assert isinstance(detector, CsFlow)
+    detector.learn(lesson(detector, images), seed=0, progress=lambda what, done, total: None)
+    return detector
+
+
+@pytest.mark.parametrize("images", [120, 240])
+def test_fresh_parts_score_around_zero_however_many_have_taught(images: int) -> None:
+    """Of some twenty parts, the three that do not teach are too few to tell what is common."""
+    detector = _taught_by(images)
+    told = detector.score(shown(detector, 60, seed=99))
+    assert abs(float(told.image.median())) < 1
+    assert float(told.maps.mean()) == pytest.approx(1, abs=0.1)
+
+
+def test_one_part_to_calibrate_by_does_not_blow_up_the_scale() -> None:
+    detector = _taught_by(6)
+    assert float(detector.spread) >= 0.02 * float(detector.centre) > 0
+
+
+def test_maps_are_the_latent_vectors_lengths_where_nothing_whitened_is_asked_for() -> None:
+    detector = _taught_by(24, whitened_share=0)
+    embedding = detector.embed(shown(detector, 3, seed=5))
+    with torch.no_grad():
+        z, _ = detector.flow(detector.tokens(embedding)[:, 0])
+    told = detector.score_embedding(embedding)
+    torch.testing.assert_close(told.maps * detector.unit, detector.flow.energies(z))
+    highest = detector.flow.energies(z).flatten(1).topk(2, dim=1)[0].mean(dim=1)
+    torch.testing.assert_close(told.image * detector.spread + detector.centre, highest)
