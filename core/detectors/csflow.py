@@ -24,7 +24,7 @@ from core.messages import Part
 from core.views import PLAIN, View
 
 _HELD_OUT = 0.15
-"""The share of the parts that stop the flow and calibrate it, and do not teach."""
+"""The share of the parts that stop the flow and calibrate it, and do not teach it. The whitening has seen them."""
 _LEAST_SPREAD = 0.02
 """Of the centre: a handful of parts may happen to score alike, which would blow up the scale."""
 
@@ -102,9 +102,9 @@ class CsFlow(Adaptable):
             cast(_Whiten, whiten).measure(good[_key(times)].float(), self.config.shrinkage)
 
     def _calibrate(self, x_ND: Tensor) -> None:
-        """Scores and maps count in what parts have that did not teach: a flow over so many dimensions knows the parts
-        that it learned from by heart, the better the fewer they were, and a threshold from cross-fitting would be that
-        of another scale.
+        """Scores and maps count in what parts have that did not teach the flow: over so many dimensions it knows those
+        that did by heart, the better the fewer they were, and a threshold from cross-fitting would be that of another
+        scale. The whitening has seen these parts too, so parts never seen at all lie somewhat higher.
         """
         rarity_N, maps_NSS = self._told(x_ND)
         self.centre.copy_(rarity_N.median())
