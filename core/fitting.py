@@ -95,7 +95,7 @@ def fit(
     """
     groups = list(groups) if groups is not None else [str(index) for index in range(len(pictures))]
     folds = folds_of(groups, settings.folds)
-    embedder = embedder_for(settings, device)
+    embedder = embedder_for(settings, device).measured(pictures)
     backbone, preprocessing = embedder.backbone, embedder.preprocessing
     if theta is not None:
         theta.require_backbone(backbone.spec)

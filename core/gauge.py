@@ -51,9 +51,9 @@ class Gauge:
     def _judgement(self, picture: Picture, score: float, raw_map_hw: NDArray[np.float32]) -> Judgement:
         facts = self.manifest
         standard_map = (raw_map_hw - facts.map_scale.calibration.median) / facts.map_scale.calibration.deviation
-        whole = facts.preprocessing.restore(standard_map.astype(np.float32), picture.pixels)
+        whole = facts.preprocessing.restore(standard_map.astype(np.float32), picture)
         row, column = np.unravel_index(int(whole.argmax()), whole.shape)
-        decision, reasons = decide(facts, score, picture.statistics)
+        decision, reasons = decide(facts, score, picture.statistics, facts.preprocessing.doubts(picture))
         return Judgement(
             score=score,
             standard_score=facts.calibration.standardise(score),
@@ -75,9 +75,11 @@ def _reading(gauge: Gauge) -> _Reading:
     return gauge.detector.views, gauge.detector.halvings
 
 
-def decide(facts: Manifest, score: float, seen: Statistics) -> tuple[Decision, tuple[str, ...]]:
+def decide(
+    facts: Manifest, score: float, seen: Statistics, doubts: tuple[str, ...] = ()
+) -> tuple[Decision, tuple[str, ...]]:
     """The decision, and for all but `pass` why: what the gauge has not seen the like of is never rejected alone."""
-    left = facts.ranges.left_by(seen)
+    left = facts.ranges.left_by(seen) + doubts
     limit = facts.threshold
     if left:
         return Decision.REVIEW, left

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import cached_property
 from hashlib import sha256
 from io import BytesIO
 
@@ -85,12 +86,14 @@ class ImageLimits:
 
 @dataclass(frozen=True, eq=False)
 class Picture:
-    """A decoded image. `pixels`: (H, W, 3) uint8, RGB, upright; `sha256`: hex digest of the encoded bytes;
-    `statistics`: how it was taken, measured here once, on the thread that decodes.
+    """A decoded image. `pixels`: (H, W, 3) uint8, RGB, upright; `sha256`: hex digest of the encoded bytes; `cut`:
+    (H, W), the object as somebody has cut it out, None where nobody has; `statistics`: how it was taken, measured here
+    once, on the thread that decodes.
     """
 
     pixels: NDArray[np.uint8]
     sha256: str
+    cut: NDArray[np.bool_] | None = None
     statistics: Statistics = field(init=False)
 
     def __post_init__(self) -> None:
@@ -102,13 +105,28 @@ class Picture:
         height, width, _ = self.pixels.shape
         return width, height
 
+    @cached_property
+    def outline(self) -> NDArray[np.bool_]:
+        """(H, W): the object, as it was cut out or else as it stands out from the border; all False for none."""
+        if self.cut is not None:
+            return self.cut
+        from core.segmentation import segmented
+
+        return segmented(self.pixels)
+
+    def cut_out(self, mask: NDArray[np.bool_]) -> "Picture":
+        """The same with what the mask (H, W) leaves out as `BACKGROUND`, as if it had been transparent."""
+        pixels = np.where(mask[:, :, None], self.pixels, np.array(BACKGROUND, np.uint8))
+        return Picture(pixels, self.sha256, mask)
+
 
 def decode(
     data: bytes, limits: ImageLimits = ImageLimits(), sixteen_bit: SixteenBit = SixteenBit.FULL_RANGE
 ) -> Picture:
     """The picture in `data`: a single PNG, JPEG, BMP or TIFF, told by its content and never by a name.
 
-    Gray, 1-bit, palette and CMYK become RGB; transparency is composited on `BACKGROUND`; 16-bit gray follows
+    Gray, 1-bit, palette and CMYK become RGB; transparency is composited on `BACKGROUND`, and what is mostly opaque is
+    then the object; 16-bit gray follows
     `sixteen_bit` (16-bit colour keeps its high bytes, which is the full range); EXIF orientation is applied. Files of
     several images (animated PNG, multi-page TIFF) are refused, since judging one would let the others pass unseen.
     The previews that some cameras append to a JPEG do not count.
@@ -118,7 +136,7 @@ def decode(
     opened = _open(data)
     _check_extent(opened, limits)
     upright = _upright(_load(opened))
-    return Picture(_rgb(upright, sixteen_bit), sha256(data).hexdigest())
+    return Picture(_rgb(upright, sixteen_bit), sha256(data).hexdigest(), _cut(upright))
 
 
 def statistics(pixels: NDArray[np.uint8]) -> Statistics:
@@ -241,6 +259,14 @@ def _rgb(image: Image.Image, sixteen_bit: SixteenBit) -> NDArray[np.uint8]:
         return np.array(_opaque(image).convert("RGB"))
     except ValueError as error:
         raise UnreadableImage(f"The image's colours cannot be read as RGB ({error}).", _RESAVE) from error
+
+
+def _cut(image: Image.Image) -> NDArray[np.bool_] | None:
+    """What transparency leaves; None where it leaves all or nothing."""
+    if not image.has_transparency_data:
+        return None
+    opaque = np.asarray(image.convert("RGBA").getchannel("A")) >= 128
+    return None if opaque.all() or not opaque.any() else opaque
 
 
 def _opaque(image: Image.Image) -> Image.Image:

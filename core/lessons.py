@@ -1,6 +1,7 @@
 """From pictures to what a detector is taught with: views of good images, and copies with painted defects."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from core.backbones import Backbone
 from core.detectors.base import Detector, Embedding, Lesson, Progress, joined
+from core.images import Picture
 from core.painting import KINDS, paint
 from core.pasting import Pasting, paste
 from core.preprocessing import Preprocessing
@@ -27,6 +29,10 @@ class Embedder:
     backbone: Backbone
     preprocessing: Preprocessing
     detector: Detector
+
+    def measured(self, pictures: Sequence[Picture]) -> "Embedder":
+        """With the preprocessing that has measured `pictures`. Raises `DatasetError` where it cannot."""
+        return replace(self, preprocessing=self.preprocessing.measured(pictures))
 
     def embed(self, squares: Squares, progress: Progress, view: View = PLAIN, what: str = "") -> Embedding:
         """(N, size, size, 3) -> the embedding of that view of each, on the CPU."""

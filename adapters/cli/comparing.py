@@ -61,6 +61,7 @@ class Task:
     dataset: Path
     splits: Path | None
     groups: Path | None
+    masks: Path | None
     model: Model
     device: Device
     limit: int | None
@@ -94,6 +95,7 @@ class Comparing:
     dataset: Path
     splits: Path | None
     groups: Path | None
+    masks: Path | None
     models: tuple[Model, ...]
     device: Device
     limit: int | None
@@ -116,7 +118,7 @@ class Comparing:
         return self.dataset.resolve().name
 
     def _task(self, model: Model, seed: int, *, shows: bool) -> Task:
-        return Task(self.dataset, self.splits, self.groups, model, self.device, self.limit, seed, shows)
+        return Task(self.dataset, self.splits, self.groups, self.masks, model, self.device, self.limit, seed, shows)
 
     def _earlier(self, out: Path | None) -> list[Entrant]:
         def read(document: dict[str, Any]) -> list[Entrant]:
@@ -130,9 +132,9 @@ class Comparing:
         model = self.models[0]
         told = (version("flowgauge"), model.weights, model.backbone, model.size, model.aspect, self.limit)
         digest = sha256(repr(told).encode())
-        found = Dataset.open(self.dataset)
+        found = Dataset.open(self.dataset, self.masks)
         for entry in (*found.train, *found.test):
-            digest.update(entry.name.encode())
+            digest.update(f"{entry.name} {entry.outline}".encode())
         for path in (self.splits, self.groups):
             digest.update(path.read_bytes() if path else b"")
         return digest.hexdigest()
@@ -156,7 +158,7 @@ def _measured(task: Task) -> str:
         from adapters.anomalib.detectors import offer_all
 
         offer_all()
-    trials = chosen_trials(task.dataset, task.splits, [task.seed], None, task.limit)
+    trials = chosen_trials(task.dataset, task.splits, [task.seed], None, task.limit, task.masks)
     seen = _Seen(shows=task.shows)
     with bars() as report:
         told = _under(f"{name}, seed {task.seed}: ", report)

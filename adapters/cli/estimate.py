@@ -58,6 +58,7 @@ def estimate(
     backbone: options.Backbone = None,
     size: options.Size = None,
     aspect: options.AspectOption = options.Aspect.SQUASH,
+    masks: options.Masks = None,
     cache: Annotated[
         Path | None,
         typer.Option(
@@ -107,7 +108,7 @@ def estimate(
     costs = Costs(miss=cost_miss, false_alarm=cost_false_alarm, prevalence=prevalence)
     chooser = Chooser(choice=Choice(choose.value), costs=costs, budget=budget)
     model = Model(detector, weights, backbone, size, aspect, members=members)
-    request = Request(dataset, chooser, repeats, seed, groups, group, keep_apart, theta, cache)
+    request = Request(dataset, chooser, repeats, seed, groups, group, keep_apart, theta, cache, masks)
     with bars() as report:
         found = Estimating(request, model, device, report).run(json)
     if html is not None:

@@ -46,6 +46,7 @@ class Request:
     keep_apart: bool
     theta: str | None
     cache: Path | None
+    masks: Path | None = None
 
     @property
     def seeds(self) -> range:
@@ -135,7 +136,7 @@ class Estimating:
 
     @cached_property
     def _dataset(self) -> Dataset:
-        return Dataset.open(self.request.dataset)
+        return Dataset.open(self.request.dataset, self.request.masks)
 
     @cached_property
     def _entries(self) -> list[Entry]:

@@ -18,6 +18,7 @@ def evaluate(
     backbone: options.Backbone = None,
     size: options.Size = None,
     aspect: options.AspectOption = options.Aspect.SQUASH,
+    masks: options.Masks = None,
     refine: options.Refine = False,
     members: options.Members = None,
     changes: options.Changes = None,
@@ -59,7 +60,7 @@ def evaluate(
     others = None if against is None else earlier_runs(against)
     model = Model(detector, weights, backbone, size, aspect, refine, members, tuple(changes or ()))
     with bars() as report:
-        trials = chosen_trials(dataset, splits, seeds_of(seed), noise, limit)
+        trials = chosen_trials(dataset, splits, seeds_of(seed), noise, limit, masks)
         found = evaluation(dataset.resolve().name, trials, model, theta, groups, device, report)
     for name, cause in {name: cause for run in found.runs for name, cause in run.unreadable.items()}.items():
         warn(f"{name} is left out. {cause}")

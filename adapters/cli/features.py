@@ -35,10 +35,11 @@ class Features:
 
     @cached_property
     def images_sha256(self) -> str:
-        """Changes with every image and its name."""
+        """Changes with every image, its name, and what cuts its object out."""
         digest = sha256()
         for entry in self.entries:
-            digest.update(entry.name.encode() + sha256(entry.path.read_bytes()).digest())
+            for path in filter(None, (entry.path, entry.outline)):
+                digest.update(entry.name.encode() + sha256(path.read_bytes()).digest())
         return digest.hexdigest()
 
     @cached_property

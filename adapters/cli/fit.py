@@ -27,6 +27,7 @@ def fit(
     backbone: options.Backbone = None,
     size: options.Size = None,
     aspect: options.AspectOption = options.Aspect.SQUASH,
+    masks: options.Masks = None,
     refine: options.Refine = False,
     members: options.Members = None,
     changes: options.Changes = None,
@@ -63,7 +64,14 @@ def fit(
     start = None if theta is None else start_at(theta)
     with open_store(store) as plant, bars() as report:
         good = gather(
-            plant, line_name(line), dataset, from_buffer=from_buffer, groups=groups, limit=limit, report=report
+            plant,
+            line_name(line),
+            dataset,
+            from_buffer=from_buffer,
+            groups=groups,
+            masks=masks,
+            limit=limit,
+            report=report,
         )
         gauge = fit_gauge(
             good.pictures,

@@ -7,6 +7,7 @@ from typing import Any
 
 from adapters.cli.progress import Report
 from core.errors import UnreadableImage
+from core.evaluation.datasets import read_mask
 from core.gauge import BATCH, Gauge
 from core.images import Picture, decode
 from core.judgement import Judgement
@@ -46,15 +47,15 @@ class Unjudged:
         return self.path, None, "unreadable", self.error
 
 
-def judge_files(gauge: Gauge, paths: Sequence[Path], report: Report) -> Iterator[Judged | Unjudged]:
-    """One result per path, in order."""
+def judge_files(gauge: Gauge, paths: Sequence[Path], masks: Path | None, report: Report) -> Iterator[Judged | Unjudged]:
+    """One result per path, in order. Where `masks` is given, the mask of that file's name cuts the object out."""
     for start in range(0, len(paths), BATCH):
-        yield from _judge_batch(gauge, paths[start : start + BATCH])
+        yield from _judge_batch(gauge, paths[start : start + BATCH], masks)
         report("judging images", min(start + BATCH, len(paths)), len(paths))
 
 
-def _judge_batch(gauge: Gauge, paths: Sequence[Path]) -> list[Judged | Unjudged]:
-    pictures = [_picture(path, gauge) for path in paths]
+def _judge_batch(gauge: Gauge, paths: Sequence[Path], masks: Path | None) -> list[Judged | Unjudged]:
+    pictures = [_picture(path, gauge, masks) for path in paths]
     judgements = iter(gauge.judge([picture for picture in pictures if isinstance(picture, Picture)]))
     return [
         Judged(path, next(judgements)) if isinstance(picture, Picture) else picture
@@ -62,10 +63,13 @@ def _judge_batch(gauge: Gauge, paths: Sequence[Path]) -> list[Judged | Unjudged]
     ]
 
 
-def _picture(path: Path, gauge: Gauge) -> Picture | Unjudged:
+def _picture(path: Path, gauge: Gauge, masks: Path | None) -> Picture | Unjudged:
     try:
-        return decode(path.read_bytes(), sixteen_bit=gauge.manifest.preprocessing.sixteen_bit)
+        picture = decode(path.read_bytes(), sixteen_bit=gauge.manifest.preprocessing.sixteen_bit)
     except UnreadableImage as error:
         return Unjudged(path, str(error))
     except OSError as error:
         return Unjudged(path, f"The file cannot be read: {error.strerror}.")
+    if masks is None:
+        return picture
+    return picture.cut_out(read_mask((masks / path.name).with_suffix(".png"), picture, path.name))

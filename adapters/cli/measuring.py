@@ -23,10 +23,15 @@ from core.images import Picture
 
 
 def chosen_trials(
-    root: Path, splits: Path | None, seeds: Sequence[int], noise: float | None, limit: int | None
+    root: Path,
+    splits: Path | None,
+    seeds: Sequence[int],
+    noise: float | None,
+    limit: int | None,
+    masks: Path | None = None,
 ) -> list[Trial]:
     """One trial per seed. Raises `DatasetError` for what is not there, and `UserError` for noise without splits."""
-    dataset = Dataset.open(root)
+    dataset = Dataset.open(root, masks)
     if splits is None:
         if noise is not None:
             raise UserError("--noise needs --splits: the data set has no noise levels of its own.", "Give both.")

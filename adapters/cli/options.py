@@ -19,6 +19,7 @@ class Aspect(StrEnum):
     SQUASH = "squash"
     LETTERBOX = "letterbox"
     CENTRE = "centre"
+    EMBED = "embed"
 
 
 Store = Annotated[
@@ -74,7 +75,19 @@ Backbone = Annotated[
 ]
 Size = Annotated[int | None, typer.Option(help="Side of the square that images are resampled to, in pixels (256).")]
 AspectOption = Annotated[
-    Aspect, typer.Option("--aspect", help="How an image becomes a square: whole, padded, or centred on the object.")
+    Aspect,
+    typer.Option(
+        "--aspect",
+        help="How an image becomes a square: whole; padded; around the object, as large as it; or embedded: around the"
+        " object, all at one scale, the background black.",
+    ),
+]
+Masks = Annotated[
+    Path | None,
+    typer.Option(
+        help="Folder of masks that cut the objects out: for each image a PNG of the same path, white on the object.",
+        metavar="DIR",
+    ),
 ]
 Groups = Annotated[
     Path | None,

@@ -16,6 +16,7 @@ def score(
     images: Annotated[list[Path], typer.Argument(help="PNG, JPEG, BMP or TIFF files.")],
     store: options.Store,
     version: Annotated[str | None, typer.Option(help="A stored version instead of the active one.")] = None,
+    masks: options.Masks = None,
     device: options.DeviceOption = options.Device.AUTO,
     json: options.Json = False,
 ) -> None:
@@ -36,7 +37,7 @@ def score(
     with open_store(store) as plant:
         gauge = stored_gauge(plant, line, version, device)
     with bars() as report:
-        results = list(judge_files(gauge, images, report))
+        results = list(judge_files(gauge, images, masks, report))
     if json:
         emit({"line": line, "gauge_version": gauge.version, "images": [each.document() for each in results]})
     else:

@@ -32,6 +32,7 @@ def gather(
     *,
     from_buffer: bool,
     groups: Path | None,
+    masks: Path | None,
     limit: int | None,
     report: Report,
 ) -> Good:
@@ -39,13 +40,15 @@ def gather(
     if (dataset is not None) == from_buffer:
         raise UserError("A gauge learns either from a data set or from the buffer.", "Give DATASET or --from-buffer.")
     if dataset is None:
+        if masks is not None:
+            raise UserError("Buffered images have no masks.", "Leave --masks out.")
         return from_line(store, line, limit)
-    return from_dataset(dataset, groups, limit, report)
+    return from_dataset(Dataset.open(dataset, masks), groups, limit, report)
 
 
-def from_dataset(root: Path, groups: Path | None, limit: int | None, report: Report) -> Good:
+def from_dataset(dataset: Dataset, groups: Path | None, limit: int | None, report: Report) -> Good:
     """The data set's good training images; what cannot be read is named in a warning and left out."""
-    entries = evenly(Dataset.open(root).train, limit)
+    entries = evenly(dataset.train, limit)
     samples = []
     for done, result in enumerate(sift(entries), start=1):
         report("reading images", done, len(entries))
@@ -53,7 +56,7 @@ def from_dataset(root: Path, groups: Path | None, limit: int | None, report: Rep
             warn(f"{result.name} is left out. {result.cause}")
         else:
             samples.append(result)
-    require_enough(len(samples), root)
+    require_enough(len(samples), dataset.root)
     return Good([sample.picture for sample in samples], _groups([sample.entry for sample in samples], groups))
 
 

@@ -15,7 +15,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from core.detectors.adaptable import Adaptable
-from core.detectors.base import Embedding, FeatureShape, Lesson, Progress, Scores
+from core.detectors.base import Embedding, FeatureShape, Lesson, Progress, Scores, select
 from core.detectors.member import lower_spread
 from core.detectors.windows import nhwc
 from core.flows.crossscale import CrossScaleFlow, Scales
@@ -24,7 +24,7 @@ from core.messages import Part
 from core.views import PLAIN, View
 
 _HELD_OUT = 0.15
-"""The share of the parts that stop the flow and calibrate it, and do not teach it. The whitening has seen them."""
+"""The share of the parts that stop the flow and calibrate it, and teach neither it nor the whitening."""
 _LEAST_SPREAD = 0.02
 """Of the centre: a handful of parts may happen to score alike, which would blow up the scale."""
 
@@ -91,8 +91,9 @@ class CsFlow(Adaptable):
         return embedding[_key(min(self.halvings))]
 
     def learn(self, lesson: Lesson, *, seed: int, progress: Progress) -> None:
-        self.measure(lesson.good)
-        rows = Rows(self.tokens(lesson.good)[:, 0], held_out_images(_parts(lesson), _HELD_OUT, seed))
+        held_out = held_out_images(_parts(lesson), _HELD_OUT, seed)
+        self.measure(select(lesson.good, ~held_out))
+        rows = Rows(self.tokens(lesson.good)[:, 0], held_out)
         maximise_likelihood(self.flow, rows, self.config.training, seed=seed, progress=progress)
         self._calibrate(rows.x[rows.held_out])
 
@@ -102,9 +103,9 @@ class CsFlow(Adaptable):
             cast(_Whiten, whiten).measure(good[_key(times)].float(), self.config.shrinkage)
 
     def _calibrate(self, x_ND: Tensor) -> None:
-        """Scores and maps count in what parts have that did not teach the flow: over so many dimensions it knows those
-        that did by heart, the better the fewer they were, and a threshold from cross-fitting would be that of another
-        scale. The whitening has seen these parts too, so parts never seen at all lie somewhat higher.
+        """Scores and maps count in what parts have that taught nothing: over so many dimensions the flow and the
+        whitening know those that did by heart, the better the fewer they were, and a threshold from cross-fitting would
+        be that of another scale.
         """
         rarity_N, maps_NSS = self._told(x_ND)
         self.centre.copy_(rarity_N.median())

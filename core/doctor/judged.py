@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,8 +59,8 @@ def _rejected(entries: Sequence[Entry], gauge: Gauge, progress: Progress) -> dic
     """The share of the images that the gauge rejects, in each of the eight views."""
     alarms = []
     for number, entry in enumerate(entries):
-        pixels = read(entry).picture.pixels
-        alarms.append([one.score > one.threshold for one in gauge.judge([_moved(pixels, view) for view in VIEWS])])
+        picture = read(entry).picture
+        alarms.append([one.score > one.threshold for one in gauge.judge([_moved(picture, view) for view in VIEWS])])
         progress("judging turned images", number + 1, len(entries))
     return dict(zip(VIEWS, np.mean(alarms, axis=0).tolist(), strict=True))
 
@@ -106,8 +107,11 @@ def _readable(seen: Survey, *, defective: bool) -> list[Entry]:
     return [look.entry for look in seen.looks[seen.trained :] if look.entry.defective is defective]
 
 
-def _moved(pixels: NDArray[np.uint8], view: View) -> Picture:
-    return Picture(np.ascontiguousarray(np.rot90(pixels[:, ::-1] if view.flip else pixels, view.turns)), "")
+def _moved(picture: Picture, view: View) -> Picture:
+    def moved(x: NDArray[Any]) -> NDArray[Any]:
+        return np.ascontiguousarray(np.rot90(x[:, ::-1] if view.flip else x, view.turns))
+
+    return Picture(moved(picture.pixels), "", None if picture.cut is None else moved(picture.cut))
 
 
 def _looks(entries: Sequence[Entry], gauge: Gauge, progress: Progress) -> tuple[list[_Look], int]:

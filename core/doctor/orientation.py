@@ -80,7 +80,7 @@ def orientation_check(seen: Survey, embedder: Embedder, progress: Progress) -> C
 def _features(entries: Sequence[Entry], embedder: Embedder, progress: Progress) -> Tensor:
     """(8, N, D): of every view of each image, on a grid so coarse that places only say roughly where."""
     small = embedder.preprocessing.model_copy(update={"size": _SIDE})
-    squares = np.stack([small.square(read(entry).picture.pixels) for entry in entries])
+    squares = np.stack([small.square(read(entry).picture) for entry in entries])
     views = []
     for number, view in enumerate(VIEWS):
         rows = []

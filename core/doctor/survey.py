@@ -17,7 +17,7 @@ from core.doctor.focus import blurred, sharpness
 from core.errors import DatasetError
 from core.evaluation.datasets import Dataset, Entry, Sample, Unreadable, sift
 from core.lessons import Embedder
-from core.preprocessing import foreground
+from core.segmentation import segmented
 
 SIDE = 64
 """Of thumbnails, in pixels: enough for colours of regions, 12 KiB of each image."""
@@ -140,7 +140,7 @@ def _look(sample: Sample, square: Bytes) -> Look:
         sharpness=sharpness(sample.picture.pixels),
         thumb=np.asarray(Image.fromarray(square).resize((SIDE, SIDE), Image.Resampling.BOX)),
         mask=None if sample.mask is None else _touched(sample.mask),
-        foreground=_shrunk(foreground(square)) >= 128,
+        foreground=_shrunk(segmented(square)) >= 128,
     )
 
 

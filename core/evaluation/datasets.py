@@ -2,10 +2,11 @@
 
 MVTec AD: `train/good/*`, `test/good/*`, `test/<class>/*` and `ground_truth/<class>/<stem>_mask.png`, white on defects.
 Without a `ground_truth` folder only images can be judged, not places in them. Hidden files are no part of a data set.
+A second folder may cut out the objects: to each image a PNG of the same path in it, white on the object.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Self
@@ -25,12 +26,15 @@ _LAYOUT = "Put good images into the folder itself, or follow the MVTec AD layout
 
 @dataclass(frozen=True)
 class Entry:
-    """One image. `name` is its path relative to the data set; `kind` is `GOOD` or a class of defects."""
+    """One image. `name` is its path relative to the data set; `kind` is `GOOD` or a class of defects; `mask` shows the
+    defect and `outline` the object, where somebody said.
+    """
 
     name: str
     path: Path
     kind: str
     mask: Path | None = None
+    outline: Path | None = None
 
     @property
     def defective(self) -> bool:
@@ -44,17 +48,19 @@ class Dataset:
     test: tuple[Entry, ...]
 
     @classmethod
-    def open(cls, root: Path) -> Self:
-        """The data set in the folder `root`; lists files and reads none.
+    def open(cls, root: Path, outlines: Path | None = None) -> Self:
+        """The data set in `root`, its objects cut out by the masks in `outlines`; lists files and reads none.
 
-        Raises `DatasetError` where there is no folder, no good image, or a defect whose mask is missing.
+        Raises `DatasetError` where there is no folder, no good image, or a mask is missing.
         """
         if not root.is_dir():
             raise DatasetError(f"There is no folder {root}.", "Give the folder that holds the data set.")
         train, test = _mvtec(root) if (root / "train").is_dir() else (_images(root, root, GOOD), ())
         if not train:
             raise DatasetError(f"{root} holds no good images to learn from.", _LAYOUT)
-        return cls(root, train, test)
+        if outlines is None:
+            return cls(root, train, test)
+        return cls(root, *(tuple(_outlined(entry, outlines) for entry in entries) for entries in (train, test)))
 
     @cached_property
     def _by_name(self) -> dict[str, Entry]:
@@ -96,6 +102,15 @@ def _images(root: Path, folder: Path, kind: str) -> tuple[Entry, ...]:
     return tuple(Entry(path.relative_to(root).as_posix(), path, kind) for path in visible)
 
 
+def _outlined(entry: Entry, outlines: Path) -> Entry:
+    outline = (outlines / entry.name).with_suffix(".png")
+    if not outline.is_file():
+        raise DatasetError(
+            f"The image {entry.name} has no mask {outline}.", "Add one to each image, white on the object."
+        )
+    return replace(entry, outline=outline)
+
+
 def _with_mask(root: Path, entry: Entry) -> Entry:
     truth = root / "ground_truth"
     if not (entry.defective and truth.is_dir()):
@@ -106,7 +121,7 @@ def _with_mask(root: Path, entry: Entry) -> Entry:
             f"The defect {entry.name} has no mask {mask.relative_to(root)}.",
             "Add it, or remove the folder ground_truth to judge whole images only.",
         )
-    return Entry(entry.name, entry.path, entry.kind, mask)
+    return replace(entry, mask=mask)
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,8 +134,10 @@ class Sample:
 
 
 def read(entry: Entry) -> Sample:
-    """The image and its mask. Raises `UnreadableImage`, or `DatasetError` for a mask of another size."""
+    """The image and its masks. Raises `UnreadableImage`, or `DatasetError` for a mask of another size."""
     picture = decode(_bytes(entry.path))
+    if entry.outline is not None:
+        picture = picture.cut_out(read_mask(entry.outline, picture, entry.name))
     return Sample(entry, picture, _mask(entry, picture))
 
 
@@ -135,13 +152,17 @@ def _mask(entry: Entry, picture: Picture) -> Mask | None:
     width, height = picture.size
     if not entry.defective:
         return np.zeros((height, width), dtype=bool)
-    if entry.mask is None:
-        return None
-    mask = _readable_mask(entry.mask)
+    return None if entry.mask is None else read_mask(entry.mask, picture, entry.name)
+
+
+def read_mask(path: Path, picture: Picture, name: str) -> Mask:
+    """(H, W), True where it is not black. Raises `DatasetError` unless it is an image of the size of `picture`."""
+    mask = _readable_mask(path)
     if mask.size != picture.size:
+        (width, height), (wanted_width, wanted_height) = mask.size, picture.size
         raise DatasetError(
-            f"The mask {entry.mask} has {mask.size[0]} x {mask.size[1]} pixels, but its image {entry.name} has "
-            f"{width} x {height}.",
+            f"The mask {path} has {width} x {height} pixels, but its image {name} has "
+            f"{wanted_width} x {wanted_height}.",
             "Export the mask again at the size of the image.",
         )
     return np.asarray(mask.pixels.any(axis=2))

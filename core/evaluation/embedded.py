@@ -65,7 +65,7 @@ def embedded(
     names: Sequence[str], pictures: Sequence[Picture], settings: FitSettings, device: str, progress: Progress
 ) -> Embedded:
     """Run all pictures, and painted copies of them, through the frozen backbone."""
-    embedder = embedder_for(settings, device)
+    embedder = embedder_for(settings, device).measured(pictures)
     shape = embedder.backbone.shape(embedder.preprocessing.size)
     lesson = embedder.lesson(embedder.preprocessing.squares(pictures), seed=0, progress=progress)
     return Embedded(tuple(names), shape, lesson)

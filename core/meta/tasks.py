@@ -12,6 +12,7 @@ from torch import Tensor
 from core.detectors.base import Embedding, Lesson, Progress, joined, length, select
 from core.errors import DatasetError
 from core.evaluation.datasets import Dataset, Entry, evenly, read
+from core.images import Picture
 from core.lessons import Embedder, on_grid
 from core.messages import Part
 from core.procedural import DEFECTS, Condition, ProceduralLine
@@ -78,7 +79,7 @@ def dataset_line(dataset: Dataset, embedder: Embedder, size: LineSize, seed: int
             f"Give {_FEWEST_GOOD} good images and {_FEWEST_DEFECTS} defects with masks, or more.",
         )
     squares, masks = zip(*(_square_and_mask(entry, embedder) for entry in marred), strict=True)
-    good = np.stack([embedder.preprocessing.square(read(entry).picture.pixels) for entry in goods])
+    good = np.stack([embedder.preprocessing.square(read(entry).picture) for entry in goods])
     return _embedded(dataset.root.name, good, np.stack(squares), np.stack(masks), embedder, seed, progress)
 
 
@@ -86,7 +87,7 @@ def _square_and_mask(entry: Entry, embedder: Embedder) -> tuple[Squares, NDArray
     sample = read(entry)
     shown = np.repeat(_present(sample.mask)[:, :, None].astype(np.uint8) * 255, 3, axis=2)
     square = embedder.preprocessing.square
-    return square(sample.picture.pixels), square(shown)[:, :, 0] > 127
+    return square(sample.picture), square(Picture(shown, ""))[:, :, 0] > 127
 
 
 def _present(mask: NDArray[np.bool_] | None) -> NDArray[np.bool_]:

@@ -198,3 +198,29 @@ def test_a_mistake_in_the_other_process_is_told_like_any_other(flowgauge: Shell,
     assert done.code == 2
     assert "no seed 7" in done.err
     assert "Traceback" not in done.err
+
+
+def test_loss_amplification_is_compared_on_digits_and_on_patches_and_goes_on(
+    flowgauge: Shell, splits: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "lamp.json"
+    data = (tiny_dataset(), "--splits", splits, "--size", 64, "--cache", tmp_path / "cache")
+    command = ("benchmark", "lamp", *data, "--steps", 2, "--seeds", "0", "--device", "cpu", "--json", out)
+    done = flowgauge(*command)
+    assert done.code == 0, done.err
+    first = json.loads(out.read_text())
+    rows = {(row["where"], row["loss"], row["optimiser"]) for row in first["comparisons"]}
+    losses = ("l1", "l2", "ssim")
+    assert {key for key in rows if key[0] == "digits"} == {
+        ("digits", loss, optimiser) for loss in losses for optimiser in ("sgd", "rmsprop", "adam")
+    }
+    assert {key[1:] for key in rows if key[0] != "digits"} == {(loss, "adam") for loss in losses}
+    assert all(0 <= value <= 1 for cell in first["cells"] for value in cell["auroc"].values())
+    assert len(done.out.splitlines()) == 1 + len(rows) + 1
+
+    first["cells"] = first["cells"][1:]
+    out.write_text(json.dumps(first))
+    assert flowgauge(*command).code == 0
+    again = json.loads(out.read_text())["cells"]
+    assert [cell for cell in again if cell in first["cells"]] == first["cells"], "what was done is not repeated"
+    assert len(again) == len(first["cells"]) + 1

@@ -111,3 +111,30 @@ def test_a_limit_takes_images_from_the_whole_range(tmp_path: Path) -> None:
     entries = Dataset.open(write_plain(tmp_path, 10)).train
     assert [entry.name for entry in evenly(entries, 3)] == ["000.png", "003.png", "006.png"]
     assert evenly(entries, 99) == evenly(entries, None) == entries
+
+
+def test_masks_of_another_folder_cut_the_objects_out(tmp_path: Path) -> None:
+    root = write_mvtec(tmp_path / "data", train=1, test_good=0, defects={"crack": 1})
+    for name in ("train/good/000.png", "test/crack/000.png"):
+        write_mask(tmp_path / "masks" / name)
+    dataset = Dataset.open(root, tmp_path / "masks")
+    sample = read(dataset.test[0])
+    assert sample.mask is not None, "the defect's own mask is another"
+    outline = sample.picture.outline
+    assert int(outline.sum()) == (SIDE // 4) ** 2
+    assert sample.picture.pixels[outline].min() >= 60
+    assert not sample.picture.pixels[~outline].any()
+
+
+def test_an_image_without_a_mask_in_that_folder_is_named(tmp_path: Path) -> None:
+    root = write_mvtec(tmp_path / "data", train=2, test_good=0, defects={})
+    write_mask(tmp_path / "masks/train/good/000.png")
+    with pytest.raises(DatasetError, match=r"train/good/001.png has no mask .*masks/train/good/001.png"):
+        Dataset.open(root, tmp_path / "masks")
+
+
+def test_a_mask_of_another_size_is_refused(tmp_path: Path) -> None:
+    root = write_plain(tmp_path / "data", 1)
+    write_mask(tmp_path / "masks/000.png", (SIDE, SIDE + 1))
+    with pytest.raises(DatasetError, match=r"32 x 33 pixels, but its image 000.png has 32 x 32"):
+        read(Dataset.open(root, tmp_path / "masks").train[0])

@@ -208,6 +208,21 @@ def test_transparency_shows_black(mode: str) -> None:
     np.testing.assert_array_equal(row, (0, 128, 255, 255))
 
 
+def test_transparency_cuts_the_object_out() -> None:
+    pixels = np.full((20, 30, 4), 200, np.uint8)
+    pixels[5:15, 10:20, 3], pixels[:5, :, 3], pixels[15:, :, 3] = 255, 0, 0
+    pixels[5:15, :10, 3], pixels[5:15, 20:, 3] = 100, 0
+    outline = decode(encoded(Image.fromarray(pixels), "PNG")).outline
+    assert outline[5:15, 10:20].all()
+    assert int(outline.sum()) == 100, "what is mostly transparent is not the object"
+
+
+@pytest.mark.parametrize("alpha", [0, 255])
+def test_an_image_that_is_all_or_not_at_all_transparent_cuts_nothing_out(alpha: int) -> None:
+    pixels = np.full((20, 30, 4), (200, 200, 200, alpha), np.uint8)
+    assert decode(encoded(Image.fromarray(pixels), "PNG")).cut is None
+
+
 def test_a_transparent_palette_entry_shows_black() -> None:
     image = Image.new("P", (16, 16), 1)
     image.putpalette([10, 20, 30, 200, 210, 220])

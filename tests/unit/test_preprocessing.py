@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 
+from core.errors import DatasetError
 from core.images import Picture
 from core.preprocessing import Aspect, Preprocessing, object_box
 from core.views import View
@@ -22,7 +23,7 @@ def _object_on_ground(height: int, width: int, box: tuple[int, int, int, int]) -
 @pytest.mark.parametrize("aspect", list(Aspect))
 @pytest.mark.parametrize("shape", [(100, 100), (60, 200), (200, 60), (8, 9)])
 def test_every_rule_gives_a_square(aspect: Aspect, shape: tuple[int, int]) -> None:
-    squares = Preprocessing(size=64, aspect=aspect).squares([_picture(*shape)])
+    squares = Preprocessing(size=64, aspect=aspect, window=80).squares([_picture(*shape)])
     assert squares.shape == (1, 64, 64, 3)
 
 
@@ -34,11 +35,11 @@ def test_letterbox_keeps_proportions() -> None:
 
 
 def test_the_object_is_found_on_its_ground() -> None:
-    assert object_box(_object_on_ground(80, 120, (20, 10, 70, 50)).pixels) == (20, 10, 70, 50)
+    assert object_box(_object_on_ground(80, 120, (20, 10, 70, 50))) == (20, 10, 70, 50)
 
 
 def test_an_image_without_an_object_is_taken_whole() -> None:
-    assert object_box(_picture(40, 60).pixels) == (0, 0, 60, 40)
+    assert object_box(_picture(40, 60)) == (0, 0, 60, 40)
 
 
 def test_centre_puts_the_object_in_the_middle() -> None:
@@ -51,14 +52,66 @@ def test_centre_puts_the_object_in_the_middle() -> None:
 
 @pytest.mark.parametrize("aspect", list(Aspect))
 def test_a_restored_map_lies_over_the_object(aspect: Aspect) -> None:
-    preprocessing = Preprocessing(size=64, aspect=aspect)
     picture = _object_on_ground(100, 200, (120, 20, 180, 60))
+    preprocessing = Preprocessing(size=64, aspect=aspect).measured([picture])
     seen = preprocessing.squares([picture])[0, :, :, 0].astype(np.float32)
-    restored = preprocessing.restore((seen > 100).astype(np.float32), picture.pixels)
+    restored = preprocessing.restore((seen > 100).astype(np.float32), picture)
     rows, columns = np.nonzero(restored > 0.5)
     height, width = restored.shape
     assert (columns.mean() + 0.5) / width == pytest.approx(150 / 200, abs=0.03)
     assert (rows.mean() + 0.5) / height == pytest.approx(40 / 100, abs=0.03)
+
+
+def test_embedding_forgets_place_and_background() -> None:
+    """The same part elsewhere, on another ground, in a picture of another size."""
+    here, there = np.full((120, 160, 3), 200, np.uint8), np.full((90, 200, 3), 40, np.uint8)
+    part = np.random.default_rng(0).integers(90, 130, (40, 60, 3), dtype=np.uint8)
+    here[10:50, 20:80], there[30:70, 110:170] = part, part
+    one, other = (Picture(pixels, "") for pixels in (here, there))
+    preprocessing = Preprocessing(size=64, aspect=Aspect.EMBED, window=64)
+    masks = [(pixels == pixels[0, 0]).all(axis=2) for pixels in (here, there)]
+    first, second = preprocessing.squares(
+        [picture.cut_out(~mask) for picture, mask in zip((one, other), masks, strict=True)]
+    )
+    assert first.max() > 90
+    np.testing.assert_array_equal(first, second)
+
+
+def test_embedding_keeps_the_scale_of_the_largest_object() -> None:
+    large, small = _object_on_ground(200, 200, (50, 50, 130, 90)), _object_on_ground(200, 200, (90, 10, 130, 30))
+    preprocessing = Preprocessing(size=96, aspect=Aspect.EMBED, margin=0.1).measured([large, small])
+    assert preprocessing.window == 96  # 80 pixels and a tenth of them on either side: a pixel is a pixel
+    for picture, width, height in ((large, 80, 40), (small, 40, 20)):
+        seen = preprocessing.square(picture)[:, :, 0] > 100
+        assert (seen.any(axis=0).sum(), seen.any(axis=1).sum()) == (width, height)
+
+
+def test_embedding_blackens_the_background_and_keeps_a_rim() -> None:
+    picture = _object_on_ground(200, 200, (60, 60, 140, 140))
+    square = Preprocessing(size=192, aspect=Aspect.EMBED, window=192).square(picture)
+    assert sorted(np.unique(square)) == [0, 30, 200]
+    assert int((square[96, :, 0] == 30).sum()) == 4, "a hundredth of 200 pixels to either side"
+
+
+def test_a_fit_that_sees_no_objects_is_refused_and_a_picture_without_one_is_doubted() -> None:
+    embedding = Preprocessing(size=64, aspect=Aspect.EMBED)
+    part, surface = _object_on_ground(100, 100, (20, 20, 60, 60)), _picture(100, 100)
+    with pytest.raises(DatasetError, match=r"Only 1 of 2 images show an object.*--masks"):
+        embedding.measured([part, surface])
+    fitted = embedding.measured([part, part, surface])
+    assert fitted.doubts(part) == ()
+    assert "no object" in fitted.doubts(surface)[0]
+    assert "more than the window of 48" in fitted.doubts(_object_on_ground(100, 100, (20, 20, 90, 60)))[0]
+    assert Preprocessing(size=64).measured([surface]).doubts(surface) == ()
+
+
+def test_a_cut_object_needs_not_stand_out() -> None:
+    """Somebody knows better than the segmenter."""
+    mask = np.zeros((60, 80), bool)
+    mask[10:30, 40:70] = True
+    picture = _picture(60, 80).cut_out(mask)
+    assert object_box(picture) == (40, 10, 70, 30)
+    assert not picture.pixels[~mask].any()
 
 
 def test_inputs_are_normalised_by_mean_and_deviation() -> None:
