@@ -12,9 +12,9 @@ from torch import Tensor
 from core.backbones import Backbone
 from core.detectors.base import Detector, Embedding, Lesson, Progress, joined
 from core.images import Picture
-from core.painting import KINDS, paint
+from core.painting import KINDS, paint, paint_on
 from core.pasting import Pasting, paste
-from core.preprocessing import Preprocessing
+from core.preprocessing import Preprocessing, shown
 from core.views import PLAIN, View
 
 Squares = NDArray[np.uint8]
@@ -80,7 +80,9 @@ class Embedder:
 
     def _brushed(self, squares: Squares, seed: int) -> "PaintedSquares":
         pasting = self.detector.pasting
-        return paint_all(squares, seed) if pasting is None else paste_all(squares, pasting, seed)
+        if pasting is not None:
+            return paste_all(squares, pasting, seed)
+        return paint_all(squares, seed, cut=self.preprocessing.blackens)
 
 
 @dataclass(frozen=True)
@@ -92,11 +94,14 @@ class PaintedSquares:
     kinds: tuple[str, ...]
 
 
-def paint_all(squares: Squares, seed: int) -> PaintedSquares:
-    """One defect on each square, all kinds in turn."""
+def paint_all(squares: Squares, seed: int, *, cut: bool) -> PaintedSquares:
+    """One defect on each square, all kinds in turn; where objects are `cut` out, on the object alone."""
     rng = np.random.default_rng(seed)
     kinds = tuple(KINDS[rank % len(KINDS)] for rank in rng.permutation(len(squares)))
-    painted = [paint(square, kind, rng) for square, kind in zip(squares, kinds, strict=True)]
+    painted = [
+        paint_on(square, shown(square), kind, rng) if cut else paint(square, kind, rng)
+        for square, kind in zip(squares, kinds, strict=True)
+    ]
     return PaintedSquares(np.stack([p.pixels for p in painted]), np.stack([p.mask for p in painted]), kinds)
 
 

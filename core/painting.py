@@ -18,6 +18,7 @@ NOTICEABLE = 6
 """Levels of 255: the change that belongs to the mask. Below, JPEG and sensor noise would do as much."""
 
 _FEWEST_PIXELS, _SMALLEST_SHARE = 8, 1 / 4000
+_SMALLEST_SIDE = 24
 _ATTEMPTS = 40
 _FAINTEST, _CLEAREST = 14.0, 90.0
 """Levels of 255 by which a mark departs from its surroundings, before the surface's own texture is allowed for."""
@@ -32,8 +33,27 @@ class Painted:
     kind: str
 
 
-def paint(pixels: NDArray[np.uint8], kind: str, rng: np.random.Generator) -> Painted:
-    """`pixels` (H, W, 3) with one defect of `kind`, subtle to clear, scaled with the image.
+def paint_on(pixels: NDArray[np.uint8], part: NDArray[np.bool_], kind: str, rng: np.random.Generator) -> Painted:
+    """The same as `paint` on that part (H, W) of the picture alone, which is not empty; scaled with the part."""
+    rows, columns = ndimage.find_objects(part.astype(np.uint8))[0]
+    place = _widened(rows, pixels.shape[0]), _widened(columns, pixels.shape[1])
+    inner = paint(pixels[place], kind, rng, part[place])
+    whole, mask = pixels.copy(), np.zeros_like(part)
+    whole[place], mask[place] = inner.pixels, inner.mask
+    return Painted(whole, mask, kind)
+
+
+def _widened(span: slice, size: int) -> slice:
+    """To the fewest pixels that every kind fits on, as far as there are so many."""
+    start = max(0, min(span.start, size - _SMALLEST_SIDE))
+    return slice(start, max(span.stop, start + _SMALLEST_SIDE))
+
+
+def paint(
+    pixels: NDArray[np.uint8], kind: str, rng: np.random.Generator, on: NDArray[np.bool_] | None = None
+) -> Painted:
+    """`pixels` (H, W, 3) with one defect of `kind`, subtle to clear, scaled with the image; where `on` (H, W) is given,
+    nothing changes elsewhere.
 
     The input stays as it is; the same state of `rng` paints the same. Gray images stay gray. Raises ValueError for a
     kind that is not in `KINDS`.
@@ -45,6 +65,8 @@ def paint(pixels: NDArray[np.uint8], kind: str, rng: np.random.Generator) -> Pai
     for attempt in range(_ATTEMPTS):
         changed = _PAINTERS[kind](image, rng, 1 + attempt / 4)
         painted = np.rint(np.clip(changed, 0, 255)).astype(np.uint8)
+        if on is not None:
+            painted = np.where(on[:, :, None], painted, pixels)
         mask = np.abs(painted - image).max(axis=2) >= NOTICEABLE
         if mask.sum() >= fewest:
             return Painted(painted, mask, kind)

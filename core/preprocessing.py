@@ -55,7 +55,7 @@ class Preprocessing(Part):
 
         Raises `DatasetError` where most pictures show no object.
         """
-        if self.aspect is not Aspect.EMBED:
+        if not self.blackens:
             return self
         sides = [_longer_side(object_box(picture)) for picture in pictures if picture.outline.any()]
         if 2 * len(sides) <= len(pictures):
@@ -65,9 +65,14 @@ class Preprocessing(Part):
             )
         return self.model_copy(update={"window": ceil(max(sides) * (1 + 2 * self.margin))})
 
+    @property
+    def blackens(self) -> bool:
+        """Whether squares show nothing but the object."""
+        return self.aspect is Aspect.EMBED
+
     def doubts(self, picture: Picture) -> tuple[str, ...]:
         """Why a person should look: `embed` would judge what is not the object, or not all of it."""
-        if self.aspect is not Aspect.EMBED or self.window is None:
+        if not self.blackens or self.window is None:
             return ()
         if not picture.outline.any():
             return ("no object stands out from the ground",)
@@ -96,12 +101,12 @@ class Preprocessing(Part):
         return np.asarray(resized)
 
     def _seen(self, picture: Picture) -> NDArray[np.uint8]:
-        if self.aspect is not Aspect.EMBED or not picture.outline.any():
+        if not self.blackens or not picture.outline.any():
             return picture.pixels
         return picture.cut_out(_with_rim(picture.outline)).pixels
 
     def _padded(self, pixels: NDArray[np.uint8], sides: tuple[tuple[int, int], ...]) -> NDArray[np.uint8]:
-        if self.aspect is Aspect.EMBED:
+        if self.blackens:
             return np.pad(pixels, sides, constant_values=0)
         return np.pad(pixels, sides, mode="edge")
 
@@ -165,6 +170,12 @@ def object_box(picture: Picture) -> Box:
         return _whole(picture)
     rows, columns = np.flatnonzero(found.any(axis=1)), np.flatnonzero(found.any(axis=0))
     return float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1)
+
+
+def shown(square: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """(S, S): what is not black around the object of a square (S, S, 3); all of it where everything is black."""
+    found = ndimage.binary_fill_holes(np.asarray(square.any(axis=2)))
+    return np.asarray(found if found.any() else ~found)
 
 
 def _with_rim(outline: NDArray[np.bool_]) -> NDArray[np.bool_]:

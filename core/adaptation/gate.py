@@ -36,11 +36,14 @@ class Recent:
 
     def __init__(self, candidate: Gauge, parent: Gauge, pictures: Sequence[Picture], seed: int, copies: int) -> None:
         self.candidate, self.parent = candidate, parent
-        squares = candidate.manifest.preprocessing.squares(pictures)
+        preprocessing = candidate.manifest.preprocessing
+        squares = preprocessing.squares(pictures)
         self.plain = self.pair(squares)
         # what both find most ordinary is what defects are painted on: real ones would blur the check
         ordinary = np.argsort(self.plain.ranks())[: max(1, round(0.6 * len(squares)))]
-        painted = [paint_all(squares[ordinary], seed + copy).squares for copy in range(copies)]
+        painted = [
+            paint_all(squares[ordinary], seed + copy, cut=preprocessing.blackens).squares for copy in range(copies)
+        ]
         self.ordinary = self.plain.of(ordinary)
         self.painted = self.pair(np.concatenate(painted))
 

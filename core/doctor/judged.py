@@ -93,7 +93,7 @@ def places_check(seen: Survey, gauge: Gauge, progress: Progress) -> Check:
         f"in the middle, {figures['mass_outside']:.0%} of the map lies outside it.",
         why="The score comes from the background or from light, as with huskies told from wolves by the snow. Where "
         "that changes, defects are missed.",
-        remedy="Mask the background or fit with --aspect centre, collect goods and defects in one light, fit again.",
+        remedy="Collect goods and defects in one light, and fit again; --aspect embed blackens the background.",
         figures={"astray": len(astray), "mass_outside": figures["mass_outside"]},
         images=tuple(
             Named(name=look.name, value=look.inside, words=f"{look.inside:.0%} of the map on the defect")

@@ -66,8 +66,8 @@ def silhouette_check(seen: Survey, found: Silhouette | None) -> Check:
         seen=f"Half of the training images overlap with the mean silhouette by less than {np.median(overlap):.0%}.",
         why="A gauge learns what is normal at a place. Where parts move or turn, every place is now part and now "
         "background, normal becomes wide, and the map lights up where the part usually is.",
-        remedy="Fit with --aspect centre, which looks at a square around the part; fix the part's position; or "
-        "mask the background.",
+        remedy="Fit with --aspect embed, which looks at the part alone, at one scale (--masks, where it hardly stands "
+        "out); or fix the part's position.",
         figures={"overlap": float(np.median(overlap))},
         images=tuple(
             Named(name=seen.names[row], value=float(overlap[row]), words=f"overlap {overlap[row]:.0%}")

@@ -3,7 +3,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from core.painting import KINDS, NOTICEABLE, Painted, paint
+from core.painting import KINDS, NOTICEABLE, Painted, paint, paint_on
 
 Pixels = NDArray[np.uint8]
 
@@ -87,3 +87,16 @@ def test_marks_grow_with_the_image() -> None:
 def test_an_unknown_kind_is_refused_with_the_known_ones() -> None:
     with pytest.raises(ValueError, match="scratch"):
         painted(surface(64, 64), "graffiti", 0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("radius", [6, 35])
+def test_a_defect_keeps_to_the_part(kind: str, radius: int) -> None:
+    pixels, (y, x) = surface(128, 128), np.indices((128, 128))
+    allowed = np.hypot(y - 60, x - 120) < radius
+    for seed in range(4):
+        result = paint_on(pixels, allowed, kind, np.random.default_rng(seed))
+        np.testing.assert_array_equal(result.pixels[~allowed], pixels[~allowed])
+        change = np.abs(result.pixels.astype(int) - pixels).max(axis=2)
+        np.testing.assert_array_equal(result.mask, change >= NOTICEABLE)
+        assert result.mask.any()
