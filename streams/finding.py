@@ -38,7 +38,10 @@ def _in_topic(log: Log, wanted: UUID) -> Iterator[Verdict]:
         end = log.end(VERDICTS, partition)
         while end > 0:
             start = max(0, end - _PAGE)
-            for record in reversed(log.read(VERDICTS, partition, start, end - start)):
+            records = log.read(VERDICTS, partition, start, end - start)
+            if not records or records[0].offset >= end:
+                break  # the topic has let go of what came before
+            for record in reversed(records):
                 verdict = _read(record.value) if sought in record.value else None
                 if verdict is not None and verdict.verdict_id == wanted:
                     yield verdict

@@ -12,7 +12,7 @@ from uuid import uuid4
 
 import pytest
 
-from core.messages import Reason
+from core.messages import VERDICTS, Reason, Verdict
 from streams.bootstrap import open_store
 from streams.occasions import Occasion
 from tests.support.plants import LINE, SIDE, tiny_dataset
@@ -95,6 +95,7 @@ def test_every_command_does_on_a_shared_store_what_it_does_on_a_directory(
         _lines_snapshots_and_golden_images(run, version)
         _adaptations(run, store)
         _dead_letters(run)
+        _labels(run, store)
 
 
 def _lines_snapshots_and_golden_images(run: Command, version: str) -> None:
@@ -133,3 +134,15 @@ def _dead_letters(run: Command) -> None:
     eventually("the second failure", lambda: len(run("dead-letters", "list", "--json").json) == 2)
     again = run("dead-letters", "replay", "--image", "broken.png", "--json").json
     assert again == {"sent": 1, "replayed_before": 1, "lost": 0}
+
+
+def _labels(run: Command, store: str) -> None:
+    """A verdict's id is all that an inspector needs to know."""
+    with open_store(store) as plant:
+        found = [r for p in range(plant.log.partitions(VERDICTS)) for r in plant.log.read(VERDICTS, p, 0, 100)]
+        verdict = next(v for v in (Verdict.decode(r.value) for r in found) if v.image_id.startswith("scratch"))
+    told = run("label", verdict.verdict_id, "defect", "--class", "scratch", "--json")
+    assert told.code == 0, told.err
+    golden = {each["image_id"]: each for each in run("golden", "list", LINE, "--json").json}
+    assert golden[verdict.image_id]["label"] == "defect"
+    assert run("label", uuid4(), "good").code == 2

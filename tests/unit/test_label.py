@@ -10,6 +10,7 @@ from core.errors import UserError
 from core.golden import Label
 from core.messages import VERDICTS, Verdict
 from core.names import image_object
+from core.ports import Record
 from streams.archive import Archive
 from streams.finding import find_verdict
 from streams.golden import add_golden, golden_set, teaching_defects
@@ -52,6 +53,27 @@ def test_a_verdict_is_found_in_the_topic_and_in_the_archive_alone(store: Store, 
             empty.objects.put(name, store.objects.get(name))
         assert empty.log.end(VERDICTS, 0) == 0
         assert find_verdict(empty, wanted.verdict_id, quiet) == wanted
+
+
+def test_a_topic_that_has_let_go_of_its_beginning_is_searched_no_further(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Kafka answers with the oldest record that is left, whatever older offset is asked for."""
+    verdicts = [verdict(offset, f"part-{offset}", line="a", verdict_id=uuid4()) for offset in range(600)]
+    append_verdicts(store.log, verdicts)
+    kept, reads = verdicts[580:], list[int]()
+    whole = store.log.read
+
+    def read(topic: str, partition: int, offset: int, limit: int) -> list[Record]:
+        reads.append(offset)
+        return whole(topic, partition, max(offset, 580), limit)
+
+    monkeypatch.setattr(store.log, "read", read)
+    assert find_verdict(store, kept[0].verdict_id, quiet) == kept[0]
+    reads.clear()
+    with pytest.raises(UserError, match="no verdict"):
+        find_verdict(store, uuid4(), quiet)
+    assert reads == [344, 88], "the last page, and one that shows that nothing is left"
 
 
 def test_an_unknown_verdict_is_said(store: Store) -> None:
