@@ -26,9 +26,9 @@ from core.reconstruction.training import Optimiser, Reconstructing, teach
 from core.seeding import seeded
 
 RATES: Mapping[Optimiser, tuple[float, ...]] = {
-    Optimiser.SGD: (0.003, 0.01, 0.03),
-    Optimiser.RMSPROP: (3e-4, 1e-3, 3e-3),
-    Optimiser.ADAM: (3e-4, 1e-3, 3e-3),
+    Optimiser.SGD: (1e-3, 3e-3, 1e-2, 3e-2, 1e-1),
+    Optimiser.RMSPROP: (1e-4, 3e-4, 1e-3, 3e-3, 1e-2),
+    Optimiser.ADAM: (1e-4, 3e-4, 1e-3, 3e-3, 1e-2),
 }
 """Learning rates to choose among: an amplified loss is another scale, so each needs a rate of its own."""
 
