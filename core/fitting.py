@@ -32,6 +32,9 @@ from core.views import PLAIN
 MINIMUM_IMAGES = 8
 """Fewer good images leave no fold to set a threshold on."""
 
+_COMPARED = 100
+"""Images by which two detectors' scales are compared, at most: their median is sure to an eighth of a deviation."""
+
 
 class FitSettings(Part):
     """How a gauge is made. `config` are options of the detector's own; `k` is that of T = Q3 + k * IQR.
@@ -105,8 +108,9 @@ def fit(
         defects = preprocessing.squares([picture for picture, _ in labelled])
         embedding = embedder.embed(defects, progress, what="reading labelled defects")
         lesson = lesson.labelled(embedding, [kind for _, kind in labelled])
-    held_out, suspects = teacher.refined(lesson, groups, folds)
+    suspects = teacher.suspects(lesson, groups, folds)
     detector = teacher.taught(lesson.without(suspects), "all images")
+    held_out = teacher.cross_fitted(lesson, folds, suspects, scale_of=detector)
     scores = held_out.image.double().numpy()
     rule, k = settings.threshold_rule
     manifest = Manifest(
@@ -190,11 +194,6 @@ class Teacher:
         )
         return detector.eval()
 
-    def refined(self, lesson: Lesson, groups: Sequence[str], folds: NDArray[np.intp]) -> tuple[Scores, Tensor]:
-        """Cross-fitted scores, and the numbers of the images that should not teach."""
-        suspects = self.suspects(lesson, groups, folds)
-        return self.cross_fitted(lesson, folds, suspects), suspects
-
     def suspects(self, lesson: Lesson, groups: Sequence[str], folds: NDArray[np.intp]) -> Tensor:
         """The numbers of the images that should not teach; all may, where nothing is to be refined."""
         suspects = self._suspected_at_first(lesson, groups)
@@ -227,16 +226,22 @@ class Teacher:
         limits = np.array([cut(scores[folds == fold], rule, k) for fold in range(int(folds.max()) + 1)])
         return torch.from_numpy(np.flatnonzero(scores > limits[folds]))
 
-    def cross_fitted(self, lesson: Lesson, folds: NDArray[np.intp], suspects: Tensor) -> Scores:
+    def cross_fitted(
+        self, lesson: Lesson, folds: NDArray[np.intp], suspects: Tensor, scale_of: Detector | None = None
+    ) -> Scores:
         """The score and map of each plain image by a detector that was taught with the other folds' images, less the
-        suspects among them.
+        suspects among them; on the scale of `scale_of`, which all images but the suspects taught.
         """
         parts, order = [], []
         count = int(folds.max()) + 1
         for fold in range(count):
             held_out = torch.from_numpy(np.flatnonzero(folds == fold))
-            detector = self.taught(lesson.without(torch.cat([held_out, suspects])), f"fold {fold + 1} of {count}")
-            parts.append(plain_scores(detector, lesson, len(folds), held_out))
+            untaught = torch.cat([held_out, suspects])
+            detector = self.taught(lesson.without(untaught), f"fold {fold + 1} of {count}")
+            scores = plain_scores(detector, lesson, len(folds), held_out)
+            if scale_of is not None:
+                scores = _on_the_scale_of(scale_of, detector, scores, lesson, _some_but(untaught, len(folds)))
+            parts.append(scores)
             order.append(held_out)
         place = torch.argsort(torch.cat(order))
         return Scores(torch.cat([p.image for p in parts])[place], torch.cat([p.maps for p in parts])[place])
@@ -252,6 +257,24 @@ def plain_scores(detector: Detector, lesson: Lesson, images: int, wanted: Tensor
             part = detector.score_embedding(embedding)
             scores.append(Scores(part.image, view.undo(part.maps)))
     return Scores(torch.stack([s.image for s in scores]).mean(0), torch.stack([s.maps for s in scores]).mean(0))
+
+
+def _some_but(left_out: Tensor, images: int) -> Tensor:
+    """Numbers of at most `_COMPARED` images, spread evenly over those that are not left out."""
+    numbers = np.setdiff1d(np.arange(images), left_out.numpy())
+    return torch.from_numpy(numbers[:: -(-len(numbers) // _COMPARED)])
+
+
+def _on_the_scale_of(other: Detector, detector: Detector, scores: Scores, lesson: Lesson, both: Tensor) -> Scores:
+    """The level of likelihoods and logits changes from one learning to the next. Images that taught both detectors,
+    `both`, tell by how much.
+    """
+    images = int(lesson.image.max()) + 1
+    own, others = (plain_scores(each, lesson, images, both) for each in (detector, other))
+    return Scores(
+        scores.image + others.image.median() - own.image.median(),
+        scores.maps + others.maps.median() - own.maps.median(),
+    )
 
 
 def map_scale(maps_NHW: Tensor) -> MapScale:

@@ -60,7 +60,9 @@ class Repeating:
         detector = teacher.taught(lesson, "all images")
         chosen_by = self._scores(detector, split.choose_good)
         threshold = self.chooser.threshold(
-            chosen_by, self._scores(detector, split.choose_defect), lambda: _own_threshold(teacher, lesson, parts)
+            chosen_by,
+            self._scores(detector, split.choose_defect),
+            lambda: _own_threshold(teacher, lesson, parts, detector),
         )
         scale = Calibration.of(chosen_by)
         return Repeat(
@@ -87,9 +89,9 @@ class Repeating:
         return dict(zip(self._names(numbers), self._scores(detector, numbers).tolist(), strict=True))
 
 
-def _own_threshold(teacher: Teacher, lesson: Lesson, parts: Sequence[str]) -> float:
+def _own_threshold(teacher: Teacher, lesson: Lesson, parts: Sequence[str], detector: Detector) -> float:
     """As `fit` sets it: on scores of images that taught, each by a detector that never saw it."""
     nobody = torch.empty(0, dtype=torch.long)
-    held_out = teacher.cross_fitted(lesson, folds_of(parts, teacher.settings.folds), nobody)
+    held_out = teacher.cross_fitted(lesson, folds_of(parts, teacher.settings.folds), nobody, scale_of=detector)
     rule, k = teacher.settings.threshold_rule
     return cut(held_out.image.double().numpy(), rule, k)
