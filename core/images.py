@@ -116,8 +116,12 @@ class Picture:
 
     def cut_out(self, mask: NDArray[np.bool_]) -> "Picture":
         """The same with what the mask (H, W) leaves out as `BACKGROUND`, as if it had been transparent."""
-        pixels = np.where(mask[:, :, None], self.pixels, np.array(BACKGROUND, np.uint8))
-        return Picture(pixels, self.sha256, mask)
+        return Picture(blackened(self.pixels, mask), self.sha256, mask)
+
+
+def blackened(pixels: NDArray[np.uint8], mask: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """`pixels` (H, W, 3) with `BACKGROUND` where the mask (H, W) leaves them out."""
+    return np.where(mask[:, :, None], pixels, np.array(BACKGROUND, np.uint8))
 
 
 def decode(

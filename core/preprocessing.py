@@ -20,7 +20,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from core.errors import DatasetError
-from core.images import Picture, SixteenBit
+from core.images import Picture, SixteenBit, blackened
 from core.messages import Part
 from core.views import PLAIN, View
 
@@ -103,7 +103,7 @@ class Preprocessing(Part):
     def _seen(self, picture: Picture) -> NDArray[np.uint8]:
         if not self.blackens or not picture.outline.any():
             return picture.pixels
-        return picture.cut_out(_with_rim(picture.outline)).pixels
+        return blackened(picture.pixels, _with_rim(picture.outline))
 
     def _padded(self, pixels: NDArray[np.uint8], sides: tuple[tuple[int, int], ...]) -> NDArray[np.uint8]:
         if self.blackens:
