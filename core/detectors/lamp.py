@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from core.detectors.base import Detector, Embedding, FeatureShape, Lesson, Progress, Scores, length
+from core.detectors.base import Detector, Embedding, FeatureShape, Lesson, Progress, Scores
 from core.errors import SettingsError
 from core.messages import Part
 from core.reconstruction.autoencoder import Autoencoder
@@ -22,6 +22,8 @@ from core.seeding import seeded
 _PIXELS = "pixels"
 _CELL = 4
 """Pixels of the image a side of a map's cell."""
+_AT_ONCE = 16
+"""Images whose activations are in memory together."""
 _COARSE = 16
 """Pixels a side of what images are compared by."""
 
@@ -82,12 +84,14 @@ class Lamp(Detector):
         return parts.view(images, n, n, -1, self._side, self._side).permute(0, 3, 1, 4, 2, 5).flatten(4).flatten(2, 3)
 
     def score_embedding(self, embedding: Embedding) -> Scores:
-        pixels_BCHW = embedding[_PIXELS].float()
-        images = length(embedding)
         # batch normalisation that looked at the batch would let neighbours change a score
         training, _ = self.net.training, self.net.eval()
-        reconstruction = self._together(self.net(self._cut(pixels_BCHW)), images)
+        error = torch.cat([self._error(pixels.float()) for pixels in torch.split(embedding[_PIXELS], _AT_ONCE)])
         self.net.train(training)
-        error = F.avg_pool2d(squared(pixels_BCHW, reconstruction).mean(dim=1, keepdim=True), _CELL)[:, 0]
         most = max(1, round(self.config.top * error[0].numel()))
         return Scores(error.flatten(1).topk(most, dim=1)[0].mean(dim=1), error)
+
+    def _error(self, pixels_BCHW: Tensor) -> Tensor:
+        """(B, h, w): the squared error, averaged over each cell and the channels."""
+        reconstruction = self._together(self.net(self._cut(pixels_BCHW)), len(pixels_BCHW))
+        return F.avg_pool2d(squared(pixels_BCHW, reconstruction).mean(dim=1, keepdim=True), _CELL)[:, 0]

@@ -35,6 +35,8 @@ def squared(y_BCHW: Tensor, reconstruction_BCHW: Tensor) -> Tensor:
 
 def dissimilarity(y_BCHW: Tensor, reconstruction_BCHW: Tensor) -> Tensor:
     """(1 - SSIM) / 2 of the neighbourhood of each pixel, in [0, 1] (Wang et al., IEEE TIP 2004, eq. 13)."""
+    # SSIM is for intensities of at least 0: about 0 a negative would be taken for its positive
+    y_BCHW, reconstruction_BCHW = y_BCHW + 1, reconstruction_BCHW + 1
     kernel = _window(min(_LARGEST_WINDOW, *y_BCHW.shape[2:]), y_BCHW)
     mean_y, mean_r = (_smoothed(x, kernel) for x in (y_BCHW, reconstruction_BCHW))
     variance_y = _smoothed(y_BCHW.square(), kernel) - mean_y.square()

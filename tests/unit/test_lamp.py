@@ -41,6 +41,11 @@ def test_an_amplified_loss_is_finite_and_no_less_than_the_scaled_one(base: BaseL
     assert float(steep.max()) == pytest.approx(-math.log(1e-3))
 
 
+def test_a_negative_is_not_like_its_image() -> None:
+    y, _ = pair()
+    assert float(dissimilarity(y, -y).mean()) > 0.5
+
+
 def test_the_slope_grows_with_the_error() -> None:
     """d/dL' of -log(1 - L') is 1 / (1 - L'): the paper's steeper gradient."""
     y = torch.zeros(1, 1, 1, 3, dtype=torch.float64)
