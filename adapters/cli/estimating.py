@@ -175,8 +175,8 @@ class Estimating:
     def _twins(self) -> tuple[Twins, ...]:
         data = self._features.data
         detector = embedder_for(self.model.settings(), torch_device(self.device)).detector
-        surface = detector.surface(data.plain(data.names))
-        return tuple(near_twins(data.names, surface, {entry.name for entry in self._dataset.train}, self.report))
+        surface = detector.surface(data.plain(data.names)).float().numpy()
+        return tuple(near_twins(data.names, surface, {entry.name for entry in self._dataset.train}))
 
     @cached_property
     def _theta(self) -> Theta | None:

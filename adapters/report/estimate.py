@@ -169,7 +169,7 @@ def _groups_of_twins(twins: tuple[Twins, ...]) -> list[Markup]:
 
 def _where(group: Twins) -> str:
     side = "; in both train and test" if group.across else ""
-    return f" (likeness {group.likeness:.2f}{side})"
+    return f" (distance {group.distance:.2f} of the median{side})"
 
 
 def _meaning(forecast: Forecast) -> Markup:

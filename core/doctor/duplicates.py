@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from core.detectors.base import Progress
 from core.doctor.finding import Check, Figure, Finding, Named
 from core.doctor.survey import Survey
-from core.twins import Pair, parts_of, twins
+from core.doctor.twins import Pair, parts_of, twins
 
 _QUESTION = "Is every image there once, and on one side of the split only?"
 

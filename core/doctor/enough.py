@@ -5,7 +5,7 @@ import numpy as np
 from core.doctor.duplicates import Repeats
 from core.doctor.finding import Check, Figure, Finding
 from core.doctor.survey import Survey
-from core.twins import parts_of
+from core.doctor.twins import parts_of
 
 PROMISED = 0.05
 """The share of good parts that a gauge may reject, about what its default threshold does."""

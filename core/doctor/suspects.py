@@ -10,8 +10,8 @@ from core.doctor.duplicates import Repeats
 from core.doctor.finding import Check, Figure, Finding, Named
 from core.doctor.outliers import surprising
 from core.doctor.survey import GRID, Survey
+from core.doctor.twins import parts_of
 from core.thresholds import Scores
-from core.twins import parts_of
 
 RATE = 0.02
 """How many of those named may be wrong; and how often a clean set may have anybody named at all."""

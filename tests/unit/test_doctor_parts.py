@@ -9,8 +9,8 @@ from torch import Tensor
 from core.doctor.enough import needed
 from core.doctor.focus import focus_check, sharpness
 from core.doctor.outliers import apart, surprising
+from core.doctor.twins import Pair, parts_of, twins
 from core.procedural import Condition, ProceduralLine
-from core.twins import Pair, parts_of, twins
 
 
 def silent(what: str, done: int, total: int) -> None:

@@ -34,7 +34,7 @@ def repeat(seed: int, shift: float = 0.0) -> Repeat:
 def forecast(shift: float = 0.6, twins: bool = False, choice: Choice = Choice.YOUDEN) -> Forecast:
     repeats = tuple(repeat(seed, shift) for seed in range(10))
     apart = tuple(repeat(seed) for seed in range(10))
-    groups = (Twins(names=("good/1", "good/<2>"), likeness=0.9, across=True),) if twins else ()
+    groups = (Twins(names=("good/1", "good/<2>"), distance=0.2, across=True),) if twins else ()
     return Forecast(
         dataset="tiles",
         detector="patchflow",

@@ -1,62 +1,52 @@
-from collections.abc import Sequence
-from collections.abc import Set as AbstractSet
-
 import numpy as np
 import pytest
-import torch
-from torch import Tensor
 
 from core.errors import DatasetError, UserError
-from core.evaluation.parts import Twins, groups_by_name, groups_of_twins, near_twins
+from core.evaluation.parts import groups_by_name, groups_of_twins, near_twins
 from tests.support.gauges import goods
 from tests.support.gauges import settings as small
 
 NAMES = tuple(f"image-{number:02}" for number in range(60))
 
 
-def surfaces(images: int = 60, seed: int = 0) -> Tensor:
+def surfaces(images: int = 60, seed: int = 0) -> np.ndarray:
     """(N, C, h, w): a texture that all share, and each image's own."""
-    generator = torch.Generator().manual_seed(seed)
-    shared, own = (torch.randn(count, 12, 16, 16, generator=generator) for count in (1, images))
-    return 3 * shared + own
-
-
-def found_in(names: Sequence[str], surface: Tensor, train: AbstractSet[str] = frozenset()) -> list[Twins]:
-    return near_twins(names, surface, train, lambda what, done, total: None)
+    rng = np.random.default_rng(seed)
+    return np.asarray(3 * rng.standard_normal((1, 12, 16, 16)) + rng.standard_normal((images, 12, 16, 16)))
 
 
 def test_planted_twins_are_found_under_another_light_and_nothing_else_is() -> None:
     planted = surfaces()
     for original, copy in ((3, 40), (3, 41), (17, 59)):
         planted[copy] = 1.7 * planted[original] + 0.3 * surfaces(seed=9)[copy]
-    found = found_in(NAMES, planted, set(NAMES[:30]))
+    found = near_twins(NAMES, planted, train=set(NAMES[:30]))
     assert [twins.names for twins in found] == [("image-03", "image-40", "image-41"), ("image-17", "image-59")]
-    assert all(0.5 < twins.likeness < 1 for twins in found)
+    assert all(0 < twins.distance < 0.5 for twins in found)
     assert all(twins.across for twins in found)
-    inside = found_in(NAMES, planted, set(NAMES))
+    inside = near_twins(NAMES, planted, train=set(NAMES))
     assert not any(twins.across for twins in inside)
 
 
 def test_independent_images_have_no_twins() -> None:
-    assert found_in(NAMES, surfaces()) == []
+    assert near_twins(NAMES, surfaces(), set()) == []
 
 
 def test_two_kinds_of_parts_are_no_twins_but_hide_none() -> None:
     kinds = surfaces()
-    kinds[30:] += 4 * torch.randn(1, 12, 16, 16, generator=torch.Generator().manual_seed(5))
+    kinds[30:] += 4 * np.random.default_rng(5).standard_normal((1, 12, 16, 16))
     kinds[45] = kinds[50]
-    assert [twins.names for twins in found_in(NAMES, kinds)] == [("image-45", "image-50")]
+    assert [twins.names for twins in near_twins(NAMES, kinds, set())] == [("image-45", "image-50")]
 
 
-def test_of_two_images_nobody_can_say_what_they_share() -> None:
-    assert found_in(("a", "b"), surfaces(1).repeat(2, 1, 1, 1)) == []
+def test_exact_copies_of_one_image_are_twins() -> None:
+    assert near_twins(("a", "b"), np.repeat(surfaces(1), 2, axis=0), {"a"})[0].names == ("a", "b")
 
 
 def test_twins_are_one_part_and_the_others_their_own() -> None:
     planted = surfaces(4)
     planted[3] = planted[1]
     names = NAMES[:4]
-    groups = groups_of_twins(names, found_in(names, planted))
+    groups = groups_of_twins(names, near_twins(names, planted, set()))
     assert groups == {name: name for name in names[:3]} | {"image-03": "image-01"}
 
 
@@ -83,5 +73,5 @@ def test_a_procedural_lines_parts_are_told_apart_by_real_features() -> None:
     squares = embedder.preprocessing.squares([*pictures, pictures[4]])
     squares[20] = (squares[20] * 0.8).astype(np.uint8)
     embedding = embedder.embed(squares, lambda what, done, total: None)
-    surface = embedder.detector.surface(embedding)
-    assert [twins.names for twins in found_in(NAMES[:21], surface)] == [("image-04", "image-20")]
+    surface = embedder.detector.surface(embedding).float().numpy()
+    assert [twins.names for twins in near_twins(NAMES[:21], surface, set())] == [("image-04", "image-20")]

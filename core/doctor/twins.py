@@ -17,6 +17,7 @@ from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
 from core.detectors.base import Progress
+from core.doctor.outliers import FAMILY
 
 LIKENESS = 0.5
 """The cosine from which two images share more than half of what is their own: on magnetic tiles, exposures of one tile
@@ -27,8 +28,6 @@ CLOSER = 0.6
 way (turned alike, say) are a crowd, and no twins."""
 
 _CELLS = 8
-_FALSELY = 0.01
-"""The chance that chance alone makes any pair of a data set twins."""
 _FEWEST_OF_CROWD = 12
 _ROWS = 256
 _SAMPLE = 200_000
@@ -89,7 +88,7 @@ def _own(features_NCHW: Tensor) -> Tensor:
 
 
 def _chance(own_ND: Tensor) -> float:
-    """The cosine that no pair of unrelated images reaches, but with the chance `_FALSELY`.
+    """The cosine that no pair of unrelated images reaches, but with the family's chance.
 
     Related pairs are few among all pairs, so the quartiles of a sample of them tell what unrelated ones have.
     """
@@ -100,7 +99,7 @@ def _chance(own_ND: Tensor) -> float:
     cosines = torch.cat([(own_ND[a] * own_ND[b]).sum(1) for a, b in zip(_split(first), _split(second), strict=True)])
     angles = np.arctanh(cosines.double().numpy().clip(-0.999, 0.999))
     q1, median, q3 = np.quantile(angles, (0.25, 0.5, 0.75))
-    far = stats.norm.isf(_FALSELY / (count * (count - 1) / 2))
+    far = stats.norm.isf(FAMILY / (count * (count - 1) / 2))
     return float(np.tanh(median + far * (q3 - q1) / 1.349))
 
 
