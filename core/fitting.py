@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from importlib.metadata import version as installed_version
+from itertools import compress
 from typing import Any
 
 import numpy as np
@@ -93,13 +94,16 @@ def fit(
 
     `groups` names the object that each picture shows (default: each its own), in the order of capture: images of one
     object share a fold. Learning starts from `theta`, where it is given; `labelled` defects teach detectors that learn
-    from labels. Same pictures, settings and seed on one machine: same gauge. Raises `DatasetError` for too few pictures
+    from labels. Pictures whose object the preprocessing doubts do not teach. Same pictures, settings and seed on one
+    machine: same gauge. Raises `DatasetError` for too few pictures
     or labels, `SettingsError` for a theta of another detector.
     """
     groups = list(groups) if groups is not None else [str(index) for index in range(len(pictures))]
-    folds = folds_of(groups, settings.folds)
     embedder = embedder_for(settings, device).measured(pictures)
     backbone, preprocessing = embedder.backbone, embedder.preprocessing
+    clear = [not preprocessing.doubts(picture) for picture in pictures]
+    pictures, groups = list(compress(pictures, clear)), list(compress(groups, clear))
+    folds = folds_of(groups, settings.folds)
     if theta is not None:
         theta.require_backbone(backbone.spec)
     teacher = Teacher(settings, backbone.shape(preprocessing.size), seed, progress, theta)

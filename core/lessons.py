@@ -80,9 +80,10 @@ class Embedder:
 
     def _brushed(self, squares: Squares, seed: int) -> "PaintedSquares":
         pasting = self.detector.pasting
-        if pasting is not None:
-            return paste_all(squares, pasting, seed)
-        return paint_all(squares, seed, cut=self.preprocessing.blackens)
+        cut = self.preprocessing.blackens
+        if pasting is None:
+            return paint_all(squares, seed, cut=cut)
+        return paste_all(squares, pasting.model_copy(update={"on_object": pasting.on_object or cut}), seed)
 
 
 @dataclass(frozen=True)

@@ -34,10 +34,15 @@ class Painted:
 
 
 def paint_on(pixels: NDArray[np.uint8], part: NDArray[np.bool_], kind: str, rng: np.random.Generator) -> Painted:
-    """The same as `paint` on that part (H, W) of the picture alone, which is not empty; scaled with the part."""
+    """The same as `paint` on that part (H, W) of the picture alone, which is not empty, and scaled with it; where the
+    part is too thin for that kind, anywhere.
+    """
     rows, columns = ndimage.find_objects(part.astype(np.uint8))[0]
     place = _widened(rows, pixels.shape[0]), _widened(columns, pixels.shape[1])
-    inner = paint(pixels[place], kind, rng, part[place])
+    try:
+        inner = paint(pixels[place], kind, rng, part[place])
+    except ValueError:
+        return paint(pixels, kind, rng)
     whole, mask = pixels.copy(), np.zeros_like(part)
     whole[place], mask[place] = inner.pixels, inner.mask
     return Painted(whole, mask, kind)

@@ -14,11 +14,10 @@ from PIL import Image
 
 from core.errors import SettingsError
 from core.fields import Field, smooth_noise
-from core.images import decode
+from core.images import Picture, decode
 from core.messages import Part
 from core.painting import Painted
 from core.procedural import MATERIALS, ProceduralLine
-from core.segmentation import segmented
 
 Texture = NDArray[np.uint8]
 
@@ -77,7 +76,7 @@ def paste(
 
 
 def _allowed(pixels: NDArray[np.uint8], on_object: bool) -> NDArray[np.bool_]:
-    found = segmented(pixels) if on_object else np.zeros(pixels.shape[:2], bool)
+    found = Picture(pixels, "").outline if on_object else np.zeros(pixels.shape[:2], bool)
     return found if found.any() else np.ones(pixels.shape[:2], bool)
 
 

@@ -26,6 +26,11 @@ from core.views import PLAIN, View
 
 Box = tuple[float, float, float, float]
 
+_RIM = 0.01
+"""Of the window, around the object: what is wrong with its edge is not cut off."""
+_DARKEST = 8
+"""Of 255, of what `embed` shows of an object: it stays above 0 in any light that detectors are taught with."""
+
 
 class Aspect(StrEnum):
     SQUASH = "squash"
@@ -52,6 +57,7 @@ class Preprocessing(Part):
 
     def measured(self, pictures: Sequence[Picture]) -> Self:
         """For `embed`, with the smallest window that every object fits into, and `margin` of it around; else the same.
+        `doubts` then tells which pictures show none.
 
         Raises `DatasetError` where most pictures show no object.
         """
@@ -101,9 +107,16 @@ class Preprocessing(Part):
         return np.asarray(resized)
 
     def _seen(self, picture: Picture) -> NDArray[np.uint8]:
-        if not self.blackens or not picture.outline.any():
+        if not self.blackens:
             return picture.pixels
-        return blackened(picture.pixels, _with_rim(picture.outline))
+        alone = np.zeros_like(picture.pixels)
+        if picture.outline.any():
+            rim = max(1, round(_RIM * (self.window or 0)))
+            place = _around(object_box(picture), rim)
+            covered = ndimage.maximum_filter(picture.outline[place], size=2 * rim + 1)
+            # black is for what is not the object
+            alone[place] = blackened(np.maximum(picture.pixels[place], _DARKEST), covered)
+        return alone
 
     def _padded(self, pixels: NDArray[np.uint8], sides: tuple[tuple[int, int], ...]) -> NDArray[np.uint8]:
         if self.blackens:
@@ -173,12 +186,11 @@ def object_box(picture: Picture) -> Box:
 
 
 def shown(square: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """(S, S): what is not black around the object of a square (S, S, 3); all of it where everything is black."""
-    found = ndimage.binary_fill_holes(np.asarray(square.any(axis=2)))
+    """(S, S): the object of a square (S, S, 3) that `embed` made; all of it where everything is black."""
+    found = np.asarray(square.any(axis=2))
     return np.asarray(found if found.any() else ~found)
 
 
-def _with_rim(outline: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """With a hundredth of the image around it, so that what is wrong with the edge is not cut off."""
-    rim = max(1, round(0.01 * max(outline.shape)))
-    return np.asarray(ndimage.maximum_filter(outline, size=2 * rim + 1))
+def _around(inner: Box, rim: int) -> tuple[slice, slice]:
+    left, top, right, bottom = (int(side) for side in inner)
+    return slice(max(0, top - rim), bottom + rim), slice(max(0, left - rim), right + rim)

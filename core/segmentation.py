@@ -1,6 +1,6 @@
 """The object in a picture, told from its ground: scikit-image's watershed, started from what is certain.
 
-Loads scikit-image, which takes a while: imported when an object is sought and not before.
+Loading scikit-image takes a while: `Picture.outline` imports this when an object is sought and not before.
 """
 
 import numpy as np

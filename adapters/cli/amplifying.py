@@ -76,7 +76,9 @@ class Amplification:
     def _images(self, ground: Ground, seeds: Sequence[int]) -> LargeImages:
         """Of several shares of defects among the images that teach, the lowest."""
         splits = {split.seed: split for split in sorted(ground.chosen(seeds), key=lambda split: -split.noise)}
-        return LargeImages(ground.dataset.resolve().name, ground.features.data, splits, ground.parts, ground.settings)
+        return LargeImages(
+            f"{ground.dataset.resolve().name}, by patches", ground.features.data, splits, ground.parts, ground.settings
+        )
 
     def _earlier(self, out: Path | None) -> list[Amplified]:
         def read(document: dict[str, Any]) -> list[Amplified]:

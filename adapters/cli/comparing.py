@@ -128,13 +128,13 @@ class Comparing:
 
     @cached_property
     def _key(self) -> str:
-        """Changes with images' names, splits, groups, and settings other than the detector."""
+        """Changes with images' names and masks, splits, groups, and settings other than the detector."""
         model = self.models[0]
         told = (version("flowgauge"), model.weights, model.backbone, model.size, model.aspect, self.limit)
         digest = sha256(repr(told).encode())
         found = Dataset.open(self.dataset, self.masks)
         for entry in (*found.train, *found.test):
-            digest.update(f"{entry.name} {entry.outline}".encode())
+            digest.update(entry.name.encode() + (entry.outline.read_bytes() if entry.outline else b""))
         for path in (self.splits, self.groups):
             digest.update(path.read_bytes() if path else b"")
         return digest.hexdigest()

@@ -1,13 +1,14 @@
 """Files to judgements, each on its own. Loads torch, so commands import it when they run and not before."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from adapters.cli.progress import Report
-from core.errors import UnreadableImage
-from core.evaluation.datasets import read_mask
+from core.errors import UnreadableImage, UserError
+from core.evaluation.datasets import cut_out, outline_of
 from core.gauge import BATCH, Gauge
 from core.images import Picture, decode
 from core.judgement import Judgement
@@ -48,7 +49,12 @@ class Unjudged:
 
 
 def judge_files(gauge: Gauge, paths: Sequence[Path], masks: Path | None, report: Report) -> Iterator[Judged | Unjudged]:
-    """One result per path, in order. Where `masks` is given, the mask of that file's name cuts the object out."""
+    """One result per path, in order. Where `masks` is given, the mask of that file's name in it cuts the object out.
+
+    Raises `UserError` for a mask that is missing, or that two files share.
+    """
+    if masks is not None:
+        _require_masks(paths, masks)
     for start in range(0, len(paths), BATCH):
         yield from _judge_batch(gauge, paths[start : start + BATCH], masks)
         report("judging images", min(start + BATCH, len(paths)), len(paths))
@@ -72,4 +78,11 @@ def _picture(path: Path, gauge: Gauge, masks: Path | None) -> Picture | Unjudged
         return Unjudged(path, f"The file cannot be read: {error.strerror}.")
     if masks is None:
         return picture
-    return picture.cut_out(read_mask((masks / path.name).with_suffix(".png"), picture, path.name))
+    return cut_out(picture, outline_of(path.name, masks), path.name)
+
+
+def _require_masks(paths: Sequence[Path], masks: Path) -> None:
+    outlines = Counter(outline_of(path.name, masks) for path in paths)
+    shared = [outline for outline, images in outlines.items() if images > 1]
+    if shared:
+        raise UserError(f"Several images have the mask {shared[0]}.", "Score images of one name one folder at a time.")

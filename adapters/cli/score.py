@@ -16,7 +16,10 @@ def score(
     images: Annotated[list[Path], typer.Argument(help="PNG, JPEG, BMP or TIFF files.")],
     store: options.Store,
     version: Annotated[str | None, typer.Option(help="A stored version instead of the active one.")] = None,
-    masks: options.Masks = None,
+    masks: Annotated[
+        Path | None,
+        typer.Option(help="Folder of masks that cut the objects out: a PNG of each file's name, white on the object."),
+    ] = None,
     device: options.DeviceOption = options.Device.AUTO,
     json: options.Json = False,
 ) -> None:

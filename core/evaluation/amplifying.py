@@ -160,12 +160,19 @@ def comparisons(cells: Sequence[Amplified]) -> list[Comparison]:
         setting = cell.setting
         sides = pairs.setdefault((setting.where, setting.loss, setting.optimiser), {False: [], True: []})
         sides[setting.amplified].append(cell)
-    return [_comparison(*key, sides[False], sides[True]) for key, sides in pairs.items() if all(sides.values())]
+    return [_comparison(*key, sides[False], sides[True]) for key, sides in pairs.items() if _common_seeds(sides)]
+
+
+def _common_seeds(sides: Mapping[bool, Sequence[Amplified]]) -> set[int]:
+    base, steep = ({cell.seed for cell in sides[amplified]} for amplified in (False, True))
+    return base & steep
 
 
 def _comparison(
     where: str, loss: BaseLoss, optimiser: Optimiser, base: Sequence[Amplified], steep: Sequence[Amplified]
 ) -> Comparison:
+    seeds = {cell.seed for cell in base} & {cell.seed for cell in steep}
+    base, steep = ([cell for cell in cells if cell.seed in seeds] for cells in (base, steep))
     theirs = {(cell.seed, task): value for cell in base for task, value in cell.auroc.items()}
     ours = {(cell.seed, task): value for cell in steep for task, value in cell.auroc.items()}
     both = theirs.keys() & ours.keys()

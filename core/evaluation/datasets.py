@@ -103,12 +103,15 @@ def _images(root: Path, folder: Path, kind: str) -> tuple[Entry, ...]:
 
 
 def _outlined(entry: Entry, outlines: Path) -> Entry:
-    outline = (outlines / entry.name).with_suffix(".png")
+    return replace(entry, outline=outline_of(entry.name, outlines))
+
+
+def outline_of(name: str, outlines: Path) -> Path:
+    """The mask that cuts out the object of that image. Raises `DatasetError` where it is missing."""
+    outline = (outlines / name).with_suffix(".png")
     if not outline.is_file():
-        raise DatasetError(
-            f"The image {entry.name} has no mask {outline}.", "Add one to each image, white on the object."
-        )
-    return replace(entry, outline=outline)
+        raise DatasetError(f"The image {name} has no mask {outline}.", "Add one to each image, white on the object.")
+    return outline
 
 
 def _with_mask(root: Path, entry: Entry) -> Entry:
@@ -137,7 +140,7 @@ def read(entry: Entry) -> Sample:
     """The image and its masks. Raises `UnreadableImage`, or `DatasetError` for a mask of another size."""
     picture = decode(_bytes(entry.path))
     if entry.outline is not None:
-        picture = picture.cut_out(read_mask(entry.outline, picture, entry.name))
+        picture = cut_out(picture, entry.outline, entry.name)
     return Sample(entry, picture, _mask(entry, picture))
 
 
@@ -153,6 +156,14 @@ def _mask(entry: Entry, picture: Picture) -> Mask | None:
     if not entry.defective:
         return np.zeros((height, width), dtype=bool)
     return None if entry.mask is None else read_mask(entry.mask, picture, entry.name)
+
+
+def cut_out(picture: Picture, path: Path, name: str) -> Picture:
+    """The object of `picture` alone. Raises `DatasetError` unless the mask at `path` fits it and shows something."""
+    mask = read_mask(path, picture, name)
+    if not mask.any():
+        raise DatasetError(f"The mask {path} is all black.", "Export it again with 8 bits, white on the object.")
+    return picture.cut_out(mask)
 
 
 def read_mask(path: Path, picture: Picture, name: str) -> Mask:

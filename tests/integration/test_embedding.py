@@ -48,7 +48,6 @@ def test_a_gauge_keeps_its_window_and_scores_a_part_wherever_it_lies(
     images = [cut_out(tmp_path / f"{ground}.png", 3, ground) for ground in (50, 51)]
     first, second = flowgauge("score", LINE, *images, "--store", fitted, "--json").json["images"]
     assert first["score"] == second["score"]
-    assert first["regions"] != second["regions"] or not first["regions"]
 
 
 def test_without_a_part_in_sight_a_person_should_look(flowgauge: Shell, fitted: Path, tmp_path: Path) -> None:
@@ -74,7 +73,14 @@ def test_masks_of_a_folder_take_the_place_of_the_segmenter(
         return [each["score"] for each in found.json["images"]]
 
     plain, told = scores(fitted), scores(with_masks, "--masks", masks / "test" / "good")
-    assert plain == pytest.approx(told, abs=0.5), "on a plain ground the segmenter sees what the masks tell"
+    assert plain == pytest.approx(told, abs=0.15), "on a plain ground the segmenter sees what the masks tell"
+
+    good = sorted(data.glob("test/good/*.png"))
+    twice = ("score", LINE, good[0], good[0], "--store", with_masks, "--masks", masks / "test" / "good")
+    assert "Several images have the mask" in flowgauge(*twice).err
+    astray = flowgauge("score", LINE, good[0], "--store", with_masks, "--masks", masks)
+    assert astray.code == 2
+    assert f"{good[0].name} has no mask" in astray.err
 
     missing = flowgauge("fit", data, "--line", LINE, "--store", tmp_path / "s", "--masks", tmp_path, *QUICK)
     assert missing.code == 2
@@ -89,4 +95,4 @@ def test_an_evaluation_takes_masks_and_judges_places_in_the_whole_image(
     done = flowgauge("evaluate", data, "--aspect", "embed", "--masks", masks, *QUICK, "--json", out)
     assert done.code == 0, done.err
     figures = json.loads(out.read_text())
-    assert figures["pixel_auroc"] > 0.8, "the background is told from the part, wherever the part lies"
+    assert figures["pixel_auroc"] > 0.94, "more than one would have who knew where the part lies, and nothing more"

@@ -23,6 +23,14 @@ def test_a_row_compares_means_over_seeds_and_counts_the_fits_that_gain() -> None
     assert (row.higher, row.pairs) == (3, 4)
 
 
+def test_seeds_that_one_side_alone_has_do_not_count() -> None:
+    """An interrupted run leaves such."""
+    cells = [cell(PLAIN, 0, 0.5), cell(PLAIN, 1, 0.9), cell(STEEP, 0, 0.6), cell(STEEP, 2, 0.1)]
+    (row,) = comparisons(cells)
+    assert (row.base, row.amplified, row.higher, row.pairs) == pytest.approx((0.5, 0.6, 1, 1))
+    assert comparisons([cell(PLAIN, 0, 0.5), cell(STEEP, 1, 0.6)]) == []
+
+
 def test_a_base_that_nobody_amplified_makes_no_row() -> None:
     assert comparisons([cell(PLAIN, 0, 0.5)]) == []
 

@@ -133,6 +133,13 @@ def test_an_image_without_a_mask_in_that_folder_is_named(tmp_path: Path) -> None
         Dataset.open(root, tmp_path / "masks")
 
 
+def test_a_mask_that_shows_nothing_is_refused(tmp_path: Path) -> None:
+    root = write_plain(tmp_path / "data", 1)
+    write_mask(tmp_path / "masks/000.png", white=False)
+    with pytest.raises(DatasetError, match=r"000.png is all black"):
+        read(Dataset.open(root, tmp_path / "masks").train[0])
+
+
 def test_a_mask_of_another_size_is_refused(tmp_path: Path) -> None:
     root = write_plain(tmp_path / "data", 1)
     write_mask(tmp_path / "masks/000.png", (SIDE, SIDE + 1))

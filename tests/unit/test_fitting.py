@@ -1,10 +1,14 @@
+import numpy as np
 import pytest
 
 from core.errors import DatasetError
 from core.fitting import FitSettings, fit
+from core.images import Picture
+from core.preprocessing import Aspect, Preprocessing
 from core.snapshot import save
 from core.thresholds import Rule
 from tests.support.gauges import AT, defects, gauge, goods, settings
+from tests.support.strewn import CANVAS, scene
 
 
 def test_the_same_pictures_and_seed_fit_the_same_gauge() -> None:
@@ -26,6 +30,18 @@ def test_images_of_one_part_share_a_fold() -> None:
     assert fitted.manifest.threshold.images == 10
     with pytest.raises(DatasetError, match="1 parts"):
         fit(pictures, line="press-3", settings=settings(), at=AT, groups=["a"] * 10)
+
+
+def test_pictures_whose_object_is_doubted_do_not_teach() -> None:
+    pictures = [Picture(scene(part, "good", part)[0], "") for part in range(10)]
+    empty = [Picture(np.full((CANVAS, CANVAS, 3), 30, np.uint8), "") for _ in range(3)]
+    embedding = settings().model_copy(update={"preprocessing": Preprocessing(size=64, aspect=Aspect.EMBED)})
+    fitted, without = (
+        fit(each, line="press-3", settings=embedding, at=AT, groups=[str(n) for n in range(len(each))])
+        for each in ([*pictures, *empty], pictures)
+    )
+    assert fitted.manifest.images == 10
+    assert fitted.manifest.weights_sha256 == without.manifest.weights_sha256
 
 
 def test_too_few_images_are_refused_with_how_many_it_takes() -> None:

@@ -90,6 +90,14 @@ def test_an_unknown_kind_is_refused_with_the_known_ones() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_a_part_that_is_too_thin_is_painted_somewhere_all_the_same(kind: str) -> None:
+    pixels, thin = surface(128, 128), np.zeros((128, 128), bool)
+    thin[60, 30:90] = True
+    for seed in range(4):
+        assert paint_on(pixels, thin, kind, np.random.default_rng(seed)).mask.any()
+
+
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("radius", [6, 35])
 def test_a_defect_keeps_to_the_part(kind: str, radius: int) -> None:
     pixels, (y, x) = surface(128, 128), np.indices((128, 128))

@@ -4,7 +4,7 @@ import torch
 
 from core.errors import DatasetError
 from core.images import Picture
-from core.preprocessing import Aspect, Preprocessing, object_box
+from core.preprocessing import Aspect, Preprocessing, object_box, shown
 from core.views import View
 
 
@@ -86,11 +86,25 @@ def test_embedding_keeps_the_scale_of_the_largest_object() -> None:
         assert (seen.any(axis=0).sum(), seen.any(axis=1).sum()) == (width, height)
 
 
-def test_embedding_blackens_the_background_and_keeps_a_rim() -> None:
-    picture = _object_on_ground(200, 200, (60, 60, 140, 140))
-    square = Preprocessing(size=192, aspect=Aspect.EMBED, window=192).square(picture)
+@pytest.mark.parametrize("side", [200, 1000])
+def test_embedding_blackens_the_background_and_keeps_a_rim_that_goes_by_the_window(side: int) -> None:
+    pixels = _object_on_ground(side, side, (60, 60, 140, 140)).pixels
+    square = Preprocessing(size=192, aspect=Aspect.EMBED, window=192).square(Picture(pixels, "", pixels[:, :, 0] > 100))
     assert sorted(np.unique(square)) == [0, 30, 200]
-    assert int((square[96, :, 0] == 30).sum()) == 4, "a hundredth of 200 pixels to either side"
+    assert int((square[96, :, 0] == 30).sum()) == 4, "a hundredth of 192 pixels to either side"
+
+
+def test_the_darkest_of_an_object_is_not_taken_for_ground() -> None:
+    outline = np.zeros((100, 100), bool)
+    outline[30:70, 30:70] = True
+    square = Preprocessing(size=64, aspect=Aspect.EMBED, window=64).square(
+        Picture(np.zeros((100, 100, 3), np.uint8), "", outline)
+    )
+    assert int(shown(square).sum()) == 42**2, "the object and its rim"
+
+
+def test_a_picture_without_an_object_shows_black() -> None:
+    assert not Preprocessing(size=64, aspect=Aspect.EMBED, window=64).square(_picture(100, 100)).any()
 
 
 def test_a_fit_that_sees_no_objects_is_refused_and_a_picture_without_one_is_doubted() -> None:
