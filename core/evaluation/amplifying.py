@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from statistics import fmean, stdev
-from typing import cast
 
 import numpy as np
 import torch
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 from sklearn.datasets import load_digits
 from torch import Tensor
 
-from core.detectors.lamp import Lamp, LampConfig
+from core.detectors.lamp import LampConfig
 from core.evaluation.embedded import Embedded
 from core.evaluation.metrics import image_auroc
 from core.evaluation.splits import Groups, Split
@@ -136,7 +135,7 @@ class LargeImages:
         config = own.model_copy(update={"training": _training(setting, own.training, learning_rate)})
         settings = self.settings.model_copy(update={"config": config.model_dump()})
         lesson = self.data.part(split.train).showing([self.parts[name] for name in split.train])
-        detector = cast(Lamp, Teacher(settings, self.data.shape, seed, _silent).taught(lesson, ""))
+        detector = Teacher(settings, self.data.shape, seed, _silent).taught(lesson, "")
         names = [*split.test_good, *split.test_defect]
         scores = plain_scores(detector, self.data.part(names), len(names), torch.arange(len(names)))
         defective = np.arange(len(names)) >= len(split.test_good)
@@ -160,19 +159,20 @@ def comparisons(cells: Sequence[Amplified]) -> list[Comparison]:
         setting = cell.setting
         sides = pairs.setdefault((setting.where, setting.loss, setting.optimiser), {False: [], True: []})
         sides[setting.amplified].append(cell)
-    return [_comparison(*key, sides[False], sides[True]) for key, sides in pairs.items() if _common_seeds(sides)]
+    rows = (_comparison(*key, *_of_common_seeds(sides[False], sides[True])) for key, sides in pairs.items())
+    return [row for row in rows if row is not None]
 
 
-def _common_seeds(sides: Mapping[bool, Sequence[Amplified]]) -> set[int]:
-    base, steep = ({cell.seed for cell in sides[amplified]} for amplified in (False, True))
-    return base & steep
+def _of_common_seeds(*sides: Sequence[Amplified]) -> list[list[Amplified]]:
+    seeds = set.intersection(*({cell.seed for cell in cells} for cells in sides))
+    return [[cell for cell in cells if cell.seed in seeds] for cells in sides]
 
 
 def _comparison(
     where: str, loss: BaseLoss, optimiser: Optimiser, base: Sequence[Amplified], steep: Sequence[Amplified]
-) -> Comparison:
-    seeds = {cell.seed for cell in base} & {cell.seed for cell in steep}
-    base, steep = ([cell for cell in cells if cell.seed in seeds] for cells in (base, steep))
+) -> Comparison | None:
+    if not base:
+        return None
     theirs = {(cell.seed, task): value for cell in base for task, value in cell.auroc.items()}
     ours = {(cell.seed, task): value for cell in steep for task, value in cell.auroc.items()}
     both = theirs.keys() & ours.keys()
