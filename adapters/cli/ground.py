@@ -20,6 +20,7 @@ from core.fitting import FitSettings
 class Ground:
     dataset: Path
     splits: Path
+    masks: Path | None
     groups: Path | None
     model: Model
     device: Device
@@ -40,7 +41,7 @@ class Ground:
     @cached_property
     def entries(self) -> list[Entry]:
         """All images that some split names, in order."""
-        found = Dataset.open(self.dataset)
+        found = Dataset.open(self.dataset, self.masks)
         trials = [trial(found, split) for split in read_splits(self.splits).splits]
         return sorted({e.name: e for t in trials for e in (*t.train, *t.test)}.values(), key=lambda entry: entry.name)
 

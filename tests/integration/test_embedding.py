@@ -96,3 +96,27 @@ def test_an_evaluation_takes_masks_and_judges_places_in_the_whole_image(
     assert done.code == 0, done.err
     figures = json.loads(out.read_text())
     assert figures["pixel_auroc"] > 0.94, "more than one would have who knew where the part lies, and nothing more"
+
+
+@pytest.fixture
+def splits(strewn: tuple[Path, Path], tmp_path: Path) -> Path:
+    def under(folder: str) -> list[str]:
+        return sorted(str(path.relative_to(strewn[0])) for path in strewn[0].glob(f"{folder}/*.png"))
+
+    whole = {"seed": 0, "noise": 0.0, "train": under("train/good"), "mislabelled": []}
+    judged = {"test_good": under("test/good"), "test_defect": under("test/[!g]*")}
+    path = tmp_path / "splits.json"
+    path.write_text(json.dumps({"splits": [whole | judged]}))
+    return path
+
+
+@pytest.mark.parametrize("command", ["noise", "unseen", "lamp"])
+def test_benchmarks_over_splits_take_masks(
+    flowgauge: Shell, strewn: tuple[Path, Path], splits: Path, tmp_path: Path, command: str
+) -> None:
+    masks = tmp_path / "masks"
+    masks.mkdir()
+    done = flowgauge("benchmark", command, strewn[0], "--splits", splits, "--seeds", 0, "--masks", masks)
+    assert done.code == 2
+    assert "has no mask" in done.err
+    assert str(masks) in done.err
