@@ -66,17 +66,21 @@ def _judges(parts: Sequence[str], share: float) -> set[str]:
 
 
 class _Adaptation:
-    """The buffer, split: of its newer half, parts taken at regular steps are the gate's; all others teach."""
+    """The buffer, split: of its newer half, parts taken at regular steps are the gate's; all others teach. Images whose
+    object the preprocessing doubts do neither.
+    """
 
     def __init__(self, given: AdaptationInput, anchor: Gauge, settings: AdaptSettings) -> None:
         self._given = given
         self._anchor = anchor
         self._settings = settings
-        judges = _judges([part_of(entry) for entry, _ in given.buffered], settings.recent)
-        self.teaching = [item for item in given.buffered if part_of(item[0]) not in judges]
-        self.judging = [picture for entry, picture in given.buffered if part_of(entry) in judges]
+        clear = [item for item in given.buffered if not anchor.manifest.preprocessing.doubts(item[1])]
+        judges = _judges([part_of(entry) for entry, _ in clear], settings.recent)
+        self.teaching = [item for item in clear if part_of(item[0]) not in judges]
+        self.judging = [picture for entry, picture in clear if part_of(entry) in judges]
         if not self.judging or len(self.teaching) < 2 * settings.refinement.folds:
-            raise UserError(f"{len(given.buffered)} buffered images are too few to adapt.", "Let more images pass.")
+            told = f"{len(clear)} of {len(given.buffered)} buffered images can teach or judge"
+            raise UserError(f"{told}, too few to adapt.", "Let more images pass.")
 
     def candidate(self) -> tuple[Gauge, AdaptationTrace]:
         groups = [part_of(entry) for entry, _ in self.teaching]

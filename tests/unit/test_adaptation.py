@@ -21,10 +21,11 @@ from core.errors import UserError
 from core.flows.coupling import CouplingFlow
 from core.images import Picture
 from core.ports import Buffered
+from core.preprocessing import Aspect
 from core.procedural import Condition
 from core.snapshot import load, save
 from core.thresholds import Rule
-from tests.support.gauges import AT, defects, gauge, goods
+from tests.support.gauges import AT, SIZE, defects, gauge, goods
 
 DRIFTED = Condition(gain=0.8, contrast=0.85)
 
@@ -319,3 +320,18 @@ def test_a_candidate_that_accepts_everything_is_refused() -> None:
 def test_a_buffer_too_small_to_split_is_refused() -> None:
     with pytest.raises(UserError, match="too few"):
         adapt(replace(_given(), buffered=_buffered(goods(range(100, 104)))))
+
+
+def test_images_without_an_object_neither_teach_nor_judge() -> None:
+    anchor = deepcopy(gauge())
+    embedding = {"aspect": Aspect.EMBED, "window": SIZE}
+    anchor.manifest = anchor.manifest.model_copy(
+        update={"preprocessing": anchor.manifest.preprocessing.model_copy(update=embedding)}
+    )
+    whole = np.ones((SIZE, SIZE), dtype=bool)
+    pictures = [picture.cut_out(whole & (i % 4 != 0)) for i, picture in enumerate(_dirty_buffer())]
+    given = replace(_given(), anchor=anchor, parent=anchor, buffered=_buffered(pictures))
+    shown = replace(given, buffered=[item for i, item in enumerate(given.buffered) if i % 4 != 0])
+    outcome = adapt(given)
+    assert outcome.weights == adapt(shown).weights
+    assert outcome.gate.checks == adapt(shown).gate.checks
