@@ -90,7 +90,7 @@ def noise(
     chosen = variants_of(variant or ["full", "plain"])
     model = Model(detector, weights, backbone, size, aspect)
     with bars() as report:
-        ground = Ground(dataset, splits, masks, groups, model, device, cache, report)
+        ground = Ground(dataset, splits, groups, masks, model, device, cache, report)
         found = Benchmark(ground, theta).run(chosen, seeds_of(seeds), json)
     if plot is not None:
         plot.write_text(curves_svg(found.curves))
@@ -272,7 +272,7 @@ def unseen(
     check_place(json)
     model = Model("multidirectional", weights, backbone, size, aspect)
     with bars() as report:
-        work = LeavingOut(Ground(dataset, splits, masks, groups, model, device, cache, report), labels)
+        work = LeavingOut(Ground(dataset, splits, groups, masks, model, device, cache, report), labels)
         left = work.run(seeds_of(seeds), json)
     if json is None:
         emit(work.document(left))
@@ -328,7 +328,7 @@ def lamp(
         ground = None
         if dataset is not None and splits is not None:
             model = Model("lamp", None, None, size, aspect)
-            ground = Ground(dataset, splits, masks, groups, model, device, cache, report)
+            ground = Ground(dataset, splits, groups, masks, model, device, cache, report)
         work = Amplification(ground, OneClassDigits(steps), report)
         cells = work.run(seeds_of(seeds), json)
     if json is None:

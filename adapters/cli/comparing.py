@@ -5,6 +5,8 @@ import multiprocessing
 import resource
 from base64 import b64encode
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
@@ -23,7 +25,7 @@ from adapters.cli.output import write_whole
 from adapters.cli.progress import Report, bars
 from adapters.cli.resuming import left_in
 from core.detectors.registry import DETECTORS, FROM_LABELS
-from core.errors import UserError
+from core.errors import Unavailable, UserError
 from core.evaluation.comparison import Entrant, Shown, Standing, standings
 from core.evaluation.datasets import Dataset, Entry, Sample, evenly, sift
 from core.evaluation.summary import Case
@@ -146,9 +148,15 @@ def _name(model: Model) -> str:
 
 
 def _alone(task: Task) -> Entrant:
-    """In a new process, so that the memory it takes is its own."""
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return Entrant.model_validate_json(pool.apply(_measured, (task,)))
+    """In a new process, so that the memory it takes is its own. Raises `Unavailable` where the system ended it."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        try:
+            return Entrant.model_validate_json(pool.submit(_measured, task).result())
+        except BrokenProcessPool as error:
+            raise Unavailable(
+                f"The process that measured {_name(task.model)} was killed, most likely for want of memory.",
+                "Leave the detector out, or give fewer images by --limit. What --json holds is kept.",
+            ) from error
 
 
 def _measured(task: Task) -> str:

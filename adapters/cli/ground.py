@@ -20,8 +20,8 @@ from core.fitting import FitSettings
 class Ground:
     dataset: Path
     splits: Path
-    masks: Path | None
     groups: Path | None
+    masks: Path | None
     model: Model
     device: Device
     cache: Path | None

@@ -2,10 +2,16 @@
 
 import json
 import shutil
-from pathlib import Path
+import signal
+from collections.abc import Callable
+from pathlib import Path, PosixPath
 
 import pytest
 
+from adapters.cli.comparing import Comparing
+from adapters.cli.model import Model
+from adapters.cli.options import Aspect, Device
+from core.errors import Unavailable
 from tests.support.plants import SIDE, tiny_dataset
 from tests.support.shell import Shell
 
@@ -198,6 +204,20 @@ def test_a_mistake_in_the_other_process_is_told_like_any_other(flowgauge: Shell,
     assert done.code == 2
     assert "no seed 7" in done.err
     assert "Traceback" not in done.err
+
+
+class _Deadly(PosixPath):
+    """Whoever unpickles it is killed, as by a system that is out of memory."""
+
+    def __reduce__(self) -> tuple[Callable[[int], None], tuple[int]]:
+        return signal.raise_signal, (signal.SIGKILL,)
+
+
+def test_a_process_that_is_killed_is_told() -> None:
+    model = Model("rad", None, None, SIDE, Aspect.SQUASH)
+    comparing = Comparing(_Deadly(tiny_dataset()), None, None, None, (model,), Device.CPU, 4, lambda *told: None)
+    with pytest.raises(Unavailable, match=r"measured rad was killed"):
+        comparing.run([0], None)
 
 
 def test_loss_amplification_is_compared_on_digits_and_on_patches_and_goes_on(
