@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from core.detectors.base import FeatureShape
 from core.errors import BackboneMismatch, SettingsError
+from core.folding import folded
 from core.memory import keep_freed_memory
 from core.messages import Part
 from core.seeding import seeded
@@ -163,7 +164,8 @@ def load_backbone(spec: BackboneSpec, device: str = "cpu") -> Backbone:
             f"The snapshot was made with {spec.name} weights {spec.sha256[:12]}, but {sha256[:12]} were loaded.",
             "Give the weights that it was fitted with (--weights FILE), or fit the line again.",
         )
-    net.requires_grad_(False).eval().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    net = folded(net.requires_grad_(False).eval(), _image_for(spec))
+    net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     return Backbone(spec.model_copy(update={"sha256": sha256}), net, channels)
 
 
@@ -175,6 +177,13 @@ def _create(spec: BackboneSpec, **options: Any) -> nn.Module:
     except (RuntimeError, TypeError, ValueError) as error:
         raise SettingsError(f"timm cannot make the backbone {spec.name!r}: {error}.", "Choose another.") from error
     return model
+
+
+def _image_for(spec: BackboneSpec) -> Tensor:
+    """An image (1, 3, H, W) of noise, as large as those that the model was trained with: some take no others."""
+    config = timm.get_pretrained_cfg(spec.name)
+    size = config.input_size if config else (3, 224, 224)
+    return torch.rand(1, *size, generator=torch.Generator().manual_seed(0))
 
 
 def _stages(spec: BackboneSpec) -> tuple[tuple[int, ...], tuple[int, ...]]:

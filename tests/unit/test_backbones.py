@@ -57,6 +57,12 @@ def test_all_that_is_kept_runs_and_nothing_after_the_last_stage(name: str) -> No
     assert features[-1].shape[-1] == 8
 
 
+@pytest.mark.parametrize("name", [LITE0, SMALL, "resnet10t"])
+def test_no_batch_normalisation_is_left_to_compute(name: str) -> None:
+    backbone = load_backbone(BackboneSpec(name=name, strides=(4, 8), origin=Origin.NONE))
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in backbone.net.modules())
+
+
 def test_a_backbone_is_frozen_and_stays_in_eval_mode() -> None:
     backbone = load_backbone(BackboneSpec(name=SMALL, origin=Origin.NONE))
     assert not backbone.train().training
