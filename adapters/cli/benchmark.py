@@ -33,8 +33,8 @@ def noise(
     variant: Annotated[
         list[str] | None,
         typer.Option(
-            help="full, no-panel, no-meta, no-l2, no-rejection, mutual, one-sided, iqr, image-grain, patch-grain,"
-            " replay, plain, clean-oracle, patchcore or padim; may be repeated (full and plain)."
+            help="full, wide-panel, no-panel, no-meta, no-l2, no-rejection, mutual, one-sided, iqr, image-grain,"
+            " patch-grain, replay, plain, clean-oracle, patchcore or padim; may be repeated (full and plain)."
         ),
     ] = None,
     seeds: Annotated[str, typer.Option(help="One seed, or several: 0,1,2.")] = "0,1,2",
@@ -65,6 +65,7 @@ def noise(
 
     full teaches a panel, each member without one fold of the parts, and starts
     from meta-learned parameters (flowgauge meta-train); all images teach.
+    wide-panel has five members, each without two fifths of the parts;
     no-panel and no-meta do without one of the two. mutual leaves out what
     looks suspect beside the other images; one-sided and iqr leave out images
     and places by cross-fitted scores, image-grain and patch-grain one of the

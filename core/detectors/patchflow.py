@@ -7,11 +7,12 @@ anomalous places, and a share of how unlikely its pooled features are.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from math import ceil
+from typing import Any, Self, cast
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from core.detectors.adaptable import Adaptable
@@ -34,15 +35,17 @@ class PatchFlowConfig(Part):
     whose mean deviation is 1, and keeps the flow from whitening away the guide's sense of distance. `pooled_weight` is
     that of the pooled features' likelihood beside the places', both in units of their own spread on good images.
 
-    With several `members`, each is taught without one fold of the parts, so a defect that recurs on a part has not
-    taught all of them. A place is as anomalous as they find it on average, the whole image as the one does that finds
-    it most so.
+    With several `members`, the parts have as many folds, and each is taught without `unseen` of them, so a defect that
+    recurs on a part has not taught all of them. A place is as anomalous as those find it on average that find it most
+    so, a share `heard` of them, rounded up; the whole image as the one does that finds it most so.
 
     Maps are the places smoothed by a Gaussian of deviation `near`, which outlines small defects, and `far_weight` times
     the same by one of deviation `far`, which fills what is spread out; in places.
     """
 
     members: int = Field(1, ge=1, le=10)
+    unseen: int = Field(1, ge=1)
+    heard: float = Field(1.0, gt=0, le=1)
     guide: GuideConfig = GuideConfig()
     blocks: int = Field(2, ge=1)
     hidden: int = Field(32, ge=1)
@@ -57,13 +60,24 @@ class PatchFlowConfig(Part):
     pooled: PooledConfig = PooledConfig()
     pooled_weight: float = Field(1.0, ge=0)
 
+    @model_validator(mode="after")
+    def _some_folds_teach(self) -> Self:
+        if self.unseen > max(1, self.members - 1):
+            raise ValueError(f"without {self.unseen} of {self.members} folds nothing is left to teach a member")
+        return self
+
 
 def panel_options(members: int) -> dict[str, Any]:
-    """The configuration of a panel of so many members, where it differs from that of a single one.
+    """The configuration of a panel of so many members, where it differs from that of a single one (decision 12).
 
-    The pooled term weighs less: the most anomalous of several densities is a coarser judge than several guides.
+    The pooled term weighs less: the most anomalous of several densities is a coarser judge than several guides. From
+    four members on, each does without two fifths of the folds, and half of them are heard.
     """
-    return {"members": members} if members == 1 else {"members": members, "pooled_weight": 0.4}
+    if members == 1:
+        return {"members": 1}
+    if members < 4:
+        return {"members": members, "pooled_weight": 0.4}
+    return {"members": members, "unseen": round(0.4 * members), "heard": 0.5, "pooled_weight": 0.5}
 
 
 class PatchFlow(Adaptable):
@@ -116,7 +130,7 @@ class PatchFlow(Adaptable):
         few images leave much that none has shown.
         """
         parts = []
-        for number, (member, rows) in enumerate(zip(self.panel, folds_of_rows(lesson, len(self.panel)), strict=True)):
+        for number, (member, rows) in enumerate(zip(self.panel, self._unseen(lesson), strict=True)):
             told = _numbered(progress, number, len(self.panel))
             if len(self.panel) == 1:
                 member.learn(lesson, seed=seed, progress=told)
@@ -126,6 +140,12 @@ class PatchFlow(Adaptable):
                 whole = member.pooled(lesson.good[POOLED][rows])
             parts.append(_Own(rows, member.measure(select(lesson.good, rows), whole)))
         return _Own(torch.cat([part.rows for part in parts]), torch.cat([part.tokens for part in parts]))
+
+    def _unseen(self, lesson: Lesson) -> list[Tensor]:
+        """The rows on which each member is measured: all for a single one, else those that do not teach it."""
+        folds = folds_of_rows(lesson, len(self.panel))
+        around = folds + folds
+        return [torch.cat(around[first : first + self.config.unseen]) for first in range(len(folds))]
 
     @property
     def guides(self) -> tuple[Guide, ...]:
@@ -159,8 +179,10 @@ class PatchFlow(Adaptable):
         return self._highest(self._together(nll_BT)) + self._whole(embedding)
 
     def _together(self, nll_BT: Tensor) -> Tensor:
-        """(B, h * w): each place as the members find it on average."""
-        return nll_BT.view(len(nll_BT), len(self.panel), -1).mean(dim=1)
+        """(B, h * w): each place as those members find it on average that find it most anomalous."""
+        each_BMT = nll_BT.view(len(nll_BT), len(self.panel), -1)
+        heard = ceil(self.config.heard * len(self.panel))
+        return each_BMT.topk(heard, dim=1)[0].mean(dim=1)
 
     def _whole(self, embedding: Embedding) -> Tensor:
         most = torch.stack([member.whole(embedding) for member in self.panel]).amax(dim=0)

@@ -1,7 +1,7 @@
 """How much defects among the images that teach cost: the same fit at rising shares of them, in variants."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import cached_property
 from statistics import fmean, stdev
@@ -27,12 +27,13 @@ from core.thresholds import Rule
 
 class Variant(StrEnum):
     """`full`: a panel, whose members are each taught without one fold of the parts and start from theta*; all images
-    teach. Without one of its ingredients: `no-panel` teaches one member, `no-meta` starts at random. With one that did
-    not earn its place in `full`: `mutual` leaves out images that are suspect beside the others, before anything is
-    fitted; `one-sided` and `iqr` leave out images, and places of the other images, by scores of detectors that were
-    fitted without the image in question, in two rounds; `image-grain` leaves out the images alone, `patch-grain` the
-    places alone. `no-rejection` and `no-l2` are `full`, by the names of what it does not do: the pull to where learning
-    started is for adapting, where there is an anchor that has seen the line clean.
+    teach. `wide-panel`: five members, each taught without two fifths of the parts. Without an ingredient of `full`:
+    `no-panel` teaches one member, `no-meta` starts at random. With one that did not earn its place there: `mutual`
+    leaves out images that are suspect beside the others, before anything is fitted; `one-sided` and `iqr` leave out
+    images, and places of the other images, by scores of detectors that were fitted without the image in question, in
+    two rounds; `image-grain` leaves out the images alone, `patch-grain` the places alone. `no-rejection` and `no-l2`
+    are `full`, by the names of what it does not do: the pull to where learning started is for adapting, where there is
+    an anchor that has seen the line clean.
 
     For comparison, one member from a random start: `plain`, all images teach; `replay`, every second image teaches only
     where a detector accepts it that was fitted without it to the others of that half, as a parent's accepted images are
@@ -42,6 +43,7 @@ class Variant(StrEnum):
     """
 
     FULL = "full"
+    WIDE_PANEL = "wide-panel"
     NO_PANEL = "no-panel"
     NO_META = "no-meta"
     NO_L2 = "no-l2"
@@ -61,28 +63,29 @@ class Variant(StrEnum):
 @dataclass(frozen=True)
 class _Recipe:
     """`changes` to the settings decide which images teach, `places` whether all of their places do; `meta`: from
-    theta*; `panel`: where the detector can be one.
+    theta*; `panel`: the options of one, where the detector can be one.
     """
 
     changes: Mapping[str, object]
     places: bool = False
     meta: bool = True
-    panel: bool = True
+    panel: Mapping[str, object] = field(default_factory=lambda: panel_options(3))
 
     def rejecting(self, settings: FitSettings) -> FitSettings:
         return settings.model_copy(update=dict(self.changes))
 
     def teaching(self, settings: FitSettings) -> FitSettings:
-        members = _PANEL if self.panel and settings.detector == PatchFlow.name else {}
-        return settings.model_copy(update={"config": settings.config | members})
+        panel = self.panel if settings.detector == PatchFlow.name else {}
+        return settings.model_copy(update={"config": settings.config | dict(panel)})
 
 
-_PANEL = panel_options(3)
+_ONE_MEMBER: Mapping[str, object] = {}
 _ALL_TEACH: Mapping[str, object] = {"refine": 0, "mutual": None}
 _BY_CROSS_FITTING: Mapping[str, object] = {"refine": 2, "mutual": None}
 _RECIPES = {
     Variant.FULL: _Recipe(_ALL_TEACH),
-    Variant.NO_PANEL: _Recipe(_ALL_TEACH, panel=False),
+    Variant.WIDE_PANEL: _Recipe(_ALL_TEACH, panel=panel_options(5)),
+    Variant.NO_PANEL: _Recipe(_ALL_TEACH, panel=_ONE_MEMBER),
     Variant.NO_META: _Recipe(_ALL_TEACH, meta=False),
     Variant.NO_L2: _Recipe(_ALL_TEACH),
     Variant.NO_REJECTION: _Recipe(_ALL_TEACH),
@@ -91,9 +94,9 @@ _RECIPES = {
     Variant.IQR: _Recipe({**_BY_CROSS_FITTING, "suspect_rule": Rule.IQR}, places=True),
     Variant.IMAGE_GRAIN: _Recipe(_BY_CROSS_FITTING),
     Variant.PATCH_GRAIN: _Recipe(_ALL_TEACH, places=True),
-    Variant.REPLAY: _Recipe({"refine": 1, "mutual": None}, meta=False, panel=False),
-    Variant.PLAIN: _Recipe(_ALL_TEACH, meta=False, panel=False),
-    Variant.CLEAN_ORACLE: _Recipe(_ALL_TEACH, meta=False, panel=False),
+    Variant.REPLAY: _Recipe({"refine": 1, "mutual": None}, meta=False, panel=_ONE_MEMBER),
+    Variant.PLAIN: _Recipe(_ALL_TEACH, meta=False, panel=_ONE_MEMBER),
+    Variant.CLEAN_ORACLE: _Recipe(_ALL_TEACH, meta=False, panel=_ONE_MEMBER),
 }
 
 

@@ -157,8 +157,9 @@ def test_what_full_does_not_do_is_a_variant_of_its_own_name() -> None:
 
 
 def test_a_panel_has_members_and_a_single_detector_one() -> None:
-    assert [fitted(variant).members for variant in (Variant.FULL, Variant.NO_META, Variant.NO_PANEL)] == [3, 3, 1]
-    assert fitted(Variant.PLAIN).members == 1
+    panels = (Variant.FULL, Variant.NO_META, Variant.WIDE_PANEL)
+    assert [fitted(variant).members for variant in panels] == [3, 3, 5]
+    assert [fitted(variant).members for variant in (Variant.NO_PANEL, Variant.PLAIN)] == [1, 1]
 
 
 def test_a_detector_that_has_no_panel_is_judged_without() -> None:

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from core.detectors.base import Lesson, folds_of_rows, select
-from core.detectors.patchflow import PatchFlow
+from core.detectors.patchflow import PatchFlow, PatchFlowConfig, panel_options
 from core.detectors.registry import create
-from core.errors import DatasetError
+from core.errors import DatasetError, SettingsError
 from tests.support.detectors import CONFIGS, PANEL, SHAPE, features, lesson, small
 
 
@@ -24,8 +24,8 @@ def taught_by(given: Lesson, **changes: Any) -> PatchFlow:
     return detector.eval()
 
 
-def test_a_place_is_as_anomalous_as_the_members_find_it_on_average() -> None:
-    detector = taught_by(lesson(small(PANEL)))
+def test_a_place_is_as_anomalous_as_all_members_find_it_on_average_where_all_are_heard() -> None:
+    detector = taught_by(lesson(small(PANEL)), heard=1.0)
     embedding = detector.embed(features(4, seed=7))
     with torch.no_grad():
         nll = detector.nll(embedding)
@@ -45,6 +45,16 @@ def test_an_image_as_a_whole_is_as_unlikely_as_the_member_finds_it_that_finds_it
     torch.testing.assert_close(told, detector.pooled_scale * alone.amax(dim=0))
 
 
+def test_a_place_is_as_anomalous_as_those_find_it_that_are_heard() -> None:
+    detector = taught_by(lesson(small(PANEL)), heard=0.5, top=1.0)
+    embedding = detector.embed(features(4, seed=7))
+    with torch.no_grad():
+        nll = detector.nll(embedding)
+        told = detector.image_scores(nll, embedding) - detector.image_scores(torch.zeros_like(nll), embedding)
+    two_highest = nll.view(4, 3, -1).sort(dim=1)[0][:, 1:]
+    torch.testing.assert_close(told, two_highest.mean(dim=(1, 2)), rtol=1e-4, atol=1e-4)
+
+
 def test_members_begin_alike_and_end_apart() -> None:
     begun = small(PANEL)
     assert isinstance(begun, PatchFlow)
@@ -54,17 +64,34 @@ def test_members_begin_alike_and_end_apart() -> None:
     assert all(not torch.equal(ended[0], other) for other in ended[1:])
 
 
-def test_no_member_learns_from_its_own_fold() -> None:
-    detector = taught_by(lesson(small(PANEL)))
-    given = lesson(detector)
-    rows = folds_of_rows(given, 3)[0]
+@pytest.mark.parametrize(
+    ("members", "unseen", "taught_by_the_first_fold"),
+    [(3, 1, [False, True, True]), (4, 2, [False, True, True, False])],
+)
+def test_no_member_learns_from_folds_that_it_does_without(
+    members: int, unseen: int, taught_by_the_first_fold: list[bool]
+) -> None:
+    given = lesson(small(PANEL))
+    rows = folds_of_rows(given, members)[0]
     other = replace(given, good=_marred(given, rows), painted=_marred_painted(given, rows))
-    again = taught_by(other)
+    detector, again = (taught_by(images, members=members, unseen=unseen) for images in (given, other))
     changed = [
         any(not torch.equal(a, b) for a, b in zip(old.guide.parameters(), new.guide.parameters(), strict=True))
         for old, new in zip(detector.panel, again.panel, strict=True)
     ]
-    assert changed == [False, True, True]
+    assert changed == taught_by_the_first_fold
+
+
+@pytest.mark.parametrize(("members", "unseen"), [(1, 2), (3, 3)])
+def test_a_panel_that_nothing_is_left_to_teach_is_refused(members: int, unseen: int) -> None:
+    with pytest.raises(SettingsError, match="nothing is left to teach a member"):
+        create("patchflow", CONFIGS[PANEL] | {"members": members, "unseen": unseen}, SHAPE)
+
+
+def test_every_number_of_members_makes_a_panel() -> None:
+    for members in range(2, 11):
+        unseen = PatchFlowConfig.model_validate(panel_options(members)).unseen
+        assert unseen == 1 or 0.3 <= unseen / members <= 0.5
 
 
 def _marred(given: Lesson, rows: torch.Tensor) -> dict[str, torch.Tensor]:
