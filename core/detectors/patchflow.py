@@ -71,7 +71,7 @@ def panel_options(members: int) -> dict[str, Any]:
     """The configuration of a panel of so many members, where it differs from that of a single one (decision 12).
 
     The pooled term weighs less: the most anomalous of several densities is a coarser judge than several guides. From
-    four members on, each does without two fifths of the folds, and half of them are heard.
+    four members on, each does without some two fifths of the folds, and half of them are heard.
     """
     if members == 1:
         return {"members": 1}
