@@ -58,7 +58,7 @@ Members = Annotated[
         max=10,
         help="Of patchflow: a panel of so many members, each taught without some of the parts: for images among which"
         " defects may be. 3 lose little where there are none; 5 hold best where one defect may be on many of the"
-        " images. Fitting takes about as many times longer, scoring some per cent more for each.",
+        " images. Fitting takes longer with each, scoring some 6 per cent.",
     ),
 ]
 Theta = Annotated[
