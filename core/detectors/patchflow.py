@@ -208,7 +208,9 @@ class PatchFlow(Adaptable):
 
 @dataclass(frozen=True)
 class _Own:
-    """`rows` of a lesson and their tokens (n, T, D), each told by a member that was not taught with it, if any was."""
+    """`rows` of a lesson and their tokens (n, T, D), each told by a member that was not taught with it, if there is
+    one, and once for every such member.
+    """
 
     rows: Tensor
     tokens: Tensor

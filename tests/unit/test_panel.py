@@ -88,10 +88,10 @@ def test_a_panel_that_nothing_is_left_to_teach_is_refused(members: int, unseen: 
         create("patchflow", CONFIGS[PANEL] | {"members": members, "unseen": unseen}, SHAPE)
 
 
-def test_every_number_of_members_makes_a_panel() -> None:
-    for members in range(2, 11):
-        unseen = PatchFlowConfig.model_validate(panel_options(members)).unseen
-        assert unseen == 1 or 0.3 <= unseen / members <= 0.5
+def test_from_four_members_on_each_does_without_some_two_fifths_and_half_are_heard() -> None:
+    panels = {members: PatchFlowConfig.model_validate(panel_options(members)) for members in range(1, 11)}
+    assert [(panels[few].unseen, panels[few].heard) for few in (1, 2, 3)] == [(1, 1)] * 3
+    assert all(0.3 < panels[many].unseen / many <= 0.5 and panels[many].heard == 0.5 for many in range(4, 11))
 
 
 def _marred(given: Lesson, rows: torch.Tensor) -> dict[str, torch.Tensor]:
