@@ -13,8 +13,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """The hook is given all items of the run, those of other folders too."""
     if not config.getoption("--benchmarks"):
-        for item in items:
+        for item in (item for item in items if item.path.is_relative_to(Path(__file__).parent)):
             item.add_marker(pytest.mark.skip(reason="measures speed: run with --benchmarks on a quiet machine"))
 
 
