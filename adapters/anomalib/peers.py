@@ -1,4 +1,4 @@
-"""anomalib's PatchCore and PaDiM in the noise benchmark, on the features that `patchflow` keeps.
+"""anomalib's PatchCore and PaDiM in the noise benchmark, on the features that `headflow` keeps.
 
 One thing differs from what they would have seen: features finer than the grid come as the means over its cells, so that
 PaDiM works on this grid and not on the finest.

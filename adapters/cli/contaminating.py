@@ -14,7 +14,7 @@ from adapters.cli.ground import Ground
 from adapters.cli.model import SHIPPED, fitting_start, torch_device
 from adapters.cli.output import write_whole
 from adapters.cli.resuming import left_in
-from core.detectors.patchflow import PatchFlow
+from core.detectors.headflow import HeadFlow
 from core.errors import UserError
 from core.evaluation.noise import Cell, Curve, Variant, contaminated_fit, curves, needs_theta
 from core.evaluation.peers import PEERS, Peer, peer_fit
@@ -58,8 +58,8 @@ def peers_of(variants: Sequence[Variant], detector: str) -> Mapping[Variant, Pee
     wanted = [variant for variant in variants if variant in PEERS]
     if not wanted:
         return {}
-    if detector != PatchFlow.name:
-        raise UserError(f"{wanted[0]} needs the features that {PatchFlow.name} keeps.", "Leave --detector out.")
+    if detector != HeadFlow.name:
+        raise UserError(f"{wanted[0]} needs the features that {HeadFlow.name} keeps.", "Leave --detector out.")
     try:
         from adapters.anomalib.peers import PEERS as FOUND
     except ModuleNotFoundError as error:

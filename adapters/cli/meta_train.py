@@ -33,7 +33,7 @@ def meta_train(
     plot: Annotated[Path | None, typer.Option(help="Draw the losses there, as an SVG.")] = None,
     json: options.Json = False,
 ) -> None:
-    """Learn parameters from which patchflow learns a new line in few steps.
+    """Learn parameters from which headflow learns a new line in few steps.
 
     Every turn draws a line, lets the guide and the flow take some steps on a
     few of its images, defects among them that nobody points out, and moves

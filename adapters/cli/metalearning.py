@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from adapters.cli.model import Model, torch_device
 from adapters.cli.options import Device
 from adapters.cli.progress import Report
-from core.detectors.patchflow import PatchFlow
+from core.detectors.headflow import HeadFlow
 from core.errors import UserError
 from core.evaluation.datasets import Dataset
 from core.fitting import embedder_for
@@ -47,7 +47,7 @@ class MetaRun:
         """Also writes `out`. What was done is kept beside it until then, so that an interrupted run goes on."""
         embedder = embedder_for(self.model.settings(), torch_device(self.device))
         detector = embedder.detector
-        assert isinstance(detector, PatchFlow), "the default, which Model is asked for"
+        assert isinstance(detector, HeadFlow), "the default, which Model is asked for"
         lines = list(self._lines(embedder))
         kept = Kept(out.with_name(f".{out.name}.state"), self._key(embedder, lines))
         state, before = kept.state() or (MetaState(parameters_of(detector)), 0.0)
@@ -98,7 +98,7 @@ class MetaRun:
     def _card(self, embedder: Embedder, lines: list[MetaLine], state: MetaState, seconds: float) -> Card:
         last = state.turns[-max(1, len(state.turns) // 10) :]
         return Card(
-            detector=PatchFlow.name,
+            detector=HeadFlow.name,
             config=embedder.detector.config.model_dump(mode="json"),
             backbone=embedder.backbone.spec,
             size=embedder.preprocessing.size,

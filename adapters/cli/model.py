@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from adapters.cli.options import Aspect, Device
 from core.backbones import LITE0, PIXELS_SPEC, BackboneSpec, hub_spec
-from core.detectors.patchflow import PatchFlow, panel_options
+from core.detectors.headflow import HeadFlow, panel_options
 from core.detectors.registry import DEFAULT, DETECTORS, FROM_PIXELS
 from core.errors import SettingsError
 from core.fitting import FitSettings, embedder_for
@@ -65,8 +65,8 @@ class Model:
     def _panel(self, detector: str) -> dict[str, Any]:
         if self.members is None:
             return {}
-        if detector != PatchFlow.name:
-            raise SettingsError(f"{detector} has no members.", f"Leave --members out, or use {PatchFlow.name}.")
+        if detector != HeadFlow.name:
+            raise SettingsError(f"{detector} has no members.", f"Leave --members out, or use {HeadFlow.name}.")
         return panel_options(self.members)
 
     def _backbone(self, detector: str) -> BackboneSpec:

@@ -35,7 +35,7 @@ DeviceOption = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts instead of a table.")]
 
 Detector = Annotated[
-    str | None, typer.Option(help="patchflow (default), csflow, rad, glass, lamp or multidirectional.")
+    str | None, typer.Option(help="headflow (default), csflow, rad, glass, lamp or multidirectional.")
 ]
 Changes = Annotated[
     list[str] | None,
@@ -56,7 +56,7 @@ Members = Annotated[
     typer.Option(
         min=1,
         max=10,
-        help="Of patchflow: a panel of so many members, each taught without some of the parts: for images among which"
+        help="Of headflow: a panel of so many members, each taught without some of the parts: for images among which"
         " defects may be. 3 lose little where there are none; 5 hold best where one defect may be on many of the"
         " images. Fitting takes longer with each, scoring some 6 per cent.",
     ),

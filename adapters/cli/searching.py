@@ -14,7 +14,7 @@ from adapters.cli.options import Device
 from adapters.cli.output import write_whole
 from adapters.cli.progress import Report
 from adapters.cli.resuming import left_in
-from core.detectors.patchflow import PatchFlow
+from core.detectors.headflow import HeadFlow
 from core.errors import UserError
 from core.fitting import embedder_for
 from core.messages import Part
@@ -78,7 +78,7 @@ class MetaSearch:
 
     def _arena(self) -> Arena:
         embedder = embedder_for(self._fit_settings, torch_device(self.device))
-        assert isinstance(embedder.detector, PatchFlow), "the default, which Model is asked for"
+        assert isinstance(embedder.detector, HeadFlow), "the default, which Model is asked for"
         taught, judged = [], []
         for done, material in enumerate(TAUGHT):
             self.report("making lines", done, len(TAUGHT) + len(JUDGED))

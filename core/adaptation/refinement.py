@@ -103,7 +103,7 @@ def refine(
     """Adapt a copy of `anchor` to what `evidence` shows; the anchor stays as it is."""
     anchor = recentred(anchor, evidence)
     rarity = token_rarity(anchor, parameters_of(anchor.flow), _tokens(anchor, evidence))
-    suspicion = suspect(image_scores(anchor, evidence, rarity), rarity, settings.rejection, default_k)
+    suspicion = _suspicion(anchor, evidence, rarity, settings.rejection, default_k)
     rounds, steps = [_round(suspicion, settings.rejection, image_ids)], list[Step]()
     lesson, folds = _lesson(anchor, evidence, suspicion, settings.retuning), int(division.folds.max()) + 1
     school = _School(anchor, evidence, lesson, settings.retuning, seed, folds + 1, progress)
@@ -113,7 +113,7 @@ def refine(
         students = [_student(start, suspicion.patches, settings.inner_loop, seed, number) for start in cross]
         rarity = _held_out_rarity(students)
         before = suspicion
-        suspicion = suspect(image_scores(anchor, evidence, rarity), rarity, settings.rejection, default_k)
+        suspicion = _suspicion(anchor, evidence, rarity, settings.rejection, default_k)
         rounds.append(_round(suspicion, settings.rejection, image_ids))
         steps += [step for student in students for step in student.steps]
         if np.array_equal(before.kept, suspicion.kept):
@@ -129,6 +129,10 @@ def refine(
         rounds=tuple(rounds),
         steps=(*(step for start in (*cross, whole) for step in start.steps), *steps, *last.steps),
     )
+
+
+def _suspicion(detector: Adaptable, evidence: Evidence, rarity: Tensor, rule: Rejection, default_k: float) -> Suspicion:
+    return suspect(image_scores(detector, evidence, rarity), detector.patch_scores(rarity), rule, default_k)
 
 
 @dataclass(frozen=True)
@@ -217,14 +221,18 @@ def _tokens(detector: Adaptable, evidence: Evidence) -> Tensor:
 
 
 def token_rarity(detector: Adaptable, parameters: Parameters, tokens_NTD: Tensor) -> Tensor:
-    """(N, T) under the flow with `parameters`."""
+    """(N, T) under the flow with `parameters`, (N, T, K) under a product of K flows."""
     flow = detector.flow
     with torch.no_grad():
         told = [
             flow.rarity_of(*functional_call(flow, parameters, (rows,)))
-            for rows in torch.split(tokens_NTD.flatten(0, 1), flow.most_rows)
+            for rows in torch.split(tokens_NTD.flatten(0, 1), min(flow.most_rows, _ROWS))
         ]
-    return torch.cat(told).view(tokens_NTD.shape[:2])
+    return torch.cat(told).unflatten(0, tokens_NTD.shape[:2])
+
+
+_ROWS = 2**16
+"""Tokens that pass a flow at once: more take hundreds of MiB for hidden units, fewer gain no memory beside theirs."""
 
 
 def image_scores(detector: Adaptable, evidence: Evidence, rarity_NT: Tensor) -> NDArray[np.float64]:
@@ -262,12 +270,15 @@ def _teaching(start: _Start, may_teach: Tensor) -> Teaching:
 
 
 def _held_out_rarity(students: Sequence[_Student]) -> Tensor:
-    """(N, T): each image's patches by the student that it watched."""
-    rarity = torch.empty(students[0].start.tokens.shape[:2])
-    for student in students:
-        rows = torch.from_numpy(student.start.watched)
-        rarity[rows] = token_rarity(student.start.detector, student.parameters, student.start.tokens[rows])
-    return rarity
+    """(N, T) or (N, T, K): each image's patches by the student that it watched."""
+    order = torch.cat([torch.from_numpy(np.flatnonzero(student.start.watched)) for student in students])
+    rarity = [
+        token_rarity(
+            student.start.detector, student.parameters, student.start.tokens[torch.from_numpy(student.start.watched)]
+        )
+        for student in students
+    ]
+    return torch.cat(rarity)[torch.argsort(order)]
 
 
 def _held_out_maps(students: Sequence[_Student], evidence: Evidence) -> Tensor:

@@ -20,7 +20,13 @@ class Adaptable(Detector):
 
     @abstractmethod
     def image_scores(self, rarity_BT: Tensor, embedding: Embedding) -> Tensor:
-        """Scores (B,) from how anomalous the flow finds the tokens (B, T) and whatever else the detector weighs."""
+        """Scores (B,) from how anomalous the flow finds the tokens, (B, T) or (B, T, K), and whatever else the detector
+        weighs.
+        """
+
+    def patch_scores(self, rarity_BT: Tensor) -> Tensor:
+        """(B, T): one score a token, where the flow gives K terms (B, T, K)."""
+        return rarity_BT
 
     @property
     def guides(self) -> tuple[nn.Module, ...]:
@@ -46,6 +52,6 @@ def require_adaptable(detector: Detector) -> Adaptable:
     if not isinstance(detector, Adaptable):
         raise UserError(
             f"The detector {detector.name} cannot be adapted: it has no likelihood that could be moved.",
-            "Fit the line anew, or choose a detector with a flow: patchflow, csflow or rad.",
+            "Fit the line anew, or choose a detector with a flow: headflow, csflow or rad.",
         )
     return detector

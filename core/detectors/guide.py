@@ -1,4 +1,4 @@
-"""The guide of `patchflow`: which directions of feature space matter for defects.
+"""The guide of `headflow`: which directions of feature space matter for defects.
 
 Good surfaces vary in most of the backbone's directions, and a density over all of them spends itself on that. The guide
 is a small network, taught on good images and on copies with painted defects before the flow is fitted: it maps

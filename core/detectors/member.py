@@ -1,4 +1,4 @@
-"""A member of `patchflow`: a guide and a density of pooled features that were taught together, and their scales."""
+"""A member of `headflow`: a guide and a density of pooled features that were taught together, and their scales."""
 
 import torch
 from torch import Tensor, nn

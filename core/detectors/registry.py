@@ -7,23 +7,25 @@ from pydantic import ValidationError
 
 from core.detectors.base import Detector, FeatureShape
 from core.detectors.csflow import CsFlow, CsFlowConfig
+from core.detectors.featureflow import FeatureFlow, FeatureFlowConfig
 from core.detectors.glass import Glass, GlassConfig
+from core.detectors.headflow import HeadFlow, HeadFlowConfig
 from core.detectors.lamp import Lamp, LampConfig
 from core.detectors.multidirectional import Multidirectional, MultidirectionalConfig
-from core.detectors.patchflow import PatchFlow, PatchFlowConfig
 from core.detectors.rad import Rad, RadConfig
 from core.errors import SettingsError
 from core.messages import Part
 
 DETECTORS: dict[str, tuple[Callable[..., Detector], type[Part]]] = {
-    PatchFlow.name: (PatchFlow, PatchFlowConfig),
+    FeatureFlow.name: (FeatureFlow, FeatureFlowConfig),
+    HeadFlow.name: (HeadFlow, HeadFlowConfig),
     Rad.name: (Rad, RadConfig),
     CsFlow.name: (CsFlow, CsFlowConfig),
     Glass.name: (Glass, GlassConfig),
     Lamp.name: (Lamp, LampConfig),
     Multidirectional.name: (Multidirectional, MultidirectionalConfig),
 }
-DEFAULT = PatchFlow.name
+DEFAULT = FeatureFlow.name
 FROM_PIXELS = frozenset({Lamp.name})
 """Detectors whose backbone is the identity."""
 FROM_LABELS = frozenset({Multidirectional.name})

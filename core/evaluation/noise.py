@@ -14,7 +14,7 @@ from torch import Tensor
 from core.adaptation.mutual import MutualScoring
 from core.adaptation.rejection import Rejection, patch_limit
 from core.detectors.base import Detector, Lesson
-from core.detectors.patchflow import PatchFlow, panel_options
+from core.detectors.headflow import HeadFlow, panel_options
 from core.errors import DatasetError
 from core.evaluation.embedded import Embedded
 from core.evaluation.metrics import image_auroc
@@ -75,7 +75,7 @@ class _Recipe:
         return settings.model_copy(update=dict(self.changes))
 
     def teaching(self, settings: FitSettings) -> FitSettings:
-        panel = self.panel if settings.detector == PatchFlow.name else {}
+        panel = self.panel if settings.detector == HeadFlow.name else {}
         return settings.model_copy(update={"config": settings.config | dict(panel)})
 
 
@@ -163,7 +163,7 @@ def contaminated_fit(
         variant=variant,
         noise=split.noise,
         seed=split.seed,
-        members=len(detector.panel) if isinstance(detector, PatchFlow) else 1,
+        members=len(detector.panel) if isinstance(detector, HeadFlow) else 1,
         image_auroc=_auroc(detector, data, split),
         kept_good_share=float(kept[~mislabelled].mean()),
         kept_mislabelled_share=float(kept[mislabelled].mean()) if mislabelled.any() else None,

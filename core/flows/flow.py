@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-_HALF_LOG_TAU = 0.5 * math.log(2 * math.pi)
+HALF_LOG_TAU = 0.5 * math.log(2 * math.pi)
 
 
 class Flow(nn.Module, ABC):
@@ -28,11 +28,11 @@ class Flow(nn.Module, ABC):
 
     def nll_of(self, z_ND: Tensor, log_det_N: Tensor) -> Tensor:
         """The same from what `forward` gave."""
-        nll: Tensor = (0.5 * z_ND.square().sum(dim=1) - log_det_N) / self.dimensions + _HALF_LOG_TAU
+        nll: Tensor = (0.5 * z_ND.square().sum(dim=1) - log_det_N) / self.dimensions + HALF_LOG_TAU
         return nll
 
     def rarity_of(self, z_ND: Tensor, log_det_N: Tensor) -> Tensor:
-        """How anomalous each row is (N,), higher is more so: `nll_of`, unless a flow judges by something else than what
-        it learns by.
+        """How anomalous each row is, higher is more so: `nll_of` (N,), unless a flow scores by something else than what
+        it is trained by. A product of K flows gives the K terms (N, K).
         """
         return self.nll_of(z_ND, log_det_N)

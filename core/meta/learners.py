@@ -1,4 +1,4 @@
-"""What is meta-learned of `patchflow`: its guide, and the flow over what the guide tells."""
+"""What is meta-learned of `headflow`: its guide, and the flow over what the guide tells."""
 
 import torch
 from torch import Tensor
@@ -7,7 +7,7 @@ from torch.func import functional_call
 from core.adaptation.inner_loop import Parameters, loss_of
 from core.detectors.base import Lesson, length
 from core.detectors.guide import LessonLoss
-from core.detectors.patchflow import FLOW, GUIDE, PatchFlow
+from core.detectors.headflow import FLOW, GUIDE, HeadFlow
 from core.detectors.windows import Windows
 from core.meta.outer_loop import InnerSteps, meta_gradient
 from core.meta.tasks import Task
@@ -18,7 +18,7 @@ Batch = tuple[dict[str, Tensor], Tensor]
 _TOKENS = 2048
 
 
-def parameters_of(detector: PatchFlow) -> Parameters:
+def parameters_of(detector: HeadFlow) -> Parameters:
     """Copies of what is meta-learned, by the names that `begin_at` knows."""
     modules = {GUIDE: detector.panel[0].guide, FLOW: detector.flow}
     return {
@@ -32,7 +32,7 @@ def parameters_of(detector: PatchFlow) -> Parameters:
 class TaskLearner:
     """The gradients of one task. The detector lends its modules and statistics; its parameters stay as they are."""
 
-    def __init__(self, detector: PatchFlow, task: Task, guide: InnerSteps, flow: InnerSteps, seed: int) -> None:
+    def __init__(self, detector: HeadFlow, task: Task, guide: InnerSteps, flow: InnerSteps, seed: int) -> None:
         self._detector = detector
         self._task = task
         self._guide, self._flow = guide, flow

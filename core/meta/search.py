@@ -20,7 +20,7 @@ from core.adaptation.rejection import Rejection
 from core.adaptation.retuning import Retuning
 from core.detectors.base import Embedding, Lesson, Progress, select
 from core.detectors.guide import Guide
-from core.detectors.patchflow import FLOW, PatchFlow
+from core.detectors.headflow import FLOW, HeadFlow
 from core.evaluation.metrics import image_auroc
 from core.lessons import Embedder
 from core.messages import Part
@@ -99,7 +99,7 @@ class Arena:
     to. Its pooled term has nothing meta-learned, so its weight is to be 0.
     """
 
-    detector: PatchFlow
+    detector: HeadFlow
     taught: Sequence[MetaLine]
     judged: Sequence[JudgedLine]
     settings: SearchSettings
@@ -161,7 +161,7 @@ def mixed(division: Division, seed: int) -> Division:
     return Division(division.folds[order], division.watching[order])
 
 
-def _begun(detector: PatchFlow, theta: Parameters, good: Embedding) -> PatchFlow:
+def _begun(detector: HeadFlow, theta: Parameters, good: Embedding) -> HeadFlow:
     """A copy that starts at `theta`, guide and flow, and has measured its inputs."""
     anchor = deepcopy(detector)
     anchor.begin_at(theta)
@@ -172,7 +172,7 @@ def _begun(detector: PatchFlow, theta: Parameters, good: Embedding) -> PatchFlow
     anchor.rescale(good)
     flow = {name.removeprefix(FLOW): value for name, value in theta.items() if name.startswith(FLOW)}
     started = with_flow(anchor, flow)
-    assert isinstance(started, PatchFlow)
+    assert isinstance(started, HeadFlow)
     return started.eval()
 
 

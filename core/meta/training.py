@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from core.adaptation.inner_loop import Parameters
-from core.detectors.patchflow import PatchFlow
+from core.detectors.headflow import HeadFlow
 from core.meta.learners import TaskLearner
 from core.meta.settings import MetaTraining, Turn
 from core.meta.tasks import MetaLine, draw_task
@@ -47,7 +47,7 @@ _MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 def meta_train(
-    detector: PatchFlow,
+    detector: HeadFlow,
     lines: Sequence[MetaLine],
     settings: MetaTraining,
     state: MetaState,

@@ -179,15 +179,15 @@ def test_unseen_classes_are_left_out_in_turn_and_a_second_run_goes_on(flowgauge:
 def test_detectors_are_compared_each_in_its_own_process(flowgauge: Shell, tmp_path: Path) -> None:
     out, page = tmp_path / "detectors.json", tmp_path / "detectors.html"
     data = ("benchmark", "detectors", tiny_dataset(), "--size", SIDE, "--device", "cpu", "--limit", "10")
-    done = flowgauge(*data, "--detector", "patchflow", "--json", out, "--html", page)
+    done = flowgauge(*data, "--detector", "headflow", "--json", out, "--html", page)
     assert done.code == 0, done.err
     first = json.loads(out.read_text())
     (entrant,) = first["entrants"]
     assert entrant["peak_bytes"] > 10 * entrant["snapshot_bytes"] > 0
     assert {image["kind"] for image in entrant["wall"]} == {"good", "scratch", "stain"}
-    assert "patchflow ranks them best" in page.read_text()
+    assert "headflow ranks them best" in page.read_text()
 
-    again = flowgauge(*data, "--detector", "patchflow", "--json", out)
+    again = flowgauge(*data, "--detector", "headflow", "--json", out)
     assert again.code == 0
     assert json.loads(out.read_text()) == first
 

@@ -48,7 +48,7 @@ def test_snapshots_are_listed_shown_and_rolled_back_to(flowgauge: Shell, store: 
     assert [each["active"] for each in listed] == [False, False, True]
     shown = flowgauge("snapshots", "show", LINE, fitted["version"], "--store", store).out
     assert fitted["version"] in shown
-    assert "patchflow" in shown
+    assert "headflow" in shown
 
 
 def test_a_version_that_is_not_stored_is_a_mistake(flowgauge: Shell, store: Path) -> None:
@@ -195,7 +195,7 @@ def test_an_evaluation_writes_its_figures(flowgauge: Shell, tmp_path: Path) -> N
     assert figures["speed_ratio"] == pytest.approx(figures["images_per_second"] / figures["backbone_images_per_second"])
 
 
-def test_only_patchflow_has_members(flowgauge: Shell) -> None:
+def test_only_headflow_has_members(flowgauge: Shell) -> None:
     done = flowgauge("evaluate", tiny_dataset(), "--detector", "rad", "--members", "3")
     assert done.code == 2
     assert "rad has no members" in done.err

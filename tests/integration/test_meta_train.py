@@ -37,7 +37,7 @@ def test_parameters_come_with_a_card_and_a_plot(flowgauge: Shell, tmp_path: Path
     assert flowgauge(*fit, "--device", "cpu").code == 0
     refused = flowgauge(*fit, "--device", "cpu", "--detector", "rad")
     assert refused.code == 2
-    assert "another patchflow than this rad" in refused.err
+    assert "another headflow than this rad" in refused.err
 
 
 def test_what_is_kept_of_a_run_goes_on_and_another_runs_does_not(tmp_path: Path) -> None:

@@ -153,7 +153,7 @@ def test_peers_need_features_by_stride(flowgauge: Shell, splits: Path) -> None:
     command = ("benchmark", "noise", tiny_dataset(), "--splits", splits, "--seeds", "0", "--detector", "rad")
     done = flowgauge(*command, "--variant", "patchcore")
     assert done.code == 2
-    assert "patchcore needs the features that patchflow keeps" in done.err
+    assert "patchcore needs the features that headflow keeps" in done.err
 
 
 @pytest.fixture

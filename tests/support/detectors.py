@@ -8,24 +8,25 @@ import torch
 from torch import Tensor
 
 from core.detectors.base import Detector, FeatureShape, Lesson, joined
-from core.detectors.patchflow import panel_options
+from core.detectors.headflow import panel_options
 from core.detectors.registry import DETECTORS, FROM_PIXELS, create
 
 SHAPE = FeatureShape(channels=(4, 6, 8), strides=(4, 8, 16), size=64)
 
 _QUICK = {"steps": 40, "batch": 64, "check_every": 20}
-_PATCHFLOW: dict[str, Any] = {
+_HEADFLOW: dict[str, Any] = {
     "guide": {"hidden": 12, "inner": 8, "dimensions": 4, "epochs": 4},
     "paintings": 1,
     "pooled": {"blocks": 2, "hidden": 16, "training": _QUICK},
     "training": _QUICK,
     "top": 0.05,
 }
-PANEL = "patchflow, a panel"
+PANEL = "headflow, a panel"
 CONFIGS: dict[str, dict[str, Any]] = {
+    "featureflow": {"dimensions": 6, "blocks": 2, "hidden": 16, "training": _QUICK, "top": 0.05},
     "rad": {"blocks": 2, "hidden": 16, "views": [{}, {"turns": 2}], "training": _QUICK},
-    "patchflow": _PATCHFLOW,
-    PANEL: _PATCHFLOW | panel_options(3),
+    "headflow": _HEADFLOW,
+    PANEL: _HEADFLOW | panel_options(3),
     "csflow": {"blocks": 2, "hidden": 8, "training": _QUICK | {"batch": 16, "noise": 0.3}},
     "glass": {"paintings": 1, "hidden": 16, "steps": 120, "places": 64, "learning_rate": 1e-2, "top": 0.05, "local": 1},
     "lamp": {"patches": 2, "layers": 4, "width": 8, "training": {"steps": 60, "batch": 8, "learning_rate": 5e-3}},

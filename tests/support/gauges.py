@@ -19,7 +19,13 @@ MATERIAL = "brushed-metal"
 SIZE = 96
 
 QUICK = {
-    "patchflow": {
+    "featureflow": {
+        "dimensions": 24,
+        "blocks": 3,
+        "hidden": 48,
+        "training": {"steps": 200, "batch": 256, "learning_rate": 1e-2, "noise": 0.05, "check_every": 50},
+    },
+    "headflow": {
         "guide": {"hidden": 24, "inner": 16, "dimensions": 6, "epochs": 3},
         "paintings": 2,
         "pooled": {"blocks": 2, "hidden": 32, "training": {"steps": 40, "batch": 32, "check_every": 20}},
@@ -63,14 +69,14 @@ def defects(
     return [decode(png(line().defect(index, kinds[index % len(kinds)], condition).pixels)) for index in indices]
 
 
-def settings(detector: str = "patchflow") -> FitSettings:
+def settings(detector: str = "headflow") -> FitSettings:
     backbone = PIXELS_SPEC if detector in FROM_PIXELS else BackboneSpec()
     config, preprocessing = QUICK[detector], Preprocessing(size=SIZE)
     return FitSettings(detector=detector, config=config, backbone=backbone, preprocessing=preprocessing)
 
 
 @cache
-def gauge(detector: str = "patchflow") -> Gauge:
+def gauge(detector: str = "headflow") -> Gauge:
     """Fitted to 36 good parts; shared by all tests, which is safe: a gauge never changes."""
     labelled = [(picture, "") for picture in defects(range(60, 64))] if detector in FROM_LABELS else []
     return fit(goods(range(36)), line="press-3", settings=settings(detector), at=AT, labelled=labelled, seed=0)

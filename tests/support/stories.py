@@ -41,7 +41,7 @@ def sample_story(accepted: bool = True, seed: int = 0) -> Story:
         command="flowgauge demo --seed 0",
         software="flowgauge 0.1.0",
         gauge=GaugeFacts(
-            detector="patchflow",
+            detector="headflow",
             backbone="lite0",
             version="g0",
             fitted_on=160,

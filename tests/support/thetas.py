@@ -9,7 +9,7 @@ from core.meta.theta import Card, Theta
 
 def theta_of(parameters: dict[str, Tensor], backbone_sha256: str = "") -> Theta:
     card = Card(
-        detector="patchflow",
+        detector="headflow",
         config={},
         backbone=BackboneSpec(sha256=backbone_sha256),
         size=64,

@@ -192,7 +192,7 @@ def _dirty_buffer() -> list[Picture]:
 DEFECTIVE = {"image-3", "image-12", "image-21", "image-30", "image-42"}
 
 
-def _given(detector: str = "patchflow") -> AdaptationInput:
+def _given(detector: str = "headflow") -> AdaptationInput:
     return AdaptationInput(
         line="press-3",
         version="adapted-1",
@@ -208,11 +208,11 @@ def _given(detector: str = "patchflow") -> AdaptationInput:
 
 
 @cache
-def _outcome(detector: str = "patchflow") -> AdaptationOutcome:
+def _outcome(detector: str = "headflow") -> AdaptationOutcome:
     return adapt(_given(detector))
 
 
-@pytest.fixture(params=["patchflow", "rad", "csflow"])
+@pytest.fixture(params=["headflow", "rad", "csflow"])
 def outcome(request: pytest.FixtureRequest) -> Iterator[AdaptationOutcome]:
     before = save(gauge(str(request.param)))
     yield _outcome(str(request.param))

@@ -155,7 +155,7 @@ def test_progress_is_told() -> None:
 
 
 def test_an_unknown_detector_is_named_with_the_known_ones() -> None:
-    with pytest.raises(SettingsError, match=r"no detector 'padim'.*patchflow"):
+    with pytest.raises(SettingsError, match=r"no detector 'padim'.*headflow"):
         create("padim", {}, SHAPE)
 
 
@@ -176,10 +176,10 @@ def test_a_detector_from_elsewhere_can_be_offered(monkeypatch: pytest.MonkeyPatc
 
 def test_a_name_that_is_taken_is_refused() -> None:
     class Impostor(Rad):
-        name = "patchflow"
+        name = "headflow"
 
     before = dict(registry.DETECTORS)
-    with pytest.raises(ValueError, match="patchflow is the name of another"):
+    with pytest.raises(ValueError, match="headflow is the name of another"):
         offer(Impostor, RadConfig)
     assert before == registry.DETECTORS
 

@@ -30,7 +30,7 @@ def doubting(given: Lesson) -> Lesson:
 
 
 def taught_by(given: Lesson) -> Detector:
-    detector = create("patchflow", CONFIGS["patchflow"] | {"pooled_weight": 0}, SHAPE)
+    detector = create("headflow", CONFIGS["headflow"] | {"pooled_weight": 0}, SHAPE)
     detector.learn(given, seed=0, progress=_quiet)
     return detector.eval()
 
@@ -40,7 +40,7 @@ def _quiet(*_: Any) -> None:
 
 
 def test_an_image_all_of_whose_places_are_doubted_teaches_nothing() -> None:
-    detector = require_adaptable(small("patchflow"))
+    detector = require_adaptable(small("headflow"))
     given = lesson(detector)
     side = given.mask.shape[1]
     (guide,) = detector.guides
@@ -59,7 +59,7 @@ def test_an_image_all_of_whose_places_are_doubted_teaches_nothing() -> None:
 
 
 def test_where_no_place_is_doubted_nothing_changes() -> None:
-    given = lesson(small("patchflow"))
+    given = lesson(small("headflow"))
     side = given.mask.shape[1]
     none = replace(given, doubted=torch.zeros(24, side, side, dtype=torch.bool))
     one, other = taught_by(given).state_dict(), taught_by(none).state_dict()
@@ -67,7 +67,7 @@ def test_where_no_place_is_doubted_nothing_changes() -> None:
 
 
 def test_windows_tell_doubted_from_painted_and_from_good_places() -> None:
-    given = doubting(spoilt(small("patchflow")))
+    given = doubting(spoilt(small("headflow")))
     side = given.mask.shape[1]
     windows = Windows(given, side, seed=1)
     _, share = windows.of(torch.tensor([0, 23, 24]))
@@ -77,7 +77,7 @@ def test_windows_tell_doubted_from_painted_and_from_good_places() -> None:
 
 
 def test_doubts_stay_with_their_images() -> None:
-    given = doubting(spoilt(small("patchflow")))
+    given = doubting(spoilt(small("headflow")))
     left = given.without(torch.arange(20))
     assert left.doubted is not None
     assert left.doubted.flatten(1).any(dim=1).tolist() == [True] * 4

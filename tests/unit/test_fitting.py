@@ -70,6 +70,6 @@ def test_progress_names_what_is_done() -> None:
     assert all(part in words for part in ("reading features", "painted defects", "guide", "flow", "fold 1 of 2"))
 
 
-def test_the_default_is_patchflow_on_the_packaged_backbone() -> None:
-    assert FitSettings().detector == "patchflow"
+def test_the_default_is_headflow_on_the_packaged_backbone() -> None:
+    assert FitSettings().detector == "headflow"
     assert FitSettings().backbone.name == "tf_efficientnet_lite0"

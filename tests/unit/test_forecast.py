@@ -37,7 +37,7 @@ def forecast(shift: float = 0.6, twins: bool = False, choice: Choice = Choice.YO
     groups = (Twins(names=("good/1", "good/<2>"), distance=0.2, across=True),) if twins else ()
     return Forecast(
         dataset="tiles",
-        detector="patchflow",
+        detector="headflow",
         software="flowgauge 0",
         key="key",
         chooser=Chooser(choice=choice, costs=COSTS, budget=0.01),

@@ -1,4 +1,4 @@
-"""Laws of the outer loop, on functions whose gradients are known, and on a patchflow small enough for a second."""
+"""Laws of the outer loop, on functions whose gradients are known, and on a headflow small enough for a second."""
 
 from dataclasses import replace
 from functools import cache
@@ -12,7 +12,7 @@ from torch import Tensor
 from core.adaptation.inner_loop import Parameters
 from core.backbones import BackboneSpec
 from core.detectors.base import length
-from core.detectors.patchflow import GUIDE, PatchFlow, PatchFlowConfig
+from core.detectors.headflow import GUIDE, HeadFlow, HeadFlowConfig
 from core.errors import SettingsError, SnapshotCorrupt
 from core.fitting import FitSettings, embedder_for
 from core.meta import theta as theta_module
@@ -88,15 +88,15 @@ def test_only_the_head_moves_in_the_inner_loop_and_both_in_the_outer(order: Orde
     assert all(value.abs().sum() > 0 for value in gradient.values())
 
 
-def small_patchflow() -> PatchFlow:
-    detector = small("patchflow")
-    assert isinstance(detector, PatchFlow)
+def small_headflow() -> HeadFlow:
+    detector = small("headflow")
+    assert isinstance(detector, HeadFlow)
     return detector
 
 
 @cache
 def lines() -> tuple[MetaLine, ...]:
-    detector = small_patchflow()
+    detector = small_headflow()
     return tuple(
         MetaLine(
             name=f"line {number}",
@@ -124,7 +124,7 @@ def test_a_task_judges_by_what_did_not_teach(share: float, wrong: int) -> None:
 
 def trained(state: MetaState | None = None, until: int | None = None) -> MetaState:
     """To the end, or to the end of turn `until`."""
-    detector = small_patchflow()
+    detector = small_headflow()
     state = state or MetaState(parameters_of(detector))
     try:
         meta_train(detector, lines(), QUICK, state, lambda now: _stop(len(now.turns) == until))
@@ -159,7 +159,7 @@ def test_an_interrupted_run_goes_on_to_the_same_end() -> None:
 
 
 def test_the_detector_lends_its_modules_and_keeps_its_parameters() -> None:
-    detector = small_patchflow()
+    detector = small_headflow()
     before = parameters_of(detector)
     meta_train(detector, lines(), QUICK.model_copy(update={"turns": 2}), MetaState(before), lambda now: None)
     after = parameters_of(detector)
@@ -174,7 +174,7 @@ def test_parameters_survive_the_file_and_a_detector_begins_there(tmp_path: Path)
     write(theta(), tmp_path / "theta.safetensors")
     found = read(tmp_path / "theta.safetensors")
     assert found.card == theta().card
-    detector = small_patchflow()
+    detector = small_headflow()
     found.let_begin(detector)
     begun = parameters_of(detector)
     assert all(torch.equal(begun[n], value) for n, value in whole().theta.items() if n.startswith(GUIDE))
@@ -182,14 +182,14 @@ def test_parameters_survive_the_file_and_a_detector_begins_there(tmp_path: Path)
 
 
 def test_parameters_of_something_else_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match="another patchflow than this rad"):
+    with pytest.raises(SettingsError, match="another headflow than this rad"):
         theta().let_begin(small("rad"))
     with pytest.raises(SettingsError, match="meta-train"):
         theta().require_backbone(BackboneSpec(sha256="cd"))
     theta().require_backbone(BackboneSpec(sha256="ab"))
     wide = replace(theta(), parameters={**whole().theta, "guide.scale": torch.ones(3)})
     with pytest.raises(SettingsError, match="another"):
-        wide.let_begin(small_patchflow())
+        wide.let_begin(small_headflow())
     (tmp_path / "a.safetensors").write_bytes(b"something")
     for name in ("a.safetensors", "missing.safetensors"):
         with pytest.raises(SettingsError, match="holds no meta-learned parameters"):
@@ -201,10 +201,10 @@ def test_the_parameters_that_come_with_the_package_are_the_default_gauges() -> N
     embedder = embedder_for(FitSettings(), "cpu")
     theta.require_backbone(embedder.backbone.spec)
     theta.let_begin(embedder.detector)
-    assert isinstance(embedder.detector, PatchFlow)
+    assert isinstance(embedder.detector, HeadFlow)
     begun = parameters_of(embedder.detector)
     assert all(torch.equal(begun[n], value) for n, value in theta.parameters.items() if n.startswith(GUIDE))
-    assert PatchFlowConfig.model_validate(theta.card.config) == embedder.detector.config
+    assert HeadFlowConfig.model_validate(theta.card.config) == embedder.detector.config
     assert {line.split()[0] for line in theta.card.lines} == set(MATERIALS), "learned on procedural lines alone"
     assert (Path(theta_module.__file__).parent / theta_module.FILE).stat().st_size < 10 * 2**20
 

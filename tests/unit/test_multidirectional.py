@@ -97,7 +97,7 @@ def test_good_images_alone_move_the_directions_up_their_likelihood() -> None:
 
 
 def test_adapting_it_is_refused() -> None:
-    with pytest.raises(UserError, match=r"multidirectional cannot be adapted.*patchflow"):
+    with pytest.raises(UserError, match=r"multidirectional cannot be adapted.*headflow"):
         require_adaptable(without_labels())
 
 

@@ -8,7 +8,7 @@ import torch
 from adapters.report.curves import curves_svg
 from core.adaptation.inner_loop import Parameters
 from core.detectors.base import Embedding, length
-from core.detectors.patchflow import GUIDE, PatchFlow
+from core.detectors.headflow import GUIDE, HeadFlow
 from core.errors import DatasetError
 from core.evaluation.embedded import Embedded, embedded, restored
 from core.evaluation.noise import Cell, Variant, contaminated_fit, curves
@@ -43,7 +43,7 @@ def data() -> Embedded:
 def elsewhere() -> Theta:
     """A start that nobody learned."""
     detector = embedder_for(settings(), "cpu").detector
-    assert isinstance(detector, PatchFlow)
+    assert isinstance(detector, HeadFlow)
     generator = torch.Generator().manual_seed(9)
     parameters = parameters_of(detector)
     return theta_of({name: p + 0.02 * torch.randn(p.shape, generator=generator) for name, p in parameters.items()})
@@ -64,7 +64,7 @@ def same(one: Embedding, other: Embedding) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
-@pytest.mark.parametrize("detector", ["patchflow", "rad"])
+@pytest.mark.parametrize("detector", ["headflow", "rad"])
 def test_a_part_is_what_those_images_alone_give(detector: str) -> None:
     chosen = settings(detector)
     pictures, names = goods(range(6)), tuple("abcdef")
@@ -173,7 +173,7 @@ def test_a_teacher_begins_where_it_is_told_and_ends_elsewhere() -> None:
     lesson = data().part(SPLIT.train)
     random, told = (Teacher(settings(), data().shape, 0, _quiet, start) for start in (None, elsewhere()))
     untaught = told.untaught()
-    assert isinstance(untaught, PatchFlow)
+    assert isinstance(untaught, HeadFlow)
     begun = parameters_of(untaught)
     assert {n for n, value in elsewhere().parameters.items() if torch.equal(begun[n], value)} == guides(begun)
     one, other = (teacher.taught(lesson, "all").state_dict() for teacher in (random, told))

@@ -1,4 +1,4 @@
-"""Several members of one `patchflow`, each taught without one fold of the parts."""
+"""Several members of one `headflow`, each taught without one fold of the parts."""
 
 from dataclasses import replace
 from typing import Any
@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from core.detectors.base import Lesson, folds_of_rows, select
-from core.detectors.patchflow import PatchFlow, PatchFlowConfig, panel_options
+from core.detectors.headflow import HeadFlow, HeadFlowConfig, panel_options
 from core.detectors.registry import create
 from core.errors import DatasetError, SettingsError
 from tests.support.detectors import CONFIGS, PANEL, SHAPE, features, lesson, small
@@ -17,9 +17,9 @@ def quiet(what: str, done: int, total: int) -> None:
     """No progress to look at."""
 
 
-def taught_by(given: Lesson, **changes: Any) -> PatchFlow:
-    detector = create("patchflow", CONFIGS[PANEL] | changes, SHAPE)
-    assert isinstance(detector, PatchFlow)
+def taught_by(given: Lesson, **changes: Any) -> HeadFlow:
+    detector = create("headflow", CONFIGS[PANEL] | changes, SHAPE)
+    assert isinstance(detector, HeadFlow)
     detector.learn(given, seed=0, progress=quiet)
     return detector.eval()
 
@@ -57,7 +57,7 @@ def test_a_place_is_as_anomalous_as_those_find_it_that_are_heard() -> None:
 
 def test_members_begin_alike_and_end_apart() -> None:
     begun = small(PANEL)
-    assert isinstance(begun, PatchFlow)
+    assert isinstance(begun, HeadFlow)
     first, *others = (member.guide.state_dict() for member in begun.panel)
     assert all(torch.equal(first[name], other[name]) for other in others for name in first)
     ended = [member.guide.leave.weight for member in taught_by(lesson(begun)).panel]
@@ -85,11 +85,11 @@ def test_no_member_learns_from_folds_that_it_does_without(
 @pytest.mark.parametrize(("members", "unseen"), [(1, 2), (3, 3)])
 def test_a_panel_that_nothing_is_left_to_teach_is_refused(members: int, unseen: int) -> None:
     with pytest.raises(SettingsError, match="nothing is left to teach a member"):
-        create("patchflow", CONFIGS[PANEL] | {"members": members, "unseen": unseen}, SHAPE)
+        create("headflow", CONFIGS[PANEL] | {"members": members, "unseen": unseen}, SHAPE)
 
 
 def test_from_four_members_on_each_does_without_some_two_fifths_and_half_are_heard() -> None:
-    panels = {members: PatchFlowConfig.model_validate(panel_options(members)) for members in range(1, 11)}
+    panels = {members: HeadFlowConfig.model_validate(panel_options(members)) for members in range(1, 11)}
     assert [(panels[few].unseen, panels[few].heard) for few in (1, 2, 3)] == [(1, 1)] * 3
     assert all(0.3 < panels[many].unseen / many <= 0.5 and panels[many].heard == 0.5 for many in range(4, 11))
 

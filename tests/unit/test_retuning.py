@@ -20,16 +20,16 @@ from core.adaptation.uncertainty import L2Rule
 from core.detectors import guide as guide_module
 from core.detectors.adaptable import require_adaptable
 from core.detectors.base import Detector, Embedding, Lesson, length, select
-from core.detectors.patchflow import PatchFlow
+from core.detectors.headflow import HeadFlow
 from tests.support.detectors import PANEL, features, lesson, mask, small, taught
 
 LOOP = InnerLoop(alpha=0.1, steps=12, batch=8, warm_up=4, l2=L2Rule(lowest=0.01, highest=0.5))
 
 
 @cache
-def anchor(name: str = "patchflow") -> PatchFlow:
+def anchor(name: str = "headflow") -> HeadFlow:
     detector = taught(name)
-    assert isinstance(detector, PatchFlow)
+    assert isinstance(detector, HeadFlow)
     return detector
 
 
@@ -44,7 +44,7 @@ def lessons() -> Lessons:
     return Lessons.divided(shifted(), torch.arange(4))
 
 
-def tuned(name: str = "patchflow", loop: InnerLoop = LOOP) -> tuple[PatchFlow, list[Step]]:
+def tuned(name: str = "headflow", loop: InnerLoop = LOOP) -> tuple[HeadFlow, list[Step]]:
     return retuned(anchor(name), lessons(), loop, seed=3, round_number=2)
 
 
@@ -118,7 +118,7 @@ def test_a_detector_without_guides_stays_as_it_is() -> None:
 
 
 def test_small_detectors_have_the_guides_that_they_say() -> None:
-    assert [len(require_adaptable(small(name)).guides) for name in ("rad", "patchflow", PANEL)] == [0, 1, 3]
+    assert [len(require_adaptable(small(name)).guides) for name in ("rad", "headflow", PANEL)] == [0, 1, 3]
 
 
 def test_what_becomes_suspect_does_not_teach_the_last_guide(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ from tests.support.gauges import gauge, goods
 
 
 def test_each_gauge_says_what_it_says_alone() -> None:
-    gauges = [gauge("patchflow"), gauge("rad"), gauge("patchflow")]
+    gauges = [gauge("headflow"), gauge("rad"), gauge("headflow")]
     squares = gauges[0].manifest.preprocessing.squares(goods(range(700, 719)))
     together = score_by_each(gauges, squares)
     assert [scores.shape for scores in together] == [(19,)] * 3

@@ -23,7 +23,7 @@ def verdict(number: int, score: float, threshold: float = 2.0) -> Verdict:
         threshold=threshold,
         decision=Decision.REJECT if score > threshold else Decision.PASS,
         gauge_version="fit-1",
-        detector="patchflow",
+        detector="headflow",
         statistics=Statistics(brightness=0.5, contrast=0.1, focus=0.0),
         source=Source(topic="images", partition=0, offset=number),
     )

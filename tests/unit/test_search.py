@@ -16,7 +16,7 @@ from adapters.cli.searching import Evaluation, MetaSearch, best, table
 from adapters.report.search import search_svg
 from core.adaptation.refinement import Division
 from core.detectors.base import length
-from core.detectors.patchflow import PatchFlow
+from core.detectors.headflow import HeadFlow
 from core.errors import UserError
 from core.fitting import embedder_for
 from core.meta.search import DEFAULTS, SUPPORT, Arena, Choice, JudgedLine, SearchSettings, mixed
@@ -32,8 +32,8 @@ def quiet(what: str, done: int, total: int) -> None:
 
 
 def arena() -> Arena:
-    detector = small("patchflow")
-    assert isinstance(detector, PatchFlow)
+    detector = small("headflow")
+    assert isinstance(detector, HeadFlow)
     taught = MetaLine("taught", lesson(detector), detector.embed(features(8, seed=60, defect=True)), mask(8, detector))
     good, plain, marred = (
         detector.embed(features(20, seed, defect)) for seed, defect in ((70, False), (71, False), (71, True))
@@ -156,4 +156,4 @@ def test_one_evaluation_from_images_to_figures(monkeypatch: pytest.MonkeyPatch, 
     (found,) = search().run(1, tmp_path / "search.json")
     assert isinstance(found, Evaluation)
     assert 0.5 < found.worst <= 1
-    assert isinstance(embedder_for(settings(), "cpu").detector, PatchFlow)
+    assert isinstance(embedder_for(settings(), "cpu").detector, HeadFlow)

@@ -85,7 +85,7 @@ def test_a_judgement_does_not_depend_on_its_neighbours() -> None:
 
 def test_gauges_of_many_lines_share_a_batch_and_keep_their_own_scores() -> None:
     pictures = goods(range(40, 44))
-    pairs = [(gauge("patchflow" if i % 2 else "rad"), picture) for i, picture in enumerate(pictures)]
+    pairs = [(gauge("headflow" if i % 2 else "rad"), picture) for i, picture in enumerate(pictures)]
     for (own, picture), judgement in zip(pairs, judge_each(pairs), strict=True):
         assert judgement.score == pytest.approx(own.judge([picture])[0].score, rel=1e-4)
 

@@ -1,4 +1,4 @@
-"""`patchflow`, the default: a flow over guided tokens, one for every place of the image.
+"""`headflow`, the default: a flow over guided tokens, one for every place of the image.
 
 Features of several strides meet on one grid, where the guide (see `core.detectors.guide`) keeps what tells defects from
 good surfaces; a flow of coupling blocks gives the likelihood of each place. The image's score is that of its most
@@ -30,7 +30,7 @@ GUIDE, FLOW = "guide.", "flow."
 """What the names of meta-learned parameters begin with."""
 
 
-class PatchFlowConfig(Part):
+class HeadFlowConfig(Part):
     """`top` is the share of places whose mean is the image's score, in (0, 1]; `noise` of the training lies on tokens
     whose mean deviation is 1, and keeps the flow from whitening away the guide's sense of distance. `pooled_weight` is
     that of the pooled features' likelihood beside the places', both in units of their own spread on good images.
@@ -80,11 +80,11 @@ def panel_options(members: int) -> dict[str, Any]:
     return {"members": members, "unseen": round(0.4 * members), "heard": 0.5, "pooled_weight": 0.5}
 
 
-class PatchFlow(Adaptable):
-    name = "patchflow"
-    config: PatchFlowConfig
+class HeadFlow(Adaptable):
+    name = "headflow"
+    config: HeadFlowConfig
 
-    def __init__(self, config: PatchFlowConfig, shape: FeatureShape) -> None:
+    def __init__(self, config: HeadFlowConfig, shape: FeatureShape) -> None:
         side = shape.size // grid_stride(shape)
         super().__init__(config, shape, (side, side))
         self.paintings = config.paintings
@@ -216,7 +216,7 @@ class _Own:
     tokens: Tensor
 
 
-def _member(config: PatchFlowConfig, shape: FeatureShape) -> Member:
+def _member(config: HeadFlowConfig, shape: FeatureShape) -> Member:
     with seeded(0):
         return Member(MemberConfig(guide=config.guide, pooled=config.pooled), shape)
 

@@ -1,0 +1,278 @@
+"""`featureflow`, the default: normalizing flows over the multi-scale features of each patch.
+
+The frozen features of all strides meet on the grid of the second finest one. Several flows give likelihoods of each
+patch: one of all strides together, and one of each stride that is not finer than the grid. Features are standardised
+and projected on their principal components, each scaled to unit variance, before a flow sees them (RAD, arXiv
+2508.17789 eq. 1; patch by patch as in CFLOW-AD, arXiv 2107.12571). An image has one score for each flow, the mean over
+its most anomalous patches. Their weights are found on the line itself: a flow weighs the more the better it separates
+synthetic anomalies, which train no flow, from the good images they were made of (decision 20).
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from sklearn.metrics import roc_auc_score
+from torch import Tensor, nn
+
+from core.detectors.adaptable import Adaptable
+from core.detectors.base import Embedding, FeatureShape, Lesson, Progress, Scores, length, select
+from core.detectors.guide import grid_stride, key, pyramid
+from core.detectors.headflow import smoothed
+from core.detectors.member import lower_spread
+from core.detectors.places import highest
+from core.detectors.windows import nhwc
+from core.flows.coupling import CouplingFlow
+from core.flows.product import ProductFlow
+from core.flows.training import Rows, Training, held_out_images, maximise_likelihood
+from core.messages import Part
+
+_CHUNK = 32
+"""Images whose patches pass the flows at once: more take hundreds of MiB for hidden units, fewer gain no memory."""
+_STILL = 0.5
+"""The share of the features' variance that location explains where parts lie still. On five products it was 0.70 and
+0.85 for parts in a fixture, at most 0.40 for others: a lower limit centres maps of parts that move, which costs them
+0.02 to 0.06 AUROC; a higher one gives up 0.01 on parts that do not.
+"""
+_PRIOR_IMAGES = 8
+"""Images that the statistics of all locations count as beside those of one. Fewer, and a handful of training images
+makes locations that they happen to agree on alarm; more, and locations lose their own scale.
+"""
+_NEIGHBOURS = 1.0
+"""Deviation of the Gaussian, in patches, under which neighbouring locations share their statistics: parts do not lie
+to the pixel. At 3 and more the border of a part and its ground become one.
+"""
+
+
+class FeatureFlowConfig(Part):
+    dimensions: int = Field(96, ge=2, description="principal components that a flow sees, at most")
+    blocks: int = Field(6, ge=1, description="affine coupling blocks of each flow")
+    hidden: int = Field(256, ge=1, description="hidden units of each block's network")
+    clamp: float = Field(1.9, gt=0, description="bound on the logarithm of a coupling's scales (RAD s.3.1)")
+    top: float = Field(0.01, gt=0, le=1, description="share of an image's patches whose mean is its score")
+    temperature: float = Field(
+        0.02, gt=0, description="by how much less AUROC on synthetic anomalies a flow weighs 1/e of the best one"
+    )
+    training: Training = Field(
+        Training(steps=1000, batch=512, learning_rate=1e-2, noise=0.05, check_every=100, patience=10),
+        description="of all flows together",
+    )
+    patches: int = Field(2**18, ge=1, description="training patches that are kept in memory, at most")
+    paintings: int = Field(1, ge=1, description="synthetic anomalies for each good image, which set the weights")
+
+
+class FeatureFlow(Adaptable):
+    name = "featureflow"
+    config: FeatureFlowConfig
+    flow: ProductFlow
+
+    def __init__(self, config: FeatureFlowConfig, shape: FeatureShape) -> None:
+        stride = grid_stride(shape)
+        side = shape.size // stride
+        super().__init__(config, shape, (side, side))
+        self.paintings = config.paintings
+        widths = [
+            channels * (2 if each < stride else 1) for channels, each in zip(shape.channels, shape.strides, strict=True)
+        ]
+        coarse = [width for width, each in zip(widths, shape.strides, strict=True) if each >= stride]
+        inputs = [sum(widths), *coarse] if len(widths) > 1 else widths
+        self.whiten = nn.ModuleList(Whitening(width, min(config.dimensions, width)) for width in inputs)
+        self.flow = ProductFlow(
+            [
+                CouplingFlow(
+                    min(config.dimensions, width),
+                    blocks=config.blocks,
+                    hidden=config.hidden,
+                    clamp=config.clamp,
+                    seed=k,
+                )
+                for k, width in enumerate(inputs)
+            ]
+        )
+        terms = len(inputs)
+        self.location: Tensor
+        self.scale: Tensor
+        self.centre: Tensor
+        self.spread: Tensor
+        self.weight: Tensor
+        self.register_buffer("location", torch.zeros(terms, *self.grid))
+        self.register_buffer("scale", torch.ones(terms, *self.grid))
+        self.register_buffer("centre", torch.zeros(terms))
+        self.register_buffer("spread", torch.ones(terms))
+        self.register_buffer("weight", torch.full((terms,), 1 / terms))
+
+    def embed(self, features: Sequence[Tensor]) -> Embedding:
+        """`stride<s>` (B, C, H, W) in half precision: means over 3 x 3 neighbours, for a defect is rarely one patch
+        alone (PatchCore, arXiv 2106.08265 s.3.1). A stride finer than the grid comes as its mean and its maximum.
+        """
+        levels = pyramid(features, self.shape)
+        return {name: nhwc(_averaged(levels[name]).half()) for name in map(key, self.shape.strides)}
+
+    def surface(self, embedding: Embedding) -> Tensor:
+        """Of the coarsest stride: finer ones tell the texture's phase rather than what it is."""
+        return embedding[key(max(self.shape.strides))]
+
+    def learn(self, lesson: Lesson, *, seed: int, progress: Progress) -> None:
+        self._measure_inputs(lesson.good)
+        generator = torch.Generator().manual_seed(seed)
+        rows, image = self._patches(lesson, generator)
+        maximise_likelihood(
+            self.flow, Rows(rows, held_out_images(image, 0.1, seed)), self.config.training, seed=seed, progress=progress
+        )
+        self._calibrate(lesson, progress)
+
+    def _measure_inputs(self, good: Embedding) -> None:
+        for number, whiten in enumerate(self.whiten):
+            assert isinstance(whiten, Whitening)
+            whiten.measure(torch.cat([self._inputs(part)[number].flatten(0, 1) for part in _chunks(good)]))
+
+    def _patches(self, lesson: Lesson, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """(N, D) tokens of at most `patches` patches, as many of each image, and (N,) which image each is of."""
+        images = length(lesson.good)
+        count = min(self.grid[0] * self.grid[1], max(1, self.config.patches // images))
+        chosen = [torch.randperm(self.grid[0] * self.grid[1], generator=generator)[:count] for _ in range(images)]
+        places = torch.stack(chosen)
+        tokens = []
+        for part, rows in zip(_chunks(lesson.good), places.split(_CHUNK), strict=True):
+            every_BTD = self.tokens(part)
+            tokens.append(every_BTD.gather(1, rows[:, :, None].expand(-1, -1, every_BTD.shape[2])).flatten(0, 1))
+        return torch.cat(tokens), lesson.image.repeat_interleave(count)
+
+    def _calibrate(self, lesson: Lesson, progress: Progress) -> None:
+        """Take the maps' statistics of each location where parts lie still, the scale of each flow's image scores, and
+        the weights of the flows.
+        """
+        progress("weighing the flows", 0, 1)
+        good_NTK = self.patch_nll(lesson.good)
+        maps_NKHW = self._as_maps(good_NTK)
+        self.location.copy_(maps_NKHW.mean(dim=(0, 2, 3))[:, None, None].expand_as(self.location))
+        self.scale.copy_(maps_NKHW.std(dim=(0, 2, 3))[:, None, None].expand_as(self.scale))
+        if self._lies_still(lesson.good):
+            self._measure_locations(maps_NKHW)
+        tops_NK = self._tops(good_NTK)
+        self.centre.copy_(tops_NK.median(dim=0)[0])
+        self.spread.copy_(torch.stack([lower_spread(top_N) for top_N in tops_NK.T]))
+        if lesson.painted:
+            self._weigh(tops_NK, self._tops(self.patch_nll(lesson.painted)))
+        progress("weighing the flows", 1, 1)
+
+    def _lies_still(self, good: Embedding) -> bool:
+        """Whether location explains more than `_STILL` of the standardised features' variance. The variance between
+        locations is the covariance of the location means of two halves of the images, so that noise adds nothing.
+        """
+        images = length(good)
+        if images < 4:
+            return False
+        halves = [select(good, torch.arange(first, images, 2)) for first in (0, 1)]
+        between, total = [], []
+        for name in good:
+            first, second = (half[name].float().mean(dim=0) for half in halves)
+            within = good[name].float().var(dim=(0, 2, 3)).clamp_min(1e-12)
+            centred = [mean - mean.mean(dim=(1, 2), keepdim=True) for mean in (first, second)]
+            between.append((centred[0] * centred[1]).mean(dim=(1, 2)) / within)
+            total.append(within)
+        return bool(torch.cat(between).mean() > _STILL)
+
+    def _measure_locations(self, maps_NKHW: Tensor) -> None:
+        """Mean and deviation of each location, shrunk towards those of all."""
+        own = len(maps_NKHW) / (len(maps_NKHW) + _PRIOR_IMAGES)
+        mean_KHW = smoothed(maps_NKHW.mean(dim=0), _NEIGHBOURS)
+        location_KHW = own * mean_KHW + (1 - own) * self.location
+        variance_KHW = smoothed((maps_NKHW - location_KHW).square().mean(dim=0), _NEIGHBOURS)
+        self.scale.copy_((own * variance_KHW + (1 - own) * self.scale.square()).sqrt())
+        self.location.copy_(location_KHW)
+
+    def _weigh(self, good_NK: Tensor, synthetic_MK: Tensor) -> None:
+        """A softmax of how well each flow's scores separate synthetic anomalies from good images."""
+        defective = torch.arange(len(good_NK) + len(synthetic_MK)) >= len(good_NK)
+        scores = torch.cat([good_NK, synthetic_MK]).numpy()
+        aurocs = [roc_auc_score(defective.numpy(), term_N) for term_N in scores.T]
+        self.weight.copy_(torch.softmax(torch.tensor(aurocs) / self.config.temperature, dim=0))
+
+    def tokens(self, embedding: Embedding) -> Tensor:
+        """(B, h * w, D), row by row of the grid: the whitened features of all flows one after the other."""
+        inputs = self._inputs(embedding)
+        return torch.cat([whiten(x_BTC) for whiten, x_BTC in zip(self.whiten, inputs, strict=True)], dim=2)
+
+    def _inputs(self, embedding: Embedding) -> list[Tensor]:
+        """(B, h * w, C) of each flow: all strides together, then each that is not finer than the grid."""
+        levels = [_on_grid(embedding[key(stride)].float(), self.grid) for stride in self.shape.strides]
+        rows = [level.flatten(2).transpose(1, 2) for level in levels]
+        if len(rows) == 1:
+            return rows
+        stride = grid_stride(self.shape)
+        return [
+            torch.cat(rows, dim=2),
+            *(x for x, each in zip(rows, self.shape.strides, strict=True) if each >= stride),
+        ]
+
+    def patch_nll(self, embedding: Embedding) -> Tensor:
+        """(B, h * w, K): the negative log-likelihood of each patch by each flow, in nats per dimension."""
+        with torch.no_grad():
+            parts = [self.tokens(part) for part in _chunks(embedding)]
+            return torch.cat(
+                [self.flow.rarity_of(*self.flow(x.flatten(0, 1))).unflatten(0, x.shape[:2]) for x in parts]
+            )
+
+    def _as_maps(self, nll_BTK: Tensor) -> Tensor:
+        return nll_BTK.transpose(1, 2).unflatten(2, self.grid)
+
+    def _standard_maps(self, nll_BTK: Tensor) -> Tensor:
+        """(B, K, h, w): 0 where a patch is as likely as usual, 1 a deviation of good patches above it."""
+        return (self._as_maps(nll_BTK) - self.location) / self.scale
+
+    def _tops(self, nll_BTK: Tensor) -> Tensor:
+        """(B, K): the mean of each map's most anomalous patches."""
+        maps = self._standard_maps(nll_BTK).flatten(2)
+        return highest(maps.flatten(0, 1), self.config.top).unflatten(0, maps.shape[:2])
+
+    def image_scores(self, rarity_BT: Tensor, embedding: Embedding) -> Tensor:
+        """Weighted mean of the flows' scores (B, h * w, K), each 0 for the median good image and 1 a spread above."""
+        return ((self._tops(rarity_BT) - self.centre) / self.spread) @ self.weight
+
+    def patch_scores(self, rarity: Tensor) -> Tensor:
+        return (rarity - self.location.mean(dim=(1, 2))) / self.scale.mean(dim=(1, 2)) @ self.weight
+
+    def score_embedding(self, embedding: Embedding) -> Scores:
+        nll_BTK = self.patch_nll(embedding)
+        maps = (self._standard_maps(nll_BTK) * self.weight[:, None, None]).sum(dim=1)
+        return Scores(self.image_scores(nll_BTK, embedding), maps)
+
+
+class Whitening(nn.Module):
+    """(..., C) -> (..., D): standardised channels on their first D principal components, each of unit variance."""
+
+    mean: Tensor
+    projection: Tensor
+
+    def __init__(self, channels: int, dimensions: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(channels))
+        self.register_buffer("projection", torch.eye(channels, dimensions))
+
+    def measure(self, x_NC: Tensor) -> None:
+        """Take mean and principal components of N patches."""
+        self.mean.copy_(x_NC.mean(dim=0))
+        deviation_C = x_NC.std(dim=0).clamp_min(1e-6)
+        standard_NC = (x_NC - self.mean) / deviation_C
+        values, vectors = torch.linalg.eigh((standard_NC.T @ standard_NC).double() / len(x_NC))
+        kept = self.projection.shape[1]
+        # eigh sorts ascending; directions in which patches do not vary must not be blown up
+        scale = values.flip(0)[:kept].clamp_min(1e-6 * float(values[-1])).sqrt()
+        self.projection.copy_(vectors.flip(1)[:, :kept] / scale / deviation_C[:, None])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x - self.mean) @ self.projection
+
+
+def _averaged(x_BCHW: Tensor) -> Tensor:
+    return F.avg_pool2d(x_BCHW.float(), 3, stride=1, padding=1, count_include_pad=False)
+
+
+def _on_grid(x_BCHW: Tensor, grid: tuple[int, int]) -> Tensor:
+    return x_BCHW if x_BCHW.shape[2:] == grid else F.interpolate(x_BCHW, size=grid, mode="bilinear")
+
+
+def _chunks(embedding: Embedding) -> list[Embedding]:
+    return [select(embedding, rows) for rows in torch.arange(length(embedding)).split(_CHUNK)]
