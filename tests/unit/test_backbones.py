@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from core.backbones import LITE0, BackboneSpec, Origin, hub_spec, load_backbone
+from core.backbones import LITE0, BackboneSpec, Origin, load_backbone
 from core.errors import BackboneMismatch, SettingsError
 
 SMALL = "mobilenetv3_small_050"
@@ -88,7 +88,7 @@ def test_a_stride_that_the_model_lacks_is_refused_with_those_it_has() -> None:
 
 def test_an_unknown_model_is_refused() -> None:
     with pytest.raises(SettingsError, match="nonet"):
-        hub_spec("nonet")
+        BackboneSpec.named("nonet")
 
 
 def test_a_file_names_its_model_by_how_its_name_begins(tmp_path: Path) -> None:
