@@ -16,6 +16,9 @@ OVERLAP = 0.25
 overlap and seams show; with more, the same pixels are computed more often: at 0.5, 4 crops cover what 2.25 do."""
 _MULTIPLE = 32
 """Of the side of the whole image, in pixels: what pyramids halve five times must not leave a rest."""
+_FADED = 0.5
+"""Of the overlap, in its middle: where one crop fades into the next. With 1, features at a crop's very edge count,
+which a pyramid computed from zeros; with 0, transformers' features jump where one crop ends."""
 _SLACK = 0.2
 """Of a step from crop to crop: by so much rounding to cells and to `_MULTIPLE` may stretch an image before it takes
 one more row of crops. With more, crops of a stretched image hardly overlap; with 0, rounding adds rows."""
@@ -54,7 +57,8 @@ class Crops:
     def stitched(self, features: Tensor, images: int) -> Tensor:
         """(n * n * B, C, s, s) of the crops of so many images -> (B, C, S, S) on the whole image's grid.
 
-        Crops are cross-faded where they overlap: the nearer to its crop's edge a feature lies, the less it counts.
+        In the middle of the overlap one crop fades into the next; nearer to a crop's edge it does not count, unless
+        that is the image's edge.
         """
         per_cell = features.shape[-1] // self.tile
         weights = self._weights(per_cell).to(features)
@@ -71,7 +75,10 @@ class Crops:
         """(n, s): of each crop's positions along one axis; those of all crops at one place of the image sum to 1."""
         length = self.tile * per_cell
         place = torch.arange(length) + 0.5
-        ramp = torch.minimum(place, length - place).clamp(max=OVERLAP * length)
+        overlap = OVERLAP * length
+        from_middle = torch.minimum(place, length - place) - overlap / 2
+        # positions that no other crop shows need a weight above 0, whatever it is
+        ramp = (from_middle / (_FADED * overlap) + 0.5).clamp(1e-6, 1)
         starts = [start * per_cell for start in self.starts]
         total = torch.zeros(self.cells * per_cell)
         for start in starts:
