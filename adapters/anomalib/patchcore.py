@@ -33,7 +33,9 @@ class Patchcore(PeerDetector):
 
     def _untaught(self) -> Handed:
         stages = Stages(self.shape, self.levels)
-        return Handed(_Model(backbone=stages, layers=list(self.keys), num_neighbors=self.config.neighbours), self.shape.size)
+        return Handed(
+            _Model(backbone=stages, layers=list(self.keys), num_neighbors=self.config.neighbours), self.shape.size
+        )
 
     def _teach(self, good: Embedding, progress: Progress) -> None:
         self._show(good, progress)

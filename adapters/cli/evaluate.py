@@ -60,9 +60,7 @@ def evaluate(
 
     check_place(json)
     others = None if against is None else earlier_runs(against)
-    model = Model(
-        detector, weights, backbone, size, aspect, refine, members, tuple(changes or ()), layers, tiles
-    )
+    model = Model(detector, weights, backbone, size, aspect, refine, members, tuple(changes or ()), layers, tiles)
     with bars() as report:
         trials = chosen_trials(dataset, splits, seeds_of(seed), noise, limit, masks)
         found = evaluation(dataset.resolve().name, trials, model, theta, groups, device, report)

@@ -18,8 +18,8 @@ from core.errors import SettingsError
 from core.fitting import FitSettings, embedder_for
 from core.gauge import Gauge
 from core.meta.theta import Theta, read, shipped
-from core.preprocessing import Aspect as Rule
 from core.preprocessing import LARGEST, Preprocessing
+from core.preprocessing import Aspect as Rule
 from core.snapshot import load
 from core.tiling import tiled_side
 from streams.gauges import Load

@@ -55,9 +55,9 @@ class FeatureShape:
 
     @property
     def keys(self) -> tuple[str, ...]:
-        """A name for each level: `stride8`, or `stride14_0`, `stride14_1` where levels share a stride."""
+        """A name for each level: `stride8`, or `layer0_stride14`, `layer1_stride14` where levels share a stride."""
         return tuple(
-            f"stride{stride}" if self.strides.count(stride) == 1 else f"stride{stride}_{self.strides[:level].count(stride)}"
+            f"stride{stride}" if self.strides.count(stride) == 1 else f"layer{level}_stride{stride}"
             for level, stride in enumerate(self.strides)
         )
 

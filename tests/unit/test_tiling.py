@@ -31,7 +31,10 @@ def test_an_image_has_as_many_tiles_as_were_asked_for_and_neighbours_overlap(til
     assert len(crops.starts) == tiles
     assert crops.starts[0] == 0
     assert crops.starts[-1] + crops.tile == crops.cells
-    assert all(0.1 * crops.tile < start + crops.tile - after for start, after in zip(crops.starts, crops.starts[1:], strict=False))
+    assert all(
+        0.1 * crops.tile < start + crops.tile - after
+        for start, after in zip(crops.starts, crops.starts[1:], strict=False)
+    )
 
 
 @pytest.mark.parametrize("cells", [4, 6])
