@@ -243,7 +243,7 @@ class Backbone(nn.Module):
             whole = levels.fixed // levels.patch
         else:
             whole = max(1, round(size / levels.patch))
-        return -(-whole // 2**times)
+        return -(-whole >> times)
 
     def _features(self, images_BCHW: Tensor, times: int) -> Sequence[Tensor]:
         tile, cell = self.spec.tile, self._levels.cell
@@ -321,9 +321,9 @@ def _levels(spec: BackboneSpec) -> _Levels:
     patch = reductions[0] if isinstance(probe, FeatureGetterNet) and len(set(reductions)) == 1 else None
     indices = _layers(spec, len(stages)) if patch else _stages(spec, reductions)
     config = timm.get_pretrained_cfg(spec.name)
-    bound = config is not None and config.fixed_input_size
-    options = {"dynamic_img_size": True} if bound and renamed and _takes_any_size(spec.name) else {}
-    fixed = config.input_size[-1] if bound and not options else None
+    only: int | None = config.input_size[-1] if config and config.fixed_input_size else None
+    options = {"dynamic_img_size": True} if only and renamed and _takes_any_size(spec.name) else {}
+    fixed = None if options else only
     if fixed and not patch:
         raise SettingsError(
             f"{spec.name} is a pyramid that takes images of {fixed} pixels only.",

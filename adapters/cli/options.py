@@ -86,8 +86,8 @@ Backbone = Annotated[
 Layers = Annotated[
     str | None,
     typer.Option(
-        help="Of vision transformers: the blocks whose patch tokens are used, from 0, as 5,8,11. By default three of the"
-        " second half.",
+        help="Of vision transformers: the blocks whose patch tokens are used, from 0, as 5,8,11. By default three of"
+        " the second half.",
         metavar="N,N,...",
         show_default=False,
     ),

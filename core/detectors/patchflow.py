@@ -107,8 +107,8 @@ class PatchFlow(Adaptable):
             _begin(member.guide, guide)
 
     def embed(self, features: Sequence[Tensor]) -> Embedding:
-        """By `FeatureShape.keys` (B, C, H, W): every level's features, those finer than the grid brought to it; `means` and
-        `pooled` (B, ...) of the whole image.
+        """By `FeatureShape.keys` (B, C, H, W): every level's features, those finer than the grid brought to it; `means`
+        and `pooled` (B, ...) of the whole image.
         """
         levels = {name: nhwc(feature.half()) for name, feature in pyramid(features, self.shape).items()}
         return levels | {POOLED: pooled(features)}

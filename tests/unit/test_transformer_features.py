@@ -1,4 +1,4 @@
-"""Detectors on the features of a vision transformer: several levels of one stride, on a grid that is not size / stride."""
+"""Detectors on a vision transformer: several levels of one stride, on a grid that is not size / stride."""
 
 from pathlib import Path
 
@@ -57,7 +57,7 @@ def test_a_gauge_is_fitted_and_scores_after_loading_as_before(
 
 def test_levels_of_one_stride_have_names_of_their_own_and_the_deepest_is_the_coarsest() -> None:
     shape = FeatureShape((4, 5, 6), (14, 14, 28), 256, (18, 18, 9))
-    assert shape.keys == ("stride14_0", "stride14_1", "stride28")
+    assert shape.keys == ("layer0_stride14", "layer1_stride14", "stride28")
     assert (shape.coarsest, shape.grid) == (2, 1)
     assert FeatureShape((4, 5), (14, 14), 256, (18, 18)).coarsest == 1
 
