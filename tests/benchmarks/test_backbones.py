@@ -35,5 +35,5 @@ def test_larger_backbones_and_inputs_cost_speed() -> None:
     fastest = speeds["lite0 at 256"]
     for name, speed in speeds.items():
         print(f"\n{name}: {speed:.1f} images/s, {speed / fastest:.2f} of lite0's at 256", end="")  # noqa: T201
-    assert speeds["lite0 at 512"] < speeds["lite0 at 256, 2x2 tiles"] < fastest
+    assert max(speeds["lite0 at 512"], speeds["lite0 at 256, 2x2 tiles"]) < speeds["lite0 at 448"] < fastest
     assert speeds["lite2 at 256"] < fastest
