@@ -26,6 +26,8 @@ from core.views import PLAIN, View
 
 Box = tuple[float, float, float, float]
 
+LARGEST = 2048
+"""The largest side of the square input in pixels: with a larger one, a batch's first feature maps take gigabytes."""
 _RIM = 0.01
 """Of the window, around the object: what is wrong with its edge is not cut off."""
 _DARKEST = 8
@@ -47,7 +49,7 @@ class Preprocessing(Part):
     16-bit images become 8-bit ones.
     """
 
-    size: int = Field(256, ge=64, le=2048, multiple_of=32)
+    size: int = Field(256, ge=64, le=LARGEST, multiple_of=32)
     aspect: Aspect = Aspect.SQUASH
     margin: float = Field(0.1, ge=0, le=1)
     window: int | None = Field(None, ge=1)

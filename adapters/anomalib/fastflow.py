@@ -7,16 +7,15 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from adapters.anomalib.handed import Features, channels_of
+from adapters.anomalib.handed import Features
 from adapters.anomalib.models import FastflowLoss, FastflowMap, InferenceBatch, create_fast_flow_block
 from adapters.anomalib.peer import PeerDetector
 from core.detectors.base import Embedding, FeatureShape, Progress, length
-from core.detectors.guide import key
 from core.messages import Part
 
 
 class FastflowConfig(Part):
-    """`steps` of the flow at each stride, whose networks are `hidden_ratio` times as wide as their inputs.
+    """`steps` of the flow at each level, whose networks are `hidden_ratio` times as wide as their inputs.
 
     Adam's settings are theirs. They stop by a validation that we have no labels for: hence a fixed number of `epochs`.
     """
@@ -31,16 +30,16 @@ class FastflowConfig(Part):
 
 
 class Fastflow(PeerDetector):
-    """Of all strides."""
+    """Of all levels."""
 
     name = "fastflow"
     config: FastflowConfig
 
     def __init__(self, config: FastflowConfig, shape: FeatureShape) -> None:
-        super().__init__(config, shape, sorted(shape.strides))
+        super().__init__(config, shape, self.finest_first(shape))
 
     def _untaught(self) -> nn.Module:
-        return _Model(self.config, self.shape, self.strides)
+        return _Model(self.config, self.shape, self.levels)
 
     def _teach(self, good: Embedding, progress: Progress) -> None:
         config, loss = self.config, FastflowLoss()
@@ -55,12 +54,12 @@ class Fastflow(PeerDetector):
 
 
 class _Model(nn.Module):
-    """Features -> z and log-determinants of each stride in training mode, the batch's scores and maps otherwise."""
+    """Features -> z and log-determinants of each level in training mode, the batch's scores and maps otherwise."""
 
-    def __init__(self, config: FastflowConfig, shape: FeatureShape, strides: tuple[int, ...]) -> None:
+    def __init__(self, config: FastflowConfig, shape: FeatureShape, levels: tuple[int, ...]) -> None:
         super().__init__()
-        self._keys = [key(stride) for stride in strides]
-        sizes = [[channels_of(shape, stride), shape.size // stride, shape.size // stride] for stride in strides]
+        self._keys = [shape.keys[level] for level in levels]
+        sizes = [[shape.channels[level], shape.sides[level], shape.sides[level]] for level in levels]
         self.norms = nn.ModuleList([nn.LayerNorm(size) for size in sizes])
         self.blocks = nn.ModuleList(
             [

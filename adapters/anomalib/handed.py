@@ -6,19 +6,18 @@ from typing import Any
 from torch import Tensor, nn
 
 from core.detectors.base import FeatureShape
-from core.detectors.guide import key
 
 Features = dict[str, Tensor]
-"""(B, C_s, H_s, W_s) per stride s, by `key(s)`, in single precision."""
+"""(B, C, S, S) per level, by `FeatureShape.keys`, in single precision."""
 
 
 class Stages(nn.Module):
     """Layers as wide and as coarse as the backbone's. Models ask for these sizes once, and never run them again."""
 
-    def __init__(self, shape: FeatureShape, strides: Sequence[int]) -> None:
+    def __init__(self, shape: FeatureShape, levels: Sequence[int]) -> None:
         super().__init__()
-        for stride in strides:
-            self.add_module(key(stride), nn.Conv2d(3, channels_of(shape, stride), 1, stride))
+        for level in levels:
+            self.add_module(shape.keys[level], nn.Conv2d(3, shape.channels[level], 1, shape.strides[level]))
 
     def forward(self, images_BCHW: Tensor) -> list[Tensor]:
         return [layer(images_BCHW) for layer in self.children()]
@@ -50,7 +49,3 @@ class _Extracted(nn.Module):
 
     def forward(self, images_BCHW: Tensor) -> Features:
         return self.features
-
-
-def channels_of(shape: FeatureShape, stride: int) -> int:
-    return shape.channels[shape.strides.index(stride)]

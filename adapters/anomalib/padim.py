@@ -11,29 +11,27 @@ from adapters.anomalib.handed import Handed, Stages
 from adapters.anomalib.models import PadimModel
 from adapters.anomalib.peer import PeerDetector
 from core.detectors.base import Embedding, FeatureShape, Progress
-from core.detectors.guide import key
 from core.messages import Part
 
 
 class PadimConfig(Part):
-    """`features`: how many channels are drawn of all strides' together; all, where there are not so many."""
+    """`features`: how many channels are drawn of all levels' together; all, where there are not so many."""
 
     features: int = Field(100, ge=1)
 
 
 class Padim(PeerDetector):
-    """Of all strides. A Gaussian for each place of the finest one, so its state grows with the image."""
+    """Of all levels. A Gaussian for each place of the finest one, so its state grows with the image."""
 
     name = "padim"
     config: PadimConfig
 
     def __init__(self, config: PadimConfig, shape: FeatureShape) -> None:
-        super().__init__(config, shape, sorted(shape.strides))
+        super().__init__(config, shape, self.finest_first(shape))
 
     def _untaught(self) -> Handed:
-        layers = [key(stride) for stride in self.strides]
         drawn = min(self.config.features, sum(self.shape.channels))
-        return Handed(PadimModel(Stages(self.shape, self.strides), layers, n_features=drawn), self.shape.size)
+        return Handed(PadimModel(Stages(self.shape, self.levels), list(self.keys), n_features=drawn), self.shape.size)
 
     def _teach(self, good: Embedding, progress: Progress) -> None:
         """On one thread: on several of MKL, batched inversion in single precision has gone wrong, once in silence."""

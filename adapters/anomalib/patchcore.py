@@ -12,7 +12,6 @@ from adapters.anomalib.handed import Handed, Stages
 from adapters.anomalib.models import KCenterGreedy, PatchcoreModel
 from adapters.anomalib.peer import PeerDetector
 from core.detectors.base import Embedding, FeatureShape, Progress
-from core.detectors.guide import key
 from core.messages import Part
 
 
@@ -24,18 +23,19 @@ class PatchcoreConfig(Part):
 
 
 class Patchcore(PeerDetector):
-    """Of the two coarsest strides, as theirs takes the middle stages."""
+    """Of the two coarsest levels, as theirs takes the middle stages."""
 
     name = "patchcore"
     config: PatchcoreConfig
 
     def __init__(self, config: PatchcoreConfig, shape: FeatureShape) -> None:
-        super().__init__(config, shape, sorted(shape.strides)[-2:])
+        super().__init__(config, shape, self.finest_first(shape)[-2:])
 
     def _untaught(self) -> Handed:
-        layers = [key(stride) for stride in self.strides]
-        stages = Stages(self.shape, self.strides)
-        return Handed(_Model(backbone=stages, layers=layers, num_neighbors=self.config.neighbours), self.shape.size)
+        stages = Stages(self.shape, self.levels)
+        return Handed(
+            _Model(backbone=stages, layers=list(self.keys), num_neighbors=self.config.neighbours), self.shape.size
+        )
 
     def _teach(self, good: Embedding, progress: Progress) -> None:
         self._show(good, progress)

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from adapters.anomalib.handed import Features
 from core.detectors.base import Detector, Embedding, FeatureShape, Lesson, Progress, Scores, length, select
-from core.detectors.guide import key
 from core.detectors.places import on_one_grid
 from core.messages import Part
 from core.seeding import seeded
@@ -21,30 +20,35 @@ _BATCH = 16
 
 
 class PeerDetector(Detector):
-    """A model of anomalib's on features of our backbone, in half precision, of those strides that it uses.
+    """A model of anomalib's on features of our backbone, in half precision, of those levels that it uses.
 
     Image scores are their `pred_score`; maps are their `anomaly_map`, means over cells of it.
     """
 
     model: nn.Module
 
-    def __init__(self, config: Part, shape: FeatureShape, strides: Sequence[int]) -> None:
+    def __init__(self, config: Part, shape: FeatureShape, levels: Sequence[int]) -> None:
         super().__init__(config, shape, (shape.size // _CELL, shape.size // _CELL))
-        self.strides = tuple(strides)
+        self.levels = tuple(levels)
+        self.keys = tuple(shape.keys[level] for level in self.levels)
         with seeded(0):
             self.model = self._untaught()
         self.eval()
+
+    @staticmethod
+    def finest_first(shape: FeatureShape) -> list[int]:
+        """All levels, by their strides; of those that share one, the earlier layer first."""
+        return sorted(range(len(shape.strides)), key=lambda level: shape.strides[level])
 
     def train(self, mode: bool = True) -> Self:
         """Their models answer otherwise while they learn, which only `learn` lets them do."""
         return super().train(False)
 
     def embed(self, features: Sequence[Tensor]) -> Embedding:
-        by_stride = dict(zip(self.shape.strides, features, strict=True))
-        return {key(stride): by_stride[stride].half() for stride in self.strides}
+        return {key: features[level].half() for key, level in zip(self.keys, self.levels, strict=True)}
 
     def surface(self, embedding: Embedding) -> Tensor:
-        return on_one_grid([embedding[key(stride)].float() for stride in self.strides], self.shape)
+        return on_one_grid([embedding[key].float() for key in self.keys], self.shape)
 
     def learn(self, lesson: Lesson, *, seed: int, progress: Progress) -> None:
         with seeded(seed):

@@ -6,12 +6,10 @@ PaDiM works on this grid and not on the finest.
 
 import torch
 
-from adapters.anomalib.handed import channels_of
 from adapters.anomalib.padim import Padim, PadimConfig
 from adapters.anomalib.patchcore import Patchcore, PatchcoreConfig
 from adapters.anomalib.peer import PeerDetector
 from core.detectors.base import Embedding, FeatureShape, Lesson, length
-from core.detectors.guide import key
 from core.evaluation.noise import Variant
 from core.evaluation.peers import Judge, Peer
 
@@ -40,5 +38,8 @@ def _fitted(detector: PeerDetector, good: Embedding, seed: int) -> Judge:
 
 
 def _means(embedding: Embedding, detector: PeerDetector) -> Embedding:
-    """Without the maxima that stand behind the means where a stride is finer than the grid."""
-    return {key(s): embedding[key(s)][:, : channels_of(detector.shape, s)] for s in detector.strides}
+    """Without the maxima that stand behind the means where a level is finer than the grid."""
+    return {
+        key: embedding[key][:, : detector.shape.channels[level]]
+        for key, level in zip(detector.keys, detector.levels, strict=True)
+    }

@@ -41,7 +41,9 @@ def noise(
     detector: options.Detector = None,
     weights: options.Weights = None,
     backbone: options.Backbone = None,
+    layers: options.Layers = None,
     size: options.Size = None,
+    tiles: options.Tiles = None,
     aspect: options.AspectOption = options.Aspect.SQUASH,
     masks: options.Masks = None,
     groups: options.Groups = None,
@@ -89,7 +91,7 @@ def noise(
     if plot is not None and plot.suffix != ".svg":
         raise UserError(f"{plot} is no SVG.", "Give --plot a name that ends in .svg.")
     chosen = variants_of(variant or ["full", "plain"])
-    model = Model(detector, weights, backbone, size, aspect)
+    model = Model(detector, weights, backbone, size, aspect, layers=layers, tiles=tiles)
     with bars() as report:
         ground = Ground(dataset, splits, groups, masks, model, device, cache, report)
         found = Benchmark(ground, theta).run(chosen, seeds_of(seeds), json)
@@ -247,7 +249,9 @@ def unseen(
     seeds: Seeds = "0,1,2",
     weights: options.Weights = None,
     backbone: options.Backbone = None,
+    layers: options.Layers = None,
     size: options.Size = None,
+    tiles: options.Tiles = None,
     aspect: options.AspectOption = options.Aspect.SQUASH,
     masks: options.Masks = None,
     groups: options.Groups = None,
@@ -271,7 +275,7 @@ def unseen(
     from adapters.cli.model import Model
 
     check_place(json)
-    model = Model("multidirectional", weights, backbone, size, aspect)
+    model = Model("multidirectional", weights, backbone, size, aspect, layers=layers, tiles=tiles)
     with bars() as report:
         work = LeavingOut(Ground(dataset, splits, groups, masks, model, device, cache, report), labels)
         left = work.run(seeds_of(seeds), json)
@@ -356,7 +360,9 @@ def detectors(
     seeds: Annotated[str, typer.Option(help="One seed, or several: 0,1,2.")] = "0",
     weights: options.Weights = None,
     backbone: options.Backbone = None,
+    layers: options.Layers = None,
     size: options.Size = None,
+    tiles: options.Tiles = None,
     aspect: options.AspectOption = options.Aspect.SQUASH,
     masks: options.Masks = None,
     groups: options.Groups = None,
@@ -387,7 +393,9 @@ def detectors(
 
     for place in (json, html):
         check_place(place)
-    models = tuple(Model(name, weights, backbone, size, aspect) for name in entrants_of(detector or []))
+    models = tuple(
+        Model(name, weights, backbone, size, aspect, layers=layers, tiles=tiles) for name in entrants_of(detector or [])
+    )
     with bars() as report:
         comparing = Comparing(dataset, splits, groups, masks, models, device, limit, report)
         found = comparing.run(seeds_of(seeds), json)

@@ -132,7 +132,8 @@ class Comparing:
     def _key(self) -> str:
         """Changes with images' names and masks, splits, groups, and settings other than the detector."""
         model = self.models[0]
-        told = (version("flowgauge"), model.weights, model.backbone, model.size, model.aspect, self.limit)
+        features = (model.weights, model.backbone, model.layers, model.size, model.tiles, model.aspect)
+        told = (version("flowgauge"), *features, self.limit)
         digest = sha256(repr(told).encode())
         found = Dataset.open(self.dataset, self.masks)
         for entry in (*found.train, *found.test):

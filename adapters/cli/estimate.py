@@ -56,7 +56,9 @@ def estimate(
     theta: options.Theta = None,
     weights: options.Weights = None,
     backbone: options.Backbone = None,
+    layers: options.Layers = None,
     size: options.Size = None,
+    tiles: options.Tiles = None,
     aspect: options.AspectOption = options.Aspect.SQUASH,
     masks: options.Masks = None,
     cache: Annotated[
@@ -107,7 +109,7 @@ def estimate(
     _require_one(groups, group)
     costs = Costs(miss=cost_miss, false_alarm=cost_false_alarm, prevalence=prevalence)
     chooser = Chooser(choice=Choice(choose.value), costs=costs, budget=budget)
-    model = Model(detector, weights, backbone, size, aspect, members=members)
+    model = Model(detector, weights, backbone, size, aspect, members=members, layers=layers, tiles=tiles)
     request = Request(dataset, chooser, repeats, seed, groups, group, keep_apart, theta, cache, masks)
     with bars() as report:
         found = Estimating(request, model, device, report).run(json)

@@ -16,7 +16,9 @@ def evaluate(
     detector: options.Detector = None,
     weights: options.Weights = None,
     backbone: options.Backbone = None,
+    layers: options.Layers = None,
     size: options.Size = None,
+    tiles: options.Tiles = None,
     aspect: options.AspectOption = options.Aspect.SQUASH,
     masks: options.Masks = None,
     refine: options.Refine = False,
@@ -58,7 +60,7 @@ def evaluate(
 
     check_place(json)
     others = None if against is None else earlier_runs(against)
-    model = Model(detector, weights, backbone, size, aspect, refine, members, tuple(changes or ()))
+    model = Model(detector, weights, backbone, size, aspect, refine, members, tuple(changes or ()), layers, tiles)
     with bars() as report:
         trials = chosen_trials(dataset, splits, seeds_of(seed), noise, limit, masks)
         found = evaluation(dataset.resolve().name, trials, model, theta, groups, device, report)

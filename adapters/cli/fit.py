@@ -10,7 +10,7 @@ from adapters.cli.output import cell, emit, say
 from adapters.cli.progress import bars
 
 if TYPE_CHECKING:
-    from core.manifest import Manifest
+    from core.gauge import Gauge
 
 
 def fit(
@@ -25,7 +25,9 @@ def fit(
     detector: options.Detector = None,
     weights: options.Weights = None,
     backbone: options.Backbone = None,
+    layers: options.Layers = None,
     size: options.Size = None,
+    tiles: options.Tiles = None,
     aspect: options.AspectOption = options.Aspect.SQUASH,
     masks: options.Masks = None,
     refine: options.Refine = False,
@@ -59,7 +61,7 @@ def fit(
     from streams.snapshots import SnapshotFiles, publish_snapshot
 
     settings = Model(
-        detector, weights, backbone, size, aspect, refine or from_buffer, members, tuple(changes or ())
+        detector, weights, backbone, size, aspect, refine or from_buffer, members, tuple(changes or ()), layers, tiles
     ).settings()
     start = None if theta is None else start_at(theta)
     with open_store(store) as plant, bars() as report:
@@ -87,11 +89,15 @@ def fit(
         )
         snapshot = save(gauge)
         publish_snapshot(plant, line, snapshot.version, SnapshotFiles(snapshot.manifest, snapshot.weights), None)
-    emit(gauge.manifest.model_dump(mode="json")) if json else _tell(gauge.manifest)
+    emit(gauge.manifest.model_dump(mode="json")) if json else _tell(gauge)
 
 
-def _tell(facts: "Manifest") -> None:
+def _tell(gauge: "Gauge") -> None:
+    facts = gauge.manifest
     limit = facts.threshold
+    sides = gauge.backbone.shape(facts.preprocessing.size).sides
+    grids = ", ".join(f"{side} x {side}" for side in sides)
     say(f"Line {facts.line} is gauged by {facts.version} ({facts.detector.name}, {facts.images} good images).")
+    say(f"Features of {facts.backbone.name} at {facts.preprocessing.size} pixels a side: {grids}.")
     say(f"Threshold {cell(limit.value)}; for review from {cell(limit.low)} to {cell(limit.high)}.")
     say(f"False alarms on good images that it had not seen: {limit.false_alarm_share:.1%}.")

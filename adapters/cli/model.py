@@ -11,16 +11,17 @@ import torch
 from pydantic import BaseModel
 
 from adapters.cli.options import Aspect, Device
-from core.backbones import LITE0, PIXELS_SPEC, BackboneSpec, hub_spec
+from core.backbones import LITE0, PIXELS_SPEC, BackboneSpec
 from core.detectors.headflow import HeadFlow, panel_options
 from core.detectors.registry import DEFAULT, DETECTORS, FROM_PIXELS
 from core.errors import SettingsError
 from core.fitting import FitSettings, embedder_for
 from core.gauge import Gauge
 from core.meta.theta import Theta, read, shipped
+from core.preprocessing import LARGEST, Preprocessing
 from core.preprocessing import Aspect as Rule
-from core.preprocessing import Preprocessing
 from core.snapshot import load
+from core.tiling import tiled_side
 from streams.gauges import Load
 from streams.snapshots import active_snapshot, fetch_snapshot
 from streams.store import Store
@@ -40,6 +41,8 @@ class Model:
     refine: bool = False
     members: int | None = None
     changes: tuple[str, ...] = ()
+    layers: str | None = None
+    tiles: str | None = None
 
     def refining(self) -> "Model":
         """The same for images that nobody has called good."""
@@ -71,18 +74,60 @@ class Model:
 
     def _backbone(self, detector: str) -> BackboneSpec:
         if detector in FROM_PIXELS:
-            if self.weights is not None or self.backbone is not None:
-                raise SettingsError(f"{detector} reads pixels and no features.", "Leave --weights and --backbone out.")
+            if any(option is not None for option in (self.weights, self.backbone, self.layers, self.tiles)):
+                raise SettingsError(
+                    f"{detector} reads pixels and no features.",
+                    "Leave --weights, --backbone, --layers and --tiles out.",
+                )
             return PIXELS_SPEC
         if self.weights is not None:
-            return BackboneSpec.from_file(self.weights, self.backbone)
-        return BackboneSpec() if self.backbone in (None, LITE0) else hub_spec(self.backbone)
+            spec = BackboneSpec.from_file(self.weights, self.backbone)
+        else:
+            spec = BackboneSpec.named(self.backbone or LITE0)
+        tile = self._size if self._tiles > 1 else None
+        return spec.model_copy(update={"layers": self._layers, "tile": tile})
+
+    @property
+    def _layers(self) -> tuple[int, ...]:
+        if self.layers is None:
+            return ()
+        try:
+            return tuple(int(layer) for layer in self.layers.split(","))
+        except ValueError as error:
+            raise SettingsError(
+                f"{self.layers!r} names no layers.", "Write numbers with commas: --layers 5,8,11."
+            ) from error
+
+    @property
+    def _size(self) -> int:
+        """Of the image, or of each tile."""
+        size = Preprocessing().size if self.size is None else self.size
+        if size % 32 or not 64 <= size <= LARGEST:
+            raise SettingsError(
+                f"The size {size} does not suit the backbone.", f"Use a multiple of 32 from 64 to {LARGEST}."
+            )
+        return size
+
+    @property
+    def _tiles(self) -> int:
+        """So many rows, and as many columns."""
+        rows, _, columns = (self.tiles or "1x1").partition("x")
+        if not (rows.isdigit() and columns.isdigit() and int(rows)):
+            raise SettingsError(f"{self.tiles!r} are no tiles.", "Write ROWSxCOLUMNS: --tiles 2x2.")
+        if rows != columns:
+            raise SettingsError(
+                f"{self.tiles} tiles make no square, and gauges see squares.", "Give as many rows as columns."
+            )
+        return int(rows)
 
     def _preprocessing(self) -> Preprocessing:
-        size = Preprocessing().size if self.size is None else self.size
-        if size % 32 or not 64 <= size <= 2048:
-            raise SettingsError(f"The size {size} does not suit the backbone.", "Use a multiple of 32 from 64 to 2048.")
-        return Preprocessing(size=size, aspect=Rule(self.aspect))
+        side = tiled_side(self._size, self._tiles)
+        if side > LARGEST:
+            raise SettingsError(
+                f"{self.tiles} tiles of {self._size} pixels make an image of {side} pixels a side.",
+                f"Use fewer or smaller ones: {LARGEST} is the most.",
+            )
+        return Preprocessing(size=side, aspect=Rule(self.aspect))
 
 
 def changed(changes: Sequence[str]) -> dict[str, Any]:

@@ -34,9 +34,7 @@ DeviceOption = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts instead of a table.")]
 
-Detector = Annotated[
-    str | None, typer.Option(help="headflow (default), csflow, rad, glass, lamp or multidirectional.")
-]
+Detector = Annotated[str | None, typer.Option(help="headflow (default), csflow, rad, glass, lamp or multidirectional.")]
 Changes = Annotated[
     list[str] | None,
     typer.Option(
@@ -68,13 +66,46 @@ Theta = Annotated[
     ),
 ]
 Weights = Annotated[
-    Path | None, typer.Option(help="Backbone weights: a .safetensors or .pth file of a timm model.", metavar="FILE")
+    Path | None,
+    typer.Option(
+        help="Backbone weights: a .safetensors or .pth file of a timm model. Its name begins with the model's, or"
+        " --backbone names it.",
+        metavar="FILE",
+    ),
 ]
 Backbone = Annotated[
     str | None,
-    typer.Option(help="A timm model: that of --weights, or else one whose weights timm fetches from its hub."),
+    typer.Option(
+        help="lite0 (default); lite1 or lite2, which come with the extra named backbones; convnext, wideresnet50,"
+        " dinov2, dinov3 or any timm model, whose weights come from timm's hub or from --weights.",
+        metavar="NAME",
+    ),
 ]
-Size = Annotated[int | None, typer.Option(help="Side of the square that images are resampled to, in pixels (256).")]
+Layers = Annotated[
+    str | None,
+    typer.Option(
+        help="Of vision transformers: the blocks whose patch tokens are used, from 0, as 5,8,11. By default three of"
+        " the second half.",
+        metavar="N,N,...",
+        show_default=False,
+    ),
+]
+Size = Annotated[
+    int | None,
+    typer.Option(
+        help="Side of the square that images are resampled to, in pixels (256): a multiple of 32. Twice the side takes"
+        " four times as long, and shows defects of half the size. With --tiles, the side of each tile."
+    ),
+]
+Tiles = Annotated[
+    str | None,
+    typer.Option(
+        help="Cut images into overlapping tiles of --size pixels, as 2x2: the backbone sees each alone, the detector"
+        " all of them as one. For small defects on large images where the backbone wants small ones: transformers.",
+        metavar="ROWSxCOLUMNS",
+        show_default=False,
+    ),
+]
 AspectOption = Annotated[
     Aspect,
     typer.Option(

@@ -38,11 +38,38 @@ def length(embedding: Embedding) -> int:
 
 @dataclass(frozen=True)
 class FeatureShape:
-    """What a detector is given per image: one (C, size / s, size / s) tensor for each of `channels` and `strides`."""
+    """What a detector is given per image of `size` pixels: one (C, S, S) tensor for each level, of `channels`,
+    `strides` and `sides`. Levels may share a stride, as the layers of a transformer do.
+
+    `sides` left out are size / stride, rounded up. A transformer whose patches do not divide the size has other ones.
+    """
 
     channels: tuple[int, ...]
     strides: tuple[int, ...]
     size: int
+    sides: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.sides:
+            object.__setattr__(self, "sides", tuple(-(-self.size // stride) for stride in self.strides))
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """A name for each level: `stride8`, or `layer0_stride14`, `layer1_stride14` where levels share a stride."""
+        return tuple(
+            f"stride{stride}" if self.strides.count(stride) == 1 else f"layer{level}_stride{stride}"
+            for level, stride in enumerate(self.strides)
+        )
+
+    @property
+    def coarsest(self) -> int:
+        """Which level has the largest stride; of several, the last, which is the deepest."""
+        return max(range(len(self.strides)), key=lambda level: (self.strides[level], level))
+
+    @property
+    def grid(self) -> int:
+        """Which level's grid detectors of patches work on: the second finest, or the only one."""
+        return sorted(range(len(self.strides)), key=lambda level: self.strides[level])[:2][-1]
 
 
 @dataclass(frozen=True)

@@ -58,9 +58,8 @@ class CsFlow(Adaptable):
     flow: CrossScaleFlow
 
     def __init__(self, config: CsFlowConfig, shape: FeatureShape) -> None:
-        stride = max(shape.strides)
-        channels = shape.channels[shape.strides.index(stride)]
-        sides = tuple(-(-(shape.size >> times) // stride) for times in config.halvings)
+        channels = shape.channels[shape.coarsest]
+        sides = tuple(-(-shape.sides[shape.coarsest] // 2**times) for times in config.halvings)
         super().__init__(config, shape, (max(sides), max(sides)))
         self.halvings = config.halvings
         self.teaching_views = config.teaching_views
@@ -82,9 +81,8 @@ class CsFlow(Adaptable):
         self.register_buffer("unit", torch.ones(()))
 
     def embed(self, features: Sequence[Tensor]) -> Embedding:
-        """`halved<n>` (B, C, S, S): the coarsest stride's features of the image as it is halved so many times."""
-        strides = len(self.shape.strides)
-        coarsest = features[self.shape.strides.index(max(self.shape.strides)) :: strides]
+        """`halved<n>` (B, C, S, S): the coarsest level's features of the image as it is halved so many times."""
+        coarsest = features[self.shape.coarsest :: len(self.shape.strides)]
         return {_key(times): nhwc(x.half()) for times, x in zip(self.halvings, coarsest, strict=True)}
 
     def surface(self, embedding: Embedding) -> Tensor:

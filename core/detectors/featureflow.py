@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from core.detectors.adaptable import Adaptable
 from core.detectors.base import Embedding, FeatureShape, Lesson, Progress, Scores, length, select
-from core.detectors.guide import grid_stride, key, pyramid
+from core.detectors.guide import pyramid
 from core.detectors.headflow import smoothed
 from core.detectors.member import lower_spread
 from core.detectors.places import highest
@@ -68,8 +68,7 @@ class FeatureFlow(Adaptable):
     flow: ProductFlow
 
     def __init__(self, config: FeatureFlowConfig, shape: FeatureShape) -> None:
-        stride = grid_stride(shape)
-        side = shape.size // stride
+        side, stride = shape.sides[shape.grid], shape.strides[shape.grid]
         super().__init__(config, shape, (side, side))
         self.paintings = config.paintings
         widths = [
@@ -107,11 +106,11 @@ class FeatureFlow(Adaptable):
         alone (PatchCore, arXiv 2106.08265 s.3.1). A stride finer than the grid comes as its mean and its maximum.
         """
         levels = pyramid(features, self.shape)
-        return {name: nhwc(_averaged(levels[name]).half()) for name in map(key, self.shape.strides)}
+        return {name: nhwc(_averaged(levels[name]).half()) for name in self.shape.keys}
 
     def surface(self, embedding: Embedding) -> Tensor:
         """Of the coarsest stride: finer ones tell the texture's phase rather than what it is."""
-        return embedding[key(max(self.shape.strides))]
+        return embedding[self.shape.keys[self.shape.coarsest]]
 
     def learn(self, lesson: Lesson, *, seed: int, progress: Progress) -> None:
         self._measure_inputs(lesson.good)
@@ -197,11 +196,11 @@ class FeatureFlow(Adaptable):
 
     def _inputs(self, embedding: Embedding) -> list[Tensor]:
         """(B, h * w, C) of each flow: all strides together, then each that is not finer than the grid."""
-        levels = [_on_grid(embedding[key(stride)].float(), self.grid) for stride in self.shape.strides]
+        levels = [_on_grid(embedding[name].float(), self.grid) for name in self.shape.keys]
         rows = [level.flatten(2).transpose(1, 2) for level in levels]
         if len(rows) == 1:
             return rows
-        stride = grid_stride(self.shape)
+        stride = self.shape.strides[self.shape.grid]
         return [
             torch.cat(rows, dim=2),
             *(x for x, each in zip(rows, self.shape.strides, strict=True) if each >= stride),

@@ -64,13 +64,13 @@ class Standardise(nn.Module):
 
 
 class Guide(nn.Module):
-    """Pyramids of features -> guided tokens (B, D, h, w) on the grid of the stride next to the finest."""
+    """Levels of features -> guided tokens (B, D, h, w) on the grid of the level next to the finest."""
 
     def __init__(self, config: GuideConfig, shape: FeatureShape) -> None:
         super().__init__()
         self.config = config
-        self.grid_stride = grid_stride(shape)
-        self.keys = tuple(key(stride) for stride in shape.strides)
+        self.grid_stride = shape.strides[shape.grid]
+        self.keys = shape.keys
         widths = [
             channels * (2 if stride < self.grid_stride else 1)
             for channels, stride in zip(shape.channels, shape.strides, strict=True)
@@ -115,23 +115,14 @@ def _on(grid: torch.Size, x_BCHW: Tensor) -> Tensor:
     return x_BCHW if x_BCHW.shape[-2:] == grid else F.interpolate(x_BCHW, size=grid, mode="bilinear")
 
 
-def grid_stride(shape: FeatureShape) -> int:
-    """The tokens' stride: the second finest, or the only one."""
-    return sorted(shape.strides)[:2][-1]
-
-
-def key(stride: int) -> str:
-    return f"stride{stride}"
-
-
 def pyramid(features: Sequence[Tensor], shape: FeatureShape) -> Embedding:
-    """Features by stride; those finer than the grid are brought to it by mean and by maximum, (B, 2 C, h, w). And
+    """Features by level; those finer than the grid are brought to it by mean and by maximum, (B, 2 C, h, w). And
     `means` (B, sum C): of all of their channels over the image.
     """
-    grid = grid_stride(shape)
+    grid = shape.strides[shape.grid]
     levels = {
-        key(stride): _pooled(feature, grid // stride) if stride < grid else feature
-        for stride, feature in zip(shape.strides, features, strict=True)
+        name: _pooled(feature, grid // stride) if stride < grid else feature
+        for name, stride, feature in zip(shape.keys, shape.strides, features, strict=True)
     }
     return levels | {MEANS: torch.cat([level.float().mean(dim=(2, 3)) for level in levels.values()], dim=1)}
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from core.detectors.adaptable import Adaptable
 from core.detectors.base import Embedding, FeatureShape, Lesson, Progress, Scores, folds_of_rows, select
-from core.detectors.guide import Guide, GuideConfig, grid_stride, key, pyramid
+from core.detectors.guide import Guide, GuideConfig, pyramid
 from core.detectors.member import POOLED, Member, MemberConfig, lower_spread
 from core.detectors.pooled import PooledConfig, pooled
 from core.detectors.windows import nhwc
@@ -85,7 +85,7 @@ class HeadFlow(Adaptable):
     config: HeadFlowConfig
 
     def __init__(self, config: HeadFlowConfig, shape: FeatureShape) -> None:
-        side = shape.size // grid_stride(shape)
+        side = shape.sides[shape.grid]
         super().__init__(config, shape, (side, side))
         self.paintings = config.paintings
         self.members = nn.ModuleList(_member(config, shape) for _ in range(config.members))
@@ -107,15 +107,15 @@ class HeadFlow(Adaptable):
             _begin(member.guide, guide)
 
     def embed(self, features: Sequence[Tensor]) -> Embedding:
-        """`stride<s>` (B, C, H, W): every stride's features, those finer than the grid brought to it; `means` and
-        `pooled` (B, ...) of the whole image.
+        """By `FeatureShape.keys` (B, C, H, W): every level's features, those finer than the grid brought to it; `means`
+        and `pooled` (B, ...) of the whole image.
         """
         levels = {name: nhwc(feature.half()) for name, feature in pyramid(features, self.shape).items()}
         return levels | {POOLED: pooled(features)}
 
     def surface(self, embedding: Embedding) -> Tensor:
-        """Of the coarsest stride: finer ones tell the texture's phase rather than what it is."""
-        return embedding[key(max(self.shape.strides))]
+        """Of the coarsest level: finer ones tell the texture's phase rather than what it is."""
+        return embedding[self.shape.keys[self.shape.coarsest]]
 
     def learn(self, lesson: Lesson, *, seed: int, progress: Progress) -> None:
         own = self._taught(lesson, seed, progress)

@@ -1,4 +1,4 @@
-"""Detectors that look at each place of one grid by the features of all strides there."""
+"""Detectors that look at each place of one grid by the features of all levels there."""
 
 from collections.abc import Sequence
 
@@ -7,17 +7,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from core.detectors.base import Detector, Embedding, FeatureShape, length
-from core.detectors.guide import grid_stride
 from core.messages import Part
 
 PLACES = "places"
 
 
 class PlaceDetector(Detector):
-    """On the grid of the stride next to the finest."""
+    """On the grid of the level next to the finest."""
 
     def __init__(self, config: Part, shape: FeatureShape) -> None:
-        side = shape.size // grid_stride(shape)
+        side = shape.sides[shape.grid]
         super().__init__(config, shape, (side, side))
 
     def embed(self, features: Sequence[Tensor]) -> Embedding:
@@ -41,12 +40,12 @@ def highest(value_BT: Tensor, share: float) -> Tensor:
 
 
 def on_one_grid(features: Sequence[Tensor], shape: FeatureShape) -> Tensor:
-    """(B, sum C, h, w) on the grid of the stride next to the finest: finer features by their means, coarser ones
+    """(B, sum C, h, w) on the grid of the level next to the finest: finer features by their means, coarser ones
     interpolated; then each place's mean over its 3 x 3 neighbourhood, for a defect is rarely one place alone
     (PatchCore, arXiv 2106.08265 s.3.1). Beyond the border lie zeros, as there: parts end near it, and what is cut off
     differs so much from image to image that unweakened it outshouts defects.
     """
-    side = shape.size // grid_stride(shape)
+    side = shape.sides[shape.grid]
     levels = [
         F.adaptive_avg_pool2d(feature, side)
         if feature.shape[-1] >= side

@@ -20,8 +20,6 @@ from core.flows.training import Rows, Training, held_out_images, maximise_likeli
 from core.messages import Part
 from core.views import PLAIN, View
 
-_MAP_STRIDE = 16
-
 
 class RadConfig(Part):
     """`clamp` bounds the logarithm of each coupling's scales; `views` teach, and are averaged when scoring."""
@@ -44,7 +42,7 @@ class Rad(Adaptable):
     flow: CouplingFlow
 
     def __init__(self, config: RadConfig, shape: FeatureShape) -> None:
-        side = shape.size // _MAP_STRIDE
+        side = shape.sides[shape.coarsest]
         super().__init__(config, shape, (side, side))
         self.views = self.teaching_views = config.views
         dimensions = 3 * sum(shape.channels)

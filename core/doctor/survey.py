@@ -154,8 +154,8 @@ def _touched(mask: Flags) -> Flags:
 
 def _features(embedder: Embedder, squares: Bytes) -> tuple[Tensor, Tensor]:
     with torch.inference_mode():
-        fine, coarse = embedder.backbone(embedder.preprocessing.normalised(squares))[-2:]
-        return _places(fine), _places(coarse)
+        levels = embedder.backbone(embedder.preprocessing.normalised(squares))[-2:]
+        return _places(levels[0]), _places(levels[-1])
 
 
 def _places(features_BCHW: Tensor) -> Tensor:

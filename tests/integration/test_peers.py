@@ -17,6 +17,7 @@ from adapters.anomalib.padim import Padim, PadimConfig
 from adapters.anomalib.patchcore import GreedyCoreset, Patchcore, PatchcoreConfig
 from adapters.anomalib.peer import PeerDetector
 from adapters.anomalib.peers import PEERS, padim
+from core.backbones import BackboneSpec, Origin
 from core.detectors import registry
 from core.detectors.base import Embedding, FeatureShape
 from core.evaluation import peers
@@ -232,13 +233,18 @@ def test_more_good_images_than_a_batch_are_all_told_of(name: str) -> None:
     assert all(0 < done <= total for done, total in told)
 
 
+TRANSFORMER = BackboneSpec(name="xcit_nano_12_p16_224", layers=(0, 1), origin=Origin.NONE)
+"""Two levels of one stride, on a grid of 14 places a side whatever the image's size."""
+
+
 @pytest.mark.usefixtures("offered")
+@pytest.mark.parametrize("backbone", [BackboneSpec(), TRANSFORMER], ids=["pyramid", "transformer"])
 @pytest.mark.parametrize(
     ("name", "config"),
     [("patchcore", {"coreset": 0.05}), ("padim", {"features": 20}), ("fastflow", {"steps": 2, "epochs": 1})],
 )
-def test_the_snapshot_of_a_peer_scores_as_it_did(name: str, config: dict[str, float]) -> None:
-    wanted = FitSettings(detector=name, config=config, preprocessing=settings().preprocessing)
+def test_the_snapshot_of_a_peer_scores_as_it_did(name: str, config: dict[str, float], backbone: BackboneSpec) -> None:
+    wanted = FitSettings(detector=name, config=config, backbone=backbone, preprocessing=settings().preprocessing)
     gauge = fit(goods(range(12)), line="weld", settings=wanted, at=datetime(2026, 1, 1, tzinfo=UTC))
     snapshot = save(gauge)
     again = load(snapshot.manifest, snapshot.weights)
