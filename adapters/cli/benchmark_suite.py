@@ -92,9 +92,7 @@ def suite(
         work = Suite(folders, models, device, limit, shots_of(shots), report)
         found = work.run(seeds_of(seeds), json)
     for failure in found.failures:
-        step = [failure.detector, failure.seed is not None and f"seed {failure.seed}"]
-        step.append(failure.shots is not None and f"{failure.shots} images")
-        warn(f"{', '.join([failure.dataset, *(part for part in step if part)])}: {failure.cause}")
+        warn(f"{failure.what}: {failure.cause}")
     if html is not None:
         write_suite(found, html)
     show(
@@ -105,7 +103,14 @@ def suite(
         (
             (
                 *(s.detector, s.datasets, s.image_auroc, s.mean_rank, s.worst, s.worst_dataset),
-                *(s.pixel_auroc, s.aupro, s.miss_share_at.get("0.05"), s.false_alarm_share, s.miss_share, s.fit_seconds),
+                *(
+                    s.pixel_auroc,
+                    s.aupro,
+                    s.miss_share_at.get("0.05"),
+                    s.false_alarm_share,
+                    s.miss_share,
+                    s.fit_seconds,
+                ),
             )
             for s in found.summaries
         ),

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from statistics import fmean, stdev
 
+from pydantic import Field
+
 from core.evaluation.operating_points import PromisedRate
 from core.evaluation.results import ClassFigures, Run
 from core.messages import Part
@@ -32,8 +34,8 @@ class Entrant(Part):
     peak_bytes: int
     snapshot_bytes: int
     wall: tuple[Shown, ...] = ()
-    miss_share_at: dict[str, float] = {}
-    promised: dict[str, PromisedRate] = {}
+    miss_share_at: dict[str, float] = Field(default_factory=dict)
+    promised: dict[str, PromisedRate] = Field(default_factory=dict)
 
 
 class Spread(Part):

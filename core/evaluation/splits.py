@@ -68,7 +68,7 @@ class Trial:
 
     def few_shot(self, shots: int) -> "Trial":
         """`shots` of the training images, at most as many as there are. Their sequence is cut into `shots` equal parts
-        and one image of each is drawn, by the trial's seed: as far apart as `evenly`, and other images with other seeds.
+        and one image of each is drawn, by the trial's seed: spread over all of them, and other images with other seeds.
         """
         bounds = pairwise(index * len(self.train) // shots for index in range(shots + 1))
         generator = np.random.default_rng((self.seed, shots))

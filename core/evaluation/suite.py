@@ -16,8 +16,8 @@ from core.evaluation.comparison import MIB, Entrant, Spread
 from core.messages import Part
 
 SIGNIFICANCE = 0.05
-"""Of the Friedman test and the critical difference. Larger finds differences that are none; smaller, with the handful of
-data sets that one has, finds none at all.
+"""Of the Friedman test and the critical difference. Larger finds differences that are none; smaller finds none at all
+with the handful of data sets that one has.
 """
 
 
@@ -39,6 +39,13 @@ class Failure(Part):
     seed: int | None = None
     shots: int | None = None
     cause: str
+
+    @property
+    def what(self) -> str:
+        """`screw, rad, seed 0, 16 images`, or the data set alone."""
+        seed = None if self.seed is None else f"seed {self.seed}"
+        shots = None if self.shots is None else f"{self.shots} images"
+        return ", ".join(part for part in (self.dataset, self.detector, seed, shots) if part is not None)
 
 
 class Ranking(Part):
