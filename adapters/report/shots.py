@@ -23,7 +23,7 @@ def few_shot_charts(found: SuiteResults) -> Markup:
     complete = found.with_all_sizes()
     if len(complete) > 1:
         charts.insert(0, few_shot_chart(f"mean of {len(complete)} data sets", found.shots, _curves(found, complete)))
-    return join(few_shot_key(found.detectors), tag("div", *charts, class_="pair-of-charts"))
+    return join(few_shot_key(found.detectors), tag("div", *charts, class_="pair-of-charts few-shots"))
 
 
 def few_shot_chart(title: str, shots: Sequence[int], curves: Sequence[Curve]) -> Markup:

@@ -226,7 +226,7 @@ def _own_thresholds(found: SuiteResults) -> Markup:
 def _errors(found: SuiteResults, dataset: str, detector: str) -> str:
     alarms = found.spread(dataset, detector, lambda run: run.run.false_alarm_share)
     misses = found.spread(dataset, detector, lambda run: run.run.miss_share)
-    return f"{percent(alarms and alarms.mean)} / {percent(misses and misses.mean)}"
+    return " / ".join("–" if spread is None else percent(spread.mean) for spread in (alarms, misses))
 
 
 def _promises(found: SuiteResults) -> Markup | None:
@@ -241,7 +241,7 @@ def _promises(found: SuiteResults) -> Markup | None:
     rows = (
         tag(
             "tr",
-            tag("th", dataset, tag("small", f"promised {percent(float(rate))}"), scope="row"),
+            tag("th", dataset, tag("small", f"promised {100 * float(rate):g} %"), scope="row"),
             *(_promise(_promised(found, dataset, name, rate), float(rate)) for name in found.detectors),
         )
         for dataset in found.datasets
