@@ -154,9 +154,9 @@ def test_a_promise_is_held_against_the_test_images() -> None:
 
 
 def test_the_binomial_interval_is_that_of_clopper_and_pearson() -> None:
-    assert binomial_interval(0, 60) == (0.0, pytest.approx(1 - 0.025 ** (1 / 60)))
-    assert binomial_interval(60, 60) == (pytest.approx(0.025 ** (1 / 60)), 1.0)
-    assert binomial_interval(5, 100) == (pytest.approx(0.0164, abs=1e-4), pytest.approx(0.1128, abs=1e-4))
+    assert binomial_interval(0, 60) == pytest.approx((0.0, 1 - 0.025 ** (1 / 60)))
+    assert binomial_interval(60, 60) == pytest.approx((0.025 ** (1 / 60), 1.0))
+    assert binomial_interval(5, 100) == pytest.approx((0.0164, 0.1128), abs=1e-4)
 
 
 def test_few_shots_are_drawn_by_seed_and_spread_over_the_training_images() -> None:
@@ -182,7 +182,8 @@ def test_means_are_over_data_sets_of_means_over_seeds() -> None:
     glass, rad = found.summaries
     assert (glass.detector, rad.detector) == ("glass", "rad")
     assert rad.image_auroc == pytest.approx(0.75)
-    assert (rad.worst_dataset, rad.worst) == ("screw", pytest.approx(0.6))
+    assert rad.worst_dataset == "screw"
+    assert rad.worst == pytest.approx(0.6)
     assert rad.miss_share_at == {"0.05": pytest.approx(0.25)}
     assert rad.mean_rank == glass.mean_rank == 1.5
     assert found.shots == [8]
@@ -248,7 +249,7 @@ def test_a_second_run_measures_only_what_is_new(fits: Fits, tmp_path: Path) -> N
     assert fits.asked == first, "eight images are all that `a` has"
     suite_of(root).run([0, 1], out)
     assert [each[2] for each in fits.asked[3:]] == [1, 1, 1]
-    suite_of(root, ("padim", "rad") if "padim" in work.entrants_of(()) else ("csflow", "rad")).run([0], out)
+    suite_of(root, ("csflow", "rad")).run([0], out)
     assert len(fits.asked) == 9
     assert len(json.loads(out.read_text())["runs"]) == 9
 
@@ -268,7 +269,7 @@ def test_what_fails_is_told_and_the_rest_is_kept(fits: Fits, tmp_path: Path) -> 
     assert found.failures[1].cause == "RuntimeError: singular matrix"
     assert len(json.loads(out.read_text())["failures"]) == 3
 
-    with pytest.raises(UserError, match="Nothing could be measured. flawless: flawless has no defects"):
+    with pytest.raises(UserError, match=r"Nothing could be measured\. flawless: flawless has no defects"):
         work.Suite(
             work.datasets_in(root, ["flawless"]),
             suite_of(root).models,
