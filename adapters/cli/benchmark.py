@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from adapters.cli import options
+from adapters.cli.benchmark_suite import suite
 from adapters.cli.evaluate import check_place, seeds_of
 from adapters.cli.output import as_json, emit, say, show, write_whole
 from adapters.cli.progress import bars
@@ -412,6 +413,9 @@ def detectors(
     for path in (json, html):
         if path is not None:
             say(f"wrote {path}")
+
+
+benchmark.command("suite")(suite)
 
 
 def _spreads(standing: "Standing", columns: Sequence[str]) -> list["Spread | None"]:

@@ -4,7 +4,7 @@ import json
 import multiprocessing
 import resource
 from base64 import b64encode
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -16,6 +16,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 from adapters.cli.measuring import chosen_trials, evaluation
@@ -28,6 +29,7 @@ from core.detectors.registry import DETECTORS, FROM_LABELS
 from core.errors import Unavailable, UserError
 from core.evaluation.comparison import Entrant, Shown, Standing, standings
 from core.evaluation.datasets import Dataset, Entry, Sample, evenly, sift
+from core.evaluation.operating_points import PromisedRate, miss_shares, promised_rates
 from core.evaluation.summary import Case
 from core.gauge import Gauge
 from core.heatmaps import heatmap_png
@@ -69,6 +71,12 @@ class Task:
     limit: int | None
     seed: int
     shows: bool
+    shots: int | None = None
+
+    @property
+    def heading(self) -> str:
+        shots = "" if self.shots is None else f", {self.shots} images"
+        return f"{self.dataset.resolve().name}, {name_of(self.model)}, seed {self.seed}{shots}: "
 
 
 @dataclass(frozen=True)
@@ -105,10 +113,10 @@ class Comparing:
 
     def run(self, seeds: Sequence[int], out: Path | None) -> Comparison:
         known = {(e.detector, e.seed): e for e in self._earlier(out)}
-        plan = [(model, seed) for seed in seeds for model in self.models if (_name(model), seed) not in known]
+        plan = [(model, seed) for seed in seeds for model in self.models if (name_of(model), seed) not in known]
         for done, (model, seed) in enumerate(plan):
             self.report("detectors fitted and judged", done, len(plan))
-            known[_name(model), seed] = _alone(self._task(model, seed, shows=seed == seeds[0]))
+            known[name_of(model), seed] = measured_alone(self._task(model, seed, shows=seed == seeds[0]))
             if out is not None:
                 found = Comparison(tuple(known.values()))
                 write_whole(out, json.dumps({"key": self._key} | found.document(self.name), indent=2))
@@ -134,43 +142,49 @@ class Comparing:
         model = self.models[0]
         features = (model.weights, model.backbone, model.layers, model.size, model.tiles, model.aspect)
         told = (version("flowgauge"), *features, self.limit)
-        digest = sha256(repr(told).encode())
-        found = Dataset.open(self.dataset, self.masks)
-        for entry in (*found.train, *found.test):
-            digest.update(entry.name.encode() + (entry.outline.read_bytes() if entry.outline else b""))
-        for path in (self.splits, self.groups):
-            digest.update(path.read_bytes() if path else b"")
-        return digest.hexdigest()
+        return contents_digest(Dataset.open(self.dataset, self.masks), (self.splits, self.groups), repr(told))
 
 
-def _name(model: Model) -> str:
+def contents_digest(dataset: Dataset, files: Iterable[Path | None], settings: str = "") -> str:
+    """Changes with images' names and masks, with what the files of splits and groups say, and with `settings`."""
+    digest = sha256(settings.encode())
+    for entry in (*dataset.train, *dataset.test):
+        digest.update(entry.name.encode() + (entry.outline.read_bytes() if entry.outline else b""))
+    for path in files:
+        digest.update(path.read_bytes() if path else b"")
+    return digest.hexdigest()
+
+
+def name_of(model: Model) -> str:
     assert model.detector is not None, "every entrant has a name"
     return model.detector
 
 
-def _alone(task: Task) -> Entrant:
+def measured_alone(task: Task) -> Entrant:
     """In a new process, so that the memory it takes is its own. Raises `Unavailable` where the system ended it."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         try:
             return Entrant.model_validate_json(pool.submit(_measured, task).result())
         except BrokenProcessPool as error:
             raise Unavailable(
-                f"The process that measured {_name(task.model)} was killed, most likely for want of memory.",
+                f"The process that measured {name_of(task.model)} was killed, most likely for want of memory.",
                 "Leave the detector out, or give fewer images by --limit. What --json holds is kept.",
             ) from error
 
 
 def _measured(task: Task) -> str:
     """An `Entrant` as JSON: what crosses between processes should be plain."""
-    name = _name(task.model)
+    name = name_of(task.model)
     if name in PEERS:
         from adapters.anomalib.detectors import offer_all
 
         offer_all()
     trials = chosen_trials(task.dataset, task.splits, [task.seed], None, task.limit, task.masks)
+    if task.shots is not None:
+        trials = [trial.few_shot(task.shots) for trial in trials]
     seen = _Seen(shows=task.shows)
     with bars() as report:
-        told = _under(f"{name}, seed {task.seed}: ", report)
+        told = _under(task.heading, report)
         found = evaluation(
             task.dataset.name, trials, task.model, None, task.groups, task.device, told, witness=seen.witness
         )
@@ -182,6 +196,8 @@ def _measured(task: Task) -> str:
         peak_bytes=peak,
         snapshot_bytes=seen.snapshot_bytes,
         wall=seen.wall,
+        miss_share_at=seen.miss_share_at,
+        promised=seen.promised,
     ).model_dump_json()
 
 
@@ -197,14 +213,25 @@ class _Seen:
 
     snapshot_bytes: int = 0
     wall: tuple[Shown, ...] = ()
+    miss_share_at: dict[str, float]
+    promised: dict[str, PromisedRate]
 
     def __init__(self, *, shows: bool) -> None:
         self._shows = shows
 
     def witness(self, gauge: Gauge, cases: Sequence[Case]) -> None:
         self.snapshot_bytes = len(weights_of(gauge))
+        scores = np.array([case.judgement.score for case in cases])
+        defective = np.array([case.entry.defective for case in cases])
+        self.miss_share_at = miss_shares(scores, defective)
+        self.promised = promised_rates(_promise_of(gauge), scores, defective)
         if self._shows:
             self.wall = tuple(_shown(case) for case in _chosen(cases))
+
+
+def _promise_of(gauge: Gauge) -> Callable[[float], float] | None:
+    """The threshold that keeps a promised false-alarm rate, as a function of the rate; None: it promises none."""
+    return getattr(gauge.manifest.threshold, "at", None)
 
 
 def _chosen(cases: Sequence[Case]) -> list[Case]:

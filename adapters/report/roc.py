@@ -54,17 +54,18 @@ def roc(run: Run) -> list[tuple[float, float]]:
 
 def _curve(run: Run, rank: int, across: Scale, up: Scale) -> Markup:
     points = [(across(alarm), up(caught)) for alarm, caught in roc(run)]
-    colour, dashes = _look(rank)
+    colour, dashes = look(rank)
     return tag("g", path(points, "curve"), stroke=colour, stroke_dasharray=dashes, stroke_width=1.8)
 
 
 def _label(entrant: Entrant, rank: int) -> Markup:
-    colour, dashes = _look(rank)
+    colour, dashes = look(rank)
     start, y = RIGHT + 28, TOP + 14 + rank * _LABEL_GAP
     sample = tag("g", line(start, y - 4, start + _SAMPLE, y - 4, "sample"), stroke=colour, stroke_dasharray=dashes)
     value = "–" if entrant.run.image_auroc is None else f"{entrant.run.image_auroc:.3f}"
     return join(sample, text(start + _SAMPLE + 8, y, f"{entrant.detector} {value}"))
 
 
-def _look(rank: int) -> tuple[str, str | None]:
+def look(rank: int) -> tuple[str, str | None]:
+    """Colour and dashes of the curve of that place in a list."""
     return COLOURS[rank % len(COLOURS)], DASHES[rank % len(DASHES)]

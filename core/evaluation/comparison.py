@@ -3,6 +3,9 @@
 from collections.abc import Sequence
 from statistics import fmean, stdev
 
+from pydantic import Field
+
+from core.evaluation.operating_points import PromisedRate
 from core.evaluation.results import ClassFigures, Run
 from core.messages import Part
 
@@ -21,6 +24,8 @@ class Shown(Part):
 class Entrant(Part):
     """One detector under one seed. `peak_bytes`: the most memory that its process held, libraries and images included;
     `snapshot_bytes`: what was learned, as it is stored. `wall`: the same images for all detectors of a seed.
+    `miss_share_at`: the share of defects missed at each true false-alarm rate of the test images; `promised`: what
+    became of each false-alarm rate that the gauge promised, empty where it promises none. The keys are the rates.
     """
 
     detector: str
@@ -29,6 +34,8 @@ class Entrant(Part):
     peak_bytes: int
     snapshot_bytes: int
     wall: tuple[Shown, ...] = ()
+    miss_share_at: dict[str, float] = Field(default_factory=dict)
+    promised: dict[str, PromisedRate] = Field(default_factory=dict)
 
 
 class Spread(Part):

@@ -3,10 +3,11 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import TypeVar
 
+import numpy as np
 from pydantic import Field, TypeAdapter, ValidationError
 
 from core.errors import DatasetError
@@ -64,6 +65,14 @@ class Trial:
         kinds = sorted({entry.kind for entry in self.test})
         test = chain.from_iterable(evenly([e for e in self.test if e.kind == kind], limit) for kind in kinds)
         return replace(self, train=evenly(self.train, limit), test=tuple(test))
+
+    def few_shot(self, shots: int) -> "Trial":
+        """`shots` of the training images, at most as many as there are. Their sequence is cut into `shots` equal parts
+        and one image of each is drawn, by the trial's seed: spread over all of them, and other images with other seeds.
+        """
+        bounds = pairwise(index * len(self.train) // shots for index in range(shots + 1))
+        generator = np.random.default_rng((self.seed, shots))
+        return replace(self, train=tuple(self.train[generator.integers(low, high)] for low, high in bounds))
 
 
 def read_splits(path: Path) -> Splits:
