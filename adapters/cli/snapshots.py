@@ -75,7 +75,8 @@ def _tell(facts: "Manifest") -> None:
             ("images", facts.images),
             ("threshold", limit.value),
             ("for review", f"{limit.low:.4g} to {limit.high:.4g}"),
-            ("false alarms", f"{limit.false_alarm_share:.1%}"),
+            ("false alarms", f"{limit.false_alarm_share:.1%} held out"),
+            ("promise", limit.sentence),
         ],
     )
     if facts.gate is not None:
