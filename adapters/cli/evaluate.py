@@ -110,6 +110,7 @@ def _tell_false_alarms(document: dict[str, Any]) -> None:
             low, high = run["promised_interval"]
             say(
                 f"seed {run['seed']}: {run['promised_false_alarm_share']:.1%} false alarms promised "
-                f"({low:.1%} to {high:.1%}), {run['false_alarm_share']:.1%} observed on {run['good_images']} good images."
+                f"({low:.1%} to {high:.1%}), {run['false_alarm_share']:.1%} observed on {run['good_images']} good "
+                "images."
             )
     say("")

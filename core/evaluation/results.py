@@ -27,9 +27,9 @@ class Figures(Part):
 
     `false_alarm_share` and `miss_share` are those of scores above and up to `threshold`; `promised_false_alarm_share`
     is what the gauge's threshold promises (for a rule that promises none, the held-out share), and
-    `held_out_false_alarm_share` what cross-fitted training images say of it; `review_share` counts decisions of all test
-    images. `backbone_images_per_second` is that of the cut backbone on the same decoded pictures, in turns with the
-    gauge, and `speed_ratio` the gauge's speed over it.
+    `held_out_false_alarm_share` what cross-fitted training images say of it; `review_share` counts decisions of all
+    test images. `backbone_images_per_second` is that of the cut backbone on the same decoded pictures, in turns with
+    the gauge, and `speed_ratio` the gauge's speed over it.
     """
 
     image_auroc: Figure
