@@ -180,7 +180,7 @@ class CalibrationScores:
         shape = min(max(2 - mean / (mean - 2 * moment), 0.0), _HEAVIEST_TAIL)
         scale, predictive = mean * (1 - shape), shape + 1 / above
         reach = scale / predictive * ((above / (self.parts + 1) / rate) ** predictive - 1)
-        return max(float(self.scores[start]) + reach, highest)
+        return max(float(self.scores[start] + reach), highest)
 
 
 class Threshold(Part):
@@ -363,7 +363,8 @@ class Threshold(Part):
             for rate in rates
         ]
         calibration = CalibrationScores.of(np.array(good))
-        share = removed + (1 - removed) * float((scores > calibration.at(self.promised)).mean())
+        above = float((scores > calibration.at(self.promised)).mean())
+        share = min(removed, self.promised) + (1 - removed) * above
         made = Threshold.promising(
             self.promised, calibration, k=self.k, clean_half_k=self.clean_half_k, false_alarm_share=share
         )

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,7 +28,8 @@ class Law:
     limit: Callable[[float], float]
 
 
-def _single(law: stats.rv_continuous) -> Law:
+def _single(law: Any) -> Law:
+    """Of a frozen distribution of scipy's; each image shows a part of its own."""
     return Law(lambda rng, n: (law.rvs(size=n, random_state=rng), None), law.sf, law.isf)
 
 

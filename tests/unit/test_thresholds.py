@@ -148,7 +148,7 @@ def test_defects_that_were_kept_lift_an_adapted_gauge_s_threshold_little(share: 
     fresh = np.exp(0.5 * _good(100_000, seed=6))
     assert (fresh > adapted.value).mean() < 1.3 * 0.05
     assert (fresh + 2.5 > adapted.value).mean() > (0.9 if share < 0.25 else 0.3)
-    assert adapted.value < CalibrationScores.of(kept).at(0.05)
+    assert adapted.value < CalibrationScores.of(line).at(0.05)
 
 
 def test_the_conformal_rule_takes_the_score_of_the_rank() -> None:
@@ -162,7 +162,8 @@ def test_images_of_one_part_weigh_as_one() -> None:
     """Nine parts with one image each, and one with ninety, of which the lower half scores as the others do."""
     scores = np.concatenate([np.arange(1.0, 10), np.full(45, 5.5), np.full(45, 100.0)])
     calibration = CalibrationScores.of(scores, [*map(str, range(9)), *["many"] * 90])
-    assert (calibration.parts, calibration.supported) == (10, pytest.approx(1 / 11))
+    assert calibration.parts == 10
+    assert calibration.supported == pytest.approx(1 / 11)
     assert calibration.at(2 / 11) == 9.0
     assert calibration.at(1 / 11) == 100.0
     assert CalibrationScores.of(scores).at(2 / 11) == 100.0, "as single images, the one part decides"
