@@ -27,7 +27,7 @@ from core.messages import Part, Statistics
 from core.meta.theta import Theta
 from core.preprocessing import Preprocessing
 from core.snapshot import weights_of
-from core.thresholds import FALSE_ALARMS, Calibration, Rule, Threshold, cut, fold_of
+from core.thresholds import FALSE_ALARMS, Calibration, QuartileRule, Rule, Threshold, cut, fold_of
 from core.thresholds import Scores as FloatArray
 from core.views import PLAIN
 
@@ -61,7 +61,7 @@ class FitSettings(Part):
     k: float = Field(1.5, gt=0)
     refine: int = Field(0, ge=0)
     mutual: MutualScoring | None = None
-    suspect_rule: Rule = Rule.ONE_SIDED
+    suspect_rule: QuartileRule = Rule.ONE_SIDED
     clean_half_k: float = Field(5.0, gt=0)
 
     def threshold(self, scores: FloatArray, folds: NDArray[np.intp], groups: Sequence[str], seed: int) -> Threshold:

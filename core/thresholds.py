@@ -8,7 +8,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Self
+from typing import Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,6 +49,10 @@ class Rule(StrEnum):
     CONFORMAL = "conformal"
     IQR = "iqr"
     ONE_SIDED = "one-sided"
+
+
+QuartileRule = Literal[Rule.IQR, Rule.ONE_SIDED]
+"""A rule with a k, by which outliers are found too."""
 
 
 def cut(scores: Scores, rule: Rule, k: float) -> float:
