@@ -27,7 +27,8 @@ from core.messages import Part, Statistics
 from core.meta.theta import Theta
 from core.preprocessing import Preprocessing
 from core.snapshot import weights_of
-from core.thresholds import Calibration, Rule, Threshold, cut, fold_of
+from core.thresholds import FALSE_ALARMS, Calibration, QuartileRule, Rule, Threshold, cut, fold_of
+from core.thresholds import Scores as FloatArray
 from core.views import PLAIN
 
 MINIMUM_IMAGES = 8
@@ -38,13 +39,14 @@ _COMPARED = 100
 
 
 class FitSettings(Part):
-    """How a gauge is made. `config` are options of the detector's own; `k` is that of T = Q3 + k * IQR.
+    """How a gauge is made. `config` are options of the detector's own; `false_alarms` is the rate that the conformal
+    rule promises on new good images, and `k` that of T = Q3 + k * IQR where `rule` is that one.
 
     With `refine` r > 0, images that nobody has called good may teach: up to r times, those whose cross-fitted score
     lies above median + `clean_half_k` * (median - Q1), or above Q3 + `k` * IQR if that is the `suspect_rule`, are left
     out and the rest is fitted anew (2503.01569). Where `mutual` is given, the first time goes by mutual scoring, which
-    no defect can have taught. The one-sided rule then also sets the threshold: quartiles above the median may be the
-    defects'.
+    no defect can have taught. The one-sided rule then also sets the threshold: scores above the median may be the
+    defects', and no rate can be promised.
 
     The preprocessing's mean and standard deviation are always the backbone's.
     """
@@ -54,16 +56,20 @@ class FitSettings(Part):
     backbone: BackboneSpec = BackboneSpec()
     preprocessing: Preprocessing = Preprocessing()
     folds: int = Field(2, ge=2, le=10)
-    rule: Rule = Rule.IQR
+    rule: Rule = Rule.CONFORMAL
+    false_alarms: float = Field(FALSE_ALARMS, gt=0, lt=0.5)
     k: float = Field(1.5, gt=0)
     refine: int = Field(0, ge=0)
     mutual: MutualScoring | None = None
-    suspect_rule: Rule = Rule.ONE_SIDED
+    suspect_rule: QuartileRule = Rule.ONE_SIDED
     clean_half_k: float = Field(5.0, gt=0)
 
-    @property
-    def threshold_rule(self) -> tuple[Rule, float]:
-        return self._with_k(Rule.ONE_SIDED) if self.refine else (self.rule, self.k)
+    def threshold(self, scores: FloatArray, folds: NDArray[np.intp], groups: Sequence[str], seed: int) -> Threshold:
+        """From cross-fitted scores (n,), the fold (n,) in which each image was held out and the part that it shows."""
+        rule, k = self._with_k(Rule.ONE_SIDED) if self.refine else (self.rule, self.k)
+        return Threshold.from_folds(
+            scores, folds, rule=rule, k=k, seed=seed, false_alarms=self.false_alarms, groups=groups
+        )
 
     @property
     def suspicion(self) -> tuple[Rule, float]:
@@ -116,7 +122,6 @@ def fit(
     detector = teacher.taught(lesson.without(suspects), "all images")
     held_out = teacher.cross_fitted(lesson, folds, suspects, scale_of=detector)
     scores = held_out.image.double().numpy()
-    rule, k = settings.threshold_rule
     manifest = Manifest(
         line=line,
         version=_UNNAMED,
@@ -129,7 +134,7 @@ def fit(
         backbone=backbone.spec,
         preprocessing=preprocessing,
         detector=DetectorSpec(name=settings.detector, config=detector.config.model_dump(mode="json")),
-        threshold=Threshold.from_folds(scores, folds, rule=rule, k=k, seed=seed, groups=groups),
+        threshold=settings.threshold(scores, folds, groups, seed),
         calibration=Calibration.of(scores),
         map_scale=map_scale(held_out.maps),
         ranges=ranges_of([picture.statistics for picture in pictures]),

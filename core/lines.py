@@ -36,6 +36,9 @@ class LineSettings(Message):
         None, description="when to adapt without any drift: a cron expression of five fields, in UTC"
     )
 
+    threshold_check_images: int = Field(
+        200, ge=0, description="after so many parts a gauge's threshold is checked against the line's scores; 0: never"
+    )
     alert_window_seconds: float = Field(60, gt=0, description="alerts of one kind within it become one with a count")
     keep_passes_days: float | None = Field(None, ge=0, description="images that passed are deleted after this")
 

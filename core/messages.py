@@ -127,6 +127,7 @@ class AlertKind(StrEnum):
     NO_GAUGE = "no_gauge"
     DEAD_LETTER = "dead_letter"
     BACKLOG = "backlog"
+    THRESHOLD_DISAGREES = "threshold_disagrees"
 
 
 class Alert(Message):

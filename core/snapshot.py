@@ -5,7 +5,9 @@ Nothing is ever unpickled. The frozen backbone is named by the SHA-256 of its we
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
 
 import safetensors.torch
 from pydantic import ValidationError
@@ -16,6 +18,7 @@ from core.detectors.registry import create
 from core.errors import SnapshotCorrupt, SnapshotTooNew
 from core.gauge import Gauge
 from core.manifest import MANIFEST_SCHEMA, Manifest
+from core.thresholds import Threshold
 
 MANIFEST_NAME = "manifest.json"
 WEIGHTS_NAME = "weights.safetensors"
@@ -45,6 +48,19 @@ def save(gauge: Gauge) -> Snapshot:
     digest = hashlib.sha256(weights).hexdigest()
     manifest = gauge.manifest.model_copy(update={"weights_sha256": digest})
     return Snapshot(manifest.model_dump_json(indent=2).encode(), weights, manifest.version)
+
+
+def with_threshold(manifest: bytes, change: Callable[[Threshold], Threshold], at: datetime) -> tuple[bytes, str]:
+    """The manifest and the version of a gauge that differs in its threshold alone; the weights stay.
+
+    Its parent is the gauge of `manifest`. Raises `SnapshotCorrupt` and `SnapshotTooNew` as `load` does.
+    """
+    facts = read_manifest(manifest)
+    threshold = change(facts.threshold)
+    digest = hashlib.sha256(f"{facts.version} {at.isoformat()} {threshold.value!r}".encode()).hexdigest()[:12]
+    update = {"version": f"threshold-{digest}", "parent": facts.version, "created_at": at, "threshold": threshold}
+    made = facts.model_copy(update=update)
+    return made.model_dump_json(indent=2).encode(), made.version
 
 
 def load(manifest: bytes, weights: bytes, *, device: str = "cpu", sha256: str | None = None) -> Gauge:

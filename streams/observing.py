@@ -7,10 +7,13 @@ from datetime import datetime
 
 from core.buffer import leaving
 from core.messages import Verdict
+from core.names import snapshot_prefix
 from core.ports import Buffered, Outgoing
+from core.thresholds import Threshold
 from streams.counting import Counted, VerdictReader
 from streams.meter import Meter, Unmetered
 from streams.settings import SettingsCache
+from streams.snapshots import MANIFEST
 from streams.store import Store
 from streams.watch import LineState, Watch
 
@@ -32,6 +35,7 @@ class Observing(VerdictReader):
         super().__init__(store.log)
         self._meter = meter
         self._state = store.state
+        self._objects = store.objects
         self._clock = store.clock
         self._settings = SettingsCache(store)
         self._watches: dict[str, Watch] = {}
@@ -103,12 +107,20 @@ class Observing(VerdictReader):
     def _restore(self, line: str) -> None:
         if line not in self._watches:
             stored = self._state.get(_key(line))
-            self._watches[line] = Watch(line, LineState.decode(stored) if stored else LineState())
+            self._watches[line] = Watch(line, LineState.decode(stored) if stored else LineState(), self._threshold)
 
     def _refresh(self, lines: Iterable[str]) -> None:
         """Go on from what is stored, where it is: another worker may have had the line since."""
         stored = {line: state for line in lines if (state := self._state.get(_key(line))) is not None}
-        self._watches |= {line: Watch(line, LineState.decode(state)) for line, state in stored.items()}
+        self._watches |= {line: Watch(line, LineState.decode(state), self._threshold) for line, state in stored.items()}
+
+    def _threshold(self, line: str, version: str) -> Threshold | None:
+        """Out of the gauge's manifest, without loading the gauge; None where there is none that can be read."""
+        try:
+            manifest = self._objects.get(f"{snapshot_prefix(line, version)}/{MANIFEST}")
+            return Threshold.model_validate(json.loads(manifest)["threshold"])
+        except (KeyError, ValueError):
+            return None
 
 
 def _buffered(verdict: Verdict) -> Buffered | None:

@@ -1,27 +1,37 @@
 """One line as observing watches it: drift, images since the last adaptation, and its schedule."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime
 
+import numpy as np
 from pydantic import Field
 
 from core.drift import NOTHING_SEEN, Drift, DriftMonitor, MonitorState, Observation
+from core.errors import Unavailable
 from core.lines import LineSettings, Policy
 from core.messages import AlertKind, Instant, Message, Reason, Verdict
 from core.ports import Outgoing
 from core.schedule import last_tick, next_tick
+from core.threshold_check import Disagreement, disagreement
+from core.thresholds import Threshold
 from streams.alerts import alert
 from streams.counting import Counted
 from streams.occasions import Occasion, seen_in, ticked
 
 _DIGITS = 5
 
+ThresholdOf = Callable[[str, str], Threshold | None]
+"""Line and gauge version -> the gauge's threshold, None for one that cannot be read. Raises `Unavailable`."""
+
 
 class LineState(Message):
     """All that observing knows of a line. `seen` is the last verdict offset in it, by partition: what a replay brings
     again is not observed again. `asked_at` is when an adaptation was last requested or proposed, `told_at` when people
     were last told of a drift from this gauge. `ticked_at` is the last tick of `schedule` that has been dealt with, or
-    when that schedule was first seen."""
+    when that schedule was first seen.
+
+    `scores` are the first ones of this gauge's images, one for each part, until its threshold has been checked against
+    them (`threshold_checked`); `subject` is the part that the last of them shows."""
 
     seen: dict[int, int] = Field(default_factory=dict)
     gauge_version: str | None = None
@@ -31,13 +41,17 @@ class LineState(Message):
     told_at: Instant | None = None
     schedule: str | None = None
     ticked_at: Instant | None = None
+    scores: list[float] = Field(default_factory=list)
+    subject: str | None = None
+    threshold_checked: bool = False
 
 
 class Watch:
     """Goes on from the state that was stored of a line."""
 
-    def __init__(self, line: str, state: LineState) -> None:
+    def __init__(self, line: str, state: LineState, threshold_of: ThresholdOf) -> None:
         self._line = line
+        self._threshold_of = threshold_of
         self._settings = LineSettings()
         self._seen = dict(state.seen)
         self._gauge_version = state.gauge_version
@@ -48,6 +62,9 @@ class Watch:
         self._schedule = state.schedule
         self._ticked_at = state.ticked_at
         self._due_at = _after(state.schedule, state.ticked_at)
+        self._scores = list(state.scores)
+        self._subject = state.subject
+        self._threshold_checked = state.threshold_checked
 
     @property
     def state(self) -> LineState:
@@ -60,6 +77,9 @@ class Watch:
             told_at=self._told_at,
             schedule=self._schedule,
             ticked_at=self._ticked_at,
+            scores=self._scores,
+            subject=self._subject,
+            threshold_checked=self._threshold_checked,
         )
 
     @property
@@ -79,10 +99,12 @@ class Watch:
             self._monitor = DriftMonitor()
             self._images_since = 0
             self._told_at = None
+            self._scores, self._subject, self._threshold_checked = [], None, False
         self._images_since += 1
         if (observation := _observation(verdict)) is not None:
             yield from self._on_drift(self._monitor.observe(observation, settings.settle_images), verdict)
             yield from self._on_count(verdict)
+        yield from self._check_threshold(verdict)
         yield from self._on_schedule(verdict.scored_at)
 
     def schedule(self, expression: str | None, now: datetime) -> bool:
@@ -137,6 +159,25 @@ class Watch:
             image_id=verdict.image_id,
         )
 
+    def _check_threshold(self, verdict: Verdict) -> Iterator[Outgoing]:
+        """Once for each gauge, on its first images. While the store is away the check waits for the next image."""
+        wanted = self._settings.threshold_check_images
+        if not wanted or self._threshold_checked or verdict.score is None or verdict.gauge_version is None:
+            return
+        if len(self._scores) < wanted and (verdict.subject is None or verdict.subject != self._subject):
+            self._scores.append(verdict.score)
+            self._subject = verdict.subject
+        if len(self._scores) < wanted:
+            return
+        try:
+            threshold = self._threshold_of(self._line, verdict.gauge_version)
+        except Unavailable:
+            return
+        scores, self._scores, self._threshold_checked = np.array(self._scores[:wanted]), [], True
+        found = None if threshold is None else disagreement(threshold, scores, seed=0)
+        if threshold is not None and found is not None:
+            yield _contradicted(verdict, verdict.gauge_version, threshold, found, len(scores))
+
     def _on_count(self, verdict: Verdict) -> Iterator[Outgoing]:
         every = self._settings.adapt_every
         if every is not None and self._images_since >= every:
@@ -157,6 +198,29 @@ class Watch:
 
 def _after(schedule: str | None, ticked_at: datetime | None) -> datetime | None:
     return None if schedule is None or ticked_at is None else next_tick(schedule, ticked_at)
+
+
+def _contradicted(verdict: Verdict, version: str, threshold: Threshold, found: Disagreement, images: int) -> Outgoing:
+    """The alert that proposes another threshold. Nothing changes until a person runs its command."""
+    side = "below" if threshold.value < found.proposed else "above"
+    return alert(
+        verdict.line,
+        AlertKind.THRESHOLD_DISAGREES,
+        version,
+        verdict.scored_at,
+        f"{verdict.line}: the threshold {threshold.value:.4g} lies {side} {found.low:.4g} to {found.high:.4g}, which"
+        f" its first {images} images suggest for {threshold.promised:.2g} false alarms; it gives about"
+        f" {found.false_alarms:.2g}. If the line is as it should be, run"
+        f" `flowgauge snapshots threshold {verdict.line} --value {found.proposed:.6g}`.",
+        version=version,
+        threshold=threshold.value,
+        proposed=found.proposed,
+        low=found.low,
+        high=found.high,
+        promised=threshold.promised,
+        false_alarms=found.false_alarms,
+        images=images,
+    )
 
 
 def _observation(verdict: Verdict) -> Observation | None:

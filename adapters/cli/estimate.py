@@ -24,13 +24,13 @@ class Choose(StrEnum):
     YOUDEN = "youden"
     COST = "cost"
     BUDGET = "budget"
-    IQR = "iqr"
+    OWN = "own"
 
 
 def estimate(
     dataset: Annotated[Path, typer.Argument(help="A data set in the MVTec AD layout.")],
     choose: Annotated[
-        Choose, typer.Option(help="How to choose the threshold; iqr is the gauge's own, from good images alone.")
+        Choose, typer.Option(help="How to choose the threshold; own is the gauge's own, from good images alone.")
     ] = Choose.YOUDEN,
     cost_miss: Annotated[float, typer.Option(min=0, help="What a missed defect costs, in any currency.")] = 10.0,
     cost_false_alarm: Annotated[float, typer.Option(min=0, help="What a false alarm costs.")] = 1.0,

@@ -22,6 +22,7 @@ def evaluate(
     aspect: options.AspectOption = options.Aspect.SQUASH,
     masks: options.Masks = None,
     refine: options.Refine = False,
+    false_alarms: options.FalseAlarms = None,
     members: options.Members = None,
     changes: options.Changes = None,
     theta: options.Theta = None,
@@ -60,7 +61,9 @@ def evaluate(
 
     check_place(json)
     others = None if against is None else earlier_runs(against)
-    model = Model(detector, weights, backbone, size, aspect, refine, members, tuple(changes or ()), layers, tiles)
+    model = Model(
+        detector, weights, backbone, size, aspect, refine, members, tuple(changes or ()), layers, tiles, false_alarms
+    )
     with bars() as report:
         trials = chosen_trials(dataset, splits, seeds_of(seed), noise, limit, masks)
         found = evaluation(dataset.resolve().name, trials, model, theta, groups, device, report)
@@ -95,9 +98,23 @@ def _tell(document: dict[str, Any]) -> None:
     figures = (key for key, value in document.items() if isinstance(value, float) and not key.endswith("_std"))
     show(("figure", "value", "deviation"), ((key, document[key], document.get(f"{key}_std")) for key in figures))
     say("")
+    _tell_false_alarms(document)
     columns = ("image_auroc", "pixel_auroc", "aupro", "miss_share", "images")
     if "against" in document:
         low, high = document["against"]["interval"]
         say(f"against: image_auroc differs by {document['against']['image_auroc_difference']:+.4f}")
         say(f"         (95 % of resampled parts: {low:+.4f} to {high:+.4f})\n")
     show(("class", *columns), ((kind, *(row[c] for c in columns)) for kind, row in document["per_class"].items()))
+
+
+def _tell_false_alarms(document: dict[str, Any]) -> None:
+    """What each run's threshold promised and what its good test images saw."""
+    for run in document["runs"]:
+        if run["promised_interval"] is not None and run["false_alarm_share"] is not None:
+            low, high = run["promised_interval"]
+            say(
+                f"seed {run['seed']}: {run['promised_false_alarm_share']:.1%} false alarms promised "
+                f"({low:.1%} to {high:.1%}), {run['false_alarm_share']:.1%} observed on {run['good_images']} good "
+                "images."
+            )
+    say("")

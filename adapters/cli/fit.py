@@ -31,6 +31,7 @@ def fit(
     aspect: options.AspectOption = options.Aspect.SQUASH,
     masks: options.Masks = None,
     refine: options.Refine = False,
+    false_alarms: options.FalseAlarms = None,
     members: options.Members = None,
     changes: options.Changes = None,
     groups: options.Groups = None,
@@ -43,13 +44,15 @@ def fit(
     """Fit a gauge to good images and make it the active one of a line.
 
     Flowgauge learns what good looks like, and sets the threshold on images
-    that the model did not see. The gauge is the line's anchor from now on:
+    that the model did not see, so that new good parts are rejected at the rate
+    of --false-alarms. The last line says how sure that is. The gauge is the line's anchor from now on:
     every adaptation starts from it. From the buffer, suspects never teach.
     multidirectional also learns from the line's labelled defects: see label.
 
     \b
     flowgauge fit ./good --line press-3 --store ./plant
     flowgauge fit ./mvtec/bottle --line bottles --store ./plant
+    flowgauge fit ./good --line press-3 --false-alarms 0.01
     flowgauge fit --from-buffer --line press-3 --store ./plant
     """
     from adapters.cli.model import Model, start_at, torch_device
@@ -61,7 +64,17 @@ def fit(
     from streams.snapshots import SnapshotFiles, publish_snapshot
 
     settings = Model(
-        detector, weights, backbone, size, aspect, refine or from_buffer, members, tuple(changes or ()), layers, tiles
+        detector,
+        weights,
+        backbone,
+        size,
+        aspect,
+        refine or from_buffer,
+        members,
+        tuple(changes or ()),
+        layers,
+        tiles,
+        false_alarms,
     ).settings()
     start = None if theta is None else start_at(theta)
     with open_store(store) as plant, bars() as report:
@@ -101,3 +114,4 @@ def _tell(gauge: "Gauge") -> None:
     say(f"Features of {facts.backbone.name} at {facts.preprocessing.size} pixels a side: {grids}.")
     say(f"Threshold {cell(limit.value)}; for review from {cell(limit.low)} to {cell(limit.high)}.")
     say(f"False alarms on good images that it had not seen: {limit.false_alarm_share:.1%}.")
+    say(limit.sentence)

@@ -67,6 +67,7 @@ def set_settings(
     settle_images            images of the changed line before it teaches
     adapt_every              images after which to adapt without drift
     adapt_schedule           when to adapt without drift: cron, in UTC
+    threshold_check_images   parts to see before checking T; 0 is never
     alert_window_seconds     alerts of one kind within it become one
     keep_passes_days         images that passed are deleted after this
     """

@@ -44,7 +44,7 @@ def meta_search(
         check_place(place)
     settings = SearchSettings(turns=turns, seed=seed)
     with bars() as report:
-        found = MetaSearch(Model(None, None, None, _SIZE, options.Aspect.SQUASH), settings, device, report).run(
+        found = MetaSearch(Model("headflow", None, None, _SIZE, options.Aspect.SQUASH), settings, device, report).run(
             evaluations, out
         )
     if table is not None:

@@ -62,7 +62,7 @@ def meta_train(
         }
     )
     settings = settings.model_copy(update={"guide": guide})
-    model = Model(None, weights, backbone, size, options.Aspect.SQUASH)
+    model = Model("headflow", weights, backbone, size, options.Aspect.SQUASH)
     with bars() as report:
         run = MetaRun(tuple(tasks or ["procedural"]), lines, model, settings, device, report)
         theta, made = run.run(out)

@@ -21,6 +21,7 @@ from core.meta.theta import Theta, read, shipped
 from core.preprocessing import LARGEST, Preprocessing
 from core.preprocessing import Aspect as Rule
 from core.snapshot import load
+from core.thresholds import FALSE_ALARMS
 from core.tiling import tiled_side
 from streams.gauges import Load
 from streams.snapshots import active_snapshot, fetch_snapshot
@@ -43,6 +44,7 @@ class Model:
     changes: tuple[str, ...] = ()
     layers: str | None = None
     tiles: str | None = None
+    false_alarms: float | None = None
 
     def refining(self) -> "Model":
         """The same for images that nobody has called good."""
@@ -51,12 +53,18 @@ class Model:
     def settings(self) -> FitSettings:
         """Raises `SettingsError` for what cannot be had."""
         detector = self.detector or DEFAULT
+        if self.refine and self.false_alarms is not None:
+            raise SettingsError(
+                "Images that nobody has called good cannot promise a false-alarm rate.",
+                "Leave --false-alarms out, or fit to good images without --refine and --from-buffer.",
+            )
         return FitSettings(
             detector=detector,
             config=self._config(detector),
             backbone=self._backbone(detector),
             preprocessing=self._preprocessing(),
             refine=2 * self.refine,
+            false_alarms=FALSE_ALARMS if self.false_alarms is None else self.false_alarms,
         )
 
     def _config(self, detector: str) -> dict[str, Any]:

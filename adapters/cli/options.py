@@ -49,6 +49,17 @@ Refine = Annotated[
     bool,
     typer.Option("--refine", help="Leave out images that look suspect: for images that nobody has called good."),
 ]
+FalseAlarms = Annotated[
+    float | None,
+    typer.Option(
+        "--false-alarms",
+        min=1e-4,
+        max=0.49,
+        help="Share of false alarms that the threshold promises on new good parts, such as 0.01. (0.05)",
+        metavar="RATE",
+        show_default=False,
+    ),
+]
 Members = Annotated[
     int | None,
     typer.Option(

@@ -6,6 +6,7 @@ import typer
 
 from adapters.cli import options
 from adapters.cli.output import emit, say, show
+from core.errors import UserError
 
 if TYPE_CHECKING:
     from core.manifest import Manifest
@@ -75,13 +76,49 @@ def _tell(facts: "Manifest") -> None:
             ("images", facts.images),
             ("threshold", limit.value),
             ("for review", f"{limit.low:.4g} to {limit.high:.4g}"),
-            ("false alarms", f"{limit.false_alarm_share:.1%}"),
+            ("false alarms", f"{limit.false_alarm_share:.1%} held out"),
+            ("promise", limit.sentence),
         ],
     )
     if facts.gate is not None:
         say("")
         checks = ((check.name, check.value, check.limit, check.message) for check in facts.gate.checks)
         show(("gate", "value", "limit", ""), checks)
+
+
+@snapshots.command()
+def threshold(
+    line: LineArgument,
+    store: options.Store,
+    value: Annotated[float | None, typer.Option(help="The threshold, as an alert proposes it.")] = None,
+    false_alarms: options.FalseAlarms = None,
+) -> None:
+    """Give a line's active gauge another threshold: a new snapshot with the same weights, and no fit.
+
+    --value takes what an alert proposes from the line's own scores;
+    --false-alarms takes another promise from the scores of the fit.
+    flowgauge snapshots rollback takes it back.
+
+    \b
+    flowgauge snapshots threshold press-3 --false-alarms 0.01 --store ./plant
+    flowgauge snapshots threshold press-3 --value 1.84
+    """
+    from core.snapshot import with_threshold
+    from core.thresholds import Threshold
+    from streams.bootstrap import open_store
+    from streams.snapshots import SnapshotFiles, active_snapshot, fetch_snapshot, publish_snapshot
+
+    def changed(limit: Threshold) -> Threshold:
+        return limit.repromised(false_alarms) if false_alarms is not None else limit.moved_to(float(value or 0))
+
+    if (value is None) == (false_alarms is None):
+        raise UserError("A threshold is set by its value or by a promise.", "Give --value or --false-alarms.")
+    with open_store(store) as plant:
+        active = active_snapshot(plant.log, line)
+        files = fetch_snapshot(plant.objects, line, active.version)
+        manifest, version = with_threshold(files.manifest, changed, plant.clock.now())
+        publish_snapshot(plant, line, version, SnapshotFiles(manifest, files.weights), active.version)
+    say(f"Line {line} is gauged by {version}, which differs from {active.version} in its threshold alone.")
 
 
 @snapshots.command()

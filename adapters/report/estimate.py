@@ -19,7 +19,7 @@ _CHOICES = {
     Choice.YOUDEN: "by Youden’s index",
     Choice.COST: "by the least expected cost",
     Choice.BUDGET: "within a budget of false alarms",
-    Choice.IQR: "by the gauge’s own IQR rule",
+    Choice.OWN: "by the gauge’s own rule",
 }
 _ORIGINS = {
     Origin.FILE: "Images of one part, as a file of groups has them, are never on two sides.",

@@ -139,11 +139,11 @@ class _Adaptation:
 
 
 def _threshold(refined: Refined, anchors: Threshold, groups: list[str], seed: int) -> Threshold:
-    """On the cross-fitted scores of the kept images, by rules that gave the anchor's threshold on its clean scores.
+    """On the cross-fitted scores of the kept images, with what the anchor's clean scores say of the tail that was cut.
 
-    Suspects lie beyond the limit of one of them, so leaving them out moves the quartiles of good scores little, while
-    with them in, a fifth of defects lifts the threshold by as much as the good scores' deviation.
+    Suspects lie beyond a limit, so leaving them out moves the quartiles of good scores little, while with them in, a
+    fifth of defects lifts the threshold by as much as the good scores' deviation.
     """
     kept = refined.suspicion.kept
     parts = [part for part, keep in zip(groups, kept, strict=True) if keep]
-    return anchors.handed_on(refined.scores[kept], refined.folds[kept], seed=seed, groups=parts)
+    return anchors.for_adapted_gauge(refined.scores[kept], refined.folds[kept], seed=seed, groups=parts)

@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor
 
 from core.messages import Part
-from core.thresholds import Rule, cut
+from core.thresholds import QuartileRule, Rule, cut
 
 _MOST_PATCHES = 200_000
 """Quantiles of so many patches are as good as those of all."""
@@ -22,9 +22,9 @@ class Rejection(Part):
     a little are none.
     """
 
-    image_rule: Rule = Rule.ONE_SIDED
+    image_rule: QuartileRule = Rule.ONE_SIDED
     image_k: float | None = Field(None, gt=0)
-    patch_rule: Rule = Rule.IQR
+    patch_rule: QuartileRule = Rule.IQR
     patch_k: float = Field(3.0, gt=0)
     images: bool = True
     patches: bool = True

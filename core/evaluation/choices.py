@@ -16,13 +16,13 @@ Scores = NDArray[np.float64]
 
 class Choice(StrEnum):
     """`youden`: the most detections less false alarms. `cost`: the least cost per part. `budget`: the lowest threshold
-    with an expected share of false alarms within a budget. `iqr`: the gauge's own, from good images that teach alone.
+    with an expected share of false alarms within a budget. `own`: the gauge's own, from good images that train alone.
     """
 
     YOUDEN = "youden"
     COST = "cost"
     BUDGET = "budget"
-    IQR = "iqr"
+    OWN = "own"
 
 
 class Costs(Part):

@@ -81,7 +81,7 @@ def _run(trial: Trial, unreadable: Sequence[Unreadable], conditions: Conditions,
     speed = side_by_side(gauge, list(_pictures(evenly(trial.test, BATCH))), conditions.clock)
     cases = tuple(_judged(gauge, trial.test, progress))
     conditions.witness(gauge, cases)
-    measured = Measured(trial, cases, fit_seconds, speed, gauge.manifest.threshold.false_alarm_share, tuple(unreadable))
+    measured = Measured(trial, cases, fit_seconds, speed, gauge.manifest.threshold, tuple(unreadable))
     return gauge.detector_name, summarise(measured, conditions.groups)
 
 

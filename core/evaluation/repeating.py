@@ -15,7 +15,7 @@ from core.evaluation.repartition import Material, Numbers, repartition
 from core.fitting import FitSettings, Teacher, folds_of, plain_scores
 from core.messages import Part
 from core.meta.theta import Theta
-from core.thresholds import Calibration, cut
+from core.thresholds import Calibration
 
 
 class Chooser(Part):
@@ -34,7 +34,7 @@ class Chooser(Part):
                 return least_cost(good, defect, self.costs)
             case Choice.BUDGET:
                 return within_budget(good, self.budget)
-            case Choice.IQR:
+            case Choice.OWN:
                 return own()
 
 
@@ -92,6 +92,6 @@ class Repeating:
 def _own_threshold(teacher: Teacher, lesson: Lesson, parts: Sequence[str], detector: Detector) -> float:
     """As `fit` sets it: on scores of images that taught, each by a detector that never saw it."""
     nobody = torch.empty(0, dtype=torch.long)
-    held_out = teacher.cross_fitted(lesson, folds_of(parts, teacher.settings.folds), nobody, scale_of=detector)
-    rule, k = teacher.settings.threshold_rule
-    return cut(held_out.image.double().numpy(), rule, k)
+    folds = folds_of(parts, teacher.settings.folds)
+    held_out = teacher.cross_fitted(lesson, folds, nobody, scale_of=detector)
+    return teacher.settings.threshold(held_out.image.double().numpy(), folds, parts, teacher.seed).value

@@ -26,9 +26,10 @@ class Figures(Part):
     """What is averaged over runs.
 
     `false_alarm_share` and `miss_share` are those of scores above and up to `threshold`; `promised_false_alarm_share`
-    is what the gauge said of itself from cross-fitted training images; `review_share` counts decisions of all test
-    images. `backbone_images_per_second` is that of the cut backbone on the same decoded pictures, in turns with the
-    gauge, and `speed_ratio` the gauge's speed over it.
+    is what the gauge's threshold promises (for a rule that promises none, the held-out share), and
+    `held_out_false_alarm_share` what cross-fitted training images say of it; `review_share` counts decisions of all
+    test images. `backbone_images_per_second` is that of the cut backbone on the same decoded pictures, in turns with
+    the gauge, and `speed_ratio` the gauge's speed over it.
     """
 
     image_auroc: Figure
@@ -37,6 +38,7 @@ class Figures(Part):
     threshold: Figure
     false_alarm_share: Figure
     promised_false_alarm_share: Figure
+    held_out_false_alarm_share: Figure = None
     miss_share: Figure
     review_share: Figure
     fit_seconds: Figure
@@ -53,7 +55,8 @@ class ImageResult(Part):
 
 
 class Run(Figures):
-    """One fit and its judgement. `image_auroc_interval` covers 95 %, over groups where they were given.
+    """One fit and its judgement. `image_auroc_interval` covers 95 %, over groups where they were given;
+    `promised_interval` is the 95 % interval of the false-alarm rate that the threshold promises.
 
     `left_out_of_pixel_metrics` names defects without a mask, or with an empty one; they count in image metrics.
     `groups_on_both_sides` counts groups that both teach and judge: above 0, the figures flatter.
@@ -70,6 +73,7 @@ class Run(Figures):
     regions: int
     left_out_of_pixel_metrics: tuple[str, ...]
     unreadable: dict[str, str]
+    promised_interval: Interval | None = None
     groups_on_both_sides: int | None
     images: tuple[ImageResult, ...]
 

@@ -14,6 +14,7 @@ from core.evaluation.speed import Speed
 from core.evaluation.splits import Groups, Trial, groups_of
 from core.judgement import Judgement
 from core.messages import Decision
+from core.thresholds import Threshold
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,18 +29,18 @@ class Case:
 
 @dataclass(frozen=True, eq=False)
 class Measured:
-    """What one run gave; `promised` is the false-alarm share that the gauge says of itself."""
+    """What one run gave; `limit` is the gauge's threshold, with what it promises."""
 
     trial: Trial
     cases: tuple[Case, ...]
     fit_seconds: float
     speed: Speed
-    promised: float
+    limit: Threshold
     unreadable: tuple[Unreadable, ...]
 
 
 def summarise(measured: Measured, groups: Groups | None) -> Run:
-    trial, cases, speed = measured.trial, measured.cases, measured.speed
+    trial, cases, speed, limit = measured.trial, measured.cases, measured.speed, measured.limit
     scores, defective = _scores(cases), _defective(cases)
     threshold = cases[0].judgement.threshold
     errors = errors_at(threshold, scores, defective)
@@ -59,7 +60,9 @@ def summarise(measured: Measured, groups: Groups | None) -> Run:
         per_class=_per_class(cases),
         threshold=threshold,
         false_alarm_share=errors.false_alarm_share,
-        promised_false_alarm_share=measured.promised,
+        promised_false_alarm_share=limit.false_alarm_share if limit.promised is None else limit.promised,
+        held_out_false_alarm_share=limit.false_alarm_share,
+        promised_interval=limit.false_alarm_interval,
         miss_share=errors.miss_share,
         review_share=float(np.mean([case.judgement.decision is Decision.REVIEW for case in cases])),
         fit_seconds=measured.fit_seconds,

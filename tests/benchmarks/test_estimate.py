@@ -22,9 +22,9 @@ FACTORIES = (
     Factory(100, 20, 4.0, Choice.BUDGET, dimensions=2, budget=0.1),
     Factory(300, 60, 4.0, Choice.BUDGET, dimensions=8, budget=0.05, most_images=6),
     Factory(1000, 100, 3.5, Choice.BUDGET, budget=0.02),
-    Factory(100, 20, 3.0, Choice.IQR, dimensions=2),
-    Factory(1000, 100, 5.0, Choice.IQR),
-    Factory(1000, 100, 3.0, Choice.IQR, most_images=6),
+    Factory(100, 20, 3.0, Choice.OWN, dimensions=2),
+    Factory(1000, 100, 5.0, Choice.OWN),
+    Factory(1000, 100, 3.0, Choice.OWN, most_images=6),
     Factory(300, 60, 3.0, Choice.COST, width=1.5),
 )
 

@@ -216,3 +216,18 @@ def test_status_and_alerts_tell_what_a_run_left(flowgauge: Shell, store: Path) -
     assert {each["kind"] for each in alerts} >= {"reject"}
     assert flowgauge("alerts", "--store", store, "--line", "another").out == ""
     assert "rejected, the first is stain/" in flowgauge("alerts", "--store", store).out
+
+
+def test_a_threshold_is_promised_anew_without_a_fit(flowgauge: Shell, store: Path) -> None:
+    before = flowgauge("snapshots", "show", LINE, "--store", store, "--json").json
+    assert flowgauge("snapshots", "threshold", LINE, "--store", store).code == 2
+    done = flowgauge("snapshots", "threshold", LINE, "--false-alarms", "0.2", "--store", store)
+    assert "differs from" in done.out, done.err
+    after = flowgauge("snapshots", "show", LINE, "--store", store, "--json").json
+    assert after["parent"] == before["version"]
+    assert after["weights_sha256"] == before["weights_sha256"]
+    assert after["threshold"]["promised"] == 0.2
+    assert "It promises 20 % false alarms" in flowgauge("snapshots", "show", LINE, "--store", store).out.replace(
+        "\n", " "
+    )
+    assert flowgauge("snapshots", "rollback", LINE, before["version"], "--store", store).code == 0

@@ -13,7 +13,7 @@ from core.evaluation.choices import Choice, Costs
 from core.evaluation.estimate import Estimate, Repeat, estimated
 from core.evaluation.repartition import Material, Partition, repartition
 from core.evaluation.repeating import Chooser
-from core.thresholds import Calibration, Rule, cut, fold_of
+from core.thresholds import FALSE_ALARMS, Calibration, CalibrationScores, fold_of
 
 Features = NDArray[Any]
 Population = tuple[Features, Features]  # features, and their squared lengths
@@ -139,7 +139,8 @@ def _threshold(
     good, defect = scores[split.choose_good], scores[split.choose_defect]
 
     def own() -> float:
-        return cut(_held_out(features[split.train], [groups[number] for number in split.train]), Rule.IQR, 1.5)
+        parts = [groups[number] for number in split.train]
+        return CalibrationScores.of(_held_out(features[split.train], parts), parts).at(FALSE_ALARMS)
 
     chooser = Chooser(choice=factory.choice, costs=factory.costs, budget=factory.budget)
     return chooser.threshold(good, defect, own)

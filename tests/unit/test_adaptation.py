@@ -24,7 +24,7 @@ from core.ports import Buffered
 from core.preprocessing import Aspect
 from core.procedural import Condition
 from core.snapshot import load, save
-from core.thresholds import Rule
+from core.thresholds import QuartileRule, Rule
 from tests.support.gauges import AT, SIZE, defects, gauge, goods
 
 DRIFTED = Condition(gain=0.8, contrast=0.85)
@@ -167,8 +167,8 @@ def test_without_rules_everything_teaches() -> None:
     assert suspicion.patches.all()
 
 
-@pytest.mark.parametrize("rule", list(Rule))
-def test_both_rules_reject_images(rule: Rule) -> None:
+@pytest.mark.parametrize("rule", [Rule.IQR, Rule.ONE_SIDED])
+def test_both_rules_reject_images(rule: QuartileRule) -> None:
     scores, nll = _scores_and_patches()
     suspicion = suspect(scores, nll, Rejection(image_rule=rule, image_k=6), default_k=1)
     assert not suspicion.kept[:6].any()

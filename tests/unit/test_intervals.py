@@ -81,7 +81,7 @@ def test_a_figure_of_both_shares_has_their_intervals_joined() -> None:
 
 @pytest.mark.parametrize(
     "factory",
-    [Factory(100, 20, 3.0, Choice.IQR, dimensions=2), Factory(300, 60, 3.0, Choice.YOUDEN, most_images=6)],
+    [Factory(100, 20, 3.0, Choice.OWN, dimensions=2), Factory(300, 60, 3.0, Choice.YOUDEN, most_images=6)],
     ids=str,
 )
 def test_intervals_cover_the_truth_where_plain_ones_do_not(factory: Factory) -> None:

@@ -16,7 +16,7 @@ from core.evaluation.splits import Split
 from core.fitting import FitSettings, Teacher, embedder_for
 from core.meta.learners import parameters_of
 from core.meta.theta import Theta
-from core.thresholds import Rule
+from core.thresholds import Rule, cut
 from tests.support.gauges import defects, goods, settings
 from tests.support.thetas import theta_of
 
@@ -138,7 +138,10 @@ def test_a_rule_of_suspicion_comes_with_its_own_k() -> None:
     chosen = FitSettings(refine=2, mutual=None, k=1.5, clean_half_k=5)
     assert chosen.suspicion == (Rule.ONE_SIDED, 5)
     assert chosen.model_copy(update={"suspect_rule": Rule.IQR}).suspicion == (Rule.IQR, 1.5)
-    assert chosen.threshold_rule == (Rule.ONE_SIDED, 5)
+    scores = np.arange(40.0)
+    limit = chosen.threshold(scores, np.arange(40) % 2, [str(number) for number in range(40)], seed=0)
+    assert (limit.rule, limit.promised) == (Rule.ONE_SIDED, None)
+    assert limit.value == cut(scores, Rule.ONE_SIDED, 5)
 
 
 def test_the_same_cell_comes_out_the_same() -> None:

@@ -1,6 +1,8 @@
+import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from core.messages import (
@@ -13,9 +15,11 @@ from core.messages import (
     Reason,
     Verdict,
 )
+from core.thresholds import Rule, Threshold
 from streams.alerts import alerts
 from streams.lines import set_line
 from streams.observing import Observing
+from streams.snapshots import SnapshotFiles, store_snapshot
 from streams.store import Store
 from streams.worker import Worker
 from tests.support.cameras import Camera, observe, requests, told
@@ -208,3 +212,104 @@ def test_losing_all_state_starts_afresh_and_goes_on(store: Store, camera: Camera
     observe(bereft)
     assert told(store) == []
     assert len(empty.buffer(LINE)) == 50
+
+
+def _gauged(store: Store, version: str = "fit-1") -> Threshold:
+    """The line's gauge has a threshold for 5 % of false alarms: of 200 good scores around 100, 10 a deviation."""
+    scores = 100 + 10 * np.random.default_rng(0).normal(size=200)
+    folds = np.arange(200) % 2
+    limit = Threshold.from_folds(scores, folds, rule=Rule.CONFORMAL, k=1.5, seed=0)
+    manifest = json.dumps({"threshold": limit.model_dump(mode="json")}).encode()
+    store_snapshot(store.objects, LINE, version, SnapshotFiles(manifest, b"weights"))
+    return limit
+
+
+def _scored(images: int, centre: float, defects: float = 0.0, start: int = 0, **changes: Any) -> list[Verdict]:
+    """Verdicts whose raw scores alone say anything: light and place stand still."""
+    rng = np.random.default_rng(start + 1)
+    scores = centre + 10 * rng.normal(size=images) + np.where(rng.random(images) < defects, 80, 0)
+    return [
+        verdict(start + offset, score=float(score), standard_score=0.0, **changes)
+        for offset, score in enumerate(scores)
+    ]
+
+
+def _contradictions(store: Store) -> list[Alert]:
+    return [each for each in alerts(store.log) if each.kind is AlertKind.THRESHOLD_DISAGREES]
+
+
+@pytest.mark.parametrize("defects", [0.0, 0.1, 0.3])
+def test_a_threshold_that_fits_the_line_is_not_contradicted_whatever_defects_come(store: Store, defects: float) -> None:
+    _gauged(store)
+    append_verdicts(store.log, _scored(400, 100, defects))
+    observe(store)
+    assert _contradictions(store) == []
+
+
+@pytest.mark.parametrize(("centre", "side", "share"), [(125, "below", 0.3), (70, "above", 0.0)])
+def test_a_threshold_that_does_not_fit_the_line_is_told_once_with_a_proposal(
+    store: Store, centre: float, side: str, share: float
+) -> None:
+    limit = _gauged(store)
+    append_verdicts(store.log, _scored(500, centre, defects=0.1))
+    observe(store)
+    [found] = _contradictions(store)
+    assert f"lies {side}" in found.message
+    assert found.detail["images"] == 200
+    proposed = found.detail["proposed"]
+    assert f"`flowgauge snapshots threshold {LINE} --value {proposed:.6g}`" in found.message
+    truth = limit.value + centre - 100
+    assert abs(proposed - truth) < abs(limit.value - truth) / 2
+    assert found.detail["low"] <= truth <= found.detail["high"]
+    assert (found.detail["false_alarms"] > share) if side == "below" else (found.detail["false_alarms"] < 0.01)
+
+
+def test_the_check_survives_restarts_and_a_lost_commit(store: Store, tmp_path: Path) -> None:
+    _gauged(store)
+    append_verdicts(store.log, _scored(260, 125))
+    observe(store)
+    interrupted = opened(tmp_path / "interrupted", SetClock())
+    _gauged(interrupted)
+    for start in range(0, 260, 65):
+        append_verdicts(interrupted.log, _scored(260, 125)[start : start + 65])
+        observe(interrupted, batch=7)
+    assert _contradictions(interrupted) == _contradictions(store)
+    assert len(_contradictions(store)) == 1
+    interrupted.log.commit("observing", VERDICTS, 0, 0)
+    observe(interrupted)
+    assert len([r for r in records(interrupted.log, ALERTS) if Alert.decode(r.value).count]) == 1
+
+
+def test_each_gauge_is_checked_anew_and_images_of_one_part_count_once(store: Store) -> None:
+    set_line(store.objects, LINE, threshold_check_images=50)
+    _gauged(store), _gauged(store, "fit-2")
+    first = [each.model_copy(update={"subject": f"part-{n // 2}"}) for n, each in enumerate(_scored(98, 130))]
+    append_verdicts(store.log, first)
+    observe(store)
+    assert _contradictions(store) == [], "49 parts have been seen"
+    append_verdicts(store.log, _scored(1, 130, start=98) + _scored(50, 130, start=99, gauge_version="fit-2"))
+    observe(store)
+    assert [each.detail["version"] for each in _contradictions(store)] == ["fit-1", "fit-2"]
+
+
+def test_no_check_where_it_is_off_or_the_gauge_promises_nothing_that_can_be_read(store: Store) -> None:
+    append_verdicts(store.log, _scored(210, 150))
+    observe(store)
+    set_line(store.objects, LINE, threshold_check_images=0)
+    _gauged(store, "fit-2")
+    append_verdicts(store.log, _scored(210, 150, start=210, gauge_version="fit-2"))
+    observe(store)
+    assert _contradictions(store) == []
+
+
+def test_a_check_waits_while_the_store_is_away(store: Store) -> None:
+    _gauged(store)
+    append_verdicts(store.log, _scored(200, 125))
+    away = Store(store.uri, store.log, Failing(store.objects, ["get"], 1_000), store.state, store.clock)
+    worker = Worker(Observing(away), store.log, store.clock, 64)
+    while worker.step():
+        pass
+    assert _contradictions(store) == []
+    append_verdicts(store.log, _scored(1, 125, start=200))
+    observe(store)
+    assert len(_contradictions(store)) == 1

@@ -37,7 +37,7 @@ def test_those_judge_whom_the_split_names_and_no_others() -> None:
 
 
 def test_the_gauges_own_threshold_asks_no_defect() -> None:
-    own, youden = repeat(Choice.IQR), repeat(Choice.YOUDEN)
+    own, youden = repeat(Choice.OWN), repeat(Choice.YOUDEN)
     assert own.threshold != youden.threshold
     for kind in ("good", "defect"):
         assert getattr(own, kind) == pytest.approx(getattr(youden, kind)), "the same detector judges"

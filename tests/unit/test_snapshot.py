@@ -8,8 +8,8 @@ from core.errors import SnapshotCorrupt, SnapshotTooNew
 from core.gauge import Gauge, decide, judge_each
 from core.manifest import Range
 from core.messages import Decision, Statistics
-from core.snapshot import Snapshot, load, read_manifest, save
-from tests.support.gauges import defects, gauge, goods
+from core.snapshot import Snapshot, load, read_manifest, save, with_threshold
+from tests.support.gauges import AT, defects, gauge, goods
 
 
 @pytest.fixture(params=sorted(DETECTORS))
@@ -137,3 +137,15 @@ def test_the_gradients_of_maps_leave_no_trace() -> None:
     assert torch.is_grad_enabled()
     gauge("rad").judge(goods(range(1)))
     assert all(p.grad is None for p in gauge("rad").detector.parameters())
+
+
+def test_a_gauge_with_another_threshold_scores_the_same_and_decides_otherwise(snapshot: Snapshot) -> None:
+    before = read_manifest(snapshot.manifest)
+    lower = min(before.threshold.scores) - 1
+    manifest, version = with_threshold(snapshot.manifest, lambda limit: limit.moved_to(lower), AT)
+    changed = load(manifest, snapshot.weights)
+    assert version == changed.version != before.version
+    assert (changed.manifest.parent, changed.manifest.anchor) == (before.version, before.anchor)
+    [ours], [theirs] = changed.judge(goods(range(40, 41))), gauge().judge(goods(range(40, 41)))
+    assert ours.score == theirs.score
+    assert ours.threshold == lower < theirs.threshold

@@ -1,7 +1,16 @@
 import numpy as np
 import pytest
 
-from core.thresholds import Calibration, Rule, Threshold, bootstrap_interval, cut, equivalent_k, fold_of
+from core.thresholds import (
+    Calibration,
+    CalibrationScores,
+    Rule,
+    Threshold,
+    bootstrap_interval,
+    cut,
+    equivalent_k,
+    fold_of,
+)
 
 
 def _good(count: int, seed: int = 0) -> np.ndarray:
@@ -93,23 +102,107 @@ def test_folds_keep_groups_whole_and_in_order() -> None:
 SKEWED = np.exp(0.5 * _good(4000, seed=3))
 
 
-def _fitted() -> Threshold:
-    return Threshold.from_folds(SKEWED, np.arange(4000) % 2, rule=Rule.IQR, k=1.5, seed=0)
+def _fitted(rule: Rule = Rule.IQR, rate: float = 0.05) -> Threshold:
+    return Threshold.from_folds(SKEWED, np.arange(4000) % 2, rule=rule, k=1.5, seed=0, false_alarms=rate)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.2, 0.3, 0.4])
-def test_defects_among_the_scores_do_not_lift_a_threshold_that_is_handed_on_beyond_either_rule(share: float) -> None:
+def test_defects_do_not_lift_an_adapted_gauge_s_quartile_threshold_beyond_either_rule(share: float) -> None:
     fitted, scores = _fitted(), np.exp(0.5 * _good(4000, seed=4))
     scores[: round(share * 4000)] += 5
-    handed = fitted.handed_on(scores, np.arange(4000) % 2, seed=0)
+    adapted = fitted.for_adapted_gauge(scores, np.arange(4000) % 2, seed=0)
     rules = {Rule.IQR: 1.5, Rule.ONE_SIDED: fitted.clean_half_k}
-    assert handed.value == min(cut(scores, rule, k) for rule, k in rules.items())
-    assert share < 0.25 or handed.rule is Rule.ONE_SIDED
-    assert handed.clean_half_k == fitted.clean_half_k
+    assert adapted.value == min(cut(scores, rule, k) for rule, k in rules.items())
+    assert share < 0.25 or adapted.rule is Rule.ONE_SIDED
+    assert adapted.clean_half_k == fitted.clean_half_k
 
 
-def test_a_threshold_is_handed_on_unchanged_where_nothing_has_changed() -> None:
+def test_a_quartile_threshold_of_an_adapted_gauge_is_unchanged_where_nothing_has_changed() -> None:
     fitted = _fitted()
-    again = fitted.handed_on(SKEWED, np.arange(4000) % 2, seed=0)
+    again = fitted.for_adapted_gauge(SKEWED, np.arange(4000) % 2, seed=0)
     assert again.value == pytest.approx(fitted.value)
     assert again.false_alarm_share == pytest.approx(fitted.false_alarm_share)
+
+
+@pytest.mark.parametrize("rate", [0.01, 0.05, 0.1])
+def test_an_adapted_gauge_keeps_the_promise_though_suspects_were_cut_off(rate: float) -> None:
+    """Of good images alone, moved and scaled as a change of light does: below, at and above the share that was cut."""
+    fitted = _fitted(Rule.CONFORMAL, rate)
+    line = 3 + 2 * np.exp(0.5 * _good(4000, seed=5))
+    kept = line[line <= cut(line, Rule.ONE_SIDED, fitted.clean_half_k)]
+    assert 0.02 < 1 - len(kept) / 4000 < 0.06
+    adapted = fitted.for_adapted_gauge(kept, np.arange(len(kept)) % 2, seed=0)
+    fresh = 3 + 2 * np.exp(0.5 * _good(100_000, seed=6))
+    assert 0.7 * rate < (fresh > adapted.value).mean() < 1.3 * rate
+    assert (adapted.promised, adapted.clean_half_k) == (rate, fitted.clean_half_k)
+    assert adapted.false_alarm_share == pytest.approx(rate, rel=0.3)
+
+
+@pytest.mark.parametrize("share", [0.1, 0.2, 0.3])
+def test_defects_that_were_kept_lift_an_adapted_gauge_s_threshold_little(share: float) -> None:
+    fitted = _fitted(Rule.CONFORMAL)
+    line = np.exp(0.5 * _good(4000, seed=5))
+    line[: round(share * 4000)] += 2.5
+    kept = line[line <= cut(line, Rule.ONE_SIDED, fitted.clean_half_k)]
+    adapted = fitted.for_adapted_gauge(kept, np.arange(len(kept)) % 2, seed=0)
+    fresh = np.exp(0.5 * _good(100_000, seed=6))
+    assert (fresh > adapted.value).mean() < 1.3 * 0.05
+    assert (fresh + 2.5 > adapted.value).mean() > (0.9 if share < 0.25 else 0.3)
+    assert adapted.value < CalibrationScores.of(line).at(0.05)
+
+
+def test_the_conformal_rule_takes_the_score_of_the_rank() -> None:
+    scores = CalibrationScores.of(np.random.default_rng(0).permutation(np.arange(1.0, 100)))
+    assert [scores.at(rate) for rate in (0.01, 0.05, 0.1, 0.5)] == [99, 95, 90, 50]
+    assert scores.at(0.059) == 95, "the promise holds for rates between two ranks too"
+    assert scores.supported == pytest.approx(0.01)
+
+
+def test_images_of_one_part_weigh_as_one() -> None:
+    """Nine parts with one image each, and one with ninety, of which the lower half scores as the others do."""
+    scores = np.concatenate([np.arange(1.0, 10), np.full(45, 5.5), np.full(45, 100.0)])
+    calibration = CalibrationScores.of(scores, [*map(str, range(9)), *["many"] * 90])
+    assert calibration.parts == 10
+    assert calibration.supported == pytest.approx(1 / 11)
+    assert calibration.at(2 / 11) == 9.0
+    assert calibration.at(1 / 11) == 100.0
+    assert CalibrationScores.of(scores).at(2 / 11) == 100.0, "as single images, the one part decides"
+
+
+def test_few_images_say_what_they_cannot_promise() -> None:
+    few = Threshold.from_folds(_good(8), np.arange(8) % 2, rule=Rule.CONFORMAL, k=1.5, seed=0, false_alarms=0.01)
+    assert few.extrapolated
+    assert few.supported == pytest.approx(1 / 9)
+    assert few.value >= max(few.scores)
+    assert few.false_alarm_interval == pytest.approx((0, 1 - 0.05 ** (1 / 8)))
+    assert "8 good parts support a promise of 11 % false alarms" in few.sentence
+    assert "up to 31 % are possible" in few.sentence
+    enough = few.repromised(1 / 9)
+    assert not enough.extrapolated
+    assert enough.value == max(few.scores) == few.at(1 / 9)
+
+
+def test_a_threshold_gives_any_other_promise_and_can_be_moved() -> None:
+    threshold = _fitted(Rule.CONFORMAL)
+    rates = [0.2, 0.1, 0.05, 0.01, 0.001, 0.0001]
+    limits = [threshold.at(rate) for rate in rates]
+    assert limits == sorted(limits)
+    assert threshold.at(0.05) == threshold.value
+    for rate in rates[:4]:
+        assert threshold.repromised(rate).false_alarm_share == pytest.approx(rate, abs=0.001)
+    moved = threshold.moved_to(threshold.value + 1)
+    assert (moved.value, moved.at(0.05)) == pytest.approx((threshold.value + 1, threshold.value + 1))
+    assert moved.low == pytest.approx(threshold.low + 1)
+    assert Threshold.model_validate_json(threshold.model_dump_json()) == threshold
+
+
+def test_constant_scores_have_a_finite_threshold() -> None:
+    assert CalibrationScores.of(np.ones(9)).at(0.001) == 1.0
+
+
+def test_the_quartile_rules_promise_nothing() -> None:
+    threshold = _fitted()
+    assert (threshold.promised, threshold.false_alarm_interval) == (None, None)
+    assert "promises no false-alarm rate" in threshold.sentence
+    with pytest.raises(ValueError, match="no k"):
+        cut(SKEWED, Rule.CONFORMAL, 1.5)
