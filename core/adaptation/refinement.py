@@ -228,7 +228,8 @@ def token_rarity(detector: Adaptable, parameters: Parameters, tokens_NTD: Tensor
             flow.rarity_of(*functional_call(flow, parameters, (rows,)))
             for rows in torch.split(tokens_NTD.flatten(0, 1), min(flow.most_rows, _ROWS))
         ]
-    return torch.cat(told).unflatten(0, tokens_NTD.shape[:2])
+    rarity = torch.cat(told)
+    return rarity.view(*tokens_NTD.shape[:2], *rarity.shape[1:])
 
 
 _ROWS = 2**16

@@ -133,7 +133,7 @@ class FeatureFlow(Adaptable):
         chosen = [torch.randperm(self.grid[0] * self.grid[1], generator=generator)[:count] for _ in range(images)]
         places = torch.stack(chosen)
         tokens = []
-        for part, rows in zip(_chunks(lesson.good), places.split(_CHUNK), strict=True):
+        for part, rows in zip(_chunks(lesson.good), torch.split(places, _CHUNK), strict=True):
             every_BTD = self.tokens(part)
             tokens.append(every_BTD.gather(1, rows[:, :, None].expand(-1, -1, every_BTD.shape[2])).flatten(0, 1))
         return torch.cat(tokens), lesson.image.repeat_interleave(count)
@@ -215,7 +215,7 @@ class FeatureFlow(Adaptable):
             )
 
     def _as_maps(self, nll_BTK: Tensor) -> Tensor:
-        return nll_BTK.transpose(1, 2).unflatten(2, self.grid)
+        return nll_BTK.transpose(1, 2).reshape(len(nll_BTK), -1, *self.grid)
 
     def _standard_maps(self, nll_BTK: Tensor) -> Tensor:
         """(B, K, h, w): 0 where a patch is as likely as usual, 1 a deviation of good patches above it."""
@@ -224,7 +224,7 @@ class FeatureFlow(Adaptable):
     def _tops(self, nll_BTK: Tensor) -> Tensor:
         """(B, K): the mean of each map's most anomalous patches."""
         maps = self._standard_maps(nll_BTK).flatten(2)
-        return highest(maps.flatten(0, 1), self.config.top).unflatten(0, maps.shape[:2])
+        return highest(maps.flatten(0, 1), self.config.top).view(maps.shape[:2])
 
     def image_scores(self, rarity_BT: Tensor, embedding: Embedding) -> Tensor:
         """Weighted mean of the flows' scores (B, h * w, K), each 0 for the median good image and 1 a spread above."""
@@ -274,4 +274,4 @@ def _on_grid(x_BCHW: Tensor, grid: tuple[int, int]) -> Tensor:
 
 
 def _chunks(embedding: Embedding) -> list[Embedding]:
-    return [select(embedding, rows) for rows in torch.arange(length(embedding)).split(_CHUNK)]
+    return [select(embedding, rows) for rows in torch.split(torch.arange(length(embedding)), _CHUNK)]

@@ -21,7 +21,7 @@ class ProductFlow(Flow):
         self.dimensions = sum(self.widths)
 
     def forward(self, x_ND: Tensor) -> tuple[Tensor, Tensor]:
-        found = [flow(x) for flow, x in zip(self.flows, x_ND.split(self.widths, dim=1), strict=True)]
+        found = [flow(x) for flow, x in zip(self.flows, torch.split(x_ND, self.widths, dim=1), strict=True)]
         return torch.cat([z for z, _ in found], dim=1), torch.stack([log_det for _, log_det in found], dim=1)
 
     def nll_of(self, z_ND: Tensor, log_det_NK: Tensor) -> Tensor:
@@ -29,5 +29,5 @@ class ProductFlow(Flow):
 
     def rarity_of(self, z_ND: Tensor, log_det_NK: Tensor) -> Tensor:
         """-log p_k(x_k) / D_k (N, K), in nats per dimension: higher is more anomalous."""
-        energy = torch.stack([z.square().sum(dim=1) for z in z_ND.split(self.widths, dim=1)], dim=1)
+        energy = torch.stack([z.square().sum(dim=1) for z in torch.split(z_ND, self.widths, dim=1)], dim=1)
         return (0.5 * energy - log_det_NK) / z_ND.new_tensor(self.widths) + HALF_LOG_TAU
