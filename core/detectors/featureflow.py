@@ -8,7 +8,7 @@ its most anomalous patches. Their weights are found on the line itself: a flow w
 synthetic anomalies, which train no flow, from the good images they were made of (decision 20).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -30,11 +30,6 @@ from core.messages import Part
 
 _CHUNK = 32
 """Images whose patches pass the flows at once: more take hundreds of MiB for hidden units, fewer gain no memory."""
-_STILL = 0.5
-"""The share of the features' variance that location explains where parts lie still. On five products it was 0.70 and
-0.85 for parts in a fixture, at most 0.40 for others: a lower limit centres maps of parts that move, which costs them
-0.02 to 0.06 AUROC; a higher one gives up 0.01 on parts that do not.
-"""
 _PRIOR_IMAGES = 8
 """Images that the statistics of all locations count as beside those of one. Fewer, and a handful of training images
 makes locations that they happen to agree on alarm; more, and locations lose their own scale.
@@ -51,6 +46,12 @@ class FeatureFlowConfig(Part):
     hidden: int = Field(256, ge=1, description="hidden units of each block's network")
     clamp: float = Field(1.9, gt=0, description="bound on the logarithm of a coupling's scales (RAD s.3.1)")
     top: float = Field(0.01, gt=0, le=1, description="share of an image's patches whose mean is its score")
+    still: float = Field(
+        0.5,
+        ge=0,
+        le=1,
+        description="parts lie still where location explains more than this share of the features' variance",
+    )
     temperature: float = Field(
         0.02, gt=0, description="by how much less AUROC on synthetic anomalies a flow weighs 1/e of the best one"
     )
@@ -59,7 +60,7 @@ class FeatureFlowConfig(Part):
         description="of all flows together",
     )
     patches: int = Field(2**18, ge=1, description="training patches that are kept in memory, at most")
-    paintings: int = Field(1, ge=1, description="synthetic anomalies for each good image, which set the weights")
+    paintings: int = Field(2, ge=1, description="synthetic anomalies for each good image, which set the weights")
 
 
 class FeatureFlow(Adaptable):
@@ -84,9 +85,9 @@ class FeatureFlow(Adaptable):
                     blocks=config.blocks,
                     hidden=config.hidden,
                     clamp=config.clamp,
-                    seed=k,
+                    seed=number,
                 )
-                for k, width in enumerate(inputs)
+                for number, width in enumerate(inputs)
             ]
         )
         terms = len(inputs)
@@ -124,7 +125,7 @@ class FeatureFlow(Adaptable):
     def _measure_inputs(self, good: Embedding) -> None:
         for number, whiten in enumerate(self.whiten):
             assert isinstance(whiten, Whitening)
-            whiten.measure(torch.cat([self._inputs(part)[number].flatten(0, 1) for part in _chunks(good)]))
+            whiten.measure(self._inputs(part)[number].flatten(0, 1) for part in _chunks(good))
 
     def _patches(self, lesson: Lesson, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """(N, D) tokens of at most `patches` patches, as many of each image, and (N,) which image each is of."""
@@ -157,21 +158,24 @@ class FeatureFlow(Adaptable):
         progress("weighing the flows", 1, 1)
 
     def _lies_still(self, good: Embedding) -> bool:
-        """Whether location explains more than `_STILL` of the standardised features' variance. The variance between
-        locations is the covariance of the location means of two halves of the images, so that noise adds nothing.
+        """Whether location explains more than the share `still` of the standardised features' variance. The variance
+        between locations is the covariance of the location means of two halves of the images, so noise adds nothing.
+
+        On five products it was 0.70 and 0.85 for parts in a fixture, at most 0.40 for others. A lower limit centres
+        the maps of parts that move, which costs them 0.02 to 0.06 AUROC; a higher one gives up 0.01 on parts that do
+        not.
         """
         images = length(good)
         if images < 4:
             return False
         halves = [select(good, torch.arange(first, images, 2)) for first in (0, 1)]
-        between, total = [], []
+        between = []
         for name in good:
-            first, second = (half[name].float().mean(dim=0) for half in halves)
-            within = good[name].float().var(dim=(0, 2, 3)).clamp_min(1e-12)
-            centred = [mean - mean.mean(dim=(1, 2), keepdim=True) for mean in (first, second)]
-            between.append((centred[0] * centred[1]).mean(dim=(1, 2)) / within)
-            total.append(within)
-        return bool(torch.cat(between).mean() > _STILL)
+            total_C = good[name].float().var(dim=(0, 2, 3)).clamp_min(1e-12)
+            means = [half[name].float().mean(dim=0) for half in halves]
+            first, second = (mean - mean.mean(dim=(1, 2), keepdim=True) for mean in means)
+            between.append((first * second).mean(dim=(1, 2)) / total_C)
+        return bool(torch.cat(between).mean() > self.config.still)
 
     def _measure_locations(self, maps_NKHW: Tensor) -> None:
         """Mean and deviation of each location, shrunk towards those of all."""
@@ -250,16 +254,24 @@ class Whitening(nn.Module):
         self.register_buffer("mean", torch.zeros(channels))
         self.register_buffer("projection", torch.eye(channels, dimensions))
 
-    def measure(self, x_NC: Tensor) -> None:
-        """Take mean and principal components of N patches."""
-        self.mean.copy_(x_NC.mean(dim=0))
-        deviation_C = x_NC.std(dim=0).clamp_min(1e-6)
-        standard_NC = (x_NC - self.mean) / deviation_C
-        values, vectors = torch.linalg.eigh((standard_NC.T @ standard_NC).double() / len(x_NC))
+    def measure(self, parts: Iterable[Tensor]) -> None:
+        """Take mean and principal components of patches (N, C), which come in parts so that all need not be in memory
+        at once.
+        """
+        channels = len(self.mean)
+        count, sum_C, product_CC = 0, torch.zeros(channels).double(), torch.zeros(channels, channels).double()
+        for x_NC in parts:
+            count, sum_C = count + len(x_NC), sum_C + x_NC.sum(dim=0).double()
+            product_CC += (x_NC.T @ x_NC).double()
+        mean_C = sum_C / count
+        covariance_CC = product_CC / count - mean_C[:, None] * mean_C
+        deviation_C = covariance_CC.diagonal().clamp_min(1e-12).sqrt()
+        values, vectors = torch.linalg.eigh(covariance_CC / deviation_C / deviation_C[:, None])
         kept = self.projection.shape[1]
         # eigh sorts ascending; directions in which patches do not vary must not be blown up
-        scale = values.flip(0)[:kept].clamp_min(1e-6 * float(values[-1])).sqrt()
-        self.projection.copy_(vectors.flip(1)[:, :kept] / scale / deviation_C[:, None])
+        scale_D = values.flip(0)[:kept].clamp_min(1e-6 * float(values[-1])).sqrt()
+        self.mean.copy_(mean_C)
+        self.projection.copy_(vectors.flip(1)[:, :kept] / scale_D / deviation_C[:, None])
 
     def forward(self, x: Tensor) -> Tensor:
         return (x - self.mean) @ self.projection

@@ -18,7 +18,7 @@ from core.messages import Part
 from core.meta.settings import MetaTraining
 
 FILE = "theta.safetensors"
-SHA256 = "190ffe2b89610ba782a6af5633aee846a6c8b24013ff88372d0fa6e267d170a8"
+SHA256 = "6f73436f246893af9cda94ef617daae9cc0a42034d0d8c8fd7e6b3a4cb23439e"
 _CARD = "card"
 
 
@@ -84,7 +84,7 @@ def read(path: Path) -> Theta:
 
 @cache
 def shipped() -> Theta:
-    """Those of the default gauge, meta-trained on procedural lines alone: docs/theta.md.
+    """Those of `headflow`, meta-trained on procedural lines alone: docs/theta.md.
 
     Raises `SnapshotCorrupt` where the package's file is not the one that was released.
     """

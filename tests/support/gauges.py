@@ -69,14 +69,14 @@ def defects(
     return [decode(png(line().defect(index, kinds[index % len(kinds)], condition).pixels)) for index in indices]
 
 
-def settings(detector: str = "headflow") -> FitSettings:
+def settings(detector: str = "featureflow") -> FitSettings:
     backbone = PIXELS_SPEC if detector in FROM_PIXELS else BackboneSpec()
     config, preprocessing = QUICK[detector], Preprocessing(size=SIZE)
     return FitSettings(detector=detector, config=config, backbone=backbone, preprocessing=preprocessing)
 
 
 @cache
-def gauge(detector: str = "headflow") -> Gauge:
+def gauge(detector: str = "featureflow") -> Gauge:
     """Fitted to 36 good parts; shared by all tests, which is safe: a gauge never changes."""
     labelled = [(picture, "") for picture in defects(range(60, 64))] if detector in FROM_LABELS else []
     return fit(goods(range(36)), line="press-3", settings=settings(detector), at=AT, labelled=labelled, seed=0)

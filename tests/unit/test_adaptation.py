@@ -192,7 +192,7 @@ def _dirty_buffer() -> list[Picture]:
 DEFECTIVE = {"image-3", "image-12", "image-21", "image-30", "image-42"}
 
 
-def _given(detector: str = "headflow") -> AdaptationInput:
+def _given(detector: str = "featureflow") -> AdaptationInput:
     return AdaptationInput(
         line="press-3",
         version="adapted-1",
@@ -208,11 +208,11 @@ def _given(detector: str = "headflow") -> AdaptationInput:
 
 
 @cache
-def _outcome(detector: str = "headflow") -> AdaptationOutcome:
+def _outcome(detector: str = "featureflow") -> AdaptationOutcome:
     return adapt(_given(detector))
 
 
-@pytest.fixture(params=["headflow", "rad", "csflow"])
+@pytest.fixture(params=["featureflow", "headflow", "rad", "csflow"])
 def outcome(request: pytest.FixtureRequest) -> Iterator[AdaptationOutcome]:
     before = save(gauge(str(request.param)))
     yield _outcome(str(request.param))
@@ -227,24 +227,41 @@ def test_a_candidate_is_a_gauge_with_its_history(outcome: AdaptationOutcome) -> 
     assert facts.backbone == gauge().manifest.backbone
 
 
+def _changed(detector: str) -> set[str]:
+    """The names of the tensors that the adaptation changed."""
+    anchor, outcome = gauge(detector).detector.state_dict(), _outcome(detector)
+    candidate = load(outcome.manifest, outcome.weights).detector.state_dict()
+    return {name for name, tensor in candidate.items() if not torch.equal(tensor, anchor[name])}
+
+
+def test_an_adapted_featureflow_keeps_its_whitening_scales_and_weights() -> None:
+    changed = _changed("featureflow")
+    assert changed
+    assert all(name.startswith("flow.") for name in changed)
+
+
 def test_only_guides_flow_and_what_stands_in_statistics_change() -> None:
-    anchor, candidate = gauge(), load(_outcome().manifest, _outcome().weights)
-    changed = {
-        name
-        for name, tensor in candidate.detector.state_dict().items()
-        if not torch.equal(tensor, anchor.detector.state_dict()[name])
-    }
+    changed = _changed("headflow")
     learned = {name for name in changed if name.startswith(("flow.", "members.0.guide."))}
     assert {name.partition(".")[0] for name in learned} == {"flow", "members"}
     assert not {name for name in learned if ".standardise." in name}
     assert changed - learned == {"members.0.pooled.centre", "members.0.centre", "members.0.spread"}
 
 
+def test_drifted_good_parts_come_to_lie_deeper_below_the_threshold() -> None:
+    fresh = goods(range(400, 416), DRIFTED)
+    anchor, outcome = gauge("headflow"), _outcome("headflow")
+    candidate = load(outcome.manifest, outcome.weights)
+    before = np.mean([j.score - anchor.manifest.threshold.value for j in anchor.judge(fresh)])
+    after = np.mean([j.score - candidate.manifest.threshold.value for j in candidate.judge(fresh)])
+    assert after < before
+
+
 def test_drifted_good_parts_score_lower_after_the_adaptation() -> None:
+    """On one scale: the adaptation leaves centre and spread of the flows' scores as they are."""
     fresh = goods(range(400, 416), DRIFTED)
     candidate = load(_outcome().manifest, _outcome().weights)
-    before = np.mean([j.score - gauge().manifest.threshold.value for j in gauge().judge(fresh)])
-    after = np.mean([j.score - candidate.manifest.threshold.value for j in candidate.judge(fresh)])
+    before, after = (np.mean([j.score for j in each.judge(fresh)]) for each in (gauge(), candidate))
     assert after < before
 
 

@@ -67,9 +67,12 @@ def test_progress_names_what_is_done() -> None:
         progress=lambda what, done, total: told.append(what),
     )
     words = " ".join(dict.fromkeys(told))
-    assert all(part in words for part in ("reading features", "painted defects", "guide", "flow", "fold 1 of 2"))
+    assert all(
+        part in words
+        for part in ("reading features", "painted defects", "fitting the flow", "weighing the flows", "fold 1 of 2")
+    )
 
 
-def test_the_default_is_headflow_on_the_packaged_backbone() -> None:
-    assert FitSettings().detector == "headflow"
+def test_the_default_is_featureflow_on_the_packaged_backbone() -> None:
+    assert FitSettings().detector == "featureflow"
     assert FitSettings().backbone.name == "tf_efficientnet_lite0"

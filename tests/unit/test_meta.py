@@ -196,9 +196,9 @@ def test_parameters_of_something_else_are_refused(tmp_path: Path) -> None:
             read(tmp_path / name)
 
 
-def test_the_parameters_that_come_with_the_package_are_the_default_gauges() -> None:
+def test_the_parameters_that_come_with_the_package_are_those_of_headflow() -> None:
     theta = shipped()
-    embedder = embedder_for(FitSettings(), "cpu")
+    embedder = embedder_for(FitSettings(detector="headflow"), "cpu")
     theta.require_backbone(embedder.backbone.spec)
     theta.let_begin(embedder.detector)
     assert isinstance(embedder.detector, HeadFlow)

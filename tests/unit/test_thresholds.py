@@ -94,9 +94,19 @@ def test_calibration_of_constant_scores_is_finite() -> None:
     assert np.isfinite(Calibration.of(np.ones(9)).standardise(2))
 
 
-def test_folds_keep_groups_whole_and_in_order() -> None:
+def test_folds_keep_groups_whole_and_take_turns() -> None:
     folds = fold_of(["a", "a", "b", "c", "c", "d"], 2)
-    assert folds.tolist() == [0, 0, 0, 1, 1, 1]
+    assert folds.tolist() == [0, 0, 1, 0, 0, 1]
+
+
+def test_each_fold_is_made_of_blocks_from_all_of_the_time() -> None:
+    folds = fold_of([str(number) for number in range(100)], 2)
+    assert folds.tolist() == [block % 2 for block in range(10) for _ in range(10)]
+
+
+@pytest.mark.parametrize(("groups", "folds"), [(3, 2), (5, 3), (8, 8), (21, 4)])
+def test_no_fold_is_empty(groups: int, folds: int) -> None:
+    assert set(fold_of([str(number) for number in range(groups)], folds)) == set(range(folds))
 
 
 SKEWED = np.exp(0.5 * _good(4000, seed=3))
