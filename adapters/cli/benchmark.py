@@ -79,8 +79,10 @@ def noise(
     and padim are peers, anomalib's own, on the same features and images; they
     come with the extra named peers.
 
-    Features are read once and cached. Paintings are drawn once for the whole
-    data set, so figures differ a little from those of flowgauge evaluate.
+    The detector is headflow unless --detector names another one, for the
+    ensemble and the meta-learned start are its own. Features are read once
+    and cached. Paintings are drawn once for the whole data set, so figures
+    differ a little from those of flowgauge evaluate.
     """
     from adapters.cli.contaminating import Benchmark, variants_of
     from adapters.cli.ground import Ground
@@ -92,7 +94,7 @@ def noise(
     if plot is not None and plot.suffix != ".svg":
         raise UserError(f"{plot} is no SVG.", "Give --plot a name that ends in .svg.")
     chosen = variants_of(variant or ["full", "plain"])
-    model = Model(detector, weights, backbone, size, aspect, layers=layers, tiles=tiles)
+    model = Model(detector or "headflow", weights, backbone, size, aspect, layers=layers, tiles=tiles)
     with bars() as report:
         ground = Ground(dataset, splits, groups, masks, model, device, cache, report)
         found = Benchmark(ground, theta).run(chosen, seeds_of(seeds), json)

@@ -34,7 +34,10 @@ DeviceOption = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts instead of a table.")]
 
-Detector = Annotated[str | None, typer.Option(help="headflow (default), csflow, rad, glass, lamp or multidirectional.")]
+Detector = Annotated[
+    str | None,
+    typer.Option(help="featureflow (default), headflow, csflow, rad, glass, lamp or multidirectional."),
+]
 Changes = Annotated[
     list[str] | None,
     typer.Option(

@@ -52,6 +52,6 @@ def require_adaptable(detector: Detector) -> Adaptable:
     if not isinstance(detector, Adaptable):
         raise UserError(
             f"The detector {detector.name} cannot be adapted: it has no likelihood that could be moved.",
-            "Fit the line anew, or choose a detector with a flow: headflow, csflow or rad.",
+            "Fit the line anew, or choose a detector with a flow: featureflow, headflow, csflow or rad.",
         )
     return detector

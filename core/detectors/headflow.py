@@ -1,4 +1,4 @@
-"""`headflow`, the default: a flow over guided tokens, one for every place of the image.
+"""`headflow`: a flow over guided tokens, one for every place of the image (FCDD, arXiv 2007.01760; HSC, 2006.00339).
 
 Features of several strides meet on one grid, where the guide (see `core.detectors.guide`) keeps what tells defects from
 good surfaces; a flow of coupling blocks gives the likelihood of each place. The image's score is that of its most

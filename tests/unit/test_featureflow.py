@@ -1,0 +1,93 @@
+"""Laws of the default detector: whitening, the product of flows, weights and locations."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from core.detectors.base import Lesson
+from core.detectors.featureflow import FeatureFlow, Whitening
+from core.detectors.registry import create
+from core.flows.coupling import CouplingFlow
+from core.flows.product import ProductFlow
+from tests.support.detectors import CONFIGS, SHAPE, features, lesson, small
+
+
+def _normal(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def test_whitened_patches_have_unit_covariance_whatever_their_parts() -> None:
+    x = _normal(4000, 6) @ _normal(6, 6, seed=1) + 5
+    whiten = Whitening(6, 4)
+    whiten.measure(torch.split(x, 700))
+    found = whiten(x)
+    assert found.shape == (4000, 4)
+    assert torch.allclose(found.mean(dim=0), torch.zeros(4), atol=1e-3)
+    assert torch.allclose(torch.cov(found.T), torch.eye(4), atol=1e-2)
+
+
+def test_a_direction_without_variance_stays_finite() -> None:
+    x = torch.cat([_normal(500, 3), torch.ones(500, 1)], dim=1)
+    whiten = Whitening(4, 4)
+    whiten.measure([x])
+    assert torch.isfinite(whiten(x + 1e-3)).all()
+
+
+def test_the_density_of_a_product_is_that_of_its_flows() -> None:
+    flows = [CouplingFlow(width, blocks=2, hidden=8, clamp=1.9, seed=width) for width in (4, 6)]
+    with torch.no_grad():
+        for parameter in (p for flow in flows for p in flow.parameters() if p.requires_grad):
+            parameter.add_(0.1 * _normal(*parameter.shape, seed=3))
+    product, x = ProductFlow(flows), _normal(30, 10, seed=4)
+    with torch.no_grad():
+        own = [flow.nll(part) for flow, part in zip(flows, torch.split(x, [4, 6], dim=1), strict=True)]
+        assert torch.allclose(product.nll(x), (4 * own[0] + 6 * own[1]) / 10, atol=1e-5)
+        assert torch.allclose(product.rarity_of(*product(x)), torch.stack(own, dim=1), atol=1e-5)
+
+
+def _fitted(given: Lesson) -> FeatureFlow:
+    detector = small("featureflow")
+    assert isinstance(detector, FeatureFlow)
+    detector.learn(given, seed=0, progress=lambda what, done, total: None)
+    return detector.eval()
+
+
+def test_the_flow_that_sees_the_synthetic_anomalies_weighs_most() -> None:
+    """They differ from good images at stride 16 alone, which the flow of stride 8 cannot see."""
+    given = lesson(small("featureflow"))
+    painted = {name: given.good[name].clone() for name in given.good}
+    painted["stride16"][:, :, 1:3, 1:3] += 6
+    together, stride8, stride16 = _fitted(replace(given, painted=painted)).weight.tolist()
+    assert together + stride8 + stride16 == pytest.approx(1)
+    assert stride16 > 5 * stride8
+    assert together > 5 * stride8
+
+
+def test_without_synthetic_anomalies_all_flows_weigh_alike() -> None:
+    given = replace(lesson(small("featureflow")), painted={})
+    assert _fitted(given).weight.tolist() == pytest.approx([1 / 3] * 3)
+
+
+def _lesson_with(pattern: torch.Tensor) -> Lesson:
+    """Noise, and a pattern (C, H, W) at stride 16 that is the same in every image."""
+    detector, given = small("featureflow"), lesson(small("featureflow"))
+    x = list(features(24, seed=0))
+    for level, feature in enumerate(x):
+        side = feature.shape[-1] // pattern.shape[-1]
+        x[level] = 0.3 * feature + pattern[:1].repeat_interleave(side, dim=1).repeat_interleave(side, dim=2)
+    return replace(given, good=detector.embed(x))
+
+
+def test_locations_have_their_own_scale_where_parts_lie_still_alone() -> None:
+    still = _fitted(_lesson_with(3 * _normal(1, 4, 4, seed=9)))
+    assert still.scale.flatten(1).std(dim=1).min() > 0
+    moving = _fitted(lesson(small("featureflow")))
+    assert moving.scale.flatten(1).std(dim=1).max() == pytest.approx(0, abs=1e-6)
+
+
+def test_still_of_one_never_centres_locations() -> None:
+    detector = create("featureflow", CONFIGS["featureflow"] | {"still": 1.0}, SHAPE)
+    detector.learn(_lesson_with(3 * _normal(1, 4, 4, seed=9)), seed=0, progress=lambda what, done, total: None)
+    assert isinstance(detector, FeatureFlow)
+    assert detector.location.flatten(1).std(dim=1).max() == pytest.approx(0, abs=1e-6)
