@@ -40,6 +40,10 @@ to the pixel. At 3 and more the border of a part and its ground become one.
 """
 
 
+_FEWEST_STEPS = 40
+"""Of the optimiser: with fewer, flows of a handful of small images stay close to the identity."""
+
+
 class FeatureFlowConfig(Part):
     dimensions: int = Field(96, ge=2, description="principal components that a flow sees, at most")
     blocks: int = Field(6, ge=1, description="affine coupling blocks of each flow")
@@ -58,6 +62,9 @@ class FeatureFlowConfig(Part):
     training: Training = Field(
         Training(steps=1000, batch=512, learning_rate=1e-2, noise=0.05, check_every=100, patience=10),
         description="of all flows together",
+    )
+    epochs: int = Field(
+        20, ge=1, description="passes over the training patches, at most: few images are soon known by heart"
     )
     patches: int = Field(2**18, ge=1, description="training patches that are kept in memory, at most")
     paintings: int = Field(2, ge=1, description="synthetic anomalies for each good image, which set the weights")
@@ -116,11 +123,16 @@ class FeatureFlow(Adaptable):
     def learn(self, lesson: Lesson, *, seed: int, progress: Progress) -> None:
         self._measure_inputs(lesson.good)
         generator = torch.Generator().manual_seed(seed)
-        rows, image = self._patches(lesson, generator)
-        maximise_likelihood(
-            self.flow, Rows(rows, held_out_images(image, 0.1, seed)), self.config.training, seed=seed, progress=progress
-        )
+        patches, image = self._patches(lesson, generator)
+        rows = Rows(patches, held_out_images(image, 0.1, seed))
+        maximise_likelihood(self.flow, rows, self._training(len(patches)), seed=seed, progress=progress)
         self._calibrate(lesson, progress)
+
+    def _training(self, patches: int) -> Training:
+        """The settings, with no more steps than `epochs` passes over so many patches take."""
+        training = self.config.training
+        steps = min(training.steps, max(_FEWEST_STEPS, self.config.epochs * patches // training.batch))
+        return training.model_copy(update={"steps": steps, "check_every": min(training.check_every, steps // 10)})
 
     def _measure_inputs(self, good: Embedding) -> None:
         for number, whiten in enumerate(self.whiten):
@@ -130,8 +142,9 @@ class FeatureFlow(Adaptable):
     def _patches(self, lesson: Lesson, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """(N, D) tokens of at most `patches` patches, as many of each image, and (N,) which image each is of."""
         images = length(lesson.good)
-        count = min(self.grid[0] * self.grid[1], max(1, self.config.patches // images))
-        chosen = [torch.randperm(self.grid[0] * self.grid[1], generator=generator)[:count] for _ in range(images)]
+        every = self.grid[0] * self.grid[1]
+        count = min(every, max(1, self.config.patches // images))
+        chosen = [torch.randperm(every, generator=generator)[:count] for _ in range(images)]
         places = torch.stack(chosen)
         tokens = []
         for part, rows in zip(_chunks(lesson.good), torch.split(places, _CHUNK), strict=True):
@@ -213,10 +226,9 @@ class FeatureFlow(Adaptable):
     def patch_nll(self, embedding: Embedding) -> Tensor:
         """(B, h * w, K): the negative log-likelihood of each patch by each flow, in nats per dimension."""
         with torch.no_grad():
-            parts = [self.tokens(part) for part in _chunks(embedding)]
-            return torch.cat(
-                [self.flow.rarity_of(*self.flow(x.flatten(0, 1))).unflatten(0, x.shape[:2]) for x in parts]
-            )
+            nll = [self.flow.rarity_of(*self.flow(self.tokens(part).flatten(0, 1))) for part in _chunks(embedding)]
+        patches = self.grid[0] * self.grid[1]
+        return torch.cat(nll).view(-1, patches, len(self.whiten))
 
     def _as_maps(self, nll_BTK: Tensor) -> Tensor:
         return nll_BTK.transpose(1, 2).reshape(len(nll_BTK), -1, *self.grid)
