@@ -222,9 +222,12 @@ def test_every_ingredient_can_be_left_out(ingredients: Ingredients) -> None:
 
 def test_without_its_guide_an_adaptation_moves_the_flow_alone() -> None:
     outcome = follower(partial(adapt, settings=settings_of(Ingredients.NO_GUIDE))).adapted(
-        gauge(), gauge(), phase(DRIFTED, 2000).buffer, 1
+        gauge("headflow"), gauge("headflow"), phase(DRIFTED, 2000).buffer, 1
     )
-    before, after = gauge().detector.state_dict(), load(outcome.manifest, outcome.weights).detector.state_dict()
+    before, after = (
+        gauge("headflow").detector.state_dict(),
+        load(outcome.manifest, outcome.weights).detector.state_dict(),
+    )
     changed = {name for name, tensor in after.items() if not torch.equal(tensor, before[name])}
     assert {name for name in changed if not name.startswith("flow.")} == {"members.0.pooled.centre"}
 

@@ -36,13 +36,13 @@ SPLIT = Split(
 @cache
 def data() -> Embedded:
     pictures = goods(range(GOOD)) + defects(range(100, 100 + BAD), kinds=("stain", "chip"))
-    return embedded(NAMES, pictures, settings(), "cpu", lambda what, done, total: None)
+    return embedded(NAMES, pictures, settings("headflow"), "cpu", lambda what, done, total: None)
 
 
 @cache
 def elsewhere() -> Theta:
     """A start that nobody learned."""
-    detector = embedder_for(settings(), "cpu").detector
+    detector = embedder_for(settings("headflow"), "cpu").detector
     assert isinstance(detector, HeadFlow)
     generator = torch.Generator().manual_seed(9)
     parameters = parameters_of(detector)
@@ -50,7 +50,7 @@ def elsewhere() -> Theta:
 
 
 def fit_again(variant: Variant, split: Split = SPLIT) -> Cell:
-    return contaminated_fit(data(), split, PARTS, variant, settings(), lambda: 0.0, elsewhere())
+    return contaminated_fit(data(), split, PARTS, variant, settings("headflow"), lambda: 0.0, elsewhere())
 
 
 fitted = cache(fit_again)
@@ -84,7 +84,7 @@ def test_a_part_is_what_those_images_alone_give(detector: str) -> None:
 
 
 def test_what_is_stored_and_restored_is_the_same() -> None:
-    again = restored(NAMES, data().shape, embedder_for(settings(), "cpu").detector, data().tensors())
+    again = restored(NAMES, data().shape, embedder_for(settings("headflow"), "cpu").detector, data().tensors())
     one, other = data().lesson, again.lesson
     assert same(one.good, other.good)
     assert same(one.painted, other.painted)
@@ -107,7 +107,7 @@ def test_each_variant_keeps_what_it_says() -> None:
 @cache
 def strictly(variant: Variant) -> Cell:
     """By rules that nearly every second image breaks."""
-    strict = settings().model_copy(update={"clean_half_k": 0.5, "k": 0.05})
+    strict = settings("headflow").model_copy(update={"clean_half_k": 0.5, "k": 0.05})
     return contaminated_fit(data(), SPLIT, PARTS, variant, strict, lambda: 0.0, elsewhere())
 
 
@@ -174,7 +174,7 @@ def test_a_detector_that_has_no_panel_is_judged_without() -> None:
 
 def test_a_teacher_begins_where_it_is_told_and_ends_elsewhere() -> None:
     lesson = data().part(SPLIT.train)
-    random, told = (Teacher(settings(), data().shape, 0, _quiet, start) for start in (None, elsewhere()))
+    random, told = (Teacher(settings("headflow"), data().shape, 0, _quiet, start) for start in (None, elsewhere()))
     untaught = told.untaught()
     assert isinstance(untaught, HeadFlow)
     begun = parameters_of(untaught)

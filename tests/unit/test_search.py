@@ -152,8 +152,8 @@ def test_one_evaluation_from_images_to_figures(monkeypatch: pytest.MonkeyPatch, 
     """Real features and real procedural lines, small ones."""
     monkeypatch.setattr(searching, "TAUGHT", ("brushed-metal",))
     monkeypatch.setattr(searching, "JUDGED", ("leather",))
-    monkeypatch.setattr(MetaSearch, "_fit_settings", settings())
+    monkeypatch.setattr(MetaSearch, "_fit_settings", settings("headflow"))
     (found,) = search().run(1, tmp_path / "search.json")
     assert isinstance(found, Evaluation)
     assert 0.5 < found.worst <= 1
-    assert isinstance(embedder_for(settings(), "cpu").detector, HeadFlow)
+    assert isinstance(embedder_for(settings("headflow"), "cpu").detector, HeadFlow)

@@ -41,7 +41,7 @@ def test_the_manifest_names_what_a_verdict_depends_on(snapshot: Snapshot) -> Non
     facts = json.loads(snapshot.manifest)
     assert facts["backbone"]["sha256"]
     assert facts["preprocessing"]["sixteen_bit"]
-    assert facts["detector"]["config"]["guide"]["dimensions"] == 6
+    assert facts["detector"]["config"]["dimensions"] == 24
     assert facts["threshold"]["low"] <= facts["threshold"]["value"] <= facts["threshold"]["high"]
     assert facts["anchor"] == facts["version"]
     assert facts["software"].startswith("flowgauge ")
