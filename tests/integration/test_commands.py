@@ -48,7 +48,7 @@ def test_snapshots_are_listed_shown_and_rolled_back_to(flowgauge: Shell, store: 
     assert [each["active"] for each in listed] == [False, False, True]
     shown = flowgauge("snapshots", "show", LINE, fitted["version"], "--store", store).out
     assert fitted["version"] in shown
-    assert "headflow" in shown
+    assert "featureflow" in shown
 
 
 def test_a_version_that_is_not_stored_is_a_mistake(flowgauge: Shell, store: Path) -> None:

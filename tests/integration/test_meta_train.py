@@ -33,7 +33,20 @@ def test_parameters_come_with_a_card_and_a_plot(flowgauge: Shell, tmp_path: Path
     assert sorted(path.name for path in tmp_path.iterdir()) == [out.name, plot.name], "no state is left"
     assert set(load_file(out)) == set(read(out).parameters)
 
-    fit = ("fit", tiny_dataset(), "--line", "press-3", "--store", tmp_path / "plant", "--size", SIDE, "--theta", out)
+    fit = (
+        "fit",
+        tiny_dataset(),
+        "--line",
+        "press-3",
+        "--store",
+        tmp_path / "plant",
+        "--size",
+        SIDE,
+        "--theta",
+        out,
+        "--detector",
+        "headflow",
+    )
     assert flowgauge(*fit, "--device", "cpu").code == 0
     refused = flowgauge(*fit, "--device", "cpu", "--detector", "rad")
     assert refused.code == 2
