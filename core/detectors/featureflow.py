@@ -40,6 +40,10 @@ to the pixel. At 3 and more the border of a part and its ground become one.
 """
 
 
+_LEAST_SPREAD = 0.05
+"""Of image scores, in deviations of a map's patches. Without it a handful of images that happen to score alike make
+scores of a million; with more, lines whose good images are all alike lose the scale of their own.
+"""
 _FEWEST_STEPS = 40
 """Of the optimiser: with fewer, flows of a handful of small images stay close to the identity."""
 
@@ -160,12 +164,12 @@ class FeatureFlow(Adaptable):
         good_NTK = self.patch_nll(lesson.good)
         maps_NKHW = self._as_maps(good_NTK)
         self.location.copy_(maps_NKHW.mean(dim=(0, 2, 3))[:, None, None].expand_as(self.location))
-        self.scale.copy_(maps_NKHW.std(dim=(0, 2, 3))[:, None, None].expand_as(self.scale))
+        self.scale.copy_(maps_NKHW.std(dim=(0, 2, 3)).clamp_min(1e-6)[:, None, None].expand_as(self.scale))
         if self._lies_still(lesson.good):
             self._measure_locations(maps_NKHW)
         tops_NK = self._tops(good_NTK)
         self.centre.copy_(tops_NK.median(dim=0)[0])
-        self.spread.copy_(torch.stack([lower_spread(top_N) for top_N in tops_NK.T]))
+        self.spread.copy_(torch.stack([lower_spread(top_N) for top_N in tops_NK.T]).clamp_min(_LEAST_SPREAD))
         if lesson.painted:
             self._weigh(tops_NK, self._tops(self.patch_nll(lesson.painted)))
         progress("weighing the flows", 1, 1)
