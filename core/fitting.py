@@ -239,8 +239,12 @@ class Teacher:
         self, lesson: Lesson, folds: NDArray[np.intp], suspects: Tensor, scale_of: Detector | None = None
     ) -> Scores:
         """The score and map of each plain image by a detector that was taught with the other folds' images, less the
-        suspects among them; on the scale of `scale_of`, which all images but the suspects taught.
+        suspects among them; on the scale of `scale_of`, which all images but the suspects taught. A detector that
+        cross-fits itself gives them without others: `scale_of`, or one that is taught here.
         """
+        if self.untaught().cross_fits:
+            whole = scale_of or self.taught(lesson.without(suspects), "all images")
+            return whole.held_out_scores(lesson)
         parts, order = [], []
         count = int(folds.max()) + 1
         for fold in range(count):

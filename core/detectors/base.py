@@ -104,6 +104,13 @@ class Lesson:
     def part_of(self, number: int) -> str:
         return self.parts[number] if self.parts else str(number)
 
+    def folds(self, count: int) -> Tensor:
+        """The fold of each image, by its number: the same whichever images are left out of the lesson, where `parts`
+        names them all.
+        """
+        images = len(self.parts) or int(self.image.max()) + 1
+        return torch.from_numpy(fold_of([self.part_of(number) for number in range(images)], count))
+
     def without(self, held_out: Tensor) -> "Lesson":
         """The lesson less all views and paintings of the images whose numbers `held_out` names."""
         return self._of(~torch.isin(self.image, held_out), ~torch.isin(self.painted_image, held_out))
@@ -161,6 +168,8 @@ class Detector(nn.Module, ABC):
     """What is on those copies: pasted textures; None: painted defects."""
     views: tuple[View, ...] = (PLAIN,)
     """The views over which scores are averaged (RAD eq. 3)."""
+    cross_fits: ClassVar[bool] = False
+    """Whether `learn` cross-fits, so that `held_out_scores` has a score of each image by what it did not train."""
     halvings: tuple[int, ...] = (0,)
     """How often the image is halved before the backbone sees it: features of (0, 1) are of the whole and the half."""
 
@@ -188,6 +197,12 @@ class Detector(nn.Module, ABC):
     @abstractmethod
     def score_embedding(self, embedding: Embedding) -> Scores:
         """Image scores and maps. An image's row does not depend on the other rows."""
+
+    def held_out_scores(self, lesson: Lesson) -> Scores:
+        """Scores of the lesson's good rows, each by parameters that its image did not train. Only of a detector that
+        `cross_fits`.
+        """
+        raise NotImplementedError(f"{self.name} does not cross-fit itself")
 
     def score(self, features: Sequence[Tensor]) -> Scores:
         """The same straight from the backbone's features."""

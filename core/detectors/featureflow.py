@@ -6,6 +6,11 @@ and projected on their principal components, each scaled to unit variance, befor
 2508.17789 eq. 1; patch by patch as in CFLOW-AD, arXiv 2107.12571). An image has one score for each flow, the mean over
 its most anomalous patches. Their weights are found on the line itself: a flow weighs the more the better it separates
 synthetic anomalies, which train no flow, from the good images they were made of (decision 20).
+
+The detector is an ensemble of cross-fitted members. Each member has its own projections and flows and is fitted to the
+images of all folds but one, so every training image has a score by a member that it did not train. These scores set the
+locations' statistics, the scales, the weights and the threshold. A new image has the mean score of all members
+(decision 21; CV+, arXiv 1905.02928).
 """
 
 from collections.abc import Iterable, Sequence
@@ -50,6 +55,7 @@ _FEWEST_STEPS = 40
 
 class FeatureFlowConfig(Part):
     dimensions: int = Field(96, ge=2, description="principal components that a flow sees, at most")
+    members: int = Field(3, ge=2, description="cross-fitted members, each fitted to all folds of the images but one")
     blocks: int = Field(6, ge=1, description="affine coupling blocks of each flow")
     hidden: int = Field(256, ge=1, description="hidden units of each block's network")
     clamp: float = Field(1.9, gt=0, description="bound on the logarithm of a coupling's scales (RAD s.3.1)")
@@ -65,7 +71,7 @@ class FeatureFlowConfig(Part):
     )
     training: Training = Field(
         Training(steps=1000, batch=512, learning_rate=1e-2, noise=0.05, check_every=100, patience=10),
-        description="of all flows together",
+        description="of all flows of a member together",
     )
     epochs: int = Field(
         20, ge=1, description="passes over the training patches, at most: few images are soon known by heart"
@@ -76,6 +82,7 @@ class FeatureFlowConfig(Part):
 
 class FeatureFlow(Adaptable):
     name = "featureflow"
+    cross_fits = True
     config: FeatureFlowConfig
     flow: ProductFlow
 
@@ -88,7 +95,10 @@ class FeatureFlow(Adaptable):
         ]
         coarse = [width for width, each in zip(widths, shape.strides, strict=True) if each >= stride]
         inputs = [sum(widths), *coarse] if len(widths) > 1 else widths
-        self.whiten = nn.ModuleList(Whitening(width, min(config.dimensions, width)) for width in inputs)
+        self.terms = terms = len(inputs)
+        self.whiten = nn.ModuleList(
+            Whitening(width, min(config.dimensions, width)) for _ in range(config.members) for width in inputs
+        )
         self.flow = ProductFlow(
             [
                 CouplingFlow(
@@ -98,10 +108,9 @@ class FeatureFlow(Adaptable):
                     clamp=config.clamp,
                     seed=number,
                 )
-                for number, width in enumerate(inputs)
+                for number, width in enumerate(inputs * config.members)
             ]
         )
-        terms = len(inputs)
         self.location: Tensor
         self.scale: Tensor
         self.centre: Tensor
@@ -125,12 +134,33 @@ class FeatureFlow(Adaptable):
         return embedding[self.shape.keys[self.shape.coarsest]]
 
     def learn(self, lesson: Lesson, *, seed: int, progress: Progress) -> None:
-        self._measure_inputs(lesson.good)
-        generator = torch.Generator().manual_seed(seed)
-        patches, image = self._patches(lesson, generator)
-        rows = Rows(patches, held_out_images(image, 0.1, seed))
-        maximise_likelihood(self.flow, rows, self._training(len(patches)), seed=seed, progress=progress)
-        self._calibrate(lesson, progress)
+        fold = lesson.folds(self.config.members)[lesson.image]
+        for member in range(self.config.members):
+
+            def of_member(what: str, done: int, total: int, number: int = member + 1) -> None:
+                progress(f"{what}, member {number} of {self.config.members}", done, total)
+
+            rows = (fold != member).nonzero().flatten()
+            self._fit_member(member, select(lesson.good, rows), lesson.image[rows], seed + member, of_member)
+        self._calibrate(lesson, fold, progress)
+
+    def held_out_scores(self, lesson: Lesson) -> Scores:
+        """Of each good image by the member that it did not train."""
+        nll_NTK = self._held_out_nll(lesson.good, lesson.folds(self.config.members)[lesson.image])
+        return Scores(self._weighted(self._tops(nll_NTK)), self._weighted_maps(nll_NTK))
+
+    def _fit_member(self, member: int, good: Embedding, image: Tensor, seed: int, progress: Progress) -> None:
+        for number, whiten in enumerate(self._whiten_of(member)):
+            whiten.measure(self._inputs(part)[number].flatten(0, 1) for part in _chunks(good))
+        patches, owner = self._patches(member, good, image, torch.Generator().manual_seed(seed))
+        rows = Rows(patches, held_out_images(owner, 0.1, seed))
+        maximise_likelihood(self._flow_of(member), rows, self._training(len(patches)), seed=seed, progress=progress)
+
+    def _whiten_of(self, member: int) -> list["Whitening"]:
+        return [self.whiten[member * self.terms + term] for term in range(self.terms)]  # type: ignore[misc]
+
+    def _flow_of(self, member: int) -> ProductFlow:
+        return self.flow.part(member * self.terms, (member + 1) * self.terms)
 
     def _training(self, patches: int) -> Training:
         """The settings, with no more steps than `epochs` passes over so many patches take."""
@@ -138,30 +168,27 @@ class FeatureFlow(Adaptable):
         steps = min(training.steps, max(_FEWEST_STEPS, self.config.epochs * patches // training.batch))
         return training.model_copy(update={"steps": steps, "check_every": min(training.check_every, steps // 10)})
 
-    def _measure_inputs(self, good: Embedding) -> None:
-        for number, whiten in enumerate(self.whiten):
-            assert isinstance(whiten, Whitening)
-            whiten.measure(self._inputs(part)[number].flatten(0, 1) for part in _chunks(good))
-
-    def _patches(self, lesson: Lesson, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """(N, D) tokens of at most `patches` patches, as many of each image, and (N,) which image each is of."""
-        images = length(lesson.good)
+    def _patches(
+        self, member: int, good: Embedding, image: Tensor, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """(N, D) a member's tokens of at most `patches` patches, as many of each image, and (N,) which image each is
+        of.
+        """
         every = self.grid[0] * self.grid[1]
-        count = min(every, max(1, self.config.patches // images))
-        chosen = [torch.randperm(every, generator=generator)[:count] for _ in range(images)]
-        places = torch.stack(chosen)
+        count = min(every, max(1, self.config.patches // len(image)))
+        places = torch.stack([torch.randperm(every, generator=generator)[:count] for _ in range(len(image))])
         tokens = []
-        for part, rows in zip(_chunks(lesson.good), torch.split(places, _CHUNK), strict=True):
-            every_BTD = self.tokens(part)
+        for part, rows in zip(_chunks(good), torch.split(places, _CHUNK), strict=True):
+            every_BTD = self._tokens_of(member, self._inputs(part))
             tokens.append(every_BTD.gather(1, rows[:, :, None].expand(-1, -1, every_BTD.shape[2])).flatten(0, 1))
-        return torch.cat(tokens), lesson.image.repeat_interleave(count)
+        return torch.cat(tokens), image.repeat_interleave(count)
 
-    def _calibrate(self, lesson: Lesson, progress: Progress) -> None:
-        """Take the maps' statistics of each location where parts lie still, the scale of each flow's image scores, and
-        the weights of the flows.
+    def _calibrate(self, lesson: Lesson, fold: Tensor, progress: Progress) -> None:
+        """Take, from held-out likelihoods, the maps' statistics of each location where parts lie still, the scale of
+        each flow's image scores, and the weights of the flows.
         """
         progress("weighing the flows", 0, 1)
-        good_NTK = self.patch_nll(lesson.good)
+        good_NTK = self._held_out_nll(lesson.good, fold)
         maps_NKHW = self._as_maps(good_NTK)
         self.location.copy_(maps_NKHW.mean(dim=(0, 2, 3))[:, None, None].expand_as(self.location))
         self.scale.copy_(maps_NKHW.std(dim=(0, 2, 3)).clamp_min(1e-6)[:, None, None].expand_as(self.scale))
@@ -171,8 +198,15 @@ class FeatureFlow(Adaptable):
         self.centre.copy_(tops_NK.median(dim=0)[0])
         self.spread.copy_(torch.stack([lower_spread(top_N) for top_N in tops_NK.T]).clamp_min(_LEAST_SPREAD))
         if lesson.painted:
-            self._weigh(tops_NK, self._tops(self.patch_nll(lesson.painted)))
+            painted_fold = lesson.folds(self.config.members)[lesson.painted_image]
+            self._weigh(tops_NK, self._tops(self._held_out_nll(lesson.painted, painted_fold)))
         progress("weighing the flows", 1, 1)
+
+    def _held_out_nll(self, embedding: Embedding, fold_N: Tensor) -> Tensor:
+        """(N, h * w, K): the negative log-likelihood of each patch by the member whose fold the image is of."""
+        rows = [(fold_N == member).nonzero().flatten() for member in range(self.config.members)]
+        found = [self._nll_of(member, select(embedding, some)) for member, some in enumerate(rows) if len(some)]
+        return torch.cat(found)[torch.argsort(torch.cat(rows))]
 
     def _lies_still(self, good: Embedding) -> bool:
         """Whether location explains more than the share `still` of the standardised features' variance. The variance
@@ -211,9 +245,12 @@ class FeatureFlow(Adaptable):
         self.weight.copy_(torch.softmax(torch.tensor(aurocs) / self.config.temperature, dim=0))
 
     def tokens(self, embedding: Embedding) -> Tensor:
-        """(B, h * w, D), row by row of the grid: the whitened features of all flows one after the other."""
+        """(B, h * w, D), row by row of the grid: the whitened features of all flows of each member in turn."""
         inputs = self._inputs(embedding)
-        return torch.cat([whiten(x_BTC) for whiten, x_BTC in zip(self.whiten, inputs, strict=True)], dim=2)
+        return torch.cat([self._tokens_of(member, inputs) for member in range(self.config.members)], dim=2)
+
+    def _tokens_of(self, member: int, inputs: Sequence[Tensor]) -> Tensor:
+        return torch.cat([whiten(x_BTC) for whiten, x_BTC in zip(self._whiten_of(member), inputs, strict=True)], dim=2)
 
     def _inputs(self, embedding: Embedding) -> list[Tensor]:
         """(B, h * w, C) of each flow: all strides together, then each that is not finer than the grid."""
@@ -228,11 +265,22 @@ class FeatureFlow(Adaptable):
         ]
 
     def patch_nll(self, embedding: Embedding) -> Tensor:
-        """(B, h * w, K): the negative log-likelihood of each patch by each flow, in nats per dimension."""
+        """(B, h * w, M K): the negative log-likelihood of each patch by the K flows of each of M members, in nats per
+        dimension.
+        """
+        return torch.cat([self._nll_of(member, embedding) for member in range(self.config.members)], dim=2)
+
+    def _nll_of(self, member: int, embedding: Embedding) -> Tensor:
+        flow = self._flow_of(member)
         with torch.no_grad():
-            nll = [self.flow.rarity_of(*self.flow(self.tokens(part).flatten(0, 1))) for part in _chunks(embedding)]
-        patches = self.grid[0] * self.grid[1]
-        return torch.cat(nll).view(-1, patches, len(self.whiten))
+            nll = [
+                flow.rarity_of(*flow(self._tokens_of(member, self._inputs(part)).flatten(0, 1)))
+                for part in _chunks(embedding)
+            ]
+        return torch.cat(nll).view(-1, self.grid[0] * self.grid[1], self.terms)
+
+    def _mean_of_members(self, nll_BTK: Tensor) -> Tensor:
+        return torch.stack(torch.split(nll_BTK, self.terms, dim=2)).mean(dim=0)
 
     def _as_maps(self, nll_BTK: Tensor) -> Tensor:
         return nll_BTK.transpose(1, 2).reshape(len(nll_BTK), -1, *self.grid)
@@ -246,17 +294,28 @@ class FeatureFlow(Adaptable):
         maps = self._standard_maps(nll_BTK).flatten(2)
         return highest(maps.flatten(0, 1), self.config.top).view(maps.shape[:2])
 
+    def _weighted(self, tops_BK: Tensor) -> Tensor:
+        return ((tops_BK - self.centre) / self.spread) @ self.weight
+
+    def _weighted_maps(self, nll_BTK: Tensor) -> Tensor:
+        return (self._standard_maps(nll_BTK) * self.weight[:, None, None]).sum(dim=1)
+
     def image_scores(self, rarity_BT: Tensor, embedding: Embedding) -> Tensor:
-        """Weighted mean of the flows' scores (B, h * w, K), each 0 for the median good image and 1 a spread above."""
-        return ((self._tops(rarity_BT) - self.centre) / self.spread) @ self.weight
+        """Weighted mean of the flows' scores (B, h * w, M K), each 0 for the median good image and 1 a spread above.
+
+        Members' scores are averaged, not their maps: the highest patches of a mean map are lower than those of any
+        member's, and a threshold from held-out scores would promise too few alarms.
+        """
+        members = torch.split(rarity_BT, self.terms, dim=2)
+        return torch.stack([self._weighted(self._tops(nll_BTK)) for nll_BTK in members]).mean(dim=0)
 
     def patch_scores(self, rarity: Tensor) -> Tensor:
-        return (rarity - self.location.mean(dim=(1, 2))) / self.scale.mean(dim=(1, 2)) @ self.weight
+        nll_BTK = self._mean_of_members(rarity)
+        return (nll_BTK - self.location.mean(dim=(1, 2))) / self.scale.mean(dim=(1, 2)) @ self.weight
 
     def score_embedding(self, embedding: Embedding) -> Scores:
         nll_BTK = self.patch_nll(embedding)
-        maps = (self._standard_maps(nll_BTK) * self.weight[:, None, None]).sum(dim=1)
-        return Scores(self.image_scores(nll_BTK, embedding), maps)
+        return Scores(self.image_scores(nll_BTK, embedding), self._weighted_maps(self._mean_of_members(nll_BTK)))
 
 
 class Whitening(nn.Module):

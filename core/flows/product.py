@@ -20,6 +20,10 @@ class ProductFlow(Flow):
         self.widths = [flow.dimensions for flow in flows]
         self.dimensions = sum(self.widths)
 
+    def part(self, first: int, end: int) -> "ProductFlow":
+        """Flows `first` to `end` - 1, which share their parameters with these."""
+        return ProductFlow([flow for flow in self.flows[first:end] if isinstance(flow, Flow)])
+
     def forward(self, x_ND: Tensor) -> tuple[Tensor, Tensor]:
         found = [flow(x) for flow, x in zip(self.flows, torch.split(x_ND, self.widths, dim=1), strict=True)]
         return torch.cat([z for z, _ in found], dim=1), torch.stack([log_det for _, log_det in found], dim=1)

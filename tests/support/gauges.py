@@ -20,6 +20,7 @@ SIZE = 96
 
 QUICK = {
     "featureflow": {
+        "members": 2,
         "dimensions": 24,
         "blocks": 3,
         "hidden": 48,

@@ -91,3 +91,40 @@ def test_still_of_one_never_centres_locations() -> None:
     detector.learn(_lesson_with(3 * _normal(1, 4, 4, seed=9)), seed=0, progress=lambda what, done, total: None)
     assert isinstance(detector, FeatureFlow)
     assert detector.location.flatten(1).std(dim=1).max() == pytest.approx(0, abs=1e-6)
+
+
+def _state_of(detector: FeatureFlow, member: int) -> list[torch.Tensor]:
+    modules = [detector._flow_of(member), *detector._whiten_of(member)]
+    return [tensor for module in modules for tensor in module.state_dict().values()]
+
+
+def test_no_image_reaches_the_member_that_holds_it_out() -> None:
+    given = lesson(small("featureflow"))
+    other = {name: tensor.clone() for name, tensor in given.good.items()}
+    for tensor in other.values():
+        tensor[0] += 3
+    one, two = _fitted(given), _fitted(replace(given, good=other))
+    holds_out = int(given.folds(one.config.members)[0])
+    for member in range(one.config.members):
+        pairs = list(zip(_state_of(one, member), _state_of(two, member), strict=True))
+        same = all(torch.equal(mine, others) for mine, others in pairs)
+        assert same == (member == holds_out)
+
+
+def test_folds_stay_when_images_are_left_out() -> None:
+    given = lesson(small("featureflow"))
+    named = given.showing([f"part {number // 2}" for number in range(int(given.image.max()) + 1)])
+    assert torch.equal(named.folds(3), named.without(torch.tensor([0, 5, 23])).folds(3))
+
+
+def test_an_image_has_the_mean_score_of_all_members() -> None:
+    given = lesson(small("featureflow"))
+    detector = _fitted(given)
+    nll_BTK = detector.patch_nll(given.good)
+    members = torch.split(nll_BTK, detector.terms, dim=2)
+    assert len(members) == detector.config.members
+    alone = torch.stack([detector.image_scores(member, given.good) for member in members])
+    assert torch.allclose(detector.score_embedding(given.good).image, alone.mean(dim=0), atol=1e-4)
+    held_out = detector.held_out_scores(given).image
+    fold = given.folds(detector.config.members)[given.image]
+    assert torch.allclose(held_out, alone.gather(0, fold[None])[0], atol=1e-4)

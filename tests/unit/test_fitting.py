@@ -57,20 +57,22 @@ def test_refining_leaves_suspects_out_and_hears_the_clean_half() -> None:
     assert fitted.manifest.threshold.rule is Rule.ONE_SIDED
 
 
-def test_progress_names_what_is_done() -> None:
+@pytest.mark.parametrize(
+    ("detector", "cross_fitting"), [("featureflow", "weighing the flows"), ("headflow", "fold 1 of 2")]
+)
+def test_progress_names_what_is_done(detector: str, cross_fitting: str) -> None:
     told: list[str] = []
     fit(
         goods(range(8)),
         line="press-3",
-        settings=settings(),
+        settings=settings(detector),
         at=AT,
         progress=lambda what, done, total: told.append(what),
     )
     words = " ".join(dict.fromkeys(told))
-    assert all(
-        part in words
-        for part in ("reading features", "painted defects", "fitting the flow", "weighing the flows", "fold 1 of 2")
-    )
+    assert all(part in words for part in ("reading features", "painted defects", "fitting the flow", cross_fitting))
+    assert ("fold 1 of 2" in words) == (detector == "headflow"), "featureflow cross-fits itself, by its members"
+    assert ("member 2 of 2" in words) == (detector == "featureflow")
 
 
 def test_the_default_is_featureflow_on_the_packaged_backbone() -> None:
