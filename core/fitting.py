@@ -16,7 +16,7 @@ from torch import Tensor
 
 from core.adaptation.mutual import MutualScoring, least_suspect, mutual_scores
 from core.backbones import BackboneSpec, load_backbone
-from core.detectors.base import Detector, FeatureShape, Lesson, Progress, Scores
+from core.detectors.base import CrossFitted, Detector, FeatureShape, Lesson, Progress, Scores
 from core.detectors.registry import DEFAULT, create
 from core.errors import DatasetError
 from core.gauge import Gauge
@@ -242,8 +242,10 @@ class Teacher:
         suspects among them; on the scale of `scale_of`, which all images but the suspects taught. A detector that
         cross-fits itself gives them without others: `scale_of`, or one that is taught here.
         """
-        if self.untaught().cross_fits:
-            whole = scale_of or self.taught(lesson.without(suspects), "all images")
+        whole = scale_of
+        if whole is None and isinstance(self.untaught(), CrossFitted):
+            whole = self.taught(lesson.without(suspects), "all images")
+        if isinstance(whole, CrossFitted):
             return whole.held_out_scores(lesson)
         parts, order = [], []
         count = int(folds.max()) + 1

@@ -168,8 +168,6 @@ class Detector(nn.Module, ABC):
     """What is on those copies: pasted textures; None: painted defects."""
     views: tuple[View, ...] = (PLAIN,)
     """The views over which scores are averaged (RAD eq. 3)."""
-    cross_fits: ClassVar[bool] = False
-    """Whether `learn` cross-fits, so that `held_out_scores` has a score of each image by what it did not train."""
     halvings: tuple[int, ...] = (0,)
     """How often the image is halved before the backbone sees it: features of (0, 1) are of the whole and the half."""
 
@@ -198,12 +196,6 @@ class Detector(nn.Module, ABC):
     def score_embedding(self, embedding: Embedding) -> Scores:
         """Image scores and maps. An image's row does not depend on the other rows."""
 
-    def held_out_scores(self, lesson: Lesson) -> Scores:
-        """Scores of the lesson's good rows, each by parameters that its image did not train. Only of a detector that
-        `cross_fits`.
-        """
-        raise NotImplementedError(f"{self.name} does not cross-fit itself")
-
     def score(self, features: Sequence[Tensor]) -> Scores:
         """The same straight from the backbone's features."""
         return self.score_embedding(self.embed(features))
@@ -211,3 +203,11 @@ class Detector(nn.Module, ABC):
     def begin_at(self, parameters: Mapping[str, Tensor]) -> None:
         """Start learning from those, by the names that meta-training gives them. Raises `ValueError` for others."""
         raise ValueError(f"{self.name} has no parameters that are meta-learned")
+
+
+class CrossFitted(Detector):
+    """Cross-fits itself in `learn`: it needs no other detectors for the scores that set its threshold."""
+
+    @abstractmethod
+    def held_out_scores(self, lesson: Lesson) -> Scores:
+        """Scores of the lesson's good rows, each by parameters that its image did not train."""

@@ -13,7 +13,8 @@ locations' statistics, the scales, the weights and the threshold. A new image ha
 (decision 21; CV+, arXiv 1905.02928).
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -22,7 +23,7 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
 from core.detectors.adaptable import Adaptable
-from core.detectors.base import Embedding, FeatureShape, Lesson, Progress, Scores, length, select
+from core.detectors.base import CrossFitted, Embedding, FeatureShape, Lesson, Progress, Scores, length, select
 from core.detectors.guide import pyramid
 from core.detectors.headflow import smoothed
 from core.detectors.member import lower_spread
@@ -80,9 +81,8 @@ class FeatureFlowConfig(Part):
     paintings: int = Field(2, ge=1, description="synthetic anomalies for each good image, which set the weights")
 
 
-class FeatureFlow(Adaptable):
+class FeatureFlow(Adaptable, CrossFitted):
     name = "featureflow"
-    cross_fits = True
     config: FeatureFlowConfig
     flow: ProductFlow
 
@@ -157,7 +157,8 @@ class FeatureFlow(Adaptable):
         maximise_likelihood(self._flow_of(member), rows, self._training(len(patches)), seed=seed, progress=progress)
 
     def _whiten_of(self, member: int) -> list["Whitening"]:
-        return [self.whiten[member * self.terms + term] for term in range(self.terms)]  # type: ignore[misc]
+        first = member * self.terms
+        return [whiten for whiten in self.whiten[first : first + self.terms] if isinstance(whiten, Whitening)]
 
     def _flow_of(self, member: int) -> ProductFlow:
         return self.flow.part(member * self.terms, (member + 1) * self.terms)
@@ -179,7 +180,7 @@ class FeatureFlow(Adaptable):
         places = torch.stack([torch.randperm(every, generator=generator)[:count] for _ in range(len(image))])
         tokens = []
         for part, rows in zip(_chunks(good), torch.split(places, _CHUNK), strict=True):
-            every_BTD = self._tokens_of(member, self._inputs(part))
+            every_BTD = self._tokens_of(member, part)
             tokens.append(every_BTD.gather(1, rows[:, :, None].expand(-1, -1, every_BTD.shape[2])).flatten(0, 1))
         return torch.cat(tokens), image.repeat_interleave(count)
 
@@ -204,9 +205,13 @@ class FeatureFlow(Adaptable):
 
     def _held_out_nll(self, embedding: Embedding, fold_N: Tensor) -> Tensor:
         """(N, h * w, K): the negative log-likelihood of each patch by the member whose fold the image is of."""
-        rows = [(fold_N == member).nonzero().flatten() for member in range(self.config.members)]
-        found = [self._nll_of(member, select(embedding, some)) for member, some in enumerate(rows) if len(some)]
-        return torch.cat(found)[torch.argsort(torch.cat(rows))]
+        found, order = [], []
+        for member in torch.unique(fold_N).tolist():
+            rows = (fold_N == member).nonzero().flatten()
+            tokens = partial(self._tokens_of, member)
+            found.append(_rarities(self._flow_of(member), tokens, select(embedding, rows)))
+            order.append(rows)
+        return torch.cat(found)[torch.argsort(torch.cat(order))]
 
     def _lies_still(self, good: Embedding) -> bool:
         """Whether location explains more than the share `still` of the standardised features' variance. The variance
@@ -246,11 +251,10 @@ class FeatureFlow(Adaptable):
 
     def tokens(self, embedding: Embedding) -> Tensor:
         """(B, h * w, D), row by row of the grid: the whitened features of all flows of each member in turn."""
-        inputs = self._inputs(embedding)
-        return torch.cat([self._tokens_of(member, inputs) for member in range(self.config.members)], dim=2)
+        return _whitened(self.whiten, self._inputs(embedding) * self.config.members)
 
-    def _tokens_of(self, member: int, inputs: Sequence[Tensor]) -> Tensor:
-        return torch.cat([whiten(x_BTC) for whiten, x_BTC in zip(self._whiten_of(member), inputs, strict=True)], dim=2)
+    def _tokens_of(self, member: int, embedding: Embedding) -> Tensor:
+        return _whitened(self._whiten_of(member), self._inputs(embedding))
 
     def _inputs(self, embedding: Embedding) -> list[Tensor]:
         """(B, h * w, C) of each flow: all strides together, then each that is not finer than the grid."""
@@ -268,16 +272,7 @@ class FeatureFlow(Adaptable):
         """(B, h * w, M K): the negative log-likelihood of each patch by the K flows of each of M members, in nats per
         dimension.
         """
-        return torch.cat([self._nll_of(member, embedding) for member in range(self.config.members)], dim=2)
-
-    def _nll_of(self, member: int, embedding: Embedding) -> Tensor:
-        flow = self._flow_of(member)
-        with torch.no_grad():
-            nll = [
-                flow.rarity_of(*flow(self._tokens_of(member, self._inputs(part)).flatten(0, 1)))
-                for part in _chunks(embedding)
-            ]
-        return torch.cat(nll).view(-1, self.grid[0] * self.grid[1], self.terms)
+        return _rarities(self.flow, self.tokens, embedding)
 
     def _mean_of_members(self, nll_BTK: Tensor) -> Tensor:
         return torch.stack(torch.split(nll_BTK, self.terms, dim=2)).mean(dim=0)
@@ -350,6 +345,18 @@ class Whitening(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return (x - self.mean) @ self.projection
+
+
+def _rarities(flow: ProductFlow, tokens: Callable[[Embedding], Tensor], embedding: Embedding) -> Tensor:
+    """(B, T, K): how anomalous each of `flow`'s K flows finds the tokens (B, T, D) that `tokens` makes of images."""
+    with torch.no_grad():
+        nll = [flow.rarity_of(*flow(tokens(part).flatten(0, 1))) for part in _chunks(embedding)]
+    rarity_NK = torch.cat(nll)
+    return rarity_NK.view(length(embedding), -1, rarity_NK.shape[1])
+
+
+def _whitened(projections: Iterable[nn.Module], inputs: Sequence[Tensor]) -> Tensor:
+    return torch.cat([whiten(x_BTC) for whiten, x_BTC in zip(projections, inputs, strict=True)], dim=2)
 
 
 def _averaged(x_BCHW: Tensor) -> Tensor:

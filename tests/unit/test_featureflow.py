@@ -93,6 +93,13 @@ def test_still_of_one_never_centres_locations() -> None:
     assert detector.location.flatten(1).std(dim=1).max() == pytest.approx(0, abs=1e-6)
 
 
+def test_patches_of_the_border_are_told_from_those_within() -> None:
+    ones = [torch.ones(1, c, side, side) for c, side in zip(SHAPE.channels, SHAPE.sides, strict=True)]
+    for patches in small("featureflow").embed(ones).values():
+        seen = patches[0, 0, [0, 0, 1], [0, 1, 1]].float()
+        assert torch.allclose(seen, torch.tensor([4 / 9, 6 / 9, 1]), atol=1e-3)
+
+
 def _state_of(detector: FeatureFlow, member: int) -> list[torch.Tensor]:
     modules = [detector._flow_of(member), *detector._whiten_of(member)]
     return [tensor for module in modules for tensor in module.state_dict().values()]
