@@ -47,7 +47,7 @@ class Embedder:
 
     def lesson(self, squares: Squares, *, seed: int, progress: Progress) -> Lesson:
         """Views, then paintings, of all squares; rows are ordered by view, and within a view by image."""
-        views = self.detector.teaching_views
+        views = self.detector.training_views(len(squares))
         good = [
             self.embed(squares, progress, view, f"reading features, view {number} of {len(views)}")
             for number, view in enumerate(views, start=1)
@@ -139,5 +139,5 @@ def on_grid(masks_NHW: NDArray[np.bool_], grid: tuple[int, int]) -> Tensor:
 
 def rows_of_view(lesson_images: int, detector: Detector, view: View) -> slice:
     """Where the rows of `view` lie in a lesson of so many images."""
-    position = detector.teaching_views.index(view)
+    position = detector.training_views(lesson_images).index(view)
     return slice(position * lesson_images, (position + 1) * lesson_images)

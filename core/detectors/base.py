@@ -111,6 +111,11 @@ class Lesson:
         images = len(self.parts) or int(self.image.max()) + 1
         return torch.from_numpy(fold_of([self.part_of(number) for number in range(images)], count))
 
+    def plain(self) -> "Lesson":
+        """The first view of each image, and all paintings."""
+        views = torch.arange(len(self.image)) < len(torch.unique(self.image))
+        return self._of(views, torch.ones(len(self.painted_image), dtype=torch.bool))
+
     def without(self, held_out: Tensor) -> "Lesson":
         """The lesson less all views and paintings of the images whose numbers `held_out` names."""
         return self._of(~torch.isin(self.image, held_out), ~torch.isin(self.painted_image, held_out))
@@ -160,8 +165,6 @@ class Detector(nn.Module, ABC):
     """
 
     name: ClassVar[str]
-    teaching_views: tuple[View, ...] = (PLAIN,)
-    """The views of each good image that `learn` is given; the plain one is first, and all of `views` are among them."""
     paintings: int = 0
     """How many painted copies of each good image `learn` is given."""
     pasting: Pasting | None = None
@@ -200,6 +203,12 @@ class Detector(nn.Module, ABC):
         """The same straight from the backbone's features."""
         return self.score_embedding(self.embed(features))
 
+    def training_views(self, images: int) -> tuple[View, ...]:
+        """The views of each good image that `learn` is given, of so many images; the plain one is first, and all of
+        `views` are among them.
+        """
+        return self.views
+
     def begin_at(self, parameters: Mapping[str, Tensor]) -> None:
         """Start learning from those, by the names that meta-training gives them. Raises `ValueError` for others."""
         raise ValueError(f"{self.name} has no parameters that are meta-learned")
@@ -210,4 +219,4 @@ class CrossFitted(Detector):
 
     @abstractmethod
     def held_out_scores(self, lesson: Lesson) -> Scores:
-        """Scores of the lesson's good rows, each by parameters that its image did not train."""
+        """Scores of the plain view of each of the lesson's images, by parameters that the image did not train."""

@@ -62,7 +62,6 @@ class CsFlow(Adaptable):
         sides = tuple(-(-shape.sides[shape.coarsest] // 2**times) for times in config.halvings)
         super().__init__(config, shape, (max(sides), max(sides)))
         self.halvings = config.halvings
-        self.teaching_views = config.teaching_views
         self.whiten = nn.ModuleList(_Whiten(channels, side) for side in sides)
         self.flow = CrossScaleFlow(
             Scales(channels, sides),
@@ -79,6 +78,9 @@ class CsFlow(Adaptable):
         self.register_buffer("centre", torch.zeros(()))
         self.register_buffer("spread", torch.ones(()))
         self.register_buffer("unit", torch.ones(()))
+
+    def training_views(self, images: int) -> tuple[View, ...]:
+        return self.config.teaching_views
 
     def embed(self, features: Sequence[Tensor]) -> Embedding:
         """`halved<n>` (B, C, S, S): the coarsest level's features of the image as it is halved so many times."""

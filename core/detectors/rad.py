@@ -44,7 +44,7 @@ class Rad(Adaptable):
     def __init__(self, config: RadConfig, shape: FeatureShape) -> None:
         side = shape.sides[shape.coarsest]
         super().__init__(config, shape, (side, side))
-        self.views = self.teaching_views = config.views
+        self.views = config.views
         dimensions = 3 * sum(shape.channels)
         self.mean: Tensor
         self.deviation: Tensor

@@ -80,7 +80,7 @@ def restored(names: Sequence[str], shape: FeatureShape, detector: Detector, tens
     image = torch.arange(len(names))
     lesson = Lesson(
         good=under(_GOOD),
-        image=image.repeat(len(detector.teaching_views)),
+        image=image.repeat(len(detector.training_views(len(names)))),
         painted=under(_PAINTED),
         painted_image=image.repeat(detector.paintings),
         mask=tensors[_MASK],

@@ -204,7 +204,7 @@ def _doubting(teacher: Teacher, training: _Training, suspects: Tensor) -> Lesson
     """The lesson, without those places of the images that stand out among all, by the rule of adapting."""
     maps = teacher.cross_fitted(training.lesson, training.folds(teacher), suspects).maps
     doubted = maps > patch_limit(maps, Rejection())
-    views = teacher.untaught().teaching_views
+    views = teacher.untaught().training_views(len(maps))[: len(training.lesson.image) // len(maps)]
     return replace(training.lesson, doubted=torch.cat([view.move(doubted) for view in views]))
 
 

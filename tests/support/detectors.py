@@ -83,7 +83,7 @@ def mask(images: int, detector: Detector) -> Tensor:
 
 
 def lesson(detector: Detector, images: int = 24) -> Lesson:
-    views = [detector.embed(shown(detector, images, seed=view)) for view in range(len(detector.teaching_views))]
+    views = [detector.embed(shown(detector, images, seed=view)) for view in range(len(detector.training_views(images)))]
     return Lesson(
         good=joined(views),
         image=torch.arange(images).repeat(len(views)),

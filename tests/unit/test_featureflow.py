@@ -72,7 +72,7 @@ def test_without_synthetic_anomalies_all_flows_weigh_alike() -> None:
 def _lesson_with(pattern: torch.Tensor) -> Lesson:
     """Noise, and a pattern (C, H, W) at stride 16 that is the same in every image."""
     detector, given = small("featureflow"), lesson(small("featureflow"))
-    x = list(features(24, seed=0))
+    x = list(features(len(given.image), seed=0))
     for level, feature in enumerate(x):
         side = feature.shape[-1] // pattern.shape[-1]
         x[level] = 0.3 * feature + pattern[:1].repeat_interleave(side, dim=1).repeat_interleave(side, dim=2)
@@ -127,11 +127,30 @@ def test_folds_stay_when_images_are_left_out() -> None:
 def test_an_image_has_the_mean_score_of_all_members() -> None:
     given = lesson(small("featureflow"))
     detector = _fitted(given)
-    nll_BTK = detector.patch_nll(given.good)
+    plain = given.plain()
+    nll_BTK = detector.patch_nll(plain.good)
     members = torch.split(nll_BTK, detector.terms, dim=2)
     assert len(members) == detector.config.members
-    alone = torch.stack([detector.image_scores(member, given.good) for member in members])
-    assert torch.allclose(detector.score_embedding(given.good).image, alone.mean(dim=0), atol=1e-4)
+    alone = torch.stack([detector.image_scores(member, plain.good) for member in members])
+    assert torch.allclose(detector.score_embedding(plain.good).image, alone.mean(dim=0), atol=1e-4)
     held_out = detector.held_out_scores(given).image
-    fold = given.folds(detector.config.members)[given.image]
+    fold = given.folds(detector.config.members)[plain.image]
     assert torch.allclose(held_out, alone.gather(0, fold[None])[0], atol=1e-4)
+
+
+def test_few_images_are_seen_mirrored_too_and_judged_plain() -> None:
+    detector = small("featureflow")
+    assert [len(detector.training_views(images)) for images in (8, 64, 65, 128, 129, 1000)] == [4, 4, 2, 2, 1, 1]
+    given = lesson(detector)
+    assert len(given.good["stride8"]) == 4 * 24
+    assert len(_fitted(given).held_out_scores(given).image) == 24
+
+
+def test_an_image_whose_patches_are_all_less_likely_by_as_much_scores_the_same() -> None:
+    given = lesson(small("featureflow"))
+    detector = _fitted(given)
+    nll_BTK = detector.patch_nll(given.plain().good)
+    usual = detector.image_scores(nll_BTK, {})
+    assert torch.allclose(detector.image_scores(nll_BTK + 2, {}), usual, atol=1e-2)
+    nll_BTK[:, 5] += 2
+    assert (detector.image_scores(nll_BTK, {}) > usual + 1).all()

@@ -72,7 +72,7 @@ def test_a_part_is_what_those_images_alone_give(detector: str) -> None:
     part = whole.part(("e", "b"))
     embedder = embedder_for(chosen, "cpu")
     squares = embedder.preprocessing.squares([pictures[4], pictures[1]])
-    views = embedder.detector.teaching_views
+    views = embedder.detector.training_views(len(pictures))
     for number, view in enumerate(views):
         alone = embedder.embed(squares, lambda what, done, total: None, view)
         rows = slice(2 * number, 2 * number + 2)
