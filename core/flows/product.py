@@ -14,6 +14,8 @@ class ProductFlow(Flow):
     log p(x) = sum over k of log p_k(x_k). `nll` is that of the whole row; `rarity_of` keeps the K terms apart.
     """
 
+    most_rows = 512  # each row costs K flows; 512 are also what each flow is fitted by at a time
+
     def __init__(self, flows: Sequence[Flow]) -> None:
         super().__init__()
         self.flows = nn.ModuleList(flows)
