@@ -73,8 +73,8 @@ class FeatureFlowConfig(Part):
     surroundings: float = Field(
         0.125,
         ge=0,
-        description="deviation of the Gaussian mean of a patch's surroundings that an image's score takes off the patch,"
-        " as a share of the map's side; 0 takes nothing off",
+        description="deviation of the Gaussian mean of a patch's surroundings that an image's score takes off the"
+        " patch, as a share of the map's side; 0 takes nothing off",
     )
     still: float = Field(
         0.5,
