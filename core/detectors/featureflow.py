@@ -5,13 +5,12 @@ patch: one of all strides together, and one of each stride that is not finer tha
 and projected on their principal components, each scaled to unit variance, before a flow sees them (RAD, arXiv
 2508.17789 eq. 1; patch by patch as in CFLOW-AD, arXiv 2107.12571). An image has one score for each flow, the mean over
 its most anomalous patches, each less its surroundings in the map: the likelihood of a whole image moves with light and
-focus, which are no defects (decision 22). Their weights are found on the line itself: a flow weighs the more the better
-it separates synthetic anomalies, which train no flow, from the good images they were made of (decision 20).
+focus, which are no defects (decision 22). The image's score is the mean of these, each in units of its own spread.
 
 The detector is an ensemble of cross-fitted members. Each member has its own projections and flows and is fitted to the
 images of all folds but one, so every training image has a score by a member that it did not train. These scores set the
-locations' statistics, the scales, the weights and the threshold. A new image has the mean score of all members
-(decision 21; CV+, arXiv 1905.02928).
+locations' statistics, the scales and the threshold. A new image has the mean score of all members (decision 21; CV+,
+arXiv 1905.02928).
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -20,7 +19,6 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 from pydantic import Field
-from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
 from core.detectors.adaptable import Adaptable
@@ -82,9 +80,6 @@ class FeatureFlowConfig(Part):
         le=1,
         description="parts lie still where location explains more than this share of the features' variance",
     )
-    temperature: float = Field(
-        0.02, gt=0, description="by how much less AUROC on synthetic anomalies a flow weighs 1/e of the best one"
-    )
     training: Training = Field(
         Training(steps=1000, batch=512, learning_rate=1e-2, noise=0.05, check_every=100, patience=10),
         description="of all flows of a member together",
@@ -93,7 +88,6 @@ class FeatureFlowConfig(Part):
         20, ge=1, description="passes over the training patches, at most: few images are soon known by heart"
     )
     patches: int = Field(2**18, ge=1, description="training patches that are kept in memory, at most")
-    paintings: int = Field(2, ge=1, description="synthetic anomalies for each good image, which set the weights")
 
 
 class FeatureFlow(Adaptable, CrossFitted):
@@ -104,7 +98,6 @@ class FeatureFlow(Adaptable, CrossFitted):
     def __init__(self, config: FeatureFlowConfig, shape: FeatureShape) -> None:
         side, stride = shape.sides[shape.grid], shape.strides[shape.grid]
         super().__init__(config, shape, (side, side))
-        self.paintings = config.paintings
         widths = [
             channels * (2 if each < stride else 1) for channels, each in zip(shape.channels, shape.strides, strict=True)
         ]
@@ -130,12 +123,10 @@ class FeatureFlow(Adaptable, CrossFitted):
         self.scale: Tensor
         self.centre: Tensor
         self.spread: Tensor
-        self.weight: Tensor
         self.register_buffer("location", torch.zeros(terms, *self.grid))
         self.register_buffer("scale", torch.ones(terms, *self.grid))
         self.register_buffer("centre", torch.zeros(terms))
         self.register_buffer("spread", torch.ones(terms))
-        self.register_buffer("weight", torch.full((terms,), 1 / terms))
 
     def embed(self, features: Sequence[Tensor]) -> Embedding:
         """`stride<s>` (B, C, H, W) in half precision: means over 3 x 3 neighbours, for a defect is rarely one patch
@@ -168,7 +159,7 @@ class FeatureFlow(Adaptable, CrossFitted):
         """Of the plain view of each good image by the member that it did not train."""
         plain = lesson.plain()
         nll_NTK = self._held_out_nll(plain.good, lesson.folds(self.config.members)[plain.image])
-        return Scores(self._weighted(self._tops(nll_NTK)), self._weighted_maps(nll_NTK))
+        return Scores(self._image_score(self._tops(nll_NTK)), self._mean_map(nll_NTK))
 
     def _fit_member(self, member: int, good: Embedding, image: Tensor, seed: int, progress: Progress) -> None:
         for number, whiten in enumerate(self._whiten_of(member)):
@@ -206,12 +197,11 @@ class FeatureFlow(Adaptable, CrossFitted):
         return torch.cat(tokens), image.repeat_interleave(count)
 
     def _calibrate(self, lesson: Lesson, progress: Progress) -> None:
-        """Take, from held-out likelihoods, the maps' statistics of each location where parts lie still, the scale of
-        each flow's image scores, and the weights of the flows.
+        """Take, from held-out likelihoods, the maps' statistics of each location where parts lie still, and the scale
+        of each flow's image scores.
         """
-        progress("weighing the flows", 0, 1)
-        fold_of = lesson.folds(self.config.members)
-        good_NTK = self._held_out_nll(lesson.good, fold_of[lesson.image])
+        progress("calibrating the flows", 0, 1)
+        good_NTK = self._held_out_nll(lesson.good, lesson.folds(self.config.members)[lesson.image])
         maps_NKHW = self._as_maps(good_NTK)
         self.location.copy_(maps_NKHW.mean(dim=(0, 2, 3))[:, None, None].expand_as(self.location))
         self.scale.copy_(maps_NKHW.std(dim=(0, 2, 3)).clamp_min(1e-6)[:, None, None].expand_as(self.scale))
@@ -220,9 +210,7 @@ class FeatureFlow(Adaptable, CrossFitted):
         tops_NK = self._tops(good_NTK)
         self.centre.copy_(tops_NK.median(dim=0)[0])
         self.spread.copy_(torch.stack([lower_spread(top_N) for top_N in tops_NK.T]).clamp_min(_LEAST_SPREAD))
-        if lesson.painted:
-            self._weigh(tops_NK, self._tops(self._held_out_nll(lesson.painted, fold_of[lesson.painted_image])))
-        progress("weighing the flows", 1, 1)
+        progress("calibrating the flows", 1, 1)
 
     def _held_out_nll(self, embedding: Embedding, fold_N: Tensor) -> Tensor:
         """(N, h * w, K): the negative log-likelihood of each patch by the member whose fold the image is of."""
@@ -262,13 +250,6 @@ class FeatureFlow(Adaptable, CrossFitted):
         variance_KHW = smoothed((maps_NKHW - location_KHW).square().mean(dim=0), _NEIGHBOURS)
         self.scale.copy_((own * variance_KHW + (1 - own) * self.scale.square()).sqrt())
         self.location.copy_(location_KHW)
-
-    def _weigh(self, good_NK: Tensor, synthetic_MK: Tensor) -> None:
-        """A softmax of how well each flow's scores separate synthetic anomalies from good images."""
-        defective = torch.arange(len(good_NK) + len(synthetic_MK)) >= len(good_NK)
-        scores = torch.cat([good_NK, synthetic_MK]).numpy()
-        aurocs = [roc_auc_score(defective.numpy(), term_N) for term_N in scores.T]
-        self.weight.copy_(torch.softmax(torch.tensor(aurocs) / self.config.temperature, dim=0))
 
     def tokens(self, embedding: Embedding) -> Tensor:
         """(B, h * w, D), row by row of the grid: the whitened features of all flows of each member in turn."""
@@ -313,28 +294,28 @@ class FeatureFlow(Adaptable, CrossFitted):
             maps_NHW = maps_NHW - smoothed(maps_NHW, self.config.surroundings * self.grid[0])
         return highest(maps_NHW.flatten(1), self.config.top).view(maps_BKHW.shape[:2])
 
-    def _weighted(self, tops_BK: Tensor) -> Tensor:
-        return ((tops_BK - self.centre) / self.spread) @ self.weight
+    def _image_score(self, tops_BK: Tensor) -> Tensor:
+        return ((tops_BK - self.centre) / self.spread).mean(dim=1)
 
-    def _weighted_maps(self, nll_BTK: Tensor) -> Tensor:
-        return (self._standard_maps(nll_BTK) * self.weight[:, None, None]).sum(dim=1)
+    def _mean_map(self, nll_BTK: Tensor) -> Tensor:
+        return self._standard_maps(nll_BTK).mean(dim=1)
 
     def image_scores(self, rarity_BT: Tensor, embedding: Embedding) -> Tensor:
-        """Weighted mean of the flows' scores (B, h * w, M K), each 0 for the median good image and 1 a spread above.
+        """Mean of the flows' scores (B, h * w, M K), each 0 for the median good image and 1 a spread above.
 
         Members' scores are averaged, not their maps: the highest patches of a mean map are lower than those of any
         member's, and a threshold from held-out scores would promise too few alarms.
         """
         members = torch.split(rarity_BT, self.terms, dim=2)
-        return torch.stack([self._weighted(self._tops(nll_BTK)) for nll_BTK in members]).mean(dim=0)
+        return torch.stack([self._image_score(self._tops(nll_BTK)) for nll_BTK in members]).mean(dim=0)
 
     def patch_scores(self, rarity: Tensor) -> Tensor:
         nll_BTK = self._mean_of_members(rarity)
-        return (nll_BTK - self.location.mean(dim=(1, 2))) / self.scale.mean(dim=(1, 2)) @ self.weight
+        return ((nll_BTK - self.location.mean(dim=(1, 2))) / self.scale.mean(dim=(1, 2))).mean(dim=2)
 
     def score_embedding(self, embedding: Embedding) -> Scores:
         nll_BTK = self.patch_nll(embedding)
-        return Scores(self.image_scores(nll_BTK, embedding), self._weighted_maps(self._mean_of_members(nll_BTK)))
+        return Scores(self.image_scores(nll_BTK, embedding), self._mean_map(self._mean_of_members(nll_BTK)))
 
 
 class Whitening(nn.Module):
