@@ -59,7 +59,7 @@ def test_flows_whose_scores_spread_more_weigh_no_more() -> None:
     held_out_NK = detector._tops(detector._held_out_nll(given.plain().good, given.folds(3)[given.plain().image]))
     for term, score_N in enumerate(((held_out_NK - detector.centre) / detector.spread).T):
         assert score_N.median() == pytest.approx(0, abs=0.1), term
-        assert -score_N.quantile(0.25) == pytest.approx(1, abs=0.1), term
+        assert -score_N.quantile(0.25) == pytest.approx(1, abs=0.15), term
 
 
 def _lesson_with(pattern: torch.Tensor) -> Lesson:
