@@ -33,7 +33,9 @@ def suite(
     ] = None,
     weights: options.Weights = None,
     backbone: options.Backbone = None,
+    layers: options.Layers = None,
     size: options.Size = None,
+    tiles: options.Tiles = None,
     aspect: options.AspectOption = options.Aspect.SQUASH,
     changes: Annotated[
         list[str] | None,
@@ -86,7 +88,8 @@ def suite(
 
     for place in (json, html):
         check_place(place)
-    models = models_of(detector or [], changes or [], Model(None, weights, backbone, size, aspect))
+    common = Model(None, weights, backbone, size, aspect, layers=layers, tiles=tiles)
+    models = models_of(detector or [], changes or [], common)
     folders = datasets_in(folder, dataset or [])
     with bars() as report:
         work = Suite(folders, models, device, limit, shots_of(shots), report)

@@ -228,7 +228,8 @@ class Suite:
         """Changes with the settings that all fits share and with those of single detectors."""
         model = self.models[0]
         changes = {name_of(each): each.changes for each in self.models if each.changes}
-        told = (version("flowgauge"), model.weights, model.backbone, model.size, model.aspect, self.limit, changes)
+        features = (model.weights, model.backbone, model.layers, model.size, model.tiles, model.aspect)
+        told = (version("flowgauge"), *features, self.limit, changes)
         return sha256(repr(told).encode()).hexdigest()
 
 

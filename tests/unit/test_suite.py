@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -254,6 +255,9 @@ def test_a_second_run_measures_only_what_is_new(fits: Fits, tmp_path: Path) -> N
     assert len(fits.asked) == 9
     assert len(json.loads(out.read_text())["runs"]) == 9
 
+    tiled = replace(suite_of(root), models=(replace(suite_of(root).models[0], tiles="2x2"),))
+    with pytest.raises(UserError, match="other images or settings"):
+        tiled.run([0], out)
     write_plain(root / "a" / "train" / "good", 9)
     with pytest.raises(UserError, match="other images or splits of a"):
         suite_of(root).run([0], out)
