@@ -58,7 +58,7 @@ def test_refining_leaves_suspects_out_and_hears_the_clean_half() -> None:
 
 
 @pytest.mark.parametrize(
-    ("detector", "cross_fitting"), [("featureflow", "weighing the flows"), ("headflow", "fold 1 of 2")]
+    ("detector", "cross_fitting"), [("featureflow", "calibrating the flows"), ("headflow", "fold 1 of 2")]
 )
 def test_progress_names_what_is_done(detector: str, cross_fitting: str) -> None:
     told: list[str] = []
