@@ -2,7 +2,9 @@
 
 import json
 import multiprocessing
+import os
 import resource
+import threading
 from base64 import b64encode
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -162,7 +164,8 @@ def name_of(model: Model) -> str:
 
 def measured_alone(task: Task) -> Entrant:
     """In a new process, so that the memory it takes is its own. Raises `Unavailable` where the system ended it."""
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=context, initializer=_end_with_parent) as pool:
         try:
             return Entrant.model_validate_json(pool.submit(_measured, task).result())
         except BrokenProcessPool as error:
@@ -170,6 +173,18 @@ def measured_alone(task: Task) -> Entrant:
                 f"The process that measured {name_of(task.model)} was killed, most likely for want of memory.",
                 "Leave the detector out, or give fewer images by --limit. What --json holds is kept.",
             ) from error
+
+
+def _end_with_parent() -> None:
+    """A command that is killed would otherwise leave its process fitting for minutes, for nobody."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _measured(task: Task) -> str:

@@ -1,7 +1,12 @@
 """Detectors beside each other: how figures are put together, and what the page draws of them."""
 
+import os
 import re
+import select
+import subprocess
+import sys
 from base64 import b64encode
+from pathlib import Path
 
 import pytest
 
@@ -102,3 +107,29 @@ def test_the_page_has_no_wall_without_pictures_and_escapes_names() -> None:
     assert "Wall of heatmaps" not in whole
     assert "<b>tiles" not in whole
     assert render_comparison("<b>tiles</b>", [entrant("first")]) == whole
+
+
+_MEASURING = """
+import multiprocessing, os, time
+from concurrent.futures import ProcessPoolExecutor
+from adapters.cli.comparing import _end_with_parent
+
+if __name__ == "__main__":
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=context, initializer=_end_with_parent) as pool:
+        print(pool.submit(os.getpid).result(), flush=True)
+        pool.submit(time.sleep, 600)
+        time.sleep(600)
+"""
+
+
+def test_a_killed_command_leaves_no_process_that_measures(tmp_path: Path) -> None:
+    script = tmp_path / "measuring.py"
+    script.write_text(_MEASURING)
+    with subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True) as command:
+        assert command.stdout is not None
+        os.kill(int(command.stdout.readline()), 0)
+        command.kill()
+        ended, _, _ = select.select([command.stdout], [], [], 60)
+        assert ended, "some process still holds the output open"
+        assert command.stdout.read() == ""
