@@ -124,7 +124,7 @@ class CalibrationScores:
 
     @property
     def supported(self) -> float:
-        """The lowest false-alarm rate that so many parts can promise whatever the distribution."""
+        """The lowest false-alarm rate that a rank of so many parts can promise whatever the distribution."""
         return 1 / (self.parts + 1)
 
     def at(self, rate: float) -> float:
@@ -171,7 +171,7 @@ class CalibrationScores:
 
     def false_alarm_interval(self, rate: float) -> tuple[float, float]:
         """The 95 % interval of the false-alarm rate that `at(rate)` will turn out to have on new good images. It counts
-        parts, so it is wider than that where images of one part score unlike one another.
+        parts: where several images show one, it is what a rank of parts would have, and no guarantee (decision 23).
 
         Over draws of the n parts it is distributed as Beta(l, n + 1 - l), l = floor((n + 1) rate) (Vovk 2012, arXiv
         1209.2673, prop. 2a). Below `supported` the interval is that of the highest of n scores, whose rate is
