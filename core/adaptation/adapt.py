@@ -11,7 +11,7 @@ from core.adaptation.contract import AdaptationInput, AdaptationOutcome
 from core.adaptation.gate import GateSettings, Recent, judge_candidate
 from core.adaptation.refinement import Division, Evidence, Refined, RefinementSettings, refine
 from core.adaptation.trace import AdaptationTrace
-from core.detectors.adaptable import require_adaptable
+from core.detectors.adaptable import Ensemble, require_adaptable
 from core.detectors.base import Embedding
 from core.errors import UserError
 from core.fitting import map_scale, ranges_of
@@ -84,11 +84,12 @@ class _Adaptation:
 
     def candidate(self) -> tuple[Gauge, AdaptationTrace]:
         groups = [part_of(entry) for entry, _ in self.teaching]
+        anchor, folds = require_adaptable(self._anchor.detector), self._settings.refinement.folds
         refined = refine(
-            require_adaptable(self._anchor.detector),
+            anchor,
             self._evidence(),
             [entry.image_id for entry, _ in self.teaching],
-            Division.of(groups, self._settings.refinement.folds),
+            Division.of(groups, anchor.count if isinstance(anchor, Ensemble) else folds),
             self._settings.refinement,
             default_k=self._anchor.manifest.threshold.clean_half_k,
             seed=self._given.seed,

@@ -8,7 +8,7 @@ labels; here it ends when the kept set is stable.
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 import torch
@@ -21,8 +21,9 @@ from core.adaptation.inner_loop import InnerLoop, Parameters, Teaching, adapted,
 from core.adaptation.rejection import Rejection, Suspicion, suspect
 from core.adaptation.retuning import Lessons, Retuning, retuned
 from core.adaptation.trace import Round, Step
-from core.detectors.adaptable import Adaptable
+from core.detectors.adaptable import Adaptable, Ensemble
 from core.detectors.base import Embedding, Lesson, Progress, joined, length, select
+from core.flows.flow import Flow
 from core.messages import Part
 from core.thresholds import fold_of
 
@@ -102,12 +103,13 @@ def refine(
 ) -> Refined:
     """Adapt a copy of `anchor` to what `evidence` shows; the anchor stays as it is."""
     anchor = recentred(anchor, evidence)
-    rarity = token_rarity(anchor, parameters_of(anchor.flow), _tokens(anchor, evidence))
+    rarity = token_rarity(anchor.flow, parameters_of(anchor.flow), _tokens(anchor.tokens, evidence))
     suspicion = _suspicion(anchor, evidence, rarity, settings.rejection, default_k)
     rounds, steps = [_round(suspicion, settings.rejection, image_ids)], list[Step]()
-    lesson, folds = _lesson(anchor, evidence, suspicion, settings.retuning), int(division.folds.max()) + 1
-    school = _School(anchor, evidence, lesson, settings.retuning, seed, folds + 1, progress)
-    cross = [school.start(division.folds == fold, fold + 1) for fold in range(folds)]
+    school = _School(
+        anchor, evidence, _lesson(anchor, evidence, suspicion, settings.retuning), settings, seed, progress
+    )
+    cross = school.cross_fitted(division)
     for number in range(1, settings.rounds + 1):
         progress("refining, round", number, settings.rounds)
         students = [_student(start, suspicion.patches, settings.inner_loop, seed, number) for start in cross]
@@ -118,17 +120,44 @@ def refine(
         steps += [step for student in students for step in student.steps]
         if np.array_equal(before.kept, suspicion.kept):
             break
-    whole = school.without(suspicion).start(division.watching, folds + 1)
-    last = _student(whole, suspicion.patches, settings.inner_loop, seed, len(rounds))
+    steps = [*(step for start in cross for step in start.steps), *steps]
+    if isinstance(anchor, Ensemble):
+        refined = _of_members(anchor, students, evidence, rarity, suspicion)
+    else:
+        whole = school.without(suspicion).start(division.watching, len(cross) + 1)
+        last = _student(whole, suspicion.patches, settings.inner_loop, seed, len(rounds))
+        steps += [*whole.steps, *last.steps]
+        refined = _Refitted(last.detector, image_scores(anchor, evidence, rarity), _held_out_maps(students, evidence))
     return Refined(
-        detector=last.detector,
-        scores=image_scores(anchor, evidence, rarity),
-        maps=_held_out_maps(students, evidence),
+        detector=refined.detector,
+        scores=refined.scores,
+        maps=refined.maps,
         folds=division.folds,
         suspicion=suspicion,
         rounds=tuple(rounds),
-        steps=(*(step for start in (*cross, whole) for step in start.steps), *steps, *last.steps),
+        steps=tuple(steps),
     )
+
+
+@dataclass(frozen=True)
+class _Refitted:
+    """What was adapted, and the cross-fitted scores (N,) and maps (N, h, w) that its threshold is set by."""
+
+    detector: Adaptable
+    scores: NDArray[np.float64]
+    maps: Tensor
+
+
+def _of_members(
+    anchor: Ensemble, students: Sequence["_Student"], evidence: Evidence, rarity: Tensor, suspicion: Suspicion
+) -> _Refitted:
+    """The members that were cross-fitted are the candidate: nothing is fitted to all images once more."""
+    detector = deepcopy(anchor)
+    for member, student in enumerate(students):
+        _set(detector.member_flow(member), student.parameters)
+    kept = torch.from_numpy(np.flatnonzero(suspicion.kept))
+    detector.calibrate(rarity[kept], select(evidence.views[0], kept))
+    return _Refitted(detector, image_scores(detector, evidence, rarity), detector.maps(rarity))
 
 
 def _suspicion(detector: Adaptable, evidence: Evidence, rarity: Tensor, rule: Rejection, default_k: float) -> Suspicion:
@@ -137,11 +166,12 @@ def _suspicion(detector: Adaptable, evidence: Evidence, rarity: Tensor, rule: Re
 
 @dataclass(frozen=True)
 class _Start:
-    """A detector whose guides know the line as it is, but for the images that watch, and what it tells of all images:
-    tokens (N, V * T, D).
+    """A detector whose guides were tuned without the images that watch, the flow that is to be adapted (its own, or one
+    member's) and what that flow sees of all images: tokens (N, V * T, D).
     """
 
     detector: Adaptable
+    flow: Flow
     tokens: Tensor
     watched: NDArray[np.bool_]
     steps: list[Step]
@@ -154,10 +184,25 @@ class _School:
     anchor: Adaptable
     evidence: Evidence
     lesson: Lesson | None
-    settings: Retuning | None
+    settings: RefinementSettings
     seed: int
-    starts: int
     progress: Progress
+
+    def cross_fitted(self, division: Division) -> list[_Start]:
+        """One for each fold, which watches it; of an ensemble, one for each member."""
+        anchor = self.anchor
+        if isinstance(anchor, Ensemble):
+            return [
+                _Start(
+                    anchor,
+                    anchor.member_flow(member),
+                    _tokens(partial(anchor.member_tokens, member), self.evidence),
+                    division.folds == member,
+                    [],
+                )
+                for member in range(anchor.count)
+            ]
+        return [self.start(division.folds == fold, fold + 1) for fold in range(int(division.folds.max()) + 1)]
 
     def without(self, suspicion: Suspicion) -> "_School":
         """The same, where what has become suspect since does not teach."""
@@ -168,17 +213,17 @@ class _School:
 
     def start(self, watched: NDArray[np.bool_], number: int) -> _Start:
         """The `number`th."""
-        self.progress("retuning the guide", number, self.starts)
-        if self.lesson is None or self.settings is None:
-            return _Start(self.anchor, self._anchors_tokens, watched, [])
+        self.progress("retuning the guide", number, self.settings.folds + 1)
+        if self.lesson is None or self.settings.retuning is None:
+            return _Start(self.anchor, self.anchor.flow, self._anchors_tokens, watched, [])
         lessons = Lessons.divided(self.lesson, torch.from_numpy(np.flatnonzero(watched)))
-        loop = self.settings.inner_loop
+        loop = self.settings.retuning.inner_loop
         detector, steps = retuned(self.anchor, lessons, loop, seed=self.seed, round_number=number)
-        return _Start(detector, _tokens(detector, self.evidence), watched, steps)
+        return _Start(detector, detector.flow, _tokens(detector.tokens, self.evidence), watched, steps)
 
     @cached_property
     def _anchors_tokens(self) -> Tensor:
-        return _tokens(self.anchor, self.evidence)
+        return _tokens(self.anchor.tokens, self.evidence)
 
 
 def _lesson(anchor: Adaptable, evidence: Evidence, suspicion: Suspicion, settings: Retuning | None) -> Lesson | None:
@@ -208,21 +253,24 @@ def recentred(detector: Adaptable, evidence: Evidence) -> Adaptable:
 def with_flow(detector: Adaptable, parameters: Parameters) -> Adaptable:
     """A copy of `detector` whose flow has `parameters`."""
     copy = deepcopy(detector)
-    own = dict(copy.flow.named_parameters())
-    with torch.no_grad():
-        for name, value in parameters.items():
-            own[name].copy_(value)
+    _set(copy.flow, parameters)
     return copy
 
 
-def _tokens(detector: Adaptable, evidence: Evidence) -> Tensor:
+def _set(flow: Flow, parameters: Parameters) -> None:
+    own = dict(flow.named_parameters())
     with torch.no_grad():
-        return torch.cat([detector.tokens(embedding) for embedding in evidence.views], dim=1)
+        for name, value in parameters.items():
+            own[name].copy_(value)
 
 
-def token_rarity(detector: Adaptable, parameters: Parameters, tokens_NTD: Tensor) -> Tensor:
+def _tokens(seen: Callable[[Embedding], Tensor], evidence: Evidence) -> Tensor:
+    with torch.no_grad():
+        return torch.cat([seen(embedding) for embedding in evidence.views], dim=1)
+
+
+def token_rarity(flow: Flow, parameters: Parameters, tokens_NTD: Tensor) -> Tensor:
     """(N, T) under the flow with `parameters`, (N, T, K) under a product of K flows."""
-    flow = detector.flow
     with torch.no_grad():
         told = [
             flow.rarity_of(*functional_call(flow, parameters, (rows,)))
@@ -257,8 +305,8 @@ class _Student:
 
 
 def _student(start: _Start, may_teach: Tensor, settings: InnerLoop, seed: int, number: int) -> _Student:
-    teaching, flow = _teaching(start, may_teach), start.detector.flow
-    return _Student(start, *adapted(flow, teaching, settings, seed=seed, round_number=number))
+    teaching = _teaching(start, may_teach)
+    return _Student(start, *adapted(start.flow, teaching, settings, seed=seed, round_number=number))
 
 
 def _teaching(start: _Start, may_teach: Tensor) -> Teaching:
@@ -271,15 +319,16 @@ def _teaching(start: _Start, may_teach: Tensor) -> Teaching:
 
 
 def _held_out_rarity(students: Sequence[_Student]) -> Tensor:
-    """(N, T) or (N, T, K): each image's patches by the student that it watched."""
-    order = torch.cat([torch.from_numpy(np.flatnonzero(student.start.watched)) for student in students])
+    """(N, T) or (N, T, K): each image's patches by the student that it watched. With fewer parts than members, some
+    members' students are watched by no image.
+    """
+    watched = [(student, torch.from_numpy(np.flatnonzero(student.start.watched))) for student in students]
     rarity = [
-        token_rarity(
-            student.start.detector, student.parameters, student.start.tokens[torch.from_numpy(student.start.watched)]
-        )
-        for student in students
+        token_rarity(student.start.flow, student.parameters, student.start.tokens[rows])
+        for student, rows in watched
+        if len(rows)
     ]
-    return torch.cat(rarity)[torch.argsort(order)]
+    return torch.cat(rarity)[torch.argsort(torch.cat([rows for _, rows in watched]))]
 
 
 def _held_out_maps(students: Sequence[_Student], evidence: Evidence) -> Tensor:

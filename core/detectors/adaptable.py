@@ -47,6 +47,35 @@ class Adaptable(Detector):
         return self.flow.nll(x_BTD.flatten(0, 1)).view(x_BTD.shape[:2])
 
 
+class Ensemble(Adaptable):
+    """M members, each fitted to the images of all folds but its own; `flow` is the product of all members' flows.
+
+    An adaptation divides the buffered images in the same way. So each image has a score by a member that it did not
+    train, and these out-of-fold scores set the scales and the threshold, as in a first fit (CV+, arXiv 1905.02928).
+    """
+
+    @property
+    @abstractmethod
+    def count(self) -> int:
+        """M."""
+
+    @abstractmethod
+    def member_flow(self, member: int) -> Flow:
+        """The flow of one member, counted from 0: its parameters are those of `flow`."""
+
+    @abstractmethod
+    def member_tokens(self, member: int, embedding: Embedding) -> Tensor:
+        """What that flow sees: (B, T, D)."""
+
+    @abstractmethod
+    def calibrate(self, rarity_NTK: Tensor, embedding: Embedding) -> None:
+        """Take the scales of scores and maps from the out-of-fold rarities of good images, and from these images."""
+
+    @abstractmethod
+    def maps(self, rarity_BTK: Tensor) -> Tensor:
+        """Anomaly maps (B, h, w) from the rarities under one member's flow."""
+
+
 def require_adaptable(detector: Detector) -> Adaptable:
     """Raises `UserError` for a detector that only `fit` can teach."""
     if not isinstance(detector, Adaptable):

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from core.detectors.adaptable import Adaptable
+from core.detectors.adaptable import Ensemble
 from core.detectors.base import CrossFitted, Embedding, FeatureShape, Lesson, Progress, Scores, length, select
 from core.detectors.guide import pyramid
 from core.detectors.headflow import smoothed
@@ -90,7 +90,7 @@ class FeatureFlowConfig(Part):
     patches: int = Field(2**18, ge=1, description="training patches that are kept in memory, at most")
 
 
-class FeatureFlow(Adaptable, CrossFitted):
+class FeatureFlow(Ensemble, CrossFitted):
     name = "featureflow"
     config: FeatureFlowConfig
     flow: ProductFlow
@@ -153,26 +153,32 @@ class FeatureFlow(Adaptable, CrossFitted):
 
             rows = (fold != member).nonzero().flatten()
             self._fit_member(member, select(lesson.good, rows), lesson.image[rows], seed + member, of_member)
-        self._calibrate(lesson.plain(), progress)
+        progress("calibrating the flows", 0, 1)
+        plain = lesson.plain()
+        self.calibrate(self._held_out_nll(plain), plain.good)
+        progress("calibrating the flows", 1, 1)
 
     def held_out_scores(self, lesson: Lesson) -> Scores:
         """Of the plain view of each good image by the member that it did not train."""
-        plain = lesson.plain()
-        nll_NTK = self._held_out_nll(plain.good, lesson.folds(self.config.members)[plain.image])
-        return Scores(self._image_score(self._tops(nll_NTK)), self._mean_map(nll_NTK))
+        nll_NTK = self._held_out_nll(lesson.plain())
+        return Scores(self._image_score(self._tops(nll_NTK)), self.maps(nll_NTK))
 
     def _fit_member(self, member: int, good: Embedding, image: Tensor, seed: int, progress: Progress) -> None:
         for number, whiten in enumerate(self._whiten_of(member)):
             whiten.measure(self._inputs(part)[number].flatten(0, 1) for part in _chunks(good))
         patches, owner = self._patches(member, good, image, torch.Generator().manual_seed(seed))
         rows = Rows(patches, held_out_images(owner, 0.1, seed))
-        maximise_likelihood(self._flow_of(member), rows, self._training(len(patches)), seed=seed, progress=progress)
+        maximise_likelihood(self.member_flow(member), rows, self._training(len(patches)), seed=seed, progress=progress)
 
     def _whiten_of(self, member: int) -> list["Whitening"]:
         first = member * self.terms
         return [whiten for whiten in self.whiten[first : first + self.terms] if isinstance(whiten, Whitening)]
 
-    def _flow_of(self, member: int) -> ProductFlow:
+    @property
+    def count(self) -> int:
+        return self.config.members
+
+    def member_flow(self, member: int) -> ProductFlow:
         return self.flow.part(member * self.terms, (member + 1) * self.terms)
 
     def _training(self, patches: int) -> Training:
@@ -192,33 +198,29 @@ class FeatureFlow(Adaptable, CrossFitted):
         places = torch.stack([torch.randperm(every, generator=generator)[:count] for _ in range(len(image))])
         tokens = []
         for part, rows in zip(_chunks(good), torch.split(places, _CHUNK), strict=True):
-            every_BTD = self._tokens_of(member, part)
+            every_BTD = self.member_tokens(member, part)
             tokens.append(every_BTD.gather(1, rows[:, :, None].expand(-1, -1, every_BTD.shape[2])).flatten(0, 1))
         return torch.cat(tokens), image.repeat_interleave(count)
 
-    def _calibrate(self, lesson: Lesson, progress: Progress) -> None:
-        """Take, from held-out likelihoods, the maps' statistics of each location where parts lie still, and the scale
-        of each flow's image scores.
-        """
-        progress("calibrating the flows", 0, 1)
-        good_NTK = self._held_out_nll(lesson.good, lesson.folds(self.config.members)[lesson.image])
-        maps_NKHW = self._as_maps(good_NTK)
+    def calibrate(self, rarity_NTK: Tensor, embedding: Embedding) -> None:
+        """Take the maps' statistics of each location where parts lie still, and the scale of each flow's scores."""
+        maps_NKHW = self._as_maps(rarity_NTK)
         self.location.copy_(maps_NKHW.mean(dim=(0, 2, 3))[:, None, None].expand_as(self.location))
         self.scale.copy_(maps_NKHW.std(dim=(0, 2, 3)).clamp_min(1e-6)[:, None, None].expand_as(self.scale))
-        if self._lies_still(lesson.good):
+        if self._lies_still(embedding):
             self._measure_locations(maps_NKHW)
-        tops_NK = self._tops(good_NTK)
+        tops_NK = self._tops(rarity_NTK)
         self.centre.copy_(tops_NK.median(dim=0)[0])
         self.spread.copy_(torch.stack([lower_spread(top_N) for top_N in tops_NK.T]).clamp_min(_LEAST_SPREAD))
-        progress("calibrating the flows", 1, 1)
 
-    def _held_out_nll(self, embedding: Embedding, fold_N: Tensor) -> Tensor:
-        """(N, h * w, K): the negative log-likelihood of each patch by the member whose fold the image is of."""
+    def _held_out_nll(self, lesson: Lesson) -> Tensor:
+        """(N, h * w, K): the negative log-likelihood of each good patch by the member whose fold the image is of."""
+        fold_N = lesson.folds(self.config.members)[lesson.image]
         found, order = [], []
         for member in torch.unique(fold_N).tolist():
             rows = (fold_N == member).nonzero().flatten()
-            tokens = partial(self._tokens_of, member)
-            found.append(_rarities(self._flow_of(member), tokens, select(embedding, rows)))
+            tokens = partial(self.member_tokens, member)
+            found.append(_rarities(self.member_flow(member), tokens, select(lesson.good, rows)))
             order.append(rows)
         return torch.cat(found)[torch.argsort(torch.cat(order))]
 
@@ -255,7 +257,7 @@ class FeatureFlow(Adaptable, CrossFitted):
         """(B, h * w, D), row by row of the grid: the whitened features of all flows of each member in turn."""
         return _whitened(self.whiten, self._inputs(embedding) * self.config.members)
 
-    def _tokens_of(self, member: int, embedding: Embedding) -> Tensor:
+    def member_tokens(self, member: int, embedding: Embedding) -> Tensor:
         return _whitened(self._whiten_of(member), self._inputs(embedding))
 
     def _inputs(self, embedding: Embedding) -> list[Tensor]:
@@ -297,8 +299,8 @@ class FeatureFlow(Adaptable, CrossFitted):
     def _image_score(self, tops_BK: Tensor) -> Tensor:
         return ((tops_BK - self.centre) / self.spread).mean(dim=1)
 
-    def _mean_map(self, nll_BTK: Tensor) -> Tensor:
-        return self._standard_maps(nll_BTK).mean(dim=1)
+    def maps(self, rarity_BTK: Tensor) -> Tensor:
+        return self._standard_maps(rarity_BTK).mean(dim=1)
 
     def image_scores(self, rarity_BT: Tensor, embedding: Embedding) -> Tensor:
         """Mean of the flows' scores (B, h * w, M K), each 0 for the median good image and 1 a spread above.
@@ -315,7 +317,7 @@ class FeatureFlow(Adaptable, CrossFitted):
 
     def score_embedding(self, embedding: Embedding) -> Scores:
         nll_BTK = self.patch_nll(embedding)
-        return Scores(self.image_scores(nll_BTK, embedding), self._mean_map(self._mean_of_members(nll_BTK)))
+        return Scores(self.image_scores(nll_BTK, embedding), self.maps(self._mean_of_members(nll_BTK)))
 
 
 class Whitening(nn.Module):

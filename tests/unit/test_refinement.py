@@ -1,0 +1,101 @@
+"""Laws of an ensemble's adaptation: each member without its fold, and out-of-fold scores that set the scales."""
+
+from functools import cache
+
+import numpy as np
+import pytest
+import torch
+
+from core.adaptation.inner_loop import InnerLoop
+from core.adaptation.refinement import Division, Evidence, Refined, RefinementSettings, refine
+from core.adaptation.rejection import Rejection
+from core.adaptation.uncertainty import L2Rule
+from core.detectors.base import Embedding, select
+from core.detectors.featureflow import FeatureFlow
+from tests.support.detectors import features, taught
+
+IMAGES = 24
+CONSTANT_PULL = L2Rule(lowest=0.1, highest=0.1 + 1e-9)
+"""The losses of the images that watch set the pull to the anchor otherwise, and reach the member in that way alone."""
+SETTINGS = RefinementSettings(
+    rounds=1,
+    inner_loop=InnerLoop(steps=6, batch=64, warm_up=2, l2=CONSTANT_PULL),
+    rejection=Rejection(images=False, patches=False),
+)
+
+
+@cache
+def anchor() -> FeatureFlow:
+    detector = taught("featureflow")
+    assert isinstance(detector, FeatureFlow)
+    return detector
+
+
+def brighter(moved: int | None = None) -> Embedding:
+    """The line under another light; one image moved further."""
+    embedding = anchor().embed([1.5 * x for x in features(IMAGES, seed=70)])
+    if moved is not None:
+        embedding = {name: tensor.clone() for name, tensor in embedding.items()}
+        for tensor in embedding.values():
+            tensor[moved] += 2
+    return embedding
+
+
+def refined_on(good: Embedding, folds: int = 3, settings: RefinementSettings = SETTINGS) -> Refined:
+    def unasked(numbers: torch.Tensor) -> tuple[Embedding, torch.Tensor]:
+        raise AssertionError("no guide is tuned")
+
+    return refine(
+        anchor(),
+        Evidence((good,), unasked),
+        [str(number) for number in range(IMAGES)],
+        Division(folds=np.arange(IMAGES) % folds, watching=np.arange(IMAGES) < 3),
+        settings,
+        default_k=5,
+        seed=0,
+        progress=lambda what, done, total: None,
+    )
+
+
+def state_of(refined: Refined, member: int) -> dict[str, torch.Tensor]:
+    assert isinstance(refined.detector, FeatureFlow)
+    return refined.detector.member_flow(member).state_dict()
+
+
+def test_no_image_reaches_the_member_that_holds_it_out() -> None:
+    one, two = refined_on(brighter()), refined_on(brighter(moved=4))
+    for member in range(3):
+        other = state_of(two, member)
+        same = all(torch.equal(tensor, other[name]) for name, tensor in state_of(one, member).items())
+        assert same == (member == 4 % 3)
+
+
+def test_every_image_has_the_score_and_the_map_of_the_member_that_holds_it_out() -> None:
+    good = brighter()
+    refined = refined_on(good)
+    assert isinstance(refined.detector, FeatureFlow)
+    nll_BTK = refined.detector.patch_nll(good)
+    members = torch.split(nll_BTK, refined.detector.terms, dim=2)
+    for image in range(IMAGES):
+        row = torch.tensor([image])
+        own = members[image % 3][row]
+        alone = float(refined.detector.image_scores(own, select(good, row)))
+        assert refined.scores[image] == pytest.approx(alone, abs=1e-3)
+        assert torch.allclose(refined.maps[row], refined.detector.maps(own), atol=1e-3)
+
+
+def test_scales_are_those_of_the_buffers_out_of_fold_scores() -> None:
+    assert np.median(refined_on(brighter()).scores) == pytest.approx(0, abs=0.5)
+
+
+def test_members_without_a_fold_adapt_to_all_images() -> None:
+    refined = refined_on(brighter(), folds=2)
+    assert np.isfinite(refined.scores).all()
+    for member in range(3):
+        before = anchor().member_flow(member).state_dict()
+        assert any(not torch.equal(tensor, before[name]) for name, tensor in state_of(refined, member).items())
+
+
+def test_nothing_is_fitted_to_all_images_once_more() -> None:
+    steps = refined_on(brighter()).steps
+    assert len(steps) == 3 * SETTINGS.inner_loop.steps
