@@ -22,6 +22,7 @@ from core.messages import Part
 from core.ports import Buffered
 from core.snapshot import save
 from core.thresholds import Calibration, Threshold
+from core.views import View
 
 
 class AdaptSettings(Part):
@@ -111,13 +112,18 @@ class _Adaptation:
         anchor = self._anchor
         embedder = Embedder(anchor.backbone, anchor.manifest.preprocessing, anchor.detector)
         squares = anchor.manifest.preprocessing.squares([picture for _, picture in self.teaching])
-        views = anchor.detector.views
+        views, further = anchor.detector.views, tuple[View, ...]()
+        if isinstance(anchor.detector, Ensemble):
+            further = tuple(view for view in anchor.detector.training_views(len(squares)) if view not in views)
 
         def painted(numbers: Tensor) -> tuple[Embedding, Tensor]:
             seed = self._given.seed + _PAINTS_APART
             return embedder.painted(squares[numbers.numpy()], seed, self._progress, "painted defects")
 
-        return Evidence(tuple(embedder.embed(squares, self._progress, view) for view in views), painted)
+        seen, mirrored = (
+            tuple(embedder.embed(squares, self._progress, view) for view in some) for some in (views, further)
+        )
+        return Evidence(seen, painted, mirrored)
 
     def _manifest(self, refined: Refined, groups: list[str]) -> Manifest:
         """The anchor's, with what the buffer changed."""

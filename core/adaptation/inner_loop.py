@@ -7,6 +7,7 @@ the anchor. Functional throughout: the anchor's tensors are read and never writt
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Protocol, TypeVar
 
 import torch
@@ -25,16 +26,28 @@ Drawn = TypeVar("Drawn", covariant=True)
 Loss = Callable[[Parameters, Batch], Tensor]
 
 
-class InnerLoop(Part):
-    """`alpha` is the length of a step whose gradient is as long as those at the anchor, in parameter space: so the
-    step does not depend on the loss's units. `batch` is in what the loss is taken over: tokens, as many as the flow may
-    be given at once, or windows of images. `warm_up`: minibatches at the anchor that give the units of losses and
-    gradients.
+class StepRule(StrEnum):
+    """`gradient`: steps along the gradient, in units of its length at the anchor. `adam`: along Adam's direction
+    (arXiv 1412.6980), each parameter in units of its own gradients; the length grows over the first three tenths of the
+    steps and then falls by a cosine. Neither depends on the loss's unit.
     """
 
+    GRADIENT = "gradient"
+    ADAM = "adam"
+
+
+class InnerLoop(Part):
+    """`alpha` is the length of a step: in parameter space, where the gradient is as long as those at the anchor; or of
+    each parameter, at the peak of Adam's schedule. `batch` is in what the loss is taken over: tokens, as many as the
+    flow may be given at once, or windows of images. `noise` is the deviation of the Gaussian noise on tokens that
+    teach. `warm_up`: minibatches at the anchor that give the units of losses and gradients.
+    """
+
+    rule: StepRule = StepRule.GRADIENT
     alpha: float = Field(0.05, gt=0)
     steps: int = Field(40, ge=1)
     batch: int = Field(2048, ge=1)
+    noise: float = Field(0.0, ge=0)
     warm_up: int = Field(8, ge=2)
     l2: L2Rule = L2Rule()
 
@@ -79,7 +92,7 @@ def adapted(
     flow: Flow, teaching: Teaching, settings: InnerLoop, *, seed: int, round_number: int = 0
 ) -> tuple[Parameters, list[Step]]:
     """The flow's parameters after the inner loop from its own, and what was measured at each step."""
-    draw = _Tokens(teaching, min(settings.batch, flow.most_rows), seed)
+    draw = _Tokens(teaching, min(settings.batch, flow.most_rows), settings.noise, seed)
     return inner_loop(parameters_of(flow), loss_of(flow), draw, settings, what=FLOW, round_number=round_number)
 
 
@@ -90,14 +103,18 @@ def inner_loop(
     differentiate = grad_and_value(loss)
     unit, units = _warm_up(differentiate, anchor, draw, settings.warm_up)
     uncertainty = Uncertainty(units, settings.l2.window)
+    adam = _Adam(settings) if settings.rule is StepRule.ADAM else None
     parameters, steps = anchor, []
     for number in range(settings.steps):
         gradient, train_loss = differentiate(parameters, draw.taught())
         validation_loss = _value(loss, parameters, draw.watched())
         determinant = uncertainty.observe(float(train_loss), validation_loss)
         l2 = settings.l2.l2(determinant)
-        pull = {name: gradient[name] / unit + l2 * (parameters[name] - anchor[name]) for name in anchor}
-        parameters = descend(parameters, pull, settings.alpha)
+        along, length = {name: value / unit for name, value in gradient.items()}, settings.alpha
+        if adam is not None:
+            along, length = adam.direction(along), adam.length(number)
+        pulled = {name: along[name] + l2 * (parameters[name] - anchor[name]) for name in anchor}
+        parameters = descend(parameters, pulled, length)
         steps.append(
             Step(
                 what=what,
@@ -112,16 +129,50 @@ def inner_loop(
     return parameters, steps
 
 
-class _Tokens:
-    """Tokens at random."""
+_WARMING = 0.3
+"""The share of Adam's steps over which their length grows: with less, the first batches alone decide where it goes."""
+_FIRST, _SECOND = 0.9, 0.999
+"""The memories of Adam's moments, as Kingma and Ba chose them."""
 
-    def __init__(self, teaching: Teaching, batch: int, seed: int) -> None:
+
+class _Adam:
+    """The moments of the gradients so far."""
+
+    def __init__(self, settings: InnerLoop) -> None:
+        self._settings = settings
+        self._moments: dict[str, tuple[Tensor, Tensor]] = {}
+        self._forgotten = 1.0, 1.0
+
+    def direction(self, gradient: Parameters) -> Parameters:
+        for name, g in gradient.items():
+            first, second = self._moments.get(name, (torch.zeros_like(g), torch.zeros_like(g)))
+            self._moments[name] = _FIRST * first + (1 - _FIRST) * g, _SECOND * second + (1 - _SECOND) * g.square()
+        self._forgotten = _FIRST * self._forgotten[0], _SECOND * self._forgotten[1]
+        seen = 1 - self._forgotten[0], 1 - self._forgotten[1]
+        return {
+            name: first / seen[0] / ((second / seen[1]).sqrt() + 1e-8)
+            for name, (first, second) in self._moments.items()
+        }
+
+    def length(self, number: int) -> float:
+        done = (number + 1) / self._settings.steps
+        if done < _WARMING:
+            return self._settings.alpha * done / _WARMING
+        return self._settings.alpha * 0.5 * (1 + math.cos(math.pi * (done - _WARMING) / (1 - _WARMING)))
+
+
+class _Tokens:
+    """Tokens at random, those that teach with noise."""
+
+    def __init__(self, teaching: Teaching, batch: int, noise: float, seed: int) -> None:
         self._teaching = teaching
         self._batch = batch
+        self._noise = noise
         self._generator = torch.Generator().manual_seed(seed)
 
     def taught(self) -> Tensor:
-        return self._some(self._teaching.taught)
+        tokens = self._some(self._teaching.taught)
+        return tokens + self._noise * torch.randn(tokens.shape, generator=self._generator) if self._noise else tokens
 
     def watched(self) -> Tensor:
         return self._some(self._teaching.watched)

@@ -68,6 +68,12 @@ class Ensemble(Adaptable):
         """What that flow sees: (B, T, D)."""
 
     @abstractmethod
+    def recentre_member(self, member: int, embedding: Embedding, images: int) -> None:
+        """Move what stands still in one member's statistics, not in parameters, to where so many recent images of the
+        line are, by one view or several of each. A fifth of them may be defective.
+        """
+
+    @abstractmethod
     def calibrate(self, rarity_NTK: Tensor, embedding: Embedding) -> None:
         """Take the scales of scores and maps from the out-of-fold rarities of good images, and from these images."""
 

@@ -4,7 +4,7 @@ from enum import StrEnum
 
 from core.adaptation.adapt import AdaptSettings
 from core.adaptation.inner_loop import InnerLoop
-from core.adaptation.refinement import RefinementSettings
+from core.adaptation.refinement import MemberSettings, RefinementSettings
 from core.adaptation.rejection import Rejection
 from core.adaptation.retuning import Retuning
 from core.adaptation.uncertainty import L2Rule
@@ -43,7 +43,9 @@ _REFINEMENTS = {
     Ingredients.FULL: RefinementSettings(),
     Ingredients.NO_GUIDE: RefinementSettings(retuning=None),
     Ingredients.NO_L2: RefinementSettings(
-        retuning=Retuning(inner_loop=_free(Retuning().inner_loop)), inner_loop=_free(RefinementSettings().inner_loop)
+        retuning=Retuning(inner_loop=_free(Retuning().inner_loop)),
+        inner_loop=_free(RefinementSettings().inner_loop),
+        members=MemberSettings(inner_loop=_free(MemberSettings().inner_loop)),
     ),
     Ingredients.NO_REJECTION: RefinementSettings(rejection=Rejection(images=False, patches=False)),
     Ingredients.IMAGE_GRAIN: RefinementSettings(rejection=Rejection(patches=False)),

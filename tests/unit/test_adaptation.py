@@ -1,5 +1,6 @@
 """Laws of the adaptation's parts, and one whole adaptation on a line whose light has changed."""
 
+import math
 from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import replace
@@ -14,7 +15,16 @@ from torch.func import grad
 from core.adaptation.adapt import AdaptSettings, adapt
 from core.adaptation.contract import AdaptationInput, AdaptationOutcome
 from core.adaptation.gate import GateSettings, Recent, judge_candidate
-from core.adaptation.inner_loop import InnerLoop, Teaching, adapted, descend, loss_of, parameters_of
+from core.adaptation.inner_loop import (
+    InnerLoop,
+    StepRule,
+    Teaching,
+    adapted,
+    descend,
+    inner_loop,
+    loss_of,
+    parameters_of,
+)
 from core.adaptation.rejection import Rejection, suspect
 from core.adaptation.uncertainty import L2Rule, Uncertainty, Units
 from core.errors import UserError
@@ -66,10 +76,14 @@ def test_first_order_maml_gradients_equal_those_of_a_plain_deep_copy(flow: Coupl
         torch.testing.assert_close(gradient, plain[name], rtol=1e-9, atol=1e-12)
 
 
-def test_the_inner_loop_lowers_the_loss_and_leaves_the_anchor_alone(flow: CouplingFlow) -> None:
+LOOPS = {"gradient": InnerLoop(batch=128), "adam": InnerLoop(rule=StepRule.ADAM, alpha=1e-2, batch=128, noise=0.05)}
+
+
+@pytest.mark.parametrize("rule", LOOPS)
+def test_the_inner_loop_lowers_the_loss_and_leaves_the_anchor_alone(flow: CouplingFlow, rule: str) -> None:
     before = {name: tensor.clone() for name, tensor in flow.state_dict().items()}
     teaching = Teaching(_tokens(400, 1, 1.5), _tokens(200, 2, 1.5))
-    _, steps = adapted(flow, teaching, InnerLoop(batch=128), seed=0)
+    _, steps = adapted(flow, teaching, LOOPS[rule], seed=0)
     assert steps[-1].validation_loss < steps[0].validation_loss - 0.1
     assert all(torch.equal(tensor, before[name]) for name, tensor in flow.state_dict().items())
     assert all(p.grad is None for p in flow.parameters())
@@ -84,28 +98,65 @@ class _Scaled(CouplingFlow):
         return self.factor * super().nll_of(z_ND, log_det_N)
 
 
-def test_another_unit_of_the_loss_changes_no_parameter(flow: CouplingFlow) -> None:
+@pytest.mark.parametrize("rule", LOOPS)
+def test_another_unit_of_the_loss_changes_no_parameter(flow: CouplingFlow, rule: str) -> None:
     teaching = Teaching(_tokens(400, 1, 1.5), _tokens(200, 2, 1.5))
     results = []
     for factor in (1.0, 1000.0):
         scaled = _Scaled(6, blocks=3, hidden=10, clamp=1.2, seed=0).double()
         scaled.load_state_dict(flow.state_dict())
         scaled.factor = factor
-        results.append(adapted(scaled, teaching, InnerLoop(batch=128), seed=0))
+        results.append(adapted(scaled, teaching, LOOPS[rule], seed=0))
     (small, small_steps), (large, large_steps) = results
     for name in small:
         torch.testing.assert_close(small[name], large[name], rtol=1e-6, atol=1e-9)
     assert [s.l2 for s in small_steps] == pytest.approx([s.l2 for s in large_steps], rel=1e-6)
 
 
-def test_a_stronger_penalty_stays_closer_to_the_anchor(flow: CouplingFlow) -> None:
+@pytest.mark.parametrize("rule", LOOPS)
+def test_a_stronger_penalty_stays_closer_to_the_anchor(flow: CouplingFlow, rule: str) -> None:
     teaching = Teaching(_tokens(400, 1, 1.5), _tokens(200, 2, 1.5))
     distances = []
     for l2 in (0.0, 10.0):
-        parameters, _ = adapted(flow, teaching, InnerLoop(batch=128, l2=L2Rule(lowest=l2, highest=l2 + 1e-9)), seed=0)
+        pulled = LOOPS[rule].model_copy(update={"l2": L2Rule(lowest=l2, highest=l2 + 1e-9)})
+        parameters, _ = adapted(flow, teaching, pulled, seed=0)
         anchor = parameters_of(flow)
         distances.append(sum(float((parameters[name] - anchor[name]).square().sum()) for name in anchor))
     assert distances[1] < 0.3 * distances[0]
+
+
+def test_adams_steps_are_those_of_torch(flow: CouplingFlow) -> None:
+    loop = InnerLoop(rule=StepRule.ADAM, alpha=1e-2, steps=10, batch=64, l2=L2Rule(lowest=0, highest=1e-12))
+    tokens = _tokens(64, 1, 1.5)
+    whole = Teaching(tokens, tokens)
+    found, _ = inner_loop(parameters_of(flow), loss_of(flow), _All(whole), loop, what="flow")
+    plain = deepcopy(flow)
+    gradient = torch.autograd.grad(plain.nll(tokens).mean(), [p for p in plain.parameters() if p.requires_grad])
+    unit = float(torch.cat([g.flatten() for g in gradient]).norm())
+    optimiser = torch.optim.Adam([p for p in plain.parameters() if p.requires_grad], lr=1e-2, eps=1e-8 * unit)
+    for number in range(10):
+        done = (number + 1) / 10
+        peak = done / 0.3 if done < 0.3 else 0.5 * (1 + math.cos(math.pi * (done - 0.3) / 0.7))
+        optimiser.param_groups[0]["lr"] = 1e-2 * peak
+        optimiser.zero_grad()
+        plain.nll(tokens).mean().backward()  # type: ignore[no-untyped-call]
+        optimiser.step()
+    for name, parameter in plain.named_parameters():
+        if parameter.requires_grad:
+            torch.testing.assert_close(found[name], parameter.detach(), rtol=1e-6, atol=1e-9)
+
+
+class _All:
+    """Every batch is all tokens."""
+
+    def __init__(self, teaching: Teaching) -> None:
+        self._teaching = teaching
+
+    def taught(self) -> torch.Tensor:
+        return self._teaching.taught
+
+    def watched(self) -> torch.Tensor:
+        return self._teaching.watched
 
 
 def test_lambda_grows_with_the_determinant_between_its_bounds() -> None:
@@ -234,11 +285,13 @@ def _changed(detector: str) -> set[str]:
     return {name for name, tensor in candidate.items() if not torch.equal(tensor, anchor[name])}
 
 
-def test_an_adapted_featureflow_keeps_its_whitening_and_measures_its_scales_anew() -> None:
+def test_an_adapted_featureflow_realigns_its_whitening_and_measures_its_scales_anew() -> None:
     changed = _changed("featureflow")
     flows = {name for name in changed if name.startswith("flow.")}
     assert {name.split(".")[2] for name in flows} == {str(flow) for flow in range(6)}, "all members adapt"
-    assert changed - flows == {"location", "scale", "centre", "spread"}
+    whitening = {name for name in changed if name.startswith("whiten.")}
+    assert len(whitening) == 2 * 6
+    assert changed - flows - whitening == {"location", "scale", "centre", "spread"}
 
 
 def test_only_guides_flow_and_what_stands_in_statistics_change() -> None:

@@ -216,7 +216,8 @@ def test_every_ingredient_can_be_left_out(ingredients: Ingredients) -> None:
     assert settings.rejection.images == (ingredients not in {Ingredients.NO_REJECTION, Ingredients.PATCH_GRAIN})
     assert settings.rejection.patches == (ingredients not in {Ingredients.NO_REJECTION, Ingredients.IMAGE_GRAIN})
     assert (settings.rejection.image_rule is Rule.IQR) == (ingredients is Ingredients.IQR)
-    loops = [settings.inner_loop, *([settings.retuning.inner_loop] if settings.retuning else [])]
+    tuned = [settings.retuning.inner_loop] if settings.retuning else []
+    loops = [settings.inner_loop, settings.members.inner_loop, *tuned]
     assert all((loop.l2.l2(1e9) < 1e-9) == (ingredients is Ingredients.NO_L2) for loop in loops)
 
 

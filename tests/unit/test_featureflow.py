@@ -34,6 +34,26 @@ def test_a_direction_without_variance_stays_finite() -> None:
     assert torch.isfinite(whiten(x + 1e-3)).all()
 
 
+def test_realigned_patches_have_unit_covariance_again_in_the_same_axes() -> None:
+    x = _normal(4000, 6) @ _normal(6, 6, seed=1) + 5
+    whiten = Whitening(6, 4)
+    whiten.measure([x])
+    before = whiten(x)
+    whiten.realign(torch.split(2.2 * x + 1, 700), 1.0)
+    found = whiten(2.2 * x + 1)
+    assert torch.allclose(torch.cov(found.T), torch.eye(4), atol=1e-2)
+    assert torch.allclose(found, before, atol=1e-2), "a change of scale turns nothing"
+
+
+def test_a_weight_of_nothing_leaves_the_whitening_as_it_is() -> None:
+    x = _normal(4000, 6) @ _normal(6, 6, seed=1) + 5
+    whiten = Whitening(6, 4)
+    whiten.measure([x])
+    before = whiten(x)
+    whiten.realign([2.2 * x + 1], 0.0)
+    assert torch.allclose(whiten(x), before, atol=1e-4)
+
+
 def test_the_density_of_a_product_is_that_of_its_flows() -> None:
     flows = [CouplingFlow(width, blocks=2, hidden=8, clamp=1.9, seed=width) for width in (4, 6)]
     with torch.no_grad():

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from core.adaptation.inner_loop import InnerLoop
-from core.adaptation.refinement import Division, Evidence, Refined, RefinementSettings, refine
+from core.adaptation.refinement import Division, Evidence, MemberSettings, Refined, RefinementSettings, refine
 from core.adaptation.rejection import Rejection
 from core.adaptation.uncertainty import L2Rule
 from core.detectors.base import Embedding, select
@@ -18,8 +18,7 @@ IMAGES = 24
 CONSTANT_PULL = L2Rule(lowest=0.1, highest=0.1 + 1e-9)
 """The losses of the images that watch set the pull to the anchor otherwise, and reach the member in that way alone."""
 SETTINGS = RefinementSettings(
-    rounds=1,
-    inner_loop=InnerLoop(steps=6, batch=64, warm_up=2, l2=CONSTANT_PULL),
+    members=MemberSettings(inner_loop=InnerLoop(steps=6, batch=64, warm_up=2, l2=CONSTANT_PULL)),
     rejection=Rejection(images=False, patches=False),
 )
 
@@ -41,13 +40,15 @@ def brighter(moved: int | None = None) -> Embedding:
     return embedding
 
 
-def refined_on(good: Embedding, folds: int = 3, settings: RefinementSettings = SETTINGS) -> Refined:
+def refined_on(
+    good: Embedding, folds: int = 3, settings: RefinementSettings = SETTINGS, mirrored: tuple[Embedding, ...] = ()
+) -> Refined:
     def unasked(numbers: torch.Tensor) -> tuple[Embedding, torch.Tensor]:
         raise AssertionError("no guide is tuned")
 
     return refine(
         anchor(),
-        Evidence((good,), unasked),
+        Evidence((good,), unasked, mirrored),
         [str(number) for number in range(IMAGES)],
         Division(folds=np.arange(IMAGES) % folds, watching=np.arange(IMAGES) < 3),
         settings,
@@ -64,6 +65,14 @@ def state_of(refined: Refined, member: int) -> dict[str, torch.Tensor]:
 
 def test_no_image_reaches_the_member_that_holds_it_out() -> None:
     one, two = refined_on(brighter()), refined_on(brighter(moved=4))
+    for member in range(3):
+        other = state_of(two, member)
+        same = all(torch.equal(tensor, other[name]) for name, tensor in state_of(one, member).items())
+        assert same == (member == 4 % 3)
+
+
+def test_mirrored_views_teach_the_members_that_do_not_hold_their_image_out() -> None:
+    one, two = (refined_on(brighter(), mirrored=(brighter(moved),)) for moved in (None, 4))
     for member in range(3):
         other = state_of(two, member)
         same = all(torch.equal(tensor, other[name]) for name, tensor in state_of(one, member).items())
@@ -98,4 +107,4 @@ def test_members_without_a_fold_adapt_to_all_images() -> None:
 
 def test_nothing_is_fitted_to_all_images_once_more() -> None:
     steps = refined_on(brighter()).steps
-    assert len(steps) == 3 * SETTINGS.inner_loop.steps
+    assert len(steps) == 3 * SETTINGS.members.inner_loop.steps
