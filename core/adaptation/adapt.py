@@ -90,7 +90,7 @@ class _Adaptation:
             anchor,
             self._evidence(),
             [entry.image_id for entry, _ in self.teaching],
-            Division.of(groups, anchor.count if isinstance(anchor, Ensemble) else folds),
+            Division.of(groups, anchor.member_count if isinstance(anchor, Ensemble) else folds),
             self._settings.refinement,
             default_k=self._anchor.manifest.threshold.clean_half_k,
             seed=self._given.seed,

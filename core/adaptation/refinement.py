@@ -29,7 +29,7 @@ from core.thresholds import fold_of
 
 
 class MemberSettings(Part):
-    """How an ensemble's members adapt. A second round rejects almost the same images, and takes as long as the first.
+    """How an ensemble's members adapt. Every further round takes as long as the first.
 
     Plain gradient steps hardly move flows of 96 dimensions: at the end of the tiles' drift (seed 0) 40 of them gave an
     image AUROC of 0.70, 100 of Adam's on realigned features 0.81, a fit from scratch 0.84 (decision 25).
@@ -207,7 +207,7 @@ class _School:
         """One for each fold, which watches it; of an ensemble, one for each member."""
         anchor = self.anchor
         if isinstance(anchor, Ensemble):
-            return [self._of_member(anchor, member, division.folds == member) for member in range(anchor.count)]
+            return [self._of_member(anchor, member, division.folds == member) for member in range(anchor.member_count)]
         return [self.start(division.folds == fold, fold + 1) for fold in range(int(division.folds.max()) + 1)]
 
     def _of_member(self, anchor: Ensemble, member: int, watched: NDArray[np.bool_]) -> _Start:
@@ -258,7 +258,7 @@ def _recentred(anchor: Adaptable, evidence: Evidence, division: Division) -> Ada
     """A copy of `anchor` that knows where the line's recent images are; an ensemble's members each without a fold."""
     copy = deepcopy(anchor)
     if isinstance(copy, Ensemble):
-        for member in range(copy.count):
+        for member in range(copy.member_count):
             rows = torch.from_numpy(np.flatnonzero(division.folds != member))
             seen = [select(view, rows) for view in (*evidence.views, *evidence.mirrored)]
             copy.recentre_member(member, joined(seen), images=len(rows))

@@ -56,7 +56,7 @@ class Ensemble(Adaptable):
 
     @property
     @abstractmethod
-    def count(self) -> int:
+    def member_count(self) -> int:
         """M."""
 
     @abstractmethod

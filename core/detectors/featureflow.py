@@ -59,11 +59,9 @@ worth 0.02 AUROC on the mean of five products; with 200, where they are twice to
 """
 _FEWEST_STEPS = 40
 """Of the optimiser: with fewer, flows of a handful of small images stay close to the identity."""
-
-
-_PRIOR_LINE = 8
-"""Images that the anchor's whitening counts as when it is realigned to so many recent ones. With none, a line that has
-not drifted loses 0.02 AUROC to the chance of 60 images; with 30, light that doubled costs 0.01 and alarms.
+_ANCHOR_IMAGES = 8
+"""Images that the anchor's whitening counts as when it is realigned to so many recent ones. With none, a line
+that has not drifted loses up to 0.02 AUROC to the chance of 60 images; with 30, light that doubled costs 0.01.
 """
 
 
@@ -180,7 +178,7 @@ class FeatureFlow(Ensemble, CrossFitted):
         """Whiten as recent images of the line ask for, in the axes that the flows know. Defects among them move it
         little: they cover few patches.
         """
-        own = images / (images + _PRIOR_LINE)
+        own = images / (images + _ANCHOR_IMAGES)
         for number, whiten in enumerate(self._whiten_of(member)):
             whiten.realign((self._inputs(part)[number].flatten(0, 1) for part in _chunks(embedding)), own)
 
@@ -189,7 +187,7 @@ class FeatureFlow(Ensemble, CrossFitted):
         return [whiten for whiten in self.whiten[first : first + self.terms] if isinstance(whiten, Whitening)]
 
     @property
-    def count(self) -> int:
+    def member_count(self) -> int:
         return self.config.members
 
     def member_flow(self, member: int) -> ProductFlow:
@@ -349,7 +347,7 @@ class Whitening(nn.Module):
         """Take mean and principal components of patches (N, C), which come in parts so that all need not be in memory
         at once.
         """
-        mean_C, covariance_CC = _moments(parts)
+        mean_C, covariance_CC = _moments(parts, len(self.mean))
         deviation_C = covariance_CC.diagonal().clamp_min(1e-12).sqrt()
         values, vectors = torch.linalg.eigh(covariance_CC / deviation_C / deviation_C[:, None])
         kept = self.projection.shape[1]
@@ -363,7 +361,7 @@ class Whitening(nn.Module):
         that takes: the symmetric root of their covariance (CORAL, arXiv 1511.05547). Mean and covariance are mixed with
         those before; `weight` in [0, 1] is the new ones'.
         """
-        mean_C, covariance_CC = _moments(parts)
+        mean_C, covariance_CC = _moments(parts, len(self.mean))
         projection_CD = self.projection.double()
         seen_DD = weight * projection_CD.T @ covariance_CC @ projection_CD
         seen_DD = seen_DD + (1 - weight) * torch.eye(len(seen_DD), dtype=torch.float64)
@@ -377,18 +375,14 @@ class Whitening(nn.Module):
         return (x - self.mean) @ self.projection
 
 
-def _moments(parts: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
+def _moments(parts: Iterable[Tensor], channels: int) -> tuple[Tensor, Tensor]:
     """Mean (C,) and covariance (C, C) of rows (N, C), in double precision."""
-    count, sums, products = 0, None, None
+    count, sum_C, product_CC = 0, torch.zeros(channels).double(), torch.zeros(channels, channels).double()
     for x_NC in parts:
-        count += len(x_NC)
-        sum_C, product_CC = x_NC.sum(dim=0).double(), (x_NC.T @ x_NC).double()
-        sums = sum_C if sums is None else sums + sum_C
-        products = product_CC if products is None else products + product_CC
-    assert sums is not None
-    assert products is not None
-    mean_C = sums / count
-    return mean_C, products / count - mean_C[:, None] * mean_C
+        count, sum_C = count + len(x_NC), sum_C + x_NC.sum(dim=0).double()
+        product_CC += (x_NC.T @ x_NC).double()
+    mean_C = sum_C / count
+    return mean_C, product_CC / count - mean_C[:, None] * mean_C
 
 
 def _rarities(flow: ProductFlow, tokens: Callable[[Embedding], Tensor], embedding: Embedding) -> Tensor:

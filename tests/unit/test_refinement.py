@@ -1,17 +1,20 @@
 """Laws of an ensemble's adaptation: each member without its fold, and out-of-fold scores that set the scales."""
 
 from functools import cache
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from core.adaptation.inner_loop import InnerLoop
+from core.adaptation import refinement as refinement_module
+from core.adaptation.inner_loop import InnerLoop, Teaching, adapted
 from core.adaptation.refinement import Division, Evidence, MemberSettings, Refined, RefinementSettings, refine
-from core.adaptation.rejection import Rejection
+from core.adaptation.rejection import Rejection, Suspicion, suspect
 from core.adaptation.uncertainty import L2Rule
 from core.detectors.base import Embedding, select
 from core.detectors.featureflow import FeatureFlow
+from core.flows.flow import Flow
 from tests.support.detectors import features, taught
 
 IMAGES = 24
@@ -77,6 +80,28 @@ def test_mirrored_views_teach_the_members_that_do_not_hold_their_image_out() -> 
         other = state_of(two, member)
         same = all(torch.equal(tensor, other[name]) for name, tensor in state_of(one, member).items())
         assert same == (member == 4 % 3)
+
+
+def test_every_view_of_an_image_that_is_kept_teaches_and_none_of_one_that_is_rejected(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    taught: list[int] = []
+
+    def counting(flow: Flow, teaching: Teaching, *rest: Any, **more: Any) -> Any:
+        taught.append(len(teaching.taught))
+        return adapted(flow, teaching, *rest, **more)
+
+    def doubting(scores: Any, nll: torch.Tensor, rule: Rejection, k: float) -> Suspicion:
+        found = suspect(scores, nll, rule, k)
+        found.kept[4] = False
+        found.patches[4] = False
+        return found
+
+    monkeypatch.setattr(refinement_module, "adapted", counting)
+    monkeypatch.setattr(refinement_module, "suspect", doubting)
+    refined_on(brighter(), mirrored=(brighter(), brighter()))
+    patches = anchor().grid[0] * anchor().grid[1]
+    assert taught == [3 * patches * images for images in (15, 16, 15)], "image 4 is of the second fold"
 
 
 def test_every_image_has_the_score_and_the_map_of_the_member_that_holds_it_out() -> None:
