@@ -368,9 +368,17 @@ class Threshold(Part):
         )
 
     def for_adapted_gauge(
-        self, scores: Scores, folds: NDArray[np.intp], *, seed: int, groups: Sequence[str] | None = None
+        self,
+        scores: Scores,
+        folds: NDArray[np.intp],
+        *,
+        rescaled: bool,
+        seed: int,
+        groups: Sequence[str] | None = None,
     ) -> "Threshold":
         """That of a gauge which was adapted from the one with this threshold, on the scores (n,) of the kept images.
+        `rescaled`: the detector puts the median good score at 0 and its lower spread at 1 itself, after every
+        adaptation.
 
         Some of the kept images may be defective, and leaving out suspects has cut off the upper tail of the good ones'
         scores too. So two estimates of each quantile of the good scores are made, and the lower one holds: defects that
@@ -378,7 +386,8 @@ class Threshold(Part):
 
         1. The kept scores' own quantile. The suspects' limit cuts a share q of good scores off, which this threshold's
            clean scores tell; so of the kept ones (rate - q) / (1 - q) lie above T. Below rate q there is none.
-        2. The clean scores' quantile, moved and scaled so that lower quartile and median are the kept scores'.
+        2. The clean scores' quantile, moved and scaled so that lower quartile and median are the kept scores'. It is
+           taken as it is of a detector that is `rescaled`: a fifth of defects lifts the quartiles' distance by half.
 
         A gauge with a quartile rule takes the lower of its rule and the one-sided rule with `clean_half_k`.
         """
@@ -393,11 +402,17 @@ class Threshold(Part):
         clean_q1, clean_median = np.quantile(clean.scores[below], (0.25, 0.5))
         q1, median = np.quantile(scores, (0.25, 0.5))
         scale = float(median - q1) / max(float(clean_median - clean_q1), 1e-9)
+        shift = float(median) - scale * float(clean_median)
+        if rescaled:
+            scale, shift = 1.0, 0.0
         parts = min(kept.parts, clean.parts)
-        rates = np.arange(parts, 0, -1) / (parts + 1)
+        # as many quantiles as let the promised rate be one of them: a rank between two would round T up twice
+        count = round(math.floor((parts + 1) * self.promised + 1e-9) / self.promised) - 1
+        count = count if count > 0 else parts
+        rates = np.arange(count, 0, -1) / (count + 1)
         good = [
             min(
-                float(median) + scale * (clean.at(rate) - float(clean_median)),
+                shift + scale * clean.at(rate),
                 kept.at((rate - removed) / (1 - removed)) if rate > removed else math.inf,
             )
             for rate in rates

@@ -54,14 +54,10 @@ def meta_train(
 
     for place in (out, plot):
         check_place(place)
-    settings = MetaTraining(turns=turns, seed=seed)
-    guide = settings.guide.model_copy(
-        update={
-            "order": Order.SECOND if second_order else Order.FIRST,
-            "head": ("leave.", "scale", "offset") if head_only else (),
-        }
-    )
-    settings = settings.model_copy(update={"guide": guide})
+    settings = MetaTraining(turns=turns, seed=seed, order=Order.SECOND if second_order else Order.FIRST)
+    if head_only:
+        guide = settings.guide.model_copy(update={"head": ("leave.", "scale", "offset")})
+        settings = settings.model_copy(update={"guide": guide})
     model = Model("headflow", weights, backbone, size, options.Aspect.SQUASH)
     with bars() as report:
         run = MetaRun(tuple(tasks or ["procedural"]), lines, model, settings, device, report)

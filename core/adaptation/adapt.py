@@ -137,20 +137,25 @@ class _Adaptation:
                 "software": f"flowgauge {installed_version('flowgauge')}",
                 "seed": given.seed,
                 "images": len(kept),
-                "threshold": _threshold(refined, facts.threshold, groups, given.seed),
+                "threshold": self._threshold(refined, groups),
                 "calibration": Calibration.of(refined.scores[refined.suspicion.kept]),
                 "map_scale": map_scale(refined.maps[torch.from_numpy(refined.suspicion.kept)]),
                 "ranges": ranges_of([picture.statistics for picture in kept]),
             }
         )
 
+    def _threshold(self, refined: Refined, groups: list[str]) -> Threshold:
+        """On the cross-fitted scores of the kept images, with what the anchor's clean scores say of the tail that was
+        cut.
 
-def _threshold(refined: Refined, anchors: Threshold, groups: list[str], seed: int) -> Threshold:
-    """On the cross-fitted scores of the kept images, with what the anchor's clean scores say of the tail that was cut.
-
-    Suspects lie beyond a limit, so leaving them out moves the quartiles of good scores little, while with them in, a
-    fifth of defects lifts the threshold by as much as the good scores' deviation.
-    """
-    kept = refined.suspicion.kept
-    parts = [part for part, keep in zip(groups, kept, strict=True) if keep]
-    return anchors.for_adapted_gauge(refined.scores[kept], refined.folds[kept], seed=seed, groups=parts)
+        Suspects lie beyond a limit, so leaving them out moves the quartiles of good scores little, while with them in,
+        a fifth of defects lifts the threshold by as much as the good scores' deviation.
+        """
+        kept = refined.suspicion.kept
+        return self._anchor.manifest.threshold.for_adapted_gauge(
+            refined.scores[kept],
+            refined.folds[kept],
+            rescaled=isinstance(self._anchor.detector, Ensemble),
+            groups=[part for part, keep in zip(groups, kept, strict=True) if keep],
+            seed=self._given.seed,
+        )

@@ -1,7 +1,9 @@
 """The MAML inner loop: a few gradient steps from the anchor, on the parameters of one loss.
 
 theta' = theta - alpha * grad L_train(theta) (RAD, arXiv 2508.17789 eq. 6), here with the pull of an L2 penalty towards
-the anchor. Functional throughout: the anchor's tensors are read and never written.
+the anchor. Functional throughout: the anchor's tensors are read and never written. Adaptation calls it for flows
+(`core.adaptation.refinement`) and heads (`core.adaptation.retuning`), meta-training (`core.meta.outer_loop`) for the
+parameters that both start from; `torch.func.grad` may differentiate through it.
 """
 
 import math
@@ -40,7 +42,8 @@ class InnerLoop(Part):
     """`alpha` is the length of a step: in parameter space, where the gradient is as long as those at the anchor; or of
     each parameter, at the peak of Adam's schedule. `batch` is in what the loss is taken over: tokens, as many as the
     flow may be given at once, or windows of images. `noise` is the deviation of the Gaussian noise on tokens that
-    teach. `warm_up`: minibatches at the anchor that give the units of losses and gradients.
+    teach. `warm_up`: minibatches at the anchor that give the units of losses and gradients. `head`: beginnings of the
+    names of the parameters that move, all where there are none (ANIL, arXiv 1909.09157).
     """
 
     rule: StepRule = StepRule.GRADIENT
@@ -50,6 +53,10 @@ class InnerLoop(Part):
     noise: float = Field(0.0, ge=0)
     warm_up: int = Field(8, ge=2)
     l2: L2Rule = L2Rule()
+    head: tuple[str, ...] = ()
+
+    def moves(self, name: str) -> bool:
+        return not self.head or name.startswith(self.head)
 
 
 class Draw(Protocol[Drawn]):
@@ -83,44 +90,45 @@ def loss_of(flow: Flow) -> Callable[[Parameters, Tensor], Tensor]:
     return loss
 
 
-def descend(parameters: Parameters, gradient: Parameters, length: float) -> Parameters:
-    """theta - length * gradient."""
-    return {name: value - length * gradient[name] for name, value in parameters.items()}
-
-
 def adapted(
     flow: Flow, teaching: Teaching, settings: InnerLoop, *, seed: int, round_number: int = 0
 ) -> tuple[Parameters, list[Step]]:
     """The flow's parameters after the inner loop from its own, and what was measured at each step."""
-    draw = _Tokens(teaching, min(settings.batch, flow.most_rows), settings.noise, seed)
+    draw = TokenDraw(teaching, min(settings.batch, flow.most_rows), settings.noise, seed)
     return inner_loop(parameters_of(flow), loss_of(flow), draw, settings, what=FLOW, round_number=round_number)
 
 
 def inner_loop(
     anchor: Parameters, loss: Loss[Batch], draw: Draw[Batch], settings: InnerLoop, *, what: str, round_number: int = 0
 ) -> tuple[Parameters, list[Step]]:
-    """Parameters after the steps from `anchor`, and what was measured at each; `what` is whose parameters they are."""
+    """Parameters after the steps from `anchor`, and what was measured at each; `what` is whose parameters they are.
+
+    Units, lambda and Adam's schedule count as constants where the loop is differentiated.
+    """
     differentiate = grad_and_value(loss)
-    unit, units = _warm_up(differentiate, anchor, draw, settings.warm_up)
+    unit, units = _warm_up(loss, anchor, draw, settings)
     uncertainty = Uncertainty(units, settings.l2.window)
     adam = _Adam(settings) if settings.rule is StepRule.ADAM else None
     parameters, steps = anchor, []
     for number in range(settings.steps):
         gradient, train_loss = differentiate(parameters, draw.taught())
-        validation_loss = _value(loss, parameters, draw.watched())
-        determinant = uncertainty.observe(float(train_loss), validation_loss)
+        train_loss, validation_loss = float(train_loss.detach()), _value(loss, parameters, draw.watched())
+        determinant = uncertainty.observe(train_loss, validation_loss)
         l2 = settings.l2.l2(determinant)
-        along, length = {name: value / unit for name, value in gradient.items()}, settings.alpha
+        along = {name: value / unit for name, value in gradient.items() if settings.moves(name)}
+        length = settings.alpha
         if adam is not None:
             along, length = adam.direction(along), adam.length(number)
-        pulled = {name: along[name] + l2 * (parameters[name] - anchor[name]) for name in anchor}
-        parameters = descend(parameters, pulled, length)
+        parameters = parameters | {
+            name: parameters[name] - length * (step + l2 * (parameters[name] - anchor[name]))
+            for name, step in along.items()
+        }
         steps.append(
             Step(
                 what=what,
                 round=round_number,
                 step=number,
-                train_loss=float(train_loss),
+                train_loss=train_loss,
                 validation_loss=validation_loss,
                 det_covariance=determinant,
                 l2=l2,
@@ -161,7 +169,7 @@ class _Adam:
         return self._settings.alpha * 0.5 * (1 + math.cos(math.pi * (done - _WARMING) / (1 - _WARMING)))
 
 
-class _Tokens:
+class TokenDraw:
     """Tokens at random, those that teach with noise."""
 
     def __init__(self, teaching: Teaching, batch: int, noise: float, seed: int) -> None:
@@ -181,22 +189,17 @@ class _Tokens:
         return tokens[torch.randint(len(tokens), (self._batch,), generator=self._generator)]
 
 
-Differentiate = Callable[[Parameters, Batch], tuple[Parameters, Tensor]]
-
-
-def _warm_up(
-    differentiate: Differentiate[Batch], anchor: Parameters, draw: Draw[Batch], batches: int
-) -> tuple[float, Units]:
-    """The gradients' root mean square length at the anchor, and the losses' units there."""
+def _warm_up(loss: Loss[Batch], anchor: Parameters, draw: Draw[Batch], settings: InnerLoop) -> tuple[float, Units]:
+    """The gradients' root mean square length at the anchor, over what moves, and the losses' units there."""
     losses, squares = [], []
-    for _ in range(batches):
-        gradient, train_loss = differentiate(anchor, draw.taught())
-        _, validation_loss = differentiate(anchor, draw.watched())
-        squares.append(sum(float(g.square().sum()) for g in gradient.values()))
-        losses.append((float(train_loss), float(validation_loss)))
-    return max(math.sqrt(sum(squares) / batches), 1e-30), Units.of(losses)
+    for _ in range(settings.warm_up):
+        gradient, train_loss = grad_and_value(loss)(anchor, draw.taught())
+        moving = [g.detach() for name, g in gradient.items() if settings.moves(name)]
+        squares.append(sum(float(g.square().sum()) for g in moving))
+        losses.append((float(train_loss.detach()), _value(loss, anchor, draw.watched())))
+    return max(math.sqrt(sum(squares) / settings.warm_up), 1e-30), Units.of(losses)
 
 
 def _value(loss: Loss[Batch], parameters: Parameters, batch: Batch) -> float:
     with torch.no_grad():
-        return float(loss(parameters, batch))
+        return float(loss(parameters, batch).detach())

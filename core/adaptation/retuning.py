@@ -73,18 +73,23 @@ def retuned(
 def _tuned(
     guide: Guide, lessons: Lessons, settings: InnerLoop, seed: int, round_number: int
 ) -> tuple[Parameters, list[Step]]:
-    loss = LessonLoss(guide)
-    anchor = {name: parameter.detach().clone() for name, parameter in loss.named_parameters()}
+    guide.train()
+    draw = WindowDraw(guide, lessons, settings.batch, seed)
+    anchor = {name: parameter.detach() for name, parameter in guide.named_parameters()}
+    found = inner_loop(anchor, lesson_loss(guide), draw, settings, what=GUIDE, round_number=round_number)
+    guide.eval()
+    return found
 
-    def of(parameters: Parameters, windows: Windowed) -> Tensor:
-        value: Tensor = functional_call(loss, parameters, windows)
+
+def lesson_loss(guide: Guide) -> Callable[[Parameters, Windowed], Tensor]:
+    """(the guide's parameters, windows and their masks) -> its cross-entropy."""
+    module = LessonLoss(guide)
+
+    def loss(parameters: Parameters, windows: Windowed) -> Tensor:
+        value: Tensor = functional_call(module, {f"guide.{name}": p for name, p in parameters.items()}, windows)
         return value
 
-    guide.train()
-    draw = _WindowDraw(guide, lessons, settings.batch, seed)
-    parameters, steps = inner_loop(anchor, of, draw, settings, what=GUIDE, round_number=round_number)
-    guide.eval()
-    return {name.removeprefix("guide."): value for name, value in parameters.items()}, steps
+    return loss
 
 
 def _set(guide: Guide, parameters: Parameters) -> None:
@@ -94,7 +99,7 @@ def _set(guide: Guide, parameters: Parameters) -> None:
             own[name].copy_(value)
 
 
-class _WindowDraw:
+class WindowDraw:
     """Windows at random: half of them good, half painted."""
 
     def __init__(self, guide: Guide, lessons: Lessons, batch: int, seed: int) -> None:

@@ -25,7 +25,6 @@ from core.evaluation.metrics import image_auroc
 from core.lessons import Embedder
 from core.messages import Part
 from core.meta.learners import parameters_of
-from core.meta.outer_loop import InnerSteps
 from core.meta.settings import MetaTraining
 from core.meta.tasks import MetaLine
 from core.meta.training import MetaState, meta_train
@@ -121,7 +120,7 @@ class Arena:
         training = MetaTraining(
             turns=self.settings.turns,
             beta=choice.beta,
-            guide=InnerSteps(alpha=2 * choice.alpha, steps=12),
+            guide=MetaTraining().guide.model_copy(update={"alpha": 2 * choice.alpha}),
             seed=self.settings.seed,
         )
         state = MetaState(parameters_of(self.detector))

@@ -4,8 +4,10 @@ import math
 
 from pydantic import Field
 
+from core.adaptation.inner_loop import InnerLoop
+from core.adaptation.uncertainty import L2Rule
 from core.messages import Part
-from core.meta.outer_loop import InnerSteps
+from core.meta.outer_loop import Order
 
 _WARM_UP = 0.1
 """The share of the turns in which the outer step grows to its length."""
@@ -13,13 +15,15 @@ _WARM_UP = 0.1
 
 class MetaTraining(Part):
     """`turns` of the outer loop, a task each; `beta` is the length of Adam's steps at their longest. The support's
-    share of defects is drawn from `contamination`.
+    share of defects is drawn from `contamination`. `guide` and `flow` are the inner loops, with fewer and longer steps
+    than an adaptation's: a turn of 40 takes four times as long.
     """
 
     turns: int = Field(1200, ge=1)
     beta: float = Field(1e-3, gt=0)
-    guide: InnerSteps = InnerSteps(alpha=0.2, steps=12)
-    flow: InnerSteps = InnerSteps(alpha=0.2, steps=10)
+    guide: InnerLoop = InnerLoop(alpha=0.2, steps=12, batch=16, warm_up=4, l2=L2Rule(lowest=0.01, highest=0.5))
+    flow: InnerLoop = InnerLoop(alpha=0.2, steps=10, warm_up=4)
+    order: Order = Order.FIRST
     contamination: tuple[float, ...] = Field((0.0, 0.1, 0.2, 0.3, 0.5), min_length=1)
     seed: int = 0
 

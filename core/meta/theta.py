@@ -18,7 +18,7 @@ from core.messages import Part
 from core.meta.settings import MetaTraining
 
 FILE = "theta.safetensors"
-SHA256 = "6f73436f246893af9cda94ef617daae9cc0a42034d0d8c8fd7e6b3a4cb23439e"
+SHA256 = "a1c4e958b94e25898d7dfff3bb958bd86107a307198374a75b0e0c6bb97e1377"
 _CARD = "card"
 
 

@@ -62,7 +62,7 @@ def meta_train(
         rng = np.random.default_rng([settings.seed, number])
         line = lines[int(rng.integers(len(lines)))]
         task = draw_task(line, settings.contamination, rng)
-        learner = TaskLearner(detector, task, settings.guide, settings.flow, seed=int(rng.integers(2**31)))
+        learner = TaskLearner(detector, task, settings, seed=int(rng.integers(2**31)))
         gradient, guide_loss, flow_loss = learner.gradient(state.theta)
         state.step(gradient, settings.step_length(number))
         state.turns.append(Turn(turn=number, line=line.name, guide_loss=guide_loss, flow_loss=flow_loss))

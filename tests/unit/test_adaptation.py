@@ -10,7 +10,6 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
-from torch.func import grad
 
 from core.adaptation.adapt import AdaptSettings, adapt
 from core.adaptation.contract import AdaptationInput, AdaptationOutcome
@@ -20,7 +19,6 @@ from core.adaptation.inner_loop import (
     StepRule,
     Teaching,
     adapted,
-    descend,
     inner_loop,
     loss_of,
     parameters_of,
@@ -30,6 +28,7 @@ from core.adaptation.uncertainty import L2Rule, Uncertainty, Units
 from core.errors import UserError
 from core.flows.coupling import CouplingFlow
 from core.images import Picture
+from core.meta.outer_loop import Order, meta_gradient
 from core.ports import Buffered
 from core.preprocessing import Aspect
 from core.procedural import Condition
@@ -56,24 +55,27 @@ def _tokens(rows: int, seed: int, shift: float = 0) -> torch.Tensor:
 
 
 def test_first_order_maml_gradients_equal_those_of_a_plain_deep_copy(flow: CouplingFlow) -> None:
-    support, query, alpha = _tokens(50, 1, 1.0), _tokens(50, 2, 1.0), 0.03
-    loss, parameters = loss_of(flow), parameters_of(flow)
-    for _ in range(3):
-        parameters = descend(parameters, grad(loss)(parameters, support), alpha)
-    functional = grad(loss)(parameters, query)
+    support, query = _tokens(50, 1, 1.0), _tokens(50, 2, 1.0)
+    loop = InnerLoop(alpha=0.03, steps=3, l2=L2Rule(lowest=0, highest=1e-12))
+    draw = _All(Teaching(support, query))
+    functional, value, _ = meta_gradient(loss_of(flow), parameters_of(flow), draw, loop, Order.FIRST, what="flow")
 
     copy = deepcopy(flow)
-    optimiser = torch.optim.SGD([p for p in copy.parameters() if p.requires_grad], lr=alpha)
-    for _ in range(3):
+    moving = [p for p in copy.parameters() if p.requires_grad]
+    gradient = torch.autograd.grad(copy.nll(support).mean(), moving)
+    optimiser = torch.optim.SGD(moving, lr=loop.alpha / float(torch.cat([g.flatten() for g in gradient]).norm()))
+    for _ in range(loop.steps):
         optimiser.zero_grad()
         copy.nll(support).mean().backward()  # type: ignore[no-untyped-call]
         optimiser.step()
     optimiser.zero_grad()
-    copy.nll(query).mean().backward()  # type: ignore[no-untyped-call]
+    loss = copy.nll(query).mean()
+    loss.backward()  # type: ignore[no-untyped-call]
     plain = {name: p.grad for name, p in copy.named_parameters() if p.requires_grad}
     assert functional.keys() == plain.keys()
-    for name, gradient in functional.items():
-        torch.testing.assert_close(gradient, plain[name], rtol=1e-9, atol=1e-12)
+    for name, wanted in plain.items():
+        torch.testing.assert_close(functional[name], wanted, rtol=1e-9, atol=1e-12)
+    assert value == pytest.approx(float(loss.detach()), rel=1e-12)
 
 
 LOOPS = {"gradient": InnerLoop(batch=128), "adam": InnerLoop(rule=StepRule.ADAM, alpha=1e-2, batch=128, noise=0.05)}

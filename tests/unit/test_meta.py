@@ -1,7 +1,9 @@
 """Laws of the outer loop, on functions whose gradients are known, and on a headflow small enough for a second."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
+from itertools import cycle
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +11,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from core.adaptation.inner_loop import Parameters
+from core.adaptation.inner_loop import InnerLoop, Parameters, inner_loop
+from core.adaptation.uncertainty import L2Rule
 from core.backbones import BackboneSpec
 from core.detectors.base import length
 from core.detectors.headflow import GUIDE, HeadFlow, HeadFlowConfig
@@ -17,7 +20,7 @@ from core.errors import SettingsError, SnapshotCorrupt
 from core.fitting import FitSettings, embedder_for
 from core.meta import theta as theta_module
 from core.meta.learners import parameters_of
-from core.meta.outer_loop import InnerSteps, Order, inner_loop, meta_gradient
+from core.meta.outer_loop import Order, meta_gradient
 from core.meta.settings import MetaTraining
 from core.meta.tasks import MetaLine, draw_task
 from core.meta.theta import Theta, read, shipped, write
@@ -26,9 +29,13 @@ from core.procedural import MATERIALS
 from tests.support.detectors import features, lesson, mask, small
 from tests.support.thetas import theta_of
 
-STEPS = InnerSteps(alpha=0.05, steps=3)
+STEPS = InnerLoop(alpha=0.05, steps=3, warm_up=3, l2=L2Rule(lowest=0.4, highest=0.4 + 1e-12))
 QUICK = MetaTraining(
-    turns=24, beta=5e-3, guide=InnerSteps(alpha=0.05, steps=3, batch=8), flow=InnerSteps(alpha=0.05, steps=3), seed=1
+    turns=24,
+    beta=5e-3,
+    guide=InnerLoop(alpha=0.05, steps=3, batch=8, warm_up=2),
+    flow=InnerLoop(alpha=0.05, steps=3, warm_up=2),
+    seed=1,
 )
 
 
@@ -47,45 +54,62 @@ def loss(parameters: Parameters, batch: Tensor) -> Tensor:
     return (torch.tanh(batch @ parameters["body"]) @ parameters["head"] - batch.sum(dim=1)).square().mean()
 
 
-def by_autograd(second_order: bool) -> Parameters:
+class InTurn:
+    """The support's batches one after the other, and always the same query."""
+
+    def __init__(self) -> None:
+        self._batches = cycle(SUPPORT)
+
+    def taught(self) -> Tensor:
+        return next(self._batches)
+
+    def watched(self) -> Tensor:
+        return QUERY
+
+
+def by_autograd(order: Order, moving: Sequence[str] = ("body", "head")) -> Parameters:
     """The same gradient by plain autograd, through the steps or around them."""
     theta = {name: value.clone().requires_grad_() for name, value in start().items()}
-    moved, unit = dict(theta), None
+    inner = [theta[name] for name in moving]
+    squares = [g.square().sum() for batch in SUPPORT for g in torch.autograd.grad(loss(theta, batch), inner)]
+    unit = (torch.stack(squares).sum() / len(SUPPORT)).sqrt().detach()
+    moved = dict(theta)
     for batch in SUPPORT:
-        gradient = torch.autograd.grad(loss(moved, batch), list(moved.values()), create_graph=second_order)
-        if unit is None:
-            unit = torch.cat([g.detach().flatten() for g in gradient]).norm()
-        moved = {name: moved[name] - STEPS.alpha / unit * g for name, g in zip(moved, gradient, strict=True)}
-    wanted = torch.autograd.grad(loss(moved, QUERY), list((theta if second_order else moved).values()))
-    return dict(zip(theta, wanted, strict=True))
+        gradient = torch.autograd.grad(
+            loss(moved, batch), [moved[name] for name in moving], create_graph=order is Order.SECOND
+        )
+        for name, g in zip(moving, gradient, strict=True):
+            moved[name] = moved[name] - STEPS.alpha * (g / unit + 0.4 * (moved[name] - theta[name]))
+    by = theta if order is Order.SECOND else moved
+    return dict(zip(theta, torch.autograd.grad(loss(moved, QUERY), list(by.values())), strict=True))
 
 
+@pytest.mark.parametrize("head", [(), ("head",)])
 @pytest.mark.parametrize("order", Order)
-def test_the_gradient_goes_through_the_steps_or_around_them_as_it_is_told(order: Order) -> None:
-    settings = STEPS.model_copy(update={"order": order})
-    gradient, value, adapted = meta_gradient(loss, start(), SUPPORT, QUERY, settings)
-    wanted = by_autograd(order is Order.SECOND)
-    assert all(torch.allclose(gradient[name], wanted[name], rtol=1e-10) for name in wanted)
+def test_the_gradient_goes_through_the_steps_or_around_them(order: Order, head: tuple[str, ...]) -> None:
+    settings = STEPS.model_copy(update={"head": head})
+    gradient, value, adapted = meta_gradient(loss, start(), InTurn(), settings, order, what="both")
+    wanted = by_autograd(order, head or ("body", "head"))
+    assert all(torch.allclose(gradient[name], wanted[name], rtol=1e-9) for name in wanted)
     assert value == pytest.approx(float(loss(adapted, QUERY)), rel=1e-12)
-    other = by_autograd(order is not Order.SECOND)
+    (other,) = (by_autograd(each, head or ("body", "head")) for each in Order if each is not order)
     assert not torch.allclose(gradient["body"], other["body"], rtol=1e-3), "the two orders differ here"
 
 
-def test_steps_do_not_depend_on_the_units_of_the_loss() -> None:
-    plain = inner_loop(loss, start(), SUPPORT, STEPS)
-    scaled = inner_loop(lambda parameters, batch: 1000 * loss(parameters, batch), start(), SUPPORT, STEPS)
-    assert all(torch.allclose(plain[name], scaled[name], rtol=1e-12) for name in plain)
-    moved = torch.cat([(plain[name] - start()[name]).flatten() for name in plain]).norm()
-    assert 0 < moved <= 3 * 3 * STEPS.alpha
-
-
-@pytest.mark.parametrize("order", Order)
-def test_only_the_head_moves_in_the_inner_loop_and_both_in_the_outer(order: Order) -> None:
-    settings = STEPS.model_copy(update={"head": ("head",), "order": order})
-    gradient, _, adapted = meta_gradient(loss, start(), SUPPORT, QUERY, settings)
+def test_what_is_no_head_moves_in_the_outer_loop_alone() -> None:
+    settings = STEPS.model_copy(update={"head": ("head",)})
+    gradient, _, adapted = meta_gradient(loss, start(), InTurn(), settings, Order.FIRST, what="both")
     assert torch.equal(adapted["body"], start()["body"])
     assert not torch.equal(adapted["head"], start()["head"])
     assert all(value.abs().sum() > 0 for value in gradient.values())
+
+
+def test_steps_do_not_depend_on_the_units_of_the_loss() -> None:
+    plain, _ = inner_loop(start(), loss, InTurn(), STEPS, what="both")
+    scaled, _ = inner_loop(start(), lambda parameters, batch: 1000 * loss(parameters, batch), InTurn(), STEPS, what="")
+    assert all(torch.allclose(plain[name], scaled[name], rtol=1e-12) for name in plain)
+    moved = torch.cat([(plain[name] - start()[name]).flatten() for name in plain]).norm()
+    assert 0 < moved <= 3 * 3 * STEPS.alpha
 
 
 def small_headflow() -> HeadFlow:

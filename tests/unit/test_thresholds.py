@@ -120,7 +120,7 @@ def _fitted(rule: Rule = Rule.IQR, rate: float = 0.05) -> Threshold:
 def test_defects_do_not_lift_an_adapted_gauge_s_quartile_threshold_beyond_either_rule(share: float) -> None:
     fitted, scores = _fitted(), np.exp(0.5 * _good(4000, seed=4))
     scores[: round(share * 4000)] += 5
-    adapted = fitted.for_adapted_gauge(scores, np.arange(4000) % 2, seed=0)
+    adapted = fitted.for_adapted_gauge(scores, np.arange(4000) % 2, rescaled=False, seed=0)
     rules = {Rule.IQR: 1.5, Rule.ONE_SIDED: fitted.clean_half_k}
     assert adapted.value == min(cut(scores, rule, k) for rule, k in rules.items())
     assert share < 0.25 or adapted.rule is Rule.ONE_SIDED
@@ -129,7 +129,7 @@ def test_defects_do_not_lift_an_adapted_gauge_s_quartile_threshold_beyond_either
 
 def test_a_quartile_threshold_of_an_adapted_gauge_is_unchanged_where_nothing_has_changed() -> None:
     fitted = _fitted()
-    again = fitted.for_adapted_gauge(SKEWED, np.arange(4000) % 2, seed=0)
+    again = fitted.for_adapted_gauge(SKEWED, np.arange(4000) % 2, rescaled=False, seed=0)
     assert again.value == pytest.approx(fitted.value)
     assert again.false_alarm_share == pytest.approx(fitted.false_alarm_share)
 
@@ -141,7 +141,7 @@ def test_an_adapted_gauge_keeps_the_promise_though_suspects_were_cut_off(rate: f
     line = 3 + 2 * np.exp(0.5 * _good(4000, seed=5))
     kept = line[line <= cut(line, Rule.ONE_SIDED, fitted.clean_half_k)]
     assert 0.02 < 1 - len(kept) / 4000 < 0.06
-    adapted = fitted.for_adapted_gauge(kept, np.arange(len(kept)) % 2, seed=0)
+    adapted = fitted.for_adapted_gauge(kept, np.arange(len(kept)) % 2, rescaled=False, seed=0)
     fresh = 3 + 2 * np.exp(0.5 * _good(100_000, seed=6))
     assert 0.7 * rate < (fresh > adapted.value).mean() < 1.3 * rate
     assert (adapted.promised, adapted.clean_half_k) == (rate, fitted.clean_half_k)
@@ -154,11 +154,33 @@ def test_defects_that_were_kept_lift_an_adapted_gauge_s_threshold_little(share: 
     line = np.exp(0.5 * _good(4000, seed=5))
     line[: round(share * 4000)] += 2.5
     kept = line[line <= cut(line, Rule.ONE_SIDED, fitted.clean_half_k)]
-    adapted = fitted.for_adapted_gauge(kept, np.arange(len(kept)) % 2, seed=0)
+    adapted = fitted.for_adapted_gauge(kept, np.arange(len(kept)) % 2, rescaled=False, seed=0)
     fresh = np.exp(0.5 * _good(100_000, seed=6))
     assert (fresh > adapted.value).mean() < 1.3 * 0.05
     assert (fresh + 2.5 > adapted.value).mean() > (0.9 if share < 0.25 else 0.3)
     assert adapted.value < CalibrationScores.of(line).at(0.05)
+
+
+@pytest.mark.parametrize("parts", [39, 57, 60, 75])
+def test_the_rank_of_an_adapted_gauge_s_promise_is_taken_once(parts: int) -> None:
+    """Whatever the number of kept images: (parts + 1) * 0.05 is an integer for 39 of them alone."""
+    fitted = _fitted(Rule.CONFORMAL)
+    kept = np.exp(0.5 * _good(parts, seed=7)) + 10
+    adapted = fitted.for_adapted_gauge(kept, np.arange(parts) % 2, rescaled=True, seed=0)
+    assert adapted.value == pytest.approx(fitted.value), "the kept scores' own quantile is higher"
+    assert adapted.at(0.05) == adapted.value
+
+
+def test_a_rescaled_detector_s_clean_scores_hold_for_its_adapted_gauge_too() -> None:
+    """A fifth of defects, none of which was found, moves the quartiles by which the scale would be taken."""
+    fitted = _fitted(Rule.CONFORMAL)
+    line = np.exp(0.5 * _good(400, seed=5))
+    line[:80] += 1.5
+    rescaled, scaled = (
+        fitted.for_adapted_gauge(line, np.arange(400) % 2, rescaled=given, seed=0) for given in (True, False)
+    )
+    assert rescaled.value == pytest.approx(fitted.value, rel=0.02)
+    assert scaled.value > 1.2 * rescaled.value
 
 
 def test_the_conformal_rule_takes_the_score_of_the_rank() -> None:
