@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from importlib.metadata import version as installed_version
 from itertools import compress
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -19,15 +19,15 @@ from core.backbones import BackboneSpec, load_backbone
 from core.detectors.base import CrossFitted, Detector, FeatureShape, Lesson, Progress, Scores
 from core.detectors.registry import DEFAULT, create
 from core.errors import DatasetError
+from core.folds import fold_of
 from core.gauge import Gauge
 from core.images import Picture
 from core.lessons import Embedder, rows_of_view
 from core.manifest import DetectorSpec, Manifest, MapScale, Range, Ranges
 from core.messages import Part, Statistics
-from core.meta.theta import Theta
 from core.preprocessing import Preprocessing
 from core.snapshot import weights_of
-from core.thresholds import FALSE_ALARMS, Calibration, QuartileRule, Rule, Threshold, cut, fold_of
+from core.thresholds import FALSE_ALARMS, Calibration, QuartileRule, Rule, Threshold, cut
 from core.thresholds import Scores as FloatArray
 from core.views import PLAIN
 
@@ -79,6 +79,16 @@ class FitSettings(Part):
         return rule, self.clean_half_k if rule is Rule.ONE_SIDED else self.k
 
 
+class Initialization(Protocol):
+    """Meta-learned parameters that training starts from: `core.meta.theta.Theta`."""
+
+    def load_into(self, detector: Detector) -> None:
+        """Raises `SettingsError` for a detector of another kind."""
+
+    def require_backbone(self, spec: BackboneSpec) -> None:
+        """Raises `SettingsError` for other features than those that they were learned on."""
+
+
 Labelled = tuple[Picture, str]
 """A defective image and the class of its defect, "" where nobody said."""
 
@@ -90,7 +100,7 @@ def fit(
     settings: FitSettings,
     at: datetime,
     groups: Sequence[str] | None = None,
-    theta: Theta | None = None,
+    theta: Initialization | None = None,
     labelled: Sequence[Labelled] = (),
     seed: int = 0,
     device: str = "cpu",
@@ -185,13 +195,13 @@ class Teacher:
     shape: FeatureShape
     seed: int
     progress: Progress
-    theta: Theta | None = None
+    theta: Initialization | None = None
 
     def untaught(self) -> Detector:
         """At random parameters, or at theta*. Raises `SettingsError` for those of another detector."""
         detector = create(self.settings.detector, self.settings.config, self.shape)
         if self.theta is not None:
-            self.theta.let_begin(detector)
+            self.theta.load_into(detector)
         return detector
 
     def taught(self, lesson: Lesson, whom: str) -> Detector:

@@ -201,7 +201,7 @@ def fitting_start(theta: str, settings: FitSettings, device: str) -> Theta:
     """The same, for a detector of `settings`. Raises `SettingsError` where it is of another detector or backbone."""
     found, embedder = start_at(theta), embedder_for(settings, device)
     found.require_backbone(embedder.backbone.spec)
-    found.let_begin(embedder.detector)
+    found.load_into(embedder.detector)
     return found
 
 

@@ -24,8 +24,8 @@ from core.adaptation.trace import Round, Step
 from core.detectors.adaptable import Adaptable, Ensemble
 from core.detectors.base import Embedding, Lesson, Progress, joined, length, select
 from core.flows.flow import Flow
+from core.folds import fold_of
 from core.messages import Part
-from core.thresholds import fold_of
 
 
 class MemberSettings(Part):

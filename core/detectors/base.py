@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from core.errors import DatasetError
+from core.folds import fold_of
 from core.messages import Part
 from core.pasting import Pasting
-from core.thresholds import fold_of
 from core.views import PLAIN, View
 
 Embedding = dict[str, Tensor]
@@ -209,7 +209,7 @@ class Detector(nn.Module, ABC):
         """
         return self.views
 
-    def begin_at(self, parameters: Mapping[str, Tensor]) -> None:
+    def load_init(self, parameters: Mapping[str, Tensor]) -> None:
         """Start learning from those, by the names that meta-training gives them. Raises `ValueError` for others."""
         raise ValueError(f"{self.name} has no parameters that are meta-learned")
 

@@ -100,7 +100,7 @@ class HeadFlow(Adaptable):
         """Its members; all start from the same parameters."""
         return tuple(cast(Member, member) for member in self.members)
 
-    def begin_at(self, parameters: Mapping[str, Tensor]) -> None:
+    def load_init(self, parameters: Mapping[str, Tensor]) -> None:
         """`guide.*` for every member's guide. The flow, `flow.*`, is better fitted from its own start (decision 11)."""
         guide = {name.removeprefix(GUIDE): value for name, value in parameters.items() if name.startswith(GUIDE)}
         for member in self.panel:

@@ -19,9 +19,8 @@ from core.errors import DatasetError
 from core.evaluation.embedded import Embedded
 from core.evaluation.metrics import image_auroc
 from core.evaluation.splits import Groups, Split
-from core.fitting import FitSettings, Teacher, folds_of, plain_scores
+from core.fitting import FitSettings, Initialization, Teacher, folds_of, plain_scores
 from core.messages import Part
-from core.meta.theta import Theta
 from core.thresholds import Rule
 
 
@@ -140,7 +139,7 @@ def contaminated_fit(
     variant: Variant,
     settings: FitSettings,
     clock: Callable[[], float],
-    theta: Theta | None = None,
+    theta: Initialization | None = None,
 ) -> Cell:
     """Fit to the training images of `split` and judge its test images; `variant` is no peer. `clock` gives seconds;
     `theta` is where variants start that start from theta*, and may be None for the others.

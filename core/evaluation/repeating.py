@@ -12,9 +12,8 @@ from core.evaluation.choices import Choice, Costs, Scores, least_cost, within_bu
 from core.evaluation.embedded import Embedded
 from core.evaluation.estimate import Repeat
 from core.evaluation.repartition import Material, Numbers, repartition
-from core.fitting import FitSettings, Teacher, folds_of, plain_scores
+from core.fitting import FitSettings, Initialization, Teacher, folds_of, plain_scores
 from core.messages import Part
-from core.meta.theta import Theta
 from core.thresholds import Calibration
 
 
@@ -46,7 +45,7 @@ class Repeating:
     material: Material
     chooser: Chooser
     settings: FitSettings
-    theta: Theta | None
+    theta: Initialization | None
     clock: Callable[[], float]
     progress: Progress
 

@@ -14,7 +14,7 @@ from core.seeding import seeded
 
 
 def parameters_of(detector: HeadFlow) -> Parameters:
-    """Copies of what is meta-learned, by the names that `begin_at` knows."""
+    """Copies of what is meta-learned, by the names that `load_init` knows."""
     modules = {GUIDE: detector.panel[0].guide, FLOW: detector.flow}
     return {
         prefix + name: parameter.detach().clone()

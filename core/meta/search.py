@@ -163,7 +163,7 @@ def mixed(division: Division, seed: int) -> Division:
 def _begun(detector: HeadFlow, theta: Parameters, good: Embedding) -> HeadFlow:
     """A copy that starts at `theta`, guide and flow, and has measured its inputs."""
     anchor = deepcopy(detector)
-    anchor.begin_at(theta)
+    anchor.load_init(theta)
     for guide in anchor.guides:
         assert isinstance(guide, Guide)
         guide.measure(good)

@@ -41,15 +41,15 @@ class Card(Part):
 
 @dataclass(frozen=True)
 class Theta:
-    """`parameters` have the names by which the detector's `begin_at` knows them."""
+    """`parameters` have the names by which the detector's `load_init` knows them."""
 
     card: Card
     parameters: dict[str, Tensor]
 
-    def let_begin(self, detector: Detector) -> None:
+    def load_into(self, detector: Detector) -> None:
         """Set the parameters of `detector`, which nobody has taught. Raises `SettingsError` for one of another kind."""
         try:
-            detector.begin_at(self.parameters)
+            detector.load_init(self.parameters)
         except ValueError as error:
             raise SettingsError(
                 f"The meta-learned parameters are of another {self.card.detector} than this {detector.name}: {error}.",

@@ -13,7 +13,8 @@ from core.evaluation.choices import Choice, Costs
 from core.evaluation.estimate import Estimate, Repeat, estimated
 from core.evaluation.repartition import Material, Partition, repartition
 from core.evaluation.repeating import Chooser
-from core.thresholds import FALSE_ALARMS, Calibration, CalibrationScores, fold_of
+from core.folds import fold_of
+from core.thresholds import FALSE_ALARMS, Calibration, CalibrationScores
 
 Features = NDArray[Any]
 Population = tuple[Features, Features]  # features, and their squared lengths

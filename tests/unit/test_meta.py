@@ -199,7 +199,7 @@ def test_parameters_survive_the_file_and_a_detector_begins_there(tmp_path: Path)
     found = read(tmp_path / "theta.safetensors")
     assert found.card == theta().card
     detector = small_headflow()
-    found.let_begin(detector)
+    found.load_into(detector)
     begun = parameters_of(detector)
     assert all(torch.equal(begun[n], value) for n, value in whole().theta.items() if n.startswith(GUIDE))
     assert begun.keys() == found.parameters.keys() == whole().theta.keys()
@@ -207,13 +207,13 @@ def test_parameters_survive_the_file_and_a_detector_begins_there(tmp_path: Path)
 
 def test_parameters_of_something_else_are_refused(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="another headflow than this rad"):
-        theta().let_begin(small("rad"))
+        theta().load_into(small("rad"))
     with pytest.raises(SettingsError, match="meta-train"):
         theta().require_backbone(BackboneSpec(sha256="cd"))
     theta().require_backbone(BackboneSpec(sha256="ab"))
     wide = replace(theta(), parameters={**whole().theta, "guide.scale": torch.ones(3)})
     with pytest.raises(SettingsError, match="another"):
-        wide.let_begin(small_headflow())
+        wide.load_into(small_headflow())
     (tmp_path / "a.safetensors").write_bytes(b"something")
     for name in ("a.safetensors", "missing.safetensors"):
         with pytest.raises(SettingsError, match="holds no meta-learned parameters"):
@@ -224,7 +224,7 @@ def test_the_parameters_that_come_with_the_package_are_those_of_headflow() -> No
     theta = shipped()
     embedder = embedder_for(FitSettings(detector="headflow"), "cpu")
     theta.require_backbone(embedder.backbone.spec)
-    theta.let_begin(embedder.detector)
+    theta.load_into(embedder.detector)
     assert isinstance(embedder.detector, HeadFlow)
     begun = parameters_of(embedder.detector)
     assert all(torch.equal(begun[n], value) for n, value in theta.parameters.items() if n.startswith(GUIDE))

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from core.folds import fold_of
 from core.thresholds import (
     Calibration,
     CalibrationScores,
@@ -9,7 +10,6 @@ from core.thresholds import (
     bootstrap_interval,
     cut,
     equivalent_k,
-    fold_of,
 )
 
 
