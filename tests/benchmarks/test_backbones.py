@@ -5,8 +5,8 @@ from time import perf_counter
 
 import torch
 
-from core.backbones import BackboneSpec, load_backbone
-from core.tiling import tiled_side
+from flowgauge.models.backbones import BackboneSpec, load_backbone
+from flowgauge.vision.tiling import tiled_side
 
 BATCH = 16
 TURNS = 7  # an odd number, so that the median is a time that was measured

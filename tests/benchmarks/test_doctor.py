@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from core.procedural import ProceduralLine, write_dataset
+from flowgauge.synthetic.procedural import ProceduralLine, write_dataset
 from tests.support import planting
 from tests.support.examining import examined, named, told
 

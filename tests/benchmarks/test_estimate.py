@@ -8,7 +8,7 @@ thresholds on 100,000 fresh parts of each kind.
 
 import pytest
 
-from core.evaluation.choices import Choice
+from flowgauge.evaluation.choices import Choice
 from tests.support.factories import KINDS, Factory, coverage, simulated
 
 SIMULATIONS = 1000

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from statistics import fmean
 
-from streams.roles import Role
+from flowgauge.runtime.roles import Role
 from tests.support.speedplant import SpeedPlant, say
 
 IMAGES = 20_000

@@ -4,11 +4,11 @@ from time import perf_counter
 
 import pytest
 
-from core.evaluation.speed import side_by_side
-from core.fitting import FitSettings, fit
-from core.gauge import Gauge
-from core.images import Picture, decode
-from core.procedural import ProceduralLine
+from flowgauge.evaluation.speed import side_by_side
+from flowgauge.synthetic.procedural import ProceduralLine
+from flowgauge.training.fit import FitSettings, fit
+from flowgauge.training.gauge import Gauge
+from flowgauge.vision.decoding import Picture, decode
 from tests.support.gauges import AT, png
 
 

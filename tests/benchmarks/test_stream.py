@@ -14,14 +14,14 @@ from uuid import UUID
 import numpy as np
 import pytest
 
-from core.gauge import Gauge
-from core.images import decode
-from core.lines import Policy
-from core.messages import AdaptationRequest, Reason, Verdict
-from core.snapshot import load, save
-from streams.adaptation import audits, request_adaptation
-from streams.lines import set_line
-from streams.roles import Role
+from flowgauge.domain.lines import Policy
+from flowgauge.domain.messages import AdaptationRequest, Reason, Verdict
+from flowgauge.processors.adaptation import audits, request_adaptation
+from flowgauge.registry.lines import set_line
+from flowgauge.runtime.roles import Role
+from flowgauge.training.gauge import Gauge
+from flowgauge.training.snapshot import load, save
+from flowgauge.vision.decoding import decode
 from tests.support.gauges import AT
 from tests.support.speedplant import LINE, SpeedPlant, announce, default_gauge, images, latencies, rate, say, warmed_up
 

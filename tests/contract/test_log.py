@@ -7,13 +7,13 @@ from threading import Thread
 
 import pytest
 
-from adapters.kafka.log import KafkaLog
-from adapters.kafka.settings import KafkaSettings
-from adapters.kafka.topics import Plan, Topics
-from adapters.local.clock import SystemClock
-from adapters.local.log import LocalLog
-from core.messages import IMAGES, VERDICTS
-from core.ports import Clock, Log, Outgoing
+from flowgauge.domain.messages import IMAGES, VERDICTS
+from flowgauge.domain.ports import Clock, Log, Outgoing
+from flowgauge.kafka.log import KafkaLog
+from flowgauge.kafka.settings import KafkaSettings
+from flowgauge.kafka.topics import Plan, Topics
+from flowgauge.local.clock import SystemClock
+from flowgauge.local.log import LocalLog
 
 Opener = Callable[[Path, Clock], Log]
 

@@ -12,11 +12,11 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
-from adapters.local.objects import LocalObjects
-from adapters.minio.objects import S3Objects
-from adapters.minio.settings import S3Settings
-from core.names import image_object
-from core.ports import Objects
+from flowgauge.domain.object_keys import image_object
+from flowgauge.domain.ports import Objects
+from flowgauge.local.objects import LocalObjects
+from flowgauge.s3.objects import S3Objects
+from flowgauge.s3.settings import S3Settings
 from tests.support.servers import S3Address
 from tests.support.streaming import START
 

@@ -9,9 +9,9 @@ from uuid import uuid4
 
 import pytest
 
-from adapters.local.state import LocalState
-from adapters.redis.state import RedisState
-from core.ports import Buffered, Clock, State
+from flowgauge.domain.ports import Buffered, Clock, State
+from flowgauge.local.state import LocalState
+from flowgauge.redis.state import RedisState
 from tests.support.streaming import START, SetClock
 
 Opener = Callable[[pytest.FixtureRequest, Clock], State]

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from core.messages import IMAGES
-from core.ports import Outgoing
-from streams.bootstrap import open_store
-from streams.snapshots import SnapshotFiles, active_snapshot, fetch_snapshot, publish_snapshot
+from flowgauge.app.bootstrap import open_store
+from flowgauge.domain.messages import IMAGES
+from flowgauge.domain.ports import Outgoing
+from flowgauge.registry.snapshots import SnapshotFiles, active_snapshot, fetch_snapshot, publish_snapshot
 from tests.support.files import Pixels, broken_files, equal_files
 from tests.support.folders import write_image, write_mask, write_mvtec, write_plain
 from tests.support.plants import LINE, fitted_store, tiny_dataset

@@ -8,10 +8,10 @@ from pathlib import Path, PosixPath
 
 import pytest
 
-from adapters.cli.comparing import Comparing
-from adapters.cli.model import Model
-from adapters.cli.options import Aspect, Device
-from core.errors import Unavailable
+from flowgauge.cli.comparing import Comparing
+from flowgauge.cli.model import Model
+from flowgauge.cli.options import Aspect, Device
+from flowgauge.domain.errors import Unavailable
 from tests.support.plants import SIDE, tiny_dataset
 from tests.support.shell import Shell
 

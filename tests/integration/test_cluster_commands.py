@@ -12,15 +12,14 @@ from uuid import uuid4
 
 import pytest
 
-from core.messages import VERDICTS, Reason, Verdict
-from streams.bootstrap import open_store
-from streams.occasions import Occasion
+from flowgauge.app.bootstrap import open_store
+from flowgauge.domain.messages import VERDICTS, Reason, Verdict
+from flowgauge.processors.triggers import Occasion
 from tests.support.plants import LINE, SIDE, tiny_dataset
 from tests.support.servers import S3Address, plant_variables
 from tests.support.shell import Outcome, Shell
 
 _PATIENCE_SECONDS = 120
-_REPOSITORY = Path(__file__).parents[2]
 _IMAGES, _GOLDEN = 12, 3
 
 Command = Callable[..., Outcome]
@@ -44,8 +43,7 @@ def run(flowgauge: Shell, store: str) -> Command:
 @contextmanager
 def worker(store: str, folder: Path) -> Iterator[None]:
     """`flowgauge worker all` in a process of its own, ended as a supervisor would."""
-    program = f"import sys; sys.path.insert(0, {str(_REPOSITORY)!r}); from adapters.cli import main; main()"
-    command = [sys.executable, "-c", program, "worker", "all", "--store", store, "--device", "cpu"]
+    command = [sys.executable, "-m", "flowgauge.cli", "worker", "all", "--store", store, "--device", "cpu"]
     process = subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL)
     try:
         yield

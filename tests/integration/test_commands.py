@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from adapters.local.lock import only_runner
-from core.messages import ADAPTATIONS, AdaptationRequest, Reason
-from core.procedural import ProceduralLine, write_dataset
-from streams.bootstrap import open_store
-from streams.occasions import Occasion
+from flowgauge.app.bootstrap import open_store
+from flowgauge.domain.messages import ADAPTATIONS, AdaptationRequest, Reason
+from flowgauge.local.lock import only_runner
+from flowgauge.processors.triggers import Occasion
+from flowgauge.synthetic.procedural import ProceduralLine, write_dataset
 from tests.support.plants import LINE, SIDE, fitted_store, tiny_dataset
 from tests.support.shell import Shell
 

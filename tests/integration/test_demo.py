@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from adapters.report.story import Story, Truth
-from core.procedural import DEFECTS, Condition, ProceduralLine, Sample
+from flowgauge.reports.story import Story, Truth
+from flowgauge.synthetic.procedural import DEFECTS, Condition, ProceduralLine, Sample
 from tests.support.shell import Outcome, Shell
 
 SIDE = 64

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from adapters.report.story import Story
+from flowgauge.reports.story import Story
 from tests.integration.test_demo import JUDGING, SIDE, TEACHING, recorded
 from tests.support.servers import S3Address, plant_variables
 from tests.support.shell import Shell

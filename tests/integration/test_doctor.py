@@ -8,15 +8,15 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from adapters.report.diagnosis import render
-from core.doctor import orientation
-from core.doctor.background import background_check
-from core.doctor.camera import exposure_check, sizes_check
-from core.doctor.duplicates import Repeats, duplicates_check, repeats
-from core.doctor.enough import enough_check
-from core.doctor.examine import Examination
-from core.doctor.finding import Check, Finding, Level, Named
-from core.errors import DatasetError
+from flowgauge.datachecks import orientation
+from flowgauge.datachecks.background import background_check
+from flowgauge.datachecks.camera import exposure_check, sizes_check
+from flowgauge.datachecks.duplicates import Repeats, duplicates_check, repeats
+from flowgauge.datachecks.examine import Examination
+from flowgauge.datachecks.issue import Check, Finding, Level, Named
+from flowgauge.datachecks.sample_size import enough_check
+from flowgauge.domain.errors import DatasetError
+from flowgauge.reports.diagnosis import render
 from tests.support import planting
 from tests.support.examining import examined, line, looked_at, named, silent, told, write_small
 from tests.support.folders import write_mvtec

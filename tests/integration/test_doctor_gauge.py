@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from core.doctor.finding import Level
-from core.doctor.judged import places_check, turned_check
-from core.gauge import Gauge
-from core.procedural import write_dataset
-from core.snapshot import save
+from flowgauge.datachecks.issue import Level
+from flowgauge.datachecks.model_checks import places_check, turned_check
+from flowgauge.synthetic.procedural import write_dataset
+from flowgauge.training.gauge import Gauge
+from flowgauge.training.snapshot import save
 from tests.support.examining import looked_at, silent
 from tests.support.gauges import gauge, line
 from tests.support.shell import Shell

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from core.messages import Decision
+from flowgauge.domain.messages import Decision
 from tests.support.plants import LINE
 from tests.support.shell import Shell
 from tests.support.strewn import CANVAS, scene, write_strewn

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from adapters.cli.model import Model
+from flowgauge.cli.model import Model
 from tests.support.folders import write_mvtec, write_plain
 from tests.support.gauges import settings
 from tests.support.plants import tiny_dataset

@@ -5,18 +5,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from adapters.cli.model import stored_gauge
-from adapters.cli.options import Device
-from core.errors import DatasetError
-from core.evaluation import speed
-from core.evaluation.datasets import Dataset
-from core.evaluation.evaluate import Conditions, Progress, evaluate
-from core.evaluation.results import Evaluation
-from core.evaluation.splits import Groups, Trial, own_trial
-from core.gauge import Gauge
-from core.images import Picture
-from core.messages import Decision
-from streams.bootstrap import open_store
+from flowgauge.app.bootstrap import open_store
+from flowgauge.cli.model import stored_gauge
+from flowgauge.cli.options import Device
+from flowgauge.domain.errors import DatasetError
+from flowgauge.domain.messages import Decision
+from flowgauge.evaluation import speed
+from flowgauge.evaluation.datasets import Dataset
+from flowgauge.evaluation.evaluate import Conditions, Progress, evaluate
+from flowgauge.evaluation.results import Evaluation
+from flowgauge.evaluation.splits import Groups, Trial, own_trial
+from flowgauge.training.gauge import Gauge
+from flowgauge.vision.decoding import Picture
 from tests.support.folders import write_image, write_mask, write_mvtec
 from tests.support.plants import LINE, fitted_store, tiny_dataset
 

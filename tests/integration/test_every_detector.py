@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from core.detectors.registry import DETECTORS
-from core.snapshot import save
-from streams.archive import archived
-from streams.bootstrap import open_store
-from streams.snapshots import SnapshotFiles, publish_snapshot
+from flowgauge.app.bootstrap import open_store
+from flowgauge.models.registry import DETECTORS
+from flowgauge.processors.archive import archived
+from flowgauge.registry.snapshots import SnapshotFiles, publish_snapshot
+from flowgauge.training.snapshot import save
 from tests.support.gauges import gauge, goods, line, png
 from tests.support.shell import Shell
 

@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from core.errors import StoreFull
-from core.messages import IMAGES, AlertKind, Verdict
-from core.ports import Objects
-from streams.alerts import alerts
-from streams.archive import archived
-from streams.bootstrap import embedded
-from streams.runner import Runner
-from streams.store import Store
+from flowgauge.app.bootstrap import embedded
+from flowgauge.domain.errors import StoreFull
+from flowgauge.domain.messages import IMAGES, AlertKind, Verdict
+from flowgauge.domain.ports import Objects
+from flowgauge.processors.archive import archived
+from flowgauge.runtime.alerts import alerts
+from flowgauge.runtime.backend import Store
+from flowgauge.runtime.local_runner import Runner
 from tests.support.streaming import LINE, SetClock, adapt, fitted, load, opened, png, send, verdicts
 
 DISK_BYTES = 4 * 2**20

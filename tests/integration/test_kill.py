@@ -13,10 +13,10 @@ from time import monotonic, sleep
 
 import pytest
 
-from core.messages import VERDICTS
-from streams.archive import archived
-from streams.bootstrap import open_store
-from streams.counting import count
+from flowgauge.app.bootstrap import open_store
+from flowgauge.domain.messages import VERDICTS
+from flowgauge.processors.archive import archived
+from flowgauge.runtime.fencing import count
 from tests.support.streaming import SetClock, fitted, opened, png
 
 IMAGES = 500

@@ -6,10 +6,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from adapters.cli.metalearning import Kept
-from core.meta.settings import Turn
-from core.meta.theta import read
-from core.meta.training import MetaState
+from flowgauge.cli.metalearning import Kept
+from flowgauge.meta.initialization import read
+from flowgauge.meta.settings import Turn
+from flowgauge.meta.training import MetaState
 from tests.support.plants import tiny_dataset
 from tests.support.shell import Shell
 

@@ -10,22 +10,22 @@ from pathlib import Path
 import pytest
 import torch
 
-from adapters.anomalib.detectors import offer_all
-from adapters.anomalib.fastflow import Fastflow, FastflowConfig
-from adapters.anomalib.models import KCenterGreedy
-from adapters.anomalib.padim import Padim, PadimConfig
-from adapters.anomalib.patchcore import GreedyCoreset, Patchcore, PatchcoreConfig
-from adapters.anomalib.peer import PeerDetector
-from adapters.anomalib.peers import PEERS, padim
-from core.backbones import BackboneSpec, Origin
-from core.detectors import registry
-from core.detectors.base import Embedding, FeatureShape
-from core.evaluation import peers
-from core.evaluation.noise import Variant
-from core.evaluation.peers import Judge, peer_fit
-from core.fitting import FitSettings, fit
-from core.seeding import seeded
-from core.snapshot import load, save
+from flowgauge.anomalib.baseline import PeerDetector
+from flowgauge.anomalib.baselines import PEERS, padim
+from flowgauge.anomalib.detectors import offer_all
+from flowgauge.anomalib.fastflow import Fastflow, FastflowConfig
+from flowgauge.anomalib.models import KCenterGreedy
+from flowgauge.anomalib.padim import Padim, PadimConfig
+from flowgauge.anomalib.patchcore import GreedyCoreset, Patchcore, PatchcoreConfig
+from flowgauge.domain.seeding import seeded
+from flowgauge.evaluation import baselines as peers
+from flowgauge.evaluation.baselines import Judge, peer_fit
+from flowgauge.evaluation.contamination import Variant
+from flowgauge.models import registry
+from flowgauge.models.backbones import BackboneSpec, Origin
+from flowgauge.models.detector import Embedding, FeatureShape
+from flowgauge.training.fit import FitSettings, fit
+from flowgauge.training.snapshot import load, save
 from tests.support.detectors import SHAPE, features, lesson
 from tests.support.gauges import goods, settings
 from tests.support.plants import SIDE, tiny_dataset
@@ -139,7 +139,7 @@ def test_peers_stand_in_the_document_and_in_the_plot(flowgauge: Shell, splits: P
 def test_without_the_extra_its_name_is_told_first(
     flowgauge: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in [name for name in sys.modules if name.split(".")[0] == "anomalib" or "adapters.anomalib" in name]:
+    for name in [name for name in sys.modules if name.split(".")[0] == "anomalib" or "flowgauge.anomalib" in name]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "anomalib", None)
     nowhere = tmp_path / "nowhere"

@@ -12,9 +12,9 @@ from uuid import uuid4
 import pytest
 from redis import Redis
 
-from adapters.redis.state import RedisState
-from core.errors import SettingsError, StoreFull, Unavailable
-from core.ports import Buffered
+from flowgauge.domain.errors import SettingsError, StoreFull, Unavailable
+from flowgauge.domain.ports import Buffered
+from flowgauge.redis.state import RedisState
 from tests.support.sockets import HOST, refusing, serving
 from tests.support.streaming import START, SetClock
 

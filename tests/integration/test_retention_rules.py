@@ -9,10 +9,10 @@ from minio import Minio
 from minio.commonconfig import ENABLED, Filter
 from minio.lifecycleconfig import Expiration, LifecycleConfig, Rule
 
-from adapters.environment import s3_settings
-from adapters.minio.objects import S3Objects
-from core.lines import LineSettings
-from core.names import heatmap_object, image_object, line_settings_object
+from flowgauge.domain.lines import LineSettings
+from flowgauge.domain.object_keys import heatmap_object, image_object, line_settings_object
+from flowgauge.s3.objects import S3Objects
+from flowgauge.settings.environment import s3_settings
 from tests.support.servers import S3Address
 from tests.support.shell import Shell
 from tests.support.streaming import LINE, START

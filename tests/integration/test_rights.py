@@ -9,13 +9,11 @@ from uuid import uuid4
 
 import pytest
 
-from adapters.environment import kafka_settings, s3_settings
-from adapters.kafka.publisher import ImagePublisher
-from adapters.minio.objects import S3Objects
-from core.errors import NotPermitted
-from core.golden import Label
-from core.lines import Policy
-from core.messages import (
+from flowgauge.app.bootstrap import open_store
+from flowgauge.domain.errors import NotPermitted
+from flowgauge.domain.golden import Label
+from flowgauge.domain.lines import Policy
+from flowgauge.domain.messages import (
     ADAPTATIONS,
     ALERTS,
     DEAD_LETTERS,
@@ -28,14 +26,16 @@ from core.messages import (
     Reason,
     Verdict,
 )
-from core.names import image_object
-from core.ports import Objects, Outgoing
-from streams.adaptation import request_adaptation
-from streams.bootstrap import open_store
-from streams.golden import add_golden
-from streams.lines import set_line
-from streams.roles import Role
-from streams.store import Store
+from flowgauge.domain.object_keys import image_object
+from flowgauge.domain.ports import Objects, Outgoing
+from flowgauge.kafka.publisher import ImagePublisher
+from flowgauge.processors.adaptation import request_adaptation
+from flowgauge.registry.golden_sets import add_golden
+from flowgauge.registry.lines import set_line
+from flowgauge.runtime.backend import Store
+from flowgauge.runtime.roles import Role
+from flowgauge.s3.objects import S3Objects
+from flowgauge.settings.environment import kafka_settings, s3_settings
 from tests.support.acls import documented_acls, grant
 from tests.support.clusters import LINES, Cluster, plant
 from tests.support.counts import Verdicts, rejects_told

@@ -15,9 +15,9 @@ import urllib3
 from minio import Minio
 from pydantic import SecretStr, ValidationError
 
-from adapters.minio.objects import S3Objects
-from adapters.minio.settings import S3Settings
-from core.errors import SettingsError, StoreFull, Unavailable
+from flowgauge.domain.errors import SettingsError, StoreFull, Unavailable
+from flowgauge.s3.objects import S3Objects
+from flowgauge.s3.settings import S3Settings
 from tests.support.servers import S3Address
 from tests.support.sockets import HOST, refusing, serving
 

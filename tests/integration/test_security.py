@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from adapters.cli.exits import Exit
-from core.messages import VERDICTS
-from streams.roles import Role
+from flowgauge.cli.exits import Exit
+from flowgauge.domain.messages import VERDICTS
+from flowgauge.runtime.roles import Role
 from tests.support.certificates import Authority
 from tests.support.clusters import LINES, Cluster, plant
 from tests.support.counts import Verdicts

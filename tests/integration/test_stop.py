@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from deploy.native.servers import Kafka
-from streams.roles import Role
+from flowgauge.runtime.roles import Role
 from tests.support.clusters import LINES, plant
 from tests.support.counts import Verdicts
 from tests.support.servers import S3Address, plant_variables, provided, running

@@ -8,11 +8,11 @@ from uuid import uuid4
 
 import pytest
 
-from adapters.environment import redis_url, s3_settings
-from adapters.local.clock import SystemClock
-from adapters.minio.objects import S3Objects
-from adapters.redis.state import RedisState
-from core.errors import SettingsError, Unavailable
+from flowgauge.domain.errors import SettingsError, Unavailable
+from flowgauge.local.clock import SystemClock
+from flowgauge.redis.state import RedisState
+from flowgauge.s3.objects import S3Objects
+from flowgauge.settings.environment import redis_url, s3_settings
 from tests.support.certificates import Authority
 from tests.support.encrypted import GuardedMinio, GuardedRedis
 

@@ -11,10 +11,10 @@ import pytest
 from kafka import KafkaAdminClient
 from kafka.admin import ConfigResource, ConfigResourceType
 
-from adapters.environment import kafka_settings
-from adapters.kafka.log import KafkaLog
-from adapters.local.clock import SystemClock
-from core.messages import IMAGES, TOPICS
+from flowgauge.domain.messages import IMAGES, TOPICS
+from flowgauge.kafka.log import KafkaLog
+from flowgauge.local.clock import SystemClock
+from flowgauge.settings.environment import kafka_settings
 from tests.support.shell import Shell
 from tests.support.streaming import png
 
@@ -78,7 +78,7 @@ def test_a_folder_is_published_in_the_order_of_its_names(flowgauge: Shell, prefi
 def test_publishing_to_brokers_that_are_away_says_so(tmp_path: Path) -> None:
     """In a process of its own: a client that never connected leaves its sockets to the collector, which warns."""
     (tmp_path / "a.png").write_bytes(png(100))
-    command = "from adapters.cli import main; main()"
+    command = "from flowgauge.cli import main; main()"
     done = subprocess.run(
         [sys.executable, "-c", command, "publish", str(tmp_path), "--line", "press-3"],
         env=os.environ | {"FLOWGAUGE_KAFKA_BOOTSTRAP": "127.0.0.1:1"},

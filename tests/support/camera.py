@@ -9,9 +9,9 @@ from threading import Event, RLock, Thread
 from types import TracebackType
 from typing import Self
 
-from adapters.environment import kafka_settings
-from adapters.kafka.publisher import ImagePublisher
-from core.ports import Objects
+from flowgauge.domain.ports import Objects
+from flowgauge.kafka.publisher import ImagePublisher
+from flowgauge.settings.environment import kafka_settings
 from tests.support.clusters import LINES
 from tests.support.streaming import START, event, png
 

@@ -3,11 +3,11 @@
 from random import Random
 from typing import Any
 
-from core.messages import ADAPTATIONS, AdaptationRequest, AlertKind, Statistics, Verdict
-from streams.alerts import alerts
-from streams.observing import Observing
-from streams.store import Store
-from streams.worker import Worker
+from flowgauge.domain.messages import ADAPTATIONS, AdaptationRequest, AlertKind, Statistics, Verdict
+from flowgauge.processors.observing import Observing
+from flowgauge.runtime.alerts import alerts
+from flowgauge.runtime.backend import Store
+from flowgauge.runtime.worker import Worker
 from tests.support.streaming import hash_bits, records, verdict
 
 

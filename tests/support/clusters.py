@@ -14,18 +14,18 @@ from uuid import uuid4
 
 from kafka import KafkaAdminClient
 
-from adapters.environment import kafka_settings, s3_settings
-from adapters.kafka.faults import kafka_faults
-from adapters.kafka.publisher import ImagePublisher
-from adapters.kafka.topics import Plan, Topics
-from adapters.minio.objects import S3Objects
-from core.errors import Unavailable
-from core.lines import Policy
-from core.ports import Record
-from streams.bootstrap import open_store
-from streams.lines import set_line
-from streams.roles import Role
-from streams.store import Store
+from flowgauge.app.bootstrap import open_store
+from flowgauge.domain.errors import Unavailable
+from flowgauge.domain.lines import Policy
+from flowgauge.domain.ports import Record
+from flowgauge.kafka.faults import kafka_faults
+from flowgauge.kafka.publisher import ImagePublisher
+from flowgauge.kafka.topics import Plan, Topics
+from flowgauge.registry.lines import set_line
+from flowgauge.runtime.backend import Store
+from flowgauge.runtime.roles import Role
+from flowgauge.s3.objects import S3Objects
+from flowgauge.settings.environment import kafka_settings, s3_settings
 from tests.support.streaming import START, event, fitted, png
 
 PARTITIONS = 4

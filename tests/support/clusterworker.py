@@ -12,17 +12,17 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from time import sleep
 
-from adapters.cli.exits import exit_code
-from adapters.cli.output import complain
-from adapters.cli.worker import give_up
-from core.adaptation.contract import AdaptationInput, AdaptationOutcome
-from core.errors import FlowgaugeError, Unavailable
-from core.images import Picture
-from core.judgement import Judgement
-from streams.app import run_groups
-from streams.bootstrap import open_store
-from streams.cluster import Pace, group_members
-from streams.roles import Role
+from flowgauge.adaptation.contract import AdaptationInput, AdaptationOutcome
+from flowgauge.app.bootstrap import open_store
+from flowgauge.app.cluster import Pace, group_members
+from flowgauge.cli.exits import exit_code
+from flowgauge.cli.output import complain
+from flowgauge.cli.worker import give_up
+from flowgauge.domain.errors import FlowgaugeError, Unavailable
+from flowgauge.models.prediction import Judgement
+from flowgauge.runtime.faust_app import run_groups
+from flowgauge.runtime.roles import Role
+from flowgauge.vision.decoding import Picture
 from tests.support.streaming import BrightnessGauge, adapt, load
 
 JUMP = timedelta(hours=1, minutes=10)

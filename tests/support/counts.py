@@ -4,12 +4,12 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from datetime import datetime
 
-from core.deadletters import OFFSET
-from core.messages import DEAD_LETTERS, VERDICTS, Alert, AlertKind, Verdict
-from core.ports import Log
-from streams.alerts import alerts
-from streams.archive import archived
-from streams.counting import Counted, count
+from flowgauge.domain.dead_letters import OFFSET
+from flowgauge.domain.messages import DEAD_LETTERS, VERDICTS, Alert, AlertKind, Verdict
+from flowgauge.domain.ports import Log
+from flowgauge.processors.archive import archived
+from flowgauge.runtime.alerts import alerts
+from flowgauge.runtime.fencing import Counted, count
 from tests.support.camera import Cameras
 from tests.support.clusters import LINES, PARTITIONS, Cluster
 

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from core.detectors.base import Detector, FeatureShape, Lesson, joined
-from core.detectors.headflow import panel_options
-from core.detectors.registry import DETECTORS, FROM_PIXELS, create
+from flowgauge.models.detector import Detector, FeatureShape, Lesson, joined
+from flowgauge.models.headflow.detector import panel_options
+from flowgauge.models.registry import DETECTORS, FROM_PIXELS, create
 
 SHAPE = FeatureShape(channels=(4, 6, 8), strides=(4, 8, 16), size=64)
 

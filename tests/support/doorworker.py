@@ -10,11 +10,11 @@ import signal
 import sys
 from contextlib import ExitStack
 
-from adapters.cli.worker import give_up
-from streams.app import run_groups
-from streams.bootstrap import open_store
-from streams.cluster import group_members
-from streams.roles import Role
+from flowgauge.app.bootstrap import open_store
+from flowgauge.app.cluster import group_members
+from flowgauge.cli.worker import give_up
+from flowgauge.runtime.faust_app import run_groups
+from flowgauge.runtime.roles import Role
 from tests.support.clusterworker import told
 from tests.support.streaming import adapt, load
 

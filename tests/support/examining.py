@@ -2,13 +2,13 @@
 
 from pathlib import Path
 
-from core.doctor.examine import Examination, examine
-from core.doctor.survey import Survey, survey
-from core.evaluation.datasets import Dataset
-from core.fitting import FitSettings, embedder_for
-from core.lessons import Embedder
-from core.preprocessing import Preprocessing
-from core.procedural import ProceduralLine, write_dataset
+from flowgauge.datachecks.examine import Examination, examine
+from flowgauge.datachecks.image_statistics import Survey, survey
+from flowgauge.evaluation.datasets import Dataset
+from flowgauge.synthetic.procedural import ProceduralLine, write_dataset
+from flowgauge.training.fit import FitSettings, embedder_for
+from flowgauge.training.training_set import Embedder
+from flowgauge.vision.preprocessing import Preprocessing
 
 TRAIN, TEST_GOOD, PER_KIND, SIDE = 64, 16, 2, 128
 

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from core.evaluation.bootstrap import Interval
-from core.evaluation.choices import Choice, Costs
-from core.evaluation.estimate import Estimate, Repeat, estimated
-from core.evaluation.repartition import Material, Partition, repartition
-from core.evaluation.repeating import Chooser
-from core.folds import fold_of
-from core.thresholds import FALSE_ALARMS, Calibration, CalibrationScores
+from flowgauge.domain.folds import fold_of
+from flowgauge.evaluation.bootstrap import Interval
+from flowgauge.evaluation.choices import Choice, Costs
+from flowgauge.evaluation.estimate import Estimate, Repeat, estimated
+from flowgauge.evaluation.repartition import Material, Partition, repartition
+from flowgauge.evaluation.replicates import Chooser
+from flowgauge.training.thresholds import FALSE_ALARMS, Calibration, CalibrationScores
 
 Features = NDArray[Any]
 Population = tuple[Features, Features]  # features, and their squared lengths

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from core.errors import StoreFull, Unavailable
+from flowgauge.domain.errors import StoreFull, Unavailable
 
 
 class Failing:

@@ -6,13 +6,13 @@ from io import BytesIO
 
 from PIL import Image
 
-from core.backbones import PIXELS_SPEC, BackboneSpec
-from core.detectors.registry import DETECTORS, FROM_LABELS, FROM_PIXELS
-from core.fitting import FitSettings, fit
-from core.gauge import Gauge
-from core.images import Picture, decode
-from core.preprocessing import Preprocessing
-from core.procedural import NOMINAL, Condition, ProceduralLine
+from flowgauge.models.backbones import PIXELS_SPEC, BackboneSpec
+from flowgauge.models.registry import DETECTORS, FROM_LABELS, FROM_PIXELS
+from flowgauge.synthetic.procedural import NOMINAL, Condition, ProceduralLine
+from flowgauge.training.fit import FitSettings, fit
+from flowgauge.training.gauge import Gauge
+from flowgauge.vision.decoding import Picture, decode
+from flowgauge.vision.preprocessing import Preprocessing
 
 AT = datetime(2026, 3, 1, tzinfo=UTC)
 MATERIAL = "brushed-metal"

@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from streams.bootstrap import embedded, folder_source, open_store
+from flowgauge.app.bootstrap import embedded, folder_source, open_store
 from tests.support.streaming import LINE, adapt, load
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageFilter
 
-from core.procedural import DEFECTS, ProceduralLine
+from flowgauge.synthetic.procedural import DEFECTS, ProceduralLine
 
 
 def duplicated(root: Path) -> set[str]:

@@ -8,8 +8,8 @@ from tempfile import mkdtemp
 
 import pytest
 
-from adapters.cli import main
-from core.procedural import ProceduralLine, write_dataset
+from flowgauge.cli import main
+from flowgauge.synthetic.procedural import ProceduralLine, write_dataset
 
 LINE = "press-3"
 SIDE = 128

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from adapters.cli import main
+from flowgauge.cli import main
 
 
 @dataclass(frozen=True)

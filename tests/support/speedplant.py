@@ -13,21 +13,21 @@ from pathlib import Path
 from time import monotonic, sleep
 from uuid import uuid4
 
-from adapters.environment import kafka_settings, s3_settings
-from adapters.kafka.publisher import ImagePublisher
-from adapters.kafka.topics import Plan, Topics
-from adapters.minio.objects import S3Objects
-from core.fitting import FitSettings, fit
-from core.gauge import Gauge
-from core.images import decode
-from core.messages import VERDICTS, Event, Verdict
-from core.ports import Record
-from core.procedural import ProceduralLine
-from core.snapshot import Snapshot, save
-from streams.bootstrap import open_store
-from streams.roles import Role
-from streams.snapshots import SnapshotFiles, publish_snapshot
-from streams.store import Store
+from flowgauge.app.bootstrap import open_store
+from flowgauge.domain.messages import VERDICTS, Event, Verdict
+from flowgauge.domain.ports import Record
+from flowgauge.kafka.publisher import ImagePublisher
+from flowgauge.kafka.topics import Plan, Topics
+from flowgauge.registry.snapshots import SnapshotFiles, publish_snapshot
+from flowgauge.runtime.backend import Store
+from flowgauge.runtime.roles import Role
+from flowgauge.s3.objects import S3Objects
+from flowgauge.settings.environment import kafka_settings, s3_settings
+from flowgauge.synthetic.procedural import ProceduralLine
+from flowgauge.training.fit import FitSettings, fit
+from flowgauge.training.gauge import Gauge
+from flowgauge.training.snapshot import Snapshot, save
+from flowgauge.vision.decoding import decode
 from tests.support.gauges import AT, png
 
 LINE = "press-3"
@@ -57,7 +57,7 @@ class SpeedPlant:
     workers: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     def start(self, role: Role, *options: str) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "adapters.cli", "worker", role.value, "--store", self.uri, "--threads", "1"]
+        command = [sys.executable, "-m", "flowgauge.cli", "worker", role.value, "--store", self.uri, "--threads", "1"]
         cache_folder = ("--cache", str(self.folder / "cache"))
         worker = subprocess.Popen(
             [*command, *cache_folder, *options],

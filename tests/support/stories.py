@@ -7,7 +7,9 @@ from uuid import UUID
 import numpy as np
 from PIL import Image
 
-from adapters.report.story import (
+from flowgauge.domain.messages import AdaptationRequest, Decision, Reason
+from flowgauge.domain.trace import AdaptationReport, AdaptationTrace, Check, GateReport, Round, Step
+from flowgauge.reports.story import (
     Adaptation,
     Call,
     Counts,
@@ -22,8 +24,6 @@ from adapters.report.story import (
     Swap,
     Truth,
 )
-from core.adaptation.trace import AdaptationReport, AdaptationTrace, Check, GateReport, Round, Step
-from core.messages import AdaptationRequest, Decision, Reason
 
 AT = datetime(2025, 3, 1, 6, 0, tzinfo=UTC)
 PHASES = (("steady", "light as at the fit"), ("brighter", "light up by a third"), ("bright", "light up by two thirds"))

@@ -11,18 +11,18 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from core.adaptation.contract import AdaptationInput, AdaptationOutcome
-from core.adaptation.trace import AdaptationTrace, Check, GateReport
-from core.errors import SnapshotCorrupt
-from core.images import Picture
-from core.judgement import Judgement
-from core.messages import VERDICTS, Decision, Event, Source, Statistics, Verdict
-from core.names import verdict_id
-from core.ports import Log, Outgoing, Record
-from streams.bootstrap import open_store
-from streams.events import image_record
-from streams.snapshots import SnapshotFiles, publish_snapshot
-from streams.store import Store
+from flowgauge.adaptation.contract import AdaptationInput, AdaptationOutcome
+from flowgauge.app.bootstrap import open_store
+from flowgauge.domain.errors import SnapshotCorrupt
+from flowgauge.domain.messages import VERDICTS, Decision, Event, Source, Statistics, Verdict
+from flowgauge.domain.object_keys import verdict_id
+from flowgauge.domain.ports import Log, Outgoing, Record
+from flowgauge.domain.trace import AdaptationTrace, Check, GateReport
+from flowgauge.models.prediction import Judgement
+from flowgauge.registry.snapshots import SnapshotFiles, publish_snapshot
+from flowgauge.runtime.backend import Store
+from flowgauge.runtime.events import image_record
+from flowgauge.vision.decoding import Picture
 
 LINE = "press-3"
 START = datetime(2026, 3, 1, 6, 0, tzinfo=UTC)

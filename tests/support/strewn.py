@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from core.procedural import ProceduralLine
-from core.segmentation import segmented
+from flowgauge.synthetic.procedural import ProceduralLine
+from flowgauge.vision.segmentation import segmented
 
 CANVAS, PART = 192, 96
 KINDS = ("scratch", "chip", "stain")

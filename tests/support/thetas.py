@@ -2,9 +2,9 @@
 
 from torch import Tensor
 
-from core.backbones import BackboneSpec
-from core.meta.settings import MetaTraining
-from core.meta.theta import Card, Theta
+from flowgauge.meta.initialization import Card, Theta
+from flowgauge.meta.settings import MetaTraining
+from flowgauge.models.backbones import BackboneSpec
 
 
 def theta_of(parameters: dict[str, Tensor], backbone_sha256: str = "") -> Theta:

@@ -11,29 +11,21 @@ import numpy as np
 import pytest
 import torch
 
-from core.adaptation.adapt import AdaptSettings, adapt
-from core.adaptation.contract import AdaptationInput, AdaptationOutcome
-from core.adaptation.gate import GateSettings, Recent, judge_candidate
-from core.adaptation.inner_loop import (
-    InnerLoop,
-    StepRule,
-    Teaching,
-    adapted,
-    inner_loop,
-    loss_of,
-    parameters_of,
-)
-from core.adaptation.rejection import Rejection, suspect
-from core.adaptation.uncertainty import L2Rule, Uncertainty, Units
-from core.errors import UserError
-from core.flows.coupling import CouplingFlow
-from core.images import Picture
-from core.meta.outer_loop import Order, meta_gradient
-from core.ports import Buffered
-from core.preprocessing import Aspect
-from core.procedural import Condition
-from core.snapshot import load, save
-from core.thresholds import QuartileRule, Rule
+from flowgauge.adaptation.adapt import AdaptSettings, adapt
+from flowgauge.adaptation.contract import AdaptationInput, AdaptationOutcome
+from flowgauge.adaptation.gate import GateSettings, Recent, judge_candidate
+from flowgauge.adaptation.inner_loop import InnerLoop, StepRule, Teaching, adapted, inner_loop, loss_of, parameters_of
+from flowgauge.adaptation.uncertainty import L2Rule, Uncertainty, Units
+from flowgauge.domain.errors import UserError
+from flowgauge.domain.ports import Buffered
+from flowgauge.meta.outer_loop import Order, meta_gradient
+from flowgauge.models.flows.coupling import CouplingFlow
+from flowgauge.synthetic.procedural import Condition
+from flowgauge.training.outliers import Rejection, suspect
+from flowgauge.training.snapshot import load, save
+from flowgauge.training.thresholds import QuartileRule, Rule
+from flowgauge.vision.decoding import Picture
+from flowgauge.vision.preprocessing import Aspect
 from tests.support.gauges import AT, SIZE, defects, gauge, goods
 
 DRIFTED = Condition(gain=0.8, contrast=0.85)

@@ -6,21 +6,21 @@ from uuid import UUID, uuid5
 
 import pytest
 
-from core.adaptation.contract import Adapt, AdaptationInput, AdaptationOutcome, adaptation_seed, adapted_version
-from core.deadletters import REASON
-from core.errors import DatasetError, Unavailable
-from core.golden import Label, judges
-from core.messages import ADAPTATIONS, DEAD_LETTERS, AdaptationRequest, AlertKind, Reason
-from core.names import image_object
-from core.ports import Buffered, Outgoing
-from streams.adaptation import Adaptation, audit, audits, coalesced, request_adaptation
-from streams.alerts import alerts
-from streams.decisions import Decisions
-from streams.golden import add_golden
-from streams.lines import set_line
-from streams.snapshots import active_snapshot, announcements, fetch_snapshot, roll_back
-from streams.store import Store
-from streams.worker import Worker
+from flowgauge.adaptation.contract import Adapt, AdaptationInput, AdaptationOutcome, adaptation_seed, adapted_version
+from flowgauge.domain.dead_letters import REASON
+from flowgauge.domain.errors import DatasetError, Unavailable
+from flowgauge.domain.golden import Label, judges
+from flowgauge.domain.messages import ADAPTATIONS, DEAD_LETTERS, AdaptationRequest, AlertKind, Reason
+from flowgauge.domain.object_keys import image_object
+from flowgauge.domain.ports import Buffered, Outgoing
+from flowgauge.processors.adaptation import Adaptation, audit, audits, coalesced, request_adaptation
+from flowgauge.registry.golden_sets import add_golden
+from flowgauge.registry.lines import set_line
+from flowgauge.registry.snapshots import active_snapshot, announcements, fetch_snapshot, roll_back
+from flowgauge.runtime.alerts import alerts
+from flowgauge.runtime.backend import Store
+from flowgauge.runtime.worker import Worker
+from flowgauge.services.decisions import Decisions
 from tests.support.failing import Failing
 from tests.support.streaming import LINE, START, SetClock, adapt, fitted, load, opened, png, records, refuse
 

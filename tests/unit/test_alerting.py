@@ -3,13 +3,13 @@ from pathlib import Path
 
 import pytest
 
-from core.deadletters import dead_letter
-from core.messages import ALERTS, VERDICTS, Alert, AlertKind, Decision
-from streams.alerting import NO_LINE, Alerting
-from streams.alerts import alerts
-from streams.scoring import NO_GAUGE
-from streams.store import Store
-from streams.worker import Worker
+from flowgauge.domain.dead_letters import dead_letter
+from flowgauge.domain.messages import ALERTS, VERDICTS, Alert, AlertKind, Decision
+from flowgauge.processors.alerting import NO_LINE, Alerting
+from flowgauge.processors.scoring import NO_GAUGE
+from flowgauge.runtime.alerts import alerts
+from flowgauge.runtime.backend import Store
+from flowgauge.runtime.worker import Worker
 from tests.support.failing import Failing
 from tests.support.streaming import LINE, SetClock, append_verdicts, opened, records, verdict
 

@@ -2,9 +2,9 @@
 
 import pytest
 
-from core.evaluation.amplifying import RATES, Amplified, OneClassDigits, Setting, comparisons, settings_of
-from core.reconstruction.losses import BaseLoss
-from core.reconstruction.training import Optimiser
+from flowgauge.evaluation.loss_amplification import RATES, Amplified, OneClassDigits, Setting, comparisons, settings_of
+from flowgauge.models.lamp.losses import BaseLoss
+from flowgauge.models.lamp.training import Optimiser
 
 PLAIN = Setting(where="digits", loss=BaseLoss.L2, optimiser=Optimiser.ADAM, amplified=False)
 STEEP = PLAIN.model_copy(update={"amplified": True})

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from core.messages import VERDICTS, Decision, Region
-from streams.archive import Archive, archived
-from streams.store import Store
-from streams.worker import Worker
+from flowgauge.domain.messages import VERDICTS, Decision, Region
+from flowgauge.processors.archive import Archive, archived
+from flowgauge.runtime.backend import Store
+from flowgauge.runtime.worker import Worker
 from tests.support.failing import Failing
 from tests.support.streaming import START, SetClock, append_verdicts, opened, verdict
 

@@ -6,11 +6,11 @@ import pytest
 import timm
 from safetensors.torch import save_file
 
-from adapters.cli.model import Model
-from adapters.cli.options import Aspect
-from core.backbones import BackboneSpec, Origin
-from core.errors import SettingsError
-from core.fitting import FitSettings
+from flowgauge.cli.model import Model
+from flowgauge.cli.options import Aspect
+from flowgauge.domain.errors import SettingsError
+from flowgauge.models.backbones import BackboneSpec, Origin
+from flowgauge.training.fit import FitSettings
 from tests.support.folders import write_plain
 from tests.support.shell import Shell
 

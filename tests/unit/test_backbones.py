@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import nn
 
-from core.backbones import LITE0, SHORT_NAMES, BackboneSpec, Origin, load_backbone
-from core.errors import BackboneMismatch, SettingsError
-from core.seeding import seeded
+from flowgauge.domain.errors import BackboneMismatch, SettingsError
+from flowgauge.domain.seeding import seeded
+from flowgauge.models.backbones import LITE0, SHORT_NAMES, BackboneSpec, Origin, load_backbone
 
 SMALL = "mobilenetv3_small_050"
 TRANSFORMER = "vit_tiny_patch16_224"
@@ -217,7 +217,7 @@ def test_a_file_names_its_model_by_how_its_name_begins(tmp_path: Path) -> None:
 def test_a_file_of_a_transformer_in_half_precision_is_named_by_a_short_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("core.backbones.SHORT_NAMES", {"tiny": TRANSFORMER})
+    monkeypatch.setattr("flowgauge.models.backbones.SHORT_NAMES", {"tiny": TRANSFORMER})
     path = tmp_path / "weights.safetensors"
     model = timm.create_model(TRANSFORMER)
     save_file({name: value.half() for name, value in model.state_dict().items()}, path)

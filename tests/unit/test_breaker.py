@@ -6,8 +6,8 @@ from threading import Event
 
 import pytest
 
-from adapters.minio.breaker import Breaker
-from core.errors import StoreFull, Unavailable
+from flowgauge.domain.errors import StoreFull, Unavailable
+from flowgauge.s3.circuit_breaker import Breaker
 
 AWAY = Unavailable("It is away.", "Start it.")
 

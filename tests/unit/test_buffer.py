@@ -1,8 +1,8 @@
 from datetime import timedelta
 
-from core.buffer import leaving
-from core.lines import LineSettings
-from core.ports import Buffered
+from flowgauge.domain.buffer import leaving
+from flowgauge.domain.lines import LineSettings
+from flowgauge.domain.ports import Buffered
 from tests.support.streaming import START, hash_bits
 
 

@@ -2,9 +2,9 @@
 
 import pytest
 
-from adapters.cli.model import Model, changed
-from adapters.cli.options import Aspect
-from core.errors import SettingsError
+from flowgauge.cli.model import Model, changed
+from flowgauge.cli.options import Aspect
+from flowgauge.domain.errors import SettingsError
 
 
 def model(detector: str, *changes: str) -> Model:

@@ -9,19 +9,19 @@ import numpy as np
 import pytest
 import torch
 
-from core.adaptation.adapt import adapt
-from core.adaptation.contract import Adapt, AdaptationInput, AdaptationOutcome
-from core.adaptation.trace import Check, GateReport
-from core.evaluation.changinglines import BUFFERED, CONTAMINATION, ChangingLine
-from core.evaluation.drift import DriftPhase, Follower, Reading, Sighting, Way, scores, summaries
-from core.evaluation.ingredients import Ingredients, settings_of
-from core.evaluation.poisoning import Aftermath, Dose, poisoned
-from core.fitting import fit
-from core.gauge import Gauge
-from core.images import Picture
-from core.procedural import NOMINAL, Change, Condition, ProceduralLine
-from core.snapshot import load
-from core.thresholds import Rule
+from flowgauge.adaptation.adapt import adapt
+from flowgauge.adaptation.contract import Adapt, AdaptationInput, AdaptationOutcome
+from flowgauge.domain.trace import Check, GateReport
+from flowgauge.evaluation.ablations import Ingredients, settings_of
+from flowgauge.evaluation.changing_lines import BUFFERED, CONTAMINATION, ChangingLine
+from flowgauge.evaluation.drift import DriftPhase, Follower, Reading, Sighting, Way, scores, summaries
+from flowgauge.evaluation.poisoning import Aftermath, Dose, poisoned
+from flowgauge.synthetic.procedural import NOMINAL, Change, Condition, ProceduralLine
+from flowgauge.training.fit import fit
+from flowgauge.training.gauge import Gauge
+from flowgauge.training.snapshot import load
+from flowgauge.training.thresholds import Rule
+from flowgauge.vision.decoding import Picture
 from tests.support.gauges import AT, SIZE, defects, gauge, goods, settings
 
 DRIFTED = Condition(gain=0.7, contrast=0.8)

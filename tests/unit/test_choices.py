@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from core.evaluation.choices import Costs, least_cost, smallest_budget, within_budget, youden
+from flowgauge.evaluation.choices import Costs, least_cost, smallest_budget, within_budget, youden
 
 GOOD = np.array([0.0, 1.0, 2.0, 3.0, 6.0])
 DEFECT = np.array([2.5, 5.0, 5.5, 8.0, 9.0, 10.0])

@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 import typer.main
 
-from adapters.cli import options
-from adapters.cli.app import app
-from adapters.cli.exits import Exit, exit_code
-from adapters.cli.output import cell
-from core import errors
-from core.lines import LineSettings
-from core.preprocessing import Aspect
+from flowgauge.cli import options
+from flowgauge.cli.app import app
+from flowgauge.cli.exits import Exit, exit_code
+from flowgauge.cli.output import cell
+from flowgauge.domain import errors
+from flowgauge.domain.lines import LineSettings
+from flowgauge.vision.preprocessing import Aspect
 from tests.support.folders import write_mvtec, write_plain
 from tests.support.shell import Shell
 
@@ -46,7 +46,7 @@ def test_help_for_a_line_names_every_setting(flowgauge: Shell) -> None:
 
 
 def test_the_command_line_starts_without_loading_a_model() -> None:
-    script = "import sys, adapters.cli; print({'torch', 'timm', 'pydantic', 'numpy', 'scipy'} & sys.modules.keys())"
+    script = "import sys, flowgauge.cli; print({'torch', 'timm', 'pydantic', 'numpy', 'scipy'} & sys.modules.keys())"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
 

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from adapters.report.comparison import render_comparison
-from adapters.report.roc import roc
-from core.evaluation.comparison import MIB, Entrant, Shown, Spread, standings
-from core.evaluation.results import ClassFigures, ImageResult, Run
-from core.messages import Decision
+from flowgauge.domain.messages import Decision
+from flowgauge.evaluation.comparison import MIB, Entrant, Shown, Spread, standings
+from flowgauge.evaluation.results import ClassFigures, ImageResult, Run
+from flowgauge.reports.comparison import render_comparison
+from flowgauge.reports.roc import roc
 
 PIXEL = b64encode(b"\xff\xd8\xff a JPEG begins so").decode()
 SCORES = {"good": (0.1, 0.2, 0.3, 0.6), "dent": (0.5, 0.9), "hole": (0.6,)}
@@ -112,7 +112,7 @@ def test_the_page_has_no_wall_without_pictures_and_escapes_names() -> None:
 _MEASURING = """
 import multiprocessing, os, time
 from concurrent.futures import ProcessPoolExecutor
-from adapters.cli.comparing import _end_with_parent
+from flowgauge.cli.comparing import _end_with_parent
 
 if __name__ == "__main__":
     context = multiprocessing.get_context("spawn")

@@ -2,11 +2,11 @@ from pathlib import Path
 
 import pytest
 
-from core.messages import DEAD_LETTERS, VERDICTS
-from core.ports import Outgoing
-from streams.counting import Counted, VerdictReader, count, highest_before
-from streams.store import Store
-from streams.worker import Worker
+from flowgauge.domain.messages import DEAD_LETTERS, VERDICTS
+from flowgauge.domain.ports import Outgoing
+from flowgauge.runtime.backend import Store
+from flowgauge.runtime.fencing import Counted, VerdictReader, count, highest_before
+from flowgauge.runtime.worker import Worker
 from tests.support.streaming import LINE, SetClock, append_verdicts, opened, records, verdict
 
 

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 from torch.func import jacrev
 
-from core.adaptation.inner_loop import InnerLoop, Teaching, adapted
-from core.detectors.csflow import CsFlow
-from core.detectors.registry import create
-from core.flows.crossscale import CrossScaleFlow, Scales
+from flowgauge.adaptation.inner_loop import InnerLoop, Teaching, adapted
+from flowgauge.models.csflow.detector import CsFlow
+from flowgauge.models.flows.cross_scale import CrossScaleFlow, Scales
+from flowgauge.models.registry import create
 from tests.support.detectors import CONFIGS, SHAPE, lesson, shown, small
 
 SCALES = [Scales(4, (4, 2, 1)), Scales(5, (3, 2)), Scales(2, (2,))]

@@ -2,9 +2,9 @@ from pathlib import Path
 
 import pytest
 
-from core.errors import DatasetError, UnreadableImage
-from core.evaluation.datasets import Dataset, Sample, Unreadable, evenly, read, require_enough, sift
-from core.fitting import MINIMUM_IMAGES
+from flowgauge.domain.errors import DatasetError, UnreadableImage
+from flowgauge.evaluation.datasets import Dataset, Sample, Unreadable, evenly, read, require_enough, sift
+from flowgauge.training.fit import MINIMUM_IMAGES
 from tests.support.folders import SIDE, write_image, write_mask, write_mvtec, write_plain
 
 

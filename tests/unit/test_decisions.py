@@ -3,13 +3,13 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from core.errors import UserError
-from core.messages import AdaptationRequest, AlertKind, Reason
-from streams.adaptation import request_adaptation
-from streams.alerts import alert
-from streams.decisions import Decisions, approved
-from streams.occasions import Occasion
-from streams.store import Store
+from flowgauge.domain.errors import UserError
+from flowgauge.domain.messages import AdaptationRequest, AlertKind, Reason
+from flowgauge.processors.adaptation import request_adaptation
+from flowgauge.processors.triggers import Occasion
+from flowgauge.runtime.alerts import alert
+from flowgauge.runtime.backend import Store
+from flowgauge.services.decisions import Decisions, approved
 from tests.support.streaming import LINE, START, SetClock, opened
 
 OCCASION = Occasion(LINE, Reason.DRIFT, "image-7", START, "the light rose", since=START)

@@ -11,12 +11,12 @@ import pytest
 import typer
 import yaml
 
-from adapters.cli.app import app
-from adapters.prometheus.metrics import names
-from core.messages import IMAGES
 from deploy.native.servers import KAFKA_ALONE
-from streams.roles import Role
-from streams.scoring import Scoring
+from flowgauge.cli.app import app
+from flowgauge.domain.messages import IMAGES
+from flowgauge.processors.scoring import Scoring
+from flowgauge.prometheus.metrics import names
+from flowgauge.runtime.roles import Role
 
 ROOT = Path(__file__).parents[2]
 COMPOSE = ROOT / "docker-compose.yml"

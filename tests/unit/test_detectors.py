@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from core.detectors import registry
-from core.detectors.base import Detector, Scores, joined, length, select
-from core.detectors.rad import Rad, RadConfig
-from core.detectors.registry import create, offer
-from core.errors import SettingsError
+from flowgauge.domain.errors import SettingsError
+from flowgauge.models import registry
+from flowgauge.models.detector import Detector, Scores, joined, length, select
+from flowgauge.models.rad.detector import Rad, RadConfig
+from flowgauge.models.registry import create, offer
 from tests.support.detectors import CONFIGS, SHAPE, lesson, shown, small, taught
 
 NAMES = sorted(CONFIGS)

@@ -6,11 +6,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from core.doctor.enough import needed
-from core.doctor.focus import focus_check, sharpness
-from core.doctor.outliers import apart, surprising
-from core.doctor.twins import Pair, parts_of, twins
-from core.procedural import Condition, ProceduralLine
+from flowgauge.datachecks.focus import focus_check, sharpness
+from flowgauge.datachecks.near_duplicates import Pair, parts_of, twins
+from flowgauge.datachecks.outliers import apart, surprising
+from flowgauge.datachecks.sample_size import needed
+from flowgauge.synthetic.procedural import Condition, ProceduralLine
 
 
 def silent(what: str, done: int, total: int) -> None:

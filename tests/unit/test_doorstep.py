@@ -8,9 +8,9 @@ from threading import Thread
 
 import pytest
 
-from adapters.kafka.doorstep import ensure_admitted, tls_context
-from adapters.kafka.settings import KafkaSettings, Security
-from core.errors import NotAdmitted, Unavailable
+from flowgauge.domain.errors import NotAdmitted, Unavailable
+from flowgauge.kafka.auth_probe import ensure_admitted, tls_context
+from flowgauge.kafka.settings import KafkaSettings, Security
 
 
 @contextmanager

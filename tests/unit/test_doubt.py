@@ -5,11 +5,11 @@ from typing import Any
 
 import torch
 
-from core.detectors.adaptable import require_adaptable
-from core.detectors.base import Detector, Lesson, joined, select
-from core.detectors.guide import Guide, LessonLoss
-from core.detectors.registry import create
-from core.detectors.windows import DOUBTED, Windows
+from flowgauge.models.adaptable import require_adaptable
+from flowgauge.models.detector import Detector, Lesson, joined, select
+from flowgauge.models.headflow.head import Guide, LessonLoss
+from flowgauge.models.registry import create
+from flowgauge.models.windows import DOUBTED, Windows
 from tests.support.detectors import CONFIGS, SHAPE, features, lesson, small
 
 WORN = 8

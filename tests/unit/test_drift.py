@@ -6,7 +6,7 @@ from statistics import median
 
 import pytest
 
-from core.drift import (
+from flowgauge.drift.statistics import (
     REFERENCE,
     WINDOW,
     Drift,

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from redis import Redis
 
-from adapters.environment import kafka_settings, redis_url, s3_settings
-from adapters.kafka.settings import Mechanism, Security
-from core.errors import SettingsError
-from streams.bootstrap import open_store
+from flowgauge.app.bootstrap import open_store
+from flowgauge.domain.errors import SettingsError
+from flowgauge.kafka.settings import Mechanism, Security
+from flowgauge.settings.environment import kafka_settings, redis_url, s3_settings
 
 KAFKA = {"FLOWGAUGE_KAFKA_BOOTSTRAP": "a:9092, b:9092"}
 S3 = {

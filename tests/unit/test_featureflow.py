@@ -5,11 +5,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from core.detectors.base import Lesson
-from core.detectors.featureflow import FeatureFlow, Whitening
-from core.detectors.registry import create
-from core.flows.coupling import CouplingFlow
-from core.flows.product import ProductFlow
+from flowgauge.models.detector import Lesson
+from flowgauge.models.featureflow.detector import FeatureFlow, Whitening
+from flowgauge.models.flows.coupling import CouplingFlow
+from flowgauge.models.flows.product import ProductFlow
+from flowgauge.models.registry import create
 from tests.support.detectors import CONFIGS, SHAPE, features, lesson, small
 
 

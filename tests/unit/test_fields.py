@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from core.fields import smooth_noise, standardised, stroke, through, wander
+from flowgauge.synthetic.noise import smooth_noise, standardised, stroke, through, wander
 
 
 @pytest.mark.parametrize("shape", [(64, 64), (40, 200)])

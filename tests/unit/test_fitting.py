@@ -1,12 +1,12 @@
 import numpy as np
 import pytest
 
-from core.errors import DatasetError
-from core.fitting import FitSettings, fit
-from core.images import Picture
-from core.preprocessing import Aspect, Preprocessing
-from core.snapshot import save
-from core.thresholds import Rule
+from flowgauge.domain.errors import DatasetError
+from flowgauge.training.fit import FitSettings, fit
+from flowgauge.training.snapshot import save
+from flowgauge.training.thresholds import Rule
+from flowgauge.vision.decoding import Picture
+from flowgauge.vision.preprocessing import Aspect, Preprocessing
 from tests.support.gauges import AT, defects, gauge, goods, settings
 from tests.support.strewn import CANVAS, scene
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.func import jacrev
 
-from core.flows.coupling import CouplingFlow
-from core.flows.training import Rows, Training, held_out_images, maximise_likelihood
+from flowgauge.models.flows.coupling import CouplingFlow
+from flowgauge.models.flows.training import Rows, Training, held_out_images, maximise_likelihood
 
 SHAPES = [(2, 1, 0), (5, 3, 0), (16, 4, 0), (6, 2, 3)]
 

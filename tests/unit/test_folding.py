@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from core.folding import folded
-from core.seeding import seeded
+from flowgauge.domain.seeding import seeded
+from flowgauge.models.fuse import folded
 
 IMAGE = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 

@@ -1,12 +1,12 @@
 import numpy as np
 import pytest
 
-from adapters.report.estimate import render_estimate
-from core.evaluation.choices import Choice, Costs
-from core.evaluation.estimate import Repeat, estimated, f1, precision
-from core.evaluation.forecast import Forecast, Origin
-from core.evaluation.parts import Twins
-from core.evaluation.repeating import Chooser
+from flowgauge.evaluation.choices import Choice, Costs
+from flowgauge.evaluation.estimate import Repeat, estimated, f1, precision
+from flowgauge.evaluation.estimate_report import Forecast, Origin
+from flowgauge.evaluation.parts import Twins
+from flowgauge.evaluation.replicates import Chooser
+from flowgauge.reports.estimate import render_estimate
 from tests.unit.test_report import outline
 
 GOOD, DEFECTS = 80, 40

@@ -3,15 +3,15 @@ from pathlib import Path
 
 import pytest
 
-from adapters.local.snapshots import SnapshotFolder
-from core.errors import GaugeMissing, SnapshotTooNew, Unavailable
-from core.judgement import Judge
-from core.messages import SNAPSHOTS, Alert, AlertKind, SnapshotAnnouncement
-from core.names import snapshot_prefix
-from core.ports import Outgoing
-from streams.gauges import Gauges
-from streams.snapshots import active_snapshot, announcements, fetch_snapshot, publish_snapshot, roll_back
-from streams.store import Store
+from flowgauge.domain.errors import GaugeMissing, SnapshotTooNew, Unavailable
+from flowgauge.domain.messages import SNAPSHOTS, Alert, AlertKind, SnapshotAnnouncement
+from flowgauge.domain.object_keys import snapshot_prefix
+from flowgauge.domain.ports import Outgoing
+from flowgauge.local.snapshots import SnapshotFolder
+from flowgauge.models.prediction import Judge
+from flowgauge.registry.gauges import Gauges
+from flowgauge.registry.snapshots import active_snapshot, announcements, fetch_snapshot, publish_snapshot, roll_back
+from flowgauge.runtime.backend import Store
 from tests.support.failing import Failing
 from tests.support.streaming import LINE, START, SetClock, fitted, load, opened, snapshot
 

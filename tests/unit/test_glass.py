@@ -8,12 +8,12 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from core.detectors.adaptable import require_adaptable
-from core.detectors.glass import Glass, focal_loss
-from core.detectors.synthesis import Hypothesis, Synthesis, ascended, projected, synthesised
-from core.errors import SettingsError, UserError
-from core.lessons import paste_all
-from core.pasting import Pasting, paste, procedural_textures, textures_of
+from flowgauge.domain.errors import SettingsError, UserError
+from flowgauge.models.adaptable import require_adaptable
+from flowgauge.models.glass.detector import Glass, focal_loss
+from flowgauge.models.glass.synthesis import Hypothesis, Synthesis, ascended, projected, synthesised
+from flowgauge.synthetic.texture_overlay import Pasting, paste, procedural_textures, textures_of
+from flowgauge.training.training_set import paste_all
 from tests.support.detectors import features, taught
 from tests.support.gauges import line
 

@@ -5,8 +5,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from core.heatmaps import LONGEST_SIDE, MOST_REGIONS, heatmap_png, regions
-from core.images import Picture
+from flowgauge.vision.decoding import Picture
+from flowgauge.vision.heatmaps import LONGEST_SIDE, MOST_REGIONS, heatmap_png, regions
 
 Map = NDArray[np.float32]
 

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 
-from core.errors import UnreadableImage
-from core.images import ImageLimits, Picture, SixteenBit, decode, hamming, statistics
+from flowgauge.domain.errors import UnreadableImage
+from flowgauge.vision.decoding import ImageLimits, Picture, SixteenBit, decode, hamming, statistics
 
 Pixels = NDArray[np.uint8]
 

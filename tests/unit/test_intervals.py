@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from core.evaluation.choices import Choice
-from core.evaluation.intervals import ShareOfImages, corrected, plain, propagated
+from flowgauge.evaluation.choices import Choice
+from flowgauge.evaluation.intervals import ShareOfImages, corrected, plain, propagated
 from tests.support.factories import Factory, coverage, simulated
 
 SIMULATIONS = 150

@@ -6,16 +6,16 @@ from uuid import uuid4
 
 import pytest
 
-from core.errors import UserError
-from core.golden import Label
-from core.messages import VERDICTS, Verdict
-from core.names import image_object
-from core.ports import Record
-from streams.archive import Archive
-from streams.finding import find_verdict
-from streams.golden import add_golden, golden_set, teaching_defects
-from streams.store import Store
-from streams.worker import Worker
+from flowgauge.domain.errors import UserError
+from flowgauge.domain.golden import Label
+from flowgauge.domain.messages import VERDICTS, Verdict
+from flowgauge.domain.object_keys import image_object
+from flowgauge.domain.ports import Record
+from flowgauge.processors.archive import Archive
+from flowgauge.registry.golden_sets import add_golden, golden_set, teaching_defects
+from flowgauge.runtime.backend import Store
+from flowgauge.runtime.worker import Worker
+from flowgauge.services.verdict_lookup import find_verdict
 from tests.support.gauges import goods, line, png
 from tests.support.shell import Shell
 from tests.support.streaming import START, SetClock, append_verdicts, opened, verdict

@@ -5,17 +5,17 @@ import math
 import pytest
 import torch
 
-from adapters.cli.model import Model
-from adapters.cli.options import Aspect
-from core.backbones import PIXELS_SPEC, load_backbone
-from core.detectors.adaptable import require_adaptable
-from core.detectors.lamp import Lamp
-from core.detectors.registry import create
-from core.errors import SettingsError, UserError
-from core.reconstruction.amplification import amplified
-from core.reconstruction.autoencoder import Autoencoder
-from core.reconstruction.losses import BaseLoss, absolute, dissimilarity, squared
-from core.reconstruction.training import Optimiser, Reconstructing, teach
+from flowgauge.cli.model import Model
+from flowgauge.cli.options import Aspect
+from flowgauge.domain.errors import SettingsError, UserError
+from flowgauge.models.adaptable import require_adaptable
+from flowgauge.models.backbones import PIXELS_SPEC, load_backbone
+from flowgauge.models.lamp.amplification import amplified
+from flowgauge.models.lamp.autoencoder import Autoencoder
+from flowgauge.models.lamp.detector import Lamp
+from flowgauge.models.lamp.losses import BaseLoss, absolute, dissimilarity, squared
+from flowgauge.models.lamp.training import Optimiser, Reconstructing, teach
+from flowgauge.models.registry import create
 from tests.support.detectors import CONFIGS, PIXELS, SHAPE, stripes, taught
 
 

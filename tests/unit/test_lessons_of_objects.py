@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from core.images import Picture
-from core.lessons import paint_all, varied
-from core.preprocessing import Aspect, Preprocessing, shown
+from flowgauge.training.training_set import paint_all, varied
+from flowgauge.vision.decoding import Picture
+from flowgauge.vision.preprocessing import Aspect, Preprocessing, shown
 from tests.support.strewn import scene
 
 

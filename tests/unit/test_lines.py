@@ -3,14 +3,14 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from core.errors import InvalidName, SettingsError, UnreadableImage
-from core.golden import Label, judges
-from core.lines import LineSettings, Policy
-from core.names import line_settings_object
-from streams.golden import add_golden, golden_set, judging_pictures
-from streams.lines import line_settings, lines, set_line
-from streams.settings import SettingsCache
-from streams.store import Store
+from flowgauge.domain.errors import InvalidName, SettingsError, UnreadableImage
+from flowgauge.domain.golden import Label, judges
+from flowgauge.domain.lines import LineSettings, Policy
+from flowgauge.domain.object_keys import line_settings_object
+from flowgauge.registry.golden_sets import add_golden, golden_set, judging_pictures
+from flowgauge.registry.line_settings import SettingsCache
+from flowgauge.registry.lines import line_settings, lines, set_line
+from flowgauge.runtime.backend import Store
 from tests.support.streaming import LINE, SetClock, append_verdicts, fitted, opened, png, verdict
 
 

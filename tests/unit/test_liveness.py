@@ -7,10 +7,10 @@ from threading import Event
 
 import pytest
 
-from core.errors import Stalled
-from core.messages import IMAGES
-from streams.liveness import Progress, Pulse, Watchdog
-from streams.member import Member
+from flowgauge.domain.errors import Stalled
+from flowgauge.domain.messages import IMAGES
+from flowgauge.runtime.group_member import Member
+from flowgauge.runtime.liveness import Progress, Pulse, Watchdog
 from tests.support.streaming import SetClock, opened, png, send
 from tests.unit.test_member import PLACE, Echo
 
@@ -52,8 +52,8 @@ def test_a_watchdog_names_the_pulse_that_fell_silent() -> None:
 
 def test_a_process_that_hangs_is_ended_with_a_word() -> None:
     hanging = (
-        "from adapters.cli.worker import _end\n"
-        "from streams.liveness import Pulse, Watchdog\n"
+        "from flowgauge.cli.worker import _end\n"
+        "from flowgauge.runtime.liveness import Pulse, Watchdog\n"
         "with Watchdog({'scoring': Pulse()}, 0.1, _end):\n"
         "    while True: pass\n"
     )

@@ -6,15 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from adapters.local.database import Database, Durability
-from adapters.local.folder import FolderSource
-from adapters.local.lock import only_runner
-from adapters.local.log import LocalLog
-from adapters.local.objects import LocalObjects
-from core.deadletters import REASON
-from core.errors import SettingsError, StoreBusy, StoreFull, Unavailable, UserError
-from core.messages import DEAD_LETTERS, IMAGES, Event
-from core.ports import Outgoing
+from flowgauge.domain.dead_letters import REASON
+from flowgauge.domain.errors import SettingsError, StoreBusy, StoreFull, Unavailable, UserError
+from flowgauge.domain.messages import DEAD_LETTERS, IMAGES, Event
+from flowgauge.domain.ports import Outgoing
+from flowgauge.local.database import Database, Durability
+from flowgauge.local.folder import FolderSource
+from flowgauge.local.lock import only_runner
+from flowgauge.local.log import LocalLog
+from flowgauge.local.objects import LocalObjects
 from tests.support.streaming import LINE, START, SetClock, png, records
 
 
@@ -132,7 +132,7 @@ def test_a_name_that_is_no_text_is_spelled_out(folder: Folder, clock: SetClock) 
 def test_a_file_that_is_too_large_is_a_dead_letter(
     folder: Folder, clock: SetClock, log: LocalLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("adapters.local.folder._LARGEST_BYTES", 10)
+    monkeypatch.setattr("flowgauge.local.folder._LARGEST_BYTES", 10)
     folder.write("a.png", png(100))
     clock.advance(2)
     folder.source.publish(9)

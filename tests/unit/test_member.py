@@ -8,12 +8,12 @@ from typing import cast
 
 import pytest
 
-from core.errors import NotAdmitted, Unavailable
-from core.messages import ADAPTATIONS, IMAGES
-from core.ports import Log, Outgoing, Record
-from streams.member import Member, by_partition
-from streams.processor import Processor
-from streams.store import Store
+from flowgauge.domain.errors import NotAdmitted, Unavailable
+from flowgauge.domain.messages import ADAPTATIONS, IMAGES
+from flowgauge.domain.ports import Log, Outgoing, Record
+from flowgauge.runtime.backend import Store
+from flowgauge.runtime.group_member import Member, by_partition
+from flowgauge.runtime.processor import Processor
 from tests.support.failing import Failing
 from tests.support.streaming import SetClock, opened, png, records, send
 

@@ -7,7 +7,7 @@ import pytest
 _COUNT_HEAPS = """
 import ctypes, os, sys, tempfile
 from threading import Barrier, Thread
-from core.memory import share_one_heap
+from flowgauge.domain.malloc import share_one_heap
 
 if sys.argv[1] == "shared":
     share_one_heap()

@@ -11,21 +11,21 @@ import pytest
 import torch
 from torch import Tensor
 
-from core.adaptation.inner_loop import InnerLoop, Parameters, inner_loop
-from core.adaptation.uncertainty import L2Rule
-from core.backbones import BackboneSpec
-from core.detectors.base import length
-from core.detectors.headflow import GUIDE, HeadFlow, HeadFlowConfig
-from core.errors import SettingsError, SnapshotCorrupt
-from core.fitting import FitSettings, embedder_for
-from core.meta import theta as theta_module
-from core.meta.learners import parameters_of
-from core.meta.outer_loop import Order, meta_gradient
-from core.meta.settings import MetaTraining
-from core.meta.tasks import MetaLine, draw_task
-from core.meta.theta import Theta, read, shipped, write
-from core.meta.training import MetaState, meta_train
-from core.procedural import MATERIALS
+from flowgauge.adaptation.inner_loop import InnerLoop, Parameters, inner_loop
+from flowgauge.adaptation.uncertainty import L2Rule
+from flowgauge.domain.errors import SettingsError, SnapshotCorrupt
+from flowgauge.meta import initialization as theta_module
+from flowgauge.meta.initialization import Theta, read, shipped, write
+from flowgauge.meta.learners import parameters_of
+from flowgauge.meta.outer_loop import Order, meta_gradient
+from flowgauge.meta.settings import MetaTraining
+from flowgauge.meta.tasks import MetaLine, draw_task
+from flowgauge.meta.training import MetaState, meta_train
+from flowgauge.models.backbones import BackboneSpec
+from flowgauge.models.detector import length
+from flowgauge.models.headflow.detector import GUIDE, HeadFlow, HeadFlowConfig
+from flowgauge.synthetic.procedural import MATERIALS
+from flowgauge.training.fit import FitSettings, embedder_for
 from tests.support.detectors import features, lesson, mask, small
 from tests.support.thetas import theta_of
 

@@ -4,8 +4,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from sklearn.metrics import roc_auc_score
 
-from core.evaluation.bootstrap import auroc_replicates, interval
-from core.evaluation.metrics import (
+from flowgauge.evaluation.bootstrap import auroc_replicates, interval
+from flowgauge.evaluation.metrics import (
     AUPRO_LIMIT,
     Floats,
     Mask,

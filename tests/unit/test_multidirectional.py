@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 import torch
 
-from core.detectors.adaptable import require_adaptable
-from core.detectors.base import Lesson, length
-from core.detectors.multidirectional import Multidirectional
-from core.detectors.registry import create
-from core.errors import DatasetError, UserError
-from core.evaluation.embedded import Embedded
-from core.evaluation.splits import Split
-from core.evaluation.unseen import UnseenClass, UnseenClasses, gain
-from core.fitting import FitSettings
+from flowgauge.domain.errors import DatasetError, UserError
+from flowgauge.evaluation.feature_cache import Embedded
+from flowgauge.evaluation.leave_one_class_out import UnseenClass, UnseenClasses, gain
+from flowgauge.evaluation.splits import Split
+from flowgauge.models.adaptable import require_adaptable
+from flowgauge.models.detector import Lesson, length
+from flowgauge.models.multidirectional.detector import Multidirectional
+from flowgauge.models.registry import create
+from flowgauge.training.fit import FitSettings
 from tests.support.detectors import CONFIGS, SHAPE, features, lesson
 
 CHANNELS = sum(SHAPE.channels)

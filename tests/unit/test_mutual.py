@@ -3,8 +3,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from core.adaptation.mutual import MutualScoring, least_suspect, mutual_scores
-from core.thresholds import Scores
+from flowgauge.training.mutual_scoring import MutualScoring, least_suspect, mutual_scores
+from flowgauge.training.thresholds import Scores
 
 IMAGES, CHANNELS, SIDE = 20, 12, 8
 SETTINGS = MutualScoring(near=0.2, places=SIDE * SIDE, top=0.05)

@@ -5,18 +5,18 @@ import numpy as np
 import pytest
 import torch
 
-from adapters.report.curves import curves_svg
-from core.adaptation.inner_loop import Parameters
-from core.detectors.base import Embedding, length
-from core.detectors.headflow import GUIDE, HeadFlow
-from core.errors import DatasetError
-from core.evaluation.embedded import Embedded, embedded, restored
-from core.evaluation.noise import Cell, Variant, contaminated_fit, curves
-from core.evaluation.splits import Split
-from core.fitting import FitSettings, Teacher, embedder_for
-from core.meta.learners import parameters_of
-from core.meta.theta import Theta
-from core.thresholds import Rule, cut
+from flowgauge.adaptation.inner_loop import Parameters
+from flowgauge.domain.errors import DatasetError
+from flowgauge.evaluation.contamination import Cell, Variant, contaminated_fit, curves
+from flowgauge.evaluation.feature_cache import Embedded, embedded, restored
+from flowgauge.evaluation.splits import Split
+from flowgauge.meta.initialization import Theta
+from flowgauge.meta.learners import parameters_of
+from flowgauge.models.detector import Embedding, length
+from flowgauge.models.headflow.detector import GUIDE, HeadFlow
+from flowgauge.reports.curves import curves_svg
+from flowgauge.training.fit import FitSettings, Teacher, embedder_for
+from flowgauge.training.thresholds import Rule, cut
 from tests.support.gauges import defects, goods, settings
 from tests.support.thetas import theta_of
 

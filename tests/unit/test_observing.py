@@ -5,23 +5,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from core.messages import (
-    ALERTS,
-    VERDICTS,
-    AdaptationRequest,
-    Alert,
-    AlertKind,
-    Decision,
-    Reason,
-    Verdict,
-)
-from core.thresholds import Rule, Threshold
-from streams.alerts import alerts
-from streams.lines import set_line
-from streams.observing import Observing
-from streams.snapshots import SnapshotFiles, store_snapshot
-from streams.store import Store
-from streams.worker import Worker
+from flowgauge.domain.messages import ALERTS, VERDICTS, AdaptationRequest, Alert, AlertKind, Decision, Reason, Verdict
+from flowgauge.processors.observing import Observing
+from flowgauge.registry.lines import set_line
+from flowgauge.registry.snapshots import SnapshotFiles, store_snapshot
+from flowgauge.runtime.alerts import alerts
+from flowgauge.runtime.backend import Store
+from flowgauge.runtime.worker import Worker
+from flowgauge.training.thresholds import Rule, Threshold
 from tests.support.cameras import Camera, observe, requests, told
 from tests.support.failing import Failing
 from tests.support.streaming import LINE, SetClock, append_verdicts, opened, records, verdict

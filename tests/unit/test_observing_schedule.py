@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from core.messages import AlertKind, Reason, Verdict
-from streams.lines import set_line
-from streams.observing import Observing
-from streams.store import Store
-from streams.worker import Worker
+from flowgauge.domain.messages import AlertKind, Reason, Verdict
+from flowgauge.processors.observing import Observing
+from flowgauge.registry.lines import set_line
+from flowgauge.runtime.backend import Store
+from flowgauge.runtime.worker import Worker
 from tests.support.cameras import Camera, observe, requests, told
 from tests.support.failing import Failing
 from tests.support.streaming import LINE, SetClock, append_verdicts, opened

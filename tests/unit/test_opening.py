@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
-import streams.opening
-from core.errors import Unavailable
-from core.messages import IMAGES
-from core.ports import Objects, Record
-from streams.events import Image, Refused, opened
-from streams.opening import Opening
-from streams.store import Store
+import flowgauge.processors.decoding as opening_module
+from flowgauge.domain.errors import Unavailable
+from flowgauge.domain.messages import IMAGES
+from flowgauge.domain.ports import Objects, Record
+from flowgauge.processors.decoding import Opening
+from flowgauge.runtime.backend import Store
+from flowgauge.runtime.events import Image, Refused, opened
 from tests.support import streaming
 from tests.support.streaming import SetClock, png, records, send
 
@@ -36,7 +36,7 @@ class Calls:
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
     calls = Calls()
-    monkeypatch.setattr(streams.opening, "opened", calls)
+    monkeypatch.setattr(opening_module, "opened", calls)
     return calls
 
 

@@ -3,7 +3,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from core.painting import KINDS, NOTICEABLE, Painted, paint, paint_on
+from flowgauge.synthetic.anomalies import KINDS, NOTICEABLE, Painted, paint, paint_on
 
 Pixels = NDArray[np.uint8]
 

@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 
-from core.errors import UserError
-from core.evaluation.paired import paired_difference
-from core.evaluation.results import ImageResult, Run
-from core.messages import Decision
+from flowgauge.domain.errors import UserError
+from flowgauge.domain.messages import Decision
+from flowgauge.evaluation.paired import paired_difference
+from flowgauge.evaluation.results import ImageResult, Run
 
 
 def _run(seed: int, lift: float, names: str = "image") -> Run:

@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 import torch
 
-from core.detectors.base import Lesson, folds_of_rows, select
-from core.detectors.headflow import HeadFlow, HeadFlowConfig, panel_options
-from core.detectors.registry import create
-from core.errors import DatasetError, SettingsError
+from flowgauge.domain.errors import DatasetError, SettingsError
+from flowgauge.models.detector import Lesson, folds_of_rows, select
+from flowgauge.models.headflow.detector import HeadFlow, HeadFlowConfig, panel_options
+from flowgauge.models.registry import create
 from tests.support.detectors import CONFIGS, PANEL, SHAPE, features, lesson, small
 
 

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from core.errors import DatasetError, UserError
-from core.evaluation.parts import groups_by_name, groups_of_twins, near_twins
+from flowgauge.domain.errors import DatasetError, UserError
+from flowgauge.evaluation.parts import groups_by_name, groups_of_twins, near_twins
 from tests.support.gauges import goods
 from tests.support.gauges import settings as small
 
@@ -66,7 +66,7 @@ def test_a_pattern_that_is_none_or_finds_nothing_is_a_mistake() -> None:
 
 def test_a_procedural_lines_parts_are_told_apart_by_real_features() -> None:
     """One copy under another light among twenty parts of one texture."""
-    from core.fitting import embedder_for
+    from flowgauge.training.fit import embedder_for
 
     pictures = goods(range(20))
     embedder = embedder_for(small(), "cpu")

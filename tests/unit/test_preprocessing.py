@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 import torch
 
-from core.errors import DatasetError
-from core.images import Picture
-from core.preprocessing import Aspect, Preprocessing, object_box, shown
-from core.views import View
+from flowgauge.domain.errors import DatasetError
+from flowgauge.vision.augmentation import View
+from flowgauge.vision.decoding import Picture
+from flowgauge.vision.preprocessing import Aspect, Preprocessing, object_box, shown
 
 
 def _picture(height: int, width: int) -> Picture:

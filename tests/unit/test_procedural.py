@@ -5,8 +5,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from core.images import statistics
-from core.procedural import DEFECTS, MATERIALS, NOMINAL, Condition, ProceduralLine, write_dataset
+from flowgauge.synthetic.procedural import DEFECTS, MATERIALS, NOMINAL, Condition, ProceduralLine, write_dataset
+from flowgauge.vision.decoding import statistics
 
 SIZE = 96
 

@@ -7,15 +7,15 @@ from urllib.request import urlopen
 import pytest
 from prometheus_client import CollectorRegistry
 
-from adapters.prometheus.metrics import PrometheusMeter, names
-from adapters.prometheus.server import serving
-from core.errors import SettingsError
-from core.messages import IMAGES, AlertKind, Decision
-from streams.alerts import alert
-from streams.carrier import Step
-from streams.gauges import Gauges
-from streams.meter import measured
-from streams.scoring import Scoring
+from flowgauge.domain.errors import SettingsError
+from flowgauge.domain.messages import IMAGES, AlertKind, Decision
+from flowgauge.processors.scoring import Scoring
+from flowgauge.prometheus.metrics import PrometheusMeter, names
+from flowgauge.prometheus.server import serving
+from flowgauge.registry.gauges import Gauges
+from flowgauge.runtime.alerts import alert
+from flowgauge.runtime.meter import measured
+from flowgauge.runtime.task import Step
 from tests.support.streaming import LINE, START, SetClock, fitted, load, opened, png, records, send
 
 

@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy import stats
 
-from core.thresholds import CalibrationScores
+from flowgauge.training.thresholds import CalibrationScores
 
 Floats = NDArray[np.float64]
 Draw = Callable[[np.random.Generator, int], tuple[Floats, list[str] | None]]

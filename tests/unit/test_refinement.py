@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 import torch
 
-from core.adaptation import refinement as refinement_module
-from core.adaptation.inner_loop import InnerLoop, Teaching, adapted
-from core.adaptation.refinement import Division, Evidence, MemberSettings, Refined, RefinementSettings, refine
-from core.adaptation.rejection import Rejection, Suspicion, suspect
-from core.adaptation.uncertainty import L2Rule
-from core.detectors.base import Embedding, select
-from core.detectors.featureflow import FeatureFlow
-from core.flows.flow import Flow
+from flowgauge.adaptation import refine as refinement_module
+from flowgauge.adaptation.inner_loop import InnerLoop, Teaching, adapted
+from flowgauge.adaptation.refine import Division, Evidence, MemberSettings, Refined, RefinementSettings, refine
+from flowgauge.adaptation.uncertainty import L2Rule
+from flowgauge.models.detector import Embedding, select
+from flowgauge.models.featureflow.detector import FeatureFlow
+from flowgauge.models.flows.flow import Flow
+from flowgauge.training.outliers import Rejection, Suspicion, suspect
 from tests.support.detectors import features, taught
 
 IMAGES = 24

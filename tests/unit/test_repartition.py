@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from core.errors import DatasetError
-from core.evaluation.repartition import Material, Partition, repartition
+from flowgauge.domain.errors import DatasetError
+from flowgauge.evaluation.repartition import Material, Partition, repartition
 
 Sides = dict[str, set[int]]
 

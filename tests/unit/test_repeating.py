@@ -3,11 +3,11 @@ from functools import cache
 import numpy as np
 import pytest
 
-from core.evaluation.choices import Choice
-from core.evaluation.embedded import Embedded, embedded
-from core.evaluation.estimate import Repeat
-from core.evaluation.repartition import Material, repartition
-from core.evaluation.repeating import Chooser, Repeating
+from flowgauge.evaluation.choices import Choice
+from flowgauge.evaluation.estimate import Repeat
+from flowgauge.evaluation.feature_cache import Embedded, embedded
+from flowgauge.evaluation.repartition import Material, repartition
+from flowgauge.evaluation.replicates import Chooser, Repeating
 from tests.support.gauges import defects, goods, settings
 
 GOOD, BAD = 24, 8

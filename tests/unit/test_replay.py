@@ -4,15 +4,15 @@ from pathlib import Path
 
 import pytest
 
-from core.deadletters import OFFSET, REPLAYED_FROM, buried, buried_at, dead_letter
-from core.messages import DEAD_LETTERS, IMAGES, VERDICTS
-from core.ports import Outgoing, Record
-from streams.events import image_record
-from streams.gauges import Gauges
-from streams.replay import Counts, Letters, letters, replay, replayed_at
-from streams.scoring import Scoring
-from streams.store import Store
-from streams.worker import Worker
+from flowgauge.domain.dead_letters import OFFSET, REPLAYED_FROM, buried, buried_at, dead_letter
+from flowgauge.domain.messages import DEAD_LETTERS, IMAGES, VERDICTS
+from flowgauge.domain.ports import Outgoing, Record
+from flowgauge.processors.scoring import Scoring
+from flowgauge.registry.gauges import Gauges
+from flowgauge.runtime.backend import Store
+from flowgauge.runtime.events import image_record
+from flowgauge.runtime.worker import Worker
+from flowgauge.services.replay import Counts, Letters, letters, replay, replayed_at
 from tests.support.streaming import LINE, SetClock, event, fitted, load, opened, png, records, send, verdicts
 
 ALL = Letters()

@@ -4,15 +4,15 @@ from html.parser import HTMLParser
 
 import pytest
 
-from adapters.report.figures import adapted, frozen, judged, phase_figures, rates, rejection
-from adapters.report.headline import headline
-from adapters.report.markup import Markup, tag
-from adapters.report.page import render
-from adapters.report.pictures import data_uri
-from adapters.report.story import Call, Story, Truth
-from adapters.report.svg import Scale, tick_words
-from adapters.report.wording import percent, significant, times
-from core.messages import Decision
+from flowgauge.domain.messages import Decision
+from flowgauge.reports.figures import adapted, frozen, judged, phase_figures, rates, rejection
+from flowgauge.reports.headline import headline
+from flowgauge.reports.markup import Markup, tag
+from flowgauge.reports.page import render
+from flowgauge.reports.pictures import data_uri
+from flowgauge.reports.story import Call, Story, Truth
+from flowgauge.reports.svg import Scale, tick_words
+from flowgauge.reports.wording import percent, significant, times
 from tests.support.stories import sample_story, tiny_picture
 
 VOID = {"meta", "img", "br", "link"}

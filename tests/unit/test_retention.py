@@ -4,13 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from core.messages import Decision
-from core.ports import Buffered
-from streams.archive import Archive, archived
-from streams.lines import set_line
-from streams.retention import PassRetention
-from streams.store import Store
-from streams.worker import Worker
+from flowgauge.domain.messages import Decision
+from flowgauge.domain.ports import Buffered
+from flowgauge.processors.archive import Archive, archived
+from flowgauge.registry.lines import set_line
+from flowgauge.runtime.backend import Store
+from flowgauge.runtime.worker import Worker
+from flowgauge.services.retention import PassRetention
 from tests.support.streaming import LINE, START, SetClock, append_verdicts, opened, verdict
 
 IMAGES_A_DAY = 3

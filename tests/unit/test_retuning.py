@@ -10,17 +10,17 @@ import numpy as np
 import pytest
 import torch
 
-from core.adaptation import refinement as refinement_module
-from core.adaptation.inner_loop import InnerLoop
-from core.adaptation.refinement import Division, Evidence, Refined, RefinementSettings, refine
-from core.adaptation.rejection import Rejection, Suspicion, suspect
-from core.adaptation.retuning import Lessons, Retuning, retuned
-from core.adaptation.trace import GUIDE, Step
-from core.adaptation.uncertainty import L2Rule
-from core.detectors import guide as guide_module
-from core.detectors.adaptable import require_adaptable
-from core.detectors.base import Detector, Embedding, Lesson, length, select
-from core.detectors.headflow import HeadFlow
+from flowgauge.adaptation import refine as refinement_module
+from flowgauge.adaptation.head_adaptation import Lessons, Retuning, retuned
+from flowgauge.adaptation.inner_loop import InnerLoop
+from flowgauge.adaptation.refine import Division, Evidence, Refined, RefinementSettings, refine
+from flowgauge.adaptation.uncertainty import L2Rule
+from flowgauge.domain.trace import GUIDE, Step
+from flowgauge.models.adaptable import require_adaptable
+from flowgauge.models.detector import Detector, Embedding, Lesson, length, select
+from flowgauge.models.headflow import head as guide_module
+from flowgauge.models.headflow.detector import HeadFlow
+from flowgauge.training.outliers import Rejection, Suspicion, suspect
 from tests.support.detectors import PANEL, features, lesson, mask, small, taught
 
 LOOP = InnerLoop(alpha=0.1, steps=12, batch=8, warm_up=4, l2=L2Rule(lowest=0.01, highest=0.5))

@@ -8,18 +8,18 @@ from time import monotonic
 
 import pytest
 
-from core.adaptation.contract import Adapt, AdaptationInput, AdaptationOutcome
-from core.errors import SettingsError, StoreBusy, Unavailable
-from core.messages import IMAGES, VERDICTS, AdaptationRequest, AlertKind, Decision, Verdict
-from streams.adaptation import request_adaptation
-from streams.alerts import alerts
-from streams.archive import archived
-from streams.bootstrap import embedded, folder_source, open_store
-from streams.carrier import Step
-from streams.lines import set_line
-from streams.runner import Runner
-from streams.snapshots import active_snapshot
-from streams.store import Store
+from flowgauge.adaptation.contract import Adapt, AdaptationInput, AdaptationOutcome
+from flowgauge.app.bootstrap import embedded, folder_source, open_store
+from flowgauge.domain.errors import SettingsError, StoreBusy, Unavailable
+from flowgauge.domain.messages import IMAGES, VERDICTS, AdaptationRequest, AlertKind, Decision, Verdict
+from flowgauge.processors.adaptation import request_adaptation
+from flowgauge.processors.archive import archived
+from flowgauge.registry.lines import set_line
+from flowgauge.registry.snapshots import active_snapshot
+from flowgauge.runtime.alerts import alerts
+from flowgauge.runtime.backend import Store
+from flowgauge.runtime.local_runner import Runner
+from flowgauge.runtime.task import Step
 from tests.support.failing import Failing
 from tests.support.streaming import LINE, SetClock, adapt, fitted, load, opened, png, records, send, verdicts
 

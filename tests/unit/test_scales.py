@@ -4,9 +4,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from core.detectors.base import Detector, Embedding, FeatureShape, Lesson, Progress, Scores
-from core.fitting import FitSettings, Teacher
-from core.messages import Part
+from flowgauge.domain.messages import Part
+from flowgauge.models.detector import Detector, Embedding, FeatureShape, Lesson, Progress, Scores
+from flowgauge.training.fit import FitSettings, Teacher
 
 IMAGES = 40
 SHAPE = FeatureShape(channels=(1,), strides=(1,), size=4)

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.schedule import cron_expression, last_tick, next_tick
+from flowgauge.domain.schedule import cron_expression, last_tick, next_tick
 
 MOMENTS = st.datetimes(datetime(2020, 1, 1), datetime(2040, 1, 1), timezones=st.just(UTC))
 EXPRESSIONS = st.sampled_from(["0 2 * * *", "*/15 * * * *", "30 6 * * MON-FRI", "0 0 29 2 *", "* * * * *"])

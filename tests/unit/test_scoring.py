@@ -7,17 +7,17 @@ from typing import Any
 
 import pytest
 
-from core.deadletters import REASON
-from core.heatmaps import heatmap_png
-from core.images import decode
-from core.messages import ALERTS, DEAD_LETTERS, IMAGES, Alert, AlertKind, Decision
-from core.ports import Objects, Outgoing
-from streams.events import image_record
-from streams.gauges import Gauges
-from streams.lines import set_line
-from streams.scoring import NO_GAUGE, Scoring
-from streams.store import Store
-from streams.worker import Worker
+from flowgauge.domain.dead_letters import REASON
+from flowgauge.domain.messages import ALERTS, DEAD_LETTERS, IMAGES, Alert, AlertKind, Decision
+from flowgauge.domain.ports import Objects, Outgoing
+from flowgauge.processors.scoring import NO_GAUGE, Scoring
+from flowgauge.registry.gauges import Gauges
+from flowgauge.registry.lines import set_line
+from flowgauge.runtime.backend import Store
+from flowgauge.runtime.events import image_record
+from flowgauge.runtime.worker import Worker
+from flowgauge.vision.decoding import decode
+from flowgauge.vision.heatmaps import heatmap_png
 from tests.support.failing import Failing
 from tests.support.streaming import (
     LINE,

@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from core import gauge as gauge_module
-from core.gauge import score_all, score_by_each
+from flowgauge.training import gauge as gauge_module
+from flowgauge.training.gauge import score_all, score_by_each
 from tests.support.gauges import gauge, goods
 
 

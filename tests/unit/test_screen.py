@@ -4,8 +4,8 @@ from uuid import UUID
 
 from rich.console import Console
 
-from adapters.cli.screen import Screen
-from core.messages import Alert, AlertKind, Decision, Source, Statistics, Verdict
+from flowgauge.cli.screen import Screen
+from flowgauge.domain.messages import Alert, AlertKind, Decision, Source, Statistics, Verdict
 
 AT = datetime(2025, 3, 1, tzinfo=UTC)
 

@@ -6,14 +6,14 @@ from statistics import fmean
 
 import pytest
 
-from adapters.cli.demofolder import DemoFolder
-from adapters.cli.recording import recorded_script
-from adapters.cli.script import DRIFT, JUDGING, TEACHING, Script, Shot, procedural_script
-from adapters.cli.stage import INTERVAL, LineClock
-from adapters.report.story import Truth
-from core.errors import DatasetError, UserError
-from core.images import decode
-from core.procedural.line import MATERIALS
+from flowgauge.cli.demofolder import DemoFolder
+from flowgauge.cli.recording import recorded_script
+from flowgauge.cli.script import DRIFT, JUDGING, TEACHING, Script, Shot, procedural_script
+from flowgauge.cli.stage import INTERVAL, LineClock
+from flowgauge.domain.errors import DatasetError, UserError
+from flowgauge.reports.story import Truth
+from flowgauge.synthetic.procedural.line import MATERIALS
+from flowgauge.vision.decoding import decode
 from tests.support.stories import tiny_picture
 
 SMALL = 64

@@ -9,18 +9,18 @@ import numpy as np
 import pytest
 import torch
 
-from adapters.cli import searching
-from adapters.cli.model import Model
-from adapters.cli.options import Aspect, Device
-from adapters.cli.searching import Evaluation, MetaSearch, best, table
-from adapters.report.search import search_svg
-from core.adaptation.refinement import Division
-from core.detectors.base import length
-from core.detectors.headflow import HeadFlow
-from core.errors import UserError
-from core.fitting import embedder_for
-from core.meta.search import DEFAULTS, SUPPORT, Arena, Choice, JudgedLine, SearchSettings, mixed
-from core.meta.tasks import MetaLine
+from flowgauge.adaptation.refine import Division
+from flowgauge.cli import searching
+from flowgauge.cli.model import Model
+from flowgauge.cli.options import Aspect, Device
+from flowgauge.cli.searching import Evaluation, MetaSearch, best, table
+from flowgauge.domain.errors import UserError
+from flowgauge.meta.search import DEFAULTS, SUPPORT, Arena, Choice, JudgedLine, SearchSettings, mixed
+from flowgauge.meta.tasks import MetaLine
+from flowgauge.models.detector import length
+from flowgauge.models.headflow.detector import HeadFlow
+from flowgauge.reports.search import search_svg
+from flowgauge.training.fit import embedder_for
 from tests.support.detectors import features, lesson, mask, small
 from tests.support.gauges import settings
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from core.procedural import MATERIALS, ProceduralLine
-from core.segmentation import segmented
+from flowgauge.synthetic.procedural import MATERIALS, ProceduralLine
+from flowgauge.vision.segmentation import segmented
 
 
 def ellipse(side: int) -> NDArray[np.bool_]:

@@ -3,12 +3,12 @@ import json
 import pytest
 import torch
 
-from core.detectors.registry import DETECTORS
-from core.errors import SnapshotCorrupt, SnapshotTooNew
-from core.gauge import Gauge, decide, judge_each
-from core.manifest import Range
-from core.messages import Decision, Statistics
-from core.snapshot import Snapshot, load, read_manifest, save, with_threshold
+from flowgauge.domain.errors import SnapshotCorrupt, SnapshotTooNew
+from flowgauge.domain.messages import Decision, Statistics
+from flowgauge.models.registry import DETECTORS
+from flowgauge.training.gauge import Gauge, decide, judge_each
+from flowgauge.training.manifest import Range
+from flowgauge.training.snapshot import Snapshot, load, read_manifest, save, with_threshold
 from tests.support.gauges import AT, defects, gauge, goods
 
 

@@ -3,9 +3,9 @@ from pathlib import Path
 
 import pytest
 
-from core.errors import DatasetError
-from core.evaluation.datasets import Dataset
-from core.evaluation.splits import Split, groups_of, own_trial, read_groups, read_splits, trial
+from flowgauge.domain.errors import DatasetError
+from flowgauge.evaluation.datasets import Dataset
+from flowgauge.evaluation.splits import Split, groups_of, own_trial, read_groups, read_splits, trial
 from tests.support.folders import write_mvtec, write_plain
 
 

@@ -8,23 +8,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import adapters.cli.suite as work
-from adapters.cli.comparing import Task
-from adapters.cli.model import Model
-from adapters.cli.options import Aspect, Device
-from adapters.report.suite import ranking_sentences, render_suite
-from core.errors import DatasetError, UserError
-from core.evaluation.comparison import Entrant
-from core.evaluation.datasets import Entry
-from core.evaluation.operating_points import (
+import flowgauge.cli.suite as work
+from flowgauge.cli.comparing import Task
+from flowgauge.cli.model import Model
+from flowgauge.cli.options import Aspect, Device
+from flowgauge.domain.errors import DatasetError, UserError
+from flowgauge.evaluation.comparison import Entrant
+from flowgauge.evaluation.datasets import Entry
+from flowgauge.evaluation.operating_points import (
     PromisedRate,
     binomial_interval,
     miss_shares,
     promised_rates,
     threshold_at_true_rate,
 )
-from core.evaluation.splits import Trial
-from core.evaluation.suite import (
+from flowgauge.evaluation.splits import Trial
+from flowgauge.evaluation.suite import (
     Failure,
     Ranking,
     SuiteResults,
@@ -34,6 +33,7 @@ from core.evaluation.suite import (
     ranking,
     ranks,
 )
+from flowgauge.reports.suite import ranking_sentences, render_suite
 from tests.support.folders import write_mvtec, write_plain
 from tests.unit.test_comparison import entrant
 

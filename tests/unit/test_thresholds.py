@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from core.folds import fold_of
-from core.thresholds import (
+from flowgauge.domain.folds import fold_of
+from flowgauge.training.thresholds import (
     Calibration,
     CalibrationScores,
     Rule,

@@ -8,14 +8,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from core.backbones import BackboneSpec, Origin, load_backbone
-from core.fitting import FitSettings, fit
-from core.gauge import Gauge
-from core.images import Picture, decode
-from core.preprocessing import Preprocessing
-from core.procedural import ProceduralLine
-from core.snapshot import load, save
-from core.tiling import Crops, tiled_side
+from flowgauge.models.backbones import BackboneSpec, Origin, load_backbone
+from flowgauge.synthetic.procedural import ProceduralLine
+from flowgauge.training.fit import FitSettings, fit
+from flowgauge.training.gauge import Gauge
+from flowgauge.training.snapshot import load, save
+from flowgauge.vision.decoding import Picture, decode
+from flowgauge.vision.preprocessing import Preprocessing
+from flowgauge.vision.tiling import Crops, tiled_side
 from tests.support.gauges import AT, MATERIAL, png
 
 TILE = 96

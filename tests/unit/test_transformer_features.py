@@ -7,12 +7,12 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from core.backbones import BackboneSpec
-from core.detectors.base import FeatureShape
-from core.detectors.registry import DETECTORS, FROM_LABELS, FROM_PIXELS
-from core.fitting import FitSettings, fit
-from core.preprocessing import Preprocessing
-from core.snapshot import load, save
+from flowgauge.models.backbones import BackboneSpec
+from flowgauge.models.detector import FeatureShape
+from flowgauge.models.registry import DETECTORS, FROM_LABELS, FROM_PIXELS
+from flowgauge.training.fit import FitSettings, fit
+from flowgauge.training.snapshot import load, save
+from flowgauge.vision.preprocessing import Preprocessing
 from tests.support.gauges import AT, QUICK, defects, goods
 
 NAMES = sorted(set(DETECTORS) - FROM_PIXELS)

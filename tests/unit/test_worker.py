@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from core.errors import Unavailable
-from core.messages import ALERTS, IMAGES
-from core.ports import Outgoing, Record
-from streams.carrier import Step
-from streams.processor import Processor
-from streams.store import Store
-from streams.worker import Worker
+from flowgauge.domain.errors import Unavailable
+from flowgauge.domain.messages import ALERTS, IMAGES
+from flowgauge.domain.ports import Outgoing, Record
+from flowgauge.runtime.backend import Store
+from flowgauge.runtime.processor import Processor
+from flowgauge.runtime.task import Step
+from flowgauge.runtime.worker import Worker
 from tests.support.failing import Failing
 from tests.support.streaming import SetClock, opened, png, records, send
 

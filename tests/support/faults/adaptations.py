@@ -9,11 +9,18 @@ from uuid import UUID
 
 from redis import Redis as RedisClient
 
-from core.adaptation.contract import adapted_version
-from core.messages import AdaptationRequest, AlertKind, Reason
-from streams.adaptation import audits, request_adaptation
-from streams.roles import Role
-from streams.snapshots import active_snapshot, announcement, announcements, fetch_snapshot, roll_back, store_snapshot
+from flowgauge.adaptation.contract import adapted_version
+from flowgauge.domain.messages import AdaptationRequest, AlertKind, Reason
+from flowgauge.processors.adaptation import audits, request_adaptation
+from flowgauge.registry.snapshots import (
+    active_snapshot,
+    announcement,
+    announcements,
+    fetch_snapshot,
+    roll_back,
+    store_snapshot,
+)
+from flowgauge.runtime.roles import Role
 from tests.support.clusters import LINES, Worker
 from tests.support.counts import latest_alerts
 from tests.support.faults.scene import Scene

@@ -8,13 +8,13 @@ from random import Random
 
 import pytest
 
-from adapters.environment import kafka_settings
-from adapters.kafka.limits import LARGEST_MESSAGE
-from adapters.kafka.publisher import INLINE_LIMIT, ImagePublisher
-from core.errors import Unavailable, UserError
-from core.messages import IMAGES, AlertKind, Decision
-from streams.alerts import window_start
-from streams.lines import line_settings
+from flowgauge.domain.errors import Unavailable, UserError
+from flowgauge.domain.messages import IMAGES, AlertKind, Decision
+from flowgauge.kafka.limits import LARGEST_MESSAGE
+from flowgauge.kafka.publisher import INLINE_LIMIT, ImagePublisher
+from flowgauge.registry.lines import line_settings
+from flowgauge.runtime.alerts import window_start
+from flowgauge.settings.environment import kafka_settings
 from tests.support.camera import BAD, GOOD, Fate
 from tests.support.clusters import LINES
 from tests.support.counts import latest_alerts

@@ -8,8 +8,8 @@ from datetime import UTC, datetime, timedelta
 from time import sleep
 
 from deploy.native.servers import Kafka, Minio, Redis
-from streams.archive import archived
-from streams.roles import Role
+from flowgauge.processors.archive import archived
+from flowgauge.runtime.roles import Role
 from tests.support.camera import Cameras
 from tests.support.clusters import LINES, Cluster, Worker, plant
 from tests.support.counts import Verdicts, assert_all_is_there, rejects_told

@@ -3,7 +3,7 @@
 import signal
 from datetime import UTC, datetime
 
-from streams.roles import Role
+from flowgauge.runtime.roles import Role
 from tests.support.camera import GOOD
 from tests.support.clusters import LINES
 from tests.support.clusterworker import JUMP

@@ -1,0 +1,445 @@
+"""`flowgauge benchmark`: what methods and their ingredients are worth on a data set."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from flowgauge.cli import options
+from flowgauge.cli.benchmark_suite import suite
+from flowgauge.cli.evaluate import check_place, seeds_of
+from flowgauge.cli.output import as_json, emit, say, show, write_whole
+from flowgauge.cli.progress import bars
+from flowgauge.domain.errors import UserError
+
+if TYPE_CHECKING:
+    from flowgauge.evaluation.comparison import Spread, Standing
+
+Cache = Annotated[
+    Path | None,
+    typer.Option(help="Folder for features, some 1 MB an image. ~/.cache/flowgauge by default.", show_default=False),
+]
+
+benchmark = typer.Typer(no_args_is_help=True, help="What methods and their ingredients are worth on a data set.")
+
+
+@benchmark.command("noise")
+def noise(
+    dataset: Annotated[Path, typer.Argument(help="A data set in the MVTec AD layout.")],
+    splits: Annotated[
+        Path, typer.Option(help="JSON: which images teach and judge, by seed and noise.", metavar="FILE")
+    ],
+    variant: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="full, wide-panel, no-panel, no-meta, no-l2, no-rejection, mutual, one-sided, iqr, image-grain,"
+            " patch-grain, replay, plain, clean-oracle, patchcore or padim; may be repeated (full and plain)."
+        ),
+    ] = None,
+    seeds: Annotated[str, typer.Option(help="One seed, or several: 0,1,2.")] = "0,1,2",
+    detector: options.Detector = None,
+    weights: options.Weights = None,
+    backbone: options.Backbone = None,
+    layers: options.Layers = None,
+    size: options.Size = None,
+    tiles: options.Tiles = None,
+    aspect: options.AspectOption = options.Aspect.SQUASH,
+    masks: options.Masks = None,
+    groups: options.Groups = None,
+    theta: Annotated[
+        str,
+        typer.Option(help="Meta-learned parameters: a file of flowgauge meta-train, or `shipped`.", metavar="FILE"),
+    ] = "shipped",
+    cache: Cache = None,
+    device: options.DeviceOption = options.Device.AUTO,
+    json: Annotated[
+        Path | None, typer.Option("--json", help="Write the figures there, after every fit; a second run goes on.")
+    ] = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw AUROC against contamination there, as an SVG.")] = None,
+) -> None:
+    """Fit at rising shares of defects among the images that teach, and judge.
+
+    \b
+    flowgauge benchmark noise ./tiles --splits noise_splits.json \\
+        --groups groups.json --variant full --variant plain \\
+        --json noise.json --plot noise.svg
+
+    full teaches a panel, each member without one fold of the parts, and starts
+    from meta-learned parameters (flowgauge meta-train); all images teach.
+    wide-panel has five members, each without two fifths of the parts;
+    no-panel and no-meta do without one of the two. mutual leaves out what
+    looks suspect beside the other images; one-sided and iqr leave out images
+    and places by cross-fitted scores, image-grain and patch-grain one of the
+    two by the one-sided rule; no-rejection and no-l2 are full, which does
+    without them. plain does nothing of all this, replay shows half of the
+    images again as far as an earlier detector accepted them, and clean-oracle
+    leaves out what is mislabelled, which only a benchmark knows. patchcore
+    and padim are peers, anomalib's own, on the same features and images; they
+    come with the extra named peers.
+
+    The detector is headflow unless --detector names another one, for the
+    ensemble and the meta-learned start are its own. Features are read once
+    and cached. Paintings are drawn once for the whole data set, so figures
+    differ a little from those of flowgauge evaluate.
+    """
+    from flowgauge.cli.contaminating import Benchmark, variants_of
+    from flowgauge.cli.ground import Ground
+    from flowgauge.cli.model import Model
+    from flowgauge.reports.curves import curves_svg
+
+    for place in (json, plot):
+        check_place(place)
+    if plot is not None and plot.suffix != ".svg":
+        raise UserError(f"{plot} is no SVG.", "Give --plot a name that ends in .svg.")
+    chosen = variants_of(variant or ["full", "plain"])
+    model = Model(detector or "headflow", weights, backbone, size, aspect, layers=layers, tiles=tiles)
+    with bars() as report:
+        ground = Ground(dataset, splits, groups, masks, model, device, cache, report)
+        found = Benchmark(ground, theta).run(chosen, seeds_of(seeds), json)
+    if plot is not None:
+        plot.write_text(curves_svg(found.curves))
+    if json is None and plot is None:
+        emit(found.document())
+        return
+    show(
+        ("variant", "noise", "image_auroc", "deviation", "seeds"),
+        (
+            (curve.variant.value, point.noise, point.image_auroc_mean, point.image_auroc_std, len(point.seeds))
+            for curve in found.curves
+            for point in curve.curve
+        ),
+    )
+    for path in (json, plot):
+        if path is not None:
+            say(f"wrote {path}")
+
+
+ChangeOption = Annotated[
+    str, typer.Option("--change", help="What the procedural line drifts in: light, contrast, focus or texture.")
+]
+Material = Annotated[str, typer.Option(help="What the procedural line makes: brushed-metal, ceramic-tile and others.")]
+Seeds = Annotated[str, typer.Option(help="One seed, or several: 0,1,2.")]
+Out = Annotated[
+    Path | None, typer.Option("--json", help="Write the figures there, after every seed; a second run goes on.")
+]
+
+
+@benchmark.command("drift")
+def drift(
+    dataset: Annotated[
+        Path | None, typer.Argument(help="Real images: the folder that --phases refers to.", show_default=False)
+    ] = None,
+    phases: Annotated[
+        Path | None, typer.Option(help="JSON: which images fit, teach and judge, phase by phase.", metavar="FILE")
+    ] = None,
+    groups: options.Groups = None,
+    material: Material = "brushed-metal",
+    change: ChangeOption = "light",
+    recurring: Annotated[
+        bool, typer.Option("--recurring", help="The procedural line's defects are all one worn tool's mark.")
+    ] = False,
+    variant: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="How to adapt: full, no-guide, no-l2, no-rejection, image-grain, patch-grain, iqr or replay; may be"
+            " repeated (full)."
+        ),
+    ] = None,
+    refit: Annotated[
+        bool, typer.Option("--refit/--no-refit", help="Fit anew to every buffer too, which takes most of the time.")
+    ] = True,
+    seeds: Seeds = "0,1,2",
+    detector: options.Detector = None,
+    members: options.Members = None,
+    weights: options.Weights = None,
+    size: options.Size = None,
+    device: options.DeviceOption = options.Device.AUTO,
+    json: Out = None,
+) -> None:
+    """Follow a line that changes: without adapting, adapting, fitting anew.
+
+    \b
+    flowgauge benchmark drift --change contrast --json contrast.json
+    flowgauge benchmark drift ./tiles --phases drift_phases.json \\
+        --groups groups.json --json tiles.json
+
+    In each phase a buffer, a fifth of it defects that nobody points out, and
+    other images that judge. frozen is the first gauge, adapted the candidate
+    made from the buffer, in-use the last candidate that the gate accepted,
+    refitted a gauge fitted to the buffer alone. seconds are what it took.
+
+    --variant leaves an ingredient of adapting out: no-guide (only the flow
+    moves), no-l2 (no pull to the anchor), no-rejection; or changes it:
+    image-grain and patch-grain leave out suspect images or places alone, iqr
+    finds images suspect by the other rule, replay shows the first gauge's
+    images again.
+    """
+    from flowgauge.cli.drifting import Benchmarks, Procedural, Recorded
+    from flowgauge.cli.model import Model
+    from flowgauge.evaluation.ablations import Ingredients
+    from flowgauge.synthetic.procedural import Change
+
+    if (dataset is None) != (phases is None):
+        raise UserError("Real images need both a folder and --phases.", "Give both, or neither for a procedural line.")
+    check_place(json)
+    source: Procedural | Recorded = Procedural(material, Change(_one_of(change, Change)), recurring)
+    if dataset is not None and phases is not None:
+        source = Recorded(dataset, phases, groups)
+    variants = [Ingredients(_one_of(name, Ingredients)) for name in dict.fromkeys(variant or ["full"])]
+    model = Model(detector, weights, None, size, options.Aspect.SQUASH, members=members)
+    with bars() as report:
+        benchmarks = Benchmarks(model, device, report)
+        found = benchmarks.drift(source, variants, seeds_of(seeds), json, refit=refit)
+    columns = (
+        "phase",
+        "way",
+        "variant",
+        "false_alarms",
+        "misses",
+        "image_auroc",
+        "image_auroc_std",
+        "seconds",
+        "refused",
+    )
+    _conclude(found, json, columns, found["summary"])
+
+
+@benchmark.command("poisoning")
+def poisoning(
+    material: Material = "brushed-metal",
+    change: ChangeOption = "light",
+    rounds: Annotated[int, typer.Option(min=2, help="Adaptations in a row.")] = 20,
+    highest: Annotated[float, typer.Option(min=0, max=0.9, help="Share of the last buffer that is poisoned.")] = 0.3,
+    seeds: Seeds = "0,1,2",
+    detector: options.Detector = None,
+    members: options.Members = None,
+    weights: options.Weights = None,
+    size: options.Size = None,
+    device: options.DeviceOption = options.Device.AUTO,
+    json: Out = None,
+) -> None:
+    """Feed a worn tool's mark into the buffers at rising rates, and adapt.
+
+    \b
+    flowgauge benchmark poisoning --json poisoning.json
+    flowgauge benchmark poisoning --material wood-veneer --rounds 20
+
+    One line is adapted again and again while it changes slowly. After each
+    adaptation: what share of parts with that mark, and of parts with another
+    defect, the gauge in use still catches, beside what the first gauge
+    catches of the same images; and why the gate refused, if it did.
+    """
+    from flowgauge.cli.drifting import Benchmarks, Procedural
+    from flowgauge.cli.model import Model
+    from flowgauge.synthetic.procedural import Change
+
+    check_place(json)
+    source = Procedural(material, Change(_one_of(change, Change)))
+    model = Model(detector, weights, None, size, options.Aspect.SQUASH, members=members)
+    with bars() as report:
+        found = Benchmarks(model, device, report).poisoning(source, rounds, highest, seeds_of(seeds), json)
+    columns = ("seed", "round", "share", "caught", "first_caught", "others_caught", "first_others_caught")
+    _conclude(found, json, (*columns, "false_alarms", "refusals"), found["lines"])
+
+
+@benchmark.command("unseen")
+def unseen(
+    dataset: Annotated[Path, typer.Argument(help="A data set in the MVTec AD layout.")],
+    splits: Annotated[Path, typer.Option(help="JSON: which images teach and judge, by seed.", metavar="FILE")],
+    labels: Annotated[int, typer.Option(min=1, help="Labelled defects of the other classes.")] = 10,
+    seeds: Seeds = "0,1,2",
+    weights: options.Weights = None,
+    backbone: options.Backbone = None,
+    layers: options.Layers = None,
+    size: options.Size = None,
+    tiles: options.Tiles = None,
+    aspect: options.AspectOption = options.Aspect.SQUASH,
+    masks: options.Masks = None,
+    groups: options.Groups = None,
+    cache: Cache = None,
+    device: options.DeviceOption = options.Device.AUTO,
+    json: Out = None,
+) -> None:
+    """Leave out each class of defects, label a few of the others, and judge it.
+
+    \b
+    flowgauge benchmark unseen ./tiles --splits splits.json \\
+        --groups groups.json --json unseen.json
+
+    What labels are worth to the detector multidirectional on defects of a
+    class that nobody has labelled, against the same detector on the same
+    features without labels. overlap says how much the places where the
+    unseen class stands out resemble those of the labelled ones.
+    """
+    from flowgauge.cli.ground import Ground
+    from flowgauge.cli.leaving_out import LeavingOut
+    from flowgauge.cli.model import Model
+
+    check_place(json)
+    model = Model("multidirectional", weights, backbone, size, aspect, layers=layers, tiles=tiles)
+    with bars() as report:
+        work = LeavingOut(Ground(dataset, splits, groups, masks, model, device, cache, report), labels)
+        left = work.run(seeds_of(seeds), json)
+    if json is None:
+        emit(work.document(left))
+        return
+    write_whole(json, as_json(work.document(left)))
+    show(("class", "without labels", "with labels", "gain", "overlap"), left.rows)
+    for sentence in left.sentences():
+        say(sentence)
+    say(f"wrote {json}")
+
+
+@benchmark.command("lamp")
+def lamp(
+    dataset: Annotated[
+        Path | None, typer.Argument(help="Large images too: a data set in the MVTec AD layout.", show_default=False)
+    ] = None,
+    splits: Annotated[
+        Path | None, typer.Option(help="JSON: which of them teach and judge, by seed.", metavar="FILE")
+    ] = None,
+    steps: Annotated[int, typer.Option(min=1, help="Of the optimiser in each fit to digits.")] = 150,
+    seeds: Seeds = "0,1,2",
+    size: options.Size = None,
+    aspect: options.AspectOption = options.Aspect.SQUASH,
+    masks: options.Masks = None,
+    groups: options.Groups = None,
+    cache: Cache = None,
+    device: options.DeviceOption = options.Device.AUTO,
+    json: Out = None,
+) -> None:
+    """Does amplifying a reconstruction loss find more? Base against amplified.
+
+    \b
+    flowgauge benchmark lamp --json digits.json
+    flowgauge benchmark lamp ./tiles --splits splits.json \\
+        --groups groups.json --json lamp.json
+
+    The same autoencoder, from the same start, with the same images in the
+    same order, is taught by L1, L2 and SSIM and by each of them amplified;
+    the squared error is the score of all. On scikit-learn's digits one class
+    is good in turn, with SGD, RMSprop and Adam, each at the learning rate
+    that is best under another seed. On large images, with Adam, by patches.
+    higher counts the fits that amplification improves.
+    """
+    from flowgauge.cli.amplifying import Amplification, rows_of
+    from flowgauge.cli.ground import Ground
+    from flowgauge.cli.model import Model
+    from flowgauge.evaluation.loss_amplification import OneClassDigits, comparisons
+
+    check_place(json)
+    if (dataset is None) != (splits is None):
+        raise UserError("Large images need both a folder and --splits.", "Give both, or neither for digits alone.")
+    with bars() as report:
+        ground = None
+        if dataset is not None and splits is not None:
+            model = Model("lamp", None, None, size, aspect)
+            ground = Ground(dataset, splits, groups, masks, model, device, cache, report)
+        work = Amplification(ground, OneClassDigits(steps), report)
+        cells = work.run(seeds_of(seeds), json)
+    if json is None:
+        emit(work.document(cells))
+        return
+    show(("images", "loss", "optimiser", "base", "amplified", "gain", "higher"), rows_of(comparisons(cells)))
+    say(f"wrote {json}")
+
+
+@benchmark.command("detectors")
+def detectors(
+    dataset: Annotated[Path, typer.Argument(help="A data set in the MVTec AD layout.")],
+    detector: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="One to compare; may be repeated. All that learn from good images alone, and patchcore, padim and"
+            " fastflow where anomalib is installed.",
+            show_default=False,
+        ),
+    ] = None,
+    splits: Annotated[
+        Path | None, typer.Option(help="JSON: which images teach and which judge, by seed.", metavar="FILE")
+    ] = None,
+    seeds: Annotated[str, typer.Option(help="One seed, or several: 0,1,2.")] = "0",
+    weights: options.Weights = None,
+    backbone: options.Backbone = None,
+    layers: options.Layers = None,
+    size: options.Size = None,
+    tiles: options.Tiles = None,
+    aspect: options.AspectOption = options.Aspect.SQUASH,
+    masks: options.Masks = None,
+    groups: options.Groups = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="At most so many images in training, and of each kind in the test.")
+    ] = None,
+    device: options.DeviceOption = options.Device.AUTO,
+    json: Annotated[
+        Path | None, typer.Option("--json", help="Write the figures there, after every fit; a second run goes on.")
+    ] = None,
+    html: Annotated[Path | None, typer.Option(help="Write a page there: figures, ROC curves, heatmaps.")] = None,
+) -> None:
+    """Compare detectors on the same images: which method holds on this line?
+
+    \b
+    flowgauge benchmark detectors ./mvtec/bottle --html bottle.html
+    flowgauge benchmark detectors ./tiles --splits splits.json \\
+        --groups groups.json --seeds 0,1,2 --json tiles.json --html tiles.html
+
+    Each is fitted and judged in a process of its own: accuracy of images and
+    places, by class too; misses and false alarms at its own threshold; seconds
+    to fit, images a second, memory, and the size of its snapshot. Peers are
+    anomalib's, on the same backbone; they come with the extra named peers.
+    """
+    from flowgauge.cli.comparing import Comparing, entrants_of
+    from flowgauge.cli.model import Model
+    from flowgauge.reports.comparison import write_comparison
+
+    for place in (json, html):
+        check_place(place)
+    models = tuple(
+        Model(name, weights, backbone, size, aspect, layers=layers, tiles=tiles) for name in entrants_of(detector or [])
+    )
+    with bars() as report:
+        comparing = Comparing(dataset, splits, groups, masks, models, device, limit, report)
+        found = comparing.run(seeds_of(seeds), json)
+    if html is not None:
+        write_comparison(comparing.name, found.entrants, html)
+    if json is None and html is None:
+        emit(found.document(comparing.name))
+        return
+    columns = ("image_auroc", "pixel_auroc", "aupro", "fit_seconds", "images_per_second", "peak_mib", "snapshot_mib")
+    show(
+        ("detector", *columns),
+        ((s.detector, *(spread and spread.mean for spread in _spreads(s, columns))) for s in found.standings),
+    )
+    for path in (json, html):
+        if path is not None:
+            say(f"wrote {path}")
+
+
+benchmark.command("suite")(suite)
+
+
+def _spreads(standing: "Standing", columns: Sequence[str]) -> list["Spread | None"]:
+    return [getattr(standing, column) for column in columns]
+
+
+def _one_of(name: str, choices: type[StrEnum]) -> str:
+    if name not in set(choices):
+        raise UserError(f"{name!r} is none of them.", f"Use one of: {', '.join(choices)}.")
+    return name
+
+
+def _conclude(
+    found: Mapping[str, Any], json: Path | None, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]
+) -> None:
+    """The whole on stdout for scripts; or a table for people, with the whole in a file."""
+    if json is None:
+        emit(found)
+        return
+    show(columns, ([_words(row[column]) for column in columns] for row in rows))
+    say(f"wrote {json}")
+
+
+def _words(value: object) -> object:
+    return "; ".join(value) or "-" if isinstance(value, list) else value

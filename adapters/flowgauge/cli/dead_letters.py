@@ -1,0 +1,101 @@
+"""`flowgauge dead-letters`: messages that could not be processed, why, and a second try."""
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from flowgauge.cli import options
+from flowgauge.cli.output import emit, say, show
+from flowgauge.domain.errors import UserError
+
+if TYPE_CHECKING:
+    from flowgauge.domain.ports import Record
+    from flowgauge.runtime.backend import Store
+
+dead_letters = typer.Typer(no_args_is_help=True, help="Messages that could not be processed.")
+
+Line = Annotated[str | None, typer.Option(help="Only this line's.")]
+Image = Annotated[str | None, typer.Option(help="Only those of the image with this id.")]
+
+
+@dead_letters.command("list")
+def list_dead_letters(store: options.Store, line: Line = None, image: Image = None, json: options.Json = False) -> None:
+    """Every kept dead letter with its reason and where it lay, the oldest first.
+
+    \b
+    flowgauge dead-letters list --line press-3 --store ./plant
+    """
+    from flowgauge.app.bootstrap import open_store
+    from flowgauge.services.replay import Letters, letters
+
+    with open_store(store) as plant:
+        found = [_facts(plant, letter) for letter in letters(plant.log, Letters(line, image))]
+    if json:
+        emit(found)
+        return
+    rows = (
+        (
+            each["line"],
+            each["image_id"],
+            each["at"],
+            None if each["topic"] is None else f"{each['topic']}/{each['partition']}/{each['offset']}",
+            each["replayed_at"],
+            each["reason"],
+        )
+        for each in found
+    )
+    show(("line", "image", "at (UTC)", "topic/partition/offset", "replayed (UTC)", "reason"), rows)
+
+
+@dead_letters.command()
+def replay(
+    store: options.Store,
+    line: Line = None,
+    image: Image = None,
+    everything: Annotated[bool, typer.Option("--all", help="Those of every line.")] = False,
+    again: Annotated[bool, typer.Option("--again", help="Also those that were replayed before.")] = False,
+    json: options.Json = False,
+) -> None:
+    """Send the images of dead letters again, once what was wrong is mended.
+
+    They go to the partition that they came from, with the headers that they
+    had. What fails again becomes a new dead letter; an image that has a
+    verdict by now is skipped.
+
+    \b
+    flowgauge dead-letters replay --line press-3 --store ./plant
+    flowgauge dead-letters replay --image shift-2/0411.png --store s3://flowgauge
+    """
+    from flowgauge.app.bootstrap import open_store
+    from flowgauge.services.replay import Letters
+    from flowgauge.services.replay import replay as send_again
+
+    if line is None and image is None and not everything:
+        raise UserError("Nothing is chosen.", "Choose with --line, --image or both, or replay everything with --all.")
+    with open_store(store) as plant:
+        counts = send_again(plant, Letters(line, image), again)
+    if json:
+        emit({"sent": counts.sent, "replayed_before": counts.replayed, "lost": counts.lost})
+        return
+    say(f"{counts.sent} images were sent again.")
+    if counts.replayed:
+        say(f"{counts.replayed} were replayed before and are left out; --again sends them too.")
+    if counts.lost:
+        say(f"{counts.lost} hold no image that could be sent: publish these anew.")
+
+
+def _facts(plant: "Store", letter: "Record") -> dict[str, Any]:
+    from flowgauge.domain.dead_letters import REASON, buried_at
+    from flowgauge.services.replay import replayed_at
+
+    place, replayed = buried_at(letter), replayed_at(plant.state, letter)
+    return {
+        "line": letter.key,
+        "image_id": letter.headers.get("ce_id"),
+        "at": letter.at.isoformat(timespec="seconds"),
+        "topic": place.topic if place else None,
+        "partition": place.partition if place else None,
+        "offset": place.offset if place else None,
+        "replayed_at": replayed.isoformat(timespec="seconds") if replayed else None,
+        "reason": letter.headers.get(REASON),
+    }

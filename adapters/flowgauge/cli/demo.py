@@ -1,0 +1,117 @@
+"""`flowgauge demo`: a line that drifts, from the first fit to the report."""
+
+import webbrowser
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from flowgauge.cli import options
+from flowgauge.cli.demofolder import DemoFolder
+from flowgauge.cli.exits import Exit
+from flowgauge.cli.output import emit, say, show, stderr, stdout
+from flowgauge.domain.errors import SettingsError
+
+if TYPE_CHECKING:
+    from flowgauge.reports.story import Story
+
+
+def demo(
+    out: Annotated[Path, typer.Option(help="Where the report goes, and the store that it was read from.")] = Path(
+        "demo"
+    ),
+    material: Annotated[
+        str, typer.Option(help="What the procedural line makes: brushed-metal, ceramic-tile, leather and others.")
+    ] = "brushed-metal",
+    data: Annotated[
+        Path | None, typer.Option(help="Real images instead: the folder that --phases refers to.", metavar="DIR")
+    ] = None,
+    phases: Annotated[
+        Path | None, typer.Option(help="JSON: which images fit, teach and judge, phase by phase.", metavar="FILE")
+    ] = None,
+    groups: options.Groups = None,
+    seed: Annotated[int, typer.Option(min=0, help="Same seed, same story. With --phases: which of its runs.")] = 0,
+    detector: options.Detector = None,
+    weights: options.Weights = None,
+    size: options.Size = None,
+    device: options.DeviceOption = options.Device.AUTO,
+    stack: Annotated[
+        bool, typer.Option("--stack", help="On Kafka, Redis and S3, which the environment names, with real workers.")
+    ] = False,
+    lines: Annotated[int, typer.Option(min=1, max=8, help="With --stack: so many lines, at the same time.")] = 2,
+    rate: Annotated[float, typer.Option(min=0.1, help="With --stack: images a second of every line.")] = 3.0,
+    open_report: Annotated[bool, typer.Option("--open/--no-open", help="Show the report in a browser.")] = False,
+    json: options.Json = False,
+) -> None:
+    """Watch a gauge keep up with a line that drifts.
+
+    A gauge is fitted to good images; goods and defects stream; the light drifts and false alarms rise; the drift alert
+    fires; the gauge is re-cut from a buffer that holds defects, passes its gate and is swapped in. It all runs through
+    the pipeline of `flowgauge run`, and ends with one self-contained HTML report.
+
+    With --stack it runs on real servers (make up starts some): two scoring workers, one for what is downstream and one
+    that adapts, all in processes of their own; each line gets a report.
+
+    Exits with 1 when an image is left without a verdict.
+
+    \b
+    flowgauge demo
+    flowgauge demo --material ceramic-tile --seed 3 --open
+    flowgauge demo --data ./tiles --phases ./tiles/phases.json
+    flowgauge demo --stack
+    """
+    from flowgauge.cli.performing import Cast, command_line, perform, script_of, summary
+
+    if (data is None) != (phases is None):
+        raise SettingsError(
+            "Real images need both --data and --phases.", "Give both, or neither for a procedural line."
+        )
+    folder = DemoFolder(out)
+    count = lines if stack else 1
+    scripts = [script_of(material, data, phases, groups, seed + number) for number in range(count)]
+    folder.clear()
+    played = {"material": material} if data is None else {"data": data, "phases": phases, "groups": groups}
+    told: dict[str, object | None] = {**played, "seed": seed, "detector": detector, "weights": weights, "size": size}
+    cast, console = Cast(detector, weights, size, device), stderr() if json else stdout()
+    if stack:
+        from flowgauge.cli.touring import as_lines, tour
+
+        command = command_line({**told, "lines": lines, "rate": rate}, "--stack")
+        stories = tour(as_lines(scripts), folder, cast, rate, command, console)
+    else:
+        stories = [perform(scripts[0], folder, cast, command_line(told), console)]
+    folders = [folder.of(story.line) if stack else folder for story in stories]
+    if json:
+        summaries = [summary(story, each) for story, each in zip(stories, folders, strict=True)]
+        emit(summaries if stack else summaries[0])
+    for story, each in zip(stories, folders, strict=True):
+        if not json:
+            _conclude(story, each)
+        if open_report:
+            webbrowser.open(each.report.resolve().as_uri())
+    missing = sum(story.counts.missing for story in stories)
+    if missing:
+        stderr().print(f"[bold red]{missing} images have no verdict.[/]")
+        raise typer.Exit(Exit.FAILED)
+
+
+def _conclude(story: "Story", folder: DemoFolder) -> None:
+    from flowgauge.reports.figures import phase_figures
+    from flowgauge.reports.headline import headline
+    from flowgauge.reports.wording import auroc, percent
+
+    columns = ("phase", "false alarms off", "adapted", "misses off", "adapted", "AUROC off", "adapted")
+    rows = [
+        (
+            phase.name,
+            *(percent(rates.false_alarm) for rates in (phase.frozen, phase.adapted)),
+            *(percent(rates.miss) for rates in (phase.frozen, phase.adapted)),
+            *(auroc(rates.auroc) for rates in (phase.frozen, phase.adapted)),
+        )
+        for phase in phase_figures(story)
+    ]
+    show(columns, rows)
+    counts = story.counts
+    say(f"{counts.verdicts} verdicts for {counts.sent} images, {counts.missing} missing.")
+    say(headline(story))
+    say(f"Report: {folder.report}")

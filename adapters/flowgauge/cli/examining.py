@@ -1,0 +1,53 @@
+"""The doctor as the command line asks for it. Loads torch: imported when the command runs and not before."""
+
+from pathlib import Path
+from typing import Any
+
+from flowgauge.cli.model import torch_device
+from flowgauge.cli.options import Device
+from flowgauge.cli.progress import Report
+from flowgauge.datachecks.examine import Examination, examine
+from flowgauge.domain.errors import UserError
+from flowgauge.evaluation.datasets import Dataset
+from flowgauge.evaluation.splits import read_groups
+from flowgauge.training.fit import FitSettings, embedder_for
+from flowgauge.training.gauge import Gauge
+from flowgauge.training.snapshot import MANIFEST_NAME, WEIGHTS_NAME, load
+
+SCHEMA = 1
+
+
+def examination(dataset: Path, gauge: Path | None, groups: Path | None, device: Device, report: Report) -> Examination:
+    """Raises `DatasetError` for what cannot be examined, `SnapshotInvalid` for a gauge that must not be loaded."""
+    where = torch_device(device)
+    opened = Dataset.open(dataset)
+    known = None if groups is None else read_groups(groups)
+    fitted = None if gauge is None else _gauge(gauge, where)
+    return examine(opened, embedder_for(FitSettings(), where), fitted, known, report)
+
+
+def _gauge(folder: Path, device: str) -> Gauge:
+    try:
+        return load((folder / MANIFEST_NAME).read_bytes(), (folder / WEIGHTS_NAME).read_bytes(), device=device)
+    except OSError as error:
+        raise UserError(
+            f"{folder} holds no snapshot: {error.filename} cannot be read ({error.strerror}).",
+            f"Give the folder that holds {MANIFEST_NAME} and {WEIGHTS_NAME}.",
+        ) from error
+
+
+def document(dataset: Path, found: Examination) -> dict[str, Any]:
+    """`problems` counts findings that are more than notes; each check has its figures whether it found anything."""
+    seen = found.seen
+    return {
+        "schema_version": SCHEMA,
+        "dataset": dataset.resolve().name,
+        "images": {
+            "train": seen.trained,
+            "test_good": int((~seen.train & seen.good).sum()),
+            "test_defect": int((~seen.good).sum()),
+            "unreadable": len(seen.unreadable),
+        },
+        "problems": len(found.problems),
+        "checks": [check.model_dump(mode="json") for check in found.checks],
+    }

@@ -1,0 +1,210 @@
+"""From options to gauges. Loads torch, so commands import it when they run and not before."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import BaseModel
+
+from flowgauge.cli.options import Aspect, Device
+from flowgauge.domain.errors import SettingsError
+from flowgauge.meta.initialization import Theta, read, shipped
+from flowgauge.models.backbones import LITE0, PIXELS_SPEC, BackboneSpec
+from flowgauge.models.headflow.detector import HeadFlow, panel_options
+from flowgauge.models.registry import DEFAULT, DETECTORS, FROM_PIXELS
+from flowgauge.registry.gauges import Load
+from flowgauge.registry.snapshots import active_snapshot, fetch_snapshot
+from flowgauge.runtime.backend import Store
+from flowgauge.training.fit import FitSettings, embedder_for
+from flowgauge.training.gauge import Gauge
+from flowgauge.training.snapshot import load
+from flowgauge.training.thresholds import FALSE_ALARMS
+from flowgauge.vision.preprocessing import LARGEST, Preprocessing
+from flowgauge.vision.preprocessing import Aspect as Rule
+from flowgauge.vision.tiling import tiled_side
+
+SHIPPED = "shipped"
+
+
+@dataclass(frozen=True)
+class Model:
+    """What a person said about the model; None: the default."""
+
+    detector: str | None
+    weights: Path | None
+    backbone: str | None
+    size: int | None
+    aspect: Aspect
+    refine: bool = False
+    members: int | None = None
+    changes: tuple[str, ...] = ()
+    layers: str | None = None
+    tiles: str | None = None
+    false_alarms: float | None = None
+
+    def refining(self) -> "Model":
+        """The same for images that nobody has called good."""
+        return replace(self, refine=True)
+
+    def settings(self) -> FitSettings:
+        """Raises `SettingsError` for what cannot be had."""
+        detector = self.detector or DEFAULT
+        if self.refine and self.false_alarms is not None:
+            raise SettingsError(
+                "Images that nobody has called good cannot promise a false-alarm rate.",
+                "Leave --false-alarms out, or fit to good images without --refine and --from-buffer.",
+            )
+        return FitSettings(
+            detector=detector,
+            config=self._config(detector),
+            backbone=self._backbone(detector),
+            preprocessing=self._preprocessing(),
+            refine=2 * self.refine,
+            false_alarms=FALSE_ALARMS if self.false_alarms is None else self.false_alarms,
+        )
+
+    def _config(self, detector: str) -> dict[str, Any]:
+        changes = changed(self.changes)
+        if changes and detector in DETECTORS:
+            require_known(changes, DETECTORS[detector][1], detector)
+        return self._panel(detector) | changes
+
+    def _panel(self, detector: str) -> dict[str, Any]:
+        if self.members is None:
+            return {}
+        if detector != HeadFlow.name:
+            raise SettingsError(f"{detector} has no members.", f"Leave --members out, or use {HeadFlow.name}.")
+        return panel_options(self.members)
+
+    def _backbone(self, detector: str) -> BackboneSpec:
+        if detector in FROM_PIXELS:
+            if any(option is not None for option in (self.weights, self.backbone, self.layers, self.tiles)):
+                raise SettingsError(
+                    f"{detector} reads pixels and no features.",
+                    "Leave --weights, --backbone, --layers and --tiles out.",
+                )
+            return PIXELS_SPEC
+        if self.weights is not None:
+            spec = BackboneSpec.from_file(self.weights, self.backbone)
+        else:
+            spec = BackboneSpec.named(self.backbone or LITE0)
+        tile = self._size if self._tiles > 1 else None
+        return spec.model_copy(update={"layers": self._layers, "tile": tile})
+
+    @property
+    def _layers(self) -> tuple[int, ...]:
+        if self.layers is None:
+            return ()
+        try:
+            return tuple(int(layer) for layer in self.layers.split(","))
+        except ValueError as error:
+            raise SettingsError(
+                f"{self.layers!r} names no layers.", "Write numbers with commas: --layers 5,8,11."
+            ) from error
+
+    @property
+    def _size(self) -> int:
+        """Of the image, or of each tile."""
+        size = Preprocessing().size if self.size is None else self.size
+        if size % 32 or not 64 <= size <= LARGEST:
+            raise SettingsError(
+                f"The size {size} does not suit the backbone.", f"Use a multiple of 32 from 64 to {LARGEST}."
+            )
+        return size
+
+    @property
+    def _tiles(self) -> int:
+        """So many rows, and as many columns."""
+        rows, _, columns = (self.tiles or "1x1").partition("x")
+        if not (rows.isdigit() and columns.isdigit() and int(rows)):
+            raise SettingsError(f"{self.tiles!r} are no tiles.", "Write ROWSxCOLUMNS: --tiles 2x2.")
+        if rows != columns:
+            raise SettingsError(
+                f"{self.tiles} tiles make no square, and gauges see squares.", "Give as many rows as columns."
+            )
+        return int(rows)
+
+    def _preprocessing(self) -> Preprocessing:
+        side = tiled_side(self._size, self._tiles)
+        if side > LARGEST:
+            raise SettingsError(
+                f"{self.tiles} tiles of {self._size} pixels make an image of {side} pixels a side.",
+                f"Use fewer or smaller ones: {LARGEST} is the most.",
+            )
+        return Preprocessing(size=side, aspect=Rule(self.aspect))
+
+
+def changed(changes: Sequence[str]) -> dict[str, Any]:
+    """`a.b=1` as {"a": {"b": 1}}; values are JSON, or words as they are. Raises `SettingsError` for anything else."""
+    found: dict[str, Any] = {}
+    for change in changes:
+        name, equals, value = change.partition("=")
+        if not equals or not all(name.split(".")):
+            raise SettingsError(f"{change!r} is no NAME=VALUE.", "Write --set hidden=64, or --set synthesis.noise=1.")
+        *folders, last = name.split(".")
+        place = found
+        for folder in folders:
+            place = place.setdefault(folder, {})
+        place[last] = _value(value)
+    return found
+
+
+def require_known(changes: Mapping[str, Any], schema: type[BaseModel], of: str) -> None:
+    """Raises `SettingsError` for a name that `schema` does not have."""
+    for name, value in changes.items():
+        if name not in schema.model_fields:
+            raise SettingsError(f"{of} has no option {name!r}.", f"It has {', '.join(schema.model_fields)}.")
+        inner = schema.model_fields[name].annotation
+        if isinstance(value, dict) and isinstance(inner, type) and issubclass(inner, BaseModel):
+            require_known(value, inner, f"{name} of {of}")
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def torch_device(device: Device) -> str:
+    """`cpu` or `cuda`. Raises `SettingsError` for a GPU that is not there."""
+    if device is Device.AUTO:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if device is Device.CUDA and not torch.cuda.is_available():
+        raise SettingsError("There is no GPU that torch can use.", "Use --device cpu, or check the driver.")
+    return device.value
+
+
+def stored_gauge(store: Store, line: str, version: str | None, device: Device) -> Gauge:
+    """The gauge of that version; None stands for the active one.
+
+    Raises `GaugeMissing` where there is none and `SnapshotInvalid` for one that must not be loaded.
+    """
+    if version is not None:
+        files = fetch_snapshot(store.objects, line, version)
+        return load(files.manifest, files.weights, device=torch_device(device))
+    active = active_snapshot(store.log, line)
+    files = fetch_snapshot(store.objects, line, active.version)
+    return load(files.manifest, files.weights, device=torch_device(device), sha256=active.sha256)
+
+
+def start_at(theta: str) -> Theta:
+    """Of a file, or those that come with the package. Raises `SettingsError` for a file of something else."""
+    return shipped() if theta == SHIPPED else read(Path(theta))
+
+
+def fitting_start(theta: str, settings: FitSettings, device: str) -> Theta:
+    """The same, for a detector of `settings`. Raises `SettingsError` where it is of another detector or backbone."""
+    found, embedder = start_at(theta), embedder_for(settings, device)
+    found.require_backbone(embedder.backbone.spec)
+    found.load_into(embedder.detector)
+    return found
+
+
+def loading(device: Device) -> Load:
+    """How a stream makes a gauge of a snapshot."""
+    return partial(load, device=torch_device(device))

@@ -1,0 +1,141 @@
+"""Options that several commands share, so that they read alike everywhere."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+class Device(StrEnum):
+    AUTO = "auto"
+    CPU = "cpu"
+    CUDA = "cuda"
+
+
+class Aspect(StrEnum):
+    """The names of `flowgauge.vision.preprocessing.Aspect`, repeated here because that module loads torch."""
+
+    SQUASH = "squash"
+    LETTERBOX = "letterbox"
+    CENTRE = "centre"
+    EMBED = "embed"
+
+
+Store = Annotated[
+    str,
+    typer.Option(
+        envvar="FLOWGAUGE_STORE", help="Where lines, gauges and verdicts are kept: a directory, or s3://BUCKET."
+    ),
+]
+Line = Annotated[str, typer.Option(help="The line: 1 to 64 letters, digits, dots, underscores or hyphens.")]
+DeviceOption = Annotated[
+    Device, typer.Option("--device", envvar="FLOWGAUGE_DEVICE", help="Where the model runs; auto takes a GPU if any.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts instead of a table.")]
+
+Detector = Annotated[
+    str | None,
+    typer.Option(help="featureflow (default), headflow, csflow, rad, glass, lamp or multidirectional."),
+]
+Changes = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        help="An option of the detector's own, as its class names it: clamp=1.5, or synthesis.hypothesis=hypersphere;"
+        " may be repeated.",
+        metavar="NAME=VALUE",
+        show_default=False,
+    ),
+]
+Refine = Annotated[
+    bool,
+    typer.Option("--refine", help="Leave out images that look suspect: for images that nobody has called good."),
+]
+FalseAlarms = Annotated[
+    float | None,
+    typer.Option(
+        "--false-alarms",
+        min=1e-4,
+        max=0.49,
+        help="Share of false alarms that the threshold promises on new good parts, such as 0.01. (0.05)",
+        metavar="RATE",
+        show_default=False,
+    ),
+]
+Members = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        max=10,
+        help="Of headflow: a panel of so many members, each taught without some of the parts: for images among which"
+        " defects may be. 3 lose little where there are none; 5 hold best where one defect may be on many of the"
+        " images. Fitting takes longer with each, scoring some 6 per cent.",
+    ),
+]
+Theta = Annotated[
+    str | None,
+    typer.Option(
+        help="Start from meta-learned parameters: a file of flowgauge meta-train, or `shipped`.", metavar="FILE"
+    ),
+]
+Weights = Annotated[
+    Path | None,
+    typer.Option(
+        help="Backbone weights: a .safetensors or .pth file of a timm model. Its name begins with the model's, or"
+        " --backbone names it.",
+        metavar="FILE",
+    ),
+]
+Backbone = Annotated[
+    str | None,
+    typer.Option(
+        help="lite0 (default); lite1 or lite2, which come with the extra named backbones; convnext, wideresnet50,"
+        " dinov2, dinov3 or any timm model, whose weights come from timm's hub or from --weights.",
+        metavar="NAME",
+    ),
+]
+Layers = Annotated[
+    str | None,
+    typer.Option(
+        help="Of vision transformers: the blocks whose patch tokens are used, from 0, as 5,8,11. By default three of"
+        " the second half.",
+        metavar="N,N,...",
+        show_default=False,
+    ),
+]
+Size = Annotated[
+    int | None,
+    typer.Option(
+        help="Side of the square that images are resampled to, in pixels (256): a multiple of 32. Twice the side takes"
+        " four times as long, and shows defects of half the size. With --tiles, the side of each tile."
+    ),
+]
+Tiles = Annotated[
+    str | None,
+    typer.Option(
+        help="Cut images into overlapping tiles of --size pixels, as 2x2: the backbone sees each alone, the detector"
+        " all of them as one. For small defects on large images where the backbone wants small ones: transformers.",
+        metavar="ROWSxCOLUMNS",
+        show_default=False,
+    ),
+]
+AspectOption = Annotated[
+    Aspect,
+    typer.Option(
+        "--aspect",
+        help="How an image becomes a square: whole; padded; around the object, as large as it; or embedded: around the"
+        " object, all at one scale, the background black.",
+    ),
+]
+Masks = Annotated[
+    Path | None,
+    typer.Option(
+        help="Folder of masks that cut the objects out: for each image a PNG of the same path, white on the object.",
+        metavar="DIR",
+    ),
+]
+Groups = Annotated[
+    Path | None,
+    typer.Option(help="JSON: each image's path -> the part it shows. Parts stay whole in folds.", metavar="FILE"),
+]

@@ -1,0 +1,52 @@
+"""`flowgauge run`: the whole pipeline in one process, over a folder in which images appear."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flowgauge.cli import options
+from flowgauge.cli.output import live, stderr
+
+
+def run(
+    folder: Annotated[Path, typer.Argument(help="The folder in which images appear; folders below it count too.")],
+    line: options.Line,
+    store: options.Store,
+    once: Annotated[bool, typer.Option("--once", help="Work off what is there and stop.")] = False,
+    batch: Annotated[int, typer.Option(min=1, help="Images that are scored together at most.")] = 16,
+    device: options.DeviceOption = options.Device.AUTO,
+    json: Annotated[bool, typer.Option("--json", help="Print verdicts and alerts, one JSON object a line.")] = False,
+) -> None:
+    """Score images as they appear in a folder, watch the line for drift, and adapt its gauge.
+
+    Runs until Ctrl-C. Everything is durable: start it again after any crash
+    and it goes on where it was, with one verdict for each image. What cannot
+    be read is a dead letter (flowgauge dead-letters list). A line without a
+    gauge gets review verdicts and fills its buffer, from which
+    flowgauge fit --from-buffer makes the first gauge.
+
+    \b
+    flowgauge run ./incoming --line press-3 --store ./plant
+    flowgauge run ./incoming --line press-3 --store ./plant --once --json
+    """
+    from flowgauge.adaptation.adapt import adapt
+    from flowgauge.app.bootstrap import embedded, folder_source, open_store
+    from flowgauge.cli.model import loading
+    from flowgauge.cli.telling import Teller
+    from flowgauge.domain.object_keys import line_name
+
+    with open_store(store) as plant, live().status("waiting for images") as status:
+        teller = Teller(status, as_json=json)
+        source = folder_source(plant, folder, line_name(line), settle_seconds=0 if once else 1)
+        runner = embedded(
+            plant,
+            loading(device),
+            adapt,
+            [source],
+            batch=batch,
+            observer=teller.step,
+            trouble=teller.trouble,
+        )
+        runner.run_until_idle() if once else runner.run()
+    stderr().print(teller.summary())

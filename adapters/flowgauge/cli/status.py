@@ -1,0 +1,100 @@
+"""`flowgauge status` and `flowgauge alerts`: what ops people look at."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from flowgauge.cli import options
+from flowgauge.cli.output import emit, emit_line, say, show
+
+if TYPE_CHECKING:
+    from flowgauge.domain.messages import Alert
+
+_FOLLOW_SECONDS = 0.5
+
+
+def status(store: options.Store, json: options.Json = False) -> None:
+    """Show how far behind each group of workers is, and what each line has.
+
+    lag counts records beyond what a group has committed: images that wait to
+    be scored, verdicts that wait to be alerted, observed or archived. alerting
+    and archive keep some on purpose: what a restart would read again.
+
+    \b
+    flowgauge status --store s3://flowgauge
+    """
+    from flowgauge.app.bootstrap import open_store
+    from flowgauge.services.status import group_statuses, line_statuses
+
+    with open_store(store) as plant:
+        groups, lines = list(group_statuses(plant)), list(line_statuses(plant))
+    if json:
+        emit(
+            {
+                "groups": [group.model_dump(mode="json") for group in groups],
+                "lines": [line.model_dump(mode="json") for line in lines],
+            }
+        )
+        return
+    show(("group", "topic", "lag"), ((group.group, group.topic, group.lag) for group in groups))
+    say("")
+    show(
+        ("line", "gauge", "epoch", "active since (UTC)", "buffered", "last adaptation (UTC)", ""),
+        (
+            (
+                line.line,
+                line.version,
+                line.epoch,
+                line.active_since,
+                line.buffered,
+                line.adapted_at,
+                {True: "accepted", False: "refused", None: None}[line.accepted],
+            )
+            for line in lines
+        ),
+    )
+
+
+def alerts(
+    store: options.Store,
+    line: Annotated[str | None, typer.Option(help="Of this line only.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="How many of the latest are shown first.")] = 20,
+    follow: Annotated[bool, typer.Option("--follow", help="Go on with new ones until Ctrl-C.")] = False,
+    json: options.Json = False,
+) -> None:
+    """Show the latest alerts, oldest first.
+
+    An alert may come twice: at the first reject of a minute, say, and at the
+    minute's end with the whole count. Both carry one alert_id, and the later
+    one replaces the earlier.
+
+    \b
+    flowgauge alerts --store s3://flowgauge --follow
+    flowgauge alerts --store ./plant --line press-3 --json
+    """
+    from time import sleep
+
+    from flowgauge.app.bootstrap import open_store
+    from flowgauge.domain.messages import ALERTS
+    from flowgauge.services.status import decoded, latest_alerts
+
+    with open_store(store) as plant:
+        latest, ends = latest_alerts(plant.log, limit)
+        for alert in latest:
+            _tell(alert, line, json)
+        while follow:
+            for partition, end in enumerate(ends):
+                records = plant.log.read(ALERTS, partition, end, limit)
+                for alert in decoded(records):
+                    _tell(alert, line, json)
+                ends[partition] = records[-1].offset + 1 if records else end
+            sleep(_FOLLOW_SECONDS)
+
+
+def _tell(alert: "Alert", line: str | None, as_json: bool) -> None:
+    if line not in (None, alert.line):
+        return
+    if as_json:
+        emit_line(alert.model_dump(mode="json"))
+    else:
+        say(f"{alert.at:%Y-%m-%d %H:%M:%S}  {alert.line}  {alert.kind.value}  {alert.message}")

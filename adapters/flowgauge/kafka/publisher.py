@@ -1,0 +1,140 @@
+"""What a production line sends its images with."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from hashlib import sha256
+from threading import Condition
+from types import TracebackType
+from typing import Any
+
+from flowgauge.domain.errors import UserError
+from flowgauge.domain.messages import IMAGES, Event
+from flowgauge.domain.object_keys import image_object
+from flowgauge.domain.ports import Objects
+from flowgauge.kafka.auth_probe import ensure_admitted
+from flowgauge.kafka.faults import kafka_faults, translated
+from flowgauge.kafka.limits import LARGEST_MESSAGE
+from flowgauge.kafka.settings import KafkaSettings
+from kafka import KafkaProducer
+
+INLINE_LIMIT = 1024 * 1024
+"""Bytes; larger images travel by claim check."""
+
+_WINDOW_BYTES = 64 * 1024 * 1024
+
+
+class ImagePublisher:
+    """Sends each image once, in order, to all in-sync replicas. A context manager; `close` sends what is left.
+
+    At most `window_bytes` are under way: `publish` waits until there is room, so memory does not grow when the brokers
+    are slow. Images above `inline_limit` bytes are stored in `objects`, and the event names them; without a store they
+    raise `UserError`.
+    """
+
+    def __init__(
+        self,
+        settings: KafkaSettings,
+        objects: Objects | None = None,
+        *,
+        inline_limit: int = INLINE_LIMIT,
+        window_bytes: int = _WINDOW_BYTES,
+    ) -> None:
+        self._settings = settings
+        self._objects = objects
+        self._inline_limit = inline_limit
+        self._window = _Window(window_bytes)
+        self._producer: Any = None
+
+    def __enter__(self) -> "ImagePublisher":
+        ensure_admitted(self._settings)
+        with self._faults():
+            self._producer = KafkaProducer(
+                **self._settings.client_options(),
+                acks="all",
+                enable_idempotence=True,
+                allow_auto_create_topics=False,
+                max_request_size=LARGEST_MESSAGE,
+                linger_ms=5,
+            )
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        with self._faults():
+            self._producer.close(timeout=None if kind is None else 1)
+        if kind is None:
+            self._raise_failure()
+
+    def publish(self, event: Event, data: bytes, partition: int | None = None) -> None:
+        """Hand over one image. Raises `Unavailable` when an earlier one could not be sent."""
+        value, headers = self._packed(event, data)
+        self._window.enter(len(value))
+        self._raise_failure()
+        with self._faults():
+            future = self._producer.send(
+                self._settings.topic(IMAGES),
+                key=event.line.encode(),
+                value=value,
+                headers=[(name, text.encode()) for name, text in headers.items()],
+                partition=partition,
+            )
+        future.add_callback(self._window.left(len(value)))
+        future.add_errback(self._window.failed(len(value)))
+
+    def flush(self) -> None:
+        """Wait until all that was handed over is durable. Raises `Unavailable`."""
+        with self._faults():
+            self._producer.flush()
+        self._raise_failure()
+
+    def _packed(self, event: Event, data: bytes) -> tuple[bytes, dict[str, str]]:
+        if len(data) <= self._inline_limit:
+            return data, event.headers()
+        if self._objects is None:
+            raise UserError(
+                f"{event.image_id} has {len(data):,} bytes, and more than {self._inline_limit:,} need an object store.",
+                "Name one with --store s3://BUCKET.",
+            )
+        uri = self._objects.put(image_object(event.line, event.captured_at, event.image_id), data)
+        claim = {"ce_dataref": uri, "ce_datasha256": sha256(data).hexdigest(), "ce_datasize": str(len(data))}
+        return b"", event.headers() | claim
+
+    def _faults(self) -> AbstractContextManager[None]:
+        return kafka_faults(self._settings, self._right)
+
+    @property
+    def _right(self) -> str:
+        return f"Write on the topic {self._settings.topic(IMAGES)}"
+
+    def _raise_failure(self) -> None:
+        if self._window.failure is not None:
+            raise translated(self._window.failure, self._settings, self._right)
+
+
+class _Window:
+    """How many bytes are under way, at most; an image larger than the window goes alone."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._under_way = 0
+        self._changed = Condition()
+        self.failure: BaseException | None = None
+
+    def enter(self, count: int) -> None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._under_way == 0 or self._under_way + count <= self._size)
+            self._under_way += count
+
+    def left(self, count: int) -> Callable[[object], None]:
+        return lambda _: self._leave(count)
+
+    def failed(self, count: int) -> Callable[[BaseException], None]:
+        def note(error: BaseException) -> None:
+            self.failure = self.failure or error
+            self._leave(count)
+
+        return note
+
+    def _leave(self, count: int) -> None:
+        with self._changed:
+            self._under_way -= count
+            self._changed.notify_all()

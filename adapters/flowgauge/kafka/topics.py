@@ -1,0 +1,141 @@
+"""The topics: made with what the rules of delivery rest on, and checked for it."""
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+from flowgauge.domain.messages import ADAPTATIONS, ALERTS, DEAD_LETTERS, IMAGES, SNAPSHOTS, TOPICS, VERDICTS
+from flowgauge.kafka.auth_probe import ensure_admitted
+from flowgauge.kafka.faults import kafka_faults
+from flowgauge.kafka.limits import LARGEST_LETTER, LARGEST_MESSAGE
+from flowgauge.kafka.settings import KafkaSettings
+from kafka import KafkaAdminClient
+from kafka.admin import ConfigResource, ConfigResourceType
+from kafka.errors import TopicAuthorizationFailedError
+
+_DAY_MS = 86_400_000
+_KEPT_MS = {
+    IMAGES: 3 * _DAY_MS,
+    VERDICTS: 7 * _DAY_MS,
+    ALERTS: 30 * _DAY_MS,
+    ADAPTATIONS: 30 * _DAY_MS,
+    DEAD_LETTERS: 30 * _DAY_MS,
+}
+_PER_LINE = (IMAGES, VERDICTS, DEAD_LETTERS)
+_RETENTION, _CLEANUP, _LARGEST = "retention.ms", "cleanup.policy", "max.message.bytes"
+_TIME, _BROKERS_TIME = "message.timestamp.type", "LogAppendTime"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """`partitions` of images, verdicts and dead letters; the other topics have one."""
+
+    partitions: int = 1
+    replication: int = 1
+
+
+class Topics:
+    """A context manager around an administration client."""
+
+    def __init__(self, settings: KafkaSettings) -> None:
+        self._settings = settings
+        self._admin: Any = None
+
+    def __enter__(self) -> "Topics":
+        ensure_admitted(self._settings)
+        with self._faults("Describe"):
+            self._admin = KafkaAdminClient(**self._settings.client_options(), request_timeout_ms=15_000)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._admin.close()
+
+    def create(self, plan: Plan) -> list[str]:
+        """Make those that are missing and wait until they can be used; their names. Others stay as they are."""
+        with self._faults("Create"):
+            there = set(self._admin.list_topics())
+            wanted = {self._settings.topic(name): _wanted(name, plan) for name in TOPICS}
+            missing = {name: made for name, made in wanted.items() if name not in there}
+            if missing:
+                self._admin.create_topics(missing)
+                self._admin.wait_for_topics(list(missing), timeout_ms=30_000)
+        return sorted(missing)
+
+    def check(self) -> list[str]:
+        """One sentence, with its remedy, for everything that breaks a rule of delivery; empty when all is well."""
+        with self._faults("DescribeConfigs"):
+            described = self._admin.describe_topics([self._settings.topic(name) for name in TOPICS])
+            if any(each["error_code"] == TopicAuthorizationFailedError.errno for each in described):
+                raise TopicAuthorizationFailedError
+            counts = {each["name"]: len(each["partitions"]) for each in described if not each["error_code"]}
+            missing = [name for name in TOPICS if self._settings.topic(name) not in counts]
+            if missing:
+                return [f"Topic {self._settings.topic(n)} is missing: run `flowgauge topics create`." for n in missing]
+            configs = {name: self._config(name) for name in TOPICS}
+        partitions = {name: counts[self._settings.topic(name)] for name in TOPICS}
+        return [*_partition_faults(partitions), *_config_faults(configs)]
+
+    def _faults(self, operation: str) -> AbstractContextManager[None]:
+        return kafka_faults(self._settings, f"{operation} on the topics that begin with {self._settings.prefix}")
+
+    def _config(self, name: str) -> dict[str, str]:
+        topic = self._settings.topic(name)
+        answer = self._admin.describe_configs([ConfigResource(ConfigResourceType.TOPIC, topic)], config_filter="all")
+        (found,) = (by_name[topic] for by_name in answer.values() if topic in by_name)
+        return {key: str(value["value"]) for key, value in found.items()}
+
+
+def _wanted(name: str, plan: Plan) -> dict[str, Any]:
+    return {
+        "num_partitions": plan.partitions if name in _PER_LINE else 1,
+        "replication_factor": plan.replication,
+        "configs": {_LARGEST: str(_largest(name)), _TIME: _BROKERS_TIME} | _cleanup(name),
+    }
+
+
+def _largest(name: str) -> int:
+    return LARGEST_LETTER if name == DEAD_LETTERS else LARGEST_MESSAGE
+
+
+def _cleanup(name: str) -> dict[str, str]:
+    if name == SNAPSHOTS:
+        return {_CLEANUP: "compact"}
+    return {_CLEANUP: "delete", _RETENTION: str(_KEPT_MS[name])}
+
+
+def _partition_faults(counts: Mapping[str, int]) -> list[str]:
+    if counts[VERDICTS] == counts[IMAGES]:
+        return []
+    return [
+        f"Images have {counts[IMAGES]} partitions and verdicts {counts[VERDICTS]}: a verdict lies in the partition of"
+        " the same number as its image. Give both as many."
+    ]
+
+
+def _config_faults(configs: Mapping[str, Mapping[str, str]]) -> list[str]:
+    faults = []
+    if _kept(configs[VERDICTS]) < _kept(configs[IMAGES]):
+        faults.append(
+            "Verdicts are kept for a shorter time than images: a worker that finds no verdict starts over. Raise the"
+            f" verdict topic's {_RETENTION}."
+        )
+    if configs[SNAPSHOTS][_CLEANUP] != "compact":
+        faults.append(f"Snapshots would expire: set the snapshot topic's {_CLEANUP} to compact.")
+    if int(configs[DEAD_LETTERS][_LARGEST]) < int(configs[IMAGES][_LARGEST]) + LARGEST_LETTER - LARGEST_MESSAGE:
+        faults.append(
+            "The largest message that images take would have no room among dead letters and hold its partition up."
+            f" Let the dead-letter topic's {_LARGEST} exceed the image topic's by {LARGEST_LETTER - LARGEST_MESSAGE}."
+        )
+    by_clients = [name for name, config in configs.items() if config[_TIME] != _BROKERS_TIME]
+    if by_clients:
+        faults.append(
+            f"Records of {', '.join(by_clients)} carry the time of whoever sent them: brokers refuse what a wrong clock"
+            f" sends, and alerts are counted in wrong windows. Set {_TIME} to {_BROKERS_TIME}."
+        )
+    return faults
+
+
+def _kept(config: Mapping[str, str]) -> float:
+    kept = int(config[_RETENTION])
+    return float("inf") if kept < 0 else kept

@@ -1,0 +1,92 @@
+"""State in SQLite. It may be deleted between two runs: buffers fill again, monitors start afresh."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+
+from flowgauge.domain.ports import Buffered, Clock
+from flowgauge.local.database import Database, Durability
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS entries (key TEXT PRIMARY KEY, value BLOB NOT NULL, expires REAL NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS leases (key TEXT PRIMARY KEY, owner TEXT NOT NULL, expires REAL NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS buffered (
+    line TEXT, image_id TEXT, captured_at TEXT NOT NULL, entry TEXT NOT NULL, PRIMARY KEY (line, image_id)
+) WITHOUT ROWID;
+"""
+
+
+class LocalState:
+    """What expires does so by `clock`."""
+
+    def __init__(self, path: Path, clock: Clock) -> None:
+        self._clock = clock
+        self._database = Database(path, _SCHEMA, Durability.NORMAL)
+
+    def get(self, key: str) -> bytes | None:
+        query = "SELECT value FROM entries WHERE key = ? AND expires > ?"
+        with self._database.reading() as connection:
+            row = connection.execute(query, (key, self._now())).fetchone()
+        return row[0] if row else None
+
+    def put(self, key: str, value: bytes, ttl_seconds: float) -> None:
+        now = self._now()
+        with self._database.writing() as connection:
+            connection.execute("DELETE FROM entries WHERE expires <= ?", (now,))
+            connection.execute("INSERT OR REPLACE INTO entries VALUES (?, ?, ?)", (key, value, now + ttl_seconds))
+
+    def lease(self, key: str, owner: str, ttl_seconds: float) -> bool:
+        with self._database.writing() as connection:
+            row = connection.execute("SELECT owner, expires FROM leases WHERE key = ?", (key,)).fetchone()
+            held_by_another = row is not None and row[0] != owner and row[1] > self._now()
+            if not held_by_another:
+                expires = self._now() + ttl_seconds
+                connection.execute("INSERT OR REPLACE INTO leases VALUES (?, ?, ?)", (key, owner, expires))
+        return not held_by_another
+
+    def release(self, key: str, owner: str) -> None:
+        with self._database.writing() as connection:
+            connection.execute("DELETE FROM leases WHERE key = ? AND owner = ?", (key, owner))
+
+    def buffer_add(self, line: str, entries: Sequence[Buffered], limit: int) -> None:
+        rows = [(line, entry.image_id, _instant(entry), _encoded(entry)) for entry in entries]
+        leaving = """DELETE FROM buffered WHERE line = ?1 AND image_id IN (
+            SELECT image_id FROM buffered WHERE line = ?1
+            ORDER BY captured_at DESC, image_id DESC LIMIT -1 OFFSET ?2)"""
+        with self._database.writing() as connection:
+            connection.executemany("INSERT OR REPLACE INTO buffered VALUES (?, ?, ?, ?)", rows)
+            connection.execute(leaving, (line, limit))
+
+    def buffer(self, line: str) -> list[Buffered]:
+        query = "SELECT entry FROM buffered WHERE line = ? ORDER BY captured_at, image_id"
+        with self._database.reading() as connection:
+            rows = connection.execute(query, (line,)).fetchall()
+        return [_decoded(entry) for (entry,) in rows]
+
+    def buffer_remove(self, line: str, image_ids: Sequence[str]) -> None:
+        with self._database.writing() as connection:
+            connection.executemany(
+                "DELETE FROM buffered WHERE line = ? AND image_id = ?", [(line, image_id) for image_id in image_ids]
+            )
+
+    def close(self) -> None:
+        self._database.close()
+
+    def _now(self) -> float:
+        return self._clock.now().timestamp()
+
+
+def _instant(entry: Buffered) -> str:
+    """Of one length and in UTC, so that text sorts as time does."""
+    return entry.captured_at.astimezone(UTC).isoformat(timespec="microseconds")
+
+
+def _encoded(entry: Buffered) -> str:
+    return json.dumps(asdict(entry) | {"captured_at": _instant(entry)})
+
+
+def _decoded(entry: str) -> Buffered:
+    fields = json.loads(entry)
+    return Buffered(**fields | {"captured_at": datetime.fromisoformat(fields["captured_at"])})

@@ -1,0 +1,127 @@
+"""The figures of a story, computed from its points: false alarms, misses, AUROC, with adaptation and without."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from sklearn.metrics import roc_auc_score
+
+from flowgauge.domain.messages import Decision
+from flowgauge.reports.story import Adaptation, Call, Point, Story, Truth
+
+Gauge = Callable[[Point], Call]
+
+
+def adapted(point: Point) -> Call:
+    return point.adapted
+
+
+def frozen(point: Point) -> Call:
+    return point.frozen
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Shares in [0, 1] at the gauge's own threshold, None where there is nothing to take a share of.
+
+    `false_alarm`: good images above the threshold; `miss`: defects at or below it; `review`: images of either kind
+    that are left to a person; `auroc`: of the image scores, good against defect.
+    """
+
+    false_alarm: float | None
+    miss: float | None
+    review: float | None
+    auroc: float | None
+
+    @property
+    def caught(self) -> float | None:
+        return None if self.miss is None else 1 - self.miss
+
+
+@dataclass(frozen=True)
+class PhaseFigures:
+    """One phase, judged with adaptation and by the first gauge, on the same `good` + `defect` images."""
+
+    name: str
+    condition: str
+    good: int
+    defect: int
+    adapted: Rates
+    frozen: Rates
+
+
+@dataclass(frozen=True)
+class Rejection:
+    """What one adaptation kept from teaching: its newest images are `reserved` for the gate, and of the others some
+    are `rejected`. `defects` of the others are truly defective; None when the buffer's truth is not known.
+    """
+
+    buffered: int
+    reserved: int
+    rejected: int
+    rejected_defects: int
+    defects: int | None
+
+
+def phase_figures(story: Story) -> list[PhaseFigures]:
+    return [_phase(story, index) for index in range(len(story.phases))]
+
+
+def judged(story: Story, phase: int) -> list[Point]:
+    """The phase's points that measure: its judge images, or all of it where it has none; truth known."""
+    known = [point for point in story.points if point.phase == phase and point.truth is not Truth.UNKNOWN]
+    return [point for point in known if not point.teaches] or known
+
+
+def rates(points: Iterable[Point], gauge: Gauge) -> Rates:
+    points = list(points)
+    good = [gauge(point) for point in points if point.truth is Truth.GOOD]
+    defect = [gauge(point) for point in points if point.truth is Truth.DEFECT]
+    return Rates(
+        false_alarm=_share([call.alarm for call in good]),
+        miss=_share([not call.alarm for call in defect]),
+        review=_share([call.decision is Decision.REVIEW for call in good + defect]),
+        auroc=_auroc(good, defect),
+    )
+
+
+def rejection(adaptation: Adaptation) -> Rejection:
+    trace, rejected = adaptation.report.trace, last_rejected(adaptation)
+    might_teach = trace.taught + len(rejected)
+    truths = list(adaptation.buffer.values())[:might_teach]
+    return Rejection(
+        buffered=trace.buffered,
+        reserved=trace.buffered - might_teach,
+        rejected=len(rejected),
+        rejected_defects=sum(adaptation.buffer.get(image) is Truth.DEFECT for image in rejected),
+        defects=sum(truth is Truth.DEFECT for truth in truths) if truths else None,
+    )
+
+
+def last_rejected(adaptation: Adaptation) -> tuple[str, ...]:
+    """The ids that the last round of refinement kept from teaching."""
+    rounds = adaptation.report.trace.rounds
+    return rounds[-1].rejected if rounds else ()
+
+
+def _phase(story: Story, index: int) -> PhaseFigures:
+    points = judged(story, index)
+    return PhaseFigures(
+        name=story.phases[index].name,
+        condition=story.phases[index].condition,
+        good=sum(point.truth is Truth.GOOD for point in points),
+        defect=sum(point.truth is Truth.DEFECT for point in points),
+        adapted=rates(points, adapted),
+        frozen=rates(points, frozen),
+    )
+
+
+def _share(flags: Sequence[bool]) -> float | None:
+    return sum(flags) / len(flags) if flags else None
+
+
+def _auroc(good: Sequence[Call], defect: Sequence[Call]) -> float | None:
+    """Of score minus threshold, so that gauges that changed within the phase are on one footing."""
+    if not good or not defect:
+        return None
+    labels = [0] * len(good) + [1] * len(defect)
+    return float(roc_auc_score(labels, [call.score - call.threshold for call in (*good, *defect)]))

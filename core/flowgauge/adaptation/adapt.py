@@ -1,0 +1,161 @@
+"""One adaptation, from buffer and anchor to a gated candidate."""
+
+from collections.abc import Sequence
+from importlib.metadata import version as installed_version
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from flowgauge.adaptation.contract import AdaptationInput, AdaptationOutcome
+from flowgauge.adaptation.gate import GateSettings, Recent, judge_candidate
+from flowgauge.adaptation.refine import Division, Evidence, Refined, RefinementSettings, refine
+from flowgauge.domain.errors import UserError
+from flowgauge.domain.messages import Part
+from flowgauge.domain.ports import Buffered
+from flowgauge.domain.trace import AdaptationTrace
+from flowgauge.models.adaptable import Ensemble, require_adaptable
+from flowgauge.models.detector import Embedding
+from flowgauge.training.fit import map_scale, ranges_of
+from flowgauge.training.gauge import Gauge
+from flowgauge.training.manifest import Manifest
+from flowgauge.training.snapshot import save
+from flowgauge.training.thresholds import Calibration, Threshold
+from flowgauge.training.training_set import Embedder
+from flowgauge.vision.augmentation import View
+
+
+class AdaptSettings(Part):
+    """`recent` is the share of the buffer, from its newer half, that does not teach: the gate judges on it."""
+
+    recent: float = Field(0.2, gt=0, le=0.25)
+    refinement: RefinementSettings = RefinementSettings()
+    gate: GateSettings = GateSettings()
+
+
+def adapt(given: AdaptationInput, settings: AdaptSettings | None = None) -> AdaptationOutcome:
+    """A candidate that started at the anchor, learned from what is unsuspected in the buffer, and met the gate.
+
+    Neither gauge is touched; same input, same outcome. Raises `UserError` for a detector that cannot be adapted, or a
+    buffer that is too small to be split.
+    """
+    settings = settings or AdaptSettings()
+    assert isinstance(given.anchor, Gauge), "made by flowgauge.training.snapshot.load"
+    assert isinstance(given.parent, Gauge), "made by flowgauge.training.snapshot.load"
+    adaptation = _Adaptation(given, given.anchor, settings)
+    candidate, trace = adaptation.candidate()
+    recent = Recent(candidate, given.parent, adaptation.judging, given.seed, settings.gate.paintings)
+    gate = judge_candidate(recent, trace, given.golden_good, given.golden_defect, settings.gate)
+    snapshot = save(Gauge(candidate.manifest.model_copy(update={"gate": gate}), candidate.backbone, candidate.detector))
+    return AdaptationOutcome(manifest=snapshot.manifest, weights=snapshot.weights, trace=trace, gate=gate)
+
+
+_PAINTS_APART = 1_000_003
+"""Between the seeds of what teaches the guide and of what the gate paints: it asks about defects that taught nobody."""
+
+
+def part_of(entry: Buffered) -> str:
+    """The part that an image shows: all of its images teach, or none does."""
+    return entry.subject or entry.image_id
+
+
+def _judges(parts: Sequence[str], share: float) -> set[str]:
+    """Parts of the newer half, at regular steps, that make up `share` of all: what judges is as new as what teaches."""
+    newer = list(dict.fromkeys(parts[len(parts) // 2 :]))
+    count = min(round(share * len(dict.fromkeys(parts))), len(newer))
+    return {newer[(2 * rank + 1) * len(newer) // (2 * count)] for rank in range(count)}
+
+
+class _Adaptation:
+    """The buffer, split: of its newer half, parts taken at regular steps are the gate's; all others teach. Images whose
+    object the preprocessing doubts do neither.
+    """
+
+    def __init__(self, given: AdaptationInput, anchor: Gauge, settings: AdaptSettings) -> None:
+        self._given = given
+        self._anchor = anchor
+        self._settings = settings
+        clear = [item for item in given.buffered if not anchor.manifest.preprocessing.doubts(item[1])]
+        judges = _judges([part_of(entry) for entry, _ in clear], settings.recent)
+        self.teaching = [item for item in clear if part_of(item[0]) not in judges]
+        self.judging = [picture for entry, picture in clear if part_of(entry) in judges]
+        if not self.judging or len(self.teaching) < 2 * settings.refinement.folds:
+            told = f"{len(clear)} of {len(given.buffered)} buffered images can teach or judge"
+            raise UserError(f"{told}, too few to adapt.", "Let more images pass.")
+
+    def candidate(self) -> tuple[Gauge, AdaptationTrace]:
+        groups = [part_of(entry) for entry, _ in self.teaching]
+        anchor, folds = require_adaptable(self._anchor.detector), self._settings.refinement.folds
+        refined = refine(
+            anchor,
+            self._evidence(),
+            [entry.image_id for entry, _ in self.teaching],
+            Division.of(groups, anchor.member_count if isinstance(anchor, Ensemble) else folds),
+            self._settings.refinement,
+            default_k=self._anchor.manifest.threshold.clean_half_k,
+            seed=self._given.seed,
+            progress=self._progress,
+        )
+        trace = AdaptationTrace(
+            buffered=len(self._given.buffered),
+            taught=int(refined.suspicion.kept.sum()),
+            rounds=refined.rounds,
+            steps=refined.steps,
+        )
+        manifest = self._manifest(refined, groups).model_copy(update={"adaptation": trace})
+        return Gauge(manifest, self._anchor.backbone, refined.detector), trace
+
+    def _progress(self, what: str, done: int, total: int) -> None:
+        self._given.progress(what, done / total)
+
+    def _evidence(self) -> Evidence:
+        anchor = self._anchor
+        embedder = Embedder(anchor.backbone, anchor.manifest.preprocessing, anchor.detector)
+        squares = anchor.manifest.preprocessing.squares([picture for _, picture in self.teaching])
+        views, further = anchor.detector.views, tuple[View, ...]()
+        if isinstance(anchor.detector, Ensemble):
+            further = tuple(view for view in anchor.detector.training_views(len(squares)) if view not in views)
+
+        def painted(numbers: Tensor) -> tuple[Embedding, Tensor]:
+            seed = self._given.seed + _PAINTS_APART
+            return embedder.painted(squares[numbers.numpy()], seed, self._progress, "painted defects")
+
+        seen, mirrored = (
+            tuple(embedder.embed(squares, self._progress, view) for view in some) for some in (views, further)
+        )
+        return Evidence(seen, painted, mirrored)
+
+    def _manifest(self, refined: Refined, groups: list[str]) -> Manifest:
+        """The anchor's, with what the buffer changed."""
+        given, facts = self._given, self._anchor.manifest
+        kept = [picture for (_, picture), keep in zip(self.teaching, refined.suspicion.kept, strict=True) if keep]
+        return facts.model_copy(
+            update={
+                "version": given.version,
+                "parent": given.parent.version,
+                "created_at": given.at,
+                "software": f"flowgauge {installed_version('flowgauge')}",
+                "seed": given.seed,
+                "images": len(kept),
+                "threshold": self._threshold(refined, groups),
+                "calibration": Calibration.of(refined.scores[refined.suspicion.kept]),
+                "map_scale": map_scale(refined.maps[torch.from_numpy(refined.suspicion.kept)]),
+                "ranges": ranges_of([picture.statistics for picture in kept]),
+            }
+        )
+
+    def _threshold(self, refined: Refined, groups: list[str]) -> Threshold:
+        """On the cross-fitted scores of the kept images, with what the anchor's clean scores say of the tail that was
+        cut.
+
+        Suspects lie beyond a limit, so leaving them out moves the quartiles of good scores little, while with them in,
+        a fifth of defects lifts the threshold by as much as the good scores' deviation.
+        """
+        kept = refined.suspicion.kept
+        return self._anchor.manifest.threshold.for_adapted_gauge(
+            refined.scores[kept],
+            refined.folds[kept],
+            rescaled=isinstance(self._anchor.detector, Ensemble),
+            groups=[part for part, keep in zip(groups, kept, strict=True) if keep],
+            seed=self._given.seed,
+        )

@@ -1,0 +1,52 @@
+"""What a check reports: findings, each with what was seen, the figures, why it matters and what to do."""
+
+from enum import StrEnum
+
+from pydantic import Field
+
+from flowgauge.domain.messages import Part
+
+Figure = float | int | str | bool | None
+
+
+class Level(StrEnum):
+    """`problem`: figures taken on this data set mislead, or a gauge fitted to it will fail; `note`: worth knowing."""
+
+    PROBLEM = "problem"
+    NOTE = "note"
+
+
+class Named(Part):
+    """An image that a finding is about. `value` is its own figure; `beside` names the image it is to be seen with."""
+
+    name: str
+    value: float | None = None
+    beside: str | None = None
+    words: str = ""
+
+
+class Finding(Part):
+    """`seen` is one sentence with the figures in it; `images` come worst first."""
+
+    title: str
+    seen: str
+    why: str
+    remedy: str
+    level: Level = Level.PROBLEM
+    figures: dict[str, Figure] = Field(default_factory=dict)
+    images: tuple[Named, ...] = ()
+
+
+class Check(Part):
+    """One question about a data set. `figures` are told whether or not something was found; `skipped` says why the
+    question could not be asked."""
+
+    name: str
+    question: str
+    figures: dict[str, Figure] = Field(default_factory=dict)
+    findings: tuple[Finding, ...] = ()
+    skipped: str = ""
+
+    @property
+    def problems(self) -> tuple[Finding, ...]:
+        return tuple(finding for finding in self.findings if finding.level is Level.PROBLEM)

@@ -1,0 +1,53 @@
+"""Messages that could not be processed: kept with their reason, for repair and replay."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from flowgauge.domain.messages import DEAD_LETTERS
+from flowgauge.domain.ports import Outgoing, Record
+
+REASON = "flowgauge_reason"
+TOPIC, PARTITION, OFFSET = "flowgauge_topic", "flowgauge_partition", "flowgauge_offset"
+REPLAYED_FROM = "flowgauge_replayed_from"
+_LONGEST_REASON = 1_000  # characters; it may quote what was sent, and a letter must not outgrow its topic
+
+_OURS = (REASON, TOPIC, PARTITION, OFFSET, REPLAYED_FROM)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a record lay that became a dead letter."""
+
+    topic: str
+    partition: int
+    offset: int
+
+
+def dead_letter(line: str, value: bytes, headers: Mapping[str, str], reason: str) -> Outgoing:
+    """One that never reached a topic."""
+    return Outgoing(DEAD_LETTERS, line, value, {**headers, REASON: reason[:_LONGEST_REASON]})
+
+
+def buried(record: Record, reason: str) -> Outgoing:
+    """`record` as a dead letter in the partition of the same number, with its headers, and where it lay."""
+    place = {
+        TOPIC: record.topic,
+        PARTITION: str(record.partition),
+        OFFSET: str(record.offset),
+        REASON: reason[:_LONGEST_REASON],
+    }
+    return Outgoing(DEAD_LETTERS, record.key, record.value, {**record.headers, **place}, record.partition)
+
+
+def buried_at(letter: Record) -> Place | None:
+    """Where the original of `letter` lay; None where it never reached a topic."""
+    if TOPIC not in letter.headers:
+        return None
+    return Place(letter.headers[TOPIC], int(letter.headers[PARTITION]), int(letter.headers[OFFSET]))
+
+
+def replayed(letter: Record, place: Place) -> Outgoing:
+    """The original of `letter` again, for the topic and partition of `place`, marked with where the letter lies."""
+    headers = {name: text for name, text in letter.headers.items() if name not in _OURS}
+    mark = {REPLAYED_FROM: f"{letter.partition}/{letter.offset}"}
+    return Outgoing(place.topic, letter.key, letter.value, headers | mark, place.partition)

@@ -1,0 +1,53 @@
+"""What a person sets for one line: stored as JSON beside its images, read between two batches."""
+
+from enum import StrEnum
+from typing import Annotated
+
+from pydantic import AfterValidator, Field, model_validator
+
+from flowgauge.domain.messages import Message
+from flowgauge.domain.schedule import cron_expression
+
+
+class Policy(StrEnum):
+    """Who starts an adaptation when the line has changed: nobody has to, a person has to, or there is none."""
+
+    AUTO = "auto"
+    PROPOSE = "propose"
+    OFF = "off"
+
+
+class LineSettings(Message):
+    """Frozen; `model_copy(update=...)` does not validate, so change them with `changed`."""
+
+    policy: Policy = Policy.AUTO
+    deadline_seconds: float | None = Field(None, gt=0, description="a verdict later than this after capture is `late`")
+
+    buffer_size: int = Field(400, ge=1, description="images that may teach; beyond it the oldest leave")
+    buffer_minimum: int = Field(48, ge=1, description="fewer images than this teach nothing")
+    buffer_max_age_seconds: float = Field(7 * 86_400, gt=0, description="counted back from the newest capture")
+    near_duplicates: int = Field(40, ge=1, description="how many views that look alike the buffer holds at once")
+    duplicate_distance: int = Field(2, ge=0, le=64, description="fingerprints this many bits apart look alike")
+
+    cool_down_seconds: float = Field(600, ge=0, description="no two adaptations of one line begin closer than this")
+    settle_images: int = Field(64, ge=1, description="images of the changed line to see before it teaches")
+    adapt_every: int | None = Field(None, ge=1, description="images after which to adapt without any drift")
+    adapt_schedule: Annotated[str, AfterValidator(cron_expression)] | None = Field(
+        None, description="when to adapt without any drift: a cron expression of five fields, in UTC"
+    )
+
+    threshold_check_images: int = Field(
+        200, ge=0, description="after so many parts a gauge's threshold is checked against the line's scores; 0: never"
+    )
+    alert_window_seconds: float = Field(60, gt=0, description="alerts of one kind within it become one with a count")
+    keep_passes_days: float | None = Field(None, ge=0, description="images that passed are deleted after this")
+
+    @model_validator(mode="after")
+    def _minimum_fits(self) -> "LineSettings":
+        if self.buffer_minimum > self.buffer_size:
+            raise ValueError(f"buffer_minimum ({self.buffer_minimum}) exceeds buffer_size ({self.buffer_size})")
+        return self
+
+    def changed(self, **changes: object) -> "LineSettings":
+        """A copy with `changes`, validated. Raises pydantic's `ValidationError`."""
+        return LineSettings.model_validate(self.model_dump() | changes)

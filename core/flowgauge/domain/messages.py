@@ -1,0 +1,212 @@
+"""What travels between the parts: JSON messages with a schema version, validated where they enter.
+
+Additions are minor versions; readers ignore fields that they do not know. Times are RFC 3339 in UTC.
+"""
+
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Annotated, Any, Self
+from uuid import UUID
+
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
+
+from flowgauge.domain.object_keys import line_name
+
+SCHEMA_VERSION = 1
+
+IMAGES = "images"
+VERDICTS = "verdicts"
+ALERTS = "alerts"
+ADAPTATIONS = "adaptations"
+SNAPSHOTS = "snapshots"
+DEAD_LETTERS = "dead-letters"
+TOPICS = (IMAGES, VERDICTS, ALERTS, ADAPTATIONS, SNAPSHOTS, DEAD_LETTERS)
+
+Instant = Annotated[AwareDatetime, AfterValidator(lambda at: at.astimezone(UTC))]
+Line = Annotated[str, AfterValidator(line_name)]
+
+
+class Message(BaseModel):
+    """A frozen JSON message; `encode` and `decode` are each other's inverse."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    schema_version: int = SCHEMA_VERSION
+
+    def encode(self) -> bytes:
+        return self.model_dump_json().encode()
+
+    @classmethod
+    def decode(cls, value: bytes) -> Self:
+        return cls.model_validate_json(value)
+
+
+class Part(BaseModel):
+    """A piece of a message, frozen like the whole."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class Decision(StrEnum):
+    PASS = "pass"
+    REJECT = "reject"
+    REVIEW = "review"
+
+
+class Source(Part):
+    """Where the image's record lies: what makes a verdict the checkpoint of its partition."""
+
+    topic: str
+    partition: int
+    offset: int
+
+
+class Statistics(Part):
+    """How the image was taken, on its gray values in [0, 1], and what it looked like from afar.
+
+    `brightness` is their mean, `contrast` their standard deviation, `focus` the logarithm of the variance of their
+    Laplacian over the variance of the values (higher is sharper). `fingerprint` is a 64-bit difference hash in hex.
+    """
+
+    brightness: float
+    contrast: float
+    focus: float
+    fingerprint: str = ""
+
+
+class Region(Part):
+    """A box in pixels of the original image, `right` and `bottom` exclusive, with its highest anomaly score."""
+
+    left: int
+    top: int
+    right: int
+    bottom: int
+    score: float
+
+
+class Verdict(Message):
+    """The result for one image. `score` is higher for more anomalous; both are None while the line has no gauge."""
+
+    verdict_id: UUID
+    image_id: str
+    image_sha256: str
+    image_uri: str | None
+    line: Line
+    captured_at: Instant
+    scored_at: Instant
+    late: bool = False
+    score: float | None
+    threshold: float | None
+    decision: Decision
+    reasons: tuple[str, ...] = ()
+    gauge_version: str | None
+    detector: str | None
+    regions: tuple[Region, ...] = ()
+    heatmap_uri: str | None = None
+    statistics: Statistics
+    source: Source
+    standard_score: float | None = Field(
+        None, description="score standardised by the gauge's calibration: 0 at its good median, 1 per robust deviation"
+    )
+    peak: tuple[float, float] | None = Field(
+        None, description="where the anomaly map is highest: x and y as shares of width and height, in [0, 1]"
+    )
+    teaches: bool = Field(True, description="False keeps the image from buffer and drift monitor (judge images)")
+    subject: str | None = Field(None, description="the part's serial: images of one part share folds and splits")
+
+
+class AlertKind(StrEnum):
+    REJECT = "reject"
+    DRIFT = "drift"
+    ADAPTATION_PROPOSED = "adaptation_proposed"
+    ADAPTATION_REFUSED = "adaptation_refused"
+    ADAPTATION_ACCEPTED = "adaptation_accepted"
+    ADAPTATION_COALESCED = "adaptation_coalesced"
+    SNAPSHOT_INVALID = "snapshot_invalid"
+    STORE_UNAVAILABLE = "store_unavailable"
+    NO_GAUGE = "no_gauge"
+    DEAD_LETTER = "dead_letter"
+    BACKLOG = "backlog"
+    THRESHOLD_DISAGREES = "threshold_disagrees"
+
+
+class Alert(Message):
+    alert_id: UUID
+    line: Line
+    at: Instant
+    kind: AlertKind
+    count: int = Field(1, ge=1)
+    message: str
+    detail: dict[str, Any] = {}
+
+
+class Reason(StrEnum):
+    """Why an adaptation was asked for."""
+
+    DRIFT = "drift"
+    COUNT = "count"
+    SCHEDULE = "schedule"
+    PERSON = "person"
+
+
+class AdaptationRequest(Message):
+    request_id: UUID
+    line: Line
+    reason: Reason
+    requested_at: Instant
+    requested_by: str
+    since: Instant | None = Field(None, description="images captured before teach nothing: the line has changed since")
+    approved: bool = Field(False, description="it was proposed, and `requested_by` approved it")
+
+    @property
+    def by_person(self) -> bool:
+        return self.approved or self.reason is Reason.PERSON
+
+
+class SnapshotAnnouncement(Message):
+    """Which snapshot is active: the highest `epoch` of a line wins, the first in log order among equals."""
+
+    line: Line
+    epoch: int
+    version: str
+    uri: str
+    sha256: str
+    parent: str | None
+    at: Instant
+
+
+class Event(Part):
+    """An image event's identity, out of its CloudEvents headers."""
+
+    image_id: str = Field(min_length=1, max_length=1024)
+    source: str
+    line: Line
+    captured_at: Instant
+    subject: str | None = None
+    teaches: bool = True
+
+    def headers(self) -> dict[str, str]:
+        """CloudEvents binary mode: one `ce_` header per attribute."""
+        headers = {
+            "ce_specversion": "1.0",
+            "ce_type": "flowgauge.image",
+            "ce_id": self.image_id,
+            "ce_source": self.source,
+            "ce_time": self.captured_at.isoformat(),
+            "ce_teaches": "true" if self.teaches else "false",
+        }
+        return headers | ({"ce_subject": self.subject} if self.subject else {})
+
+    @classmethod
+    def from_headers(cls, headers: dict[str, str], key: str, arrived_at: datetime) -> Self:
+        """The event that `headers` describe. Raises pydantic's `ValidationError` for headers that describe none."""
+        return cls.model_validate(
+            {
+                "image_id": headers.get("ce_id"),
+                "source": headers.get("ce_source", f"/lines/{key}"),
+                "line": key,
+                "captured_at": headers.get("ce_time", arrived_at),
+                "subject": headers.get("ce_subject"),
+                "teaches": headers.get("ce_teaches", "true"),
+            }
+        )

@@ -1,0 +1,75 @@
+"""Names: what may name a line, and where in the object store each thing lies.
+
+Every function that builds a path percent-encodes what comes from outside, so an id can never climb out of its folder.
+"""
+
+import re
+from datetime import date, datetime
+from hashlib import sha256
+from urllib.parse import quote
+from uuid import NAMESPACE_URL, UUID, uuid5
+
+from flowgauge.domain.errors import InvalidName
+
+_LINE = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_LONGEST_SEGMENT = 180  # file systems allow 255 bytes, S3 1,024 for a whole key
+
+
+def line_name(text: str) -> str:
+    """`text` itself if it may name a line: 1 to 64 of `A-Z a-z 0-9 . _ -`, and neither `.` nor `..`.
+
+    Raises `InvalidName` otherwise.
+    """
+    if _LINE.fullmatch(text) and text.strip("."):
+        return text
+    raise InvalidName(f"{text!r} cannot name a line.", "Use 1 to 64 letters, digits, dots, underscores or hyphens.")
+
+
+def encoded(text: str) -> str:
+    """One path segment: everything but letters, digits, `_`, `-` and inner dots is percent-encoded.
+
+    What would be too long for a file's name ends in `~` and a hash of `text` instead; no other segment holds a `~`.
+    """
+    segment = quote(text, safe="").replace("~", "%7E")
+    if len(segment) > _LONGEST_SEGMENT:
+        return f"{segment[: _LONGEST_SEGMENT - 33]}~{sha256(text.encode()).hexdigest()[:32]}"
+    return segment.replace(".", "%2E") if not segment.strip(".") else segment
+
+
+def verdict_id(source: str, image_id: str) -> UUID:
+    """UUIDv5 of `ce_source` and `ce_id`: the same event has the same verdict id wherever it is scored."""
+    return uuid5(NAMESPACE_URL, f"{source}#{image_id}")
+
+
+def _day(at: date | datetime) -> str:
+    return at.strftime("%Y-%m-%d")
+
+
+def image_object(line: str, captured_at: datetime, image_id: str) -> str:
+    return f"images/{line_name(line)}/{_day(captured_at)}/{encoded(image_id)}"
+
+
+def heatmap_object(line: str, captured_at: datetime, image_id: str) -> str:
+    return f"heatmaps/{line_name(line)}/{_day(captured_at)}/{encoded(image_id)}.png"
+
+
+def verdicts_object(day: date, partition: int, first_offset: int) -> str:
+    return f"verdicts/date={_day(day)}/{partition}-{first_offset:012d}.parquet"
+
+
+def snapshot_prefix(line: str, version: str) -> str:
+    return f"snapshots/{line_name(line)}/{encoded(version)}"
+
+
+def adaptation_object(line: str, version: str) -> str:
+    return f"adaptations/{line_name(line)}/{encoded(version)}.json"
+
+
+def golden_object(line: str, label: str, image_id: str, kind: str = "") -> str:
+    """`kind` is the class of a defect, "" where nobody said."""
+    folder = f"golden/{line_name(line)}/{encoded(label)}"
+    return f"{folder}/{encoded(kind)}/{encoded(image_id)}" if kind else f"{folder}/{encoded(image_id)}"
+
+
+def line_settings_object(line: str) -> str:
+    return f"lines/{line_name(line)}.json"

@@ -1,0 +1,88 @@
+"""What an adaptation did, step by step: the audit trail, kept in the manifest and under `adaptations/`."""
+
+from pydantic import AwareDatetime, Field
+
+from flowgauge.domain.messages import AdaptationRequest, Message, Part
+
+
+class Round(Part):
+    """One round of refinement: scores at or below `threshold` may teach.
+
+    `rejected` are image ids; `patch_share_rejected` is the share of patches, in images that were kept, that may not
+    teach, in [0, 1].
+    """
+
+    rule: str
+    threshold: float
+    kept: int
+    rejected: tuple[str, ...]
+    patch_share_rejected: float
+
+
+GUIDE, FLOW = "guide", "flow"
+
+
+class Step(Part):
+    """One step of the inner loop on the parameters of `what`. Lower losses are better: the flow's are mean negative
+    log-likelihoods per dimension, the guide's cross-entropies of painted places. `round` of the refinement; the guide's
+    are numbered by who watched: one fold after the other, and at last those that watch the fit to all.
+
+    `det_covariance` is det Sigma of the standardised (train, validation) losses, `l2` the lambda that it gave.
+    """
+
+    what: str = FLOW
+    round: int
+    step: int
+    train_loss: float
+    validation_loss: float
+    det_covariance: float
+    l2: float
+
+
+class Check(Part):
+    """One question of the gate. `limit` is what `value` was held against, None where it is only reported."""
+
+    name: str
+    value: float
+    limit: float | None
+    passed: bool
+    message: str
+
+
+class GateReport(Part):
+    accepted: bool
+    checks: tuple[Check, ...]
+
+    @property
+    def refusals(self) -> tuple[str, ...]:
+        return tuple(check.message for check in self.checks if not check.passed)
+
+
+class AdaptationTrace(Part):
+    """Losses, uncertainty and rejections of one adaptation."""
+
+    buffered: int
+    taught: int
+    rounds: tuple[Round, ...]
+    steps: tuple[Step, ...]
+
+
+class AdaptationReport(Message):
+    """The audit record `adaptations/<line>/<version>.json`: written for accepted and refused candidates alike.
+
+    `buffered` are the ids of the images that were offered, oldest first; `rejected_uris` says where those lie that were
+    kept from teaching.
+    """
+
+    request: AdaptationRequest
+    line: str
+    version: str
+    anchor: str
+    parent: str
+    accepted: bool
+    at: AwareDatetime
+    seconds: float
+    trace: AdaptationTrace
+    gate: GateReport
+    buffered: tuple[str, ...] = ()
+    rejected_uris: dict[str, str] = Field(default_factory=dict)

@@ -1,0 +1,81 @@
+"""Thresholds from labelled scores: above a threshold is an alarm.
+
+Where several thresholds are equally good, the middle one of them is taken; between two scores, the middle between them.
+"""
+
+from enum import StrEnum
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from flowgauge.domain.messages import Part
+
+Scores = NDArray[np.float64]
+
+
+class Choice(StrEnum):
+    """`youden`: the most detections less false alarms. `cost`: the least cost per part. `budget`: the lowest threshold
+    with an expected share of false alarms within a budget. `own`: the gauge's own, from good images that train alone.
+    """
+
+    YOUDEN = "youden"
+    COST = "cost"
+    BUDGET = "budget"
+    OWN = "own"
+
+
+class Costs(Part):
+    """What errors cost, in any currency, and the share of the line's parts that are defective, in (0, 1)."""
+
+    miss: float = Field(10.0, ge=0)
+    false_alarm: float = Field(1.0, ge=0)
+    prevalence: float = Field(0.01, gt=0, lt=1)
+
+    @property
+    def per_false_alarm_share(self) -> float:
+        """What a part costs more if the share of false alarms goes from 0 to 1."""
+        return (1 - self.prevalence) * self.false_alarm
+
+    @property
+    def per_miss_share(self) -> float:
+        return self.prevalence * self.miss
+
+    def per_1000(self, false_alarm_share: float, miss_share: float) -> float:
+        """The expected cost of 1,000 parts."""
+        return 1000 * (self.per_false_alarm_share * false_alarm_share + self.per_miss_share * miss_share)
+
+
+def youden(good: Scores, defect: Scores) -> float:
+    """The threshold with the highest sensitivity + specificity - 1 (Youden 1950). Requires scores of both kinds."""
+    return _cheapest(good, defect, 1.0, 1.0)
+
+
+def least_cost(good: Scores, defect: Scores, costs: Costs) -> float:
+    """The threshold with the lowest expected cost per part. Requires scores of both kinds."""
+    return _cheapest(good, defect, costs.per_false_alarm_share, costs.per_miss_share)
+
+
+def within_budget(good: Scores, budget: float) -> float:
+    """The lowest threshold on which a new good part's chance of an alarm is expected to be at most `budget`.
+
+    That is the j-th highest of the n scores, j = floor(budget * (n + 1)): a new score lies above it with chance
+    j / (n + 1). With j < 1, n is too small for the budget, and the highest score is taken: see `smallest_budget`.
+    """
+    rank = max(1, int(budget * (len(good) + 1) + 1e-9))
+    return float(np.sort(good)[-min(rank, len(good))])
+
+
+def smallest_budget(good_images: int) -> float:
+    """The smallest budget that so many good images can keep."""
+    return 1 / (good_images + 1)
+
+
+def _cheapest(good: Scores, defect: Scores, per_false_alarm: float, per_miss: float) -> float:
+    scores = np.unique(np.concatenate([good, defect]))
+    candidates = np.concatenate([[np.nextafter(scores[0], -np.inf)], (scores[:-1] + scores[1:]) / 2, scores[-1:]])
+    false_alarms = 1 - np.searchsorted(np.sort(good), candidates, side="right") / len(good)
+    misses = np.searchsorted(np.sort(defect), candidates, side="right") / len(defect)
+    cost = per_false_alarm * false_alarms + per_miss * misses
+    best = np.flatnonzero(cost <= cost.min() + 1e-12)
+    return float(candidates[best[len(best) // 2]])

@@ -1,0 +1,207 @@
+"""Whether loss amplification helps a reconstruction find anomalies (LAMP, Park et al., s.3): the same network, taught
+from the same start with the same images in the same order, by a base loss and by that loss amplified.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from statistics import fmean, stdev
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.datasets import load_digits
+from torch import Tensor
+
+from flowgauge.domain.messages import Part
+from flowgauge.domain.seeding import seeded
+from flowgauge.evaluation.feature_cache import Embedded
+from flowgauge.evaluation.metrics import image_auroc
+from flowgauge.evaluation.splits import Groups, Split
+from flowgauge.models.lamp.autoencoder import Autoencoder
+from flowgauge.models.lamp.detector import LampConfig
+from flowgauge.models.lamp.losses import BaseLoss, squared
+from flowgauge.models.lamp.training import Optimiser, Reconstructing, teach
+from flowgauge.training.fit import FitSettings, Teacher, plain_scores
+
+RATES: Mapping[Optimiser, tuple[float, ...]] = {
+    Optimiser.SGD: (1e-3, 3e-3, 1e-2, 3e-2, 1e-1),
+    Optimiser.RMSPROP: (1e-4, 3e-4, 1e-3, 3e-3, 1e-2),
+    Optimiser.ADAM: (1e-4, 3e-4, 1e-3, 3e-3, 1e-2),
+}
+"""Learning rates to choose among: an amplified loss is another scale, so each needs a rate of its own."""
+
+_TUNING_SEED = 1000
+"""Chooses the rates, and is none of those that are reported."""
+_TUNING_CLASSES = (0, 3, 8)
+_TAUGHT = 0.6
+_BATCH = 32
+_LAYERS, _WIDTH = 4, 8
+
+
+class Setting(Part):
+    """What one table cell stands for. `where`: the data set."""
+
+    where: str
+    loss: BaseLoss
+    optimiser: Optimiser
+    amplified: bool
+
+
+class Amplified(Part):
+    """One setting under one seed: image AUROC of the squared error, by task; a task is what counts as good."""
+
+    setting: Setting
+    seed: int
+    learning_rate: float
+    auroc: dict[str, float]
+
+    @property
+    def mean(self) -> float:
+        return fmean(self.auroc.values())
+
+
+class Comparison(Part):
+    """A base loss and the same one amplified: mean AUROC over seeds and tasks, and the deviation over seeds.
+
+    `higher` of `pairs` fits, one per task and seed, have the higher AUROC with amplification.
+    """
+
+    where: str
+    loss: BaseLoss
+    optimiser: Optimiser
+    base: float
+    base_std: float
+    amplified: float
+    amplified_std: float
+    higher: int
+    pairs: int
+
+    @property
+    def gain(self) -> float:
+        return self.amplified - self.base
+
+
+@dataclass(frozen=True)
+class OneClassDigits:
+    """scikit-learn's 8x8 digits: one class is good, the other nine are not, each class in turn."""
+
+    steps: int = 150
+    name = "digits"
+
+    @cached_property
+    def _all(self) -> tuple[Tensor, NDArray[np.intp]]:
+        digits = load_digits()
+        return torch.from_numpy(digits.images).float()[:, None] / 8 - 1, np.asarray(digits.target, np.intp)
+
+    def run(self, setting: Setting, seed: int, learning_rate: float, classes: Sequence[int] = range(10)) -> Amplified:
+        images, labels = self._all
+        training = _training(setting, Reconstructing(steps=self.steps, batch=_BATCH), learning_rate)
+        auroc = {str(digit): self._auroc(images, labels == digit, training, seed) for digit in classes}
+        return Amplified(setting=setting, seed=seed, learning_rate=learning_rate, auroc=auroc)
+
+    def best_rate(self, setting: Setting) -> float:
+        """By a few classes under another seed than those that are reported."""
+        rates = RATES[setting.optimiser]
+        found = {rate: self.run(setting, _TUNING_SEED, rate, _TUNING_CLASSES).mean for rate in rates}
+        return max(found, key=lambda rate: found[rate])
+
+    def _auroc(self, images: Tensor, good: NDArray[np.bool_], training: Reconstructing, seed: int) -> float:
+        """Of the part of the good ones that did not teach, against all others."""
+        order = np.random.default_rng(seed).permutation(np.flatnonzero(good))
+        taught = order[: round(_TAUGHT * len(order))]
+        judged = np.setdiff1d(np.arange(len(good)), taught)
+        with seeded(seed):
+            net = Autoencoder(1, layers=_LAYERS, width=_WIDTH, kernel=3)
+        teach(net, images[taught], training, seed=seed, progress=_silent)
+        with torch.inference_mode():
+            errors = squared(images[judged], net(images[judged])).mean(dim=(1, 2, 3))
+        return _certain(image_auroc(errors.double().numpy(), ~good[judged]))
+
+
+@dataclass(frozen=True)
+class LargeImages:
+    """A data set of large images, patch by patch, by the detector `lamp`."""
+
+    name: str
+    data: Embedded
+    splits: Mapping[int, Split]
+    parts: Groups
+    settings: FitSettings
+
+    def run(self, setting: Setting, seed: int, learning_rate: float) -> Amplified:
+        split = self.splits[seed]
+        own = LampConfig.model_validate(self.settings.config)
+        config = own.model_copy(update={"training": _training(setting, own.training, learning_rate)})
+        settings = self.settings.model_copy(update={"config": config.model_dump()})
+        lesson = self.data.part(split.train).showing([self.parts[name] for name in split.train])
+        detector = Teacher(settings, self.data.shape, seed, _silent).taught(lesson, "")
+        names = [*split.test_good, *split.test_defect]
+        scores = plain_scores(detector, self.data.part(names), len(names), torch.arange(len(names)))
+        defective = np.arange(len(names)) >= len(split.test_good)
+        found = _certain(image_auroc(scores.image.double().numpy(), defective))
+        return Amplified(setting=setting, seed=seed, learning_rate=learning_rate, auroc={"good": found})
+
+
+def settings_of(where: str, optimisers: Iterable[Optimiser]) -> list[Setting]:
+    return [
+        Setting(where=where, loss=loss, optimiser=optimiser, amplified=amplified)
+        for loss in BaseLoss
+        for optimiser in optimisers
+        for amplified in (False, True)
+    ]
+
+
+def comparisons(cells: Sequence[Amplified]) -> list[Comparison]:
+    """One per data set, loss and optimiser that has both sides, in the order of `cells`."""
+    pairs: dict[tuple[str, BaseLoss, Optimiser], dict[bool, list[Amplified]]] = {}
+    for cell in cells:
+        setting = cell.setting
+        sides = pairs.setdefault((setting.where, setting.loss, setting.optimiser), {False: [], True: []})
+        sides[setting.amplified].append(cell)
+    rows = (_comparison(*key, *_of_common_seeds(sides[False], sides[True])) for key, sides in pairs.items())
+    return [row for row in rows if row is not None]
+
+
+def _of_common_seeds(*sides: Sequence[Amplified]) -> list[list[Amplified]]:
+    seeds = set.intersection(*({cell.seed for cell in cells} for cells in sides))
+    return [[cell for cell in cells if cell.seed in seeds] for cells in sides]
+
+
+def _comparison(
+    where: str, loss: BaseLoss, optimiser: Optimiser, base: Sequence[Amplified], steep: Sequence[Amplified]
+) -> Comparison | None:
+    if not base:
+        return None
+    theirs = {(cell.seed, task): value for cell in base for task, value in cell.auroc.items()}
+    ours = {(cell.seed, task): value for cell in steep for task, value in cell.auroc.items()}
+    both = theirs.keys() & ours.keys()
+    return Comparison(
+        where=where,
+        loss=loss,
+        optimiser=optimiser,
+        base=fmean(cell.mean for cell in base),
+        base_std=_deviation(base),
+        amplified=fmean(cell.mean for cell in steep),
+        amplified_std=_deviation(steep),
+        higher=sum(ours[key] > theirs[key] for key in both),
+        pairs=len(both),
+    )
+
+
+def _deviation(cells: Sequence[Amplified]) -> float:
+    return stdev(cell.mean for cell in cells) if len(cells) > 1 else 0.0
+
+
+def _training(setting: Setting, like: Reconstructing, learning_rate: float) -> Reconstructing:
+    own = {"loss": setting.loss, "optimiser": setting.optimiser, "amplified": setting.amplified}
+    return like.model_copy(update=own | {"learning_rate": learning_rate})
+
+
+def _certain(auroc: float | None) -> float:
+    assert auroc is not None, "both kinds are there"
+    return auroc
+
+
+def _silent(what: str, done: int, total: int) -> None:
+    """A fit is one step of a benchmark."""

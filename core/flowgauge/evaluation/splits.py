@@ -1,0 +1,139 @@
+"""Which images teach and which judge: the data set's own folders, or a file of splits with seeds and noise levels."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain, pairwise
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from pydantic import Field, TypeAdapter, ValidationError
+
+from flowgauge.domain.errors import DatasetError
+from flowgauge.domain.messages import Part
+from flowgauge.evaluation.datasets import Dataset, Entry, evenly
+
+Groups = Mapping[str, str]
+Parsed = TypeVar("Parsed")
+
+
+class Split(Part):
+    """One entry of a splits file; paths are relative to the data set.
+
+    `mislabelled` are those of `train` that are defective but called good. It is for reports: nothing that fits may
+    read it.
+    """
+
+    seed: int
+    noise: float = 0.0
+    train: tuple[str, ...] = Field(min_length=1)
+    mislabelled: tuple[str, ...] = ()
+    test_good: tuple[str, ...]
+    test_defect: tuple[str, ...]
+
+
+class Splits(Part):
+    protocol: str = ""
+    splits: tuple[Split, ...] = Field(min_length=1)
+
+    def choose(self, seed: int, noise: float | None = None) -> Split:
+        """The split of that seed and share of defects in training; `noise` None stands for the lowest there is.
+
+        Raises `DatasetError` naming what there is to choose from.
+        """
+        level = min(split.noise for split in self.splits) if noise is None else noise
+        for split in self.splits:
+            if split.seed == seed and abs(split.noise - level) < 1e-9:
+                return split
+        offered = ", ".join(f"seed {split.seed} noise {split.noise:g}" for split in self.splits)
+        raise DatasetError(f"The splits file has no seed {seed} with noise {level:g}.", f"It has: {offered}.")
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What one run of an evaluation fits to and judges. `mislabelled_share` is only reported."""
+
+    seed: int
+    noise: float | None
+    train: tuple[Entry, ...]
+    test: tuple[Entry, ...]
+    mislabelled_share: float
+
+    def limited(self, limit: int | None) -> "Trial":
+        """At most `limit` training images, test images that are good, and test images of each class of defects."""
+        kinds = sorted({entry.kind for entry in self.test})
+        test = chain.from_iterable(evenly([e for e in self.test if e.kind == kind], limit) for kind in kinds)
+        return replace(self, train=evenly(self.train, limit), test=tuple(test))
+
+    def few_shot(self, shots: int) -> "Trial":
+        """`shots` of the training images, at most as many as there are. Their sequence is cut into `shots` equal parts
+        and one image of each is drawn, by the trial's seed: spread over all of them, and other images with other seeds.
+        """
+        bounds = pairwise(index * len(self.train) // shots for index in range(shots + 1))
+        generator = np.random.default_rng((self.seed, shots))
+        return replace(self, train=tuple(self.train[generator.integers(low, high)] for low, high in bounds))
+
+
+def read_splits(path: Path) -> Splits:
+    """Raises `DatasetError` for a file that is missing or no file of splits."""
+    return _parse(path, TypeAdapter(Splits), "splits: each with seed, noise, train, test_good and test_defect")
+
+
+def read_groups(path: Path) -> Groups:
+    """Image path -> group (one part, say) of a JSON file. Raises `DatasetError` for anything else."""
+    return _parse(path, TypeAdapter(dict[str, str]), "groups: one object that maps each image's path to its group")
+
+
+def _parse(path: Path, adapter: TypeAdapter[Parsed], form: str) -> Parsed:
+    try:
+        return adapter.validate_python(json.loads(path.read_text()))
+    except OSError as error:
+        raise DatasetError(f"{path} cannot be read: {error.strerror}.", "Check the path.") from error
+    except (ValidationError, ValueError) as error:
+        first = str(error).splitlines()[0]
+        raise DatasetError(f"{path} is no file of {form} ({first}).", "Check its contents.") from error
+
+
+def own_trial(dataset: Dataset, seed: int) -> Trial:
+    """The split that the data set's folders make. Raises `DatasetError` where nothing is left to judge."""
+    if not dataset.test:
+        raise DatasetError(
+            f"{dataset.root} holds no test images, so there is nothing to evaluate on.",
+            "Add test/good and test/<class>, or give --splits.",
+        )
+    return Trial(seed, None, dataset.train, dataset.test, 0.0)
+
+
+def trial(dataset: Dataset, split: Split) -> Trial:
+    """`split` of `dataset`. Raises `DatasetError` for a path that is not there or on both sides."""
+    test_names = (*split.test_good, *split.test_defect)
+    shared = sorted({*split.train} & {*test_names})
+    if shared:
+        raise DatasetError(
+            f"The split of seed {split.seed} trains and tests on {len(shared)} images alike, {shared[0]} among them.",
+            "Keep each image on one side.",
+        )
+    train, test = ([dataset.entry(name) for name in names] for names in (split.train, test_names))
+    _check_labels(split, {entry.name: entry.defective for entry in test})
+    return Trial(split.seed, split.noise, tuple(train), tuple(test), len(split.mislabelled) / len(split.train))
+
+
+def _check_labels(split: Split, defective: Mapping[str, bool]) -> None:
+    wrong = [name for name in split.test_good if defective[name]]
+    wrong += [name for name in split.test_defect if not defective[name]]
+    if wrong:
+        raise DatasetError(
+            f"The split of seed {split.seed} and the folders disagree on whether {wrong[0]} is defective.",
+            "Move the image to its class, or mend the split.",
+        )
+
+
+def groups_of(entries: Sequence[Entry], groups: Groups) -> list[str]:
+    """Each entry's group. Raises `DatasetError` for an entry that has none."""
+    missing = [entry.name for entry in entries if entry.name not in groups]
+    if missing:
+        raise DatasetError(
+            f"{len(missing)} images have no group, {missing[0]} among them.", "Add them to the file given to --groups."
+        )
+    return [groups[entry.name] for entry in entries]

@@ -1,0 +1,94 @@
+"""theta*: meta-learned parameters as a file, and those that come with the package."""
+
+import hashlib
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from flowgauge.domain.errors import SettingsError, SnapshotCorrupt
+from flowgauge.domain.messages import Part
+from flowgauge.meta.settings import MetaTraining
+from flowgauge.models.backbones import BackboneSpec
+from flowgauge.models.detector import Detector
+
+FILE = "theta.safetensors"
+SHA256 = "a1c4e958b94e25898d7dfff3bb958bd86107a307198374a75b0e0c6bb97e1377"
+_CARD = "card"
+
+
+class Card(Part):
+    """How it was made. `config` is the detector's; `lines` name what the tasks were drawn from; `seconds` of the outer
+    loop alone.
+    """
+
+    detector: str
+    config: dict[str, Any]
+    backbone: BackboneSpec
+    size: int
+    lines: tuple[str, ...]
+    training: MetaTraining
+    guide_loss: float
+    flow_loss: float
+    seconds: float
+    software: str
+
+
+@dataclass(frozen=True)
+class Theta:
+    """`parameters` have the names by which the detector's `load_init` knows them."""
+
+    card: Card
+    parameters: dict[str, Tensor]
+
+    def load_into(self, detector: Detector) -> None:
+        """Set the parameters of `detector`, which nobody has taught. Raises `SettingsError` for one of another kind."""
+        try:
+            detector.load_init(self.parameters)
+        except ValueError as error:
+            raise SettingsError(
+                f"The meta-learned parameters are of another {self.card.detector} than this {detector.name}: {error}.",
+                "Use the detector and backbone that they were learned with, or run `flowgauge meta-train` for yours.",
+            ) from error
+
+    def require_backbone(self, spec: BackboneSpec) -> None:
+        """Raises `SettingsError` for other features than those that it was learned on."""
+        if spec.sha256 != self.card.backbone.sha256:
+            raise SettingsError(
+                f"The meta-learned parameters are for features of {self.card.backbone.name}, not of {spec.name}.",
+                "Use that backbone, or run `flowgauge meta-train` for yours.",
+            )
+
+
+def write(theta: Theta, path: Path) -> None:
+    tensors = {name: tensor.contiguous() for name, tensor in theta.parameters.items()}
+    save_file(tensors, path, metadata={_CARD: theta.card.model_dump_json()})
+
+
+def read(path: Path) -> Theta:
+    """Raises `SettingsError` for a file that is not there or holds something else."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            card = Card.model_validate_json((file.metadata() or {})[_CARD])
+            return Theta(card, {name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
+    except (OSError, SafetensorError, KeyError, ValidationError) as error:
+        raise SettingsError(
+            f"{path} holds no meta-learned parameters: {error}.", "Give a file that `flowgauge meta-train` wrote."
+        ) from error
+
+
+@cache
+def shipped() -> Theta:
+    """Those of `headflow`, meta-trained on procedural lines alone: docs/theta.md.
+
+    Raises `SnapshotCorrupt` where the package's file is not the one that was released.
+    """
+    path = Path(__file__).with_name(FILE)
+    if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != SHA256:
+        raise SnapshotCorrupt(f"{path} is not the file that was released.", "Install flowgauge again.")
+    return read(path)

@@ -1,0 +1,152 @@
+"""Tasks of the outer loop: a line's images, some of them defective and called good, and others to be judged by."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field
+from torch import Tensor
+
+from flowgauge.domain.errors import DatasetError
+from flowgauge.domain.messages import Part
+from flowgauge.evaluation.datasets import Dataset, Entry, evenly, read
+from flowgauge.models.detector import Embedding, Lesson, Progress, joined, length, select
+from flowgauge.synthetic.procedural import DEFECTS, Condition, ProceduralLine
+from flowgauge.training.training_set import Embedder, on_grid
+from flowgauge.vision.decoding import Picture
+
+Squares = NDArray[np.uint8]
+
+_FEWEST_GOOD, _FEWEST_DEFECTS = 8, 4
+
+
+class LineSize(Part):
+    """How many images of each line tasks are drawn from."""
+
+    goods: int = Field(20, ge=_FEWEST_GOOD)
+    defects: int = Field(10, ge=_FEWEST_DEFECTS)
+
+
+@dataclass(frozen=True)
+class MetaLine:
+    """`lesson`: good images and painted copies of them; `defects` (M, ...) with `mask` (M, h, w), the share of each
+    cell that is defective.
+    """
+
+    name: str
+    lesson: Lesson
+    defects: Embedding
+    mask: Tensor
+
+    @property
+    def goods(self) -> int:
+        return int(self.lesson.image.max()) + 1
+
+
+@dataclass(frozen=True)
+class Task:
+    """`support`: nobody has said which of its images are good; `query`: other good images, and other defects where a
+    lesson has paintings.
+    """
+
+    support: Lesson
+    query: Lesson
+
+
+def procedural_line(material: str, seed: int, embedder: Embedder, size: LineSize, progress: Progress) -> MetaLine:
+    """A procedural line under a condition that its seed draws: from nominal to badly drifted."""
+    size_px = embedder.preprocessing.size
+    line = ProceduralLine(material, seed, size_px)
+    rng = np.random.default_rng([seed, len(material)])
+    condition = Condition.drifted(float(rng.uniform()))
+    kinds = [DEFECTS[number % len(DEFECTS)] for number in rng.permutation(max(size.defects, len(DEFECTS)))]
+    samples = [line.defect(size.goods + rank, kind, condition) for rank, kind in enumerate(kinds[: size.defects])]
+    masks = np.stack([_present(sample.mask) for sample in samples])
+    goods = np.stack([line.good(index, condition).pixels for index in range(size.goods)])
+    defects = np.stack([sample.pixels for sample in samples])
+    return _embedded(f"{material} {seed}", goods, defects, masks, embedder, seed, progress)
+
+
+def dataset_line(dataset: Dataset, embedder: Embedder, size: LineSize, seed: int, progress: Progress) -> MetaLine:
+    """A data set of one line, in the MVTec AD layout with masks. Raises `DatasetError` where too little is there."""
+    marred = evenly([entry for entry in dataset.test if entry.mask is not None], size.defects)
+    goods = evenly(dataset.train, size.goods)
+    if len(goods) < _FEWEST_GOOD or len(marred) < _FEWEST_DEFECTS:
+        raise DatasetError(
+            f"{dataset.root} has {len(goods)} good images and {len(marred)} defects with a mask: too few for tasks.",
+            f"Give {_FEWEST_GOOD} good images and {_FEWEST_DEFECTS} defects with masks, or more.",
+        )
+    squares, masks = zip(*(_square_and_mask(entry, embedder) for entry in marred), strict=True)
+    good = np.stack([embedder.preprocessing.square(read(entry).picture) for entry in goods])
+    return _embedded(dataset.root.name, good, np.stack(squares), np.stack(masks), embedder, seed, progress)
+
+
+def _square_and_mask(entry: Entry, embedder: Embedder) -> tuple[Squares, NDArray[np.bool_]]:
+    sample = read(entry)
+    shown = np.repeat(_present(sample.mask)[:, :, None].astype(np.uint8) * 255, 3, axis=2)
+    square = embedder.preprocessing.square
+    return square(sample.picture), square(Picture(shown, ""))[:, :, 0] > 127
+
+
+def _present(mask: NDArray[np.bool_] | None) -> NDArray[np.bool_]:
+    assert mask is not None, "defects of these sources have masks"
+    return mask
+
+
+def _embedded(
+    name: str,
+    goods: Squares,
+    defects: Squares,
+    masks: NDArray[np.bool_],
+    embedder: Embedder,
+    seed: int,
+    progress: Progress,
+) -> MetaLine:
+    return MetaLine(
+        name=name,
+        lesson=embedder.lesson(goods, seed=seed, progress=progress),
+        defects=embedder.embed(defects, progress),
+        mask=on_grid(masks, embedder.detector.grid),
+    )
+
+
+def draw_task(line: MetaLine, contamination: Sequence[float], rng: np.random.Generator) -> Task:
+    """Half of the line's good images and half of its defects teach, the share of the latter drawn from `contamination`
+    as far as there are enough; the other halves judge.
+    """
+    goods, defects = rng.permutation(line.goods), rng.permutation(len(line.mask))
+    taught, judged = np.array_split(goods, 2)
+    share = float(rng.choice(np.asarray(contamination)))
+    wrong = min(round(share / (1 - share) * len(taught)), len(defects) // 2)
+    return Task(
+        support=_contaminated(_of(line.lesson, taught), select(line.defects, torch.from_numpy(defects[:wrong]))),
+        query=_judging(_of(line.lesson, judged), line, torch.from_numpy(defects[len(defects) // 2 :])),
+    )
+
+
+def _of(lesson: Lesson, images: NDArray[np.intp]) -> Lesson:
+    others = np.setdiff1d(lesson.image.numpy(), images)
+    return lesson.without(torch.from_numpy(others))
+
+
+def _contaminated(lesson: Lesson, defects: Embedding) -> Lesson:
+    first = int(lesson.image.max()) + 1
+    return Lesson(
+        good=joined([lesson.good, defects]),
+        image=torch.cat([lesson.image, first + torch.arange(length(defects))]),
+        painted=lesson.painted,
+        painted_image=lesson.painted_image,
+        mask=lesson.mask,
+    )
+
+
+def _judging(lesson: Lesson, line: MetaLine, defects: Tensor) -> Lesson:
+    return Lesson(
+        good=lesson.good,
+        image=lesson.image,
+        painted=select(line.defects, defects),
+        painted_image=torch.arange(len(defects)),
+        mask=line.mask[defects],
+    )

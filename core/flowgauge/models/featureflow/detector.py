@@ -1,0 +1,413 @@
+"""`featureflow`, the default: normalizing flows over the multi-scale features of each patch.
+
+The frozen features of all strides meet on the grid of the second finest one. Several flows give likelihoods of each
+patch: one of all strides together, and one of each stride that is not finer than the grid. Features are standardised
+and projected on their principal components, each scaled to unit variance, before a flow sees them (RAD, arXiv
+2508.17789 eq. 1; patch by patch as in CFLOW-AD, arXiv 2107.12571). An image has one score for each flow, the mean over
+its most anomalous patches, each less its surroundings in the map: the likelihood of a whole image moves with light and
+focus, which are no defects (decision 22). The image's score is the mean of these, each in units of its own spread.
+
+The detector is an ensemble of cross-fitted members. Each member has its own projections and flows and is fitted to the
+images of all folds but one, so every training image has a score by a member that it did not train. These scores set the
+locations' statistics, the scales and the threshold. A new image has the mean score of all members (decision 21; CV+,
+arXiv 1905.02928).
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from flowgauge.domain.messages import Part
+from flowgauge.models.adaptable import Ensemble
+from flowgauge.models.detector import CrossFitted, Embedding, FeatureShape, Lesson, Progress, Scores, length, select
+from flowgauge.models.flows.coupling import CouplingFlow
+from flowgauge.models.flows.product import ProductFlow
+from flowgauge.models.flows.training import Rows, Training, held_out_images, maximise_likelihood
+from flowgauge.models.headflow.detector import smoothed
+from flowgauge.models.headflow.head import pyramid
+from flowgauge.models.headflow.member import lower_spread
+from flowgauge.models.patch_scores import highest
+from flowgauge.models.windows import nhwc
+from flowgauge.vision.augmentation import PLAIN, View
+
+_CHUNK = 32
+"""Images whose patches pass the flows at once: more take hundreds of MiB for hidden units, fewer gain no memory."""
+_PRIOR_IMAGES = 8
+"""Images that the statistics of all locations count as beside those of one. Fewer, and a handful of training images
+makes locations that they happen to agree on alarm; more, and locations lose their own scale.
+"""
+_NEIGHBOURS = 1.0
+"""Deviation of the Gaussian, in patches, under which neighbouring locations share their statistics: parts do not lie
+to the pixel. At 3 and more the border of a part and its ground become one.
+"""
+
+
+_LEAST_SPREAD = 0.05
+"""Of image scores, in deviations of a map's patches. Without it a handful of images that happen to score alike make
+scores of a million; with more, lines whose good images are all alike lose the scale of their own.
+"""
+_MIRRORED = (PLAIN, View(flip=True), View(turns=2, flip=True), View(turns=2))
+"""Views that train: the image, mirrored left to right, mirrored top to bottom, and both."""
+_ENOUGH_VIEWS = 256
+"""Views of all images together, beyond which images get no further mirrored views. With 8 to 64 images all four are
+worth 0.02 AUROC on the mean of five products; with 200, where they are twice too many for the flows' size, they lose
+0.03 on screws.
+"""
+_FEWEST_STEPS = 40
+"""Of the optimiser: with fewer, flows of a handful of small images stay close to the identity."""
+_ANCHOR_IMAGES = 8
+"""Images that the anchor's whitening counts as when it is realigned to so many recent ones. With none, a line
+that has not drifted loses up to 0.02 AUROC to the chance of 60 images; with 30, light that doubled costs 0.01.
+"""
+
+
+class FeatureFlowConfig(Part):
+    dimensions: int = Field(96, ge=2, description="principal components that a flow sees, at most")
+    members: int = Field(3, ge=2, description="cross-fitted members, each fitted to all folds of the images but one")
+    blocks: int = Field(6, ge=1, description="affine coupling blocks of each flow")
+    hidden: int = Field(256, ge=1, description="hidden units of each block's network")
+    clamp: float = Field(1.9, gt=0, description="bound on the logarithm of a coupling's scales (RAD s.3.1)")
+    top: float = Field(0.03, gt=0, le=1, description="share of an image's patches whose mean is its score")
+    surroundings: float = Field(
+        0.125,
+        ge=0,
+        description="deviation of the Gaussian mean of a patch's surroundings that an image's score takes off the"
+        " patch, as a share of the map's side; 0 takes nothing off",
+    )
+    still: float = Field(
+        0.5,
+        ge=0,
+        le=1,
+        description="parts lie still where location explains more than this share of the features' variance",
+    )
+    training: Training = Field(
+        Training(steps=1000, batch=512, learning_rate=1e-2, noise=0.05, check_every=100, patience=10),
+        description="of all flows of a member together",
+    )
+    epochs: int = Field(
+        20, ge=1, description="passes over the training patches, at most: few images are soon known by heart"
+    )
+    patches: int = Field(2**18, ge=1, description="training patches that are kept in memory, at most")
+
+
+class FeatureFlow(Ensemble, CrossFitted):
+    name = "featureflow"
+    config: FeatureFlowConfig
+    flow: ProductFlow
+
+    def __init__(self, config: FeatureFlowConfig, shape: FeatureShape) -> None:
+        side, stride = shape.sides[shape.grid], shape.strides[shape.grid]
+        super().__init__(config, shape, (side, side))
+        widths = [
+            channels * (2 if each < stride else 1) for channels, each in zip(shape.channels, shape.strides, strict=True)
+        ]
+        coarse = [width for width, each in zip(widths, shape.strides, strict=True) if each >= stride]
+        inputs = [sum(widths), *coarse] if len(widths) > 1 else widths
+        self.terms = terms = len(inputs)
+        self.whiten = nn.ModuleList(
+            Whitening(width, min(config.dimensions, width)) for _ in range(config.members) for width in inputs
+        )
+        self.flow = ProductFlow(
+            [
+                CouplingFlow(
+                    min(config.dimensions, width),
+                    blocks=config.blocks,
+                    hidden=config.hidden,
+                    clamp=config.clamp,
+                    seed=number,
+                )
+                for number, width in enumerate(inputs * config.members)
+            ]
+        )
+        self.location: Tensor
+        self.scale: Tensor
+        self.centre: Tensor
+        self.spread: Tensor
+        self.register_buffer("location", torch.zeros(terms, *self.grid))
+        self.register_buffer("scale", torch.ones(terms, *self.grid))
+        self.register_buffer("centre", torch.zeros(terms))
+        self.register_buffer("spread", torch.ones(terms))
+
+    def embed(self, features: Sequence[Tensor]) -> Embedding:
+        """`stride<s>` (B, C, H, W) in half precision: means over 3 x 3 neighbours, for a defect is rarely one patch
+        alone (PatchCore, arXiv 2106.08265 s.3.1). A stride finer than the grid comes as its mean and its maximum.
+        """
+        levels = pyramid(features, self.shape)
+        return {name: nhwc(_averaged(levels[name]).half()) for name in self.shape.keys}
+
+    def training_views(self, images: int) -> tuple[View, ...]:
+        """As many mirrored views as make up for few images."""
+        wanted = max(1, _ENOUGH_VIEWS // max(1, images))
+        return _MIRRORED[: 4 if wanted >= 4 else min(wanted, 2)]
+
+    def surface(self, embedding: Embedding) -> Tensor:
+        """Of the coarsest stride: finer ones tell the texture's phase rather than what it is."""
+        return embedding[self.shape.keys[self.shape.coarsest]]
+
+    def learn(self, lesson: Lesson, *, seed: int, progress: Progress) -> None:
+        fold = lesson.folds(self.config.members)[lesson.image]
+        for member in range(self.config.members):
+
+            def of_member(what: str, done: int, total: int, number: int = member + 1) -> None:
+                progress(f"{what}, member {number} of {self.config.members}", done, total)
+
+            rows = (fold != member).nonzero().flatten()
+            self._fit_member(member, select(lesson.good, rows), lesson.image[rows], seed + member, of_member)
+        progress("calibrating the flows", 0, 1)
+        plain = lesson.plain()
+        self.calibrate(self._held_out_nll(plain), plain.good)
+        progress("calibrating the flows", 1, 1)
+
+    def held_out_scores(self, lesson: Lesson) -> Scores:
+        """Of the plain view of each good image by the member that it did not train."""
+        nll_NTK = self._held_out_nll(lesson.plain())
+        return Scores(self._image_score(self._tops(nll_NTK)), self.maps(nll_NTK))
+
+    def _fit_member(self, member: int, good: Embedding, image: Tensor, seed: int, progress: Progress) -> None:
+        for number, whiten in enumerate(self._whiten_of(member)):
+            whiten.measure(self._inputs(part)[number].flatten(0, 1) for part in _chunks(good))
+        patches, owner = self._patches(member, good, image, torch.Generator().manual_seed(seed))
+        rows = Rows(patches, held_out_images(owner, 0.1, seed))
+        maximise_likelihood(self.member_flow(member), rows, self._training(len(patches)), seed=seed, progress=progress)
+
+    def recentre_member(self, member: int, embedding: Embedding, images: int) -> None:
+        """Whiten as recent images of the line ask for, in the axes that the flows know. Defects among them move it
+        little: they cover few patches.
+        """
+        own = images / (images + _ANCHOR_IMAGES)
+        for number, whiten in enumerate(self._whiten_of(member)):
+            whiten.realign((self._inputs(part)[number].flatten(0, 1) for part in _chunks(embedding)), own)
+
+    def _whiten_of(self, member: int) -> list["Whitening"]:
+        first = member * self.terms
+        return [whiten for whiten in self.whiten[first : first + self.terms] if isinstance(whiten, Whitening)]
+
+    @property
+    def member_count(self) -> int:
+        return self.config.members
+
+    def member_flow(self, member: int) -> ProductFlow:
+        return self.flow.part(member * self.terms, (member + 1) * self.terms)
+
+    def _training(self, patches: int) -> Training:
+        """The settings, with no more steps than `epochs` passes over so many patches take."""
+        training = self.config.training
+        steps = min(training.steps, max(_FEWEST_STEPS, self.config.epochs * patches // training.batch))
+        return training.model_copy(update={"steps": steps, "check_every": min(training.check_every, steps // 10)})
+
+    def _patches(
+        self, member: int, good: Embedding, image: Tensor, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """(N, D) a member's tokens of at most `patches` patches, as many of each image, and (N,) which image each is
+        of.
+        """
+        every = self.grid[0] * self.grid[1]
+        count = min(every, max(1, self.config.patches // len(image)))
+        places = torch.stack([torch.randperm(every, generator=generator)[:count] for _ in range(len(image))])
+        tokens = []
+        for part, rows in zip(_chunks(good), torch.split(places, _CHUNK), strict=True):
+            every_BTD = self.member_tokens(member, part)
+            tokens.append(every_BTD.gather(1, rows[:, :, None].expand(-1, -1, every_BTD.shape[2])).flatten(0, 1))
+        return torch.cat(tokens), image.repeat_interleave(count)
+
+    def calibrate(self, rarity_NTK: Tensor, embedding: Embedding) -> None:
+        """Take the maps' statistics of each location where parts lie still, and the scale of each flow's scores."""
+        maps_NKHW = self._as_maps(rarity_NTK)
+        self.location.copy_(maps_NKHW.mean(dim=(0, 2, 3))[:, None, None].expand_as(self.location))
+        self.scale.copy_(maps_NKHW.std(dim=(0, 2, 3)).clamp_min(1e-6)[:, None, None].expand_as(self.scale))
+        if self._lies_still(embedding):
+            self._measure_locations(maps_NKHW)
+        tops_NK = self._tops(rarity_NTK)
+        self.centre.copy_(tops_NK.median(dim=0)[0])
+        self.spread.copy_(torch.stack([lower_spread(top_N) for top_N in tops_NK.T]).clamp_min(_LEAST_SPREAD))
+
+    def _held_out_nll(self, lesson: Lesson) -> Tensor:
+        """(N, h * w, K): the negative log-likelihood of each good patch by the member whose fold the image is of."""
+        fold_N = lesson.folds(self.config.members)[lesson.image]
+        found, order = [], []
+        for member in torch.unique(fold_N).tolist():
+            rows = (fold_N == member).nonzero().flatten()
+            tokens = partial(self.member_tokens, member)
+            found.append(_rarities(self.member_flow(member), tokens, select(lesson.good, rows)))
+            order.append(rows)
+        return torch.cat(found)[torch.argsort(torch.cat(order))]
+
+    def _lies_still(self, good: Embedding) -> bool:
+        """Whether location explains more than the share `still` of the standardised features' variance. The variance
+        between locations is the covariance of the location means of two halves of the images, so noise adds nothing.
+
+        On five products it was 0.70 and 0.85 for parts in a fixture, at most 0.40 for others. A lower limit centres
+        the maps of parts that move, which costs them 0.02 to 0.06 AUROC; a higher one gives up 0.01 on parts that do
+        not.
+        """
+        images = length(good)
+        if images < 4:
+            return False
+        halves = [select(good, torch.arange(first, images, 2)) for first in (0, 1)]
+        between = []
+        for name in good:
+            total_C = good[name].float().var(dim=(0, 2, 3)).clamp_min(1e-12)
+            means = [half[name].float().mean(dim=0) for half in halves]
+            first, second = (mean - mean.mean(dim=(1, 2), keepdim=True) for mean in means)
+            between.append((first * second).mean(dim=(1, 2)) / total_C)
+        return bool(torch.cat(between).mean() > self.config.still)
+
+    def _measure_locations(self, maps_NKHW: Tensor) -> None:
+        """Mean and deviation of each location, shrunk towards those of all."""
+        own = len(maps_NKHW) / (len(maps_NKHW) + _PRIOR_IMAGES)
+        mean_KHW = smoothed(maps_NKHW.mean(dim=0), _NEIGHBOURS)
+        location_KHW = own * mean_KHW + (1 - own) * self.location
+        variance_KHW = smoothed((maps_NKHW - location_KHW).square().mean(dim=0), _NEIGHBOURS)
+        self.scale.copy_((own * variance_KHW + (1 - own) * self.scale.square()).sqrt())
+        self.location.copy_(location_KHW)
+
+    def tokens(self, embedding: Embedding) -> Tensor:
+        """(B, h * w, D), row by row of the grid: the whitened features of all flows of each member in turn."""
+        return _whitened(self.whiten, self._inputs(embedding) * self.config.members)
+
+    def member_tokens(self, member: int, embedding: Embedding) -> Tensor:
+        return _whitened(self._whiten_of(member), self._inputs(embedding))
+
+    def _inputs(self, embedding: Embedding) -> list[Tensor]:
+        """(B, h * w, C) of each flow: all strides together, then each that is not finer than the grid."""
+        levels = [_on_grid(embedding[name].float(), self.grid) for name in self.shape.keys]
+        rows = [level.flatten(2).transpose(1, 2) for level in levels]
+        if len(rows) == 1:
+            return rows
+        stride = self.shape.strides[self.shape.grid]
+        return [
+            torch.cat(rows, dim=2),
+            *(x for x, each in zip(rows, self.shape.strides, strict=True) if each >= stride),
+        ]
+
+    def patch_nll(self, embedding: Embedding) -> Tensor:
+        """(B, h * w, M K): the negative log-likelihood of each patch by the K flows of each of M members, in nats per
+        dimension.
+        """
+        return _rarities(self.flow, self.tokens, embedding)
+
+    def _mean_of_members(self, nll_BTK: Tensor) -> Tensor:
+        return torch.stack(torch.split(nll_BTK, self.terms, dim=2)).mean(dim=0)
+
+    def _as_maps(self, nll_BTK: Tensor) -> Tensor:
+        return nll_BTK.transpose(1, 2).reshape(len(nll_BTK), -1, *self.grid)
+
+    def _standard_maps(self, nll_BTK: Tensor) -> Tensor:
+        """(B, K, h, w): 0 where a patch is as likely as usual, 1 a deviation of good patches above it."""
+        return (self._as_maps(nll_BTK) - self.location) / self.scale
+
+    def _tops(self, nll_BTK: Tensor) -> Tensor:
+        """(B, K): the mean of each map's most anomalous patches, each less its surroundings."""
+        maps_BKHW = self._standard_maps(nll_BTK)
+        maps_NHW = maps_BKHW.flatten(0, 1)
+        if self.config.surroundings:
+            maps_NHW = maps_NHW - smoothed(maps_NHW, self.config.surroundings * self.grid[0])
+        return highest(maps_NHW.flatten(1), self.config.top).view(maps_BKHW.shape[:2])
+
+    def _image_score(self, tops_BK: Tensor) -> Tensor:
+        return ((tops_BK - self.centre) / self.spread).mean(dim=1)
+
+    def maps(self, rarity_BTK: Tensor) -> Tensor:
+        return self._standard_maps(rarity_BTK).mean(dim=1)
+
+    def image_scores(self, rarity_BT: Tensor, embedding: Embedding) -> Tensor:
+        """Mean of the flows' scores (B, h * w, M K), each 0 for the median good image and 1 a spread above.
+
+        Members' scores are averaged, not their maps: the highest patches of a mean map are lower than those of any
+        member's, and a threshold from held-out scores would promise too few alarms.
+        """
+        members = torch.split(rarity_BT, self.terms, dim=2)
+        return torch.stack([self._image_score(self._tops(nll_BTK)) for nll_BTK in members]).mean(dim=0)
+
+    def patch_scores(self, rarity: Tensor) -> Tensor:
+        nll_BTK = self._mean_of_members(rarity)
+        return ((nll_BTK - self.location.mean(dim=(1, 2))) / self.scale.mean(dim=(1, 2))).mean(dim=2)
+
+    def score_embedding(self, embedding: Embedding) -> Scores:
+        nll_BTK = self.patch_nll(embedding)
+        return Scores(self.image_scores(nll_BTK, embedding), self.maps(self._mean_of_members(nll_BTK)))
+
+
+class Whitening(nn.Module):
+    """(..., C) -> (..., D): standardised channels on their first D principal components, each of unit variance."""
+
+    mean: Tensor
+    projection: Tensor
+
+    def __init__(self, channels: int, dimensions: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(channels))
+        self.register_buffer("projection", torch.eye(channels, dimensions))
+
+    def measure(self, parts: Iterable[Tensor]) -> None:
+        """Take mean and principal components of patches (N, C), which come in parts so that all need not be in memory
+        at once.
+        """
+        mean_C, covariance_CC = _moments(parts, len(self.mean))
+        deviation_C = covariance_CC.diagonal().clamp_min(1e-12).sqrt()
+        values, vectors = torch.linalg.eigh(covariance_CC / deviation_C / deviation_C[:, None])
+        kept = self.projection.shape[1]
+        # eigh sorts ascending; directions in which patches do not vary must not be blown up
+        scale_D = values.flip(0)[:kept].clamp_min(1e-6 * float(values[-1])).sqrt()
+        self.mean.copy_(mean_C)
+        self.projection.copy_(vectors.flip(1)[:, :kept] / scale_D / deviation_C[:, None])
+
+    def realign(self, parts: Iterable[Tensor], weight: float) -> None:
+        """Give patches (N, C) of a changed line the mean 0 and unit covariance again, and turn their axes no more than
+        that takes: the symmetric root of their covariance (CORAL, arXiv 1511.05547). Mean and covariance are mixed with
+        those before; `weight` in [0, 1] is the new ones'.
+        """
+        mean_C, covariance_CC = _moments(parts, len(self.mean))
+        projection_CD = self.projection.double()
+        seen_DD = weight * projection_CD.T @ covariance_CC @ projection_CD
+        seen_DD = seen_DD + (1 - weight) * torch.eye(len(seen_DD), dtype=torch.float64)
+        values, vectors = torch.linalg.eigh(seen_DD)
+        # a direction in which the line no longer varies is stretched tenfold at most
+        root_DD = vectors * values.clamp_min(0.01).rsqrt() @ vectors.T
+        self.mean.copy_((1 - weight) * self.mean + weight * mean_C)
+        self.projection.copy_(projection_CD @ root_DD)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x - self.mean) @ self.projection
+
+
+def _moments(parts: Iterable[Tensor], channels: int) -> tuple[Tensor, Tensor]:
+    """Mean (C,) and covariance (C, C) of rows (N, C), in double precision."""
+    count, sum_C, product_CC = 0, torch.zeros(channels).double(), torch.zeros(channels, channels).double()
+    for x_NC in parts:
+        count, sum_C = count + len(x_NC), sum_C + x_NC.sum(dim=0).double()
+        product_CC += (x_NC.T @ x_NC).double()
+    mean_C = sum_C / count
+    return mean_C, product_CC / count - mean_C[:, None] * mean_C
+
+
+def _rarities(flow: ProductFlow, tokens: Callable[[Embedding], Tensor], embedding: Embedding) -> Tensor:
+    """(B, T, K): how anomalous each of `flow`'s K flows finds the tokens (B, T, D) that `tokens` makes of images."""
+    with torch.no_grad():
+        nll = [flow.rarity_of(*flow(tokens(part).flatten(0, 1))) for part in _chunks(embedding)]
+    rarity_NK = torch.cat(nll)
+    return rarity_NK.view(length(embedding), -1, rarity_NK.shape[1])
+
+
+def _whitened(projections: Iterable[nn.Module], inputs: Sequence[Tensor]) -> Tensor:
+    return torch.cat([whiten(x_BTC) for whiten, x_BTC in zip(projections, inputs, strict=True)], dim=2)
+
+
+def _averaged(x_BCHW: Tensor) -> Tensor:
+    """Over 3 x 3 neighbours, zero beyond the border as in PatchCore: so the flows can tell patches of the border, which
+    the backbone's own padding makes different, from those within. Means over the neighbours that exist lose 0.06 AUROC
+    on screws and 0.02 on tiles.
+    """
+    return F.avg_pool2d(x_BCHW.float(), 3, stride=1, padding=1)
+
+
+def _on_grid(x_BCHW: Tensor, grid: tuple[int, int]) -> Tensor:
+    return x_BCHW if x_BCHW.shape[2:] == grid else F.interpolate(x_BCHW, size=grid, mode="bilinear")
+
+
+def _chunks(embedding: Embedding) -> list[Embedding]:
+    return [select(embedding, rows) for rows in torch.split(torch.arange(length(embedding)), _CHUNK)]

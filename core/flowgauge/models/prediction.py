@@ -1,0 +1,52 @@
+"""What scoring asks of a gauge, and what it gets back.
+
+Apart from `flowgauge.training.gauge`, so that whoever only passes judgements on need not load the libraries that make
+them.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flowgauge.domain.messages import Decision, Region
+from flowgauge.vision.decoding import Picture
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What a gauge says of one picture.
+
+    `score`: anomaly score on the detector's scale, higher is more anomalous; `standard_score`: the same, 0 at the
+    calibration's median and 1 per robust deviation; `anomaly_map`: (h, w) float32 on the gauge's grid, over the whole
+    original image, 0 at the typical good place, higher is more anomalous; `map_ceiling`: the map's value from which on
+    a place counts as anomalous; `peak`: the map's highest place, x and y as shares of width and height.
+    """
+
+    score: float
+    standard_score: float
+    threshold: float
+    decision: Decision
+    reasons: tuple[str, ...]
+    regions: tuple[Region, ...]
+    anomaly_map: NDArray[np.float32]
+    map_ceiling: float
+    peak: tuple[float, float]
+
+
+class Judge(Protocol):
+    """A gauge as the stream sees it."""
+
+    @property
+    def line(self) -> str: ...
+
+    @property
+    def version(self) -> str: ...
+
+    @property
+    def detector_name(self) -> str: ...
+
+    def judge(self, pictures: Sequence[Picture]) -> list[Judgement]:
+        """One judgement per picture, in order; a picture's judgement does not depend on its neighbours."""

@@ -1,0 +1,58 @@
+"""Detectors by name. One more detector is one more line here."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from pydantic import ValidationError
+
+from flowgauge.domain.errors import SettingsError
+from flowgauge.domain.messages import Part
+from flowgauge.models.csflow.detector import CsFlow, CsFlowConfig
+from flowgauge.models.detector import Detector, FeatureShape
+from flowgauge.models.featureflow.detector import FeatureFlow, FeatureFlowConfig
+from flowgauge.models.glass.detector import Glass, GlassConfig
+from flowgauge.models.headflow.detector import HeadFlow, HeadFlowConfig
+from flowgauge.models.lamp.detector import Lamp, LampConfig
+from flowgauge.models.multidirectional.detector import Multidirectional, MultidirectionalConfig
+from flowgauge.models.rad.detector import Rad, RadConfig
+
+DETECTORS: dict[str, tuple[Callable[..., Detector], type[Part]]] = {
+    FeatureFlow.name: (FeatureFlow, FeatureFlowConfig),
+    HeadFlow.name: (HeadFlow, HeadFlowConfig),
+    Rad.name: (Rad, RadConfig),
+    CsFlow.name: (CsFlow, CsFlowConfig),
+    Glass.name: (Glass, GlassConfig),
+    Lamp.name: (Lamp, LampConfig),
+    Multidirectional.name: (Multidirectional, MultidirectionalConfig),
+}
+DEFAULT = FeatureFlow.name
+FROM_PIXELS = frozenset({Lamp.name})
+"""Detectors whose backbone is the identity."""
+FROM_LABELS = frozenset({Multidirectional.name})
+"""Detectors that learn from defects which people have labelled."""
+
+
+def offer(kind: type[Detector], schema: type[Part]) -> None:
+    """Make a detector from outside core known by its name, for as long as this process runs: `create` makes it, and its
+    snapshots load. It is constructed with a validated `schema` and a `FeatureShape`; offering it again changes nothing.
+
+    Raises `ValueError` for a name that another detector has.
+    """
+    if DETECTORS.setdefault(kind.name, (kind, schema)) != (kind, schema):
+        raise ValueError(f"{kind.name} is the name of another detector")
+
+
+def create(name: str, config: Mapping[str, Any], shape: FeatureShape) -> Detector:
+    """An untaught detector for features of `shape`.
+
+    Raises `SettingsError` for an unknown name or a configuration that its detector refuses.
+    """
+    if name not in DETECTORS:
+        raise SettingsError(f"There is no detector {name!r}.", f"Choose one of {', '.join(DETECTORS)}.")
+    kind, schema = DETECTORS[name]
+    try:
+        return kind(schema.model_validate(dict(config)), shape)
+    except ValidationError as error:
+        raise SettingsError(
+            f"The configuration of {name} is wrong: {error}", "See its class for the options."
+        ) from error

@@ -1,0 +1,160 @@
+"""Light and camera: from a surface to the photograph that the line takes of it."""
+
+import math
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from flowgauge.synthetic.noise import Field
+from flowgauge.synthetic.procedural.surface import FRAME, Colour, Rng, Surface, plane
+
+
+class Change(StrEnum):
+    """What a line may drift in, one at a time."""
+
+    LIGHT = "light"
+    CONTRAST = "contrast"
+    FOCUS = "focus"
+    TEXTURE = "texture"
+
+
+@dataclass(frozen=True)
+class Condition:
+    """How the line stands on the day. The defaults are the nominal line.
+
+    `gain`: light as a multiple of nominal; `gradient`: by what share the light falls from one side of the frame to the
+    other; `direction`: degrees that the lamp has turned around the part; `gamma`: above 1 darkens the mid-tones;
+    `contrast`: around mid-gray; `blur`: defocus, deviation in units of 1/256 of the frame; `tint`: RGB factors of the
+    light; `wear`: coarseness of the texture in [0, 1]; `noise`: of the sensor, as a multiple of nominal.
+    """
+
+    gain: float = 1.0
+    gradient: float = 0.0
+    direction: float = 0.0
+    gamma: float = 1.0
+    contrast: float = 1.0
+    blur: float = 0.0
+    tint: Colour = (1.0, 1.0, 1.0)
+    wear: float = 0.0
+    noise: float = 1.0
+
+    @classmethod
+    def drifted(cls, amount: float) -> "Condition":
+        """A line that has drifted from nominal (`amount` 0) to badly (1): a stronger, warmer light from elsewhere and
+        a coarser surface. Raises ValueError outside [0, 1]."""
+        if not 0 <= amount <= 1:
+            raise ValueError(f"A drift of {amount} is not between 0 (nominal) and 1.")
+        return cls(
+            gain=1 + 0.4 * amount,
+            gradient=0.3 * amount,
+            direction=35 * amount,
+            gamma=1 - 0.15 * amount,
+            blur=0.4 * amount,
+            tint=(1 + 0.06 * amount, 1.0, 1 - 0.08 * amount),
+            wear=0.6 * amount,
+            noise=1 + 0.5 * amount,
+        )
+
+    @classmethod
+    def changed(cls, change: Change, amount: float) -> "Condition":
+        """A line on which one thing has changed, from nominal (`amount` 0) to badly (1): stronger light, half the
+        contrast, a lens out of focus, a coarser surface. Raises ValueError outside [0, 1].
+        """
+        if not 0 <= amount <= 1:
+            raise ValueError(f"A change of {amount} is not between 0 (nominal) and 1.")
+        match change:
+            case Change.LIGHT:
+                return cls(gain=1 + 0.6 * amount, gradient=0.3 * amount)
+            case Change.CONTRAST:
+                return cls(contrast=1 - 0.5 * amount)
+            case Change.FOCUS:
+                return cls(blur=2.0 * amount)
+            case Change.TEXTURE:
+                return cls(wear=amount)
+
+
+NOMINAL = Condition()
+
+
+@dataclass(frozen=True)
+class Lamp:
+    """Where the light comes from: `azimuth` around the part and `elevation` above it, in radians."""
+
+    azimuth: float
+    elevation: float
+
+
+_AMBIENT = 0.35
+_SHININESS = 5
+"""The highlight's exponent as a power of two: by squaring, ten times as fast as a general power."""
+_READ_NOISE, _SHOT_NOISE = 0.004, 0.012
+_OPTICS = 0.45
+"""Deviation of the lens's own blur, in units; what makes edges look photographed and not drawn."""
+
+
+def photograph(surface: Surface, lamp: Lamp, condition: Condition, sensor: Rng) -> NDArray[np.uint8]:
+    """(N, N, 3) uint8 RGB: diffuse and specular reflection, occlusion in hollows, then lens, tone curve and sensor."""
+    turned = replace(lamp, azimuth=lamp.azimuth + math.radians(condition.direction))
+    light = _falloff(len(surface.height), turned, condition)
+    radiance = _reflected(surface, turned) * light[:, :, None] * np.array(condition.tint, np.float32)
+    return _developed(_focused(radiance, condition), condition, sensor)
+
+
+def _reflected(surface: Surface, lamp: Lamp) -> Field:
+    slope_y, slope_x = np.gradient(surface.height, np.float32(FRAME / len(surface.height)))
+    upright = np.asarray(1 / np.sqrt(1 + slope_x**2 + slope_y**2), np.float32)
+    towards_x, towards_y = math.cos(lamp.azimuth), math.sin(lamp.azimuth)
+    facing = np.asarray(-(slope_x * towards_x + slope_y * towards_y), np.float32)
+    diffuse = np.clip(facing / math.tan(lamp.elevation) + 1, 0, 2) * upright
+    shade = (_AMBIENT + (1 - _AMBIENT) * diffuse) * _open_sky(surface.height)
+    glint = surface.gloss * _highlight(surface, lamp, facing, upright)
+    return np.asarray(surface.albedo * shade[:, :, None] + glint[:, :, None], np.float32)
+
+
+def _highlight(surface: Surface, lamp: Lamp, facing: Field, upright: Field) -> Field:
+    """Blinn and Phong's highlight; fine grooves stretch it across themselves, as on a turned face."""
+    half = (math.pi / 2 - lamp.elevation) / 2
+    alignment = np.clip((facing * math.sin(half) + math.cos(half)) * upright, 0, 1)
+    glint = alignment
+    for _ in range(_SHININESS):
+        glint = np.square(glint)
+    if surface.grain is None:
+        return np.asarray(glint, np.float32)
+    along = np.cos(surface.grain - lamp.azimuth)
+    return np.asarray(0.5 * glint + 0.9 * (1 - along**2) ** 6, np.float32)
+
+
+def _open_sky(height: Field) -> Field:
+    """How much of the surrounding light reaches each place: hollows are dark, whatever the lamp does."""
+    scale = len(height) / FRAME
+    depth = ndimage.gaussian_filter(height, 3 * scale, truncate=2) - height
+    return np.asarray(np.exp(-0.22 * np.clip(depth, 0, None)), np.float32)
+
+
+def _falloff(size: int, lamp: Lamp, condition: Condition) -> Field:
+    y, x = plane(size)
+    side = (x * math.cos(lamp.azimuth) + y * math.sin(lamp.azimuth)) / FRAME
+    vignette = 1 - 0.12 * (x**2 + y**2) / (FRAME / 2) ** 2
+    return np.asarray(condition.gain * (1 + (condition.gradient + 0.12) * side) * vignette, np.float32)
+
+
+def _focused(radiance: Field, condition: Condition) -> Field:
+    sigma = math.hypot(_OPTICS, condition.blur) * len(radiance) / FRAME
+    return np.asarray(ndimage.gaussian_filter(radiance, (sigma, sigma, 0), truncate=3), np.float32)
+
+
+def _developed(radiance: Field, condition: Condition, sensor: Rng) -> NDArray[np.uint8]:
+    exposed = np.clip(radiance, 0, None)
+    grain = sensor.standard_normal(exposed.shape, dtype=np.float32) * np.float32(condition.noise)
+    noisy = exposed + grain * (_READ_NOISE + _SHOT_NOISE * np.sqrt(exposed))
+    toned = _shoulder(np.clip(noisy, 0, None)) ** condition.gamma
+    contrasted = 0.5 + condition.contrast * (toned - 0.5)
+    return np.asarray(np.rint(np.clip(contrasted, 0, 1) * 255), np.uint8)
+
+
+def _shoulder(exposed: Field) -> Field:
+    """A tone curve that is straight in the dark and bends towards 1, so that highlights keep their texture."""
+    return np.asarray(exposed / np.sqrt(np.sqrt(1 + exposed**2 * exposed**2)), np.float32)

@@ -1,0 +1,117 @@
+"""A seeded production line that photographs its parts: any part, good or defective, under any condition."""
+
+import math
+from dataclasses import dataclass, replace
+from zlib import crc32
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flowgauge.synthetic.procedural.ceramic import ceramic
+from flowgauge.synthetic.procedural.defects import DEFECTS, Damaged, damaged
+from flowgauge.synthetic.procedural.fabric import fabric
+from flowgauge.synthetic.procedural.leather import leather
+from flowgauge.synthetic.procedural.light import NOMINAL, Condition, Lamp, photograph
+from flowgauge.synthetic.procedural.metals import brushed, cast_iron, turned_washer
+from flowgauge.synthetic.procedural.surface import FRAME, Rng, Surface, Texture
+from flowgauge.synthetic.procedural.wood import wood
+
+MATERIALS: dict[str, Texture] = {
+    "brushed-metal": brushed,
+    "turned-washer": turned_washer,
+    "cast-iron": cast_iron,
+    "ceramic-tile": ceramic,
+    "woven-fabric": fabric,
+    "wood-veneer": wood,
+    "leather": leather,
+}
+
+GOOD = "good"
+
+_SMALLEST = 64
+_VISIBLE, _AGAINST_TEXTURE = 9.0, 0.8
+"""Mean change over a defect's mask from which a person who looks closely sees it: in levels of 255, and as a multiple
+of the deviation of the part's own texture."""
+_SMALLEST_MARK = 16.0
+"""Units squared; anything smaller passes for a speck."""
+_STILL = replace(NOMINAL, noise=0.0)
+_ATTEMPTS = 24
+_WORN_TOOL = 3.0
+"""How bold a tool's mark is: as the bolder ones of single defects."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """`pixels` (N, N, 3) uint8 RGB; `mask` (N, N) bool of the defect, None for a good part; `kind`: `good` or the
+    defect's."""
+
+    pixels: NDArray[np.uint8]
+    mask: NDArray[np.bool_] | None
+    kind: str
+    index: int
+
+
+class ProceduralLine:
+    """A line whose look (grain, colours, lamp) follows from `material` and `seed`, and each part from its index.
+
+    The same arguments give the same bytes; another index gives another part. A condition changes light, camera and
+    coarseness and leaves the part what it is. `defect(i, ...)` is part `good(i)` after an accident.
+    """
+
+    def __init__(self, material: str, seed: int, size: int = 256) -> None:
+        if material not in MATERIALS:
+            raise ValueError(f"{material!r} is no material. Use one of: {', '.join(MATERIALS)}.")
+        if size < _SMALLEST:
+            raise ValueError(f"Images of {size} pixels show no texture. Use a size of at least {_SMALLEST}.")
+        self.material = material
+        self.seed = seed
+        self.size = size
+
+    def good(self, index: int, condition: Condition = NOMINAL) -> Sample:
+        pixels = self._photograph(self._surface(index, condition.wear), condition, index, GOOD)
+        return Sample(pixels, None, GOOD, index)
+
+    def defect(self, index: int, kind: str, condition: Condition = NOMINAL) -> Sample:
+        """Raises ValueError for a kind that is not in `DEFECTS`."""
+        if kind not in DEFECTS:
+            raise ValueError(f"{kind!r} is no defect of a surface. Use one of: {', '.join(DEFECTS)}.")
+        marred = self._visibly_damaged(index, kind, condition.wear)
+        return Sample(self._photograph(marred.surface, condition, index, kind), marred.mask, kind, index)
+
+    def marked(self, index: int, kind: str, condition: Condition = NOMINAL) -> Sample:
+        """Part `good(index)` with the mark that a worn tool leaves on every part: one `kind`, place and shape.
+
+        Raises ValueError for a kind that is not in `DEFECTS`.
+        """
+        if kind not in DEFECTS:
+            raise ValueError(f"{kind!r} is no defect of a surface. Use one of: {', '.join(DEFECTS)}.")
+        marred = damaged(self._surface(index, condition.wear), kind, self._rng("tool", kind), _WORN_TOOL)
+        return Sample(self._photograph(marred.surface, condition, index, kind), marred.mask, kind, index)
+
+    def _visibly_damaged(self, index: int, kind: str, wear: float) -> Damaged:
+        """The first of ever bolder defects that shows under the nominal light."""
+        surface = self._surface(index, wear)
+        before = self._photograph(surface, _STILL, index, kind).astype(np.int16)
+        needed = max(_VISIBLE, _AGAINST_TEXTURE * float(before[surface.part > 0.5, 1].std()))
+        fewest = _SMALLEST_MARK * (self.size / FRAME) ** 2
+        for attempt in range(_ATTEMPTS):
+            marred = damaged(surface, kind, self._rng("defect", kind, index, attempt), 1 + attempt / 4)
+            change = np.abs(self._photograph(marred.surface, _STILL, index, kind) - before).max(axis=2)
+            if marred.mask.sum() >= fewest and change[marred.mask].mean() >= needed:
+                return marred
+        raise AssertionError(f"no visible {kind} on {self.material}, seed {self.seed}, part {index}")
+
+    def _surface(self, index: int, wear: float) -> Surface:
+        return MATERIALS[self.material](self._rng("look"), self._rng("part", index), self.size, wear)
+
+    def _photograph(self, surface: Surface, condition: Condition, index: int, kind: str) -> NDArray[np.uint8]:
+        return photograph(surface, self._lamp(), condition, self._rng("sensor", kind, index))
+
+    def _lamp(self) -> Lamp:
+        look = self._rng("lamp")
+        return Lamp(azimuth=look.uniform(0, 2 * math.pi), elevation=math.radians(look.uniform(42, 58)))
+
+    def _rng(self, *purpose: str | int) -> Rng:
+        """A stream of its own for each purpose, so that drawing more for one never changes another."""
+        words = (self.material, self.seed, *purpose)
+        return np.random.default_rng([crc32(str(word).encode()) for word in words])

@@ -1,0 +1,324 @@
+"""The first gauge of a line, from good images: what a person asks for with `flowgauge fit`."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from importlib.metadata import version as installed_version
+from itertools import compress
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field
+from torch import Tensor
+
+from flowgauge.domain.errors import DatasetError
+from flowgauge.domain.folds import fold_of
+from flowgauge.domain.messages import Part, Statistics
+from flowgauge.models.backbones import BackboneSpec, load_backbone
+from flowgauge.models.detector import CrossFitted, Detector, FeatureShape, Lesson, Progress, Scores
+from flowgauge.models.registry import DEFAULT, create
+from flowgauge.training.gauge import Gauge
+from flowgauge.training.manifest import DetectorSpec, Manifest, MapScale, Range, Ranges
+from flowgauge.training.mutual_scoring import MutualScoring, least_suspect, mutual_scores
+from flowgauge.training.snapshot import weights_of
+from flowgauge.training.thresholds import FALSE_ALARMS, Calibration, QuartileRule, Rule, Threshold, cut
+from flowgauge.training.thresholds import Scores as FloatArray
+from flowgauge.training.training_set import Embedder, rows_of_view
+from flowgauge.vision.augmentation import PLAIN
+from flowgauge.vision.decoding import Picture
+from flowgauge.vision.preprocessing import Preprocessing
+
+MINIMUM_IMAGES = 8
+"""Fewer good images leave no fold to set a threshold on."""
+
+_COMPARED = 100
+"""Images by which two detectors' scales are compared, at most: their median is sure to an eighth of a deviation."""
+
+
+class FitSettings(Part):
+    """How a gauge is made. `config` are options of the detector's own; `false_alarms` is the rate that the conformal
+    rule promises on new good images, and `k` that of T = Q3 + k * IQR where `rule` is that one.
+
+    With `refine` r > 0, images that nobody has called good may teach: up to r times, those whose cross-fitted score
+    lies above median + `clean_half_k` * (median - Q1), or above Q3 + `k` * IQR if that is the `suspect_rule`, are left
+    out and the rest is fitted anew (2503.01569). Where `mutual` is given, the first time goes by mutual scoring, which
+    no defect can have taught. The one-sided rule then also sets the threshold: scores above the median may be the
+    defects', and no rate can be promised.
+
+    The preprocessing's mean and standard deviation are always the backbone's.
+    """
+
+    detector: str = DEFAULT
+    config: dict[str, Any] = Field(default_factory=dict)
+    backbone: BackboneSpec = BackboneSpec()
+    preprocessing: Preprocessing = Preprocessing()
+    folds: int = Field(2, ge=2, le=10)
+    rule: Rule = Rule.CONFORMAL
+    false_alarms: float = Field(FALSE_ALARMS, gt=0, lt=0.5)
+    k: float = Field(1.5, gt=0)
+    refine: int = Field(0, ge=0)
+    mutual: MutualScoring | None = None
+    suspect_rule: QuartileRule = Rule.ONE_SIDED
+    clean_half_k: float = Field(5.0, gt=0)
+
+    def threshold(self, scores: FloatArray, folds: NDArray[np.intp], groups: Sequence[str], seed: int) -> Threshold:
+        """From cross-fitted scores (n,), the fold (n,) in which each image was held out and the part that it shows."""
+        rule, k = self._with_k(Rule.ONE_SIDED) if self.refine else (self.rule, self.k)
+        return Threshold.from_folds(
+            scores, folds, rule=rule, k=k, seed=seed, false_alarms=self.false_alarms, groups=groups
+        )
+
+    @property
+    def suspicion(self) -> tuple[Rule, float]:
+        return self._with_k(self.suspect_rule)
+
+    def _with_k(self, rule: Rule) -> tuple[Rule, float]:
+        return rule, self.clean_half_k if rule is Rule.ONE_SIDED else self.k
+
+
+class Initialization(Protocol):
+    """Meta-learned parameters that training starts from: `flowgauge.meta.initialization.Theta`."""
+
+    def load_into(self, detector: Detector) -> None:
+        """Raises `SettingsError` for a detector of another kind."""
+
+    def require_backbone(self, spec: BackboneSpec) -> None:
+        """Raises `SettingsError` for other features than those that they were learned on."""
+
+
+Labelled = tuple[Picture, str]
+"""A defective image and the class of its defect, "" where nobody said."""
+
+
+def fit(
+    pictures: Sequence[Picture],
+    *,
+    line: str,
+    settings: FitSettings,
+    at: datetime,
+    groups: Sequence[str] | None = None,
+    theta: Initialization | None = None,
+    labelled: Sequence[Labelled] = (),
+    seed: int = 0,
+    device: str = "cpu",
+    progress: Progress = lambda what, done, total: None,
+) -> Gauge:
+    """A gauge whose threshold stands on cross-fitted scores: each image is scored by a detector that never saw it.
+
+    `groups` names the object that each picture shows (default: each its own), in the order of capture: images of one
+    object share a fold. Learning starts from `theta`, where it is given; `labelled` defects teach detectors that learn
+    from labels. Pictures whose object the preprocessing doubts do not teach. Same pictures, settings and seed on one
+    machine: same gauge. Raises `DatasetError` for too few pictures
+    or labels, `SettingsError` for a theta of another detector.
+    """
+    groups = list(groups) if groups is not None else [str(index) for index in range(len(pictures))]
+    embedder = embedder_for(settings, device).measured(pictures)
+    backbone, preprocessing = embedder.backbone, embedder.preprocessing
+    clear = [not preprocessing.doubts(picture) for picture in pictures]
+    pictures, groups = list(compress(pictures, clear)), list(compress(groups, clear))
+    folds = folds_of(groups, settings.folds)
+    if theta is not None:
+        theta.require_backbone(backbone.spec)
+    teacher = Teacher(settings, backbone.shape(preprocessing.size), seed, progress, theta)
+    lesson = embedder.lesson(preprocessing.squares(pictures), seed=seed, progress=progress).showing(groups)
+    if labelled:
+        defects = preprocessing.squares([picture for picture, _ in labelled])
+        embedding = embedder.embed(defects, progress, what="reading labelled defects")
+        lesson = lesson.labelled(embedding, [kind for _, kind in labelled])
+    suspects = teacher.suspects(lesson, groups, folds)
+    detector = teacher.taught(lesson.without(suspects), "all images")
+    held_out = teacher.cross_fitted(lesson, folds, suspects, scale_of=detector)
+    scores = held_out.image.double().numpy()
+    manifest = Manifest(
+        line=line,
+        version=_UNNAMED,
+        anchor=_UNNAMED,
+        parent=None,
+        created_at=at,
+        software=f"flowgauge {installed_version('flowgauge')}",
+        seed=seed,
+        images=len(pictures) - len(suspects),
+        backbone=backbone.spec,
+        preprocessing=preprocessing,
+        detector=DetectorSpec(name=settings.detector, config=detector.config.model_dump(mode="json")),
+        threshold=settings.threshold(scores, folds, groups, seed),
+        calibration=Calibration.of(scores),
+        map_scale=map_scale(held_out.maps),
+        ranges=ranges_of([picture.statistics for picture in pictures]),
+        weights_sha256=_UNNAMED,
+    )
+    return _named(Gauge(manifest, backbone, detector.to(device)))
+
+
+def embedder_for(settings: FitSettings, device: str) -> Embedder:
+    """What turns pictures into what the detector of `settings` is taught with."""
+    backbone = load_backbone(settings.backbone, device)
+    preprocessing = settings.preprocessing.model_copy(update={"mean": backbone.spec.mean, "std": backbone.spec.std})
+    detector = create(settings.detector, settings.config, backbone.shape(preprocessing.size))
+    return Embedder(backbone, preprocessing, detector)
+
+
+_UNNAMED = "unnamed"
+
+
+def _named(gauge: Gauge) -> Gauge:
+    """The version is made of what the gauge is: its line, when it was fitted, and its weights."""
+    digest = hashlib.sha256(weights_of(gauge)).hexdigest()
+    facts = gauge.manifest
+    name = hashlib.sha256(f"{facts.line} {facts.created_at.isoformat()} {digest}".encode()).hexdigest()[:12]
+    named = {"version": f"fit-{name}", "anchor": f"fit-{name}", "weights_sha256": digest}
+    return Gauge(facts.model_copy(update=named), gauge.backbone, gauge.detector)
+
+
+def folds_of(groups: Sequence[str], wanted: int) -> NDArray[np.intp]:
+    """(N,) the fold of each image, `wanted` folds where there are as many groups; one group's images share a fold.
+
+    Raises `DatasetError` for too few images to fit to.
+    """
+    distinct = len(set(groups))
+    if len(groups) < MINIMUM_IMAGES or distinct < 2:
+        raise DatasetError(
+            f"{len(groups)} good images of {distinct} parts are too few to fit a gauge.",
+            f"Give at least {MINIMUM_IMAGES} images of different good parts; a hundred or more is better.",
+        )
+    return fold_of(groups, min(wanted, distinct))
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """Makes detectors of one kind and teaches them."""
+
+    settings: FitSettings
+    shape: FeatureShape
+    seed: int
+    progress: Progress
+    theta: Initialization | None = None
+
+    def untaught(self) -> Detector:
+        """At random parameters, or at theta*. Raises `SettingsError` for those of another detector."""
+        detector = create(self.settings.detector, self.settings.config, self.shape)
+        if self.theta is not None:
+            self.theta.load_into(detector)
+        return detector
+
+    def taught(self, lesson: Lesson, whom: str) -> Detector:
+        detector = self.untaught()
+        detector.learn(
+            lesson,
+            seed=self.seed,
+            progress=lambda what, done, total: self.progress(f"{what}, {whom}", done, total),
+        )
+        return detector.eval()
+
+    def suspects(self, lesson: Lesson, groups: Sequence[str], folds: NDArray[np.intp]) -> Tensor:
+        """The numbers of the images that should not teach; all may, where nothing is to be refined."""
+        suspects = self._suspected_at_first(lesson, groups)
+        for _ in range(self._rounds_of_fitting):
+            before, scores = suspects, self.cross_fitted(lesson, folds, suspects)
+            suspects = self._suspects(scores.image.double().numpy(), folds)
+            if torch.equal(before, suspects):
+                break
+        return suspects
+
+    @property
+    def _rounds_of_fitting(self) -> int:
+        settings = self.settings
+        return settings.refine if settings.mutual is None else max(0, settings.refine - 1)
+
+    def _suspected_at_first(self, lesson: Lesson, groups: Sequence[str]) -> Tensor:
+        """The numbers of the images that look suspect beside the others, before anything has been fitted."""
+        mutual = self.settings.mutual
+        if not self.settings.refine or mutual is None:
+            return torch.empty(0, dtype=torch.long)
+        detector = self.untaught()
+        plain = rows_of_view(len(groups), detector, PLAIN)
+        surface = detector.surface({name: tensor[plain] for name, tensor in lesson.good.items()})
+        scores = mutual_scores(surface, groups, mutual, seed=self.seed, progress=self.progress)
+        return torch.from_numpy(np.flatnonzero(~least_suspect(scores, mutual.keep)))
+
+    def _suspects(self, scores: NDArray[np.float64], folds: NDArray[np.intp]) -> Tensor:
+        """By each fold's own limit: the folds' detectors differ in scale, and no fold loses more than half."""
+        rule, k = self.settings.suspicion
+        limits = np.array([cut(scores[folds == fold], rule, k) for fold in range(int(folds.max()) + 1)])
+        return torch.from_numpy(np.flatnonzero(scores > limits[folds]))
+
+    def cross_fitted(
+        self, lesson: Lesson, folds: NDArray[np.intp], suspects: Tensor, scale_of: Detector | None = None
+    ) -> Scores:
+        """The score and map of each plain image by a detector that was taught with the other folds' images, less the
+        suspects among them; on the scale of `scale_of`, which all images but the suspects taught. A detector that
+        cross-fits itself gives them without others: `scale_of`, or one that is taught here.
+        """
+        whole = scale_of
+        if whole is None and isinstance(self.untaught(), CrossFitted):
+            whole = self.taught(lesson.without(suspects), "all images")
+        if isinstance(whole, CrossFitted):
+            return whole.held_out_scores(lesson)
+        parts, order = [], []
+        count = int(folds.max()) + 1
+        for fold in range(count):
+            held_out = torch.from_numpy(np.flatnonzero(folds == fold))
+            untaught = torch.cat([held_out, suspects])
+            detector = self.taught(lesson.without(untaught), f"fold {fold + 1} of {count}")
+            scores = plain_scores(detector, lesson, len(folds), held_out)
+            if scale_of is not None:
+                scores = _on_the_scale_of(scale_of, detector, scores, lesson, _some_but(untaught, len(folds)))
+            parts.append(scores)
+            order.append(held_out)
+        place = torch.argsort(torch.cat(order))
+        return Scores(torch.cat([p.image for p in parts])[place], torch.cat([p.maps for p in parts])[place])
+
+
+def plain_scores(detector: Detector, lesson: Lesson, images: int, wanted: Tensor) -> Scores:
+    """Scores of the images `wanted`, averaged over the detector's views as it would score them on the line."""
+    scores = []
+    with torch.inference_mode():
+        for view in detector.views:
+            rows = rows_of_view(images, detector, view)
+            embedding = {name: tensor[rows][wanted] for name, tensor in lesson.good.items()}
+            part = detector.score_embedding(embedding)
+            scores.append(Scores(part.image, view.undo(part.maps)))
+    return Scores(torch.stack([s.image for s in scores]).mean(0), torch.stack([s.maps for s in scores]).mean(0))
+
+
+def _some_but(left_out: Tensor, images: int) -> Tensor:
+    """Numbers of at most `_COMPARED` images, spread evenly over those that are not left out."""
+    numbers = np.setdiff1d(np.arange(images), left_out.numpy())
+    return torch.from_numpy(numbers[:: -(-len(numbers) // _COMPARED)])
+
+
+def _on_the_scale_of(other: Detector, detector: Detector, scores: Scores, lesson: Lesson, both: Tensor) -> Scores:
+    """The level of likelihoods and logits changes from one learning to the next. Images that taught both detectors,
+    `both`, tell by how much.
+    """
+    images = int(lesson.image.max()) + 1
+    own, others = (plain_scores(each, lesson, images, both) for each in (detector, other))
+    return Scores(
+        scores.image + others.image.median() - own.image.median(),
+        scores.maps + others.maps.median() - own.maps.median(),
+    )
+
+
+def map_scale(maps_NHW: Tensor) -> MapScale:
+    """A region begins where a map rises above T = Q3 + 1.5 IQR of the good images' maxima."""
+    calibration = Calibration.of(maps_NHW.flatten().double().numpy())
+    peaks = (maps_NHW.flatten(1).amax(dim=1).double().numpy() - calibration.median) / calibration.deviation
+    return MapScale(calibration=calibration, level=max(cut(peaks, Rule.IQR, 1.5), 1e-3))
+
+
+def ranges_of(seen: Sequence[Statistics]) -> Ranges:
+    """Where the statistics lay: their quartiles widened by three times the distance between them, and a little."""
+    return Ranges(
+        brightness=_range([s.brightness for s in seen], slack=0.04),
+        contrast=_range([s.contrast for s in seen], slack=0.02),
+        focus=_range([s.focus for s in seen], slack=0.3),
+    )
+
+
+def _range(values: Sequence[float], slack: float) -> Range:
+    q1, q3 = np.quantile(values, (0.25, 0.75))
+    room = 3 * (q3 - q1) + slack
+    return Range(low=float(q1 - room), high=float(q3 + room))

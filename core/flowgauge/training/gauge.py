@@ -1,0 +1,175 @@
+"""A gauge: what a worker scores with. Frozen backbone + detector + threshold + calibration."""
+
+from collections.abc import Iterator, Sequence
+from typing import TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from flowgauge.domain.messages import Decision, Statistics
+from flowgauge.models.backbones import Backbone
+from flowgauge.models.detector import Detector
+from flowgauge.models.prediction import Judgement
+from flowgauge.training.manifest import Manifest
+from flowgauge.vision.augmentation import View
+from flowgauge.vision.decoding import Picture
+from flowgauge.vision.heatmaps import regions
+from flowgauge.vision.preprocessing import Preprocessing
+
+Item = TypeVar("Item")
+
+BATCH = 16
+"""Images per pass through the backbone, at most: more gains no speed on CPUs and costs memory. A power of two."""
+
+
+class Gauge:
+    """Immutable once made: an adaptation makes another one."""
+
+    def __init__(self, manifest: Manifest, backbone: Backbone, detector: Detector) -> None:
+        self.manifest = manifest
+        self.backbone = backbone
+        self.detector = detector.eval()
+
+    @property
+    def line(self) -> str:
+        return self.manifest.line
+
+    @property
+    def version(self) -> str:
+        return self.manifest.version
+
+    @property
+    def detector_name(self) -> str:
+        return self.manifest.detector.name
+
+    def judge(self, pictures: Sequence[Picture]) -> list[Judgement]:
+        """One judgement per picture, in order; a picture's judgement does not depend on its neighbours."""
+        return judge_each([(self, picture) for picture in pictures])
+
+    def _judgement(self, picture: Picture, score: float, raw_map_hw: NDArray[np.float32]) -> Judgement:
+        facts = self.manifest
+        standard_map = (raw_map_hw - facts.map_scale.calibration.median) / facts.map_scale.calibration.deviation
+        whole = facts.preprocessing.restore(standard_map.astype(np.float32), picture)
+        row, column = np.unravel_index(int(whole.argmax()), whole.shape)
+        decision, reasons = decide(facts, score, picture.statistics, facts.preprocessing.doubts(picture))
+        return Judgement(
+            score=score,
+            standard_score=facts.calibration.standardise(score),
+            threshold=facts.threshold.value,
+            decision=decision,
+            reasons=reasons,
+            regions=regions(whole, facts.map_scale.level, picture.size),
+            anomaly_map=whole,
+            map_ceiling=facts.map_scale.level,
+            peak=((float(column) + 0.5) / whole.shape[1], (float(row) + 0.5) / whole.shape[0]),
+        )
+
+
+_Reading = tuple[tuple[View, ...], tuple[int, ...]]
+
+
+def _reading(gauge: Gauge) -> _Reading:
+    """What a detector asks of the backbone."""
+    return gauge.detector.views, gauge.detector.halvings
+
+
+def decide(
+    facts: Manifest, score: float, seen: Statistics, doubts: tuple[str, ...] = ()
+) -> tuple[Decision, tuple[str, ...]]:
+    """The decision, and for all but `pass` why: what the gauge has not seen the like of is never rejected alone."""
+    left = facts.ranges.left_by(seen) + doubts
+    limit = facts.threshold
+    if left:
+        return Decision.REVIEW, left
+    if limit.low <= score <= limit.high:
+        return Decision.REVIEW, (
+            f"score {score:.4g} inside the threshold's interval {limit.low:.4g} to {limit.high:.4g}",
+        )
+    if score > limit.value:
+        return Decision.REJECT, (f"score {score:.4g} above the threshold {limit.value:.4g}",)
+    return Decision.PASS, ()
+
+
+def judge_each(items: Sequence[tuple[Gauge, Picture]]) -> list[Judgement]:
+    """Judgements of pictures from many lines: gauges that share backbone and preprocessing share its passes."""
+    shared: dict[tuple[int, Preprocessing, _Reading], list[int]] = {}
+    for index, (gauge, _) in enumerate(items):
+        key = (id(gauge.backbone), gauge.manifest.preprocessing, _reading(gauge))
+        shared.setdefault(key, []).append(index)
+    judgements: dict[int, Judgement] = {}
+    for indices in shared.values():
+        for chunk in _chunks(indices):
+            judgements |= _judge_together({index: items[index] for index in chunk})
+    return [judgements[index] for index in range(len(items))]
+
+
+def _judge_together(items: dict[int, tuple[Gauge, Picture]]) -> dict[int, Judgement]:
+    gauges = [gauge for gauge, _ in items.values()]
+    pictures = [picture for _, picture in items.values()]
+    squares = gauges[0].manifest.preprocessing.squares(pictures)
+    images, maps = _scores_by_gauge(gauges, squares)
+    return {
+        index: gauge._judgement(picture, float(images[row]), maps[row].numpy())
+        for row, (index, (gauge, picture)) in enumerate(items.items())
+    }
+
+
+def _scores_by_gauge(gauges: Sequence[Gauge], squares: NDArray[np.uint8]) -> tuple[Tensor, Tensor]:
+    first = gauges[0]
+    per_gauge = {id(gauge): (gauge, [row for row, g in enumerate(gauges) if g is gauge]) for gauge in gauges}
+    images, maps = torch.zeros(len(gauges)), torch.zeros(len(gauges), *first.detector.grid)
+    for view, features in _features(first, squares):
+        for gauge, rows in per_gauge.values():
+            part = features if len(per_gauge) == 1 else [feature[rows] for feature in features]
+            scores = gauge.detector.score(part)
+            images[rows] += scores.image.cpu() / len(first.detector.views)
+            maps[rows] += view.undo(scores.maps).cpu() / len(first.detector.views)
+    return images, maps
+
+
+def score_all(gauge: Gauge, squares_NSSC: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """Scores (N,) of squares (N, size, size, 3), averaged over the detector's views (RAD eq. 3)."""
+    return score_by_each([gauge], squares_NSSC)[0]
+
+
+def score_by_each(gauges: Sequence[Gauge], squares_NSSC: NDArray[np.uint8]) -> list[NDArray[np.float64]]:
+    """The same by every one of the gauges: those that share backbone and preprocessing share its passes."""
+    alike: dict[str, list[int]] = {}
+    for index, gauge in enumerate(gauges):
+        facts = gauge.manifest
+        key = f"{facts.backbone.model_dump_json()} {facts.preprocessing.model_dump_json()} {_reading(gauge)}"
+        alike.setdefault(key, []).append(index)
+    found: dict[int, NDArray[np.float64]] = {}
+    for indices in alike.values():
+        scores = _scores_by_all([gauges[index] for index in indices], squares_NSSC)
+        found |= dict(zip(indices, scores, strict=True))
+    return [found[index] for index in range(len(gauges))]
+
+
+def _scores_by_all(gauges: Sequence[Gauge], squares: NDArray[np.uint8]) -> list[NDArray[np.float64]]:
+    first, scores = gauges[0], torch.zeros(len(gauges), len(squares))
+    for rows in _chunks(range(len(squares))):
+        for _, features in _features(first, squares[rows]):
+            for own, gauge in zip(scores, gauges, strict=True):
+                own[rows] += gauge.detector.score(features).image.cpu() / len(first.detector.views)
+    return list(scores.double().numpy())
+
+
+def _features(gauge: Gauge, squares: NDArray[np.uint8]) -> Iterator[tuple[View, Sequence[Tensor]]]:
+    for view in gauge.detector.views:
+        images = gauge.manifest.preprocessing.normalised(squares, view)
+        with torch.inference_mode():
+            yield view, gauge.backbone(images, gauge.detector.halvings)
+
+
+def _chunks(items: Sequence[Item]) -> Iterator[Sequence[Item]]:
+    """All of `BATCH`, and the rest in powers of two: a worker meets every number of images in time, and the memory that
+    a CPU's kernels take for one does not serve another (220 MiB more for all sixteen than for five of them).
+    """
+    start = 0
+    while start < len(items):
+        size = min(BATCH, 1 << (len(items) - start).bit_length() - 1)
+        yield items[start : start + size]
+        start += size

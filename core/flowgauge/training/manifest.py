@@ -1,0 +1,81 @@
+"""The manifest: everything that a verdict depends on, in one validated JSON document beside the weights."""
+
+from typing import Any
+
+from pydantic import AwareDatetime, Field
+
+from flowgauge.domain.messages import Line, Message, Part, Statistics
+from flowgauge.domain.trace import AdaptationTrace, GateReport
+from flowgauge.models.backbones import BackboneSpec
+from flowgauge.training.thresholds import Calibration, Threshold
+from flowgauge.vision.preprocessing import Preprocessing
+
+MANIFEST_SCHEMA = 1
+
+
+class Range(Part):
+    """Where a statistic of the line's images lay when the gauge was calibrated, with some room on both sides."""
+
+    low: float
+    high: float
+
+    def holds(self, value: float) -> bool:
+        return self.low <= value <= self.high
+
+
+class Ranges(Part):
+    """Images whose light, contrast or focus leave these are for review: the gauge has not seen the like."""
+
+    brightness: Range
+    contrast: Range
+    focus: Range
+
+    def left_by(self, statistics: Statistics) -> tuple[str, ...]:
+        """One sentence for each statistic that lies outside."""
+        return tuple(
+            f"{name} {value:.3g} outside the calibrated {bounds.low:.3g} to {bounds.high:.3g}"
+            for name, bounds, value in (
+                ("brightness", self.brightness, statistics.brightness),
+                ("contrast", self.contrast, statistics.contrast),
+                ("focus", self.focus, statistics.focus),
+            )
+            if not bounds.holds(value)
+        )
+
+
+class DetectorSpec(Part):
+    name: str
+    config: dict[str, Any]
+
+
+class MapScale(Part):
+    """The scale of the anomaly map: 0 at the typical good place; `level` is where a region begins to be anomalous."""
+
+    calibration: Calibration
+    level: float
+
+
+class Manifest(Message):
+    """`anchor` is the version that a person fitted, which every adaptation starts from; for a fitted gauge it is its
+    own `version`. `parent` was active when an adaptation began: lineage, nothing else.
+    """
+
+    schema_version: int = MANIFEST_SCHEMA
+    line: Line
+    version: str = Field(min_length=1)
+    anchor: str
+    parent: str | None
+    created_at: AwareDatetime
+    software: str
+    seed: int
+    images: int
+    backbone: BackboneSpec
+    preprocessing: Preprocessing
+    detector: DetectorSpec
+    threshold: Threshold
+    calibration: Calibration
+    map_scale: MapScale
+    ranges: Ranges
+    weights_sha256: str
+    adaptation: AdaptationTrace | None = None
+    gate: GateReport | None = None

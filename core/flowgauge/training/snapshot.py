@@ -1,0 +1,102 @@
+"""A gauge as bytes and back: `manifest.json` names everything, `weights.safetensors` holds what was learned.
+
+Nothing is ever unpickled. The frozen backbone is named by the SHA-256 of its weights, not copied.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+
+import safetensors.torch
+from pydantic import ValidationError
+from safetensors import SafetensorError
+
+from flowgauge.domain.errors import SnapshotCorrupt, SnapshotTooNew
+from flowgauge.models.backbones import load_backbone
+from flowgauge.models.registry import create
+from flowgauge.training.gauge import Gauge
+from flowgauge.training.manifest import MANIFEST_SCHEMA, Manifest
+from flowgauge.training.thresholds import Threshold
+
+MANIFEST_NAME = "manifest.json"
+WEIGHTS_NAME = "weights.safetensors"
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """`sha256` is that of the manifest, which in turn names that of the weights."""
+
+    manifest: bytes
+    weights: bytes
+    version: str
+
+    @property
+    def sha256(self) -> str:
+        return hashlib.sha256(self.manifest).hexdigest()
+
+
+def weights_of(gauge: Gauge) -> bytes:
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in gauge.detector.state_dict().items()}
+    return safetensors.torch.save(state)
+
+
+def save(gauge: Gauge) -> Snapshot:
+    """The snapshot of `gauge`: loading it gives bit-identical scores on the same machine."""
+    weights = weights_of(gauge)
+    digest = hashlib.sha256(weights).hexdigest()
+    manifest = gauge.manifest.model_copy(update={"weights_sha256": digest})
+    return Snapshot(manifest.model_dump_json(indent=2).encode(), weights, manifest.version)
+
+
+def with_threshold(manifest: bytes, change: Callable[[Threshold], Threshold], at: datetime) -> tuple[bytes, str]:
+    """The manifest and the version of a gauge that differs in its threshold alone; the weights stay.
+
+    Its parent is the gauge of `manifest`. Raises `SnapshotCorrupt` and `SnapshotTooNew` as `load` does.
+    """
+    facts = read_manifest(manifest)
+    threshold = change(facts.threshold)
+    digest = hashlib.sha256(f"{facts.version} {at.isoformat()} {threshold.value!r}".encode()).hexdigest()[:12]
+    update = {"version": f"threshold-{digest}", "parent": facts.version, "created_at": at, "threshold": threshold}
+    made = facts.model_copy(update=update)
+    return made.model_dump_json(indent=2).encode(), made.version
+
+
+def load(manifest: bytes, weights: bytes, *, device: str = "cpu", sha256: str | None = None) -> Gauge:
+    """The gauge that was saved.
+
+    Raises `SnapshotCorrupt` when a hash (`sha256` is the manifest's, where it is known) or the contents do not match,
+    `SnapshotTooNew` for a newer schema, `BackboneMismatch` for other backbone weights than those it was made with.
+    """
+    if sha256 is not None and hashlib.sha256(manifest).hexdigest() != sha256:
+        raise SnapshotCorrupt("The manifest is not the one that was announced.", "Restore the object, or roll back.")
+    facts = read_manifest(manifest)
+    if hashlib.sha256(weights).hexdigest() != facts.weights_sha256:
+        raise SnapshotCorrupt(
+            f"The weights of {facts.line} {facts.version} do not match their SHA-256.",
+            "Restore the object from a copy, or roll back to another version.",
+        )
+    backbone = load_backbone(facts.backbone, device)
+    detector = create(facts.detector.name, facts.detector.config, backbone.shape(facts.preprocessing.size))
+    try:
+        detector.load_state_dict(safetensors.torch.load(weights))
+    except (SafetensorError, RuntimeError) as error:
+        raise SnapshotCorrupt(f"The weights of {facts.version} do not fit: {error}", "Fit the line again.") from error
+    return Gauge(facts, backbone, detector.to(device))
+
+
+def read_manifest(manifest: bytes) -> Manifest:
+    """Raises `SnapshotCorrupt` or `SnapshotTooNew`."""
+    try:
+        schema = json.loads(manifest)["schema_version"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise SnapshotCorrupt("The manifest is not a manifest.", "Restore the object from a copy.") from error
+    if not isinstance(schema, int) or schema > MANIFEST_SCHEMA:
+        raise SnapshotTooNew(
+            f"The manifest has schema {schema}; this Flowgauge reads up to {MANIFEST_SCHEMA}.", "Upgrade Flowgauge."
+        )
+    try:
+        return Manifest.decode(manifest)
+    except ValidationError as error:
+        raise SnapshotCorrupt(f"The manifest is wrong: {error}", "Restore the object from a copy.") from error

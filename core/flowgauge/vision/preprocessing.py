@@ -1,0 +1,198 @@
+"""From a picture to the gauge's square input, and from the gauge's map back to the whole picture.
+
+Part of the gauge and stored with it. Every aspect rule is one box of the original image, which is resampled to the
+square: `squash` takes the whole image, `letterbox` a square around it, `centre` a square around the object in it, as
+large as the object. `embed` takes a square around the object that has the same size for all images, and blackens what
+is not the object: it keeps scale and forgets place and background (Hönel and Nordqvist, From Lab to Factory, s.4).
+"""
+
+from collections.abc import Sequence
+from enum import StrEnum
+from math import ceil
+from typing import Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from pydantic import Field
+from scipy import ndimage
+from torch import Tensor
+
+from flowgauge.domain.errors import DatasetError
+from flowgauge.domain.messages import Part
+from flowgauge.vision.augmentation import PLAIN, View
+from flowgauge.vision.decoding import Picture, SixteenBit, blackened
+
+Box = tuple[float, float, float, float]
+
+LARGEST = 2048
+"""The largest side of the square input in pixels: with a larger one, a batch's first feature maps take gigabytes."""
+_RIM = 0.01
+"""Of the window, around the object: what is wrong with its edge is not cut off."""
+_DARKEST = 8
+"""Of 255, of what `embed` shows of an object: it stays above 0 in any light that detectors are taught with."""
+
+
+class Aspect(StrEnum):
+    SQUASH = "squash"
+    LETTERBOX = "letterbox"
+    CENTRE = "centre"
+    EMBED = "embed"
+
+
+class Preprocessing(Part):
+    """`size`: side of the square input in pixels; `mean` and `std` per channel for values in [0, 1].
+
+    `margin` is the share of the object's longer side that `centre` leaves around it. `window`: the side of the square
+    that `embed` takes, in pixels of the original, which the images of a fit tell (`measured`). `sixteen_bit` is how
+    16-bit images become 8-bit ones.
+    """
+
+    size: int = Field(256, ge=64, le=LARGEST, multiple_of=32)
+    aspect: Aspect = Aspect.SQUASH
+    margin: float = Field(0.1, ge=0, le=1)
+    window: int | None = Field(None, ge=1)
+    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    sixteen_bit: SixteenBit = SixteenBit.FULL_RANGE
+
+    def measured(self, pictures: Sequence[Picture]) -> Self:
+        """For `embed`, with the smallest window that every object fits into, and `margin` of it around; else the same.
+        `doubts` then tells which pictures show none.
+
+        Raises `DatasetError` where most pictures show no object.
+        """
+        if not self.blackens:
+            return self
+        sides = [_longer_side(object_box(picture)) for picture in pictures if picture.outline.any()]
+        if 2 * len(sides) <= len(pictures):
+            raise DatasetError(
+                f"Only {len(sides)} of {len(pictures)} images show an object that stands out from its ground.",
+                "Give masks with --masks, or another --aspect.",
+            )
+        return self.model_copy(update={"window": ceil(max(sides) * (1 + 2 * self.margin))})
+
+    @property
+    def blackens(self) -> bool:
+        """Whether squares show nothing but the object."""
+        return self.aspect is Aspect.EMBED
+
+    def doubts(self, picture: Picture) -> tuple[str, ...]:
+        """Why a person should look: `embed` would judge what is not the object, or not all of it."""
+        if not self.blackens or self.window is None:
+            return ()
+        if not picture.outline.any():
+            return ("no object stands out from the ground",)
+        side = _longer_side(object_box(picture))
+        if side > self.window:
+            return (f"the object is {side:.0f} pixels long, more than the window of {self.window}",)
+        return ()
+
+    def squares(self, pictures: Sequence[Picture]) -> NDArray[np.uint8]:
+        """(B, size, size, 3)."""
+        return np.stack([self.square(picture) for picture in pictures])
+
+    def square(self, picture: Picture) -> NDArray[np.uint8]:
+        """(size, size, 3): the box, padded where it leaves the image, resampled with antialiasing. Padding goes on like
+        the edge, or is black where all background is.
+        """
+        left, top, right, bottom = self._box(picture)
+        width, height = picture.size
+        pad = [max(0, -top), max(0, bottom - height), max(0, -left), max(0, right - width)]
+        above, below, before, after = (int(np.ceil(side)) for side in pad)
+        pixels = self._seen(picture)
+        if above or below or before or after:
+            pixels = self._padded(pixels, ((above, below), (before, after), (0, 0)))
+        shifted = (left + before, top + above, right + before, bottom + above)
+        resized = Image.fromarray(pixels).resize((self.size, self.size), Image.Resampling.BILINEAR, box=shifted)
+        return np.asarray(resized)
+
+    def _seen(self, picture: Picture) -> NDArray[np.uint8]:
+        if not self.blackens:
+            return picture.pixels
+        alone = np.zeros_like(picture.pixels)
+        if picture.outline.any():
+            rim = max(1, round(_RIM * (self.window or 0)))
+            place = _around(object_box(picture), rim)
+            covered = ndimage.maximum_filter(picture.outline[place], size=2 * rim + 1)
+            # black is for what is not the object
+            alone[place] = blackened(np.maximum(picture.pixels[place], _DARKEST), covered)
+        return alone
+
+    def _padded(self, pixels: NDArray[np.uint8], sides: tuple[tuple[int, int], ...]) -> NDArray[np.uint8]:
+        if self.blackens:
+            return np.pad(pixels, sides, constant_values=0)
+        return np.pad(pixels, sides, mode="edge")
+
+    def normalised(self, squares_BHWC: NDArray[np.uint8], view: View = PLAIN) -> Tensor:
+        """The view of (B, size, size, 3) squares as (B, 3, size, size) float32, normalised."""
+        images = torch.from_numpy(np.ascontiguousarray(squares_BHWC)).permute(0, 3, 1, 2).float().div_(255)
+        return (view.apply(images) - _channels(self.mean)) / _channels(self.std)
+
+    def restore(self, map_hw: NDArray[np.float32], picture: Picture) -> NDArray[np.float32]:
+        """The map over the whole original image, on a grid of the same shape; 0 where the box did not look."""
+        if self.aspect is Aspect.SQUASH:
+            return map_hw
+        left, top, right, bottom = self._box(picture)
+        (width, height), (rows, columns) = picture.size, map_hw.shape
+        y = ((np.arange(rows) + 0.5) / rows * height - top) / (bottom - top) * rows - 0.5
+        x = ((np.arange(columns) + 0.5) / columns * width - left) / (right - left) * columns - 0.5
+        at = np.meshgrid(y, x, indexing="ij")
+        restored = ndimage.map_coordinates(map_hw, at, order=1, mode="grid-constant", cval=0.0)
+        return np.asarray(restored, dtype=np.float32)
+
+    def _box(self, picture: Picture) -> Box:
+        match self.aspect:
+            case Aspect.SQUASH:
+                return _whole(picture)
+            case Aspect.LETTERBOX:
+                return _square_around(_whole(picture))
+            case Aspect.CENTRE:
+                found = object_box(picture)
+                return _square_around(found, _longer_side(found) * (1 + 2 * self.margin))
+            case Aspect.EMBED:
+                if self.window is None:
+                    raise ValueError("the window of `embed` has not been measured")
+                return _square_around(object_box(picture), self.window)
+
+
+def _channels(values: tuple[float, float, float]) -> Tensor:
+    return torch.tensor(values).view(1, 3, 1, 1)
+
+
+def _whole(picture: Picture) -> Box:
+    width, height = picture.size
+    return 0.0, 0.0, float(width), float(height)
+
+
+def _longer_side(inner: Box) -> float:
+    left, top, right, bottom = inner
+    return max(right - left, bottom - top)
+
+
+def _square_around(inner: Box, side: float | None = None) -> Box:
+    left, top, right, bottom = inner
+    half = (_longer_side(inner) if side is None else side) / 2
+    x, y = (left + right) / 2, (top + bottom) / 2
+    return x - half, y - half, x + half, y + half
+
+
+def object_box(picture: Picture) -> Box:
+    """Around the object; the whole image when nothing clearly stands out."""
+    found = picture.outline
+    if not found.any():
+        return _whole(picture)
+    rows, columns = np.flatnonzero(found.any(axis=1)), np.flatnonzero(found.any(axis=0))
+    return float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1)
+
+
+def shown(square: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """(S, S): the object of a square (S, S, 3) that `embed` made; all of it where everything is black."""
+    found = np.asarray(square.any(axis=2))
+    return np.asarray(found if found.any() else ~found)
+
+
+def _around(inner: Box, rim: int) -> tuple[slice, slice]:
+    left, top, right, bottom = (int(side) for side in inner)
+    return slice(max(0, top - rim), bottom + rim), slice(max(0, left - rim), right + rim)

@@ -1,0 +1,172 @@
+"""The wiring of a plant that many processes share: Kafka, Redis and an S3 service behind the ports.
+
+Apart from `flowgauge.app.bootstrap`, because its libraries are an extra.
+"""
+
+import os
+import socket
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from threading import Event
+from typing import Any
+
+from faust import SASLCredentials, SSLCredentials
+
+from flowgauge.adaptation.contract import Adapt
+from flowgauge.domain.errors import NotPermitted, SettingsError, Unavailable
+from flowgauge.domain.ports import Clock
+from flowgauge.kafka.auth_probe import ensure_admitted, tls_context
+from flowgauge.kafka.log import KafkaLog
+from flowgauge.kafka.settings import KafkaSettings
+from flowgauge.processors.adaptation import Adaptation
+from flowgauge.processors.alerting import Alerting
+from flowgauge.processors.archive import Archive
+from flowgauge.processors.observing import Observing
+from flowgauge.processors.scoring import Scoring
+from flowgauge.redis.state import RedisState
+from flowgauge.registry.gauges import Gauges, Load
+from flowgauge.registry.snapshots import SnapshotDisk
+from flowgauge.runtime.backend import Store
+from flowgauge.runtime.faust_app import GroupApp, GroupSettings
+from flowgauge.runtime.group_member import Member
+from flowgauge.runtime.liveness import STALL_SECONDS, Pulse
+from flowgauge.runtime.meter import Meter, Unmetered
+from flowgauge.runtime.priority import lower_priority
+from flowgauge.runtime.processor import Processor
+from flowgauge.runtime.roles import Role
+from flowgauge.runtime.task import Observer
+from flowgauge.runtime.worker import Trouble
+from flowgauge.s3.objects import S3Objects
+from flowgauge.settings.environment import kafka_settings, redis_url, s3_settings
+
+_ADAPTATION_NICE = 10  # adaptation gets the processor time that scoring leaves
+_BESIDE_SCORING_NICE = 5  # what waits for no one goes after the model's thread
+_STORING_HANDS = 4  # as many as Debts puts to work
+_UNMETERED = Unmetered()
+
+
+def open_cluster(uri: str, clock: Clock) -> Store:
+    """The store whose objects lie at `s3://BUCKET`; nothing is connected before it is used.
+
+    The environment names the servers (`flowgauge.settings.environment`). Raises `SettingsError` for what is missing.
+    """
+    kafka = kafka_settings(os.environ)
+    objects = S3Objects(s3_settings(os.environ), uri.removeprefix("s3://").rstrip("/"))
+    state = RedisState(redis_url(os.environ), clock, prefix=f"{kafka.prefix}state:")
+    return Store(uri, KafkaLog(kafka, clock), objects, state, clock)
+
+
+@dataclass(frozen=True)
+class Pace:
+    """`images` are scored together at most; a batch waits `linger_seconds` at most to fill. A worker that is not heard
+    of for `session_seconds` loses its partitions to the others; brokers accept 6 and more. One that gets no further for
+    `stall_seconds` although records wait ends itself.
+    """
+
+    images: int = 16
+    linger_seconds: float = 0.02
+    session_seconds: float = 15.0
+    stall_seconds: float = STALL_SECONDS
+    archive_rows: int = 1_024
+
+
+_PACE = Pace()
+
+
+def group_members(
+    store: Store,
+    role: Role,
+    load: Load,
+    adapt: Adapt,
+    *,
+    pace: Pace = _PACE,
+    observer: Observer = lambda step: None,
+    trouble: Trouble = lambda name, error: None,
+    meter: Meter = _UNMETERED,
+    disk: SnapshotDisk | None = None,
+) -> list[GroupApp]:
+    """One member for each consumer group of `role`, on a store that `open_store` opened at a bucket.
+
+    Raises `SettingsError` for a store in a directory, which one process works on, and `NotAdmitted` or `NotPermitted`
+    where the brokers refuse us.
+    """
+    if not isinstance(store.log, KafkaLog):
+        raise SettingsError("Workers share a store at s3://.", "For a directory, use `flowgauge run`.")
+    settings = store.log.settings
+    stopping = Event()
+    owner = f"{socket.gethostname()}-{os.getpid()}"
+    gauges = Gauges(store.log, store.objects, load, disk=disk)
+    beside = lower_priority(_BESIDE_SCORING_NICE)
+    decoding = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="decode", initializer=beside)
+    storing = ThreadPoolExecutor(_STORING_HANDS, thread_name_prefix="store", initializer=beside)
+    adapting = Pulse()
+    makers: dict[Role, list[Callable[[], Processor]]] = {
+        Role.SCORING: [lambda: Scoring(store, gauges, decoding, storing, meter=meter)],
+        Role.DOWNSTREAM: [
+            lambda: Alerting(store),
+            lambda: Observing(store, meter),
+            lambda: Archive(store, pace.archive_rows),
+        ],
+        Role.ADAPTATION: [lambda: Adaptation(store, load, adapt, owner, stopping.is_set, adapting.beat)],
+    }
+    kinds = list(makers) if role is Role.ALL else [role]
+    apps = [
+        GroupApp(
+            Member(
+                make,
+                store.log,
+                store.clock,
+                observer,
+                trouble,
+                stopping,
+                meter,
+                adapting if kind is Role.ADAPTATION else Pulse(),
+                pace.stall_seconds,
+            ),
+            GroupSettings(
+                brokers=";".join(f"kafka://{address}" for address in settings.addresses),
+                prefix=settings.prefix,
+                batch=pace.images,
+                linger_seconds=pace.linger_seconds,
+                session_seconds=pace.session_seconds,
+                credentials=_credentials(settings),
+                nice=_ADAPTATION_NICE if kind is Role.ADAPTATION else 0,
+                meter=meter,
+            ),
+        )
+        for kind in kinds
+        for make in makers[kind]
+    ]
+    _ensure_served(store.log, [app.member for app in apps])
+    return apps
+
+
+def _ensure_served(log: KafkaLog, members: Sequence[Member]) -> None:
+    """Raises `NotAdmitted` or `NotPermitted` where brokers refuse what a member needs: Faust would wait in silence.
+
+    Brokers that are away are left to Faust.
+    """
+    ensure_admitted(log.settings)
+    try:
+        for member in members:
+            for topic in member.inputs:
+                log.position(member.name, topic, 0)
+                log.read(topic, 0, max(0, log.end(topic, 0) - 1), 1)
+    except NotPermitted:
+        raise
+    except Unavailable:
+        return
+
+
+def _credentials(settings: KafkaSettings) -> Any:
+    """Faust's form of them; None where the brokers ask for none."""
+    context = tls_context(settings)
+    if settings.by_password and settings.password is not None:
+        return SASLCredentials(
+            username=settings.username,
+            password=settings.password.get_secret_value(),
+            mechanism=settings.mechanism.value,
+            ssl_context=context,
+        )
+    return None if context is None else SSLCredentials(context=context)

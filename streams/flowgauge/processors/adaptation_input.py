@@ -1,0 +1,92 @@
+"""What an adaptation is given: the line's gauges, its buffer as pictures, and the golden images that judge."""
+
+import json
+from datetime import datetime
+from hashlib import sha256
+
+from flowgauge.adaptation.contract import AdaptationInput, Progress, adaptation_seed, adapted_version
+from flowgauge.domain.buffer import leaving
+from flowgauge.domain.errors import DatasetError, SnapshotCorrupt, UnreadableImage
+from flowgauge.domain.golden import Label
+from flowgauge.domain.lines import LineSettings
+from flowgauge.domain.messages import AdaptationRequest, SnapshotAnnouncement
+from flowgauge.domain.ports import Buffered, Objects
+from flowgauge.models.prediction import Judge
+from flowgauge.registry.gauges import Load
+from flowgauge.registry.golden_sets import golden_set, judging_pictures
+from flowgauge.registry.lines import line_settings
+from flowgauge.registry.snapshots import SnapshotFiles, fetch_snapshot
+from flowgauge.runtime.backend import Store
+from flowgauge.vision.decoding import Picture, decode
+
+
+def gathered(
+    store: Store, load: Load, request: AdaptationRequest, active: SnapshotAnnouncement, progress: Progress
+) -> AdaptationInput:
+    """Raises `DatasetError` for a buffer that is too small, `GaugeMissing` and `SnapshotInvalid` for a line whose gauge
+    or anchor cannot be loaded, and `Unavailable`."""
+    settings = line_settings(store.objects, request.line)
+    buffered = _pictures(store, request, settings)
+    _enough(request.line, len(buffered), settings)
+    parent_files = fetch_snapshot(store.objects, request.line, active.version)
+    parent = load(parent_files.manifest, parent_files.weights)
+    return AdaptationInput(
+        line=request.line,
+        version=adapted_version(request),
+        at=request.requested_at,
+        anchor=_anchor(store.objects, load, parent, parent_files),
+        parent=parent,
+        buffered=buffered,
+        golden_good=judging_pictures(store.objects, request.line, Label.GOOD),
+        golden_defect=judging_pictures(store.objects, request.line, Label.DEFECT),
+        seed=adaptation_seed(request),
+        progress=progress,
+    )
+
+
+def _anchor(objects: Objects, load: Load, parent: Judge, files: SnapshotFiles) -> Judge:
+    version = anchor_version(files.manifest)
+    if version == parent.version:
+        return parent
+    anchor = fetch_snapshot(objects, parent.line, version)
+    return load(anchor.manifest, anchor.weights)
+
+
+def anchor_version(manifest: bytes) -> str:
+    """The version that a person fitted, out of any snapshot's manifest."""
+    try:
+        return str(json.loads(manifest)["anchor"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise SnapshotCorrupt("The manifest names no anchor.", "Fit the line again.") from error
+
+
+def _pictures(store: Store, request: AdaptationRequest, settings: LineSettings) -> list[tuple[Buffered, Picture]]:
+    """The buffer without what is too old, what cannot be read any more, and what people have labelled."""
+    entries = _since(request.since, store.state.buffer(request.line))
+    barred = set(leaving(entries, settings))
+    labelled = {
+        sha256(store.objects.get(golden.name)).hexdigest() for golden in golden_set(store.objects, request.line)
+    }
+    may_teach = [entry for entry in entries if entry.image_id not in barred and entry.image_sha256 not in labelled]
+    return [(entry, picture) for entry in may_teach if (picture := _picture(store.objects, entry)) is not None]
+
+
+def _since(start: datetime | None, entries: list[Buffered]) -> list[Buffered]:
+    return [entry for entry in entries if start is None or entry.captured_at >= start]
+
+
+def _picture(objects: Objects, entry: Buffered) -> Picture | None:
+    """None for an image whose retention has passed."""
+    try:
+        return decode(objects.get(objects.name(entry.image_uri)))
+    except (KeyError, UnreadableImage):
+        return None
+
+
+def _enough(line: str, images: int, settings: LineSettings) -> None:
+    lacking = settings.buffer_minimum - images
+    if lacking > 0:
+        raise DatasetError(
+            f"The buffer of {line} holds {images} images that may teach, {lacking} too few.",
+            "Let more images pass, or lower buffer_minimum.",
+        )

@@ -1,0 +1,150 @@
+"""Alerting: what a person must see of verdicts and dead letters, many of a kind as one alert with a count."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+from flowgauge.domain.dead_letters import REASON
+from flowgauge.domain.errors import InvalidName
+from flowgauge.domain.messages import DEAD_LETTERS, VERDICTS, AlertKind, Decision
+from flowgauge.domain.object_keys import line_name
+from flowgauge.domain.ports import Outgoing, Record
+from flowgauge.processors.scoring import NO_GAUGE
+from flowgauge.registry.line_settings import SettingsCache
+from flowgauge.runtime.alerts import alert, window_start
+from flowgauge.runtime.backend import Store
+from flowgauge.runtime.fencing import Counted, VerdictReader
+
+Key = tuple[str, AlertKind, str, int]
+"""Line, kind, and the topic and partition that it was seen in."""
+
+_LATE = timedelta(seconds=5)  # between a record's time and the moment at which a broker shows it
+NO_LINE = "no-line"
+"""Stands in alerts where a message named none."""
+
+_EXAMPLES = 10  # image ids that an alert names: enough to look at, few enough to read
+
+
+@dataclass
+class Tally:
+    """What is known of one kind of alert of one line in one window. `first` is the record it began with."""
+
+    line: str
+    kind: AlertKind
+    start: datetime
+    end: datetime
+    first: Record
+    count: int = 0
+    examples: list[str] = field(default_factory=list)
+    detail: dict[str, Any] = field(default_factory=dict)
+    told: int = 0
+
+    def add(self, example: str, **detail: Any) -> None:
+        self.count += 1
+        if len(self.examples) < _EXAMPLES:
+            self.examples.append(example)
+        self.detail = detail | self.detail
+
+    def told_now(self) -> Outgoing:
+        self.told = self.count
+        return alert(
+            self.line,
+            self.kind,
+            self.start.isoformat(),
+            self.start,
+            _MESSAGES[self.kind].format(line=self.line, count=self.count, example=self.examples[0], **self.detail),
+            self.count,
+            examples=self.examples,
+            **self.detail,
+        )
+
+
+_MESSAGES = {
+    AlertKind.REJECT: "{line}: {count} rejected, the first is {example}.",
+    AlertKind.NO_GAUGE: "{line} has no gauge: {count} images are for review. "
+    "Make one with `flowgauge fit --line {line} --from-buffer`.",
+    AlertKind.DEAD_LETTER: "{line}: {count} messages could not be processed, the first is {example}. {reason}",
+}
+
+
+class Alerting(VerdictReader):
+    """Tells of the first of a kind at once, and of the whole count when the window has passed.
+
+    Windows go by the time at which records were appended, so a replay finds the same ones; all alerts of a window carry
+    one id, and the highest count holds. Our own clock says only when to tell: a window stays open until a record
+    of a later one comes, however slowly its records are read. Nothing beyond the start of an open one is committed.
+    """
+
+    name = "alerting"
+    inputs = (VERDICTS, DEAD_LETTERS)
+
+    def __init__(self, store: Store) -> None:
+        super().__init__(store.log)
+        self._settings = SettingsCache(store)
+        self._open: dict[Key, Tally] = {}
+
+    def process(self, records: Sequence[Record]) -> list[Outgoing]:
+        topic, partition = records[0].topic, records[0].partition
+        told = super().process(records) if topic == VERDICTS else self._dead_letters(records)
+        return [*told, *self._passed(records[-1].at, topic, partition)]
+
+    def receive(self, counted: Sequence[Counted]) -> list[Outgoing]:
+        told: list[Outgoing] = []
+        for item in counted:
+            verdict = item.verdict
+            if verdict.decision is Decision.REJECT:
+                detail = {"image_uri": verdict.image_uri, "heatmap_uri": verdict.heatmap_uri}
+                told += self._add(AlertKind.REJECT, verdict.line, item.record, verdict.image_id, **detail)
+            elif NO_GAUGE in verdict.reasons:
+                told += self._add(AlertKind.NO_GAUGE, verdict.line, item.record, verdict.image_id)
+        return told
+
+    def safe(self, topic: str, partition: int, read: int) -> int:
+        firsts = [tally.first for tally in self._open.values()]
+        return min([read, *(first.offset for first in firsts if (first.topic, first.partition) == (topic, partition))])
+
+    def idle(self, now: datetime) -> list[Outgoing]:
+        due = [tally for tally in self._open.values() if tally.end + _LATE <= now]
+        return [tally.told_now() for tally in due if tally.told < tally.count]
+
+    def flush(self) -> list[Outgoing]:
+        """The counts so far; the windows stay open."""
+        return [tally.told_now() for tally in self._open.values() if tally.told < tally.count]
+
+    def _dead_letters(self, records: Sequence[Record]) -> list[Outgoing]:
+        told: list[Outgoing] = []
+        for record in records:
+            example, reason = record.headers.get("ce_id", "without an id"), record.headers.get(REASON, "")
+            told += self._add(AlertKind.DEAD_LETTER, _line(record.key), record, example, reason=reason)
+        return told
+
+    def _add(self, kind: AlertKind, line: str, record: Record, example: str, **detail: Any) -> list[Outgoing]:
+        """The alert that a new window begins with; nothing while it goes on."""
+        seconds = self._settings.of(line).alert_window_seconds
+        start = window_start(record.at, seconds)
+        key = (line, kind, record.topic, record.partition)
+        before = list(self._closed([key])) if key in self._open and self._open[key].start != start else []
+        new = key not in self._open
+        tally = self._open.setdefault(key, Tally(line, kind, start, start + timedelta(seconds=seconds), record))
+        tally.add(example, **detail)
+        return [*before, tally.told_now()] if new else before
+
+    def _passed(self, now: datetime, topic: str, partition: int) -> Iterator[Outgoing]:
+        """The windows of this partition that no record after `now` can fall into."""
+        keys = [key for key, tally in self._open.items() if key[2:] == (topic, partition) and tally.end <= now]
+        return self._closed(keys)
+
+    def _closed(self, keys: Iterable[Key]) -> Iterator[Outgoing]:
+        for key in keys:
+            tally = self._open.pop(key)
+            if tally.told < tally.count:
+                yield tally.told_now()
+
+
+def _line(key: str) -> str:
+    """A dead letter may be one because its key names no line; it must be told all the same."""
+    try:
+        return line_name(key)
+    except InvalidName:
+        return NO_LINE

@@ -1,0 +1,147 @@
+"""Observing: fills each line's buffer, watches for drift, and says when it is time to adapt."""
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+
+from flowgauge.domain.buffer import leaving
+from flowgauge.domain.messages import Verdict
+from flowgauge.domain.object_keys import snapshot_prefix
+from flowgauge.domain.ports import Buffered, Outgoing
+from flowgauge.processors.line_monitor import LineState, Watch
+from flowgauge.registry.line_settings import SettingsCache
+from flowgauge.registry.snapshots import MANIFEST
+from flowgauge.runtime.backend import Store
+from flowgauge.runtime.fencing import Counted, VerdictReader
+from flowgauge.runtime.meter import Meter, Unmetered
+from flowgauge.training.thresholds import Threshold
+
+_TTL_SECONDS = 30 * 86_400
+_UNMETERED = Unmetered()
+
+
+class Observing(VerdictReader):
+    """Learns from verdicts with `teaches` alone. What it learned is stored after its requests and alerts are durable;
+    a crash in between repeats them with the ids that they had.
+
+    A line is known by its verdicts, and after a restart by what was stored of its partition, so that the schedule of a
+    line that pauses holds too.
+    """
+
+    name = "observing"
+
+    def __init__(self, store: Store, meter: Meter = _UNMETERED) -> None:
+        super().__init__(store.log)
+        self._meter = meter
+        self._state = store.state
+        self._objects = store.objects
+        self._clock = store.clock
+        self._settings = SettingsCache(store)
+        self._watches: dict[str, Watch] = {}
+        self._touched: set[str] = set()
+        self._minute: datetime | None = None
+
+    def position(self, topic: str, partition: int, committed: int) -> int:
+        known = self._state.get(_partition_key(partition))
+        for line in json.loads(known) if known else ():
+            self._restore(line)
+        return committed
+
+    def receive(self, counted: Sequence[Counted]) -> list[Outgoing]:
+        of_line: defaultdict[str, list[Counted]] = defaultdict(list)
+        for item in counted:
+            if item.verdict.teaches:
+                of_line[item.verdict.line].append(item)
+        for line, items in of_line.items():
+            self._fill(line, [item.verdict for item in items])
+            self._restore(line)
+        self._touched |= of_line.keys()
+        return [outgoing for line, items in of_line.items() for outgoing in self._watch(line, items)]
+
+    def idle(self, now: datetime) -> list[Outgoing]:
+        """What schedules ask for of lines that pause; looked at once in every minute."""
+        minute = now.replace(second=0, microsecond=0)
+        if minute == self._minute:
+            return []
+        self._touched |= {line for line in self._watches if self._keep_to_schedule(line, now)}
+        self._refresh(self._due(now))
+        due = self._due(now)
+        self._minute = minute
+        self._touched |= {*due}
+        asked = [out for line in due for out in self._watches[line].tick(now, self._settings.of(line))]
+        if not asked:
+            self.checkpoint()
+        return asked
+
+    def checkpoint(self) -> None:
+        for line in sorted(self._touched):
+            self._state.put(_key(line), self._watches[line].state.encode(), _TTL_SECONDS)
+        partitions = {number for line in self._touched for number in self._watches[line].partitions}
+        for number in sorted(partitions):
+            lines = sorted(line for line, watch in self._watches.items() if number in watch.partitions)
+            self._state.put(_partition_key(number), json.dumps(lines).encode(), _TTL_SECONDS)
+        self._touched = set()
+
+    def _fill(self, line: str, verdicts: Sequence[Verdict]) -> None:
+        settings = self._settings.of(line)
+        entries = [entry for verdict in verdicts if (entry := _buffered(verdict)) is not None]
+        if entries:
+            self._state.buffer_add(line, entries, settings.buffer_size)
+            held = self._state.buffer(line)
+            gone = leaving(held, settings)
+            self._state.buffer_remove(line, gone)
+            self._meter.buffered(line, len(held) - len(gone), settings.buffer_size)
+
+    def _watch(self, line: str, items: Sequence[Counted]) -> list[Outgoing]:
+        self._keep_to_schedule(line, self._clock.now())
+        settings = self._settings.of(line)
+        return [outgoing for item in items for outgoing in self._watches[line].see(item, settings)]
+
+    def _keep_to_schedule(self, line: str, now: datetime) -> bool:
+        return self._watches[line].schedule(self._settings.of(line).adapt_schedule, now)
+
+    def _due(self, now: datetime) -> list[str]:
+        return [line for line, watch in self._watches.items() if watch.due(now)]
+
+    def _restore(self, line: str) -> None:
+        if line not in self._watches:
+            stored = self._state.get(_key(line))
+            self._watches[line] = Watch(line, LineState.decode(stored) if stored else LineState(), self._threshold)
+
+    def _refresh(self, lines: Iterable[str]) -> None:
+        """Go on from what is stored, where it is: another worker may have had the line since."""
+        stored = {line: state for line in lines if (state := self._state.get(_key(line))) is not None}
+        self._watches |= {line: Watch(line, LineState.decode(state), self._threshold) for line, state in stored.items()}
+
+    def _threshold(self, line: str, version: str) -> Threshold | None:
+        """Out of the gauge's manifest, without loading the gauge; None where there is none that can be read."""
+        try:
+            manifest = self._objects.get(f"{snapshot_prefix(line, version)}/{MANIFEST}")
+            return Threshold.model_validate(json.loads(manifest)["threshold"])
+        except (KeyError, ValueError):
+            return None
+
+
+def _buffered(verdict: Verdict) -> Buffered | None:
+    """None for an image that was not kept: there is nothing to learn from."""
+    if verdict.image_uri is None:
+        return None
+    return Buffered(
+        image_id=verdict.image_id,
+        image_uri=verdict.image_uri,
+        image_sha256=verdict.image_sha256,
+        captured_at=verdict.captured_at,
+        score=verdict.score,
+        decision=verdict.decision,
+        fingerprint=verdict.statistics.fingerprint,
+        subject=verdict.subject,
+    )
+
+
+def _key(line: str) -> str:
+    return f"observing/{line}"
+
+
+def _partition_key(number: int) -> str:
+    return f"observing-partitions/{number}"

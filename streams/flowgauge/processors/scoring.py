@@ -1,0 +1,258 @@
+"""Scoring: image events in, verdicts out. The verdict record is the checkpoint that everything else follows from."""
+
+from collections import OrderedDict, defaultdict
+from collections.abc import Sequence
+from concurrent.futures import Executor
+from datetime import datetime
+
+from flowgauge.domain.dead_letters import OFFSET, TOPIC, buried
+from flowgauge.domain.errors import Unavailable
+from flowgauge.domain.lines import LineSettings
+from flowgauge.domain.messages import DEAD_LETTERS, IMAGES, VERDICTS, AlertKind, Decision, Source, Verdict
+from flowgauge.domain.object_keys import verdict_id
+from flowgauge.domain.ports import Log, Outgoing, Record
+from flowgauge.models.prediction import Judge, Judgement
+from flowgauge.processors.artifacts import ROOM_BYTES, Evidence, Scored
+from flowgauge.processors.deadline_monitor import Takt
+from flowgauge.processors.decoding import Opening
+from flowgauge.registry.gauges import Gauges
+from flowgauge.registry.line_settings import SettingsCache
+from flowgauge.runtime.alerts import OncePerWindow
+from flowgauge.runtime.backend import Store
+from flowgauge.runtime.events import Image, Refused, opened
+from flowgauge.runtime.meter import Meter, Unmetered
+from flowgauge.runtime.outbox import Debts
+from flowgauge.runtime.processor import Processor
+
+NO_GAUGE = "no gauge"
+_WINDOW = 10_000  # recent events per partition among which a second delivery is noticed
+_UNMETERED = Unmetered()
+_PAGE = 16  # dead letters in memory at once
+
+
+class Scoring(Processor):
+    """Writes one verdict per image, in order, to the partition of the same number.
+
+    Starts after the highest source offset in the verdict partition, whatever was committed. An event that was sent
+    twice is skipped and counted in `skipped`; the same id with other bytes is a dead letter, and so is everything that
+    cannot be decoded. Dead letters after the last verdict are not repeated at a restart.
+
+    `decoders` decode images beside scoring, those of the next batch too. Images and heatmaps are stored by `hands`
+    beside scoring, after their verdicts; without hands, before them. What is owed is not committed, so that the next
+    worker finds it.
+    """
+
+    name = "scoring"
+    inputs = (IMAGES,)
+
+    def __init__(
+        self,
+        store: Store,
+        gauges: Gauges,
+        decoders: Executor | None = None,
+        hands: Executor | None = None,
+        room_bytes: int = ROOM_BYTES,
+        meter: Meter = _UNMETERED,
+    ) -> None:
+        self.skipped = 0
+        self._store = store
+        self._gauges = gauges
+        self._opening = Opening(store.objects, decoders)
+        self._hands = hands
+        self._meter = meter
+        self._settings = SettingsCache(store, hands)
+        self.evidence = Evidence(store.objects, Debts(store.clock, hands), self._remade, room_bytes)
+        self._scored: list[Scored] = []
+        self._once = OncePerWindow(lambda line: self._settings.of(line).alert_window_seconds)
+        self._takt = Takt(store.log, self._settings, self._once)
+        self._recent: dict[int, OrderedDict[str, str]] = {}
+        self._buried: dict[int, set[int]] = {}
+
+    def position(self, topic: str, partition: int, committed: int) -> int:
+        tail = [Verdict.decode(record.value) for record in _tail(self._store.log, partition)]
+        start = max((verdict.source.offset for verdict in tail), default=-1) + 1
+        self._recent[partition] = OrderedDict((str(verdict.verdict_id), verdict.image_sha256) for verdict in tail)
+        self._buried[partition] = _buried_from(self._store.log, partition, start)
+        self.evidence.recover(verdict for verdict in tail if committed <= verdict.source.offset)
+        return start
+
+    def foresee(self, records: Sequence[Record]) -> None:
+        self._opening.foresee(records)
+
+    def process(self, records: Sequence[Record]) -> list[Outgoing]:
+        self._gauges.refresh()
+        with self._meter.timed(self.name, "decode"):
+            items = self._opening.images(records)
+        images, letters, skipped = self._sifted(items, records[0].partition)
+        with self._meter.timed(self.name, "score"):
+            self._scored = self._judged(images)
+        overdue = self._takt.overdue([image.record for image in images], self._store.clock.now())
+        self._remember(images, records[0].partition)
+        self.skipped += skipped
+        verdicts = [_published(scored) for scored in self._scored]
+        if self._hands is None:  # then it is there when the verdict is read
+            self._keep_evidence()
+        return [*letters, *verdicts, *self._gauges.alerts(), *self._owing(), *overdue]
+
+    def checkpoint(self) -> None:
+        self._keep_evidence()
+
+    def idle(self, now: datetime) -> list[Outgoing]:
+        self._settle()
+        return self._owing()
+
+    def flush(self) -> list[Outgoing]:
+        """Raises `Unavailable` while evidence cannot be stored: the next worker finds what is owed."""
+        self.evidence.finish()
+        return []
+
+    def safe(self, topic: str, partition: int, read: int) -> int:
+        first = self.evidence.first((topic, partition))
+        return read if first is None else min(read, first)
+
+    def _sifted(self, items: Sequence[Image | Refused], partition: int) -> tuple[list[Image], list[Outgoing], int]:
+        """The images to score, the dead letters, and how many were sent before."""
+        known = dict(self._recent[partition])
+        images: list[Image] = []
+        letters: list[Outgoing] = []
+        for item in items:
+            if isinstance(item, Refused):
+                letters += self._letter(item)
+            elif item.key not in known:
+                known[item.key] = item.picture.sha256
+                images.append(item)
+            elif known[item.key] != item.picture.sha256:
+                letters += self._letter(Refused(item.record, "Another image was sent under the same id."))
+        return images, letters, len(items) - len(images) - len(letters)
+
+    def _letter(self, refused: Refused) -> list[Outgoing]:
+        if refused.record.offset in self._buried[refused.record.partition]:
+            return []
+        return [buried(refused.record, refused.reason)]
+
+    def _judged(self, images: Sequence[Image]) -> list[Scored]:
+        """In the order of `images`, each line's judged together."""
+        gauges = {image.event.line: self._gauges.gauge(image.event.line) for image in images}
+        judgements = _judgements(images, gauges)
+        return [
+            self._verdict(image, gauges[image.event.line], judgements.get(index)) for index, image in enumerate(images)
+        ]
+
+    def _verdict(self, image: Image, gauge: Judge | None, judgement: Judgement | None) -> Scored:
+        record, event = image.record, image.event
+        now = self._store.clock.now()
+        settings = self._settings.of(event.line)
+        verdict = Verdict(
+            verdict_id=verdict_id(event.source, event.image_id),
+            image_id=event.image_id,
+            image_sha256=image.picture.sha256,
+            image_uri=self.evidence.image_uri(image),
+            line=event.line,
+            captured_at=event.captured_at,
+            scored_at=now,
+            late=_late((now - event.captured_at).total_seconds(), settings),
+            score=judgement.score if judgement else None,
+            threshold=judgement.threshold if judgement else None,
+            decision=judgement.decision if judgement else Decision.REVIEW,
+            reasons=judgement.reasons if judgement else (NO_GAUGE,),
+            gauge_version=gauge.version if gauge else None,
+            detector=gauge.detector_name if gauge else None,
+            regions=judgement.regions if judgement else (),
+            heatmap_uri=self.evidence.heatmap_uri(image, judgement),
+            statistics=image.picture.statistics,
+            source=Source(topic=record.topic, partition=record.partition, offset=record.offset),
+            standard_score=judgement.standard_score if judgement else None,
+            peak=judgement.peak if judgement else None,
+            teaches=event.teaches,
+            subject=event.subject,
+        )
+        return Scored(image, verdict, judgement)
+
+    def _remade(self, verdict: Verdict) -> Scored | None:
+        """The image of a verdict of ours once more, judged if a heatmap is due; None where the log has it no longer."""
+        source = verdict.source
+        records = self._store.log.read(IMAGES, source.partition, source.offset, 1)
+        if not records or records[0].offset != source.offset:
+            return None
+        image = opened(records[0], self._store.objects)
+        return None if isinstance(image, Refused) else Scored(image, verdict, self._judgement_again(image, verdict))
+
+    def _judgement_again(self, image: Image, verdict: Verdict) -> Judgement | None:
+        if verdict.heatmap_uri is None or verdict.gauge_version is None:
+            return None
+        self._gauges.refresh()
+        gauge = self._gauges.version(verdict.line, verdict.gauge_version)
+        return gauge.judge([image.picture])[0] if gauge else None
+
+    def _keep_evidence(self) -> None:
+        scored, self._scored = self._scored, []
+        self.evidence.owe(scored)
+        self._settle()
+
+    def _settle(self) -> None:
+        self.evidence.settle()
+        self._meter.owed(self.evidence.owed)
+
+    def _owing(self) -> list[Outgoing]:
+        """One alert per line and window while the store does not take what is owed."""
+        trouble = self.evidence.debts.trouble
+        if trouble is None:
+            return []
+        now, message = self._store.clock.now(), _not_kept(trouble)
+        return [
+            told
+            for line in self.evidence.debts.lines
+            for told in self._once.alert(line, AlertKind.STORE_UNAVAILABLE, now, message)
+        ]
+
+    def _remember(self, images: Sequence[Image], partition: int) -> None:
+        recent = self._recent[partition]
+        for image in images:
+            recent[image.key] = image.picture.sha256
+        while len(recent) > _WINDOW:
+            recent.popitem(last=False)
+
+
+def _judgements(images: Sequence[Image], gauges: dict[str, Judge | None]) -> dict[int, Judgement]:
+    """By index in `images`; images of lines without a gauge are missing."""
+    of_line: defaultdict[str, list[int]] = defaultdict(list)
+    for index, image in enumerate(images):
+        of_line[image.event.line].append(index)
+    judged: dict[int, Judgement] = {}
+    for line, indices in of_line.items():
+        if (gauge := gauges[line]) is not None:
+            judgements = gauge.judge([images[index].picture for index in indices])
+            judged.update(zip(indices, judgements, strict=True))
+    return judged
+
+
+def _published(scored: Scored) -> Outgoing:
+    verdict = scored.verdict
+    return Outgoing(VERDICTS, verdict.line, verdict.encode(), partition=verdict.source.partition)
+
+
+def _late(seconds: float, settings: LineSettings) -> bool:
+    return settings.deadline_seconds is not None and seconds > settings.deadline_seconds
+
+
+def _not_kept(error: Unavailable) -> str:
+    return f"Images are scored; they and their heatmaps are stored once that is possible again. {error}"
+
+
+def _tail(log: Log, partition: int) -> list[Record]:
+    return log.read(VERDICTS, partition, max(0, log.end(VERDICTS, partition) - _WINDOW), _WINDOW)
+
+
+def _buried_from(log: Log, partition: int, start: int) -> set[int]:
+    """Image offsets, from `start` on, that are dead letters already. Read backwards: each may hold a large image."""
+    found: set[int] = set()
+    end = log.end(DEAD_LETTERS, partition)
+    while end > 0:
+        first = max(0, end - _PAGE)
+        letters = log.read(DEAD_LETTERS, partition, first, end - first)
+        offsets = {int(letter.headers[OFFSET]) for letter in letters if letter.headers.get(TOPIC) == IMAGES}
+        found |= {offset for offset in offsets if offset >= start}
+        if not letters or any(offset < start for offset in offsets):
+            break
+        end = first
+    return found

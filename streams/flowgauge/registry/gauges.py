@@ -1,0 +1,162 @@
+"""The gauges that are active, loaded: what the snapshots topic says, verified, kept in memory for the lines in use."""
+
+from collections import OrderedDict, defaultdict
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+
+from flowgauge.domain.errors import GaugeMissing, InvalidName, SnapshotCorrupt, SnapshotInvalid, Unavailable
+from flowgauge.domain.messages import SNAPSHOTS, AlertKind, SnapshotAnnouncement
+from flowgauge.domain.object_keys import line_name
+from flowgauge.domain.ports import Log, Objects, Outgoing, Record
+from flowgauge.models.prediction import Judge
+from flowgauge.registry.snapshots import SnapshotDisk, announcements_since, fetch_snapshot
+from flowgauge.runtime.alerts import alert
+
+_REMEMBERED = 16  # announcements per line: where to fall back to when the newest are broken
+
+Load = Callable[[bytes, bytes], Judge]
+"""Manifest and weights to a gauge; raises `SnapshotInvalid`."""
+
+
+@dataclass(frozen=True)
+class Held:
+    announced: SnapshotAnnouncement
+    gauge: Judge
+
+
+class Gauges:
+    """`refresh` between two batches is the only moment at which a gauge is swapped.
+
+    Of a line's announcements the highest epoch wins, the first in log order among equals. One that is broken is
+    reported once and passed over for good; the next highest that loads takes its place. Snapshots that have loaded are
+    kept on `disk`, and while the object store is away a worker that starts takes the highest that lies there.
+    """
+
+    def __init__(
+        self, log: Log, objects: Objects, load: Load, capacity: int = 32, disk: SnapshotDisk | None = None
+    ) -> None:
+        self._log = log
+        self._objects = objects
+        self._load = load
+        self._disk = disk
+        self._capacity = capacity
+        self._read: dict[int, int] = {}
+        self._announced: defaultdict[str, list[SnapshotAnnouncement]] = defaultdict(list)
+        self._passed_over: set[str] = set()
+        self._broken: set[tuple[str, int]] = set()
+        self._held: OrderedDict[str, Held] = OrderedDict()
+        self._alerts: list[Outgoing] = []
+
+    def refresh(self) -> None:
+        """Read what has been announced since the last call. Raises `Unavailable`."""
+        for partition in range(self._log.partitions(SNAPSHOTS)):
+            start = self._read.get(partition, 0)
+            for message, after in announcements_since(self._log, partition, start, self._unreadable):
+                self._remember(message)
+                self._read[partition] = after
+
+    def gauge(self, line: str) -> Judge | None:
+        """The gauge to score `line` with; None while it has none that loads.
+
+        While the store is away, the gauge that is loaded stays, else the newest on disk; `Unavailable` only where there
+        is none.
+        """
+        away: Unavailable | None = None
+        for announced in self._announced.get(line, []):
+            try:
+                if (line, announced.epoch) not in self._broken and (gauge := self._loaded(announced)):
+                    return gauge
+            except Unavailable as error:
+                away = away or error
+        if away is not None:
+            raise away
+        return None
+
+    def version(self, line: str, version: str) -> Judge | None:
+        """One of the line's gauges, active or not; None where it was never announced or does not load."""
+        held = self._held.get(line)
+        if held is not None and held.gauge.version == version:
+            return held.gauge
+        announced = [each for each in self._announced.get(line, []) if each.version == version]
+        try:
+            return self._verified(announced[0]) if announced else None
+        except (SnapshotInvalid, GaugeMissing):
+            return None
+
+    def alerts(self) -> list[Outgoing]:
+        """The `snapshot_invalid` alerts since the last call."""
+        due, self._alerts = self._alerts, []
+        return due
+
+    def _unreadable(self, record: Record) -> None:
+        place = f"{record.partition}:{record.offset}"
+        if place in self._passed_over:
+            return
+        self._passed_over.add(place)
+        message = f"The record {place} of the snapshots topic is no announcement; the gauge before it stays."
+        with suppress(InvalidName):  # a key that names no line names nobody to tell
+            line = line_name(record.key)
+            self._alerts.append(alert(line, AlertKind.SNAPSHOT_INVALID, place, record.at, message))
+
+    def _remember(self, message: SnapshotAnnouncement) -> None:
+        known = self._announced[message.line]
+        if all(message.epoch != other.epoch for other in known):
+            known.append(message)
+            known.sort(key=lambda announced: -announced.epoch)
+            del known[_REMEMBERED:]
+
+    def _loaded(self, announced: SnapshotAnnouncement) -> Judge | None:
+        held = self._held.get(announced.line)
+        if held is not None and held.announced == announced:
+            self._held.move_to_end(announced.line)
+            return held.gauge
+        try:
+            gauge = self._verified(announced)
+        except (SnapshotInvalid, GaugeMissing) as error:
+            self._report(announced, error)
+            return None
+        except Unavailable:
+            if held is None:
+                raise
+            return held.gauge
+        self._hold(Held(announced, gauge))
+        return gauge
+
+    def _verified(self, announced: SnapshotAnnouncement) -> Judge:
+        if (gauge := self._from_disk(announced)) is not None:
+            return gauge
+        files = fetch_snapshot(self._objects, announced.line, announced.version)
+        if files.sha256 != announced.sha256:
+            raise SnapshotCorrupt(
+                f"The manifest of {announced.line} {announced.version} is not the one that was announced.",
+                "Restore the object, or roll back to another version.",
+            )
+        gauge = self._load(files.manifest, files.weights)
+        if self._disk is not None:
+            self._disk.put(files.sha256, files.manifest, files.weights)
+        return gauge
+
+    def _from_disk(self, announced: SnapshotAnnouncement) -> Judge | None:
+        """Verified like any other; what does not load is left to the object store."""
+        found = self._disk.get(announced.sha256) if self._disk is not None else None
+        try:
+            return self._load(*found) if found else None
+        except SnapshotInvalid:
+            return None
+
+    def _hold(self, held: Held) -> None:
+        self._held[held.announced.line] = held
+        self._held.move_to_end(held.announced.line)
+        if len(self._held) > self._capacity:
+            self._held.popitem(last=False)
+
+    def _report(self, announced: SnapshotAnnouncement, error: SnapshotInvalid | GaugeMissing) -> None:
+        self._broken.add((announced.line, announced.epoch))
+        occasion = f"{announced.epoch}:{announced.sha256}"
+        message = f"Snapshot {announced.version} was not activated; the gauge before it stays. {error}"
+        self._alerts.append(
+            alert(
+                announced.line, AlertKind.SNAPSHOT_INVALID, occasion, announced.at, message, version=announced.version
+            )
+        )

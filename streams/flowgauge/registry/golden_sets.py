@@ -1,0 +1,55 @@
+"""Golden images in the object store."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from urllib.parse import unquote
+
+from flowgauge.domain.golden import Label, judges
+from flowgauge.domain.object_keys import encoded, golden_object, line_name
+from flowgauge.domain.ports import Objects
+from flowgauge.vision.decoding import Picture, decode
+
+
+@dataclass(frozen=True)
+class Golden:
+    """A labelled image; `name` is its object's, `kind` the class of its defect, "" where nobody said."""
+
+    image_id: str
+    label: Label
+    name: str
+    kind: str = ""
+
+    @property
+    def judges(self) -> bool:
+        return judges(self.image_id)
+
+
+def add_golden(objects: Objects, line: str, label: Label, image_id: str, data: bytes, kind: str = "") -> Golden:
+    """Store `data` under its label and class, and forget another one that it had. Raises `UnreadableImage`."""
+    decode(data)
+    name = golden_object(line, label, image_id, kind)
+    objects.put(name, data)
+    for other in objects.names(f"golden/{line_name(line)}/"):
+        if other.rpartition("/")[2] == encoded(image_id) and other != name:
+            objects.delete(other)
+    return Golden(image_id, label, name, kind)
+
+
+def golden_set(objects: Objects, line: str) -> Iterator[Golden]:
+    for label in Label:
+        folder = f"golden/{line_name(line)}/{label}/"
+        for name in objects.names(folder):
+            kind, _, image_id = name.removeprefix(folder).rpartition("/")
+            yield Golden(unquote(image_id), label, name, unquote(kind))
+
+
+def judging_pictures(objects: Objects, line: str, label: Label) -> list[Picture]:
+    """The half of the golden set that judges."""
+    chosen = (golden for golden in golden_set(objects, line) if golden.label is label and golden.judges)
+    return [decode(objects.get(golden.name)) for golden in chosen]
+
+
+def teaching_defects(objects: Objects, line: str) -> list[tuple[Picture, str]]:
+    """Defects of the half that may teach, each with its class; always in the same order."""
+    chosen = (golden for golden in golden_set(objects, line) if golden.label is Label.DEFECT and not golden.judges)
+    return [(decode(objects.get(golden.name)), golden.kind) for golden in chosen]

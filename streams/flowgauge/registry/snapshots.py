@@ -1,0 +1,137 @@
+"""The snapshots topic: which gauge is active, and which were."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Protocol
+
+from pydantic import ValidationError
+
+from flowgauge.domain.errors import GaugeMissing
+from flowgauge.domain.messages import SNAPSHOTS, SnapshotAnnouncement
+from flowgauge.domain.object_keys import line_name, snapshot_prefix
+from flowgauge.domain.ports import Log, Objects, Outgoing, Record
+from flowgauge.runtime.backend import Store
+
+_PAGE = 1_000
+MANIFEST, WEIGHTS = "manifest.json", "weights.safetensors"
+
+
+class Snapshot(Protocol):
+    """A snapshot as it is stored. The manifest names the SHA-256 of the weights, so its own hash covers both."""
+
+    @property
+    def manifest(self) -> bytes: ...
+
+    @property
+    def weights(self) -> bytes: ...
+
+    @property
+    def sha256(self) -> str: ...
+
+
+@dataclass(frozen=True)
+class SnapshotFiles:
+    manifest: bytes
+    weights: bytes
+
+    @property
+    def sha256(self) -> str:
+        return sha256(self.manifest).hexdigest()
+
+
+class SnapshotDisk(Protocol):
+    """Snapshots that this worker has used, by the SHA-256 of their manifest, for when the object store is away."""
+
+    def get(self, digest: str) -> tuple[bytes, bytes] | None:
+        """Manifest and weights; None where they are not here."""
+
+    def put(self, digest: str, manifest: bytes, weights: bytes) -> None: ...
+
+
+def store_snapshot(objects: Objects, line: str, version: str, files: Snapshot) -> str:
+    """Store both objects, the manifest last, and return the snapshot's URI. Repeating it changes nothing."""
+    prefix = snapshot_prefix(line, version)
+    objects.put(f"{prefix}/{WEIGHTS}", files.weights)
+    return objects.put(f"{prefix}/{MANIFEST}", files.manifest)
+
+
+def fetch_snapshot(objects: Objects, line: str, version: str) -> SnapshotFiles:
+    """Raises `GaugeMissing` for a version that is not stored."""
+    prefix = snapshot_prefix(line, version)
+    try:
+        return SnapshotFiles(objects.get(f"{prefix}/{MANIFEST}"), objects.get(f"{prefix}/{WEIGHTS}"))
+    except KeyError as error:
+        raise GaugeMissing(
+            f"Line {line} has no snapshot {version!r}.", f"See `flowgauge snapshots list --line {line}`."
+        ) from error
+
+
+def announcements(log: Log, line: str | None = None) -> Iterator[SnapshotAnnouncement]:
+    """All announcements (of `line`) in log order."""
+    for partition in range(log.partitions(SNAPSHOTS)):
+        for message, _ in announcements_since(log, partition, 0):
+            if line in (None, message.line):
+                yield message
+
+
+Unreadable = Callable[[Record], None]
+"""Told of a record of the snapshots topic that is no announcement."""
+
+
+def announcements_since(
+    log: Log, partition: int, offset: int, unreadable: Unreadable = lambda record: None
+) -> Iterator[tuple[SnapshotAnnouncement, int]]:
+    """Announcements from `offset` on, each with the offset after it. What is none is passed over."""
+    while records := log.read(SNAPSHOTS, partition, offset, _PAGE):
+        for record in records:
+            try:
+                yield SnapshotAnnouncement.decode(record.value), record.offset + 1
+            except ValidationError:
+                unreadable(record)
+        offset = records[-1].offset + 1
+
+
+def active_snapshots(log: Log) -> Mapping[str, SnapshotAnnouncement]:
+    """By line: the highest epoch, the first in log order among equals."""
+    active: dict[str, SnapshotAnnouncement] = {}
+    for message in announcements(log):
+        if message.line not in active or message.epoch > active[message.line].epoch:
+            active[message.line] = message
+    return active
+
+
+def active_snapshot(log: Log, line: str) -> SnapshotAnnouncement:
+    """Raises `GaugeMissing` for a line that never had one."""
+    found = active_snapshots(log).get(line_name(line))
+    if found is None:
+        raise GaugeMissing(f"Line {line} has no gauge yet.", f"Make one with `flowgauge fit DATASET --line {line}`.")
+    return found
+
+
+def announcement(store: Store, line: str, version: str, files: Snapshot, parent: str | None) -> Outgoing:
+    """The record that makes `version` active, with the next epoch of its line; for whoever appends it."""
+    epochs = [message.epoch for message in announcements(store.log, line)]
+    message = SnapshotAnnouncement(
+        line=line,
+        epoch=max(epochs, default=0) + 1,
+        version=version,
+        uri=store.objects.uri(f"{snapshot_prefix(line, version)}/{MANIFEST}"),
+        sha256=files.sha256,
+        parent=parent,
+        at=store.clock.now(),
+    )
+    return Outgoing(SNAPSHOTS, line, message.encode())
+
+
+def publish_snapshot(store: Store, line: str, version: str, files: Snapshot, parent: str | None) -> None:
+    """Store a snapshot and make it the active one of `line`."""
+    store_snapshot(store.objects, line, version, files)
+    store.log.append([announcement(store, line, version, files, parent)])
+
+
+def roll_back(store: Store, line: str, version: str) -> None:
+    """Make a stored version active again, under a new epoch. Raises `GaugeMissing`."""
+    parent = active_snapshot(store.log, line).version
+    files = fetch_snapshot(store.objects, line, version)
+    store.log.append([announcement(store, line, version, files, parent)])

@@ -1,0 +1,80 @@
+"""The one rule by which every reader of verdicts counts them, and the processors that read them.
+
+A verdict whose `source.offset` does not rise within its partition is void: a worker that had lost its partition wrote
+it. So no image ever has two verdicts that count.
+"""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pydantic import ValidationError
+
+from flowgauge.domain.dead_letters import buried
+from flowgauge.domain.messages import VERDICTS, Verdict
+from flowgauge.domain.ports import Log, Outgoing, Record
+from flowgauge.runtime.processor import Processor
+
+_LOOK_BACK = 1_000  # void records come in bursts of a batch; a longer burst than this would hide what it repeats
+
+
+@dataclass(frozen=True)
+class Counted:
+    """A verdict that counts, and the record that carries it."""
+
+    record: Record
+    verdict: Verdict
+
+
+@dataclass(frozen=True)
+class Count:
+    """What of a batch counts, what could not be read, and the highest source offset after it."""
+
+    counted: Sequence[Counted]
+    unreadable: Sequence[Outgoing]
+    highest: int
+
+
+def count(records: Sequence[Record], highest: int) -> Count:
+    """Split `records` of one verdict partition, whose earlier records went up to source offset `highest`."""
+    counted: list[Counted] = []
+    unreadable: list[Outgoing] = []
+    for record in records:
+        try:
+            verdict = Verdict.decode(record.value)
+        except ValidationError as error:
+            unreadable.append(buried(record, f"This is no verdict: {error.errors()[0]['msg']}."))
+            continue
+        if verdict.source.offset > highest:
+            counted.append(Counted(record, verdict))
+            highest = verdict.source.offset
+    return Count(counted, unreadable, highest)
+
+
+def highest_before(log: Log, partition: int, offset: int) -> int:
+    """The highest source offset of the verdicts below `offset`; -1 where there are none."""
+    start = max(0, offset - _LOOK_BACK)
+    return count(log.read(VERDICTS, partition, start, offset - start), -1).highest
+
+
+class VerdictReader(Processor):
+    """A processor that is given the verdicts that count, and none twice unless they are replayed."""
+
+    inputs: tuple[str, ...] = (VERDICTS,)
+
+    def __init__(self, log: Log) -> None:
+        self._log = log
+        self._highest: dict[int, int] = {}
+
+    def process(self, records: Sequence[Record]) -> list[Outgoing]:
+        partition = records[0].partition
+        if partition not in self._highest:
+            self._highest[partition] = highest_before(self._log, partition, records[0].offset)
+        result = count(records, self._highest[partition])
+        outgoing = self.receive(result.counted)
+        self._highest[partition] = result.highest
+        return [*result.unreadable, *outgoing]
+
+    @abstractmethod
+    def receive(self, counted: Sequence[Counted]) -> list[Outgoing]:
+        """Called with the verdicts of one batch that count, in order; there may be none."""

@@ -1,0 +1,144 @@
+"""Work that is owed to a store which may be away: tried until it succeeds, in the background where there are hands."""
+
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterable
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from threading import Condition
+
+from flowgauge.domain.errors import Unavailable
+from flowgauge.domain.ports import Clock
+from flowgauge.runtime.task import Partition
+from flowgauge.runtime.worker import FIRST_PAUSE, LONGEST_PAUSE
+
+
+@dataclass(frozen=True)
+class Debt:
+    """`pay` may be repeated and raises `Unavailable`; `size` is what waiting costs, in bytes of memory."""
+
+    place: Partition
+    offset: int
+    line: str
+    size: int
+    pay: Callable[[], object]
+
+
+class Debts:
+    """Owed for records of partitions; `owe`, `settle` and `finish` are called from one thread.
+
+    Without `executor`, `settle` pays in the caller's thread; with one, up to `hands` at a time pay beside it. While
+    the store is away nobody tries before a pause has passed, which doubles from a tenth of a second to ten.
+    """
+
+    def __init__(self, clock: Clock, executor: Executor | None = None, hands: int = 4) -> None:
+        self._clock = clock
+        self._executor = executor
+        self._hands = hands
+        self._lock = Condition()
+        self._waiting: deque[Debt] = deque()
+        self._unpaid: defaultdict[Partition, set[int]] = defaultdict(set)
+        self._lines: defaultdict[str, int] = defaultdict(int)
+        self._at_work = 0
+        self._pause = FIRST_PAUSE
+        self._resume_at: datetime | None = None
+        self._failure: BaseException | None = None
+        self.size = 0
+        self.trouble: Unavailable | None = None
+        """Why the last attempt failed; None once one has succeeded."""
+
+    def __len__(self) -> int:
+        return sum(self._lines.values())
+
+    @property
+    def lines(self) -> list[str]:
+        """Those that something is owed for."""
+        with self._lock:
+            return sorted(self._lines)
+
+    def first(self, place: Partition) -> int | None:
+        """The lowest offset of `place` that something is owed for."""
+        with self._lock:
+            return min(self._unpaid[place], default=None)
+
+    def owe(self, debts: Iterable[Debt]) -> None:
+        """At most one for each offset."""
+        with self._lock:
+            for debt in debts:
+                self._waiting.append(debt)
+                self._unpaid[debt.place].add(debt.offset)
+                self._lines[debt.line] += 1
+                self.size += debt.size
+
+    def settle(self) -> None:
+        """Pay what can be paid, or see to it that others do. Raises what a payment raised, but `Unavailable`."""
+        self._raise_failure()
+        if self._paused():
+            return
+        if self._executor is None:
+            self._pay_all()
+            return
+        with self._lock:
+            missing = min(len(self._waiting), self._hands) - self._at_work
+            self._at_work += max(0, missing)
+        for _ in range(missing):
+            self._executor.submit(self._work)
+
+    def postpone(self, error: Unavailable) -> None:
+        """Nothing is tried before a pause has passed."""
+        with self._lock:
+            self.trouble = error
+            if not self._paused():  # else another hand has just failed too
+                self._resume_at = self._clock.now() + self._pause
+                self._pause = min(2 * self._pause, LONGEST_PAUSE)
+
+    def finish(self) -> None:
+        """Return when everything is paid. Raises the `Unavailable` that prevents it."""
+        self._pay_all()
+        with self._lock:
+            self._lock.wait_for(lambda: not self._at_work)
+        self._raise_failure()
+        if self.trouble is not None:
+            raise self.trouble
+
+    def _paused(self) -> bool:
+        """A clock that is set back prolongs no pause."""
+        return self._resume_at is not None and timedelta() < self._resume_at - self._clock.now() <= LONGEST_PAUSE
+
+    def _raise_failure(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+
+    def _work(self) -> None:
+        try:
+            self._pay_all()
+        except BaseException as error:
+            self._failure = error
+        finally:
+            with self._lock:
+                self._at_work -= 1
+                self._lock.notify_all()
+
+    def _pay_all(self) -> None:
+        while (debt := self._next()) is not None:
+            try:
+                debt.pay()
+            except Unavailable as error:
+                with self._lock:
+                    self._waiting.appendleft(debt)
+                self.postpone(error)
+                return
+            self._paid(debt)
+
+    def _next(self) -> Debt | None:
+        with self._lock:
+            return self._waiting.popleft() if self._waiting else None
+
+    def _paid(self, debt: Debt) -> None:
+        with self._lock:
+            self._unpaid[debt.place].discard(debt.offset)
+            self._lines[debt.line] -= 1
+            if not self._lines[debt.line]:
+                del self._lines[debt.line]
+            self.size -= debt.size
+            self.trouble, self._resume_at, self._pause = None, None, FIRST_PAUSE

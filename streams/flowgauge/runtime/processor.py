@@ -1,0 +1,49 @@
+"""What turns records into records, whoever carries them: the in-process runner today, an engine of its own tomorrow."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from datetime import datetime
+
+from flowgauge.domain.ports import Outgoing, Record
+
+
+class Processor(ABC):
+    """Driven in this order, for each batch of one partition: `process`, append of what it returned, `checkpoint`,
+    commit of `safe`. Calls never overlap.
+
+    A batch whose `process` raised `Unavailable` comes again, so until it returns nothing may have changed that is not
+    repeatable. After a crash the records from the last commit on come again: ids and names that a processor makes
+    depend on its records alone, and its effects may be repeated.
+    """
+
+    name: str
+    """The consumer group."""
+
+    inputs: tuple[str, ...]
+    """The topics."""
+
+    def position(self, topic: str, partition: int, committed: int) -> int:
+        """Called before the first record of a partition: the offset to start at."""
+        return committed
+
+    def foresee(self, records: Sequence[Record]) -> None:  # noqa: B027  most processors have nothing to prepare
+        """Records that `process` will probably be given soon. From any thread, and also beside `process`."""
+
+    @abstractmethod
+    def process(self, records: Sequence[Record]) -> list[Outgoing]:
+        """Called with one or more records of one partition, in order."""
+
+    def checkpoint(self) -> None:  # noqa: B027  most processors learn nothing
+        """Called once what `process` or `idle` returned has been appended: the place to store what it learned."""
+
+    def safe(self, topic: str, partition: int, read: int) -> int:
+        """Up to which offset (exclusive) a commit loses nothing; `read` is the offset after the last record given."""
+        return read
+
+    def idle(self, now: datetime) -> list[Outgoing]:
+        """Called while there are no records: what is due by now."""
+        return []
+
+    def flush(self) -> list[Outgoing]:
+        """Called after the last record for now, at a stop for example: what is owed, due or not. More may follow."""
+        return []

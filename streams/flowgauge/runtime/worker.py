@@ -1,0 +1,109 @@
+"""One processor on a log: read, process, append, checkpoint, commit; whatever fails is tried again in its place."""
+
+from collections.abc import Callable
+from datetime import datetime, timedelta
+
+from flowgauge.domain.errors import Unavailable
+from flowgauge.domain.ports import Clock, Log
+from flowgauge.runtime.processor import Processor
+from flowgauge.runtime.task import Carrier, Observer, Partition
+
+FIRST_PAUSE = timedelta(seconds=0.1)
+LONGEST_PAUSE = timedelta(seconds=10)  # longer, and a repaired store waits for us
+
+Trouble = Callable[[str, Unavailable], None]
+
+
+class Worker:
+    """Moves `processor` along its partitions, at most `batch` records of one partition at a time.
+
+    `Unavailable` never escapes: it is told to `trouble`, and the step that failed is repeated after a pause that
+    doubles from a tenth of a second to ten. What was processed but not appended is kept, and appended first.
+    """
+
+    def __init__(
+        self,
+        processor: Processor,
+        log: Log,
+        clock: Clock,
+        batch: int,
+        observer: Observer = lambda step: None,
+        trouble: Trouble = lambda name, error: None,
+    ) -> None:
+        self.processor = processor
+        self._carrier = Carrier(processor, log, observer)
+        self._log = log
+        self._clock = clock
+        self._batch = batch
+        self._trouble = trouble
+        self._pause = FIRST_PAUSE
+        self._resume_at: datetime | None = None
+        self._error: Unavailable | None = None
+
+    @property
+    def error(self) -> Unavailable | None:
+        """What holds the worker up at the moment; None while all is well."""
+        return self._error
+
+    def step(self) -> int:
+        """Work off one batch of each partition; how many records there were. 0 also while pausing."""
+        if self._pausing():
+            return 0
+        try:
+            done = self._round()
+        except Unavailable as error:
+            self._back_off(error)
+            return 0
+        self._error, self._resume_at, self._pause = None, None, FIRST_PAUSE
+        return done
+
+    def flush(self) -> None:
+        """Let the processor deliver what it owes. Raises `Unavailable`; what was not delivered comes at a restart."""
+        self._carrier.flush()
+
+    def lag(self) -> int:
+        """How many records wait."""
+        return sum(self._log.end(*place) - self._position(place) for place in self._partitions())
+
+    def _round(self) -> int:
+        done = self._carrier.finish()
+        for place in self._partitions():
+            done += self._advance(place)
+        if not done:
+            self._carrier.idle(self._clock.now())
+            self._commit_all()
+        return done
+
+    def _advance(self, place: Partition) -> int:
+        records = self._log.read(*place, self._position(place), self._batch)
+        if not records:
+            return 0
+        done = self._carrier.take(place, records)
+        self._commit(place)
+        return done
+
+    def _commit_all(self) -> None:
+        for place in self._partitions():
+            self._commit(place)
+
+    def _commit(self, place: Partition) -> None:
+        self._position(place)
+        safe = self._carrier.safe(place)
+        if safe != self._log.position(self.processor.name, *place):
+            self._log.commit(self.processor.name, *place, safe)
+
+    def _position(self, place: Partition) -> int:
+        return self._carrier.position(place, lambda: self._log.position(self.processor.name, *place))
+
+    def _partitions(self) -> list[Partition]:
+        return [(topic, number) for topic in self.processor.inputs for number in range(self._log.partitions(topic))]
+
+    def _pausing(self) -> bool:
+        """Never for longer than the longest pause, also when the clock was set back."""
+        return self._resume_at is not None and timedelta() < self._resume_at - self._clock.now() <= LONGEST_PAUSE
+
+    def _back_off(self, error: Unavailable) -> None:
+        self._trouble(self.processor.name, error)
+        self._error = error
+        self._resume_at = self._clock.now() + self._pause
+        self._pause = min(2 * self._pause, LONGEST_PAUSE)

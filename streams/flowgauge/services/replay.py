@@ -1,0 +1,80 @@
+"""Replay: the originals of dead letters are sent again, once what was wrong has been mended."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+
+from flowgauge.domain.dead_letters import Place, buried_at, replayed
+from flowgauge.domain.messages import DEAD_LETTERS, IMAGES
+from flowgauge.domain.ports import Log, Record, State
+from flowgauge.runtime.backend import Store
+
+_PAGE = 16  # a dead letter holds a whole image
+_TTL_SECONDS = 30 * 86_400.0  # as long as dead letters are kept
+
+
+@dataclass(frozen=True)
+class Letters:
+    """Which dead letters are meant: all, or those of a line, of an image, or of both."""
+
+    line: str | None = None
+    image_id: str | None = None
+
+    def match(self, letter: Record) -> bool:
+        return self.line in (None, letter.key) and self.image_id in (None, letter.headers.get("ce_id"))
+
+
+@dataclass
+class Counts:
+    """`sent` again; left out because they were `replayed` before; and `lost`: they never lay among the images, or what
+    they held was not kept."""
+
+    sent: int = 0
+    replayed: int = 0
+    lost: int = 0
+
+
+def letters(log: Log, wanted: Letters) -> Iterator[Record]:
+    """Those that are there now, the oldest first within each partition."""
+    ends = [log.end(DEAD_LETTERS, number) for number in range(log.partitions(DEAD_LETTERS))]
+    for number, end in enumerate(ends):
+        offset = 0
+        while page := log.read(DEAD_LETTERS, number, offset, _PAGE):
+            yield from (letter for letter in page if letter.offset < end and wanted.match(letter))
+            offset = page[-1].offset + 1
+            if offset >= end:
+                break
+
+
+def replay(store: Store, wanted: Letters, again: bool = False) -> Counts:
+    """Send the originals of `wanted` again; those that were replayed before only if `again`.
+
+    A replayed image that fails once more becomes a new dead letter. After a crash in between the next replay may repeat
+    a letter, which scoring then skips as sent twice.
+    """
+    counts = Counts()
+    for letter in letters(store.log, wanted):
+        place = buried_at(letter)
+        if place is None or place.topic != IMAGES:
+            counts.lost += 1
+        elif not again and replayed_at(store.state, letter) is not None:
+            counts.replayed += 1
+        else:
+            _send(store, letter, place)
+            counts.sent += 1
+    return counts
+
+
+def replayed_at(state: State, letter: Record) -> datetime | None:
+    """When `letter` was replayed last; None if it never was."""
+    stored = state.get(_key(letter))
+    return None if stored is None else datetime.fromisoformat(stored.decode())
+
+
+def _send(store: Store, letter: Record, place: Place) -> None:
+    store.log.append([replayed(letter, place)])
+    store.state.put(_key(letter), store.clock.now().isoformat().encode(), _TTL_SECONDS)
+
+
+def _key(letter: Record) -> str:
+    return f"replayed/{letter.partition}/{letter.offset}/{letter.at.isoformat()}"
