@@ -11,7 +11,7 @@ _DURATIONS = ("$__rate_interval", "$__interval")
 
 
 def queries(part: Any) -> Iterator[str]:
-    """Every `expr` of panels and annotations, in order."""
+    """Every `expr` of ensembles and annotations, in order."""
     if isinstance(part, dict):
         if isinstance(part.get("expr"), str):
             yield part["expr"]

@@ -35,15 +35,15 @@ def test_intervals_cover_the_truth_and_are_not_much_wider_than_they_must_be(fact
     found = {figure: coverage(outcomes, figure, truth) for figure, truth in SHARES}
     for figure, truth in SHARES:
         true = sum(getattr(outcome, truth) for outcome in outcomes) / SIMULATIONS
-        told = " | ".join(
+        reported = " | ".join(
             f"{100 * found[figure][kind].covered:.1f} % {found[figure][kind].width:.2f}" for kind in KINDS
         )
-        print(f"\n| {factory} | {figure} {100 * true:.1f} % | {told} |", end="")  # noqa: T201
+        print(f"\n| {factory} | {figure} {100 * true:.1f} % | {reported} |", end="")  # noqa: T201
     assert all(of_figure["interval"].covered >= 0.93 for of_figure in found.values())
     assert all(of_figure["interval"].width <= 2.0 for of_figure in found.values())
 
 
-def test_a_share_too_rare_for_its_judges_is_still_covered() -> None:
+def test_a_share_too_rare_for_its_tests_is_still_covered() -> None:
     """A defect in 500 is missed and 100 are judged: nearly all estimates are 0, no interval can be as narrow as they
     are alike, and so only coverage is asked for.
     """

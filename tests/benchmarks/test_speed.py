@@ -20,8 +20,8 @@ def pictures() -> list[Picture]:
 
 @pytest.fixture(scope="module")
 def default_gauge(pictures: list[Picture]) -> Gauge:
-    """Of full size; how long it was taught changes nothing about its speed."""
-    config = {"guide": {"epochs": 1}, "training": {"steps": 10, "check_every": 10}}
+    """Of full size; how long it was trained changes nothing about its speed."""
+    config = {"head": {"epochs": 1}, "training": {"steps": 10, "check_every": 10}}
     return fit(pictures, line="speed", settings=FitSettings(config=config), at=AT)
 
 

@@ -45,11 +45,11 @@ def from_memory(gauge: Gauge, count: int) -> float:
     """Images a second, decoded by as many threads as a worker takes."""
     with ThreadPoolExecutor(os.cpu_count()) as threads:
         for _ in range(0, WARM_UP, BATCH):
-            gauge.judge(list(threads.map(decode, images()[:BATCH])))
+            gauge.predict(list(threads.map(decode, images()[:BATCH])))
         start = perf_counter()
         for first in range(0, count, BATCH):
             batch = [images()[number % len(images())] for number in range(first, first + BATCH)]
-            gauge.judge(list(threads.map(decode, batch)))
+            gauge.predict(list(threads.map(decode, batch)))
         return count / (perf_counter() - start)
 
 

@@ -78,13 +78,13 @@ def test_topics_and_partitions_are_apart(log: Log) -> None:
 
 def test_a_key_always_falls_on_the_same_partition(log: Log) -> None:
     log.append([Outgoing(IMAGES, key, b"") for key in ("a", "b", "c", "a")])
-    places = [
+    patches = [
         (record.key, partition)
         for partition in range(log.partitions(IMAGES))
         for record in log.read(IMAGES, partition, 0, 9)
     ]
-    assert len(places) == 4
-    assert len(set(places)) == 3
+    assert len(patches) == 4
+    assert len(set(patches)) == 3
 
 
 def test_a_group_goes_on_where_it_committed_and_others_do_not(log: Log) -> None:

@@ -41,8 +41,8 @@ def s3(address: S3Address) -> Iterator[Objects]:
     params=[(local, "tmp_path"), (s3, "s3_address"), (s3, "second_s3_address")], ids=["local", "s3", "second-s3"]
 )
 def objects(request: pytest.FixtureRequest) -> Iterator[Objects]:
-    opener, place = request.param
-    opened: AbstractContextManager[Objects] = opener(request.getfixturevalue(place))
+    opener, name = request.param
+    opened: AbstractContextManager[Objects] = opener(request.getfixturevalue(name))
     with opened as objects:
         yield objects
 

@@ -77,16 +77,16 @@ def test_a_file_that_is_missing_is_named_and_the_others_are_scored(
     assert all("score" in each for each in others)
 
 
-def test_broken_files_become_dead_letters_and_the_others_get_verdicts(
+def test_broken_files_become_dead_letter_and_the_others_get_verdicts(
     flowgauge: Shell, store: Path, incoming: Path
 ) -> None:
     good = {path.name for path in incoming.iterdir()}
     reasons = with_broken(incoming)
     messages = run_once(flowgauge, incoming, store)
     assert {message["image_id"] for message in messages if message["topic"] == "verdicts"} == good
-    letters = flowgauge("dead-letters", "list", "--line", LINE, "--store", store, "--json").json
-    assert {letter["image_id"] for letter in letters} == reasons.keys()
-    for letter in letters:
+    dead_letters = flowgauge("dead-letters", "list", "--line", LINE, "--store", store, "--json").json
+    assert {letter["image_id"] for letter in dead_letters} == reasons.keys()
+    for letter in dead_letters:
         assert reasons[letter["image_id"]] in letter["reason"]
 
 
@@ -202,7 +202,7 @@ def fill(disk: Path) -> Path:
     return filler
 
 
-def test_a_full_disk_is_told_and_the_work_goes_on_once_there_is_room(
+def test_a_full_disk_is_reported_and_the_work_goes_on_once_there_is_room(
     flowgauge: Shell, small_disk: Path, incoming: Path
 ) -> None:
     store = fitted_store(small_disk / "store")

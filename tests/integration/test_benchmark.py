@@ -8,7 +8,7 @@ from pathlib import Path, PosixPath
 
 import pytest
 
-from flowgauge.cli.comparing import Comparing
+from flowgauge.cli.detector_comparison import DetectorComparison
 from flowgauge.cli.model import Model
 from flowgauge.cli.options import Aspect, Device
 from flowgauge.domain.errors import Unavailable
@@ -34,7 +34,7 @@ def splits(tmp_path: Path) -> Path:
 
 def test_the_noise_benchmark_writes_goes_on_and_draws(flowgauge: Shell, splits: Path, tmp_path: Path) -> None:
     out, plot = tmp_path / "noise.json", tmp_path / "noise.svg"
-    data = ("benchmark", "noise", tiny_dataset(), "--splits", splits, "--seeds", "0", "--size", SIDE)
+    data = ("benchmark", "contamination", tiny_dataset(), "--splits", splits, "--seeds", "0", "--size", SIDE)
     command = (*data, "--device", "cpu", "--cache", tmp_path / "cache", "--json", out)
 
     done = flowgauge(*command, "--variant", "plain")
@@ -69,7 +69,9 @@ def test_an_image_that_cannot_be_read_is_named(flowgauge: Shell, splits: Path, t
     shutil.copytree(tiny_dataset(), root)
     broken = sorted((root / "train" / "good").iterdir())[3]
     broken.write_bytes(b"no image")
-    done = flowgauge("benchmark", "noise", root, "--splits", splits, "--seeds", "0", "--cache", tmp_path / "cache")
+    done = flowgauge(
+        "benchmark", "contamination", root, "--splits", splits, "--seeds", "0", "--cache", tmp_path / "cache"
+    )
     assert done.code == 2
     assert broken.name in done.err
     assert "cannot be read" in done.err
@@ -87,7 +89,7 @@ def test_an_image_that_cannot_be_read_is_named(flowgauge: Shell, splits: Path, t
 def test_what_cannot_be_measured_is_said_before_the_work(
     flowgauge: Shell, splits: Path, options: tuple[str, str], said: str
 ) -> None:
-    done = flowgauge("benchmark", "noise", tiny_dataset(), "--splits", splits, "--seeds", "0", *options)
+    done = flowgauge("benchmark", "contamination", tiny_dataset(), "--splits", splits, "--seeds", "0", *options)
     assert done.code == 2
     assert said in done.err
     assert "Traceback" not in done.err
@@ -103,9 +105,9 @@ def phases(tmp_path: Path) -> Path:
 
     goods, scratches = named("train/good"), named("test/scratch")
     phase = {"name": "as ever", "buffer": [*goods[12:24], *scratches[:1]], "mislabelled": scratches[:1]}
-    judges = {"judge_good": named("test/good"), "judge_defect": named("test/stain")}
+    held_back = {"test_good": named("test/good"), "test_defect": named("test/stain")}
     path = tmp_path / "phases.json"
-    path.write_text(json.dumps({"runs": [{"seed": 0, "fit": goods[:12], "phases": [phase | judges]}]}))
+    path.write_text(json.dumps({"runs": [{"seed": 0, "fit": goods[:12], "phases": [phase | held_back]}]}))
     return path
 
 
@@ -125,12 +127,12 @@ def test_a_line_is_followed_through_its_phases_once(flowgauge: Shell, phases: Pa
     assert [line["seconds"] for line in json.loads(out.read_text())["lines"]] == seconds, (
         "what was done is not repeated"
     )
-    assert flowgauge(*command, "--variant", "no-guide", "--variant", "full").code == 0
+    assert flowgauge(*command, "--variant", "no-head", "--variant", "full").code == 0
     more = json.loads(out.read_text())["lines"]
     assert more[: len(seconds)] == found["lines"]
     assert [(line["way"], line["variant"]) for line in more[len(seconds) :]] == [
-        ("adapted", "no-guide"),
-        ("in-use", "no-guide"),
+        ("adapted", "no-head"),
+        ("in-use", "no-head"),
     ], "the first gauge was read before"
 
 
@@ -152,15 +154,15 @@ def test_what_cannot_be_followed_is_a_mistake(flowgauge: Shell, phases: Path, tm
     assert other.read_text() == "{}"
 
 
-def test_unseen_classes_are_left_out_in_turn_and_a_second_run_goes_on(flowgauge: Shell, tmp_path: Path) -> None:
-    root, splits, out = tiny_dataset(), tmp_path / "clean.json", tmp_path / "unseen.json"
+def test_left_out_classes_are_left_out_in_turn_and_a_second_run_goes_on(flowgauge: Shell, tmp_path: Path) -> None:
+    root, splits, out = tiny_dataset(), tmp_path / "clean.json", tmp_path / "left_out.json"
     goods, test_good, scratches, stains = (
         sorted(path.relative_to(root).as_posix() for path in (root / folder).iterdir())
         for folder in ("train/good", "test/good", "test/scratch", "test/stain")
     )
     whole = {"seed": 0, "train": goods, "test_good": test_good, "test_defect": scratches + stains}
     splits.write_text(json.dumps({"splits": [whole]}))
-    data = ("benchmark", "unseen", root, "--splits", splits, "--seeds", "0", "--size", SIDE, "--labels", 2)
+    data = ("benchmark", "leave-one-class-out", root, "--splits", splits, "--seeds", "0", "--size", SIDE, "--labels", 2)
     command = (*data, "--device", "cpu", "--cache", tmp_path / "cache", "--json", out)
 
     done = flowgauge(*command)
@@ -182,9 +184,9 @@ def test_detectors_are_compared_each_in_its_own_process(flowgauge: Shell, tmp_pa
     done = flowgauge(*data, "--detector", "headflow", "--json", out, "--html", page)
     assert done.code == 0, done.err
     first = json.loads(out.read_text())
-    (entrant,) = first["entrants"]
-    assert entrant["peak_bytes"] > 10 * entrant["snapshot_bytes"] > 0
-    assert {image["kind"] for image in entrant["wall"]} == {"good", "scratch", "stain"}
+    (contender,) = first["contenders"]
+    assert contender["peak_bytes"] > 10 * contender["snapshot_bytes"] > 0
+    assert {image["kind"] for image in contender["gallery"]} == {"good", "scratch", "stain"}
     assert "headflow ranks them best" in page.read_text()
 
     again = flowgauge(*data, "--detector", "headflow", "--json", out)
@@ -192,14 +194,16 @@ def test_detectors_are_compared_each_in_its_own_process(flowgauge: Shell, tmp_pa
     assert json.loads(out.read_text()) == first
 
 
-@pytest.mark.parametrize(("name", "said"), [("multidirectional", "benchmark unseen"), ("magic", "no detector 'magic'")])
+@pytest.mark.parametrize(
+    ("name", "said"), [("multidirectional", "benchmark leave-one-class-out"), ("magic", "no detector 'magic'")]
+)
 def test_what_cannot_be_compared_is_said(flowgauge: Shell, name: str, said: str) -> None:
     done = flowgauge("benchmark", "detectors", tiny_dataset(), "--detector", name)
     assert done.code == 2
     assert said in done.err
 
 
-def test_a_mistake_in_the_other_process_is_told_like_any_other(flowgauge: Shell, splits: Path) -> None:
+def test_a_mistake_in_the_other_process_is_reported_like_any_other(flowgauge: Shell, splits: Path) -> None:
     done = flowgauge("benchmark", "detectors", tiny_dataset(), "--detector", "rad", "--splits", splits, "--seeds", "7")
     assert done.code == 2
     assert "no seed 7" in done.err
@@ -213,11 +217,13 @@ class _Deadly(PosixPath):
         return signal.raise_signal, (signal.SIGKILL,)
 
 
-def test_a_process_that_is_killed_is_told() -> None:
+def test_a_process_that_is_killed_is_reported() -> None:
     model = Model("rad", None, None, SIDE, Aspect.SQUASH)
-    comparing = Comparing(_Deadly(tiny_dataset()), None, None, None, (model,), Device.CPU, 4, lambda *told: None)
+    comparison_run = DetectorComparison(
+        _Deadly(tiny_dataset()), None, None, None, (model,), Device.CPU, 4, lambda *reported: None
+    )
     with pytest.raises(Unavailable, match=r"measured rad was killed"):
-        comparing.run([0], None)
+        comparison_run.run([0], None)
 
 
 def test_loss_amplification_is_compared_on_digits_and_on_patches_and_goes_on(
@@ -225,7 +231,7 @@ def test_loss_amplification_is_compared_on_digits_and_on_patches_and_goes_on(
 ) -> None:
     out = tmp_path / "lamp.json"
     data = (tiny_dataset(), "--splits", splits, "--size", 64, "--cache", tmp_path / "cache")
-    command = ("benchmark", "lamp", *data, "--steps", 2, "--seeds", "0", "--device", "cpu", "--json", out)
+    command = ("benchmark", "loss-amplification", *data, "--steps", 2, "--seeds", "0", "--device", "cpu", "--json", out)
     done = flowgauge(*command)
     assert done.code == 0, done.err
     first = json.loads(out.read_text())

@@ -14,12 +14,12 @@ import pytest
 
 from flowgauge.app.bootstrap import open_store
 from flowgauge.domain.messages import VERDICTS, Reason, Verdict
-from flowgauge.processors.triggers import Occasion
+from flowgauge.processors.triggers import Trigger
 from tests.support.plants import LINE, SIDE, tiny_dataset
 from tests.support.servers import S3Address, plant_variables
 from tests.support.shell import Outcome, Shell
 
-_PATIENCE_SECONDS = 120
+_TIMEOUT_SECONDS = 120
 _IMAGES, _GOLDEN = 12, 3
 
 Command = Callable[..., Outcome]
@@ -55,9 +55,9 @@ def worker(store: str, folder: Path) -> Iterator[None]:
 
 
 def eventually(what: str, until: Callable[[], bool]) -> None:
-    deadline = monotonic() + _PATIENCE_SECONDS
+    deadline = monotonic() + _TIMEOUT_SECONDS
     while not until():
-        assert monotonic() < deadline, f"{what}: not within {_PATIENCE_SECONDS} s"
+        assert monotonic() < deadline, f"{what}: not within {_TIMEOUT_SECONDS} s"
         sleep(0.5)
 
 
@@ -108,13 +108,13 @@ def _lines_snapshots_and_golden_images(run: Command, version: str) -> None:
 
 
 def _adaptations(run: Command, store: str) -> None:
-    """The buffer is too small for one; so the worker decides at once. What is golden never teaches."""
+    """The buffer is too small for one; so the worker decides at once. What is golden never trains."""
     refused = run("adapt", "--line", LINE, "--json")
     assert (refused.code, refused.json["kind"]) == (3, "adaptation_refused")
-    assert f"holds {_IMAGES - _GOLDEN} images that may teach" in refused.json["message"]
+    assert f"holds {_IMAGES - _GOLDEN} images that may train" in refused.json["message"]
 
     with open_store(store) as plant:
-        proposal = Occasion(LINE, Reason.DRIFT, "image-7", plant.clock.now(), "The light rose")
+        proposal = Trigger(LINE, Reason.DRIFT, "image-7", plant.clock.now(), "The light rose")
         plant.log.append([proposal.proposed()])
     approve = ("adapt", "--approve", proposal.request.request_id)
     approved = run(*approve, "--no-wait", "--json")
@@ -139,8 +139,8 @@ def _labels(run: Command, store: str) -> None:
     with open_store(store) as plant:
         found = [r for p in range(plant.log.partitions(VERDICTS)) for r in plant.log.read(VERDICTS, p, 0, 100)]
         verdict = next(v for v in (Verdict.decode(r.value) for r in found) if v.image_id.startswith("scratch"))
-    told = run("label", verdict.verdict_id, "defect", "--class", "scratch", "--json")
-    assert told.code == 0, told.err
+    reported = run("label", verdict.verdict_id, "defect", "--class", "scratch", "--json")
+    assert reported.code == 0, reported.err
     golden = {each["image_id"]: each for each in run("golden", "list", LINE, "--json").json}
     assert golden[verdict.image_id]["label"] == "defect"
     assert run("label", uuid4(), "good").code == 2

@@ -9,7 +9,7 @@ import pytest
 from flowgauge.app.bootstrap import open_store
 from flowgauge.domain.messages import ADAPTATIONS, AdaptationRequest, Reason
 from flowgauge.local.lock import only_runner
-from flowgauge.processors.triggers import Occasion
+from flowgauge.processors.triggers import Trigger
 from flowgauge.synthetic.procedural import ProceduralLine, write_dataset
 from tests.support.plants import LINE, SIDE, fitted_store, tiny_dataset
 from tests.support.shell import Shell
@@ -64,8 +64,8 @@ def test_a_line_without_a_gauge_makes_its_first_one_from_its_buffer(flowgauge: S
     first = flowgauge("run", folder, "--line", "new", "--store", store, "--once", "--json", "--device", "cpu")
     messages = [json.loads(line) for line in first.out.splitlines()]
     assert [m["decision"] for m in messages if m["topic"] == "verdicts"] == ["review"] * 24
-    told = [m for m in messages if m["topic"] == "alerts" and m["kind"] == "no_gauge"]
-    assert sum({m["alert_id"]: m["count"] for m in told}.values()) == 24, "the last of each alert has its count"
+    reported = [m for m in messages if m["topic"] == "alerts" and m["kind"] == "no_gauge"]
+    assert sum({m["alert_id"]: m["count"] for m in reported}.values()) == 24, "the last of each alert has its count"
     fitted = flowgauge("fit", "--from-buffer", "--line", "new", "--store", store, *FIT, "--json")
     assert fitted.code == 0
     (line,) = flowgauge("lines", "list", "--store", store, "--json").json
@@ -90,7 +90,7 @@ def test_an_adaptation_without_images_is_refused_with_its_reason(flowgauge: Shel
     done = flowgauge("adapt", "--line", LINE, "--store", store, "--device", "cpu", "--json")
     assert done.code == 3
     assert done.json["accepted"] is False
-    assert "holds 0 images that may teach" in done.json["message"]
+    assert "holds 0 images that may train" in done.json["message"]
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ def test_what_cannot_be_requested_or_approved_is_a_mistake(
 
 def test_a_proposal_is_found_by_its_id_approved_and_then_no_longer_open(flowgauge: Shell, store: Path) -> None:
     with open_store(str(store)) as plant:
-        plant.log.append([Occasion(LINE, Reason.DRIFT, "image-7", plant.clock.now(), "The light rose").proposed()])
+        plant.log.append([Trigger(LINE, Reason.DRIFT, "image-7", plant.clock.now(), "The light rose").proposed()])
     (proposal,) = map(json.loads, flowgauge("alerts", "--store", store, "--json").out.splitlines())
     request_id = proposal["detail"]["request"]["request_id"]
     assert f"flowgauge adapt --approve {request_id}" in proposal["message"]
@@ -144,18 +144,16 @@ def test_a_request_can_be_made_without_waiting(flowgauge: Shell, store: Path) ->
     assert "`flowgauge alerts` tells" in flowgauge("adapt", "--line", LINE, "--store", store, "--no-wait").out
 
 
-def test_a_request_that_another_took_the_place_of_says_so(flowgauge: Shell, store: Path) -> None:
+def test_a_request_that_another_took_the_patch_of_says_so(flowgauge: Shell, store: Path) -> None:
     first = flowgauge("adapt", "--line", LINE, "--store", store, "--no-wait", "--json").json["request_id"]
     done = flowgauge("adapt", "--line", LINE, "--store", store, "--device", "cpu", "--json")
     assert done.code == 3
-    told = [json.loads(each) for each in flowgauge("alerts", "--store", store, "--json").out.splitlines()]
-    assert [each["kind"] for each in told] == ["adaptation_coalesced", "adaptation_refused"]
-    assert told[0]["detail"]["instead"] == done.json["request_id"] != first
+    reported = [json.loads(each) for each in flowgauge("alerts", "--store", store, "--json").out.splitlines()]
+    assert [each["kind"] for each in reported] == ["adaptation_coalesced", "adaptation_refused"]
+    assert reported[0]["detail"]["instead"] == done.json["request_id"] != first
 
 
-def test_dead_letters_are_listed_with_where_they_lay_and_replayed(
-    flowgauge: Shell, store: Path, tmp_path: Path
-) -> None:
+def test_dead_letter_are_listed_with_where_they_lay_and_replayed(flowgauge: Shell, store: Path, tmp_path: Path) -> None:
     incoming = tmp_path / "incoming"
     incoming.mkdir()
     (incoming / "broken.png").write_bytes(b"no image")
@@ -197,7 +195,7 @@ def test_an_evaluation_writes_its_figures(flowgauge: Shell, tmp_path: Path) -> N
 
 
 def test_only_headflow_has_members(flowgauge: Shell) -> None:
-    done = flowgauge("evaluate", tiny_dataset(), "--detector", "rad", "--members", "3")
+    done = flowgauge("evaluate", tiny_dataset(), "--detector", "rad", "--ensemble", "3")
     assert done.code == 2
     assert "rad has no members" in done.err
 
@@ -205,11 +203,11 @@ def test_only_headflow_has_members(flowgauge: Shell) -> None:
 def test_status_and_alerts_tell_what_a_run_left(flowgauge: Shell, store: Path) -> None:
     flowgauge("run", tiny_dataset() / "test", "--line", LINE, "--store", store, "--once", "--device", "cpu")
 
-    told = flowgauge("status", "--store", store, "--json").json
-    lags = {(group["group"], group["topic"]): group["lag"] for group in told["groups"]}
+    reported = flowgauge("status", "--store", store, "--json").json
+    lags = {(group["group"], group["topic"]): group["lag"] for group in reported["groups"]}
     assert lags[("scoring", "images")] == 0
     assert lags[("adaptation", "adaptations")] == 0
-    (line,) = told["lines"]
+    (line,) = reported["lines"]
     assert (line["line"], line["epoch"], line["buffered"], line["accepted"]) == (LINE, 1, 12, None)
     assert LINE in flowgauge("status", "--store", store).out
 

@@ -11,7 +11,7 @@ from flowgauge.synthetic.procedural import DEFECTS, Condition, ProceduralLine, S
 from tests.support.shell import Outcome, Shell
 
 SIDE = 64
-FITTED, TEACHING, JUDGING = 24, 56, 8
+FITTED, TRAINING, TESTING = 24, 56, 8
 BRIGHT = Condition(gain=1.4)
 
 
@@ -22,15 +22,15 @@ def written(sample: Sample, folder: Path) -> str:
 
 
 def phase(line: ProceduralLine, folder: Path, name: str, condition: Condition, first: int) -> dict[str, object]:
-    """Every eighth of the buffer is defective; half of the judge images are."""
-    teaching, judging = range(first, first + TEACHING), range(first + TEACHING, first + TEACHING + JUDGING)
-    spoilt = [written(line.defect(i, DEFECTS[i % len(DEFECTS)], condition), folder) for i in teaching if i % 8 == 7]
+    """Every eighth of the buffer is defective; half of the test images are."""
+    training, testing = range(first, first + TRAINING), range(first + TRAINING, first + TRAINING + TESTING)
+    spoilt = [written(line.defect(i, DEFECTS[i % len(DEFECTS)], condition), folder) for i in training if i % 8 == 7]
     return {
         "condition": name,
-        "buffer": [written(line.good(i, condition), folder) for i in teaching if i % 8 != 7] + spoilt,
+        "buffer": [written(line.good(i, condition), folder) for i in training if i % 8 != 7] + spoilt,
         "mislabelled": spoilt,
-        "judge_good": [written(line.good(i, condition), folder) for i in judging if i % 2],
-        "judge_defect": [written(line.defect(i, "crack", condition), folder) for i in judging if i % 2 == 0],
+        "test_good": [written(line.good(i, condition), folder) for i in testing if i % 2],
+        "test_defect": [written(line.defect(i, "crack", condition), folder) for i in testing if i % 2 == 0],
     }
 
 
@@ -60,18 +60,18 @@ def without_seconds(out: Path) -> Story:
 
 
 @pytest.mark.slow
-def test_a_line_that_drifts_is_adapted_to_and_every_image_is_judged(
+def test_a_line_that_drifts_is_adapted_to_and_every_image_is_tested(
     flowgauge: Shell, recorded: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "demo"
     outcome = play(flowgauge, recorded, out)
     assert outcome.code == 0, outcome.err
     summary = outcome.json
-    sent = TEACHING + JUDGING
+    sent = TRAINING + TESTING
     assert summary["counts"] == {"sent": sent, "verdicts": sent, "missing": 0, "dead_letters": 0}
     assert [(each["good"], each["defect"]) for each in summary["phases"]] == [(4, 4)]
     (adaptation,) = summary["adaptations"]
-    assert adaptation["after_image"] < TEACHING
+    assert adaptation["after_image"] < TRAINING
     story = without_seconds(out)
     assert [point.index for point in story.points] == list(range(sent))
     assert {point.truth for point in story.points} == {Truth.GOOD, Truth.DEFECT}
@@ -79,7 +79,7 @@ def test_a_line_that_drifts_is_adapted_to_and_every_image_is_judged(
     assert all(point.frozen.version == first for point in story.points)
     assert all(point.frozen == point.adapted for point in story.points if point.adapted.version == first)
     active = adaptation["version"] if adaptation["accepted"] else first
-    assert {point.adapted.version for point in story.points if not point.teaches} == {active}
+    assert {point.adapted.version for point in story.points if not point.use_for_training} == {active}
     assert summary["headline"] in (out / "report.html").read_text()
 
     again = play(flowgauge, recorded, out)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from flowgauge.reports.story import Story
-from tests.integration.test_demo import JUDGING, SIDE, TEACHING, recorded
+from tests.integration.test_demo import SIDE, TESTING, TRAINING, recorded
 from tests.support.servers import S3Address, plant_variables
 from tests.support.shell import Shell
 
@@ -13,7 +13,7 @@ __all__ = ["recorded"]
 
 
 @pytest.mark.slow
-def test_a_line_on_a_real_plant_drifts_is_adapted_to_and_every_image_is_judged(
+def test_a_line_on_a_real_plant_drifts_is_adapted_to_and_every_image_is_tested(
     flowgauge: Shell,
     recorded: Path,
     tmp_path: Path,
@@ -29,7 +29,7 @@ def test_a_line_on_a_real_plant_drifts_is_adapted_to_and_every_image_is_judged(
     outcome = flowgauge("demo", *real, "--out", out, "--size", SIDE, "--device", "cpu", "--json")
     assert outcome.code == 0, outcome.err
     (summary,) = outcome.json
-    sent = TEACHING + JUDGING
+    sent = TRAINING + TESTING
     assert summary["counts"] == {"sent": sent, "verdicts": sent, "missing": 0, "dead_letters": 0}
     assert len(summary["adaptations"]) == 1
     (folder,) = (path.parent for path in out.glob("*/story.json"))
@@ -37,7 +37,7 @@ def test_a_line_on_a_real_plant_drifts_is_adapted_to_and_every_image_is_judged(
     story = Story.model_validate_json((folder / "story.json").read_bytes())
     (adaptation,) = story.adaptations
     expected = {adaptation.report.version} if adaptation.report.accepted else {story.gauge.version}
-    assert {point.adapted.version for point in story.points if not point.teaches} == expected
+    assert {point.adapted.version for point in story.points if not point.use_for_training} == expected
     assert all(point.frozen.score == pytest.approx(point.adapted.score, rel=1e-4) for point in story.points[:8])
     assert sorted(path.name for path in (out / "logs").iterdir()) == [
         "1-scoring.log",

@@ -31,9 +31,9 @@ def fitted(flowgauge: Shell, strewn: tuple[Path, Path], tmp_path: Path) -> Path:
     return store
 
 
-def cut_out(path: Path, part: int, ground: int) -> Path:
+def cut_out(path: Path, part: int, background: int) -> Path:
     """An image as a camera with a segmenter of its own would send it: what is not the part is transparent."""
-    pixels, lies, _ = scene(part, "good", ground)
+    pixels, lies, _ = scene(part, "good", background)
     Image.fromarray(np.dstack([pixels, lies.astype(np.uint8) * 255])).save(path)
     return path
 
@@ -45,7 +45,7 @@ def test_a_gauge_keeps_its_window_and_scores_a_part_wherever_it_lies(
     assert preprocessing["aspect"] == "embed"
     assert 90 <= preprocessing["window"] <= 110, "washers of some 80 pixels, and a tenth of them around"
 
-    images = [cut_out(tmp_path / f"{ground}.png", 3, ground) for ground in (50, 51)]
+    images = [cut_out(tmp_path / f"{background}.png", 3, background) for background in (50, 51)]
     first, second = flowgauge("score", LINE, *images, "--store", fitted, "--json").json["images"]
     assert first["score"] == second["score"]
 
@@ -58,7 +58,7 @@ def test_without_a_part_in_sight_a_person_should_look(flowgauge: Shell, fitted: 
     assert "no object stands out" in " ".join(done["reasons"])
 
 
-def test_masks_of_a_folder_take_the_place_of_the_segmenter(
+def test_masks_of_a_folder_take_the_patch_of_the_segmenter(
     flowgauge: Shell, fitted: Path, strewn: tuple[Path, Path], tmp_path: Path
 ) -> None:
     data, masks = strewn
@@ -72,8 +72,8 @@ def test_masks_of_a_folder_take_the_place_of_the_segmenter(
         assert found.code == 0, found.err
         return [each["score"] for each in found.json["images"]]
 
-    plain, told = scores(fitted), scores(with_masks, "--masks", masks / "test" / "good")
-    assert plain == pytest.approx(told, abs=0.15), "on a plain ground the segmenter sees what the masks tell"
+    plain, reported = scores(fitted), scores(with_masks, "--masks", masks / "test" / "good")
+    assert plain == pytest.approx(reported, abs=0.15), "on a plain ground the segmenter sees what the masks tell"
 
     good = sorted(data.glob("test/good/*.png"))
     twice = ("score", LINE, good[0], good[0], "--store", with_masks, "--masks", masks / "test" / "good")
@@ -87,7 +87,7 @@ def test_masks_of_a_folder_take_the_place_of_the_segmenter(
     assert "has no mask" in missing.err
 
 
-def test_an_evaluation_takes_masks_and_judges_places_in_the_whole_image(
+def test_an_evaluation_takes_masks_and_tests_patches_in_the_whole_image(
     flowgauge: Shell, strewn: tuple[Path, Path], tmp_path: Path
 ) -> None:
     data, masks = strewn
@@ -110,7 +110,7 @@ def splits(strewn: tuple[Path, Path], tmp_path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("command", ["noise", "unseen", "lamp"])
+@pytest.mark.parametrize("command", ["contamination", "leave-one-class-out", "loss-amplification"])
 def test_benchmarks_over_splits_take_masks(
     flowgauge: Shell, strewn: tuple[Path, Path], splits: Path, tmp_path: Path, command: str
 ) -> None:

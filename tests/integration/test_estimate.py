@@ -54,7 +54,7 @@ def test_an_estimate_goes_on_where_it_stopped_and_tells_what_to_expect(
     assert json.loads(out.read_text()) == second
 
 
-def test_planted_twins_are_found_kept_together_and_told(flowgauge: Shell, tmp_path: Path) -> None:
+def test_planted_near_duplicates_are_found_kept_together_and_reported(flowgauge: Shell, tmp_path: Path) -> None:
     root = tmp_path / "data"
     shutil.copytree(tiny_dataset(), root)
     first = sorted((root / "train" / "good").iterdir())[0]
@@ -62,12 +62,14 @@ def test_planted_twins_are_found_kept_together_and_told(flowgauge: Shell, tmp_pa
     command = ("estimate", root, "--cache", tmp_path / "c", "--repeats", "2")
     done = flowgauge(*command)
     assert done.code == 0
-    assert "Near twins were taken for images of one part" in done.err
+    assert "Near duplicates were taken for images of one part" in done.err
     found = done.json
-    assert [twins["names"] for twins in found["twins"]] == [["test/good/twin.png", f"train/good/{first.name}"]]
-    assert found["twins"][0]["across"] is True
+    assert [near_duplicates["names"] for near_duplicates in found["near_duplicates"]] == [
+        ["test/good/twin.png", f"train/good/{first.name}"]
+    ]
+    assert found["near_duplicates"][0]["across"] is True
     assert len(found["repeats"]) == len(found["repeats_apart"]) == 2
-    assert found["twins_apart"] is not None
+    assert found["duplicates_apart"] is not None
 
 
 @pytest.mark.parametrize(

@@ -74,7 +74,7 @@ def test_the_map_finds_the_defects_of_a_procedural_line(own: Evaluation) -> None
     assert run.regions >= 6
 
 
-def test_classes_are_judged_one_by_one_against_all_good_images(own: Evaluation) -> None:
+def test_classes_are_tested_one_by_one_against_all_good_images(own: Evaluation) -> None:
     (run,) = own.runs
     assert set(run.per_class) == {"scratch", "stain"}
     assert all(figures.images == 3 for figures in run.per_class.values())

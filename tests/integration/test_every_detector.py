@@ -28,7 +28,7 @@ def test_a_stream_is_scored_as_the_gauge_scores_alone(flowgauge: Shell, tmp_path
     assert done.code == 0, done.err
     with open_store(str(tmp_path / "store")) as plant:
         verdicts = sorted(archived(plant.objects), key=lambda verdict: verdict.image_id)
-    alone = fitted.judge(goods(range(70, 74)))
+    alone = fitted.predict(goods(range(70, 74)))
     assert [verdict.detector for verdict in verdicts] == [detector] * 4
     assert [verdict.score for verdict in verdicts] == pytest.approx([j.score for j in alone], rel=1e-4)
-    assert [verdict.decision for verdict in verdicts] == [judgement.decision for judgement in alone]
+    assert [verdict.decision for verdict in verdicts] == [prediction.decision for prediction in alone]

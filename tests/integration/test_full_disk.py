@@ -71,8 +71,8 @@ def test_a_full_disk_is_reported_and_once_there_is_space_nothing_is_missing(disk
         assert len(counted) == sent
         assert set(counted.values()) == {1}
         assert Counter(each.image_id for each in archived(store.objects)) == counted
-        told = [each.kind for each in alerts(store.log) if each.line == LINE]
-        assert told.count(AlertKind.STORE_UNAVAILABLE) <= 1
+        reported = [each.kind for each in alerts(store.log) if each.line == LINE]
+        assert reported.count(AlertKind.STORE_UNAVAILABLE) <= 1
         assert [each.image_id for each in verdicts(store.log) if not kept(store.objects, each)] == []
 
 

@@ -21,7 +21,7 @@ from tests.support.streaming import SetClock, fitted, opened, png
 
 IMAGES = 500
 KILLS = 20
-_PATIENCE_SECONDS = 60
+_TIMEOUT_SECONDS = 60
 _REPOSITORY = Path(__file__).parents[2]
 
 Process = subprocess.Popen[bytes]
@@ -81,16 +81,16 @@ def kill(root: Path, folder: Path, target: int, dice: random.Random) -> int:
 
 
 def wait_for(root: Path, target: int, process: Process) -> None:
-    deadline = monotonic() + _PATIENCE_SECONDS
+    deadline = monotonic() + _TIMEOUT_SECONDS
     while verdicts(root) < target:
         assert process.poll() is None, "the runner ended by itself"
-        assert monotonic() < deadline, f"no {target} verdicts after {_PATIENCE_SECONDS} s"
+        assert monotonic() < deadline, f"no {target} verdicts after {_TIMEOUT_SECONDS} s"
         sleep(0.001)
 
 
 def finish(root: Path, folder: Path) -> None:
     process = start(root, folder, "--once")
-    process.communicate(timeout=_PATIENCE_SECONDS)
+    process.communicate(timeout=_TIMEOUT_SECONDS)
     assert process.returncode == 0
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from flowgauge.cli.metalearning import Kept
+from flowgauge.cli.meta_learning import Kept
 from flowgauge.meta.initialization import read
 from flowgauge.meta.settings import Turn
 from flowgauge.meta.training import MetaState
@@ -19,7 +19,7 @@ TURNS = 52  # one state is kept on the way
 
 @pytest.mark.slow
 def test_parameters_come_with_a_card_and_a_plot(flowgauge: Shell, tmp_path: Path) -> None:
-    out, plot = tmp_path / "theta.safetensors", tmp_path / "theta.svg"
+    out, plot = tmp_path / "init.safetensors", tmp_path / "init.svg"
     command = ("meta-train", "procedural:leather", tiny_dataset(), "--lines", "1", "--turns", TURNS, "--size", SIDE)
     done = flowgauge(*command, "--device", "cpu", "--out", out, "--plot", plot)
     assert done.code == 0
@@ -42,7 +42,7 @@ def test_parameters_come_with_a_card_and_a_plot(flowgauge: Shell, tmp_path: Path
         tmp_path / "plant",
         "--size",
         SIDE,
-        "--theta",
+        "--init",
         out,
         "--detector",
         "headflow",
@@ -54,11 +54,11 @@ def test_parameters_come_with_a_card_and_a_plot(flowgauge: Shell, tmp_path: Path
 
 
 def test_what_is_kept_of_a_run_goes_on_and_another_runs_does_not(tmp_path: Path) -> None:
-    theta = {"guide.a": torch.randn(2, 4, 3, 3).to(memory_format=torch.channels_last), "flow.b": torch.randn(3)}
-    state = MetaState(theta)
-    gradient = {name: torch.ones_like(value) for name, value in theta.items()}
+    init = {"head.a": torch.randn(2, 4, 3, 3).to(memory_format=torch.channels_last), "flow.b": torch.randn(3)}
+    state = MetaState(init)
+    gradient = {name: torch.ones_like(value) for name, value in init.items()}
     state.step(gradient, 0.1)
-    state.turns.append(Turn(turn=0, line="leather 0", guide_loss=0.5, flow_loss=1.5))
+    state.turns.append(Turn(turn=0, line="leather 0", head_loss=0.5, flow_loss=1.5))
     kept = Kept(tmp_path / "state", "key")
     assert kept.state() is None
     kept.keep(state, 12.5)
@@ -68,7 +68,7 @@ def test_what_is_kept_of_a_run_goes_on_and_another_runs_does_not(tmp_path: Path)
     assert (resumed.turns, seconds) == (state.turns, 12.5)
     for each in (state, resumed):
         each.step(gradient, 0.1)
-    assert all(torch.equal(resumed.theta[name], value) for name, value in state.theta.items())
+    assert all(torch.equal(resumed.init[name], value) for name, value in state.init.items())
     assert Kept(tmp_path / "state", "another").state() is None
 
 
@@ -77,14 +77,14 @@ def test_what_is_kept_of_a_run_goes_on_and_another_runs_does_not(tmp_path: Path)
     [
         (("procedural:cheese",), "no material 'cheese'"),
         (("/nowhere",), "no folder /nowhere"),
-        (("procedural:leather", "--out", "/nowhere/theta"), "no place"),
-        (("procedural:leather", "--plot", "/nowhere/theta.svg"), "no place"),
+        (("procedural:leather", "--out", "/nowhere/init"), "no place"),
+        (("procedural:leather", "--plot", "/nowhere/init.svg"), "no place"),
     ],
 )
 def test_what_cannot_be_learned_from_is_said_before_the_work(
     flowgauge: Shell, tmp_path: Path, words: tuple[str, ...], said: str
 ) -> None:
-    out = () if "--out" in words else ("--out", tmp_path / "theta")
+    out = () if "--out" in words else ("--out", tmp_path / "init")
     done = flowgauge("meta-train", *words, "--lines", "1", "--turns", "1", "--size", SIDE, *out)
     assert done.code == 2
     assert said in done.err

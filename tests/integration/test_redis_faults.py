@@ -129,10 +129,10 @@ def test_redis_that_is_away_is_said_soon_and_without_the_password(call: Callable
         begun = monotonic()
         with pytest.raises(
             Unavailable, match=f"127.0.0.1:{port} cannot be used: .*refused.* Check that it runs"
-        ) as told:
+        ) as reported:
             call(state)
         assert monotonic() - begun < 5
-        assert SECRET not in repr(told.value) + str(told.value.__cause__)
+        assert SECRET not in repr(reported.value) + str(reported.value.__cause__)
 
 
 @every_call
@@ -160,9 +160,9 @@ def test_redis_that_refuses_is_said_with_a_remedy(
     call: Callable[[RedisState], object], reply: bytes, remedy: str
 ) -> None:
     with answering(reply) as port, opened(port) as state:
-        with pytest.raises(Unavailable, match=remedy) as told:
+        with pytest.raises(Unavailable, match=remedy) as reported:
             call(state)
-        assert SECRET not in repr(told.value)
+        assert SECRET not in repr(reported.value)
 
 
 @pytest.mark.parametrize("call", WRITES.values(), ids=WRITES)
@@ -184,7 +184,7 @@ def test_redis_without_memory_is_a_full_store_and_goes_on_once_it_has_some(
 
 
 @pytest.mark.parametrize("url", ["localhost:6379", f"redis://:{SECRET}/x@host:6379", "redis://[host/0"])
-def test_a_url_that_does_not_parse_is_told_without_its_text(url: str) -> None:
-    with pytest.raises(SettingsError, match="does not parse") as told:
+def test_a_url_that_does_not_parse_is_reported_without_its_text(url: str) -> None:
+    with pytest.raises(SettingsError, match="does not parse") as reported:
         RedisState(url, SetClock())
-    assert SECRET not in repr(told.value)
+    assert SECRET not in repr(reported.value)

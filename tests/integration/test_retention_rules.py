@@ -128,7 +128,7 @@ def test_days_are_whole_and_positive(flowgauge: Shell, objects: S3Objects, days:
     assert "neither a number of days nor" in done.err
 
 
-def test_a_service_without_rules_is_told(
+def test_a_service_without_rules_is_reported(
     flowgauge: Shell, second_s3_address: S3Address, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with closing(opened(second_s3_address, monkeypatch)) as objects:

@@ -10,7 +10,7 @@ from uuid import uuid4
 import pytest
 
 from flowgauge.app.bootstrap import open_store
-from flowgauge.domain.errors import NotPermitted
+from flowgauge.domain.errors import AuthorizationFailed
 from flowgauge.domain.golden import Label
 from flowgauge.domain.lines import Policy
 from flowgauge.domain.messages import (
@@ -38,7 +38,7 @@ from flowgauge.s3.objects import S3Objects
 from flowgauge.settings.environment import kafka_settings, s3_settings
 from tests.support.acls import documented_acls, grant
 from tests.support.clusters import LINES, Cluster, plant
-from tests.support.counts import Verdicts, rejects_told
+from tests.support.counts import Verdicts, rejects_reported
 from tests.support.encrypted import GuardedMinio, GuardedRedis
 from tests.support.guarded import GuardedKafka
 from tests.support.shell import Shell
@@ -93,7 +93,7 @@ def test_the_documented_rights_suffice_from_an_image_to_verdict_alert_and_new_ga
             publisher.publish(event("poison", LINES[0]), b"no image", 0)
     with guarded.as_user("reader") as reader:
         reader.wait("the verdicts", lambda: reader.ends(VERDICTS) == len(LINES) + 1)
-        reader.wait("the alerts", lambda: rejects_told(reader) == {name: 1 + (name == LINES[0]) for name in LINES})
+        reader.wait("the alerts", lambda: rejects_reported(reader) == {name: 1 + (name == LINES[0]) for name in LINES})
         assert_kept(
             reader.store.objects, [item.verdict for item in Verdicts(reader.store.log).read().counted[LINES[0]]]
         )
@@ -204,16 +204,16 @@ def something_to_read(guarded: Guarded) -> None:
 
 @pytest.mark.usefixtures("something_to_read")
 @pytest.mark.parametrize(("user", "use", "right"), NO_TOPIC.values(), ids=NO_TOPIC)
-def test_whoever_lacks_a_right_in_kafka_is_told_which(guarded: Guarded, user: str, use: Use, right: str) -> None:
-    with guarded.as_user(user) as cluster, pytest.raises(NotPermitted) as told:
+def test_whoever_lacks_a_right_in_kafka_is_reported_which(guarded: Guarded, user: str, use: Use, right: str) -> None:
+    with guarded.as_user(user) as cluster, pytest.raises(AuthorizationFailed) as reported:
         use(cluster.store)
-    assert f"does not let the user {user} do this" in str(told.value)
-    assert f"it needs {right.replace('PREFIX', guarded.prefix)}." in str(told.value)
+    assert f"does not let the user {user} do this" in str(reported.value)
+    assert f"it needs {right.replace('PREFIX', guarded.prefix)}." in str(reported.value)
 
 
 @pytest.mark.parametrize(("user", "use"), NO_OBJECT.values(), ids=NO_OBJECT)
 def test_nobody_does_in_the_bucket_what_is_not_theirs(guarded: Guarded, user: str, use: Use) -> None:
-    with guarded.as_user(user) as cluster, pytest.raises(NotPermitted, match=r"AccessDenied.*docs/security\.md"):
+    with guarded.as_user(user) as cluster, pytest.raises(AuthorizationFailed, match=r"AccessDenied.*docs/security\.md"):
         use(cluster.store)
 
 
@@ -226,7 +226,7 @@ def test_an_administrator_makes_topics(guarded: Guarded, flowgauge: Shell, monke
 
 @pytest.mark.parametrize("user", ["line", "worker", "reader"])
 def test_only_an_administrator_makes_buckets(guarded: Guarded, user: str) -> None:
-    with guarded.as_user(user), closing(another_bucket()) as objects, pytest.raises(NotPermitted):
+    with guarded.as_user(user), closing(another_bucket()) as objects, pytest.raises(AuthorizationFailed):
         objects.ensure_bucket()
 
 

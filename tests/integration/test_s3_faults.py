@@ -22,7 +22,7 @@ from tests.support.servers import S3Address
 from tests.support.sockets import HOST, refusing, serving
 
 SECRET = "s3cr3t-w0rd"
-IMPATIENT = {"answer_seconds": 0.2, "patience_seconds": 0.3}
+IMPATIENT = {"answer_seconds": 0.2, "retry_seconds": 0.3}
 
 CALLS: dict[str, Callable[[S3Objects], object]] = {
     "ensure_bucket": lambda objects: objects.ensure_bucket(),
@@ -51,7 +51,7 @@ def raw(address: S3Address) -> Minio:
 
 def keys(address: S3Address, **changes: object) -> S3Settings:
     facts = {"endpoint": address.endpoint, "access_key": address.access_key, "secret_key": address.secret_key}
-    return S3Settings.model_validate(facts | {"patience_seconds": 1} | changes)
+    return S3Settings.model_validate(facts | {"retry_seconds": 1} | changes)
 
 
 def bucket() -> str:
@@ -120,13 +120,15 @@ def scripted(answers: Sequence[Answer]) -> Iterator[tuple[int, list[Answer]]]:
 
 
 @every_call
-def test_a_store_that_is_away_is_said_within_the_patience(call: Call) -> None:
+def test_a_store_that_is_away_is_said_within_the_timeout(call: Call) -> None:
     with refusing() as port, at(port) as objects:
         begun = monotonic()
-        with pytest.raises(Unavailable, match=f"bucket at http://127.0.0.1:{port} cannot be used: .*refused") as told:
+        with pytest.raises(
+            Unavailable, match=f"bucket at http://127.0.0.1:{port} cannot be used: .*refused"
+        ) as reported:
             call(objects)
         assert monotonic() - begun < 4
-        assert SECRET not in repr(told.value)
+        assert SECRET not in repr(reported.value)
 
 
 @every_call
@@ -140,15 +142,15 @@ def test_a_store_that_does_not_answer_is_not_waited_for_long(call: Call) -> None
 
 @every_call
 @pytest.mark.parametrize("wrong", ["access_key", "secret_key"])
-def test_wrong_keys_are_told_at_once_and_not_shown(address: S3Address, call: Call, wrong: str) -> None:
-    patient = keys(address, patience_seconds=60, **{wrong: SECRET})
+def test_wrong_keys_are_reported_at_once_and_not_shown(address: S3Address, call: Call, wrong: str) -> None:
+    patient = keys(address, retry_seconds=60, **{wrong: SECRET})
     with closing(S3Objects(patient, bucket())) as objects:
         begun = monotonic()
-        with pytest.raises(Unavailable, match=r"Check the (access key|keys)") as told:
+        with pytest.raises(Unavailable, match=r"Check the (access key|keys)") as reported:
             call(objects)
         assert monotonic() - begun < 10
-        assert SECRET not in repr(told.value) + str(told.value.__cause__)
-        assert address.secret_key not in repr(told.value)
+        assert SECRET not in repr(reported.value) + str(reported.value.__cause__)
+        assert address.secret_key not in repr(reported.value)
 
 
 @with_a_bucket
@@ -163,8 +165,8 @@ def test_a_bucket_is_ensured_as_often_as_one_likes(objects: S3Objects) -> None:
     assert list(objects.names("")) == []
 
 
-def test_a_plain_server_behind_a_tls_address_is_told(address: S3Address) -> None:
-    tls = keys(address, endpoint=address.endpoint.replace("http:", "https:"), patience_seconds=60)
+def test_a_plain_server_behind_a_tls_address_is_reported(address: S3Address) -> None:
+    tls = keys(address, endpoint=address.endpoint.replace("http:", "https:"), retry_seconds=60)
     with closing(S3Objects(tls, bucket())) as objects, pytest.raises(Unavailable, match="Check the certificate"):
         objects.get("a")
 
@@ -227,7 +229,7 @@ def test_a_presigned_address_is_read_without_keys_and_for_its_object_only(object
     ids=["busy", "failing", "timed-out", "proxy", "cut-short", "damaged"],
 )
 def test_what_may_pass_is_tried_again(fault: Answer) -> None:
-    with scripted([fault, fault, Answer()]) as (port, given), at(port, patience_seconds=20) as objects:
+    with scripted([fault, fault, Answer()]) as (port, given), at(port, retry_seconds=20) as objects:
         assert objects.get("a") == b"bytes"
     assert len(given) == 3
 
@@ -235,7 +237,7 @@ def test_what_may_pass_is_tried_again(fault: Answer) -> None:
 def test_what_does_not_pass_is_not_tried_often() -> None:
     with (
         scripted([refusal(503, "SlowDown")]) as (port, given),
-        at(port, patience_seconds=1) as objects,
+        at(port, retry_seconds=1) as objects,
         pytest.raises(Unavailable, match="SlowDown: Because"),
     ):
         objects.put("a", b"bytes")
@@ -246,7 +248,7 @@ def test_a_store_that_was_waited_for_in_vain_is_left_alone_and_then_tried_once()
     now = [0.0]
     with scripted([refusal(503, "SlowDown")] * 9 + [Answer()]) as (port, given):
         address = S3Address(f"http://127.0.0.1:{port}", "key", SECRET)
-        with closing(S3Objects(keys(address, patience_seconds=0.3), "bucket", lambda: now[0])) as objects:
+        with closing(S3Objects(keys(address, retry_seconds=0.3), "bucket", lambda: now[0])) as objects:
             for seconds, asked in ((0.0, True), (4.9, False), (5.0, True), (9.9, False)):
                 now[0], before = seconds, len(given)
                 with pytest.raises(Unavailable, match="SlowDown: Because"):
@@ -269,17 +271,17 @@ def test_a_service_without_tags_is_given_the_object_alone() -> None:
 @pytest.mark.parametrize(
     "answer", [refusal(507, "XMinioStorageFull"), refusal(400, "XMinioAdminBucketQuotaExceeded")], ids=["disk", "quota"]
 )
-def test_a_full_store_is_told_at_once(answer: Answer) -> None:
+def test_a_full_store_is_reported_at_once(answer: Answer) -> None:
     with (
         scripted([answer]) as (port, given),
-        at(port, patience_seconds=60) as objects,
+        at(port, retry_seconds=60) as objects,
         pytest.raises(StoreFull, match="No space is left"),
     ):
         objects.put("a", b"bytes")
     assert len(given) == 1
 
 
-def test_a_server_that_speaks_no_s3_is_told() -> None:
+def test_a_server_that_speaks_no_s3_is_reported() -> None:
     page = Answer(body=b"<html><p>Hello</html>", headers={"Content-Type": "text/html"})
     with (
         scripted([page]) as (port, _),
@@ -292,9 +294,9 @@ def test_a_server_that_speaks_no_s3_is_told() -> None:
 def test_the_secret_key_is_never_shown() -> None:
     settings = S3Settings(endpoint="http://host:9000", access_key="key", secret_key=SecretStr(SECRET))
     assert SECRET not in repr(settings) + str(settings) + settings.model_dump_json()
-    with pytest.raises(ValidationError) as told:
+    with pytest.raises(ValidationError) as reported:
         S3Settings.model_validate({"endpoint": "host", "access_key": "key", "secret_key": SECRET})
-    assert SECRET not in str(told.value)
+    assert SECRET not in str(reported.value)
 
 
 @pytest.mark.parametrize(

@@ -74,7 +74,7 @@ def plants(kafka: GuardedKafka, servers: dict[str, str]) -> Iterator[Mapping[str
                 opened[name] = stack.enter_context(plant())
                 opened[name].publish(0, 1)
                 ways.append((opened[name].uri, {k: v for k, v in os.environ.items() if k.startswith("FLOWGAUGE_")}))
-        with working("tests.support.doorworker", json.dumps(ways)):
+        with working("tests.support.auth_worker", json.dumps(ways)):
             for name, cluster in opened.items():
                 cluster.wait(f"the verdicts behind {name}", partial(scored, cluster))
         yield opened
@@ -104,7 +104,7 @@ def test_an_image_is_published_scored_and_read_through_every_door(plants: Mappin
 
 @pytest.mark.parametrize("command", COMMANDS)
 @pytest.mark.parametrize(("door", "reason"), REFUSALS.values(), ids=REFUSALS)
-def test_whoever_is_refused_is_told_why(
+def test_whoever_is_refused_is_reported_why(
     flowgauge: Shell,
     kafka: GuardedKafka,
     servers: dict[str, str],
@@ -128,8 +128,8 @@ def test_a_worker_whose_password_no_longer_fits_says_so_and_ends(
     """Its connections outlive the password; the next one, after a restart of the broker, is refused."""
     kafka.add_users([LEAVER])
     log = tmp_path / "log"
-    with variables(servers | kafka.sasl(LEAVER)), plant() as cluster, log.open("wb") as told:
-        worker = cluster.start(Role.SCORING, stderr=told)
+    with variables(servers | kafka.sasl(LEAVER)), plant() as cluster, log.open("wb") as reported:
+        worker = cluster.start(Role.SCORING, stderr=reported)
         cluster.publish(0, 1)
         cluster.wait("the verdicts", partial(scored, cluster))
         kafka.add_users([LEAVER], password="another")

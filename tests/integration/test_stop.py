@@ -22,9 +22,9 @@ def test_a_worker_whose_broker_is_gone_ends_when_it_is_asked_to(
         provided(pytestconfig, running(Kafka(tmp_path / "kafka"))) as kafka,
         variables(plant_variables(kafka.address, redis_url, s3_address)),
         plant() as cluster,
-        log.open("wb") as told,
+        log.open("wb") as reported,
     ):
-        worker = cluster.start(Role.SCORING, stderr=told)
+        worker = cluster.start(Role.SCORING, stderr=reported)
         cluster.publish(0, 1)
         cluster.wait("verdicts", lambda: sum(1 for _ in Verdicts(cluster.store.log).read().all()) == len(LINES))
         kafka.kill()

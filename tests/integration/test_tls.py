@@ -50,7 +50,7 @@ def test_an_s3_server_whose_authority_is_unknown_is_not_spoken_to(
         objects.put("a", b"bytes")
 
 
-def test_plain_words_to_an_s3_server_behind_tls_are_told(minio: GuardedMinio) -> None:
+def test_plain_words_to_an_s3_server_behind_tls_are_reported(minio: GuardedMinio) -> None:
     plain = {"FLOWGAUGE_S3_ENDPOINT": minio.minio.endpoint.replace("https:", "http:")}
     with bucket(minio.operator() | plain) as objects, pytest.raises(Unavailable, match="cannot be used"):
         objects.put("a", b"bytes")
@@ -80,12 +80,12 @@ def misled(request: pytest.FixtureRequest, redis: GuardedRedis, strange: str) ->
     return wrong[request.param]()
 
 
-def test_a_mistake_about_redis_is_told_without_its_password(misled: tuple[dict[str, str], str]) -> None:
+def test_a_mistake_about_redis_is_reported_without_its_password(misled: tuple[dict[str, str], str]) -> None:
     variables, reason = misled
-    with state(variables) as store, pytest.raises(Unavailable) as told:
+    with state(variables) as store, pytest.raises(Unavailable) as reported:
         store.get("a")
-    assert reason in str(told.value)
-    assert "another" not in str(told.value)
+    assert reason in str(reported.value)
+    assert "another" not in str(reported.value)
 
 
 def test_authorities_for_a_redis_without_tls_are_a_mistake(redis: GuardedRedis) -> None:

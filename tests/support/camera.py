@@ -27,13 +27,13 @@ class Fate(Enum):
 class Cameras:
     """A context manager: from its start on numbered images flow on every line, each line on the partition of its own,
     every tenth a reject. What was sent: `images`, ids in the order of each line; `rejects`, how many of them must be
-    rejected; `letters`, ids of what must become a dead letter.
+    rejected; `dead_letters`, ids of what must become a dead letter.
     """
 
     def __init__(self, objects: Objects) -> None:
         self.images: dict[str, list[str]] = {line: [] for line in LINES}
         self.rejects: Counter[str] = Counter()
-        self.letters: list[str] = []
+        self.dead_letters: list[str] = []
         self._objects = objects
         self._lock = RLock()
         self._stopping = Event()
@@ -75,7 +75,7 @@ class Cameras:
         """`fate` is what must become of it; `publisher`, one from `held`."""
         with self._lock:
             (publisher or self._publisher).publish(event(image_id, line, at=START), data, LINES.index(line))
-            (self.letters if fate is Fate.LETTER else self.images[line]).append(image_id)
+            (self.dead_letters if fate is Fate.LETTER else self.images[line]).append(image_id)
             self.rejects[line] += fate is Fate.REJECT
 
     @contextmanager

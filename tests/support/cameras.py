@@ -49,5 +49,5 @@ def requests(store: Store) -> list[AdaptationRequest]:
     return [AdaptationRequest.decode(record.value) for record in records(store.log, ADAPTATIONS)]
 
 
-def told(store: Store) -> list[AlertKind]:
+def alert_kinds(store: Store) -> list[AlertKind]:
     return [each.kind for each in alerts(store.log)]

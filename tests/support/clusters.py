@@ -30,7 +30,7 @@ from tests.support.streaming import START, event, fitted, png
 
 PARTITIONS = 4
 LINES = tuple(f"press-{number}" for number in range(PARTITIONS))
-PATIENCE_SECONDS = 120
+TIMEOUT_SECONDS = 120
 _REPOSITORY = Path(__file__).parents[2]
 
 Worker = subprocess.Popen[bytes]
@@ -68,7 +68,7 @@ class Cluster:
         workers = self.workers if workers is None else workers
         for worker in workers:
             worker.send_signal(signal.SIGTERM)
-        codes = [worker.wait(PATIENCE_SECONDS) for worker in workers]
+        codes = [worker.wait(TIMEOUT_SECONDS) for worker in workers]
         self.workers = [worker for worker in self.workers if worker not in workers]
         assert set(codes) <= {0}, codes
 
@@ -93,9 +93,9 @@ class Cluster:
 
     def wait(self, what: str, until: Callable[[], bool]) -> None:
         """While the servers are away, `until` does not hold."""
-        deadline = monotonic() + PATIENCE_SECONDS
+        deadline = monotonic() + TIMEOUT_SECONDS
         while not _now(until):
-            assert monotonic() < deadline, f"{what}: not within {PATIENCE_SECONDS} s"
+            assert monotonic() < deadline, f"{what}: not within {TIMEOUT_SECONDS} s"
             sleep(0.1)
 
     def _partition(self, topic: str, number: int) -> Iterator[Record]:

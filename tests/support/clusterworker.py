@@ -19,7 +19,7 @@ from flowgauge.cli.exits import exit_code
 from flowgauge.cli.output import complain
 from flowgauge.cli.worker import give_up
 from flowgauge.domain.errors import FlowgaugeError, Unavailable
-from flowgauge.models.prediction import Judgement
+from flowgauge.models.prediction import Prediction
 from flowgauge.runtime.faust_app import run_groups
 from flowgauge.runtime.roles import Role
 from flowgauge.vision.decoding import Picture
@@ -42,9 +42,9 @@ class SlowGauge(BrightnessGauge):
 
     seconds: float = 0.0
 
-    def judge(self, pictures: Sequence[Picture]) -> list[Judgement]:
+    def predict(self, pictures: Sequence[Picture]) -> list[Prediction]:
         sleep(self.seconds)
-        return super().judge(pictures)
+        return super().predict(pictures)
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class SlowAdaptation:
         return adapt(given)
 
 
-async def main(uri: str, role: Role, judge_seconds: float, adapt_seconds: float) -> None:
+async def main(uri: str, role: Role, predict_seconds: float, adapt_seconds: float) -> None:
     stopping = asyncio.Event()
     clock = JumpingClock()
     loop = asyncio.get_running_loop()
@@ -72,15 +72,15 @@ async def main(uri: str, role: Role, judge_seconds: float, adapt_seconds: float)
         members = group_members(
             store,
             role,
-            lambda manifest, weights: SlowGauge(**vars(load(manifest, weights)), seconds=judge_seconds),
+            lambda manifest, weights: SlowGauge(**vars(load(manifest, weights)), seconds=predict_seconds),
             SlowAdaptation(adapt_seconds),
             pace=Pace(images=8, session_seconds=6.0, archive_rows=64),
-            trouble=told,
+            unavailable=report_unavailable,
         )
         await run_groups(members, stopping, give_up)
 
 
-def told(name: str, error: Unavailable) -> None:
+def report_unavailable(name: str, error: Unavailable) -> None:
     print(f"{name} waits. {error}", file=sys.stderr, flush=True)  # noqa: T201  for whoever reads a failed test
 
 
@@ -88,11 +88,11 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("uri")
     parser.add_argument("role", type=Role)
-    parser.add_argument("--judge-seconds", type=float, default=0.0)
+    parser.add_argument("--predict-seconds", type=float, default=0.0)
     parser.add_argument("--adapt-seconds", type=float, default=0.0)
     given = parser.parse_args()
     try:
-        asyncio.run(main(given.uri, given.role, given.judge_seconds, given.adapt_seconds))
+        asyncio.run(main(given.uri, given.role, given.predict_seconds, given.adapt_seconds))
     except FlowgaugeError as failure:  # as `flowgauge worker` ends
         complain(failure)
         sys.exit(exit_code(failure))

@@ -51,12 +51,12 @@ class Verdicts:
         )
 
 
-def rejects_told(cluster: Cluster) -> Counter[str]:
+def rejects_reported(cluster: Cluster) -> Counter[str]:
     """By line: the rejects of all windows."""
-    told: Counter[str] = Counter()
+    reported: Counter[str] = Counter()
     for alert in latest_alerts(cluster, AlertKind.REJECT):
-        told[alert.line] += alert.count
-    return told
+        reported[alert.line] += alert.count
+    return reported
 
 
 def latest_alerts(cluster: Cluster, kind: AlertKind) -> list[Alert]:
@@ -70,8 +70,8 @@ def assert_all_is_there(cluster: Cluster, cameras: Cameras) -> Verdicts:
     verdicts = Verdicts(cluster.store.log).read()
     assert verdicts.images() == cameras.images
     assert _by_id(archived(cluster.store.objects)) == _by_id(verdicts.all())
-    assert rejects_told(cluster) == cameras.rejects
-    assert _buried(cluster) == sorted(cameras.letters)
+    assert rejects_reported(cluster) == cameras.rejects
+    assert _dead_lettered(cluster) == sorted(cameras.dead_letters)
     assert _named(verdicts) <= set(cluster.store.objects.names(""))
     return verdicts
 
@@ -80,12 +80,12 @@ def _by_id(verdicts: Iterator[Verdict]) -> list[Verdict]:
     return sorted(verdicts, key=lambda verdict: (verdict.line, verdict.source.offset))
 
 
-def _buried(cluster: Cluster) -> list[str]:
+def _dead_lettered(cluster: Cluster) -> list[str]:
     """The ids of what was buried; a worker that died in between may have buried the same record again."""
-    of_place: defaultdict[tuple[int, str], set[str]] = defaultdict(set)
+    of_source: defaultdict[tuple[int, str], set[str]] = defaultdict(set)
     for letter in cluster.records(DEAD_LETTERS):
-        of_place[letter.partition, letter.headers[OFFSET]].add(letter.headers["ce_id"])
-    return sorted(image_id for ids in of_place.values() for image_id in ids)
+        of_source[letter.partition, letter.headers[OFFSET]].add(letter.headers["ce_id"])
+    return sorted(image_id for ids in of_source.values() for image_id in ids)
 
 
 def _named(verdicts: Verdicts) -> set[str]:

@@ -12,8 +12,8 @@ from flowgauge.domain.folds import fold_of
 from flowgauge.evaluation.bootstrap import Interval
 from flowgauge.evaluation.choices import Choice, Costs
 from flowgauge.evaluation.estimate import Estimate, Repeat, estimated
-from flowgauge.evaluation.repartition import Material, Partition, repartition
 from flowgauge.evaluation.replicates import Chooser
+from flowgauge.evaluation.resplit import Material, Partition, resplit
 from flowgauge.training.thresholds import FALSE_ALARMS, Calibration, CalibrationScores
 
 Features = NDArray[Any]
@@ -90,7 +90,7 @@ def simulated(factory: Factory, seed: int, fresh: int = 100_000) -> Outcome:
     defective = np.arange(len(features)) >= factory.good
     groups = tuple(str(part) for part in np.concatenate([good_parts, bad_parts]))
     material = Material(defective, groups, np.zeros_like(defective))
-    done = [_repeat(factory, features, groups, repartition(material, k), k) for k in range(REPEATS)]
+    done = [_repeat(factory, features, groups, resplit(material, k), k) for k in range(REPEATS)]
     names = {str(number): group for number, group in enumerate(groups)}
     found = estimated([repeat for repeat, _ in done], names, factory.costs, factory.good)
     centres = np.array([centre for _, centre in done])
@@ -101,16 +101,16 @@ def simulated(factory: Factory, seed: int, fresh: int = 100_000) -> Outcome:
 
 def _alarms(parts: Population, centres: Features, thresholds: Features) -> float:
     """The mean share over detectors; in single precision, for parts are many."""
-    features, squares = parts
+    features, crops = parts
     inside = features @ (2 * centres.T).astype(np.float32)
-    inside -= squares
+    inside -= crops
     return float((inside < ((centres**2).sum(axis=1) - thresholds).astype(np.float32)).mean())
 
 
 def _distances(features: Features, centres: Features) -> Features:
     """(images, centres), squared."""
-    squares = (features**2).sum(axis=1)[:, None] + (centres**2).sum(axis=1)
-    return np.asarray(squares - 2 * features @ centres.T)
+    crops = (features**2).sum(axis=1)[:, None] + (centres**2).sum(axis=1)
+    return np.asarray(crops - 2 * features @ centres.T)
 
 
 def _repeat(
@@ -125,8 +125,8 @@ def _repeat(
         threshold=_threshold(factory, features, groups, scores, split),
         median=float(np.median(chosen_by)),
         deviation=Calibration.of(chosen_by).deviation,
-        good={str(number): float(scores[number]) for number in split.judge_good},
-        defect={str(number): float(scores[number]) for number in split.judge_defect},
+        good={str(number): float(scores[number]) for number in split.test_good},
+        defect={str(number): float(scores[number]) for number in split.test_defect},
         train_images=len(split.train),
         idle=len(split.idle),
         seconds=0.0,

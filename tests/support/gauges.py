@@ -1,4 +1,4 @@
-"""Small real gauges: the true backbone at a small size, a detector taught in seconds on a procedural line."""
+"""Small real gauges: the true backbone at a small size, a detector trained in seconds on a procedural line."""
 
 from datetime import UTC, datetime
 from functools import cache
@@ -27,8 +27,8 @@ QUICK = {
         "training": {"steps": 200, "batch": 256, "learning_rate": 1e-2, "noise": 0.05, "check_every": 50},
     },
     "headflow": {
-        "guide": {"hidden": 24, "inner": 16, "dimensions": 6, "epochs": 3},
-        "paintings": 2,
+        "head": {"hidden": 24, "inner": 16, "dimensions": 6, "epochs": 3},
+        "anomalies_per_image": 2,
         "pooled": {"blocks": 2, "hidden": 32, "training": {"steps": 40, "batch": 32, "check_every": 20}},
         "training": {"steps": 80, "batch": 512, "learning_rate": 5e-3, "noise": 1.0, "check_every": 20},
     },
@@ -43,7 +43,7 @@ QUICK = {
         "views": [{}, {"turns": 2}],
         "training": {"steps": 60, "batch": 64, "check_every": 20},
     },
-    "glass": {"hidden": 32, "steps": 40, "places": 64},
+    "glass": {"hidden": 32, "steps": 40, "patches": 64},
     "lamp": {"layers": 4, "width": 8, "top": 0.05, "training": {"steps": 100, "batch": 16}},
     "multidirectional": {"episodes": 6, "batch": 4},
 }

@@ -9,8 +9,8 @@ from tests.support.streaming import LINE, adapt, load
 
 def main(root: Path, folder: Path) -> None:
     with open_store(str(root)) as store:
-        # judge images: the drift monitor would import river, four seconds of every restart
-        source = folder_source(store, folder, LINE, settle_seconds=0, teaches=False)
+        # test images: the drift monitor would import river, four seconds of every restart
+        source = folder_source(store, folder, LINE, quiet_seconds=0, use_for_training=False)
         runner = embedded(store, load, adapt, [source], batch=4, archive_rows=64)
         print("streaming", flush=True)  # noqa: T201  the parent process waits for it
         if sys.argv[3:] == ["--once"]:

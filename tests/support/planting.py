@@ -24,7 +24,7 @@ def duplicated(root: Path) -> set[str]:
 def mislabelled(root: Path, line: ProceduralLine, share: float = 0.1) -> set[str]:
     """Defects of all kinds in the place of that share of the training images. Their names."""
     train = sorted((root / "train/good").iterdir())
-    chosen = [train[round(place)] for place in np.linspace(0, len(train) - 1, round(share * len(train)))]
+    chosen = [train[round(rank)] for rank in np.linspace(0, len(train) - 1, round(share * len(train)))]
     for number, path in enumerate(chosen):
         Image.fromarray(line.defect(5000 + number, DEFECTS[number % len(DEFECTS)]).pixels).save(path)
     return {path.relative_to(root).as_posix() for path in chosen}

@@ -44,7 +44,7 @@ def images() -> list[bytes]:
 
 @cache
 def default_gauge() -> Gauge:
-    """Taught as by default, so that it alarms as rarely as one in use: each alarm costs a heatmap."""
+    """Trained as by default, so that it alarms as rarely as one in use: each alarm costs a heatmap."""
     return fit([decode(each) for each in images()], line=LINE, settings=FitSettings(), at=AT)
 
 

@@ -27,7 +27,7 @@ from flowgauge.reports.story import (
 
 AT = datetime(2025, 3, 1, 6, 0, tzinfo=UTC)
 PHASES = (("steady", "light as at the fit"), ("brighter", "light up by a third"), ("bright", "light up by two thirds"))
-TEACHING, JUDGING = 60, 40
+TRAINING, TESTING = 60, 40
 
 
 def sample_story(accepted: bool = True, seed: int = 0) -> Story:
@@ -68,12 +68,12 @@ def tiny_picture(seed: int = 0) -> bytes:
 
 
 def _points(rng: np.random.Generator, accepted: bool) -> tuple[Point, ...]:
-    span = TEACHING + JUDGING
+    span = TRAINING + TESTING
     return tuple(_point(rng, index, index // span, index % span, accepted) for index in range(span * len(PHASES)))
 
 
 def _point(rng: np.random.Generator, index: int, phase: int, within: int, accepted: bool) -> Point:
-    defect = within % 5 == 4 if within < TEACHING else within % 2 == 1
+    defect = within % 5 == 4 if within < TRAINING else within % 2 == 1
     base = 1.0 + (rng.gamma(2.0, 1.5) + 2.0 if defect else 0.0) + 0.5 * float(rng.standard_normal())
     version = phase if accepted and within > 35 else max(phase - 1, 0) if accepted else 0
     moved = base + 1.5 * phase
@@ -82,7 +82,7 @@ def _point(rng: np.random.Generator, index: int, phase: int, within: int, accept
         image_id=f"{PHASES[phase][0]}-{within:03d}",
         phase=phase,
         truth=Truth.DEFECT if defect else Truth.GOOD,
-        teaches=within < TEACHING,
+        use_for_training=within < TRAINING,
         adapted=_call(moved - 1.5 * version, f"g{version}"),
         frozen=_call(moved, "g0"),
         standard_score=2 * (moved - 1.5 * version - 1.0),
@@ -97,7 +97,7 @@ def _call(score: float, version: str, threshold: float = 2.2) -> Call:
 
 def _adaptation(number: int, points: tuple[Point, ...], accepted: bool) -> Adaptation:
     index = number * 100 + 35
-    buffered = [point for point in points if point.teaches and point.index <= index][-60:]
+    buffered = [point for point in points if point.use_for_training and point.index <= index][-60:]
     rejected = tuple(point.image_id for point in buffered if point.adapted.score > 2.4)
     report = AdaptationReport(
         request=AdaptationRequest(
@@ -137,7 +137,7 @@ def _trace(number: int, buffered: int, rejected: tuple[str, ...]) -> AdaptationT
         )
         for step in range(20)
     )
-    return AdaptationTrace(buffered=buffered, taught=buffered - len(rejected), rounds=rounds, steps=steps)
+    return AdaptationTrace(buffered=buffered, trained=buffered - len(rejected), rounds=rounds, steps=steps)
 
 
 def _gate(accepted: bool) -> GateReport:
@@ -148,7 +148,7 @@ def _gate(accepted: bool) -> GateReport:
             value=value,
             limit=0.8,
             passed=accepted,
-            message=f"{message} painted defects are caught.",
+            message=f"{message} synthetic anomalies are caught.",
         ),
         Check(name="false_alarms", value=0.03, limit=0.08, passed=True, message="No more than the parent's."),
         Check(name="score_shift", value=0.6, limit=None, passed=True, message="Reported only."),

@@ -18,7 +18,7 @@ from flowgauge.domain.messages import VERDICTS, Decision, Event, Source, Statist
 from flowgauge.domain.object_keys import verdict_id
 from flowgauge.domain.ports import Log, Outgoing, Record
 from flowgauge.domain.trace import AdaptationTrace, Check, GateReport
-from flowgauge.models.prediction import Judgement
+from flowgauge.models.prediction import Prediction
 from flowgauge.registry.snapshots import SnapshotFiles, publish_snapshot
 from flowgauge.runtime.backend import Store
 from flowgauge.runtime.events import image_record
@@ -50,12 +50,12 @@ class BrightnessGauge:
     threshold: float
     detector_name: str = "brightness"
 
-    def judge(self, pictures: Sequence[Picture]) -> list[Judgement]:
-        return [self._judgement(picture) for picture in pictures]
+    def predict(self, pictures: Sequence[Picture]) -> list[Prediction]:
+        return [self._prediction(picture) for picture in pictures]
 
-    def _judgement(self, picture: Picture) -> Judgement:
+    def _prediction(self, picture: Picture) -> Prediction:
         score = float(picture.pixels.mean())
-        return Judgement(
+        return Prediction(
             score=score,
             standard_score=(score - 100) / 10,
             threshold=self.threshold,
@@ -95,14 +95,14 @@ def adapt(given: AdaptationInput) -> AdaptationOutcome:
 
 
 def refuse(given: AdaptationInput) -> AdaptationOutcome:
-    check = Check(name="defects", value=0.2, limit=0.8, passed=False, message="It misses painted defects.")
+    check = Check(name="defects", value=0.2, limit=0.8, passed=False, message="It misses synthetic anomalies.")
     return _outcome(given, 250, check)
 
 
 def _outcome(given: AdaptationInput, threshold: float, check: Check) -> AdaptationOutcome:
     files = snapshot(given.version, threshold, given.line, anchor=given.anchor.version)
     images = len(given.buffered)
-    trace = AdaptationTrace(buffered=images, taught=images, rounds=(), steps=())
+    trace = AdaptationTrace(buffered=images, trained=images, rounds=(), steps=())
     return AdaptationOutcome(files.manifest, files.weights, trace, GateReport(accepted=check.passed, checks=(check,)))
 
 
@@ -115,13 +115,15 @@ def png(brightness: int, seed: int = 0, side: int = 16) -> bytes:
     return buffer.getvalue()
 
 
-def event(image_id: str, line: str = LINE, teaches: bool = True, at: datetime = START) -> Event:
-    return Event(image_id=image_id, source=f"/lines/{line}", line=line, captured_at=at, teaches=teaches)
+def event(image_id: str, line: str = LINE, use_for_training: bool = True, at: datetime = START) -> Event:
+    return Event(
+        image_id=image_id, source=f"/lines/{line}", line=line, captured_at=at, use_for_training=use_for_training
+    )
 
 
-def send(store: Store, images: Iterable[tuple[str, bytes]], line: str = LINE, teaches: bool = True) -> None:
+def send(store: Store, images: Iterable[tuple[str, bytes]], line: str = LINE, use_for_training: bool = True) -> None:
     now = store.clock.now()
-    store.log.append([image_record(event(image_id, line, teaches, now), data) for image_id, data in images])
+    store.log.append([image_record(event(image_id, line, use_for_training, now), data) for image_id, data in images])
 
 
 def opened(root: Path, clock: SetClock, partitions: int = 1) -> Store:

@@ -13,8 +13,16 @@ import torch
 
 from flowgauge.adaptation.adapt import AdaptSettings, adapt
 from flowgauge.adaptation.contract import AdaptationInput, AdaptationOutcome
-from flowgauge.adaptation.gate import GateSettings, Recent, judge_candidate
-from flowgauge.adaptation.inner_loop import InnerLoop, StepRule, Teaching, adapted, inner_loop, loss_of, parameters_of
+from flowgauge.adaptation.gate import GateSettings, Recent, check_candidate
+from flowgauge.adaptation.inner_loop import (
+    InnerLoop,
+    StepRule,
+    TrainingTokens,
+    adapted,
+    inner_loop,
+    loss_of,
+    parameters_of,
+)
 from flowgauge.adaptation.uncertainty import L2Rule, Uncertainty, Units
 from flowgauge.domain.errors import UserError
 from flowgauge.domain.ports import Buffered
@@ -49,7 +57,7 @@ def _tokens(rows: int, seed: int, shift: float = 0) -> torch.Tensor:
 def test_first_order_maml_gradients_equal_those_of_a_plain_deep_copy(flow: CouplingFlow) -> None:
     support, query = _tokens(50, 1, 1.0), _tokens(50, 2, 1.0)
     loop = InnerLoop(alpha=0.03, steps=3, l2=L2Rule(lowest=0, highest=1e-12))
-    draw = _All(Teaching(support, query))
+    draw = _All(TrainingTokens(support, query))
     functional, value, _ = meta_gradient(loss_of(flow), parameters_of(flow), draw, loop, Order.FIRST, what="flow")
 
     copy = deepcopy(flow)
@@ -76,8 +84,8 @@ LOOPS = {"gradient": InnerLoop(batch=128), "adam": InnerLoop(rule=StepRule.ADAM,
 @pytest.mark.parametrize("rule", LOOPS)
 def test_the_inner_loop_lowers_the_loss_and_leaves_the_anchor_alone(flow: CouplingFlow, rule: str) -> None:
     before = {name: tensor.clone() for name, tensor in flow.state_dict().items()}
-    teaching = Teaching(_tokens(400, 1, 1.5), _tokens(200, 2, 1.5))
-    _, steps = adapted(flow, teaching, LOOPS[rule], seed=0)
+    training = TrainingTokens(_tokens(400, 1, 1.5), _tokens(200, 2, 1.5))
+    _, steps = adapted(flow, training, LOOPS[rule], seed=0)
     assert steps[-1].validation_loss < steps[0].validation_loss - 0.1
     assert all(torch.equal(tensor, before[name]) for name, tensor in flow.state_dict().items())
     assert all(p.grad is None for p in flow.parameters())
@@ -94,13 +102,13 @@ class _Scaled(CouplingFlow):
 
 @pytest.mark.parametrize("rule", LOOPS)
 def test_another_unit_of_the_loss_changes_no_parameter(flow: CouplingFlow, rule: str) -> None:
-    teaching = Teaching(_tokens(400, 1, 1.5), _tokens(200, 2, 1.5))
+    training = TrainingTokens(_tokens(400, 1, 1.5), _tokens(200, 2, 1.5))
     results = []
     for factor in (1.0, 1000.0):
         scaled = _Scaled(6, blocks=3, hidden=10, clamp=1.2, seed=0).double()
         scaled.load_state_dict(flow.state_dict())
         scaled.factor = factor
-        results.append(adapted(scaled, teaching, LOOPS[rule], seed=0))
+        results.append(adapted(scaled, training, LOOPS[rule], seed=0))
     (small, small_steps), (large, large_steps) = results
     for name in small:
         torch.testing.assert_close(small[name], large[name], rtol=1e-6, atol=1e-9)
@@ -109,11 +117,11 @@ def test_another_unit_of_the_loss_changes_no_parameter(flow: CouplingFlow, rule:
 
 @pytest.mark.parametrize("rule", LOOPS)
 def test_a_stronger_penalty_stays_closer_to_the_anchor(flow: CouplingFlow, rule: str) -> None:
-    teaching = Teaching(_tokens(400, 1, 1.5), _tokens(200, 2, 1.5))
+    training = TrainingTokens(_tokens(400, 1, 1.5), _tokens(200, 2, 1.5))
     distances = []
     for l2 in (0.0, 10.0):
         pulled = LOOPS[rule].model_copy(update={"l2": L2Rule(lowest=l2, highest=l2 + 1e-9)})
-        parameters, _ = adapted(flow, teaching, pulled, seed=0)
+        parameters, _ = adapted(flow, training, pulled, seed=0)
         anchor = parameters_of(flow)
         distances.append(sum(float((parameters[name] - anchor[name]).square().sum()) for name in anchor))
     assert distances[1] < 0.3 * distances[0]
@@ -122,7 +130,7 @@ def test_a_stronger_penalty_stays_closer_to_the_anchor(flow: CouplingFlow, rule:
 def test_adams_steps_are_those_of_torch(flow: CouplingFlow) -> None:
     loop = InnerLoop(rule=StepRule.ADAM, alpha=1e-2, steps=10, batch=64, l2=L2Rule(lowest=0, highest=1e-12))
     tokens = _tokens(64, 1, 1.5)
-    whole = Teaching(tokens, tokens)
+    whole = TrainingTokens(tokens, tokens)
     found, _ = inner_loop(parameters_of(flow), loss_of(flow), _All(whole), loop, what="flow")
     plain = deepcopy(flow)
     gradient = torch.autograd.grad(plain.nll(tokens).mean(), [p for p in plain.parameters() if p.requires_grad])
@@ -143,14 +151,14 @@ def test_adams_steps_are_those_of_torch(flow: CouplingFlow) -> None:
 class _All:
     """Every batch is all tokens."""
 
-    def __init__(self, teaching: Teaching) -> None:
-        self._teaching = teaching
+    def __init__(self, training: TrainingTokens) -> None:
+        self._training_tokens = training
 
-    def taught(self) -> torch.Tensor:
-        return self._teaching.taught
+    def train_batch(self) -> torch.Tensor:
+        return self._training_tokens.train
 
-    def watched(self) -> torch.Tensor:
-        return self._teaching.watched
+    def validation_batch(self) -> torch.Tensor:
+        return self._training_tokens.validation
 
 
 def test_lambda_grows_with_the_determinant_between_its_bounds() -> None:
@@ -188,7 +196,7 @@ def _scores_and_patches() -> tuple[np.ndarray, torch.Tensor]:
     return nll.topk(3, dim=1)[0].mean(dim=1).double().numpy(), nll
 
 
-def test_images_that_stand_out_are_suspects_and_teach_nothing() -> None:
+def test_images_that_stand_out_are_suspects_and_train_nothing() -> None:
     scores, nll = _scores_and_patches()
     suspicion = suspect(scores, nll, Rejection(), default_k=8)
     assert not suspicion.kept[:6].any()
@@ -196,7 +204,7 @@ def test_images_that_stand_out_are_suspects_and_teach_nothing() -> None:
     assert not suspicion.patches[:6].any()
 
 
-def test_patches_that_stand_out_do_not_teach_in_images_that_do() -> None:
+def test_patches_that_stand_out_do_not_train_in_images_that_do() -> None:
     scores, nll = _scores_and_patches()
     suspicion = suspect(scores, nll, Rejection(images=False), default_k=8)
     assert suspicion.kept.all()
@@ -205,7 +213,7 @@ def test_patches_that_stand_out_do_not_teach_in_images_that_do() -> None:
     assert 0 < suspicion.patch_share_rejected < 0.02
 
 
-def test_without_rules_everything_teaches() -> None:
+def test_without_rules_everything_trains() -> None:
     scores, nll = _scores_and_patches()
     suspicion = suspect(scores, nll, Rejection(images=False, patches=False), default_k=8)
     assert suspicion.kept.all()
@@ -229,8 +237,8 @@ def _buffered(pictures: list[Picture]) -> list[tuple[Buffered, Picture]]:
 def _dirty_buffer() -> list[Picture]:
     """A tenth defects, spread over the buffer."""
     pictures = goods(range(100, 145), DRIFTED)
-    for place, picture in zip((3, 12, 21, 30, 42), defects(range(200, 205), DRIFTED), strict=True):
-        pictures.insert(place, picture)
+    for index, picture in zip((3, 12, 21, 30, 42), defects(range(200, 205), DRIFTED), strict=True):
+        pictures.insert(index, picture)
     return pictures
 
 
@@ -288,9 +296,9 @@ def test_an_adapted_featureflow_realigns_its_whitening_and_measures_its_scales_a
     assert changed - flows - whitening == {"location", "scale", "centre", "spread"}
 
 
-def test_only_guides_flow_and_what_stands_in_statistics_change() -> None:
+def test_only_heads_flow_and_what_stands_in_statistics_change() -> None:
     changed = _changed("headflow")
-    learned = {name for name in changed if name.startswith(("flow.", "members.0.guide."))}
+    learned = {name for name in changed if name.startswith(("flow.", "members.0.head."))}
     assert {name.partition(".")[0] for name in learned} == {"flow", "members"}
     assert not {name for name in learned if ".standardise." in name}
     assert changed - learned == {"members.0.pooled.centre", "members.0.centre", "members.0.spread"}
@@ -301,22 +309,22 @@ def test_drifted_good_parts_come_to_lie_deeper_below_the_threshold(detector: str
     fresh = goods(range(400, 416), DRIFTED)
     anchor, outcome = gauge(detector), _outcome(detector)
     candidate = load(outcome.manifest, outcome.weights)
-    before = np.mean([j.score - anchor.manifest.threshold.value for j in anchor.judge(fresh)])
-    after = np.mean([j.score - candidate.manifest.threshold.value for j in candidate.judge(fresh)])
+    before = np.mean([j.score - anchor.manifest.threshold.value for j in anchor.predict(fresh)])
+    after = np.mean([j.score - candidate.manifest.threshold.value for j in candidate.predict(fresh)])
     assert after < before
 
 
 def test_defects_still_stand_out_after_the_adaptation() -> None:
     candidate = load(_outcome().manifest, _outcome().weights)
-    good = [j.score for j in candidate.judge(goods(range(400, 416), DRIFTED))]
-    bad = [j.score for j in candidate.judge(defects(range(400, 416), DRIFTED))]
+    good = [j.score for j in candidate.predict(goods(range(400, 416), DRIFTED))]
+    bad = [j.score for j in candidate.predict(defects(range(400, 416), DRIFTED))]
     assert sum(b > g for b in bad for g in good) / 256 > 0.75
 
 
 def test_the_trace_tells_losses_uncertainty_and_rejections(outcome: AdaptationOutcome) -> None:
     trace = outcome.trace
     assert trace.buffered == 50
-    assert trace.taught == trace.rounds[-1].kept
+    assert trace.trained == trace.rounds[-1].kept
     assert trace.rounds[-1].kept + len(trace.rounds[-1].rejected) == 40
     assert all(step.l2 > 0 and step.det_covariance >= 0 for step in trace.steps)
     assert {step.round for step in trace.steps} >= {1}
@@ -338,7 +346,7 @@ def test_the_gate_answers_every_question(outcome: AdaptationOutcome) -> None:
     names = [check.name for check in outcome.gate.checks]
     assert names == [
         "finite losses and scores",
-        "sensitivity to painted defects",
+        "sensitivity to synthetic anomalies",
         "alarms on recent images",
         "share of the buffer rejected",
         "shift of recent scores",
@@ -370,9 +378,9 @@ def test_a_candidate_that_accepts_everything_is_refused() -> None:
     limit = anchor.manifest.threshold.model_copy(update={"value": 1e6, "low": 1e6, "high": 1e6})
     blunt.manifest = anchor.manifest.model_copy(update={"threshold": limit})
     recent = Recent(blunt, anchor, goods(range(500, 512)), seed=0, copies=2)
-    report = judge_candidate(recent, _outcome().trace, [], defects(range(500, 506)), GateSettings())
+    report = check_candidate(recent, _outcome().trace, [], defects(range(500, 506)), GateSettings())
     failed = {check.name for check in report.checks if not check.passed}
-    assert failed >= {"sensitivity to painted defects", "golden set's defects caught"}
+    assert failed >= {"sensitivity to synthetic anomalies", "golden set's defects caught"}
 
 
 def test_a_buffer_too_small_to_split_is_refused() -> None:
@@ -380,7 +388,7 @@ def test_a_buffer_too_small_to_split_is_refused() -> None:
         adapt(replace(_given(), buffered=_buffered(goods(range(100, 104)))))
 
 
-def test_images_without_an_object_neither_teach_nor_judge() -> None:
+def test_images_without_an_object_neither_train_nor_test() -> None:
     anchor = deepcopy(gauge())
     embedding = {"aspect": Aspect.EMBED, "window": SIZE}
     anchor.manifest = anchor.manifest.model_copy(

@@ -9,7 +9,7 @@ import pytest
 from flowgauge.adaptation.contract import Adapt, AdaptationInput, AdaptationOutcome, adaptation_seed, adapted_version
 from flowgauge.domain.dead_letters import REASON
 from flowgauge.domain.errors import DatasetError, Unavailable
-from flowgauge.domain.golden import Label, judges
+from flowgauge.domain.golden import Label, is_hold_out
 from flowgauge.domain.messages import ADAPTATIONS, DEAD_LETTERS, AdaptationRequest, AlertKind, Reason
 from flowgauge.domain.object_keys import image_object
 from flowgauge.domain.ports import Buffered, Outgoing
@@ -61,7 +61,7 @@ def work(store: Store, how: Adapt = adapt) -> Worker:
     return worker
 
 
-def told(store: Store) -> list[AlertKind]:
+def alert_kinds(store: Store) -> list[AlertKind]:
     return [each.kind for each in alerts(store.log)]
 
 
@@ -88,7 +88,7 @@ def test_what_is_no_request_is_a_dead_letter_and_the_next_is_carried_out(store: 
     assert letter.headers[REASON].startswith("This is no request to adapt")
 
 
-def test_an_accepted_candidate_is_stored_recorded_announced_and_told(store: Store) -> None:
+def test_an_accepted_candidate_is_stored_recorded_announced_and_reported(store: Store) -> None:
     fill(store, MINIMUM)
     request_adaptation(store, asked())
     work(store)
@@ -100,11 +100,16 @@ def test_an_accepted_candidate_is_stored_recorded_announced_and_told(store: Stor
     assert load(files.manifest, files.weights).threshold == pytest.approx(170, abs=2)
     report = audit(store, LINE, version)
     assert report is not None
-    assert (report.accepted, report.anchor, report.parent, report.trace.taught) == (True, "fit-1", "fit-1", MINIMUM)
-    assert told(store) == [AlertKind.ADAPTATION_ACCEPTED]
+    assert (report.accepted, report.anchor, report.parent, report.trace.trained) == (
+        True,
+        "fit-1",
+        "fit-1",
+        MINIMUM,
+    )
+    assert alert_kinds(store) == [AlertKind.ADAPTATION_ACCEPTED]
 
 
-def test_a_refused_candidate_is_recorded_and_told_with_its_reasons_and_the_gauge_stays(store: Store) -> None:
+def test_a_refused_candidate_is_recorded_and_reported_with_its_reasons_and_the_gauge_stays(store: Store) -> None:
     fill(store, MINIMUM)
     request_adaptation(store, asked())
     work(store, refuse)
@@ -113,7 +118,7 @@ def test_a_refused_candidate_is_recorded_and_told_with_its_reasons_and_the_gauge
     assert not report.accepted
     [alert] = alerts(store.log)
     assert alert.kind is AlertKind.ADAPTATION_REFUSED
-    assert "It misses painted defects." in alert.message
+    assert "It misses synthetic anomalies." in alert.message
 
 
 def test_a_buffer_that_is_too_small_is_refused_and_says_how_many_it_lacks(store: Store) -> None:
@@ -121,7 +126,7 @@ def test_a_buffer_that_is_too_small_is_refused_and_says_how_many_it_lacks(store:
     request_adaptation(store, asked())
     work(store)
     [alert] = alerts(store.log)
-    assert "holds 1 images that may teach, 3 too few" in alert.message
+    assert "holds 1 images that may train, 3 too few" in alert.message
     assert versions(store) == ["fit-1"]
 
 
@@ -175,7 +180,7 @@ def test_a_kill_between_record_and_announcement_announces_at_the_restart(store: 
     work(store, spy)
     assert spy.given == []
     assert versions(store) == ["fit-1", adapted_version(asked())]
-    assert told(store) == [AlertKind.ADAPTATION_ACCEPTED]
+    assert alert_kinds(store) == [AlertKind.ADAPTATION_ACCEPTED]
 
 
 def test_a_gauge_that_a_person_made_meanwhile_stays(store: Store) -> None:
@@ -201,14 +206,14 @@ def test_what_a_person_approved_counts_as_theirs() -> None:
     assert coalesced([asked(1), approved, asked(2)]) == [approved]
 
 
-def test_a_request_that_was_left_out_for_another_is_told_and_the_other_is_decided(store: Store) -> None:
+def test_a_request_that_was_left_out_for_another_is_reported_and_the_other_is_decided(store: Store) -> None:
     fill(store, MINIMUM)
     mine = asked(1, reason=Reason.PERSON)
     decisions = Decisions(store.log)
     for request in (asked(0), mine, mine, asked(2)):
         request_adaptation(store, request)
     work(store)
-    assert told(store) == [AlertKind.ADAPTATION_COALESCED] * 2 + [AlertKind.ADAPTATION_ACCEPTED]
+    assert alert_kinds(store) == [AlertKind.ADAPTATION_COALESCED] * 2 + [AlertKind.ADAPTATION_ACCEPTED]
     assert versions(store) == ["fit-1", adapted_version(mine)]
     for number in (0, 2):
         decided = decisions.of(asked(number))
@@ -217,14 +222,14 @@ def test_a_request_that_was_left_out_for_another_is_told_and_the_other_is_decide
         assert decisions.instead(asked(number)) == mine.request_id
 
 
-def test_a_request_that_comes_again_after_its_decision_is_not_told_to_be_left_out(store: Store) -> None:
+def test_a_request_that_comes_again_after_its_decision_is_not_reported_to_be_left_out(store: Store) -> None:
     fill(store, MINIMUM)
     request_adaptation(store, asked(0))
     work(store)
     request_adaptation(store, asked(1))
     store.log.commit("adaptation", ADAPTATIONS, 0, 0)
     work(store)
-    assert told(store) == [AlertKind.ADAPTATION_ACCEPTED] * 2
+    assert alert_kinds(store) == [AlertKind.ADAPTATION_ACCEPTED] * 2
 
 
 @pytest.mark.parametrize("error", [ValueError("singular"), DatasetError("All were rejected.", "Look at them.")])
@@ -251,7 +256,7 @@ def test_an_adaptation_waits_for_a_store_that_is_away(store: Store, clock: SetCl
         worker.step()
         clock.advance(20)
     assert versions(store) == ["fit-1", adapted_version(asked())]
-    assert told(store) == [AlertKind.ADAPTATION_ACCEPTED]
+    assert alert_kinds(store) == [AlertKind.ADAPTATION_ACCEPTED]
 
 
 def test_another_worker_s_adaptation_of_the_same_line_is_waited_for(store: Store, clock: SetClock) -> None:
@@ -279,7 +284,7 @@ def test_what_another_worker_decided_meanwhile_is_not_decided_again(store: Store
     work(store, overtaken)
     (announced,) = (each for each in announcements(store.log, LINE) if each.version == adapted_version(asked()))
     assert fetch_snapshot(store.objects, LINE, announced.version).sha256 == announced.sha256
-    assert told(store).count(AlertKind.ADAPTATION_ACCEPTED) == 1
+    assert alert_kinds(store).count(AlertKind.ADAPTATION_ACCEPTED) == 1
 
 
 def test_a_stop_gives_the_adaptation_up_and_it_begins_anew_at_the_next_start(store: Store) -> None:
@@ -292,7 +297,7 @@ def test_a_stop_gives_the_adaptation_up_and_it_begins_anew_at_the_next_start(sto
     assert versions(store)[-1] == adapted_version(asked())
 
 
-def test_images_whose_retention_has_passed_do_not_teach(store: Store) -> None:
+def test_images_whose_retention_has_passed_do_not_train(store: Store) -> None:
     fill(store, MINIMUM + 1)
     store.objects.delete(image_object(LINE, START, "0"))
     request_adaptation(store, asked())
@@ -301,7 +306,7 @@ def test_images_whose_retention_has_passed_do_not_teach(store: Store) -> None:
     assert [entry.image_id for entry, _ in spy.given[0].buffered] == ["1", "2", "3", "4"]
 
 
-def test_images_from_before_the_change_do_not_teach(store: Store) -> None:
+def test_images_from_before_the_change_do_not_train(store: Store) -> None:
     for number in range(12):
         at = START + timedelta(minutes=number)
         name = image_object(LINE, at, f"{number}")
@@ -314,7 +319,7 @@ def test_images_from_before_the_change_do_not_teach(store: Store) -> None:
     assert [entry.image_id for entry, _ in spy.given[0].buffered] == ["5", "6", "7", "8", "9", "10", "11"]
 
 
-def test_golden_images_judge_by_halves_and_never_teach(store: Store) -> None:
+def test_golden_images_test_by_halves_and_never_train(store: Store) -> None:
     fill(store, MINIMUM)
     ids = [f"golden-{number}" for number in range(12)]
     for number, image_id in enumerate(ids):
@@ -328,5 +333,5 @@ def test_golden_images_judge_by_halves_and_never_teach(store: Store) -> None:
     work(store, spy)
     [given] = spy.given
     assert "shown" not in [each.image_id for each, _ in given.buffered]
-    assert len(given.golden_good) == sum(map(judges, ids))
+    assert len(given.golden_good) == sum(map(is_hold_out, ids))
     assert 0 < len(given.golden_good) < 12

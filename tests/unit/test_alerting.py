@@ -38,7 +38,7 @@ def append_rejects(store: Store, *offsets: int) -> None:
     append_verdicts(store.log, [verdict(offset, decision=Decision.REJECT) for offset in offsets])
 
 
-def told(store: Store) -> list[tuple[AlertKind, int]]:
+def alert_counts(store: Store) -> list[tuple[AlertKind, int]]:
     return [(each.kind, each.count) for each in alerts(store.log)]
 
 
@@ -46,17 +46,17 @@ def raw(store: Store) -> list[Alert]:
     return [Alert.decode(record.value) for record in records(store.log, ALERTS)]
 
 
-def test_the_first_reject_is_told_at_once(store: Store) -> None:
+def test_the_first_reject_is_reported_at_once(store: Store) -> None:
     append_rejects(store, 0)
     work(alerting(store))
-    assert told(store) == [(AlertKind.REJECT, 1)]
+    assert alert_counts(store) == [(AlertKind.REJECT, 1)]
     assert "1 rejected, the first is image-0000" in alerts(store.log)[0].message
 
 
 def test_passes_and_ordinary_reviews_are_no_alerts(store: Store) -> None:
     append_verdicts(store.log, [verdict(0), verdict(1, decision=Decision.REVIEW, reasons=("close",))])
     work(alerting(store))
-    assert told(store) == []
+    assert alert_counts(store) == []
 
 
 def test_a_window_stays_open_for_records_that_are_still_to_be_read_whatever_the_clock_says(
@@ -79,7 +79,7 @@ def test_many_rejects_in_one_window_are_one_alert_with_a_count(store: Store, clo
     work(worker)
     clock.advance(66)
     work(worker)
-    assert told(store) == [(AlertKind.REJECT, 20)]
+    assert alert_counts(store) == [(AlertKind.REJECT, 20)]
     assert len(raw(store)) == 2
     assert len({each.alert_id for each in raw(store)}) == 1
     assert len(raw(store)[-1].detail["examples"]) == 10
@@ -95,7 +95,7 @@ def test_a_record_that_is_shown_late_still_counts_in_its_window(store: Store, cl
     clock.advance(10)
     work(worker)
     work(worker)
-    assert told(store) == [(AlertKind.REJECT, 2)]
+    assert alert_counts(store) == [(AlertKind.REJECT, 2)]
 
 
 def test_a_worker_whose_clock_is_ahead_loses_none_of_a_count(store: Store, clock: SetClock) -> None:
@@ -104,7 +104,7 @@ def test_a_worker_whose_clock_is_ahead_loses_none_of_a_count(store: Store, clock
         append_rejects(store, offset)
         store.log.append(worker.process(records(store.log, VERDICTS)[offset:]))
         store.log.append(worker.idle(clock.now() + timedelta(hours=1)))
-    assert told(store) == [(AlertKind.REJECT, 4)]
+    assert alert_counts(store) == [(AlertKind.REJECT, 4)]
 
 
 def test_each_window_has_its_own_alert(store: Store, clock: SetClock) -> None:
@@ -113,7 +113,7 @@ def test_each_window_has_its_own_alert(store: Store, clock: SetClock) -> None:
         append_rejects(store, offset)
         work(worker)
         clock.advance(66)
-    assert told(store) == [(AlertKind.REJECT, 1)] * 3
+    assert alert_counts(store) == [(AlertKind.REJECT, 1)] * 3
 
 
 def test_a_window_closes_when_a_later_record_comes_though_nothing_is_ever_idle(store: Store, clock: SetClock) -> None:
@@ -123,7 +123,7 @@ def test_a_window_closes_when_a_later_record_comes_though_nothing_is_ever_idle(s
     clock.advance(66)
     append_verdicts(store.log, [verdict(2)])
     worker.step()
-    assert told(store) == [(AlertKind.REJECT, 2)]
+    assert alert_counts(store) == [(AlertKind.REJECT, 2)]
 
 
 def test_a_kill_in_the_middle_of_a_window_counts_nothing_twice(store: Store, clock: SetClock) -> None:
@@ -134,7 +134,7 @@ def test_a_kill_in_the_middle_of_a_window_counts_nothing_twice(store: Store, clo
     work(successor)
     clock.advance(66)
     work(successor)
-    assert told(store) == [(AlertKind.REJECT, 3)]
+    assert alert_counts(store) == [(AlertKind.REJECT, 3)]
 
 
 def test_a_restart_that_gets_half_way_takes_nothing_back(store: Store) -> None:
@@ -145,10 +145,10 @@ def test_a_restart_that_gets_half_way_takes_nothing_back(store: Store) -> None:
     successor = alerting(store)
     successor.step()  # 16 of them
     successor.flush()
-    assert told(store) == [(AlertKind.REJECT, 20)]
+    assert alert_counts(store) == [(AlertKind.REJECT, 20)]
 
 
-def test_a_count_that_cannot_be_told_when_it_is_due_is_told_later(store: Store, clock: SetClock) -> None:
+def test_a_count_that_cannot_be_reported_when_it_is_due_is_reported_later(store: Store, clock: SetClock) -> None:
     log = Failing(store.log, ["append"], times=0)
     worker = Worker(Alerting(store), log, store.clock, 16)
     append_rejects(store, 0, 1)
@@ -159,7 +159,7 @@ def test_a_count_that_cannot_be_told_when_it_is_due_is_told_later(store: Store, 
     assert worker.error is not None
     clock.advance(20)
     work(worker)
-    assert told(store) == [(AlertKind.REJECT, 2)]
+    assert alert_counts(store) == [(AlertKind.REJECT, 2)]
 
 
 def test_a_repeated_verdict_is_not_counted(store: Store, clock: SetClock) -> None:
@@ -168,23 +168,23 @@ def test_a_repeated_verdict_is_not_counted(store: Store, clock: SetClock) -> Non
     work(worker)
     clock.advance(66)
     work(worker)
-    assert told(store) == [(AlertKind.REJECT, 2)]
+    assert alert_counts(store) == [(AlertKind.REJECT, 2)]
 
 
-def test_a_line_without_a_gauge_is_told_of_once_per_window(store: Store) -> None:
+def test_a_line_without_a_gauge_is_reported_of_once_per_window(store: Store) -> None:
     append_verdicts(store.log, [verdict(offset, decision=Decision.REVIEW, reasons=(NO_GAUGE,)) for offset in range(5)])
     work(alerting(store))
     assert [each.kind for each in raw(store)] == [AlertKind.NO_GAUGE]
     assert "flowgauge fit" in raw(store)[0].message
 
 
-def test_dead_letters_are_told_with_their_reason(store: Store, clock: SetClock) -> None:
+def test_dead_letter_are_reported_with_their_reason(store: Store, clock: SetClock) -> None:
     worker = alerting(store)
     store.log.append([dead_letter(LINE, b"", {"ce_id": "x"}, "The image is empty.")] * 3)
     work(worker)
     clock.advance(66)
     work(worker)
-    assert told(store) == [(AlertKind.DEAD_LETTER, 3)]
+    assert alert_counts(store) == [(AlertKind.DEAD_LETTER, 3)]
     assert "The image is empty." in alerts(store.log)[0].message
 
 
@@ -193,11 +193,11 @@ def test_a_flush_tells_the_count_so_far(store: Store) -> None:
     append_rejects(store, 0, 1, 2)
     work(worker)
     worker.flush()
-    assert told(store) == [(AlertKind.REJECT, 3)]
+    assert alert_counts(store) == [(AlertKind.REJECT, 3)]
 
 
 @pytest.mark.parametrize("key", ["../etc", "", "x" * 65])
-def test_a_dead_letter_whose_key_names_no_line_is_told_too(store: Store, key: str) -> None:
+def test_a_dead_letter_whose_key_names_no_line_is_reported_too(store: Store, key: str) -> None:
     store.log.append([dead_letter(key, b"x", {"ce_id": "poison"}, "That cannot name a line.")])
     work(alerting(store))
     (alert,) = alerts(store.log)

@@ -56,7 +56,9 @@ def test_an_archived_verdict_is_the_verdict(store: Store) -> None:
         heatmap_uri="store:///heatmaps/x",
         subject="part-7",
     )
-    bare = verdict(1, score=None, standard_score=None, peak=None, gauge_version=None, image_uri=None, teaches=False)
+    bare = verdict(
+        1, score=None, standard_score=None, peak=None, gauge_version=None, image_uri=None, use_for_training=False
+    )
     append_verdicts(store.log, [full, bare])
     archive(store)
     assert list(archived(store.objects)) == [full, bare]

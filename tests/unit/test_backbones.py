@@ -159,7 +159,7 @@ def test_specs_from_before_layers_and_tiles_still_load() -> None:
 
 
 @pytest.mark.parametrize("name", [LITE0, SMALL, "resnet10t"])
-def test_all_that_is_kept_runs_and_nothing_after_the_last_stage(name: str) -> None:
+def test_all_that_is_kept_runs_and_nothing_after_the_last_level(name: str) -> None:
     backbone = load_backbone(BackboneSpec(name=name, strides=(4, 8), origin=Origin.NONE))
     ran: list[nn.Module] = []
     weighty = [module for module in backbone.net.modules() if list(module.parameters(recurse=False))]

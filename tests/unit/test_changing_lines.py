@@ -12,10 +12,10 @@ import torch
 from flowgauge.adaptation.adapt import adapt
 from flowgauge.adaptation.contract import Adapt, AdaptationInput, AdaptationOutcome
 from flowgauge.domain.trace import Check, GateReport
-from flowgauge.evaluation.ablations import Ingredients, settings_of
+from flowgauge.evaluation.ablations import Ablation, settings_of
 from flowgauge.evaluation.changing_lines import BUFFERED, CONTAMINATION, ChangingLine
-from flowgauge.evaluation.drift import DriftPhase, Follower, Reading, Sighting, Way, scores, summaries
-from flowgauge.evaluation.poisoning import Aftermath, Dose, poisoned
+from flowgauge.evaluation.drift import DriftPhase, DriftReplay, ObservedImage, Reading, Way, scores, summaries
+from flowgauge.evaluation.poisoning import PoisonedRun, PoisoningOutcome, poisoned
 from flowgauge.synthetic.procedural import NOMINAL, Change, Condition, ProceduralLine
 from flowgauge.training.fit import fit
 from flowgauge.training.gauge import Gauge
@@ -43,30 +43,30 @@ def deciding(accepted: bool) -> Adapt:
     return adapted
 
 
-def follower(adapts: Adapt = adapt) -> Follower:
+def replay(adapts: Adapt = adapt) -> DriftReplay:
     ticks = count()
-    return Follower(adapts, refitted, lambda: float(next(ticks)), AT, seed=5)
+    return DriftReplay(adapts, refitted, lambda: float(next(ticks)), AT, seed=5)
 
 
-def sightings(pictures: list[Picture]) -> list[Sighting]:
-    return [Sighting(f"image-{number}", f"part-{number // 2}", picture) for number, picture in enumerate(pictures)]
+def sightings(pictures: list[Picture]) -> list[ObservedImage]:
+    return [ObservedImage(f"image-{number}", f"part-{number // 2}", picture) for number, picture in enumerate(pictures)]
 
 
 def phase(condition: Condition, first: int) -> DriftPhase:
     pictures = goods(range(first, first + 28), condition)
-    for place in (3, 11, 19, 26):
-        pictures[place] = defects(range(first + place, first + place + 1), condition)[0]
+    for rank in (3, 11, 19, 26):
+        pictures[rank] = defects(range(first + rank, first + rank + 1), condition)[0]
     return DriftPhase(
         name=f"gain {condition.gain:g}",
         buffer=sightings(pictures),
-        judge_good=goods(range(first + 40, first + 52), condition),
-        judge_defect=defects(range(first + 40, first + 52), condition),
+        test_good=goods(range(first + 40, first + 52), condition),
+        test_defect=defects(range(first + 40, first + 52), condition),
     )
 
 
 @cache
 def readings(accepted: bool) -> tuple[Reading, ...]:
-    return tuple(follower(deciding(accepted)).follow(gauge(), [phase(DRIFTED, 2000)]))
+    return tuple(replay(deciding(accepted)).follow(gauge(), [phase(DRIFTED, 2000)]))
 
 
 def figures(reading: Reading) -> tuple[float, float, float | None]:
@@ -87,17 +87,17 @@ def test_only_what_was_made_took_time_and_only_candidates_met_the_gate() -> None
 def test_the_frozen_reading_is_the_first_gauges() -> None:
     limit, shown = gauge().manifest.threshold.value, phase(DRIFTED, 2000)
     frozen = readings(True)[0]
-    assert frozen.false_alarms == pytest.approx(float((scores([gauge()], shown.judge_good)[0] > limit).mean()))
-    assert frozen.misses == pytest.approx(float((scores([gauge()], shown.judge_defect)[0] <= limit).mean()))
+    assert frozen.false_alarms == pytest.approx(float((scores([gauge()], shown.test_good)[0] > limit).mean()))
+    assert frozen.misses == pytest.approx(float((scores([gauge()], shown.test_defect)[0] <= limit).mean()))
 
 
 def test_only_what_was_adapted_has_a_variant() -> None:
     adapted = {Way.ADAPTED, Way.IN_USE}
-    assert all((reading.variant is Ingredients.FULL) == (reading.way in adapted) for reading in readings(True))
+    assert all((reading.variant is Ablation.FULL) == (reading.way in adapted) for reading in readings(True))
 
 
 def test_what_was_read_before_is_not_read_again() -> None:
-    again = replace(follower(deciding(True)), frozen=False, refit=None)
+    again = replace(replay(deciding(True)), frozen=False, refit=None)
     assert [reading.way for reading in again.follow(gauge(), [phase(DRIFTED, 2000)])] == [Way.ADAPTED, Way.IN_USE]
 
 
@@ -110,9 +110,7 @@ def test_in_use_is_what_the_gate_let_through() -> None:
     assert candidate.refusals == ("it is not liked",)
 
 
-def reading(
-    seed: int, alarms: float, refusals: tuple[str, ...] | None, variant: Ingredients = Ingredients.FULL
-) -> Reading:
+def reading(seed: int, alarms: float, refusals: tuple[str, ...] | None, variant: Ablation = Ablation.FULL) -> Reading:
     return Reading(
         seed=seed,
         phase="late",
@@ -136,10 +134,8 @@ def test_summaries_are_means_over_seeds_and_count_refusals() -> None:
 
 
 def test_variants_have_summaries_of_their_own() -> None:
-    both = [
-        reading(seed, 0.1 * seed, (), variant) for seed in (1, 2) for variant in (Ingredients.REPLAY, Ingredients.IQR)
-    ]
-    assert [(s.variant, s.seeds) for s in summaries(both)] == [(Ingredients.REPLAY, (1, 2)), (Ingredients.IQR, (1, 2))]
+    both = [reading(seed, 0.1 * seed, (), variant) for seed in (1, 2) for variant in (Ablation.REPLAY, Ablation.IQR)]
+    assert [(s.variant, s.seeds) for s in summaries(both)] == [(Ablation.REPLAY, (1, 2)), (Ablation.IQR, (1, 2))]
 
 
 def changing(recurring: bool = False) -> ChangingLine:
@@ -149,19 +145,19 @@ def changing(recurring: bool = False) -> ChangingLine:
 def test_a_fifth_of_a_buffer_is_defective_and_no_part_is_shown_twice() -> None:
     phases = list(changing().phases())
     assert [p.name for p in phases] == ["contrast 0", "contrast 0.35", "contrast 0.7", "contrast 1"]
-    shown = [sighting.part for p in phases for sighting in p.buffer]
+    shown = [observed.part for p in phases for observed in p.buffer]
     assert len(set(shown)) == len(shown) == len(phases) * BUFFERED
     line, first = changing().line, int(phases[0].buffer[0].image_id)
-    good = {told(line.good(first + number).pixels) for number in range(BUFFERED)}
-    untouched = sum(told(sighting.picture.pixels) in good for sighting in phases[0].buffer)
+    good = {digest(line.good(first + number).pixels) for number in range(BUFFERED)}
+    untouched = sum(digest(observed.picture.pixels) in good for observed in phases[0].buffer)
     assert untouched == round((1 - CONTAMINATION) * BUFFERED)
 
 
-def told(pixels: np.ndarray) -> bytes:
+def digest(pixels: np.ndarray) -> bytes:
     return pixels.tobytes()
 
 
-def test_a_recurring_defect_is_one_mark_in_one_place() -> None:
+def test_a_recurring_defect_is_one_mark_in_one_patch() -> None:
     line = changing().line
     masks = [mask for index in (1, 2, 3) if (mask := line.marked(index, "scratch").mask) is not None]
     assert len(masks) == 3
@@ -185,44 +181,46 @@ def test_a_change_grows_from_nominal(change: Change) -> None:
 
 def test_doses_rise_to_the_highest() -> None:
     doses = list(changing().doses(3, 0.4))
-    assert [dose.share for dose in doses] == pytest.approx([0, 0.2, 0.4])
+    assert [poisoned_run.share for poisoned_run in doses] == pytest.approx([0, 0.2, 0.4])
 
 
 @cache
-def aftermaths() -> tuple[Aftermath, ...]:
-    doses = [replace(dose, buffer=dose.buffer[:40]) for dose in changing().doses(2, 0.3)]
-    return tuple(poisoned(follower(), gauge(), doses))
+def aftermaths() -> tuple[PoisoningOutcome, ...]:
+    doses = [replace(poisoned_run, buffer=poisoned_run.buffer[:40]) for poisoned_run in changing().doses(2, 0.3)]
+    return tuple(poisoned(replay(), gauge(), doses))
 
 
-def test_poisoning_is_told_beside_the_first_gauge() -> None:
+def test_poisoning_is_reported_beside_the_first_gauge() -> None:
     assert [after.round for after in aftermaths()] == [1, 2]
     assert [after.share for after in aftermaths()] == pytest.approx([0, 0.3])
-    dose: Dose = list(changing().doses(2, 0.3))[1]
+    poisoned_run: PoisonedRun = list(changing().doses(2, 0.3))[1]
     limit = gauge().manifest.threshold.value
-    assert aftermaths()[1].first_caught == pytest.approx(float((scores([gauge()], dose.poisoned)[0] > limit).mean()))
+    assert aftermaths()[1].first_caught == pytest.approx(
+        float((scores([gauge()], poisoned_run.poisoned)[0] > limit).mean())
+    )
 
 
 def test_a_refused_candidate_leaves_the_gauge_in_use() -> None:
-    dose = next(iter(changing().doses(2, 0.3)))
-    (after,) = poisoned(follower(deciding(False)), gauge(), [replace(dose, buffer=dose.buffer[:40])])
+    poisoned_run = next(iter(changing().doses(2, 0.3)))
+    (after,) = poisoned(replay(deciding(False)), gauge(), [replace(poisoned_run, buffer=poisoned_run.buffer[:40])])
     assert (after.caught, after.others_caught) == (after.first_caught, after.first_others_caught)
     assert after.refusals == ("it is not liked",)
 
 
-@pytest.mark.parametrize("ingredients", list(Ingredients))
-def test_every_ingredient_can_be_left_out(ingredients: Ingredients) -> None:
-    settings = settings_of(ingredients).refinement
-    assert (settings.retuning is None) == (ingredients is Ingredients.NO_GUIDE)
-    assert settings.rejection.images == (ingredients not in {Ingredients.NO_REJECTION, Ingredients.PATCH_GRAIN})
-    assert settings.rejection.patches == (ingredients not in {Ingredients.NO_REJECTION, Ingredients.IMAGE_GRAIN})
-    assert (settings.rejection.image_rule is Rule.IQR) == (ingredients is Ingredients.IQR)
-    tuned = [settings.retuning.inner_loop] if settings.retuning else []
+@pytest.mark.parametrize("ablation", list(Ablation))
+def test_every_ingredient_can_be_left_out(ablation: Ablation) -> None:
+    settings = settings_of(ablation).refinement
+    assert (settings.head_adaptation is None) == (ablation is Ablation.NO_HEAD)
+    assert settings.rejection.images == (ablation not in {Ablation.NO_REJECTION, Ablation.PATCH_GRAIN})
+    assert settings.rejection.patches == (ablation not in {Ablation.NO_REJECTION, Ablation.IMAGE_GRAIN})
+    assert (settings.rejection.image_rule is Rule.IQR) == (ablation is Ablation.IQR)
+    tuned = [settings.head_adaptation.inner_loop] if settings.head_adaptation else []
     loops = [settings.inner_loop, settings.members.inner_loop, *tuned]
-    assert all((loop.l2.l2(1e9) < 1e-9) == (ingredients is Ingredients.NO_L2) for loop in loops)
+    assert all((loop.l2.l2(1e9) < 1e-9) == (ablation is Ablation.NO_L2) for loop in loops)
 
 
-def test_without_its_guide_an_adaptation_moves_the_flow_alone() -> None:
-    outcome = follower(partial(adapt, settings=settings_of(Ingredients.NO_GUIDE))).adapted(
+def test_without_its_head_an_adaptation_moves_the_flow_alone() -> None:
+    outcome = replay(partial(adapt, settings=settings_of(Ablation.NO_HEAD))).adapted(
         gauge("headflow"), gauge("headflow"), phase(DRIFTED, 2000).buffer, 1
     )
     before, after = (
@@ -233,7 +231,7 @@ def test_without_its_guide_an_adaptation_moves_the_flow_alone() -> None:
     assert {name for name in changed if not name.startswith("flow.")} == {"members.0.pooled.centre"}
 
 
-def test_what_is_replayed_teaches_as_the_oldest() -> None:
+def test_what_is_replayed_trains_as_the_oldest() -> None:
     seen: list[AdaptationInput] = []
 
     def adapts(given: AdaptationInput) -> AdaptationOutcome:
@@ -241,9 +239,9 @@ def test_what_is_replayed_teaches_as_the_oldest() -> None:
         return adapt(given)
 
     shown = phase(DRIFTED, 2000).buffer
-    old = [Sighting(f"old-{number}", f"old-{number}", picture) for number, picture in enumerate(goods(range(8)))]
-    replace(follower(adapts), replayed=old).adapted(gauge(), gauge(), shown, 1)
+    old = [ObservedImage(f"old-{number}", f"old-{number}", picture) for number, picture in enumerate(goods(range(8)))]
+    replace(replay(adapts), replayed=old).adapted(gauge(), gauge(), shown, 1)
     ids = [entry.image_id for entry, _ in seen[0].buffered]
-    assert ids == [sighting.image_id for sighting in (*old, *shown)]
+    assert ids == [observed.image_id for observed in (*old, *shown)]
     times = [entry.captured_at for entry, _ in seen[0].buffered]
     assert times == sorted(times)

@@ -28,7 +28,7 @@ def commands(command: Any = None, path: tuple[str, ...] = ()) -> Iterator[tuple[
 
 
 @pytest.mark.parametrize("path", list(commands()), ids=" ".join)
-def test_every_command_teaches_by_example(path: tuple[str, ...], flowgauge: Shell) -> None:
+def test_every_command_trains_by_example(path: tuple[str, ...], flowgauge: Shell) -> None:
     shown = flowgauge(*path, "--help")
     assert shown.code == 0
     assert f"flowgauge {' '.join(path)}" in shown.out.split("Usage", 1)[1].split("\n", 1)[1]
@@ -107,8 +107,8 @@ def test_the_store_may_come_from_environment_or_file(
     assert flowgauge("--config", config, "lines", "set", "b", "policy=off").code == 0
     assert flowgauge("lines", "set", "c", "policy=off", "--store", tmp_path / "from-option").code == 0
     found = {
-        place: [each["line"] for each in flowgauge("lines", "list", "--store", tmp_path / place, "--json").json]
-        for place in ("from-file", "from-environment", "from-option")
+        source: [each["line"] for each in flowgauge("lines", "list", "--store", tmp_path / source, "--json").json]
+        for source in ("from-file", "from-environment", "from-option")
     }
     assert found == {"from-file": ["a"], "from-environment": ["b"], "from-option": ["c"]}
 
@@ -193,7 +193,7 @@ def test_a_gauge_learns_from_one_source(flowgauge: Shell, tmp_path: Path) -> Non
         assert "either from a data set or from the buffer" in done.err
 
 
-def test_an_empty_buffer_teaches_nothing(flowgauge: Shell, tmp_path: Path) -> None:
+def test_an_empty_buffer_trains_nothing(flowgauge: Shell, tmp_path: Path) -> None:
     done = flowgauge("fit", "--from-buffer", "--line", "a", "--store", tmp_path)
     assert done.code == 2
     assert "buffer of line a holds no images" in done.err

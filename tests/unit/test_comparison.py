@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from flowgauge.domain.messages import Decision
-from flowgauge.evaluation.comparison import MIB, Entrant, Shown, Spread, standings
+from flowgauge.evaluation.comparison import MIB, Contender, Shown, Spread, standings
 from flowgauge.evaluation.results import ClassFigures, ImageResult, Run
 from flowgauge.reports.comparison import render_comparison
 from flowgauge.reports.roc import roc
@@ -24,9 +24,9 @@ def run(seed: int = 0, auroc: float | None = 0.8) -> Run:
     figures = {name: 0.5 for name in ("pixel_auroc", "aupro", "threshold", "miss_share", "false_alarm_share")}
     speeds = {"fit_seconds": 60.0, "images_per_second": 20.0, "backbone_images_per_second": 40.0, "speed_ratio": 0.5}
     images = tuple(
-        ImageResult(name=f"test/{kind}/{place}.png", kind=kind, score=score, decision=Decision.PASS)
+        ImageResult(name=f"test/{kind}/{rank}.png", kind=kind, score=score, decision=Decision.PASS)
         for kind, scores in SCORES.items()
-        for place, score in enumerate(scores)
+        for rank, score in enumerate(scores)
     )
     kinds = {
         kind: ClassFigures(image_auroc=auroc, pixel_auroc=None, aupro=None, miss_share=0.5, images=len(scores))
@@ -55,16 +55,21 @@ def run(seed: int = 0, auroc: float | None = 0.8) -> Run:
     )
 
 
-def entrant(name: str, seed: int = 0, auroc: float | None = 0.8, wall: bool = False) -> Entrant:
-    shown = (Shown(name="test/dent/0.png", kind="dent", picture=PIXEL, heatmap=PIXEL),) if wall else ()
-    return Entrant(
-        detector=name, seed=seed, run=run(seed, auroc), peak_bytes=512 * MIB, snapshot_bytes=3 * MIB // 2, wall=shown
+def contender(name: str, seed: int = 0, auroc: float | None = 0.8, shown_images: bool = False) -> Contender:
+    shown = (Shown(name="test/dent/0.png", kind="dent", picture=PIXEL, heatmap=PIXEL),) if shown_images else ()
+    return Contender(
+        detector=name,
+        seed=seed,
+        run=run(seed, auroc),
+        peak_bytes=512 * MIB,
+        snapshot_bytes=3 * MIB // 2,
+        shown_images=shown,
     )
 
 
 def test_the_best_stands_first_and_figures_are_means_over_seeds() -> None:
-    found = standings([entrant("a", 0, 0.7), entrant("b", 0, 0.8), entrant("b", 1, 0.9)])
-    assert [standing.detector for standing in found] == ["b", "a"]
+    found = standings([contender("a", 0, 0.7), contender("b", 0, 0.8), contender("b", 1, 0.9)])
+    assert [ranking.detector for ranking in found] == ["b", "a"]
     best = found[0]
     assert best.seeds == (0, 1)
     assert best.image_auroc is not None
@@ -76,9 +81,9 @@ def test_the_best_stands_first_and_figures_are_means_over_seeds() -> None:
 
 
 def test_what_could_not_be_measured_is_no_number() -> None:
-    (found,) = standings([entrant("a", auroc=None)])
+    (found,) = standings([contender("a", auroc=None)])
     assert found.image_auroc is None
-    assert "–" in render_comparison("tiles", [entrant("a", auroc=None)])
+    assert "–" in render_comparison("tiles", [contender("a", auroc=None)])
 
 
 def test_a_roc_curve_goes_from_none_to_all_and_takes_ties_in_one_step() -> None:
@@ -94,7 +99,9 @@ def test_a_roc_curve_goes_from_none_to_all_and_takes_ties_in_one_step() -> None:
 
 
 def test_the_page_shows_every_detector_in_every_part() -> None:
-    whole = render_comparison("tiles", [entrant("first", wall=True), entrant("second", auroc=0.7, wall=True)])
+    whole = render_comparison(
+        "tiles", [contender("first", shown_images=True), contender("second", auroc=0.7, shown_images=True)]
+    )
     assert len(re.findall(r'<th scope="row">first</th>', whole)) == 3
     assert len(re.findall(r'<th scope="row">second</th>', whole)) == 3
     assert whole.count('class="curve"') == 2
@@ -102,17 +109,17 @@ def test_the_page_shows_every_detector_in_every_part() -> None:
     assert "first ranks them best" in whole
 
 
-def test_the_page_has_no_wall_without_pictures_and_escapes_names() -> None:
-    whole = render_comparison("<b>tiles</b>", [entrant("first")])
+def test_the_page_has_no_gallery_without_pictures_and_escapes_names() -> None:
+    whole = render_comparison("<b>tiles</b>", [contender("first")])
     assert "Wall of heatmaps" not in whole
     assert "<b>tiles" not in whole
-    assert render_comparison("<b>tiles</b>", [entrant("first")]) == whole
+    assert render_comparison("<b>tiles</b>", [contender("first")]) == whole
 
 
-_MEASURING = """
+_MEASURED = """
 import multiprocessing, os, time
 from concurrent.futures import ProcessPoolExecutor
-from flowgauge.cli.comparing import _end_with_parent
+from flowgauge.cli.detector_comparison import _end_with_parent
 
 if __name__ == "__main__":
     context = multiprocessing.get_context("spawn")
@@ -125,7 +132,7 @@ if __name__ == "__main__":
 
 def test_a_killed_command_leaves_no_process_that_measures(tmp_path: Path) -> None:
     script = tmp_path / "measuring.py"
-    script.write_text(_MEASURING)
+    script.write_text(_MEASURED)
     with subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True) as command:
         assert command.stdout is not None
         os.kill(int(command.stdout.readline()), 0)

@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 from torch.func import jacrev
 
-from flowgauge.adaptation.inner_loop import InnerLoop, Teaching, adapted
+from flowgauge.adaptation.inner_loop import InnerLoop, TrainingTokens, adapted
 from flowgauge.models.csflow.detector import CsFlow
 from flowgauge.models.flows.cross_scale import CrossScaleFlow, Scales
 from flowgauge.models.registry import create
-from tests.support.detectors import CONFIGS, SHAPE, lesson, shown, small
+from tests.support.detectors import CONFIGS, SHAPE, shown, small, training_set
 
 SCALES = [Scales(4, (4, 2, 1)), Scales(5, (3, 2)), Scales(2, (2,))]
 
@@ -51,18 +51,18 @@ def test_the_inverse_undoes_the_flow(flow: CrossScaleFlow) -> None:
 def test_the_log_determinant_is_that_of_autograds_jacobian(flow: CrossScaleFlow) -> None:
     x = _rows(flow)
     _, log_det = flow(x)
-    for row, told in zip(x, log_det.detach(), strict=True):
+    for row, found in zip(x, log_det.detach(), strict=True):
         jacobian = jacrev(lambda v: flow(v[None])[0][0])(row)
-        assert float(torch.linalg.slogdet(jacobian.detach()).logabsdet) == pytest.approx(float(told), abs=1e-9)
+        assert float(torch.linalg.slogdet(jacobian.detach()).logabsdet) == pytest.approx(float(found), abs=1e-9)
 
 
-def test_an_images_likelihood_and_rarity_do_not_depend_on_its_batch(flow: CrossScaleFlow) -> None:
+def test_an_images_likelihood_and_token_score_do_not_depend_on_its_batch(flow: CrossScaleFlow) -> None:
     x = _rows(flow)
     beside_others, beside_extremes = flow(x), flow(torch.cat([x[:2], 30 * x[2:]]))
     assert torch.equal(beside_others[1][:2], beside_extremes[1][:2])
-    for told in (flow.nll_of, flow.rarity_of):
-        assert torch.equal(told(*beside_others)[:2], told(*beside_extremes)[:2])
-        torch.testing.assert_close(torch.cat([told(*flow(row[None])) for row in x]), told(*beside_others))
+    for found in (flow.nll_of, flow.token_scores_of):
+        assert torch.equal(found(*beside_others)[:2], found(*beside_extremes)[:2])
+        torch.testing.assert_close(torch.cat([found(*flow(row[None])) for row in x]), found(*beside_others))
 
 
 def test_every_scale_sees_all_scales() -> None:
@@ -104,9 +104,9 @@ def test_energies_lie_where_the_latent_vectors_are_long() -> None:
 def test_the_inner_loop_lowers_the_loss_and_leaves_the_anchor_alone() -> None:
     flow = CrossScaleFlow(SCALES[0], blocks=2, hidden=4, kernel=3, clamp=1.5, top=0.5, seed=0)
     generator = torch.Generator().manual_seed(2)
-    taught, watched = (1 + 0.5 * torch.randn(60, flow.dimensions, generator=generator) for _ in range(2))
+    trained, watched = (1 + 0.5 * torch.randn(60, flow.dimensions, generator=generator) for _ in range(2))
     before = {name: tensor.clone() for name, tensor in flow.state_dict().items()}
-    _, steps = adapted(flow, Teaching(taught, watched), InnerLoop(), seed=0)
+    _, steps = adapted(flow, TrainingTokens(trained, watched), InnerLoop(), seed=0)
     assert steps[-1].validation_loss < steps[0].validation_loss - 0.1
     assert all(torch.equal(tensor, before[name]) for name, tensor in flow.state_dict().items())
 
@@ -125,9 +125,9 @@ def test_the_features_that_it_keeps_are_the_coarsest_strides_of_every_size() -> 
     assert all(torch.equal(x, maps[2 + 3 * number].half()) for number, x in enumerate(embedding.values()))
 
 
-def test_tokens_of_what_taught_are_white() -> None:
+def test_tokens_of_what_trained_are_white() -> None:
     detector = _small()
-    given = lesson(detector, images=400)
+    given = training_set(detector, images=400)
     detector.measure(given.good)
     whole = detector.flow.scales.maps(detector.tokens(given.good)[:, 0])[0]
     covariance = torch.cov(whole.transpose(0, 1).flatten(1))
@@ -135,40 +135,40 @@ def test_tokens_of_what_taught_are_white() -> None:
 
 
 def test_scales_and_sizes_are_options() -> None:
-    detector = create("csflow", {"halvings": [0, 1], "hidden": 4, "blocks": 1, "clamp": 0.7}, SHAPE)
+    detector = create("csflow", {"pyramid_levels": [0, 1], "hidden": 4, "blocks": 1, "clamp": 0.7}, SHAPE)
     assert isinstance(detector, CsFlow)
-    assert detector.halvings == (0, 1)
+    assert detector.pyramid_levels == (0, 1)
     assert detector.flow.scales.sides == (4, 2)
     assert detector.score(shown(detector, 2, seed=0)).maps.shape == (2, 4, 4)
 
 
-def _taught_by(images: int, **options: Any) -> CsFlow:
+def _trained_by(images: int, **options: Any) -> CsFlow:
     detector = create("csflow", CONFIGS["csflow"] | options, SHAPE)
     assert isinstance(detector, CsFlow)
-    detector.learn(lesson(detector, images), seed=0, progress=lambda what, done, total: None)
+    detector.learn(training_set(detector, images), seed=0, progress=lambda what, done, total: None)
     return detector
 
 
 @pytest.mark.parametrize("images", [120, 240])
-def test_fresh_parts_score_around_zero_however_many_have_taught(images: int) -> None:
-    """Of some twenty parts, the three that do not teach are too few to tell what is common."""
-    detector = _taught_by(images)
-    told = detector.score(shown(detector, 60, seed=99))
-    assert abs(float(told.image.median())) < 1
-    assert float(told.maps.mean()) == pytest.approx(1, abs=0.1)
+def test_fresh_parts_score_around_zero_however_many_have_trained(images: int) -> None:
+    """Of some twenty parts, the three that do not train are too few to tell what is common."""
+    detector = _trained_by(images)
+    found = detector.score(shown(detector, 60, seed=99))
+    assert abs(float(found.image.median())) < 1
+    assert float(found.maps.mean()) == pytest.approx(1, abs=0.1)
 
 
 def test_one_part_to_calibrate_by_does_not_blow_up_the_scale() -> None:
-    detector = _taught_by(6)
+    detector = _trained_by(6)
     assert float(detector.spread) >= 0.02 * float(detector.centre) > 0
 
 
 def test_maps_are_the_latent_vectors_lengths_where_nothing_whitened_is_asked_for() -> None:
-    detector = _taught_by(24, whitened_share=0)
+    detector = _trained_by(24, whitened_share=0)
     embedding = detector.embed(shown(detector, 3, seed=5))
     with torch.no_grad():
         z, _ = detector.flow(detector.tokens(embedding)[:, 0])
-    told = detector.score_embedding(embedding)
-    torch.testing.assert_close(told.maps * detector.unit, detector.flow.energies(z))
+    found = detector.score_embedding(embedding)
+    torch.testing.assert_close(found.maps * detector.unit, detector.flow.energies(z))
     highest = detector.flow.energies(z).flatten(1).topk(2, dim=1)[0].mean(dim=1)
-    torch.testing.assert_close(told.image * detector.spread + detector.centre, highest)
+    torch.testing.assert_close(found.image * detector.spread + detector.centre, highest)

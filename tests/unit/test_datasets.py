@@ -60,7 +60,7 @@ def test_a_missing_mask_is_named_with_its_image(tmp_path: Path) -> None:
         Dataset.open(tmp_path)
 
 
-def test_without_ground_truth_defects_have_no_place(tmp_path: Path) -> None:
+def test_without_background_truth_defects_have_no_patch(tmp_path: Path) -> None:
     write_plain(tmp_path / "train/good", 1)
     write_image(tmp_path / "test/crack/000.png", 5)
     (defect,) = Dataset.open(tmp_path).test

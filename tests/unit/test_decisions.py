@@ -6,13 +6,13 @@ import pytest
 from flowgauge.domain.errors import UserError
 from flowgauge.domain.messages import AdaptationRequest, AlertKind, Reason
 from flowgauge.processors.adaptation import request_adaptation
-from flowgauge.processors.triggers import Occasion
+from flowgauge.processors.triggers import Trigger
 from flowgauge.runtime.alerts import alert
 from flowgauge.runtime.backend import Store
 from flowgauge.services.decisions import Decisions, approved
 from tests.support.streaming import LINE, START, SetClock, opened
 
-OCCASION = Occasion(LINE, Reason.DRIFT, "image-7", START, "the light rose", since=START)
+TRIGGER = Trigger(LINE, Reason.DRIFT, "image-7", START, "the light rose", since=START)
 
 
 @pytest.fixture
@@ -30,29 +30,29 @@ def decide(store: Store, request: AdaptationRequest, kind: AlertKind = AlertKind
 
 
 def leave_out(store: Store, request: AdaptationRequest, instead: UUID) -> None:
-    kind, occasion = AlertKind.ADAPTATION_COALESCED, str(request.request_id)
-    store.log.append([alert(request.line, kind, occasion, store.clock.now(), "It was left out.", instead=str(instead))])
+    kind, trigger = AlertKind.ADAPTATION_COALESCED, str(request.request_id)
+    store.log.append([alert(request.line, kind, trigger, store.clock.now(), "It was left out.", instead=str(instead))])
 
 
 def test_what_is_approved_is_what_was_proposed_in_the_name_of_who_approves(store: Store, clock: SetClock) -> None:
-    store.log.append([OCCASION.proposed()])
+    store.log.append([TRIGGER.proposed()])
     clock.advance(3600)
-    request = approved(store.log, OCCASION.request.request_id, "kim", clock.now())
+    request = approved(store.log, TRIGGER.request.request_id, "kim", clock.now())
     assert request.approved
     assert (request.requested_by, request.requested_at) == ("kim", clock.now())
     kept = {"request_id", "line", "reason", "since"}
-    assert request.model_dump(include=kept) == OCCASION.request.model_dump(include=kept)
+    assert request.model_dump(include=kept) == TRIGGER.request.model_dump(include=kept)
 
 
 def test_an_id_under_which_nothing_is_proposed_says_where_ids_are(store: Store) -> None:
-    store.log.append([OCCASION.proposed()])
+    store.log.append([TRIGGER.proposed()])
     with pytest.raises(UserError, match="flowgauge alerts"):
         approved(store.log, uuid4(), "kim", START)
 
 
 def test_a_proposal_is_approved_once(store: Store, clock: SetClock) -> None:
-    store.log.append([OCCASION.proposed()])
-    request = approved(store.log, OCCASION.request.request_id, "kim", clock.now())
+    store.log.append([TRIGGER.proposed()])
+    request = approved(store.log, TRIGGER.request.request_id, "kim", clock.now())
     request_adaptation(store, request)
     with pytest.raises(UserError, match="kim approved this proposal on 2026-03-01 06:00 UTC"):
         approved(store.log, request.request_id, "lee", clock.now())
@@ -61,9 +61,9 @@ def test_a_proposal_is_approved_once(store: Store, clock: SetClock) -> None:
         approved(store.log, request.request_id, "lee", clock.now())
 
 
-def test_a_proposal_whose_place_another_took_is_decided_with_it(store: Store, clock: SetClock) -> None:
-    store.log.append([OCCASION.proposed()])
-    request = approved(store.log, OCCASION.request.request_id, "kim", clock.now())
+def test_a_proposal_whose_patch_another_took_is_decided_with_it(store: Store, clock: SetClock) -> None:
+    store.log.append([TRIGGER.proposed()])
+    request = approved(store.log, TRIGGER.request.request_id, "kim", clock.now())
     other = request.model_copy(update={"request_id": uuid4()})
     decisions = Decisions(store.log)
     leave_out(store, request, other.request_id)
@@ -77,7 +77,7 @@ def test_a_proposal_whose_place_another_took_is_decided_with_it(store: Store, cl
 
 
 def test_decisions_from_before_are_not_those_on_a_new_request(store: Store) -> None:
-    request = OCCASION.request
+    request = TRIGGER.request
     decide(store, request)
     decisions = Decisions(store.log)
     assert decisions.of(request) is None

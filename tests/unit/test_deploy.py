@@ -205,11 +205,11 @@ def test_every_alert_is_tested_and_explained() -> None:
     assert {name for name in alerts if f"`{name}`" not in OPERATIONS.read_text()} == set()
 
 
-def test_panels_of_the_dashboard_have_a_number_and_a_place_of_their_own() -> None:
+def test_panels_of_the_dashboard_have_a_number_and_a_patch_of_their_own() -> None:
     panels = json.loads(DASHBOARD.read_text())["panels"]
-    assert len({panel["id"] for panel in panels}) == len(panels)
-    assert all(panel["gridPos"]["x"] + panel["gridPos"]["w"] <= 24 for panel in panels)
-    assert not [pair for pair in combinations([panel["gridPos"] for panel in panels], 2) if _overlap(*pair)]
+    assert len({ensemble["id"] for ensemble in panels}) == len(panels)
+    assert all(ensemble["gridPos"]["x"] + ensemble["gridPos"]["w"] <= 24 for ensemble in panels)
+    assert not [pair for pair in combinations([ensemble["gridPos"] for ensemble in panels], 2) if _overlap(*pair)]
 
 
 def _overlap(a: dict[str, int], b: dict[str, int]) -> bool:

@@ -12,19 +12,19 @@ from flowgauge.models import registry
 from flowgauge.models.detector import Detector, Scores, joined, length, select
 from flowgauge.models.rad.detector import Rad, RadConfig
 from flowgauge.models.registry import create, offer
-from tests.support.detectors import CONFIGS, SHAPE, lesson, shown, small, taught
+from tests.support.detectors import CONFIGS, SHAPE, shown, small, trained, training_set
 
 NAMES = sorted(CONFIGS)
 
 
 @cache
-def _taught(name: str) -> Detector:
-    return taught(name)
+def _trained(name: str) -> Detector:
+    return trained(name)
 
 
 @pytest.fixture(params=NAMES)
 def detector(request: pytest.FixtureRequest) -> Detector:
-    return _taught(str(request.param))
+    return _trained(str(request.param))
 
 
 def _score(detector: Detector, maps: Sequence[Tensor]) -> Scores:
@@ -66,7 +66,7 @@ def test_a_score_does_not_depend_on_the_neighbours(detector: Detector) -> None:
     assert torch.equal(beside_some.maps[:4], beside_extreme.maps[:4])
 
 
-def test_a_score_does_not_depend_on_the_size_of_the_batch_or_the_place_in_it(detector: Detector) -> None:
+def test_a_score_does_not_depend_on_the_batch(detector: Detector) -> None:
     together = _score(detector, shown(detector, 6, seed=3))
     for row in (0, 5):
         alone = _score(detector, [feature[row : row + 1] for feature in shown(detector, 6, seed=3)])
@@ -88,31 +88,31 @@ def test_scoring_does_not_change_the_detector(detector: Detector) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_learning_does_not_change_the_lesson(name: str) -> None:
+def test_learning_does_not_change_the_training_set(name: str) -> None:
     detector = small(name)
-    given = lesson(detector)
+    given = training_set(detector)
     before = {key: tensor.clone() for key, tensor in (given.good | {"mask": given.mask}).items()}
     detector.learn(given, seed=0, progress=lambda what, done, total: None)
     assert all(torch.equal(tensor, before[key]) for key, tensor in (given.good | {"mask": given.mask}).items())
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_same_lesson_and_seed_make_the_same_detector(name: str) -> None:
-    again = taught(name)
-    assert all(torch.equal(tensor, _taught(name).state_dict()[key]) for key, tensor in again.state_dict().items())
+def test_the_same_training_set_and_seed_make_the_same_detector(name: str) -> None:
+    again = trained(name)
+    assert all(torch.equal(tensor, _trained(name).state_dict()[key]) for key, tensor in again.state_dict().items())
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_another_seed_makes_another_detector(name: str) -> None:
-    other = taught(name, seed=1)
-    assert any(not torch.equal(tensor, _taught(name).state_dict()[key]) for key, tensor in other.state_dict().items())
+    other = trained(name, seed=1)
+    assert any(not torch.equal(tensor, _trained(name).state_dict()[key]) for key, tensor in other.state_dict().items())
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_detector_is_its_state(name: str) -> None:
     copy = small(name).eval()
-    copy.load_state_dict(_taught(name).state_dict())
-    ours, theirs = _score(copy, shown(copy, 4, seed=2)), _score(_taught(name), shown(copy, 4, seed=2))
+    copy.load_state_dict(_trained(name).state_dict())
+    ours, theirs = _score(copy, shown(copy, 4, seed=2)), _score(_trained(name), shown(copy, 4, seed=2))
     assert torch.equal(ours.image, theirs.image)
     assert torch.equal(ours.maps, theirs.maps)
 
@@ -120,7 +120,7 @@ def test_a_detector_is_its_state(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_training_mode_gives_the_same_type_and_shape(name: str) -> None:
     detector = small(name)
-    detector.load_state_dict(_taught(name).state_dict())
+    detector.load_state_dict(_trained(name).state_dict())
     scores = detector.train().score(shown(detector, 3, seed=2))
     assert isinstance(scores, Scores)
     assert scores.image.shape == (3,)
@@ -142,16 +142,16 @@ def test_scores_from_an_embedding_are_those_from_features(detector: Detector) ->
     torch.testing.assert_close(embedded.image, direct.image, rtol=2e-2, atol=2e-2)
 
 
-def test_every_view_that_scores_also_teaches(detector: Detector) -> None:
+def test_every_view_that_scores_also_trains(detector: Detector) -> None:
     assert set(detector.views) <= set(detector.training_views(100))
 
 
-def test_progress_is_told() -> None:
-    told: list[tuple[str, int, int]] = []
+def test_progress_is_reported() -> None:
+    reported: list[tuple[str, int, int]] = []
     detector = small("rad")
-    detector.learn(lesson(detector), seed=0, progress=lambda *step: told.append(step))
-    assert told
-    assert all(0 < done <= total for _, done, total in told)
+    detector.learn(training_set(detector), seed=0, progress=lambda *step: reported.append(step))
+    assert reported
+    assert all(0 < done <= total for _, done, total in reported)
 
 
 def test_an_unknown_detector_is_named_with_the_known_ones() -> None:

@@ -16,7 +16,7 @@ from flowgauge.drift.statistics import (
     strongest_change,
 )
 
-SETTLE = 32
+WARMUP = 32
 
 
 class Line:
@@ -30,7 +30,7 @@ class Line:
         score: float = 0.0,
         brightness: float = 0.3,
         defects: float = 0.0,
-        place: tuple[float, float] | None = None,
+        at: tuple[float, float] | None = None,
     ) -> Observation:
         dice = self._dice
         defective = dice.random() < defects
@@ -41,7 +41,7 @@ class Line:
                 "contrast": dice.gauss(0.1, 0.01),
                 "focus": dice.gauss(-2, 0.3),
             },
-            peak=place or (dice.random(), dice.random()),
+            peak=at or (dice.random(), dice.random()),
         )
 
 
@@ -50,8 +50,8 @@ Scene = Callable[[Line], Observation]
 
 def drifts(monitor: DriftMonitor, line: Line, scene: Scene, images: int) -> list[tuple[int, Drift]]:
     """What the monitor told, each with the number of the image."""
-    told = ((number, monitor.observe(scene(line), SETTLE)) for number in range(1, images + 1))
-    return [(number, drift) for number, drift in told if drift is not None]
+    reported = ((number, monitor.observe(scene(line), WARMUP)) for number in range(1, images + 1))
+    return [(number, drift) for number, drift in reported if drift is not None]
 
 
 def found(scene: Scene, seed: int, before: int = 200) -> tuple[int, Drift]:
@@ -101,8 +101,8 @@ def test_defects_on_every_third_image_are_a_wave_of_defects() -> None:
     assert [found(lambda line: line.image(defects=0.35), seed)[1].defects for seed in range(6)] == [True] * 6
 
 
-def test_a_mark_in_one_place_on_every_image_is_a_wave_of_defects() -> None:
-    marked = [found(lambda line: line.image(score=6, place=(0.1, 0.2)), seed)[1].defects for seed in range(6)]
+def test_a_mark_in_one_patch_on_every_image_is_a_wave_of_defects() -> None:
+    marked = [found(lambda line: line.image(score=6, at=(0.1, 0.2)), seed)[1].defects for seed in range(6)]
     assert marked == [True] * 6
 
 
@@ -138,13 +138,13 @@ def test_a_monitor_that_is_restored_goes_on_as_if_it_had_never_stopped() -> None
         image = scene(line, number)
         if number % 97 == 0 or number in (700, 720, 740):
             restored = DriftMonitor(MonitorState.model_validate_json(restored.state.model_dump_json()))
-        assert steady.observe(image, SETTLE) == restored.observe(image, SETTLE)
+        assert steady.observe(image, WARMUP) == restored.observe(image, WARMUP)
 
 
 def test_a_monitor_s_state_stays_bounded() -> None:
     monitor, line = DriftMonitor(), Line(2)
     for _ in range(3 * WINDOW):
-        monitor.observe(line.image(), SETTLE)
+        monitor.observe(line.image(), WARMUP)
         assert len(monitor.state.seen) <= WINDOW
 
 

@@ -5,12 +5,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from flowgauge.models.detector import Lesson
+from flowgauge.models.detector import TrainingSet
 from flowgauge.models.featureflow.detector import FeatureFlow, Whitening
 from flowgauge.models.flows.coupling import CouplingFlow
 from flowgauge.models.flows.product import ProductFlow
 from flowgauge.models.registry import create
-from tests.support.detectors import CONFIGS, SHAPE, features, lesson, small
+from tests.support.detectors import CONFIGS, SHAPE, features, small, training_set
 
 
 def _normal(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -63,10 +63,10 @@ def test_the_density_of_a_product_is_that_of_its_flows() -> None:
     with torch.no_grad():
         own = [flow.nll(part) for flow, part in zip(flows, torch.split(x, [4, 6], dim=1), strict=True)]
         assert torch.allclose(product.nll(x), (4 * own[0] + 6 * own[1]) / 10, atol=1e-5)
-        assert torch.allclose(product.rarity_of(*product(x)), torch.stack(own, dim=1), atol=1e-5)
+        assert torch.allclose(product.token_scores_of(*product(x)), torch.stack(own, dim=1), atol=1e-5)
 
 
-def _fitted(given: Lesson) -> FeatureFlow:
+def _fitted(given: TrainingSet) -> FeatureFlow:
     detector = small("featureflow")
     assert isinstance(detector, FeatureFlow)
     detector.learn(given, seed=0, progress=lambda what, done, total: None)
@@ -74,7 +74,7 @@ def _fitted(given: Lesson) -> FeatureFlow:
 
 
 def test_flows_whose_scores_spread_more_weigh_no_more() -> None:
-    given = lesson(small("featureflow"))
+    given = training_set(small("featureflow"))
     detector = _fitted(given)
     held_out_NK = detector._tops(detector._held_out_nll(given.plain()))
     for term, score_N in enumerate(((held_out_NK - detector.centre) / detector.spread).T):
@@ -82,9 +82,9 @@ def test_flows_whose_scores_spread_more_weigh_no_more() -> None:
         assert -score_N.quantile(0.25) == pytest.approx(1, abs=0.15), term
 
 
-def _lesson_with(pattern: torch.Tensor) -> Lesson:
+def _training_set_with(pattern: torch.Tensor) -> TrainingSet:
     """Noise, and a pattern (C, H, W) at stride 16 that is the same in every image."""
-    detector, given = small("featureflow"), lesson(small("featureflow"))
+    detector, given = small("featureflow"), training_set(small("featureflow"))
     x = list(features(len(given.image), seed=0))
     for level, feature in enumerate(x):
         side = feature.shape[-1] // pattern.shape[-1]
@@ -93,20 +93,20 @@ def _lesson_with(pattern: torch.Tensor) -> Lesson:
 
 
 def test_locations_have_their_own_scale_where_parts_lie_still_alone() -> None:
-    still = _fitted(_lesson_with(3 * _normal(1, 4, 4, seed=9)))
+    still = _fitted(_training_set_with(3 * _normal(1, 4, 4, seed=9)))
     assert still.scale.flatten(1).std(dim=1).min() > 0
-    moving = _fitted(lesson(small("featureflow")))
+    moving = _fitted(training_set(small("featureflow")))
     assert moving.scale.flatten(1).std(dim=1).max() == pytest.approx(0, abs=1e-6)
 
 
 def test_still_of_one_never_centres_locations() -> None:
     detector = create("featureflow", CONFIGS["featureflow"] | {"still": 1.0}, SHAPE)
-    detector.learn(_lesson_with(3 * _normal(1, 4, 4, seed=9)), seed=0, progress=lambda what, done, total: None)
+    detector.learn(_training_set_with(3 * _normal(1, 4, 4, seed=9)), seed=0, progress=lambda what, done, total: None)
     assert isinstance(detector, FeatureFlow)
     assert detector.location.flatten(1).std(dim=1).max() == pytest.approx(0, abs=1e-6)
 
 
-def test_patches_of_the_border_are_told_from_those_within() -> None:
+def test_patches_of_the_border_are_reported_from_those_within() -> None:
     ones = [torch.ones(1, c, side, side) for c, side in zip(SHAPE.channels, SHAPE.sides, strict=True)]
     for patches in small("featureflow").embed(ones).values():
         seen = patches[0, 0, [0, 0, 1], [0, 1, 1]].float()
@@ -119,7 +119,7 @@ def _state_of(detector: FeatureFlow, member: int) -> list[torch.Tensor]:
 
 
 def test_no_image_reaches_the_member_that_holds_it_out() -> None:
-    given = lesson(small("featureflow"))
+    given = training_set(small("featureflow"))
     other = {name: tensor.clone() for name, tensor in given.good.items()}
     for tensor in other.values():
         tensor[0] += 3
@@ -132,13 +132,13 @@ def test_no_image_reaches_the_member_that_holds_it_out() -> None:
 
 
 def test_folds_stay_when_images_are_left_out() -> None:
-    given = lesson(small("featureflow"))
+    given = training_set(small("featureflow"))
     named = given.showing([f"part {number // 2}" for number in range(int(given.image.max()) + 1)])
     assert torch.equal(named.folds(3), named.without(torch.tensor([0, 5, 23])).folds(3))
 
 
 def test_an_image_has_the_mean_score_of_all_members() -> None:
-    given = lesson(small("featureflow"))
+    given = training_set(small("featureflow"))
     detector = _fitted(given)
     plain = given.plain()
     nll_BTK = detector.patch_nll(plain.good)
@@ -151,16 +151,16 @@ def test_an_image_has_the_mean_score_of_all_members() -> None:
     assert torch.allclose(held_out, alone.gather(0, fold[None])[0], atol=1e-4)
 
 
-def test_few_images_are_seen_mirrored_too_and_judged_plain() -> None:
+def test_few_images_are_seen_mirrored_too_and_tested_plain() -> None:
     detector = small("featureflow")
     assert [len(detector.training_views(images)) for images in (8, 64, 65, 128, 129, 1000)] == [4, 4, 2, 2, 1, 1]
-    given = lesson(detector)
+    given = training_set(detector)
     assert len(given.good["stride8"]) == 4 * 24
     assert len(_fitted(given).held_out_scores(given).image) == 24
 
 
 def test_an_image_whose_patches_are_all_less_likely_by_as_much_scores_the_same() -> None:
-    given = lesson(small("featureflow"))
+    given = training_set(small("featureflow"))
     detector = _fitted(given)
     nll_BTK = detector.patch_nll(given.plain().good)
     usual = detector.image_scores(nll_BTK, {})

@@ -3,12 +3,12 @@ from pathlib import Path
 
 import pytest
 
-from flowgauge.domain.errors import GaugeMissing, SnapshotTooNew, Unavailable
+from flowgauge.domain.errors import GaugeMissing, SnapshotOfOtherSchema, Unavailable
 from flowgauge.domain.messages import SNAPSHOTS, Alert, AlertKind, SnapshotAnnouncement
 from flowgauge.domain.object_keys import snapshot_prefix
 from flowgauge.domain.ports import Outgoing
 from flowgauge.local.snapshots import SnapshotFolder
-from flowgauge.models.prediction import Judge
+from flowgauge.models.prediction import Predictor
 from flowgauge.registry.gauges import Gauges
 from flowgauge.registry.snapshots import active_snapshot, announcements, fetch_snapshot, publish_snapshot, roll_back
 from flowgauge.runtime.backend import Store
@@ -124,8 +124,8 @@ def test_after_a_restart_a_broken_snapshot_falls_back_to_the_last_that_loads(sto
 
 
 def test_a_snapshot_of_a_newer_schema_is_reported_with_the_remedy(store: Store) -> None:
-    def too_new(manifest: bytes, weights: bytes) -> Judge:
-        raise SnapshotTooNew("The manifest has schema 9.", "Upgrade Flowgauge.")
+    def too_new(manifest: bytes, weights: bytes) -> Predictor:
+        raise SnapshotOfOtherSchema("The manifest has schema 9.", "Upgrade Flowgauge.")
 
     gauges = Gauges(store.log, store.objects, too_new)
     fitted(store, "fit-1")
@@ -155,12 +155,12 @@ def test_without_any_gauge_loaded_a_store_that_is_away_is_waited_for(store: Stor
 def test_gauges_of_lines_that_rest_leave_memory_and_come_back(store: Store) -> None:
     loaded: list[str] = []
 
-    def counting(manifest: bytes, weights: bytes) -> Judge:
+    def fencing(manifest: bytes, weights: bytes) -> Predictor:
         gauge = load(manifest, weights)
         loaded.append(gauge.line)
         return gauge
 
-    gauges = Gauges(store.log, store.objects, counting, capacity=2)
+    gauges = Gauges(store.log, store.objects, fencing, capacity=2)
     for line in ("a", "b", "c"):
         fitted(store, line=line)
     for line in ("a", "b", "a", "c", "a", "b"):
@@ -222,13 +222,13 @@ def test_a_disk_that_cannot_be_written_keeps_no_gauge_from_loading(store: Store,
     assert version(Gauges(store.log, store.objects, load, disk=SnapshotFolder(tmp_path / "file" / "cache"))) == "fit-1"
 
 
-def test_what_is_no_announcement_is_passed_over_and_told_once(store: Store, gauges: Gauges) -> None:
+def test_what_is_no_announcement_is_passed_over_and_reported_once(store: Store, gauges: Gauges) -> None:
     fitted(store, "fit-1")
     store.log.append([Outgoing(SNAPSHOTS, LINE, b"nonsense"), Outgoing(SNAPSHOTS, "no line!", b"{}")])
     assert version(gauges) == "fit-1"
     assert version(gauges) == "fit-1"
-    (told,) = invalid(gauges)
-    assert (told.kind, told.line) == (AlertKind.SNAPSHOT_INVALID, LINE)
+    (reported,) = invalid(gauges)
+    assert (reported.kind, reported.line) == (AlertKind.SNAPSHOT_INVALID, LINE)
     fitted(store, "fit-2")
     assert version(gauges) == "fit-2"
     assert active_snapshot(store.log, LINE).version == "fit-2"

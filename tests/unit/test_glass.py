@@ -12,9 +12,9 @@ from flowgauge.domain.errors import SettingsError, UserError
 from flowgauge.models.adaptable import require_adaptable
 from flowgauge.models.glass.detector import Glass, focal_loss
 from flowgauge.models.glass.synthesis import Hypothesis, Synthesis, ascended, projected, synthesised
-from flowgauge.synthetic.texture_overlay import Pasting, paste, procedural_textures, textures_of
+from flowgauge.synthetic.texture_overlay import TextureOverlay, paste, procedural_textures, textures_of
 from flowgauge.training.training_set import paste_all
-from tests.support.detectors import features, taught
+from tests.support.detectors import features, trained
 from tests.support.gauges import line
 
 
@@ -73,7 +73,7 @@ def test_what_is_hard_counts_more_and_half_covered_cells_do_not_count() -> None:
 
 
 def test_scores_are_logits_and_do_not_saturate() -> None:
-    detector = taught("glass")
+    detector = trained("glass")
     assert isinstance(detector, Glass)
     with torch.inference_mode():
         far = [detector.score(features(6, seed=9, defect=True)), detector.score(features(6, seed=9))]
@@ -83,7 +83,7 @@ def test_scores_are_logits_and_do_not_saturate() -> None:
 
 def test_adapting_it_is_refused() -> None:
     with pytest.raises(UserError, match=r"glass cannot be adapted.*Fit the line anew"):
-        require_adaptable(taught("glass"))
+        require_adaptable(trained("glass"))
 
 
 def square(index: int = 0) -> np.ndarray[tuple[int, int, int], np.dtype[np.uint8]]:
@@ -107,7 +107,7 @@ def test_gray_images_stay_gray() -> None:
     assert (found == found[..., :1]).all()
 
 
-def test_on_the_object_nothing_is_pasted_beside_it() -> None:
+def test_on_the_object_nothing_is_overlaid_beside_it() -> None:
     pixels = np.full((96, 96, 3), 12, np.uint8)
     pixels[30:70, 30:70] = square()[:40, :40] // 2 + 100
     for seed in range(12):
@@ -122,8 +122,8 @@ def test_textures_of_a_folder_are_those_in_it(tmp_path: Path) -> None:
     (texture,) = textures_of(tmp_path, 64)
     assert texture.shape == (64, 64, 3)
     assert (texture == 200).all()
-    squares = np.full((3, 64, 64, 3), 10, np.uint8)
-    pasted = paste_all(squares, Pasting(folder=str(tmp_path)), seed=0)
-    assert (pasted.squares[pasted.masks] > 20).all()
+    crops = np.full((3, 64, 64, 3), 10, np.uint8)
+    overlaid = paste_all(crops, TextureOverlay(folder=str(tmp_path)), seed=0)
+    assert (overlaid.crops[overlaid.masks] > 20).all()
     with pytest.raises(SettingsError, match="holds no textures"):
         textures_of(tmp_path / "nowhere", 64)

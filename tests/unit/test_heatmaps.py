@@ -20,9 +20,9 @@ def pixels(png: bytes) -> NDArray[np.int16]:
     return np.asarray(Image.open(io.BytesIO(png)), np.int16)
 
 
-def spots(*places: tuple[int, int, float], shape: tuple[int, int] = (16, 32)) -> Map:
+def spots(*patches: tuple[int, int, float], shape: tuple[int, int] = (16, 32)) -> Map:
     values = np.zeros(shape, np.float32)
-    for row, column, score in places:
+    for row, column, score in patches:
         values[row, column] = score
     return values
 
@@ -38,14 +38,14 @@ def test_a_heatmap_keeps_the_proportions_within_its_longest_side(size: tuple[int
 
 
 @pytest.mark.parametrize("value", [0.0, -3.0])
-def test_good_places_show_the_dimmed_image_without_colour(value: float) -> None:
+def test_good_patches_show_the_dimmed_image_without_colour(value: float) -> None:
     shown = pixels(heatmap_png(picture(64, 48), np.full((6, 8), value, np.float32), 2.0))
 
     assert np.ptp(shown, axis=2).max() == 0
     assert 0 < shown.mean() < picture(64, 48).pixels.mean()
 
 
-def test_places_at_the_ceiling_are_coloured_and_outlined_and_others_are_not() -> None:
+def test_patches_at_the_ceiling_are_coloured_and_outlined_and_others_are_not() -> None:
     anomaly_map = np.zeros((8, 8), np.float32)
     anomaly_map[2:6, 5:8] = 3.0
 
@@ -84,7 +84,7 @@ def test_regions_are_boxes_in_pixels_of_the_image_strongest_first() -> None:
     assert (weak.left, weak.top, weak.right, weak.bottom, weak.score) == (40, 20, 60, 30, 5.0)
 
 
-def test_places_that_touch_at_a_corner_are_one_region() -> None:
+def test_patches_that_touch_at_a_corner_are_one_region() -> None:
     assert len(regions(spots((2, 2, 5.0), (3, 3, 5.0)), 1.0, (32, 16))) == 1
 
 

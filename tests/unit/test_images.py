@@ -69,7 +69,7 @@ def test_a_jpeg_decodes_to_nearly_the_same_pixels() -> None:
     assert np.abs(picture.pixels.astype(int) - ramp).max() <= 4
 
 
-def test_the_format_is_told_by_the_content_and_the_digest_names_the_bytes(pixels: Pixels) -> None:
+def test_the_format_is_reported_by_the_content_and_the_digest_names_the_bytes(pixels: Pixels) -> None:
     png = encoded(Image.fromarray(pixels), "PNG")
     bmp = encoded(Image.fromarray(pixels), "BMP")
 
@@ -258,8 +258,8 @@ def test_damaged_bytes_give_a_picture_or_a_reason_and_no_warning(pixels: Pixels,
         warnings.simplefilter("always")
         for _ in range(300):
             damaged = bytearray(whole)
-            for place in rng.integers(0, min(200, len(whole)), rng.integers(1, 6)):
-                damaged[place] = rng.integers(256)
+            for index in rng.integers(0, min(200, len(whole)), rng.integers(1, 6)):
+                damaged[index] = rng.integers(256)
             try:
                 decode(bytes(damaged), ImageLimits(max_pixels=1_000_000))
             except UnreadableImage:

@@ -9,14 +9,14 @@ from tests.support.factories import Factory, coverage, simulated
 SIMULATIONS = 150
 
 
-def table(repeats: int, images: int, judges: int, share: float, seed: int = 0) -> np.ndarray:
+def table(repeats: int, images: int, held_back: int, share: float, seed: int = 0) -> np.ndarray:
     """Each image errs whenever it judges, or never."""
     rng = np.random.default_rng(seed)
     erring = np.arange(images) < share * images
     erred = np.full((repeats, images), np.nan)
     for row in erred:
-        judging = rng.permutation(images)[:judges]
-        row[judging] = erring[judging]
+        testing = rng.permutation(images)[:held_back]
+        row[testing] = erring[testing]
     return erred
 
 
@@ -36,10 +36,10 @@ def test_more_repeats_shrink_the_plain_interval_without_end_but_not_ours() -> No
 
 
 def test_independent_images_are_worth_what_nadeau_and_bengios_overlap_leaves() -> None:
-    repeats, images, judges = 400, 60, 30
-    share = ShareOfImages(table(repeats, images, judges, 0.2), np.arange(images)).share()
-    rho = judges / images
-    assert share.effective == pytest.approx(judges / (rho + (1 - rho) / repeats), rel=0.01)
+    repeats, images, held_back = 400, 60, 30
+    share = ShareOfImages(table(repeats, images, held_back, 0.2), np.arange(images)).share()
+    rho = held_back / images
+    assert share.effective == pytest.approx(held_back / (rho + (1 - rho) / repeats), rel=0.01)
     assert (share.images, share.parts) == (60, 60)
 
 

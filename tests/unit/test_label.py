@@ -1,4 +1,4 @@
-"""What an inspector says of a verdict: found in topic or archive, kept as golden, for one half to teach."""
+"""What an inspector says of a verdict: found in topic or archive, kept as golden, for one half to train."""
 
 from hashlib import sha256
 from pathlib import Path
@@ -12,7 +12,7 @@ from flowgauge.domain.messages import VERDICTS, Verdict
 from flowgauge.domain.object_keys import image_object
 from flowgauge.domain.ports import Record
 from flowgauge.processors.archive import Archive
-from flowgauge.registry.golden_sets import add_golden, golden_set, teaching_defects
+from flowgauge.registry.golden_sets import add_golden, golden_set, training_defects
 from flowgauge.runtime.backend import Store
 from flowgauge.runtime.worker import Worker
 from flowgauge.services.verdict_lookup import find_verdict
@@ -82,14 +82,14 @@ def test_an_unknown_verdict_is_said(store: Store) -> None:
         find_verdict(store, uuid4(), quiet)
 
 
-def test_defects_of_one_half_teach_with_their_classes(store: Store) -> None:
+def test_defects_of_one_half_train_with_their_classes(store: Store) -> None:
     names = [f"golden-{number}" for number in range(12)]
     for number, name in enumerate(names):
         add_golden(store.objects, "a", Label.DEFECT, name, png(line().good(number).pixels), f"kind {number % 2}")
     add_golden(store.objects, "a", Label.GOOD, "another", png(line().good(20).pixels))
-    expected = {each.image_id: each.kind for each in golden_set(store.objects, "a") if not each.judges}
+    expected = {each.image_id: each.kind for each in golden_set(store.objects, "a") if not each.is_hold_out}
     expected.pop("another", None)
-    found = teaching_defects(store.objects, "a")
+    found = training_defects(store.objects, "a")
     assert 0 < len(found) < 12
     assert sorted(kind for _, kind in found) == sorted(expected.values())
 
@@ -108,8 +108,8 @@ def test_labelling_a_verdict_makes_its_image_golden_once(flowgauge: Shell, plant
     assert "part-0 of line a is now golden, defect (dent)" in done.out
     listed = flowgauge("golden", "list", "a", "--store", root, "--json").json
     assert [(each["image_id"], each["label"], each["class"]) for each in listed] == [("part-0", "defect", "dent")]
-    told = flowgauge("label", str(first.verdict_id), "good", "--store", root, "--json").json
-    assert (told["label"], told["class"], told["golden"]) == ("good", "", 1)
+    reported = flowgauge("label", str(first.verdict_id), "good", "--store", root, "--json").json
+    assert (reported["label"], reported["class"], reported["golden"]) == ("good", "", 1)
 
 
 def test_what_cannot_be_labelled_is_said(flowgauge: Shell, plant: tuple[Path, list[Verdict]]) -> None:

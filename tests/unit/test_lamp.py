@@ -14,9 +14,9 @@ from flowgauge.models.lamp.amplification import amplified
 from flowgauge.models.lamp.autoencoder import Autoencoder
 from flowgauge.models.lamp.detector import Lamp
 from flowgauge.models.lamp.losses import BaseLoss, absolute, dissimilarity, squared
-from flowgauge.models.lamp.training import Optimiser, Reconstructing, teach
+from flowgauge.models.lamp.training import Optimiser, Reconstructing, fit_reconstruction
 from flowgauge.models.registry import create
-from tests.support.detectors import CONFIGS, PIXELS, SHAPE, stripes, taught
+from tests.support.detectors import CONFIGS, PIXELS, SHAPE, stripes, trained
 
 
 def pair() -> tuple[torch.Tensor, torch.Tensor]:
@@ -87,7 +87,7 @@ def test_every_optimiser_lowers_the_error_of_either_loss(optimiser: Optimiser, s
     net = Autoencoder(3, layers=4, width=4, kernel=3).eval()
     with torch.no_grad():
         before = float(squared(images, net(images)).mean())
-    teach(net, images, settings, seed=0, progress=lambda what, done, total: None)
+    fit_reconstruction(net, images, settings, seed=0, progress=lambda what, done, total: None)
     with torch.no_grad():
         assert float(squared(images, net(images)).mean()) < 0.9 * before
     assert not net.training
@@ -103,8 +103,8 @@ def test_patches_are_put_together_as_they_were_cut() -> None:
     torch.testing.assert_close(detector._together(parts, 3), images)
 
 
-def test_the_score_is_the_mean_squared_error_whatever_taught() -> None:
-    detector = taught("lamp")
+def test_the_score_is_the_mean_squared_error_whatever_trained() -> None:
+    detector = trained("lamp")
     assert isinstance(detector, Lamp)
     images = stripes(4, 3, defect=True)
     with torch.inference_mode():
@@ -130,4 +130,4 @@ def test_it_reads_pixels_and_nothing_else() -> None:
 
 def test_adapting_it_is_refused() -> None:
     with pytest.raises(UserError, match="lamp cannot be adapted"):
-        require_adaptable(taught("lamp"))
+        require_adaptable(trained("lamp"))

@@ -4,10 +4,10 @@ import pytest
 from pydantic import ValidationError
 
 from flowgauge.domain.errors import InvalidName, SettingsError, UnreadableImage
-from flowgauge.domain.golden import Label, judges
+from flowgauge.domain.golden import Label, is_hold_out
 from flowgauge.domain.lines import LineSettings, Policy
 from flowgauge.domain.object_keys import line_settings_object
-from flowgauge.registry.golden_sets import add_golden, golden_set, judging_pictures
+from flowgauge.registry.golden_sets import add_golden, golden_set, hold_out_pictures
 from flowgauge.registry.line_settings import SettingsCache
 from flowgauge.registry.lines import line_settings, lines, set_line
 from flowgauge.runtime.backend import Store
@@ -92,7 +92,7 @@ def test_lines_are_those_with_a_gauge_settings_or_verdicts(store: Store) -> None
     assert lines(store) == ["with-gauge", "with-settings", "with-verdicts"]
 
 
-def test_settings_never_change_in_place() -> None:
+def test_settings_never_change_in_patch() -> None:
     with pytest.raises(ValidationError):
         LineSettings().policy = Policy.OFF  # type: ignore[misc]
 
@@ -118,11 +118,11 @@ def test_a_golden_image_that_cannot_be_read_is_refused(store: Store) -> None:
     assert list(golden_set(store.objects, LINE)) == []
 
 
-def test_about_half_of_the_golden_set_judges_and_always_the_same_half(store: Store) -> None:
+def test_about_half_of_the_golden_set_tests_and_always_the_same_half(store: Store) -> None:
     ids = [f"image-{number}" for number in range(400)]
-    chosen = [image_id for image_id in ids if judges(image_id)]
+    chosen = [image_id for image_id in ids if is_hold_out(image_id)]
     assert 150 < len(chosen) < 250
-    assert chosen == [image_id for image_id in ids if judges(image_id)]
+    assert chosen == [image_id for image_id in ids if is_hold_out(image_id)]
     for image_id in ids[:6]:
         add_golden(store.objects, LINE, Label.GOOD, image_id, png(100))
-    assert len(judging_pictures(store.objects, LINE, Label.GOOD)) == sum(map(judges, ids[:6]))
+    assert len(hold_out_pictures(store.objects, LINE, Label.GOOD)) == sum(map(is_hold_out, ids[:6]))

@@ -12,7 +12,7 @@ from flowgauge.domain.messages import IMAGES
 from flowgauge.runtime.group_member import Member
 from flowgauge.runtime.liveness import Progress, Pulse, Watchdog
 from tests.support.streaming import SetClock, opened, png, send
-from tests.unit.test_member import PLACE, Echo
+from tests.unit.test_group_member import PARTITION, Echo
 
 
 class Seconds:
@@ -35,11 +35,11 @@ def test_a_pulse_counts_the_seconds_since_the_last_beat() -> None:
 def test_a_watchdog_names_the_pulse_that_fell_silent() -> None:
     seconds = Seconds()
     silent, alive = Pulse(seconds), Pulse(seconds)
-    told: list[str] = []
+    reported: list[str] = []
     barked = Event()
 
     def bark(name: str, silence: float) -> None:
-        told.append(f"{name} {silence:.0f}")
+        reported.append(f"{name} {silence:.0f}")
         barked.set()
 
     seconds.now = 11
@@ -47,7 +47,7 @@ def test_a_watchdog_names_the_pulse_that_fell_silent() -> None:
     with Watchdog({"alive": alive, "silent": silent}, 0.04, bark):
         seconds.now = 11.01
         assert barked.wait(30)
-    assert told == ["silent 11"]
+    assert reported == ["silent 11"]
 
 
 def test_a_process_that_hangs_is_ended_with_a_word() -> None:
@@ -86,7 +86,7 @@ def test_a_member_that_is_given_nothing_although_records_wait_raises(tmp_path: P
     store = opened(tmp_path, clock)
     send(store, [(str(number), png(100)) for number in range(images)])
     member = Member(lambda: Echo(store), store.log, clock, stall_seconds=0)
-    member.assigned({PLACE: 0})
+    member.assigned({PARTITION: 0})
     if stalls:
         with pytest.raises(Stalled, match=f"no records of {IMAGES} 0 .* 3 wait from offset 0"):
             member.idle()

@@ -39,7 +39,7 @@ class Folder:
         self.restart()
 
     def restart(self) -> None:
-        self.source = FolderSource(self.root, LINE, self._log, self._clock, settle_seconds=1)
+        self.source = FolderSource(self.root, LINE, self._log, self._clock, quiet_seconds=1)
 
     def write(self, name: str, data: bytes) -> None:
         path = self.root / name
@@ -81,7 +81,12 @@ def test_an_event_carries_the_image_its_line_and_when_it_was_taken(
     folder.source.publish(9)
     [record] = records(log, IMAGES)
     event = Event.from_headers(dict(record.headers), record.key, record.at)
-    assert (event.line, event.source, event.captured_at, event.teaches) == (LINE, f"/lines/{LINE}", START, True)
+    assert (event.line, event.source, event.captured_at, event.use_for_training) == (
+        LINE,
+        f"/lines/{LINE}",
+        START,
+        True,
+    )
     assert record.value == png(100)
 
 

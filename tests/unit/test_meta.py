@@ -14,8 +14,8 @@ from torch import Tensor
 from flowgauge.adaptation.inner_loop import InnerLoop, Parameters, inner_loop
 from flowgauge.adaptation.uncertainty import L2Rule
 from flowgauge.domain.errors import SettingsError, SnapshotCorrupt
-from flowgauge.meta import initialization as theta_module
-from flowgauge.meta.initialization import Theta, read, shipped, write
+from flowgauge.meta import initialization as init_module
+from flowgauge.meta.initialization import MetaInit, read, shipped, write
 from flowgauge.meta.learners import parameters_of
 from flowgauge.meta.outer_loop import Order, meta_gradient
 from flowgauge.meta.settings import MetaTraining
@@ -23,17 +23,17 @@ from flowgauge.meta.tasks import MetaLine, draw_task
 from flowgauge.meta.training import MetaState, meta_train
 from flowgauge.models.backbones import BackboneSpec
 from flowgauge.models.detector import length
-from flowgauge.models.headflow.detector import GUIDE, HeadFlow, HeadFlowConfig
+from flowgauge.models.headflow.detector import HEAD, HeadFlow, HeadFlowConfig
 from flowgauge.synthetic.procedural import MATERIALS
 from flowgauge.training.fit import FitSettings, embedder_for
-from tests.support.detectors import features, lesson, mask, small
-from tests.support.thetas import theta_of
+from tests.support.detectors import features, mask, small, training_set
+from tests.support.inits import init_of
 
 STEPS = InnerLoop(alpha=0.05, steps=3, warm_up=3, l2=L2Rule(lowest=0.4, highest=0.4 + 1e-12))
 QUICK = MetaTraining(
     turns=24,
     beta=5e-3,
-    guide=InnerLoop(alpha=0.05, steps=3, batch=8, warm_up=2),
+    head=InnerLoop(alpha=0.05, steps=3, batch=8, warm_up=2),
     flow=InnerLoop(alpha=0.05, steps=3, warm_up=2),
     seed=1,
 )
@@ -60,34 +60,34 @@ class InTurn:
     def __init__(self) -> None:
         self._batches = cycle(SUPPORT)
 
-    def taught(self) -> Tensor:
+    def train_batch(self) -> Tensor:
         return next(self._batches)
 
-    def watched(self) -> Tensor:
+    def validation_batch(self) -> Tensor:
         return QUERY
 
 
 def by_autograd(order: Order, moving: Sequence[str] = ("body", "head")) -> Parameters:
     """The same gradient by plain autograd, through the steps or around them."""
-    theta = {name: value.clone().requires_grad_() for name, value in start().items()}
-    inner = [theta[name] for name in moving]
-    squares = [g.square().sum() for batch in SUPPORT for g in torch.autograd.grad(loss(theta, batch), inner)]
-    unit = (torch.stack(squares).sum() / len(SUPPORT)).sqrt().detach()
-    moved = dict(theta)
+    init = {name: value.clone().requires_grad_() for name, value in start().items()}
+    inner = [init[name] for name in moving]
+    crops = [g.square().sum() for batch in SUPPORT for g in torch.autograd.grad(loss(init, batch), inner)]
+    unit = (torch.stack(crops).sum() / len(SUPPORT)).sqrt().detach()
+    moved = dict(init)
     for batch in SUPPORT:
         gradient = torch.autograd.grad(
             loss(moved, batch), [moved[name] for name in moving], create_graph=order is Order.SECOND
         )
         for name, g in zip(moving, gradient, strict=True):
-            moved[name] = moved[name] - STEPS.alpha * (g / unit + 0.4 * (moved[name] - theta[name]))
-    by = theta if order is Order.SECOND else moved
-    return dict(zip(theta, torch.autograd.grad(loss(moved, QUERY), list(by.values())), strict=True))
+            moved[name] = moved[name] - STEPS.alpha * (g / unit + 0.4 * (moved[name] - init[name]))
+    by = init if order is Order.SECOND else moved
+    return dict(zip(init, torch.autograd.grad(loss(moved, QUERY), list(by.values())), strict=True))
 
 
 @pytest.mark.parametrize("head", [(), ("head",)])
 @pytest.mark.parametrize("order", Order)
 def test_the_gradient_goes_through_the_steps_or_around_them(order: Order, head: tuple[str, ...]) -> None:
-    settings = STEPS.model_copy(update={"head": head})
+    settings = STEPS.model_copy(update={"moving": head})
     gradient, value, adapted = meta_gradient(loss, start(), InTurn(), settings, order, what="both")
     wanted = by_autograd(order, head or ("body", "head"))
     assert all(torch.allclose(gradient[name], wanted[name], rtol=1e-9) for name in wanted)
@@ -97,7 +97,7 @@ def test_the_gradient_goes_through_the_steps_or_around_them(order: Order, head: 
 
 
 def test_what_is_no_head_moves_in_the_outer_loop_alone() -> None:
-    settings = STEPS.model_copy(update={"head": ("head",)})
+    settings = STEPS.model_copy(update={"moving": ("head",)})
     gradient, _, adapted = meta_gradient(loss, start(), InTurn(), settings, Order.FIRST, what="both")
     assert torch.equal(adapted["body"], start()["body"])
     assert not torch.equal(adapted["head"], start()["head"])
@@ -124,7 +124,7 @@ def lines() -> tuple[MetaLine, ...]:
     return tuple(
         MetaLine(
             name=f"line {number}",
-            lesson=lesson(detector, 12),
+            training_set=training_set(detector, 12),
             defects=detector.embed(features(6, seed=90 + number, defect=True)),
             mask=mask(6, detector),
         )
@@ -133,15 +133,15 @@ def lines() -> tuple[MetaLine, ...]:
 
 
 @pytest.mark.parametrize(("share", "wrong"), [(0.0, 0), (0.2, 2), (0.5, 3)])
-def test_a_task_judges_by_what_did_not_teach(share: float, wrong: int) -> None:
+def test_a_task_tests_by_what_did_not_train(share: float, wrong: int) -> None:
     line = lines()[0]
     task = draw_task(line, (share,), np.random.default_rng(0))
     assert length(task.support.good) == 6 + wrong, "half of the defects at most"
     assert length(task.query.good) == 6
-    assert length(task.query.painted) == 3
+    assert length(task.query.synthetic) == 3
     rows = {tuple(row) for row in task.query.good["means"].tolist()}
     assert not rows & {tuple(row) for row in task.support.good["means"].tolist()}
-    judged = {tuple(row) for row in task.query.painted["means"].tolist()}
+    judged = {tuple(row) for row in task.query.synthetic["means"].tolist()}
     assert not judged & {tuple(row) for row in task.support.good["means"].tolist()}
     assert task.support.image.tolist()[-wrong or None :] == sorted(set(task.support.image.tolist()))[-wrong or None :]
 
@@ -167,8 +167,8 @@ whole = cache(trained)
 
 def test_the_same_seed_learns_the_same_and_queries_lose_less() -> None:
     again = trained()
-    assert all(torch.equal(whole().theta[name], again.theta[name]) for name in again.theta)
-    losses = [turn.guide_loss for turn in again.turns]
+    assert all(torch.equal(whole().init[name], again.init[name]) for name in again.init)
+    losses = [turn.head_loss for turn in again.turns]
     assert np.mean(losses[-6:]) < 0.9 * np.mean(losses[:6])
     assert np.mean([turn.flow_loss for turn in again.turns[-6:]]) < np.mean(
         [turn.flow_loss for turn in again.turns[:6]]
@@ -177,9 +177,9 @@ def test_the_same_seed_learns_the_same_and_queries_lose_less() -> None:
 
 def test_an_interrupted_run_goes_on_to_the_same_end() -> None:
     part = trained(until=10)
-    resumed = trained(MetaState(part.theta, part.turns, part.moments))
+    resumed = trained(MetaState(part.init, part.turns, part.moments))
     assert resumed.turns == whole().turns
-    assert all(torch.equal(whole().theta[name], resumed.theta[name]) for name in resumed.theta)
+    assert all(torch.equal(whole().init[name], resumed.init[name]) for name in resumed.init)
 
 
 def test_the_detector_lends_its_modules_and_keeps_its_parameters() -> None:
@@ -190,28 +190,28 @@ def test_the_detector_lends_its_modules_and_keeps_its_parameters() -> None:
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
-def theta() -> Theta:
-    return theta_of(whole().theta, backbone_sha256="ab")
+def init() -> MetaInit:
+    return init_of(whole().init, backbone_sha256="ab")
 
 
 def test_parameters_survive_the_file_and_a_detector_begins_there(tmp_path: Path) -> None:
-    write(theta(), tmp_path / "theta.safetensors")
-    found = read(tmp_path / "theta.safetensors")
-    assert found.card == theta().card
+    write(init(), tmp_path / "init.safetensors")
+    found = read(tmp_path / "init.safetensors")
+    assert found.card == init().card
     detector = small_headflow()
     found.load_into(detector)
     begun = parameters_of(detector)
-    assert all(torch.equal(begun[n], value) for n, value in whole().theta.items() if n.startswith(GUIDE))
-    assert begun.keys() == found.parameters.keys() == whole().theta.keys()
+    assert all(torch.equal(begun[n], value) for n, value in whole().init.items() if n.startswith(HEAD))
+    assert begun.keys() == found.parameters.keys() == whole().init.keys()
 
 
 def test_parameters_of_something_else_are_refused(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="another headflow than this rad"):
-        theta().load_into(small("rad"))
+        init().load_into(small("rad"))
     with pytest.raises(SettingsError, match="meta-train"):
-        theta().require_backbone(BackboneSpec(sha256="cd"))
-    theta().require_backbone(BackboneSpec(sha256="ab"))
-    wide = replace(theta(), parameters={**whole().theta, "guide.scale": torch.ones(3)})
+        init().require_backbone(BackboneSpec(sha256="cd"))
+    init().require_backbone(BackboneSpec(sha256="ab"))
+    wide = replace(init(), parameters={**whole().init, "head.scale": torch.ones(3)})
     with pytest.raises(SettingsError, match="another"):
         wide.load_into(small_headflow())
     (tmp_path / "a.safetensors").write_bytes(b"something")
@@ -221,20 +221,20 @@ def test_parameters_of_something_else_are_refused(tmp_path: Path) -> None:
 
 
 def test_the_parameters_that_come_with_the_package_are_those_of_headflow() -> None:
-    theta = shipped()
+    init = shipped()
     embedder = embedder_for(FitSettings(detector="headflow"), "cpu")
-    theta.require_backbone(embedder.backbone.spec)
-    theta.load_into(embedder.detector)
+    init.require_backbone(embedder.backbone.spec)
+    init.load_into(embedder.detector)
     assert isinstance(embedder.detector, HeadFlow)
     begun = parameters_of(embedder.detector)
-    assert all(torch.equal(begun[n], value) for n, value in theta.parameters.items() if n.startswith(GUIDE))
-    assert HeadFlowConfig.model_validate(theta.card.config) == embedder.detector.config
-    assert {line.split()[0] for line in theta.card.lines} == set(MATERIALS), "learned on procedural lines alone"
-    assert (Path(theta_module.__file__).parent / theta_module.FILE).stat().st_size < 10 * 2**20
+    assert all(torch.equal(begun[n], value) for n, value in init.parameters.items() if n.startswith(HEAD))
+    assert HeadFlowConfig.model_validate(init.card.config) == embedder.detector.config
+    assert {line.split()[0] for line in init.card.lines} == set(MATERIALS), "learned on procedural lines alone"
+    assert (Path(init_module.__file__).parent / init_module.FILE).stat().st_size < 10 * 2**20
 
 
 def test_a_file_that_was_not_released_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(theta_module, "SHA256", "0" * 64)
+    monkeypatch.setattr(init_module, "SHA256", "0" * 64)
     shipped.cache_clear()
     with pytest.raises(SnapshotCorrupt, match="Install flowgauge again"):
         shipped()

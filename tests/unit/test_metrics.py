@@ -138,12 +138,12 @@ def test_the_interval_encloses_the_auroc() -> None:
     assert low < roc_auc_score(defective, scores) < high
 
 
-def test_twins_add_nothing_once_their_groups_are_known() -> None:
+def test_near_duplicates_add_nothing_once_their_groups_are_known() -> None:
     scores, defective = overlapping()
     alone = interval(auroc_replicates(scores, defective, seed=1))
-    twins, groups = np.tile(scores, 6), np.tile(np.arange(scores.size).astype(str), 6)
-    grouped = interval(auroc_replicates(twins, np.tile(defective, 6), list(groups), seed=1))
-    naive = interval(auroc_replicates(twins, np.tile(defective, 6), seed=1))
+    near_duplicates, groups = np.tile(scores, 6), np.tile(np.arange(scores.size).astype(str), 6)
+    grouped = interval(auroc_replicates(near_duplicates, np.tile(defective, 6), list(groups), seed=1))
+    naive = interval(auroc_replicates(near_duplicates, np.tile(defective, 6), seed=1))
     assert grouped == pytest.approx(alone, abs=0.02)
     assert naive[1] - naive[0] < 0.6 * (alone[1] - alone[0])
 

@@ -9,14 +9,14 @@ import torch
 
 from flowgauge.domain.errors import DatasetError, UserError
 from flowgauge.evaluation.feature_cache import Embedded
-from flowgauge.evaluation.leave_one_class_out import UnseenClass, UnseenClasses, gain
+from flowgauge.evaluation.leave_one_class_out import LeftOutClass, LeftOutClasses, gain
 from flowgauge.evaluation.splits import Split
 from flowgauge.models.adaptable import require_adaptable
-from flowgauge.models.detector import Lesson, length
+from flowgauge.models.detector import TrainingSet, length
 from flowgauge.models.multidirectional.detector import Multidirectional
 from flowgauge.models.registry import create
 from flowgauge.training.fit import FitSettings
-from tests.support.detectors import CONFIGS, SHAPE, features, lesson
+from tests.support.detectors import CONFIGS, SHAPE, features, training_set
 
 CHANNELS = sum(SHAPE.channels)
 
@@ -25,14 +25,14 @@ def quiet(what: str, done: int, total: int) -> None:
     """No progress to look at."""
 
 
-def untaught(**changes: object) -> Multidirectional:
+def untrained(**changes: object) -> Multidirectional:
     detector = create("multidirectional", CONFIGS["multidirectional"] | changes, SHAPE)
     assert isinstance(detector, Multidirectional)
     return detector
 
 
-def taught(given: Lesson, **changes: object) -> Multidirectional:
-    detector = untaught(**changes)
+def trained(given: TrainingSet, **changes: object) -> Multidirectional:
+    detector = untrained(**changes)
     detector.learn(given, seed=0, progress=quiet)
     return detector
 
@@ -48,20 +48,20 @@ def marked(images: int, seed: int, stride: int, by: float) -> tuple[torch.Tensor
 
 @cache
 def without_labels() -> Multidirectional:
-    return taught(replace(lesson(untaught()), defects={}, kinds=()), episodes=0)
+    return trained(replace(training_set(untrained()), defects={}, kinds=()), episodes=0)
 
 
-def test_labels_that_may_teach_are_asked_for() -> None:
+def test_labels_that_may_train_are_asked_for() -> None:
     with pytest.raises(DatasetError, match=r"labelled defects.*flowgauge label"):
-        taught(replace(lesson(untaught()), defects={}, kinds=()))
+        trained(replace(training_set(untrained()), defects={}, kinds=()))
 
 
 def test_without_episodes_no_label_is_asked_for() -> None:
     assert without_labels().score(features(3, seed=1)).image.shape == (3,)
 
 
-def test_good_places_are_standardised_before_anything_is_learned() -> None:
-    detector, given = without_labels(), lesson(untaught())
+def test_good_patches_are_standardised_before_anything_is_learned() -> None:
+    detector, given = without_labels(), training_set(untrained())
     white = detector.white(given.good, torch.arange(length(given.good))).flatten(0, 1)
     torch.testing.assert_close(white.mean(dim=0), torch.zeros(CHANNELS), atol=0.05, rtol=0)
     assert torch.cov(white.T).diagonal().mean() == pytest.approx(1, abs=0.05)
@@ -69,15 +69,15 @@ def test_good_places_are_standardised_before_anything_is_learned() -> None:
 
 def test_labels_lift_what_is_off_in_the_same_direction_elsewhere() -> None:
     """The unseen defects lie in another place and are weaker; their direction is that of the labelled ones."""
-    detector = untaught()
+    detector = untrained()
     defects = detector.embed(marked(4, seed=61, stride=8, by=3.0))
-    given = lesson(detector).labelled(defects, ["a", "a", "b", "b"])
-    knowing = taught(given, episodes=60, learning_rate=0.02)
-    good, unseen = features(16, seed=62), [x.flip(-1) for x in marked(16, seed=63, stride=8, by=1.5)]
+    given = training_set(detector).labelled(defects, ["a", "a", "b", "b"])
+    knowing = trained(given, episodes=60, learning_rate=0.02)
+    good, held_out = features(16, seed=62), [x.flip(-1) for x in marked(16, seed=63, stride=8, by=1.5)]
 
     def margin(detector: Multidirectional) -> float:
         with torch.inference_mode():
-            theirs, ours = detector.score(unseen).image, detector.score(good).image
+            theirs, ours = detector.score(held_out).image, detector.score(good).image
         return float((theirs.mean() - ours.mean()) / ours.std())
 
     assert margin(knowing) > 1.5 * margin(without_labels())
@@ -85,10 +85,10 @@ def test_labels_lift_what_is_off_in_the_same_direction_elsewhere() -> None:
 
 def test_good_images_alone_move_the_directions_up_their_likelihood() -> None:
     """The inner level: after labels have stretched everything, good images bring their own variance back towards 1."""
-    given = lesson(untaught())
-    detector = taught(given, episodes=1, learning_rate=0.2, inner_steps=0)
+    given = training_set(untrained())
+    detector = trained(given, episodes=1, learning_rate=0.2, inner_steps=0)
     stretched = detector.directions.detach().clone()
-    longer = taught(given, episodes=1, learning_rate=0.2, inner_steps=20, alpha=0.1)
+    longer = trained(given, episodes=1, learning_rate=0.2, inner_steps=20, alpha=0.1)
 
     def variance(directions: torch.Tensor) -> float:
         return float((detector.white(given.good, torch.arange(8)) @ directions).square().mean())
@@ -117,22 +117,22 @@ SPLIT = Split(
 
 
 @cache
-def classes() -> UnseenClasses:
-    detector = untaught()
+def classes() -> LeftOutClasses:
+    detector = untrained()
     maps = [features(28, seed=5), *(marked(6, seed=70 + s, stride=s, by=2.5) for s in KINDS.values())]
     joined = [torch.cat(level) for level in zip(*maps, strict=True)]
     image = torch.arange(len(NAMES))
-    whole = Lesson(detector.embed(joined), image, {}, image[:0], torch.zeros(0, *detector.grid))
+    whole = TrainingSet(detector.embed(joined), image, {}, image[:0], torch.zeros(0, *detector.grid))
     settings = FitSettings(detector="multidirectional", config=CONFIGS["multidirectional"])
-    return UnseenClasses(Embedded(tuple(NAMES), SHAPE, whole), SPLIT, PARTS, settings, labels=3)
+    return LeftOutClasses(Embedded(tuple(NAMES), SHAPE, whole), SPLIT, PARTS, settings, labels=3)
 
 
 @cache
-def left_out(kind: str) -> UnseenClass:
+def left_out(kind: str) -> LeftOutClass:
     return classes().left_out(kind)
 
 
-def test_the_class_left_out_teaches_nothing_and_no_part_is_on_both_sides() -> None:
+def test_the_class_left_out_trains_nothing_and_no_part_is_on_both_sides() -> None:
     cell = left_out("hole")
     assert len(cell.labelled) == 3
     assert {name.split("/")[1] for name in cell.labelled} == {"dent", "spot"}

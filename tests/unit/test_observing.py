@@ -13,7 +13,7 @@ from flowgauge.runtime.alerts import alerts
 from flowgauge.runtime.backend import Store
 from flowgauge.runtime.worker import Worker
 from flowgauge.training.thresholds import Rule, Threshold
-from tests.support.cameras import Camera, observe, requests, told
+from tests.support.cameras import Camera, alert_kinds, observe, requests
 from tests.support.failing import Failing
 from tests.support.streaming import LINE, SetClock, append_verdicts, opened, records, verdict
 
@@ -37,13 +37,13 @@ def test_verdicts_fill_the_buffer_with_references(store: Store) -> None:
     assert first.image_uri == verdict(0).image_uri
 
 
-def test_judge_images_and_images_that_were_not_kept_never_teach(store: Store) -> None:
-    append_verdicts(store.log, [verdict(0, teaches=False), verdict(1, image_uri=None), verdict(2)])
+def test_test_images_and_images_that_were_not_kept_never_train(store: Store) -> None:
+    append_verdicts(store.log, [verdict(0, use_for_training=False), verdict(1, image_uri=None), verdict(2)])
     observe(store)
     assert [entry.image_id for entry in store.state.buffer(LINE)] == ["image-0002"]
 
 
-def test_a_void_verdict_does_not_teach(store: Store) -> None:
+def test_a_void_verdict_does_not_train(store: Store) -> None:
     append_verdicts(store.log, [verdict(5), verdict(3, "late")])
     observe(store)
     assert [entry.image_id for entry in store.state.buffer(LINE)] == ["image-0005"]
@@ -61,13 +61,13 @@ def test_a_line_without_a_gauge_fills_its_buffer_and_does_not_drift(store: Store
     append_verdicts(store.log, camera.verdicts(60, **unknown) + camera.verdicts(60, light=0.6, **unknown))
     observe(store)
     assert len(store.state.buffer(LINE)) == 120
-    assert told(store) == []
+    assert alert_kinds(store) == []
 
 
 def test_a_change_of_light_alerts_with_its_cause_and_requests_one_adaptation(store: Store, camera: Camera) -> None:
     append_verdicts(store.log, camera.verdicts(100) + camera.verdicts(100, shift=3, light=0.5))
     observe(store)
-    assert told(store) == [AlertKind.DRIFT]
+    assert alert_kinds(store) == [AlertKind.DRIFT]
     assert "brightness rose from 0.4 to 0.5" in alerts(store.log)[0].message
     [request] = requests(store)
     assert (request.line, request.reason, request.requested_by) == (LINE, Reason.DRIFT, "observing")
@@ -85,7 +85,7 @@ def test_the_request_says_since_when_the_line_has_changed(store: Store, camera: 
 def test_the_adaptation_is_requested_only_when_the_line_has_settled(store: Store, camera: Camera) -> None:
     append_verdicts(store.log, camera.verdicts(100) + camera.verdicts(25, shift=3, light=0.5))
     observe(store)
-    assert (told(store), requests(store)) == ([AlertKind.DRIFT], [])
+    assert (alert_kinds(store), requests(store)) == ([AlertKind.DRIFT], [])
     append_verdicts(store.log, camera.verdicts(60, shift=3, light=0.5))
     observe(store)
     assert len(requests(store)) == 1
@@ -95,7 +95,7 @@ def test_a_wave_of_defects_is_proposed_to_a_person_and_not_learned(store: Store,
     append_verdicts(store.log, camera.verdicts(100) + camera.verdicts(120, defects=0.4))
     observe(store)
     assert requests(store) == []
-    assert told(store) == [AlertKind.DRIFT, AlertKind.ADAPTATION_PROPOSED]
+    assert alert_kinds(store) == [AlertKind.DRIFT, AlertKind.ADAPTATION_PROPOSED]
     assert "must not be learned" in alerts(store.log)[-1].message
     proposal = alerts(store.log)[-1]
     assert f"flowgauge adapt --approve {proposal.detail['request']['request_id']}" in proposal.message
@@ -124,14 +124,14 @@ def test_the_policy_propose_asks_a_person_and_off_asks_nobody(store: Store, came
     set_line(store.objects, LINE, policy="propose")
     append_verdicts(store.log, camera.verdicts(100) + camera.verdicts(100, shift=3, light=0.5))
     observe(store)
-    assert (told(store), requests(store)) == ([AlertKind.DRIFT, AlertKind.ADAPTATION_PROPOSED], [])
+    assert (alert_kinds(store), requests(store)) == ([AlertKind.DRIFT, AlertKind.ADAPTATION_PROPOSED], [])
 
 
 def test_with_adaptation_switched_off_a_drift_is_an_alert_and_no_more(store: Store, camera: Camera) -> None:
     set_line(store.objects, LINE, policy="off")
     append_verdicts(store.log, camera.verdicts(100) + camera.verdicts(100, shift=3, light=0.5))
     observe(store)
-    assert (told(store), requests(store)) == ([AlertKind.DRIFT], [])
+    assert (alert_kinds(store), requests(store)) == ([AlertKind.DRIFT], [])
 
 
 @pytest.mark.parametrize(("cool_down", "expected"), [(10_000, 1), (0, 2)])
@@ -143,14 +143,14 @@ def test_no_second_adaptation_is_requested_while_the_line_cools_down(
         append_verdicts(store.log, camera.verdicts(100, shift=shift, light=light))
     observe(store)
     assert len(requests(store)) == expected
-    assert told(store).count(AlertKind.DRIFT) >= expected
+    assert alert_kinds(store).count(AlertKind.DRIFT) >= expected
 
 
 def test_a_swap_starts_the_monitor_afresh(store: Store, camera: Camera) -> None:
     append_verdicts(store.log, camera.verdicts(100))
     append_verdicts(store.log, camera.verdicts(100, light=0.5, gauge_version="adapted-2"))
     observe(store)
-    assert told(store) == []
+    assert alert_kinds(store) == []
 
 
 def test_a_count_requests_an_adaptation_without_any_drift(store: Store, camera: Camera) -> None:
@@ -201,7 +201,7 @@ def test_losing_all_state_starts_afresh_and_goes_on(store: Store, camera: Camera
     bereft = Store(store.uri, store.log, store.objects, empty, store.clock)
     append_verdicts(store.log, camera.verdicts(50, light=0.5))
     observe(bereft)
-    assert told(store) == []
+    assert alert_kinds(store) == []
     assert len(empty.buffer(LINE)) == 50
 
 
@@ -238,7 +238,7 @@ def test_a_threshold_that_fits_the_line_is_not_contradicted_whatever_defects_com
 
 
 @pytest.mark.parametrize(("centre", "side", "share"), [(125, "below", 0.3), (70, "above", 0.0)])
-def test_a_threshold_that_does_not_fit_the_line_is_told_once_with_a_proposal(
+def test_a_threshold_that_does_not_fit_the_line_is_reported_once_with_a_proposal(
     store: Store, centre: float, side: str, share: float
 ) -> None:
     limit = _gauged(store)

@@ -10,7 +10,7 @@ from flowgauge.processors.observing import Observing
 from flowgauge.registry.lines import set_line
 from flowgauge.runtime.backend import Store
 from flowgauge.runtime.worker import Worker
-from tests.support.cameras import Camera, observe, requests, told
+from tests.support.cameras import Camera, alert_kinds, observe, requests
 from tests.support.failing import Failing
 from tests.support.streaming import LINE, SetClock, append_verdicts, opened
 
@@ -160,7 +160,7 @@ def test_the_policy_holds_for_schedules_too(
     observe(scheduled)
     set_to(clock, TICK)
     observe(scheduled)
-    assert (told(scheduled), requests(scheduled)) == (expected, [])
+    assert (alert_kinds(scheduled), requests(scheduled)) == (expected, [])
 
 
 def test_one_cool_down_holds_for_all_reasons_and_across_a_restart(

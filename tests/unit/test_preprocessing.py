@@ -13,7 +13,7 @@ def _picture(height: int, width: int) -> Picture:
     return Picture(rng.integers(0, 256, (height, width, 3), dtype=np.uint8), "0" * 64)
 
 
-def _object_on_ground(height: int, width: int, box: tuple[int, int, int, int]) -> Picture:
+def _object_on_background(height: int, width: int, box: tuple[int, int, int, int]) -> Picture:
     pixels = np.full((height, width, 3), 30, np.uint8)
     left, top, right, bottom = box
     pixels[top:bottom, left:right] = 200
@@ -22,20 +22,20 @@ def _object_on_ground(height: int, width: int, box: tuple[int, int, int, int]) -
 
 @pytest.mark.parametrize("aspect", list(Aspect))
 @pytest.mark.parametrize("shape", [(100, 100), (60, 200), (200, 60), (8, 9)])
-def test_every_rule_gives_a_square(aspect: Aspect, shape: tuple[int, int]) -> None:
-    squares = Preprocessing(size=64, aspect=aspect, window=80).squares([_picture(*shape)])
-    assert squares.shape == (1, 64, 64, 3)
+def test_every_rule_gives_a_crop(aspect: Aspect, shape: tuple[int, int]) -> None:
+    crops = Preprocessing(size=64, aspect=aspect, window=80).crops([_picture(*shape)])
+    assert crops.shape == (1, 64, 64, 3)
 
 
 def test_letterbox_keeps_proportions() -> None:
-    picture = _object_on_ground(50, 100, (40, 15, 60, 35))
-    square = Preprocessing(size=128, aspect=Aspect.LETTERBOX).squares([picture])[0, :, :, 0] > 100
+    picture = _object_on_background(50, 100, (40, 15, 60, 35))
+    square = Preprocessing(size=128, aspect=Aspect.LETTERBOX).crops([picture])[0, :, :, 0] > 100
     rows, columns = square.any(axis=1).sum(), square.any(axis=0).sum()
     assert abs(int(rows) - int(columns)) <= 2
 
 
-def test_the_object_is_found_on_its_ground() -> None:
-    assert object_box(_object_on_ground(80, 120, (20, 10, 70, 50))) == (20, 10, 70, 50)
+def test_the_object_is_found_on_its_background() -> None:
+    assert object_box(_object_on_background(80, 120, (20, 10, 70, 50))) == (20, 10, 70, 50)
 
 
 def test_an_image_without_an_object_is_taken_whole() -> None:
@@ -43,8 +43,8 @@ def test_an_image_without_an_object_is_taken_whole() -> None:
 
 
 def test_centre_puts_the_object_in_the_middle() -> None:
-    picture = _object_on_ground(100, 200, (150, 10, 190, 50))
-    square = Preprocessing(size=64, aspect=Aspect.CENTRE).squares([picture])[0, :, :, 0] > 100
+    picture = _object_on_background(100, 200, (150, 10, 190, 50))
+    square = Preprocessing(size=64, aspect=Aspect.CENTRE).crops([picture])[0, :, :, 0] > 100
     rows, columns = np.flatnonzero(square.any(axis=1)), np.flatnonzero(square.any(axis=0))
     assert rows.mean() == pytest.approx(31.5, abs=1)
     assert columns.mean() == pytest.approx(31.5, abs=1)
@@ -52,9 +52,9 @@ def test_centre_puts_the_object_in_the_middle() -> None:
 
 @pytest.mark.parametrize("aspect", list(Aspect))
 def test_a_restored_map_lies_over_the_object(aspect: Aspect) -> None:
-    picture = _object_on_ground(100, 200, (120, 20, 180, 60))
+    picture = _object_on_background(100, 200, (120, 20, 180, 60))
     preprocessing = Preprocessing(size=64, aspect=aspect).measured([picture])
-    seen = preprocessing.squares([picture])[0, :, :, 0].astype(np.float32)
+    seen = preprocessing.crops([picture])[0, :, :, 0].astype(np.float32)
     restored = preprocessing.restore((seen > 100).astype(np.float32), picture)
     rows, columns = np.nonzero(restored > 0.5)
     height, width = restored.shape
@@ -62,7 +62,7 @@ def test_a_restored_map_lies_over_the_object(aspect: Aspect) -> None:
     assert (rows.mean() + 0.5) / height == pytest.approx(40 / 100, abs=0.03)
 
 
-def test_embedding_forgets_place_and_background() -> None:
+def test_embedding_forgets_patch_and_background() -> None:
     """The same part elsewhere, on another ground, in a picture of another size."""
     here, there = np.full((120, 160, 3), 200, np.uint8), np.full((90, 200, 3), 40, np.uint8)
     part = np.random.default_rng(0).integers(90, 130, (40, 60, 3), dtype=np.uint8)
@@ -70,7 +70,7 @@ def test_embedding_forgets_place_and_background() -> None:
     one, other = (Picture(pixels, "") for pixels in (here, there))
     preprocessing = Preprocessing(size=64, aspect=Aspect.EMBED, window=64)
     masks = [(pixels == pixels[0, 0]).all(axis=2) for pixels in (here, there)]
-    first, second = preprocessing.squares(
+    first, second = preprocessing.crops(
         [picture.cut_out(~mask) for picture, mask in zip((one, other), masks, strict=True)]
     )
     assert first.max() > 90
@@ -78,7 +78,10 @@ def test_embedding_forgets_place_and_background() -> None:
 
 
 def test_embedding_keeps_the_scale_of_the_largest_object() -> None:
-    large, small = _object_on_ground(200, 200, (50, 50, 130, 90)), _object_on_ground(200, 200, (90, 10, 130, 30))
+    large, small = (
+        _object_on_background(200, 200, (50, 50, 130, 90)),
+        _object_on_background(200, 200, (90, 10, 130, 30)),
+    )
     preprocessing = Preprocessing(size=96, aspect=Aspect.EMBED, margin=0.1).measured([large, small])
     assert preprocessing.window == 96  # 80 pixels and a tenth of them on either side: a pixel is a pixel
     for picture, width, height in ((large, 80, 40), (small, 40, 20)):
@@ -88,13 +91,13 @@ def test_embedding_keeps_the_scale_of_the_largest_object() -> None:
 
 @pytest.mark.parametrize("side", [200, 1000])
 def test_embedding_blackens_the_background_and_keeps_a_rim_that_goes_by_the_window(side: int) -> None:
-    pixels = _object_on_ground(side, side, (60, 60, 140, 140)).pixels
+    pixels = _object_on_background(side, side, (60, 60, 140, 140)).pixels
     square = Preprocessing(size=192, aspect=Aspect.EMBED, window=192).square(Picture(pixels, "", pixels[:, :, 0] > 100))
     assert sorted(np.unique(square)) == [0, 30, 200]
     assert int((square[96, :, 0] == 30).sum()) == 4, "a hundredth of 192 pixels to either side"
 
 
-def test_the_darkest_of_an_object_is_not_taken_for_ground() -> None:
+def test_the_darkest_of_an_object_is_not_taken_for_background() -> None:
     outline = np.zeros((100, 100), bool)
     outline[30:70, 30:70] = True
     square = Preprocessing(size=64, aspect=Aspect.EMBED, window=64).square(
@@ -107,16 +110,16 @@ def test_a_picture_without_an_object_shows_black() -> None:
     assert not Preprocessing(size=64, aspect=Aspect.EMBED, window=64).square(_picture(100, 100)).any()
 
 
-def test_a_fit_that_sees_no_objects_is_refused_and_a_picture_without_one_is_doubted() -> None:
+def test_a_fit_that_sees_no_objects_is_refused_and_a_picture_without_one_is_unclear() -> None:
     embedding = Preprocessing(size=64, aspect=Aspect.EMBED)
-    part, surface = _object_on_ground(100, 100, (20, 20, 60, 60)), _picture(100, 100)
+    part, patch_features = _object_on_background(100, 100, (20, 20, 60, 60)), _picture(100, 100)
     with pytest.raises(DatasetError, match=r"Only 1 of 2 images show an object.*--masks"):
-        embedding.measured([part, surface])
-    fitted = embedding.measured([part, part, surface])
-    assert fitted.doubts(part) == ()
-    assert "no object" in fitted.doubts(surface)[0]
-    assert "more than the window of 48" in fitted.doubts(_object_on_ground(100, 100, (20, 20, 90, 60)))[0]
-    assert Preprocessing(size=64).measured([surface]).doubts(surface) == ()
+        embedding.measured([part, patch_features])
+    fitted = embedding.measured([part, part, patch_features])
+    assert fitted.unclear_reasons(part) == ()
+    assert "no object" in fitted.unclear_reasons(patch_features)[0]
+    assert "more than the window of 48" in fitted.unclear_reasons(_object_on_background(100, 100, (20, 20, 90, 60)))[0]
+    assert Preprocessing(size=64).measured([patch_features]).unclear_reasons(patch_features) == ()
 
 
 def test_a_cut_object_needs_not_stand_out() -> None:
@@ -129,8 +132,8 @@ def test_a_cut_object_needs_not_stand_out() -> None:
 
 
 def test_inputs_are_normalised_by_mean_and_deviation() -> None:
-    squares = np.full((1, 64, 64, 3), 255, np.uint8)
-    normalised = Preprocessing(size=64, mean=(0.5, 0.5, 0.5), std=(0.25, 0.5, 1.0)).normalised(squares)
+    crops = np.full((1, 64, 64, 3), 255, np.uint8)
+    normalised = Preprocessing(size=64, mean=(0.5, 0.5, 0.5), std=(0.25, 0.5, 1.0)).normalised(crops)
     assert normalised[0, :, 0, 0].tolist() == pytest.approx([2.0, 1.0, 0.5])
 
 

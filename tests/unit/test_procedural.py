@@ -50,14 +50,14 @@ def test_parts_of_one_line_look_alike_and_lines_differ(material: str) -> None:
 @every_material
 @pytest.mark.parametrize("kind", DEFECTS)
 def test_a_defect_shows_where_its_mask_is_and_hardly_elsewhere(material: str, kind: str) -> None:
-    marred, good = line(material).defect(3, kind), line(material).good(3)
-    assert marred.mask is not None
-    change = np.abs(marred.pixels.astype(int) - good.pixels).max(axis=2)
+    defective, good = line(material).defect(3, kind), line(material).good(3)
+    assert defective.mask is not None
+    change = np.abs(defective.pixels.astype(int) - good.pixels).max(axis=2)
 
-    assert 0 < marred.mask.mean() < 0.35
-    assert change[marred.mask].mean() > 9
-    assert change[marred.mask].mean() > 1.5 * change[~marred.mask].mean()
-    assert (marred.kind, marred.index) == (kind, 3)
+    assert 0 < defective.mask.mean() < 0.35
+    assert change[defective.mask].mean() > 9
+    assert change[defective.mask].mean() > 1.5 * change[~defective.mask].mean()
+    assert (defective.kind, defective.index) == (kind, 3)
 
 
 @pytest.mark.parametrize("kind", DEFECTS)

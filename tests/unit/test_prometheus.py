@@ -64,7 +64,7 @@ def test_a_batch_is_counted_by_line_and_decision_with_its_stages(
     assert found['flowgauge_stage_seconds_count{group="scoring",stage="decode"}'] == 1
     assert found['flowgauge_stage_seconds_count{group="scoring",stage="score"}'] == 1
     assert found[f'flowgauge_gauge_info{{line="{LINE}",version="fit-1"}}'] == 1
-    assert found["flowgauge_owed_images"] == 0
+    assert found["flowgauge_pending_uploads"] == 0
 
 
 def test_a_swap_leaves_one_version_per_line(tmp_path: Path, meter: PrometheusMeter, page: str) -> None:

@@ -126,7 +126,7 @@ def test_the_tail_model_breaks_its_promise_on_tails_heavier_than_it_allows() -> 
     assert found.covered >= 0.95
 
 
-def test_counting_images_as_parts_breaks_the_promised_interval() -> None:
+def test_fencing_images_as_parts_breaks_the_promised_interval() -> None:
     """What the weights are for: ten near copies of twenty parts are not two hundred parts."""
     rng, inside = np.random.default_rng(0), []
     for _ in range(400):

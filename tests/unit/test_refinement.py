@@ -8,14 +8,14 @@ import pytest
 import torch
 
 from flowgauge.adaptation import refine as refinement_module
-from flowgauge.adaptation.inner_loop import InnerLoop, Teaching, adapted
-from flowgauge.adaptation.refine import Division, Evidence, MemberSettings, Refined, RefinementSettings, refine
+from flowgauge.adaptation.inner_loop import InnerLoop, TrainingTokens, adapted
+from flowgauge.adaptation.refine import AdaptationData, Division, MemberSettings, Refined, RefinementSettings, refine
 from flowgauge.adaptation.uncertainty import L2Rule
 from flowgauge.models.detector import Embedding, select
 from flowgauge.models.featureflow.detector import FeatureFlow
 from flowgauge.models.flows.flow import Flow
 from flowgauge.training.outliers import Rejection, Suspicion, suspect
-from tests.support.detectors import features, taught
+from tests.support.detectors import features, trained
 
 IMAGES = 24
 CONSTANT_PULL = L2Rule(lowest=0.1, highest=0.1 + 1e-9)
@@ -28,7 +28,7 @@ SETTINGS = RefinementSettings(
 
 @cache
 def anchor() -> FeatureFlow:
-    detector = taught("featureflow")
+    detector = trained("featureflow")
     assert isinstance(detector, FeatureFlow)
     return detector
 
@@ -47,13 +47,13 @@ def refined_on(
     good: Embedding, folds: int = 3, settings: RefinementSettings = SETTINGS, mirrored: tuple[Embedding, ...] = ()
 ) -> Refined:
     def unasked(numbers: torch.Tensor) -> tuple[Embedding, torch.Tensor]:
-        raise AssertionError("no guide is tuned")
+        raise AssertionError("no head is tuned")
 
     return refine(
         anchor(),
-        Evidence((good,), unasked, mirrored),
+        AdaptationData((good,), unasked, mirrored),
         [str(number) for number in range(IMAGES)],
-        Division(folds=np.arange(IMAGES) % folds, watching=np.arange(IMAGES) < 3),
+        Division(folds=np.arange(IMAGES) % folds, validation=np.arange(IMAGES) < 3),
         settings,
         default_k=5,
         seed=0,
@@ -74,7 +74,7 @@ def test_no_image_reaches_the_member_that_holds_it_out() -> None:
         assert same == (member == 4 % 3)
 
 
-def test_mirrored_views_teach_the_members_that_do_not_hold_their_image_out() -> None:
+def test_mirrored_views_train_the_members_that_do_not_hold_their_image_out() -> None:
     one, two = (refined_on(brighter(), mirrored=(brighter(moved),)) for moved in (None, 4))
     for member in range(3):
         other = state_of(two, member)
@@ -82,14 +82,14 @@ def test_mirrored_views_teach_the_members_that_do_not_hold_their_image_out() -> 
         assert same == (member == 4 % 3)
 
 
-def test_every_view_of_an_image_that_is_kept_teaches_and_none_of_one_that_is_rejected(
+def test_every_view_of_an_image_that_is_kept_trains_and_none_of_one_that_is_rejected(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    taught: list[int] = []
+    trained: list[int] = []
 
-    def counting(flow: Flow, teaching: Teaching, *rest: Any, **more: Any) -> Any:
-        taught.append(len(teaching.taught))
-        return adapted(flow, teaching, *rest, **more)
+    def recorded(flow: Flow, training: TrainingTokens, *rest: Any, **more: Any) -> Any:
+        trained.append(len(training.train))
+        return adapted(flow, training, *rest, **more)
 
     def doubting(scores: Any, nll: torch.Tensor, rule: Rejection, k: float) -> Suspicion:
         found = suspect(scores, nll, rule, k)
@@ -97,11 +97,11 @@ def test_every_view_of_an_image_that_is_kept_teaches_and_none_of_one_that_is_rej
         found.patches[4] = False
         return found
 
-    monkeypatch.setattr(refinement_module, "adapted", counting)
+    monkeypatch.setattr(refinement_module, "adapted", recorded)
     monkeypatch.setattr(refinement_module, "suspect", doubting)
     refined_on(brighter(), mirrored=(brighter(), brighter()))
     patches = anchor().grid[0] * anchor().grid[1]
-    assert taught == [3 * patches * images for images in (15, 16, 15)], "image 4 is of the second fold"
+    assert trained == [3 * patches * images for images in (15, 16, 15)], "image 4 is of the second fold"
 
 
 def test_every_image_has_the_score_and_the_map_of_the_member_that_holds_it_out() -> None:

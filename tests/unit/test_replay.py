@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from flowgauge.domain.dead_letters import OFFSET, REPLAYED_FROM, buried, buried_at, dead_letter
+from flowgauge.domain.dead_letters import OFFSET, REPLAYED_FROM, dead_letter, dead_lettered, origin_of
 from flowgauge.domain.messages import DEAD_LETTERS, IMAGES, VERDICTS
 from flowgauge.domain.ports import Outgoing, Record
 from flowgauge.processors.scoring import Scoring
@@ -12,10 +12,10 @@ from flowgauge.registry.gauges import Gauges
 from flowgauge.runtime.backend import Store
 from flowgauge.runtime.events import image_record
 from flowgauge.runtime.worker import Worker
-from flowgauge.services.replay import Counts, Letters, letters, replay, replayed_at
+from flowgauge.services.replay import Counts, DeadLetters, dead_letters, replay, replayed_at
 from tests.support.streaming import LINE, SetClock, event, fitted, load, opened, png, records, send, verdicts
 
-ALL = Letters()
+ALL = DeadLetters()
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def score(store: Store) -> None:
 
 
 def kept(store: Store) -> list[Record]:
-    return list(letters(store.log, ALL))
+    return list(dead_letters(store.log, ALL))
 
 
 def images(store: Store) -> list[Record]:
@@ -102,12 +102,12 @@ def test_replaying_twice_scores_nothing_twice(store: Store) -> None:
     ("wanted", "ids"),
     [
         (ALL, {"a", "b", "c"}),
-        (Letters(line=LINE), {"a", "b"}),
-        (Letters(image_id="b"), {"b"}),
-        (Letters(line="other", image_id="b"), set()),
+        (DeadLetters(line=LINE), {"a", "b"}),
+        (DeadLetters(image_id="b"), {"b"}),
+        (DeadLetters(line="other", image_id="b"), set()),
     ],
 )
-def test_letters_are_chosen_by_line_and_image(store: Store, wanted: Letters, ids: set[str]) -> None:
+def test_letter_are_chosen_by_line_and_image(store: Store, wanted: DeadLetters, ids: set[str]) -> None:
     send(store, [("a", b""), ("b", b"")])
     send(store, [("c", b"")], line="other")
     score(store)
@@ -118,18 +118,18 @@ def test_letters_are_chosen_by_line_and_image(store: Store, wanted: Letters, ids
 def test_what_never_was_an_image_or_was_not_kept_is_not_sent(store: Store) -> None:
     [at] = [Record(VERDICTS, 0, 7, LINE, b"no verdict", {}, store.clock.now())]
     too_large = dead_letter(LINE, b"", event("huge").headers(), "The file has 300,000,000 bytes.")
-    store.log.append([buried(at, "This is no verdict."), too_large])
+    store.log.append([dead_lettered(at, "This is no verdict."), too_large])
     assert replay(store, ALL) == Counts(lost=2)
     assert images(store) == []
-    assert sorted(str(buried_at(letter)) for letter in kept(store)) == [
+    assert sorted(str(origin_of(letter)) for letter in kept(store)) == [
         "None",
-        "Place(topic='verdicts', partition=0, offset=7)",
+        "Origin(topic='verdicts', partition=0, offset=7)",
     ]
 
 
-def test_what_comes_while_letters_are_read_waits_for_the_next_time(store: Store) -> None:
+def test_what_comes_while_letter_are_read_waits_for_the_next_time(store: Store) -> None:
     send(store, [(str(number), b"") for number in range(20)])
     score(store)
-    for letter in letters(store.log, ALL):
+    for letter in dead_letters(store.log, ALL):
         store.log.append([Outgoing(DEAD_LETTERS, LINE, letter.value, letter.headers, letter.partition)])
     assert len(kept(store)) == 40

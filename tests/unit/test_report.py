@@ -90,10 +90,10 @@ def test_a_story_without_adaptations_says_that_the_first_gauge_is_still_active(s
     assert "No adaptation was asked for" in headline(quiet)
 
 
-def test_a_refused_adaptation_is_told_as_refused() -> None:
+def test_a_refused_adaptation_is_reported_as_refused() -> None:
     refused = sample_story(accepted=False)
     assert "refused twice" in headline(refused)
-    assert "Only 41 of 100 painted defects are caught." in render(refused)
+    assert "Only 41 of 100 synthetic anomalies are caught." in render(refused)
 
 
 def test_the_headline_says_what_the_adapted_gauge_misses_that_the_first_one_caught(story: Story) -> None:
@@ -105,12 +105,12 @@ def test_the_headline_says_what_the_adapted_gauge_misses_that_the_first_one_caug
     )
 
 
-def test_judge_images_alone_are_measured(story: Story) -> None:
-    assert all(not point.teaches for phase in range(3) for point in judged(story, phase))
+def test_test_images_alone_are_measured(story: Story) -> None:
+    assert all(not point.use_for_training for phase in range(3) for point in judged(story, phase))
 
 
-def test_a_phase_without_judge_images_is_measured_on_all_of_it(story: Story) -> None:
-    points = tuple(point for point in story.points if point.teaches)
+def test_a_phase_without_test_images_is_measured_on_all_of_it(story: Story) -> None:
+    points = tuple(point for point in story.points if point.use_for_training)
     assert len(judged(story.model_copy(update={"points": points}), 0)) == 60
 
 

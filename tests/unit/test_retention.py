@@ -48,14 +48,14 @@ def test_without_a_limit_every_image_is_kept(store: Store) -> None:
 
 
 def test_passes_of_days_before_the_limit_go_and_everything_else_stays(store: Store) -> None:
-    set_line(store.objects, LINE, keep_passes_days=1)
+    set_line(store.objects, LINE, pass_retention_days=1)
     PassRetention(store).tidy()
     assert kept(store) == [0, 3, 6, 7, 8, 9, 10, 11]
     assert len(list(archived(store.objects))) == 12
 
 
 def test_what_is_buffered_stays(store: Store) -> None:
-    set_line(store.objects, LINE, keep_passes_days=1)
+    set_line(store.objects, LINE, pass_retention_days=1)
     entry = Buffered("image-0001", f"store:///images/{LINE}/2026-03-01/1", "ab", START, 1.0, "pass", "")
     store.state.buffer_add(LINE, [entry], 10)
     PassRetention(store).tidy()
@@ -63,7 +63,7 @@ def test_what_is_buffered_stays(store: Store) -> None:
 
 
 def test_a_day_is_gone_through_once_and_the_next_when_its_time_has_come(store: Store, clock: SetClock) -> None:
-    set_line(store.objects, LINE, keep_passes_days=1)
+    set_line(store.objects, LINE, pass_retention_days=1)
     retention = PassRetention(store)
     retention.tidy()
     store.objects.put(f"images/{LINE}/2026-03-01/1", b"put back by hand")

@@ -23,7 +23,7 @@ from flowgauge.runtime.task import Step
 from tests.support.failing import Failing
 from tests.support.streaming import LINE, SetClock, adapt, fitted, load, opened, png, records, send, verdicts
 
-PATIENCE_SECONDS = 30
+TIMEOUT_SECONDS = 30
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def images(count: int, brightness: int = 100, start: int = 0) -> list[tuple[str,
 
 def eventually(condition: Callable[[], bool]) -> None:
     """Bounded: a thread has to do something that the test can see."""
-    deadline, pause = monotonic() + PATIENCE_SECONDS, Event()
+    deadline, pause = monotonic() + TIMEOUT_SECONDS, Event()
     while not condition():
         assert monotonic() < deadline, "it never happened"
         pause.wait(0.005)
@@ -71,7 +71,7 @@ class Running:
         self.join()
 
     def join(self) -> None:
-        self._thread.join(PATIENCE_SECONDS)
+        self._thread.join(TIMEOUT_SECONDS)
         assert not self._thread.is_alive()
 
 
@@ -124,7 +124,7 @@ def test_run_streams_a_folder_until_it_is_stopped_and_leaves_nothing_behind(tmp_
     folder = tmp_path / "incoming"
     folder.mkdir()
     with fitted(open_store(str(tmp_path / "plant"))) as store:
-        source = folder_source(store, folder, LINE, settle_seconds=0)
+        source = folder_source(store, folder, LINE, quiet_seconds=0)
         with Running(embedded(store, load, adapt, [source])) as running:
             for name, data in images(30):
                 (folder / f".{name}").write_bytes(data)
@@ -141,11 +141,11 @@ def test_scoring_does_not_wait_for_an_adaptation(tmp_path: Path) -> None:
 
     def slow(given: AdaptationInput) -> AdaptationOutcome:
         begun.set()
-        assert let_go.wait(PATIENCE_SECONDS)
+        assert let_go.wait(TIMEOUT_SECONDS)
         return adapt(given)
 
     with fitted(open_store(str(tmp_path / "plant"))) as store, running_adaptation(store, slow):
-        assert begun.wait(PATIENCE_SECONDS)
+        assert begun.wait(TIMEOUT_SECONDS)
         send(store, images(10, start=100))
         eventually(lambda: len(verdicts(store.log)) == 20)
         assert active_snapshot(store.log, LINE).version == "fit-1"
@@ -170,7 +170,7 @@ def test_a_stop_gives_up_an_adaptation_that_is_under_way(tmp_path: Path) -> None
 
     with fitted(open_store(str(tmp_path / "plant"))) as store:
         with running_adaptation(store, endless) as running:
-            assert begun.wait(PATIENCE_SECONDS)
+            assert begun.wait(TIMEOUT_SECONDS)
         assert running.error is None
         embedded(store, load, adapt).run_until_idle()
         assert active_snapshot(store.log, LINE).version.startswith("adapted-")

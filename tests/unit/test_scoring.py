@@ -179,7 +179,7 @@ def test_a_restart_goes_on_after_the_last_verdict_whatever_was_committed(store: 
     assert [each.image_id for each in verdicts(store.log)] == ["a", "b"]
 
 
-def test_dead_letters_after_the_last_verdict_are_not_repeated_at_a_restart(store: Store) -> None:
+def test_dead_letter_after_the_last_verdict_are_not_repeated_at_a_restart(store: Store) -> None:
     send(store, [("a", png(100)), ("bad", b"no"), ("worse", b"")])
     score(store)
     score(store)
@@ -194,7 +194,7 @@ def test_a_line_without_a_gauge_gets_reviews_without_scores(store: Store) -> Non
     assert review.image_uri is not None
 
 
-def test_lines_in_one_batch_are_each_judged_by_their_own_gauge(store: Store) -> None:
+def test_lines_in_one_batch_are_each_tested_by_their_own_gauge(store: Store) -> None:
     fitted(store, "strict-1", threshold=90, line="strict")
     for line in (LINE, "strict", LINE):
         send(store, [(f"{line}-{store.log.end(IMAGES, 0)}", png(100))], line=line)
@@ -221,7 +221,7 @@ def test_a_verdict_past_the_deadline_is_late(store: Store, clock: SetClock) -> N
     assert [each.late for each in verdicts(store.log)] == [False, True]
 
 
-def test_a_backlog_that_outgrows_the_deadline_is_told_once_in_a_window(store: Store, clock: SetClock) -> None:
+def test_a_backlog_that_outgrows_the_deadline_is_reported_once_in_a_window(store: Store, clock: SetClock) -> None:
     set_line(store.objects, LINE, deadline_seconds=5)
     send(store, [("in time", png(100))])
     clock.advance(5)
@@ -236,7 +236,9 @@ def test_a_backlog_that_outgrows_the_deadline_is_told_once_in_a_window(store: St
     assert backlog.detail == {"waited_seconds": 12.5, "deadline_seconds": 5.0, "behind": 6}
 
 
-def test_a_backlog_is_told_of_each_line_with_a_deadline_and_says_what_to_do(tmp_path: Path, clock: SetClock) -> None:
+def test_a_backlog_is_reported_of_each_line_with_a_deadline_and_says_what_to_do(
+    tmp_path: Path, clock: SetClock
+) -> None:
     store = opened(tmp_path / "two", clock, partitions=2)
     for line, deadline in (("quick", 1), ("slow", 60), ("patient", None)):
         set_line(store.objects, line, deadline_seconds=deadline)
@@ -264,10 +266,10 @@ def test_an_end_that_cannot_be_read_costs_no_verdict(store: Store, clock: SetClo
     assert [each.kind for each in raised(store)] == [AlertKind.BACKLOG]
 
 
-def test_an_image_that_must_not_teach_says_so_in_its_verdict(store: Store) -> None:
-    send(store, [("judge", png(100))], teaches=False)
+def test_an_image_that_must_not_train_says_so_in_its_verdict(store: Store) -> None:
+    send(store, [("judge", png(100))], use_for_training=False)
     score(store)
-    assert not verdicts(store.log)[0].teaches
+    assert not verdicts(store.log)[0].use_for_training
 
 
 @pytest.mark.parametrize("full", [True, False])
@@ -293,7 +295,7 @@ def test_a_store_that_is_away_does_not_stop_scoring_and_is_reported_once(
     assert store.log.position("scoring", IMAGES, 0) == 3
 
 
-def test_what_was_owed_when_a_worker_was_killed_is_stored_by_the_next(store: Store, clock: SetClock) -> None:
+def test_what_was_pending_when_a_worker_was_killed_is_stored_by_the_next(store: Store, clock: SetClock) -> None:
     send(store, [("good", png(100)), ("bright", png(200))])
     away = Failing(store.objects, ["put"], 1_000)
     broken = Store(store.uri, store.log, away, store.state, store.clock)
@@ -305,8 +307,8 @@ def test_what_was_owed_when_a_worker_was_killed_is_stored_by_the_next(store: Sto
     assert kept(store) == ["bright", "good", "bright.png"]
     assert len(verdicts(store.log)) == 2
     (heatmap,) = store.objects.names("heatmaps/")
-    (judgement,) = BrightnessGauge(LINE, "fit-1", 150).judge([decode(png(200))])
-    expected = heatmap_png(decode(png(200)), judgement.anomaly_map, judgement.map_ceiling)
+    (prediction,) = BrightnessGauge(LINE, "fit-1", 150).predict([decode(png(200))])
+    expected = heatmap_png(decode(png(200)), prediction.anomaly_map, prediction.map_ceiling)
     assert store.objects.get(heatmap) == expected, "it is not that of the gauge that rejected the image"
 
 
@@ -317,12 +319,12 @@ def test_what_has_no_room_in_memory_is_read_again_from_the_log(store: Store, clo
     scoring = Scoring(broken, Gauges(store.log, store.objects, load), room_bytes=1_000)
     worker = Worker(scoring, store.log, clock, 40)
     worker.step()
-    assert scoring.evidence.debts.size < 3_000
-    assert scoring.evidence.owed == 40
+    assert scoring.artifacts.outbox.size < 3_000
+    assert scoring.artifacts.pending == 40
     for _ in range(50):
         clock.advance(1)
         worker.step()
-    assert scoring.evidence.owed == 0
+    assert scoring.artifacts.pending == 0
     assert len(kept(store)) == 80
 
 

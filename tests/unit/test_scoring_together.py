@@ -12,10 +12,10 @@ from tests.support.gauges import gauge, goods
 
 def test_each_gauge_says_what_it_says_alone() -> None:
     gauges = [gauge("headflow"), gauge("rad"), gauge("headflow")]
-    squares = gauges[0].manifest.preprocessing.squares(goods(range(700, 719)))
-    together = score_by_each(gauges, squares)
+    crops = gauges[0].manifest.preprocessing.crops(goods(range(700, 719)))
+    together = score_by_each(gauges, crops)
     assert [scores.shape for scores in together] == [(19,)] * 3
-    for alone, scores in zip((score_all(each, squares) for each in gauges), together, strict=True):
+    for alone, scores in zip((score_all(each, crops) for each in gauges), together, strict=True):
         np.testing.assert_array_equal(alone, scores)
 
 
@@ -28,6 +28,6 @@ def test_gauges_alike_share_the_backbones_passes(monkeypatch: pytest.MonkeyPatch
         return plain(*given)
 
     monkeypatch.setattr(gauge_module, "_features", counted)
-    squares = gauge().manifest.preprocessing.squares(goods(range(700, 708)))
-    score_by_each([gauge(), gauge()], squares)
+    crops = gauge().manifest.preprocessing.crops(goods(range(700, 708)))
+    score_by_each([gauge(), gauge()], crops)
     assert len(passes) == 1

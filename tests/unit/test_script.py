@@ -6,10 +6,10 @@ from statistics import fmean
 
 import pytest
 
+from flowgauge.cli.demo_line import INTERVAL, LineClock
 from flowgauge.cli.demofolder import DemoFolder
-from flowgauge.cli.recording import recorded_script
-from flowgauge.cli.script import DRIFT, JUDGING, TEACHING, Script, Shot, procedural_script
-from flowgauge.cli.stage import INTERVAL, LineClock
+from flowgauge.cli.recorded_script import recorded_script
+from flowgauge.cli.script import DRIFT, TESTING, TRAINING, Frame, Script, procedural_script
 from flowgauge.domain.errors import DatasetError, UserError
 from flowgauge.reports.story import Truth
 from flowgauge.synthetic.procedural.line import MATERIALS
@@ -28,28 +28,28 @@ def test_same_seed_same_images_and_another_seed_others(script: Script) -> None:
     again, other = (procedural_script("brushed-metal", seed, SMALL) for seed in (0, 1))
     for one, same, another in zip(script.shots[::97], again.shots[::97], other.shots[::97], strict=True):
         assert one.read() == same.read() != another.read()
-    assert [shot.truth for shot in script.shots] == [shot.truth for shot in again.shots]
-    assert [shot.truth for shot in script.shots] != [shot.truth for shot in other.shots]
+    assert [frame.truth for frame in script.shots] == [frame.truth for frame in again.shots]
+    assert [frame.truth for frame in script.shots] != [frame.truth for frame in other.shots]
 
 
 def test_no_image_comes_twice_and_none_was_fitted(script: Script) -> None:
-    names = [shot.image_id for shot in (*script.fit, *script.shots)]
+    names = [frame.image_id for frame in (*script.fit, *script.shots)]
     assert len(set(names)) == len(names)
-    pictures = [shot.read() for shot in (*script.fit[:8], *script.acts[0].teaching[:8])]
+    pictures = [frame.read() for frame in (*script.fit[:8], *script.acts[0].training[:8])]
     assert len(set(pictures)) == len(pictures)
 
 
-def test_each_phase_teaches_with_defects_among_the_good_and_judges_with_both(script: Script) -> None:
+def test_each_phase_trains_with_defects_among_the_good_and_tests_with_both(script: Script) -> None:
     for act in script.acts:
-        spoilt = sum(shot.truth is Truth.DEFECT for shot in act.teaching)
-        assert 0.1 * TEACHING <= spoilt <= 0.2 * TEACHING
-        assert all(shot.teaches for shot in act.teaching)
-        assert sum(shot.truth is Truth.DEFECT for shot in act.judging) == JUDGING / 2
-        assert not any(shot.teaches for shot in act.judging)
+        spoilt = sum(frame.truth is Truth.DEFECT for frame in act.training)
+        assert 0.1 * TRAINING <= spoilt <= 0.2 * TRAINING
+        assert all(frame.use_for_training for frame in act.training)
+        assert sum(frame.truth is Truth.DEFECT for frame in act.testing) == TESTING / 2
+        assert not any(frame.use_for_training for frame in act.testing)
 
 
 def test_the_gauge_is_fitted_to_good_images_alone(script: Script) -> None:
-    assert {shot.truth for shot in script.fit} == {Truth.GOOD}
+    assert {frame.truth for frame in script.fit} == {Truth.GOOD}
 
 
 def test_the_drift_goes_on_where_the_phase_before_left_it() -> None:
@@ -57,12 +57,12 @@ def test_the_drift_goes_on_where_the_phase_before_left_it() -> None:
     assert all(before[2] == after[1] for before, after in pairwise(DRIFT))
 
 
-def brightness(shots: Sequence[Shot]) -> float:
-    return fmean(decode(shot.read()).statistics.brightness for shot in shots if shot.truth is Truth.GOOD)
+def brightness(shots: Sequence[Frame]) -> float:
+    return fmean(decode(frame.read()).statistics.brightness for frame in shots if frame.truth is Truth.GOOD)
 
 
 def test_the_light_grows_from_the_first_phase_to_the_last(script: Script) -> None:
-    fit, first, last = script.fit[:16], script.acts[0].judging, script.acts[-1].judging
+    fit, first, last = script.fit[:16], script.acts[0].testing, script.acts[-1].testing
     assert brightness(first) == pytest.approx(brightness(fit), abs=0.01)
     assert brightness(last) > brightness(fit) + 0.015
 
@@ -70,7 +70,7 @@ def test_the_light_grows_from_the_first_phase_to_the_last(script: Script) -> Non
 @pytest.mark.parametrize("material", MATERIALS)
 def test_every_material_has_a_story(material: str) -> None:
     script = procedural_script(material, 0, SMALL)
-    assert decode(script.acts[-1].judging[1].read()).size == (SMALL, SMALL)
+    assert decode(script.acts[-1].testing[1].read()).size == (SMALL, SMALL)
 
 
 def test_a_material_that_there_is_not_is_the_users_mistake() -> None:
@@ -78,8 +78,8 @@ def test_a_material_that_there_is_not_is_the_users_mistake() -> None:
         procedural_script("glass", 0)
 
 
-def recording(folder: Path, seed: int = 3) -> Path:
-    """A run of 4 fitted images and one phase: 6 that teach, of which one is defective, and 2 + 2 that judge."""
+def phases_of(folder: Path, seed: int = 3) -> Path:
+    """A run of 4 fitted images and one phase: 6 that train, of which one is defective, and 2 + 2 that judge."""
     names = [f"{index:02d}.png" for index in range(14)]
     for index, name in enumerate(names):
         (folder / name).write_bytes(tiny_picture(index))
@@ -87,41 +87,41 @@ def recording(folder: Path, seed: int = 3) -> Path:
         "condition": "dusk",
         "buffer": names[4:10],
         "mislabelled": names[9:10],
-        "judge_good": names[10:12],
-        "judge_defect": names[12:],
+        "test_good": names[10:12],
+        "test_defect": names[12:],
     }
     path = folder / "phases.json"
     path.write_text(json.dumps({"protocol": "test", "runs": [{"seed": seed, "fit": names[:4], "phases": [phase]}]}))
     return path
 
 
-def test_a_recording_is_played_with_its_truth(tmp_path: Path) -> None:
-    script = recorded_script(tmp_path, recording(tmp_path), 3, groups={"04.png": "part-2"})
+def test_a_recorded_run_is_played_with_its_truth(tmp_path: Path) -> None:
+    script = recorded_script(tmp_path, phases_of(tmp_path), 3, groups={"04.png": "part-2"})
     (act,) = script.acts
     assert act.phase.name == "dusk"
-    assert {shot.image_id: shot.truth for shot in act.teaching if shot.truth is Truth.DEFECT} == {
+    assert {frame.image_id: frame.truth for frame in act.training if frame.truth is Truth.DEFECT} == {
         "09.png": Truth.DEFECT
     }
-    assert sorted(shot.image_id for shot in act.judging if shot.truth is Truth.DEFECT) == ["12.png", "13.png"]
-    assert {shot.image_id: shot.part for shot in act.teaching if shot.part} == {"04.png": "part-2"}
-    assert [shot.read() for shot in script.fit] == [tiny_picture(index) for index in range(4)]
+    assert sorted(frame.image_id for frame in act.testing if frame.truth is Truth.DEFECT) == ["12.png", "13.png"]
+    assert {frame.image_id: frame.part for frame in act.training if frame.part} == {"04.png": "part-2"}
+    assert [frame.read() for frame in script.fit] == [tiny_picture(index) for index in range(4)]
 
 
-def test_a_recording_is_shuffled_by_its_seed_within_buffer_and_judge_images(tmp_path: Path) -> None:
-    path = recording(tmp_path)
+def test_a_recorded_run_is_shuffled_by_its_seed_within_buffer_and_test_images(tmp_path: Path) -> None:
+    path = phases_of(tmp_path)
     once, again = (recorded_script(tmp_path, path, 3).acts[0] for _ in range(2))
-    assert [shot.image_id for shot in once.shots] == [shot.image_id for shot in again.shots]
-    assert [shot.image_id for shot in once.teaching] != sorted(shot.image_id for shot in once.teaching)
-    assert {shot.image_id for shot in once.teaching} == {f"{index:02d}.png" for index in range(4, 10)}
+    assert [frame.image_id for frame in once.shots] == [frame.image_id for frame in again.shots]
+    assert [frame.image_id for frame in once.training] != sorted(frame.image_id for frame in once.training)
+    assert {frame.image_id for frame in once.training} == {f"{index:02d}.png" for index in range(4, 10)}
 
 
 def test_a_seed_that_was_not_recorded_is_named_with_those_that_were(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match=r"no run with seed 1.*one of: 3"):
-        recorded_script(tmp_path, recording(tmp_path), 1)
+        recorded_script(tmp_path, phases_of(tmp_path), 1)
 
 
 def test_an_image_that_is_not_there_is_named(tmp_path: Path) -> None:
-    path = recording(tmp_path)
+    path = phases_of(tmp_path)
     (tmp_path / "05.png").unlink()
     with pytest.raises(DatasetError, match=r"no image .*05\.png"):
         recorded_script(tmp_path, path, 3)

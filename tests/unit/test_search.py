@@ -10,18 +10,18 @@ import pytest
 import torch
 
 from flowgauge.adaptation.refine import Division
-from flowgauge.cli import searching
+from flowgauge.cli import search_run as search_module
 from flowgauge.cli.model import Model
 from flowgauge.cli.options import Aspect, Device
-from flowgauge.cli.searching import Evaluation, MetaSearch, best, table
+from flowgauge.cli.search_run import Evaluation, MetaSearch, best, table
 from flowgauge.domain.errors import UserError
-from flowgauge.meta.search import DEFAULTS, SUPPORT, Arena, Choice, JudgedLine, SearchSettings, mixed
+from flowgauge.meta.search import DEFAULTS, SUPPORT, Choice, JudgedLine, SearchSettings, SearchSetup, mixed
 from flowgauge.meta.tasks import MetaLine
 from flowgauge.models.detector import length
 from flowgauge.models.headflow.detector import HeadFlow
 from flowgauge.reports.search import search_svg
 from flowgauge.training.fit import embedder_for
-from tests.support.detectors import features, lesson, mask, small
+from tests.support.detectors import features, mask, small, training_set
 from tests.support.gauges import settings
 
 QUICK = SearchSettings(turns=2, levels=(0.0, 0.4), seed=3)
@@ -31,32 +31,34 @@ def quiet(what: str, done: int, total: int) -> None:
     """No progress to look at."""
 
 
-def arena() -> Arena:
+def search_setup() -> SearchSetup:
     detector = small("headflow")
     assert isinstance(detector, HeadFlow)
-    taught = MetaLine("taught", lesson(detector), detector.embed(features(8, seed=60, defect=True)), mask(8, detector))
-    good, plain, marred = (
+    trained = MetaLine(
+        "trained", training_set(detector), detector.embed(features(8, seed=60, defect=True)), mask(8, detector)
+    )
+    good, plain, with_defect = (
         detector.embed(features(20, seed, defect)) for seed, defect in ((70, False), (71, False), (71, True))
     )
-    faint = {name: plain[name] + 0.25 * (marred[name] - plain[name]) for name in plain}
-    judged = JudgedLine("judged", lesson(detector, SUPPORT + SUPPORT // 2), good, faint)
-    return Arena(detector, [taught], [judged], QUICK)
+    faint = {name: plain[name] + 0.25 * (with_defect[name] - plain[name]) for name in plain}
+    judged = JudgedLine("judged", training_set(detector, SUPPORT + SUPPORT // 2), good, faint)
+    return SearchSetup(detector, [trained], [judged], QUICK)
 
 
 def test_a_choice_is_worth_the_same_whenever_it_is_asked_for() -> None:
-    place = arena()
-    before = {name: value.clone() for name, value in place.detector.state_dict().items() if "standardise" not in name}
-    found = place.aurocs(DEFAULTS, quiet)
+    setup = search_setup()
+    before = {name: value.clone() for name, value in setup.detector.state_dict().items() if "standardise" not in name}
+    found = setup.aurocs(DEFAULTS, quiet)
     assert len(found) == len(QUICK.levels)
     assert all(0 <= value <= 1 for value in found)
-    assert place.aurocs(DEFAULTS, quiet) == found
-    after = place.detector.state_dict()
+    assert setup.aurocs(DEFAULTS, quiet) == found
+    after = setup.detector.state_dict()
     assert all(torch.equal(after[name], value) for name, value in before.items()), "the detector is lent"
-    assert place.aurocs(Choice(alpha=0.5, beta=1e-2, k=2), quiet) != found
+    assert setup.aurocs(Choice(alpha=0.5, beta=1e-2, k=2), quiet) != found
 
 
 def test_a_support_holds_the_share_of_defects_that_it_is_asked_for() -> None:
-    line = arena().judged[0]
+    line = search_setup().judged[0]
     for share, wrong in ((0.0, 0), (0.25, 6), (0.5, 12)):
         support = line.support(share)
         assert length(support.good) == SUPPORT
@@ -69,11 +71,11 @@ def test_defects_lie_in_all_folds_and_some_of_them_may_watch() -> None:
     defective = np.arange(SUPPORT) >= SUPPORT // 2
     assert sorted(np.bincount(division.folds)) == [SUPPORT // 2] * 2
     assert all(0 < defective[division.folds == fold].sum() < SUPPORT // 2 for fold in (0, 1))
-    assert division.watching.sum() == SUPPORT // 8
+    assert division.validation.sum() == SUPPORT // 8
 
 
 @dataclass
-class Ground:
+class BenchmarkData:
     """In place of lines: what a choice is worth follows from its alpha."""
 
     asked: list[Choice] = field(default_factory=list)
@@ -84,9 +86,9 @@ class Ground:
 
 
 @pytest.fixture
-def ground(monkeypatch: pytest.MonkeyPatch) -> Ground:
-    made = Ground()
-    monkeypatch.setattr(MetaSearch, "_arena", lambda self: made)
+def data(monkeypatch: pytest.MonkeyPatch) -> BenchmarkData:
+    made = BenchmarkData()
+    monkeypatch.setattr(MetaSearch, "_search_setup", lambda self: made)
     return made
 
 
@@ -95,7 +97,7 @@ def search(seed: int = 0) -> MetaSearch:
     return MetaSearch(model, QUICK.model_copy(update={"seed": seed}), Device.CPU, quiet)
 
 
-def test_the_defaults_are_asked_first_and_then_what_promises_more(ground: Ground, tmp_path: Path) -> None:
+def test_the_defaults_are_asked_first_and_then_what_promises_more(data: BenchmarkData, tmp_path: Path) -> None:
     found = search().run(13, tmp_path / "search.json")
     assert found[0].choice == DEFAULTS
     proposed = [abs(each.choice.alpha - 0.2) for each in found]
@@ -103,17 +105,17 @@ def test_the_defaults_are_asked_first_and_then_what_promises_more(ground: Ground
     assert best(found).worst == max(min(each.image_aurocs) for each in found)
 
 
-def test_an_interrupted_search_goes_on_as_if_it_had_not_been(ground: Ground, tmp_path: Path) -> None:
+def test_an_interrupted_search_goes_on_as_if_it_had_not_been(data: BenchmarkData, tmp_path: Path) -> None:
     whole = search().run(10, tmp_path / "whole.json")
     search().run(9, tmp_path / "parts.json")
-    asked = len(ground.asked)
+    asked = len(data.asked)
     parts = search().run(10, tmp_path / "parts.json")
     assert [each.choice for each in parts] == [each.choice for each in whole]
-    assert len(ground.asked) == asked + 1, "what was evaluated is not evaluated again"
+    assert len(data.asked) == asked + 1, "what was evaluated is not evaluated again"
     assert search(seed=1).run(3, tmp_path / "other.json")[1].choice != whole[1].choice
 
 
-def test_a_file_of_another_search_stays_as_it_is(ground: Ground, tmp_path: Path) -> None:
+def test_a_file_of_another_search_stays_as_it_is(data: BenchmarkData, tmp_path: Path) -> None:
     path = tmp_path / "search.json"
     search().run(1, path)
     before = path.read_text()
@@ -125,15 +127,17 @@ def test_a_file_of_another_search_stays_as_it_is(ground: Ground, tmp_path: Path)
         search().run(2, path)
 
 
-def test_without_optuna_the_extra_is_named(ground: Ground, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_optuna_the_extra_is_named(
+    data: BenchmarkData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "optuna", None)
-    with pytest.raises(UserError, match="Optuna") as told:
+    with pytest.raises(UserError, match="Optuna") as reported:
         search().run(1, tmp_path / "search.json")
-    assert "flowgauge[search]" in str(told.value.remedy)
-    assert not ground.asked
+    assert "flowgauge[search]" in str(reported.value.remedy)
+    assert not data.asked
 
 
-def test_the_table_and_the_plot_tell_of_every_choice(ground: Ground, tmp_path: Path) -> None:
+def test_the_table_and_the_plot_tell_of_every_choice(data: BenchmarkData, tmp_path: Path) -> None:
     found = search().run(4, tmp_path / "search.json")
     rows = table(found, QUICK.levels).splitlines()
     assert len(rows) == 2 + len(found)
@@ -144,14 +148,14 @@ def test_the_table_and_the_plot_tell_of_every_choice(ground: Ground, tmp_path: P
     assert json.loads((tmp_path / "search.json").read_text())["best"] == best(found).choice.model_dump()
 
 
-def test_lines_that_judge_are_of_materials_that_taught_nobody() -> None:
-    assert not set(searching.TAUGHT) & set(searching.JUDGED)
+def test_lines_that_test_are_of_materials_that_trained_nobody() -> None:
+    assert not set(search_module.TRAINED_ON) & set(search_module.JUDGED)
 
 
 def test_one_evaluation_from_images_to_figures(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Real features and real procedural lines, small ones."""
-    monkeypatch.setattr(searching, "TAUGHT", ("brushed-metal",))
-    monkeypatch.setattr(searching, "JUDGED", ("leather",))
+    monkeypatch.setattr(search_module, "TRAINED_ON", ("brushed-metal",))
+    monkeypatch.setattr(search_module, "JUDGED", ("leather",))
     monkeypatch.setattr(MetaSearch, "_fit_settings", settings("headflow"))
     (found,) = search().run(1, tmp_path / "search.json")
     assert isinstance(found, Evaluation)

@@ -13,9 +13,9 @@ def ellipse(side: int) -> NDArray[np.bool_]:
     return np.asarray((x / 0.35) ** 2 + (y / 0.2) ** 2 < 1)
 
 
-def scene(side: int, ground: float, part: float, noise: float = 3.0) -> NDArray[np.uint8]:
+def scene(side: int, data: float, part: float, noise: float = 3.0) -> NDArray[np.uint8]:
     rng = np.random.default_rng(0)
-    gray = np.where(ellipse(side), part, ground) + rng.normal(0, noise, (side, side))
+    gray = np.where(ellipse(side), part, data) + rng.normal(0, noise, (side, side))
     return np.repeat(gray.clip(0, 255).astype(np.uint8)[:, :, None], 3, axis=2)
 
 
@@ -24,9 +24,9 @@ def overlap(found: NDArray[np.bool_], true: NDArray[np.bool_]) -> float:
 
 
 @pytest.mark.parametrize("side", [96, 256, 900])
-@pytest.mark.parametrize(("ground", "part"), [(30, 180), (220, 90), (120, 160)])
-def test_an_object_is_outlined_at_any_size_and_on_any_ground(side: int, ground: float, part: float) -> None:
-    assert overlap(segmented(scene(side, ground, part)), ellipse(side)) > 0.95
+@pytest.mark.parametrize(("background", "part"), [(30, 180), (220, 90), (120, 160)])
+def test_an_object_is_outlined_at_any_size_and_on_any_background(side: int, background: float, part: float) -> None:
+    assert overlap(segmented(scene(side, background, part)), ellipse(side)) > 0.95
 
 
 def test_holes_belong_to_the_object_and_specks_do_not() -> None:
@@ -48,7 +48,7 @@ def test_a_soft_shadow_is_no_part_of_the_object() -> None:
 
 
 @pytest.mark.parametrize("material", sorted(set(MATERIALS) - {"turned-washer"}))
-def test_a_surface_that_fills_the_picture_shows_no_object(material: str) -> None:
+def test_a_normal_texture_that_fills_the_picture_shows_no_object(material: str) -> None:
     line = ProceduralLine(material, seed=0, size=128)
     assert np.mean([segmented(line.good(index).pixels).mean() for index in range(4)]) < 0.05
 

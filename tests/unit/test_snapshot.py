@@ -3,10 +3,10 @@ import json
 import pytest
 import torch
 
-from flowgauge.domain.errors import SnapshotCorrupt, SnapshotTooNew
+from flowgauge.domain.errors import SnapshotCorrupt, SnapshotOfOtherSchema
 from flowgauge.domain.messages import Decision, Statistics
 from flowgauge.models.registry import DETECTORS
-from flowgauge.training.gauge import Gauge, decide, judge_each
+from flowgauge.training.gauge import Gauge, decide, predict_each
 from flowgauge.training.manifest import Range
 from flowgauge.training.snapshot import Snapshot, load, read_manifest, save, with_threshold
 from tests.support.gauges import AT, defects, gauge, goods
@@ -22,11 +22,11 @@ def snapshot() -> Snapshot:
     return save(gauge())
 
 
-def test_a_loaded_gauge_judges_bit_for_bit_as_the_saved_one(fitted: Gauge) -> None:
+def test_a_loaded_gauge_tests_bit_for_bit_as_the_saved_one(fitted: Gauge) -> None:
     stored = save(fitted)
     again = load(stored.manifest, stored.weights, sha256=stored.sha256)
     pictures = goods(range(40, 44)) + defects(range(40, 44))
-    for ours, theirs in zip(again.judge(pictures), fitted.judge(pictures), strict=True):
+    for ours, theirs in zip(again.predict(pictures), fitted.predict(pictures), strict=True):
         assert ours.score == theirs.score
         assert ours.decision == theirs.decision
         assert (ours.anomaly_map == theirs.anomaly_map).all()
@@ -47,10 +47,10 @@ def test_the_manifest_names_what_a_verdict_depends_on(snapshot: Snapshot) -> Non
     assert facts["software"].startswith("flowgauge ")
 
 
-@pytest.mark.parametrize("place", [0, 100, -1])
-def test_one_flipped_bit_in_the_weights_is_refused(snapshot: Snapshot, place: int) -> None:
+@pytest.mark.parametrize("index", [0, 100, -1])
+def test_one_flipped_bit_in_the_weights_is_refused(snapshot: Snapshot, index: int) -> None:
     broken = bytearray(snapshot.weights)
-    broken[place] ^= 1
+    broken[index] ^= 1
     with pytest.raises(SnapshotCorrupt, match="do not match"):
         load(snapshot.manifest, bytes(broken))
 
@@ -62,9 +62,10 @@ def test_a_changed_manifest_is_refused_where_its_hash_is_known(snapshot: Snapsho
         load(changed, snapshot.weights, sha256=snapshot.sha256)
 
 
-def test_a_newer_schema_is_refused_with_what_to_do(snapshot: Snapshot) -> None:
-    facts = json.loads(snapshot.manifest) | {"schema_version": 99}
-    with pytest.raises(SnapshotTooNew, match="Upgrade"):
+@pytest.mark.parametrize(("schema", "remedy"), [(99, "Upgrade"), (1, "Fit the line again")])
+def test_another_schema_is_refused_with_what_to_do(snapshot: Snapshot, schema: int, remedy: str) -> None:
+    facts = json.loads(snapshot.manifest) | {"schema_version": schema}
+    with pytest.raises(SnapshotOfOtherSchema, match=remedy):
         load(json.dumps(facts).encode(), snapshot.weights)
 
 
@@ -72,27 +73,27 @@ def test_a_newer_schema_is_refused_with_what_to_do(snapshot: Snapshot) -> None:
     "manifest", [b"", b"no json", b"[]", b"{}", b'{"schema_version": 1}', b'{"schema_version": "x"}']
 )
 def test_what_is_no_manifest_is_refused(manifest: bytes) -> None:
-    with pytest.raises((SnapshotCorrupt, SnapshotTooNew)):
+    with pytest.raises((SnapshotCorrupt, SnapshotOfOtherSchema)):
         read_manifest(manifest)
 
 
-def test_a_judgement_does_not_depend_on_its_neighbours() -> None:
+def test_a_prediction_does_not_depend_on_its_neighbours() -> None:
     pictures = goods(range(40, 42)) + defects(range(3))
-    together = gauge().judge(pictures)
-    for picture, judgement in zip(pictures, together, strict=True):
-        assert gauge().judge([picture])[0].score == pytest.approx(judgement.score, rel=1e-4)
+    together = gauge().predict(pictures)
+    for picture, prediction in zip(pictures, together, strict=True):
+        assert gauge().predict([picture])[0].score == pytest.approx(prediction.score, rel=1e-4)
 
 
 def test_gauges_of_many_lines_share_a_batch_and_keep_their_own_scores() -> None:
     pictures = goods(range(40, 44))
     pairs = [(gauge("headflow" if i % 2 else "rad"), picture) for i, picture in enumerate(pictures)]
-    for (own, picture), judgement in zip(pairs, judge_each(pairs), strict=True):
-        assert judgement.score == pytest.approx(own.judge([picture])[0].score, rel=1e-4)
+    for (own, picture), prediction in zip(pairs, predict_each(pairs), strict=True):
+        assert prediction.score == pytest.approx(own.predict([picture])[0].score, rel=1e-4)
 
 
 def test_defects_score_higher_than_good_parts(fitted: Gauge) -> None:
-    good = [judgement.score for judgement in fitted.judge(goods(range(40, 56)))]
-    bad = [judgement.score for judgement in fitted.judge(defects(range(40, 56)))]
+    good = [prediction.score for prediction in fitted.predict(goods(range(40, 56)))]
+    bad = [prediction.score for prediction in fitted.predict(defects(range(40, 56)))]
     wins = sum(b > g for b in bad for g in good) / len(bad) / len(good)
     assert wins > 0.75
 
@@ -126,16 +127,16 @@ def _ordinary() -> Statistics:
 
 def test_the_peak_and_the_regions_lie_on_the_picture() -> None:
     for picture in defects(range(4)):
-        judgement = gauge().judge([picture])[0]
-        assert 0 <= judgement.peak[0] <= 1
-        assert 0 <= judgement.peak[1] <= 1
+        prediction = gauge().predict([picture])[0]
+        assert 0 <= prediction.peak[0] <= 1
+        assert 0 <= prediction.peak[1] <= 1
         width, height = picture.size
-        assert all(0 <= r.left < r.right <= width and 0 <= r.top < r.bottom <= height for r in judgement.regions)
+        assert all(0 <= r.left < r.right <= width and 0 <= r.top < r.bottom <= height for r in prediction.regions)
 
 
 def test_the_gradients_of_maps_leave_no_trace() -> None:
     assert torch.is_grad_enabled()
-    gauge("rad").judge(goods(range(1)))
+    gauge("rad").predict(goods(range(1)))
     assert all(p.grad is None for p in gauge("rad").detector.parameters())
 
 
@@ -146,6 +147,6 @@ def test_a_gauge_with_another_threshold_scores_the_same_and_decides_otherwise(sn
     changed = load(manifest, snapshot.weights)
     assert version == changed.version != before.version
     assert (changed.manifest.parent, changed.manifest.anchor) == (before.version, before.anchor)
-    [ours], [theirs] = changed.judge(goods(range(40, 41))), gauge().judge(goods(range(40, 41)))
+    [ours], [theirs] = changed.predict(goods(range(40, 41))), gauge().predict(goods(range(40, 41)))
     assert ours.score == theirs.score
     assert ours.threshold == lower < theirs.threshold

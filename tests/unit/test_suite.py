@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import flowgauge.cli.suite as work
-from flowgauge.cli.comparing import Task
+import flowgauge.cli.suite_run as work
+from flowgauge.cli.detector_comparison import Task
 from flowgauge.cli.model import Model
 from flowgauge.cli.options import Aspect, Device
 from flowgauge.domain.errors import DatasetError, UserError
-from flowgauge.evaluation.comparison import Entrant
+from flowgauge.evaluation.comparison import Contender
 from flowgauge.evaluation.datasets import Entry
 from flowgauge.evaluation.operating_points import (
     PromisedRate,
@@ -35,7 +35,7 @@ from flowgauge.evaluation.suite import (
 )
 from flowgauge.reports.suite import ranking_sentences, render_suite
 from tests.support.folders import write_mvtec, write_plain
-from tests.unit.test_comparison import entrant
+from tests.unit.test_comparison import contender
 
 
 def suite_run(
@@ -46,7 +46,7 @@ def suite_run(
     shots: int | None = None,
     promised: dict[str, PromisedRate] | None = None,
 ) -> SuiteRun:
-    fields = dict(entrant(detector, seed, auroc)) | {"miss_share_at": {"0.05": 1 - auroc}, "promised": promised or {}}
+    fields = dict(contender(detector, seed, auroc)) | {"miss_share_at": {"0.05": 1 - auroc}, "promised": promised or {}}
     return SuiteRun(dataset=dataset, shots=shots, **fields)
 
 
@@ -163,12 +163,12 @@ def test_the_binomial_interval_is_that_of_clopper_and_pearson() -> None:
 
 def test_few_shots_are_drawn_by_seed_and_spread_over_the_training_images() -> None:
     train = tuple(Entry(f"{n:03}", Path(f"{n:03}"), "good") for n in range(40))
-    first, second = (Trial(seed, None, train, (), 0.0).few_shot(8) for seed in (0, 1))
-    assert first == Trial(0, None, train, (), 0.0).few_shot(8)
+    first, second = (Trial(seed, None, train, (), 0.0).by_training_size(8) for seed in (0, 1))
+    assert first == Trial(0, None, train, (), 0.0).by_training_size(8)
     assert first.train != second.train
     for trial in (first, second):
         assert [int(entry.name) // 5 for entry in trial.train] == list(range(8)), "one of each eighth"
-    assert Trial(0, None, train[:8], (), 0.0).few_shot(8).train == train[:8]
+    assert Trial(0, None, train[:8], (), 0.0).by_training_size(8).train == train[:8]
 
 
 def test_means_are_over_data_sets_of_means_over_seeds() -> None:
@@ -223,11 +223,11 @@ class Fits:
     def __init__(self) -> None:
         self.asked: list[tuple[str, str | None, int, int | None]] = []
 
-    def __call__(self, task: Task) -> Entrant:
+    def __call__(self, task: Task) -> Contender:
         self.asked.append((task.dataset.name, task.model.detector, task.seed, task.shots))
         if task.model.detector == "glass":
             raise RuntimeError("singular matrix")
-        return entrant(task.model.detector or "", task.seed)
+        return contender(task.model.detector or "", task.seed)
 
 
 @pytest.fixture
@@ -263,7 +263,7 @@ def test_a_second_run_measures_only_what_is_new(fits: Fits, tmp_path: Path) -> N
         suite_of(root).run([0], out)
 
 
-def test_what_fails_is_told_and_the_rest_is_kept(fits: Fits, tmp_path: Path) -> None:
+def test_what_fails_is_reported_and_the_rest_is_kept(fits: Fits, tmp_path: Path) -> None:
     root, out = tmp_path / "data", tmp_path / "suite.json"
     write_mvtec(root / "fine", train=8, test_good=2, defects={"dent": 2})
     write_mvtec(root / "flawless", train=8, test_good=2, defects={})

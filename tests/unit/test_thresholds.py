@@ -69,7 +69,7 @@ def test_drawing_whole_groups_widens_the_interval_when_a_group_repeats_itself() 
     assert together[1] - together[0] > 1.5 * (alone[1] - alone[0])
 
 
-def test_the_false_alarm_share_is_judged_by_the_other_folds() -> None:
+def test_the_false_alarm_share_is_tested_by_the_other_folds() -> None:
     scores = np.concatenate([_good(100), _good(100, seed=1) + 10])
     folds = np.repeat([0, 1], 100)
     threshold = Threshold.from_folds(scores, folds, rule=Rule.IQR, k=1.5, seed=0)

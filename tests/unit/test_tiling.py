@@ -122,7 +122,7 @@ def _gauge(backbone: str) -> Gauge:
 def test_a_heatmap_peaks_where_the_defect_is(backbone: str, row: int, column: int) -> None:
     pixels = ProceduralLine(MATERIAL, seed=0, size=SIDE).good(30).pixels.copy()
     pixels[row - 8 : row + 8, column - 8 : column + 8] = [250, 40, 40]
-    x, y = _gauge(backbone).judge([Picture(pixels, "0" * 64)])[0].peak
+    x, y = _gauge(backbone).predict([Picture(pixels, "0" * 64)])[0].peak
     assert (x, y) == pytest.approx((column / SIDE, row / SIDE), abs=1.5 * 16 / SIDE)
 
 
@@ -133,4 +133,4 @@ def test_the_snapshot_of_a_gauge_keeps_its_tiles(backbone: str) -> None:
     again = load(snapshot.manifest, snapshot.weights)
     pictures = [decode(png(ProceduralLine(MATERIAL, seed=0, size=SIDE).good(i).pixels)) for i in range(40, 43)]
     assert again.manifest.backbone.tile == TILE
-    assert [j.score for j in again.judge(pictures)] == [j.score for j in gauge.judge(pictures)]
+    assert [j.score for j in again.predict(pictures)] == [j.score for j in gauge.predict(pictures)]

@@ -49,7 +49,7 @@ def test_a_gauge_is_fitted_and_scores_after_loading_as_before(
     snapshot = save(gauge)
     again = load(snapshot.manifest, snapshot.weights)
     pictures = goods(range(40, 42)) + defects(range(50, 52))
-    ours, theirs = gauge.judge(pictures), again.judge(pictures)
+    ours, theirs = gauge.predict(pictures), again.predict(pictures)
     assert [j.score for j in ours] == [j.score for j in theirs]
     assert ours[0].anomaly_map.shape == gauge.detector.grid
     assert gauge.detector.grid == (7, 7)

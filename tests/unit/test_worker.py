@@ -56,7 +56,7 @@ def echoed(store: Store) -> list[int]:
 def run_through(store: Store, clock: SetClock, processor: Any, log: Any, batch: int = 2) -> list[str]:
     """Work until all is done, with pauses that let every back-off pass; what was in the way."""
     troubles: list[str] = []
-    worker = Worker(processor, log, clock, batch, trouble=lambda name, error: troubles.append(f"{name}: {error}"))
+    worker = Worker(processor, log, clock, batch, unavailable=lambda name, error: troubles.append(f"{name}: {error}"))
     while worker.lag() or worker.error:
         worker.step()
         clock.advance(20)

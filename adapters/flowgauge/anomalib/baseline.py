@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from flowgauge.anomalib.handed import Features
-from flowgauge.domain.messages import Part
+from flowgauge.anomalib.given_features import Features
+from flowgauge.domain.messages import FrozenModel
 from flowgauge.domain.seeding import seeded
-from flowgauge.models.detector import Detector, Embedding, FeatureShape, Lesson, Progress, Scores, length, select
+from flowgauge.models.detector import Detector, Embedding, FeatureShape, Progress, Scores, TrainingSet, length, select
 from flowgauge.models.patch_scores import on_one_grid
 
 _CELL = 4
@@ -19,7 +19,7 @@ _CELL = 4
 _BATCH = 16
 
 
-class PeerDetector(Detector):
+class BaselineDetector(Detector):
     """A model of anomalib's on features of our backbone, in half precision, of those levels that it uses.
 
     Image scores are their `pred_score`; maps are their `anomaly_map`, means over cells of it.
@@ -27,12 +27,12 @@ class PeerDetector(Detector):
 
     model: nn.Module
 
-    def __init__(self, config: Part, shape: FeatureShape, levels: Sequence[int]) -> None:
+    def __init__(self, config: FrozenModel, shape: FeatureShape, levels: Sequence[int]) -> None:
         super().__init__(config, shape, (shape.size // _CELL, shape.size // _CELL))
         self.levels = tuple(levels)
         self.keys = tuple(shape.keys[level] for level in self.levels)
         with seeded(0):
-            self.model = self._untaught()
+            self.model = self._untrained()
         self.eval()
 
     @staticmethod
@@ -47,21 +47,21 @@ class PeerDetector(Detector):
     def embed(self, features: Sequence[Tensor]) -> Embedding:
         return {key: features[level].half() for key, level in zip(self.keys, self.levels, strict=True)}
 
-    def surface(self, embedding: Embedding) -> Tensor:
+    def patch_features(self, embedding: Embedding) -> Tensor:
         return on_one_grid([embedding[key].float() for key in self.keys], self.shape)
 
-    def learn(self, lesson: Lesson, *, seed: int, progress: Progress) -> None:
+    def learn(self, training_set: TrainingSet, *, seed: int, progress: Progress) -> None:
         with seeded(seed):
-            self.model = self._untaught().train()
-            self._teach(lesson.good, progress)
+            self.model = self._untrained().train()
+            self._fit(training_set.good, progress)
         self.model.eval()
 
     @abstractmethod
-    def _untaught(self) -> nn.Module:
+    def _untrained(self) -> nn.Module:
         """Takes `Features`; in eval mode it answers with `pred_score` (B,) and `anomaly_map` (B, 1, size, size)."""
 
     @abstractmethod
-    def _teach(self, good: Embedding, progress: Progress) -> None:
+    def _fit(self, good: Embedding, progress: Progress) -> None:
         """Fit `model`, which is in training mode, drawing from the global generators."""
 
     def _show(self, good: Embedding, progress: Progress) -> None:

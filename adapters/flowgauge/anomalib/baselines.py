@@ -6,38 +6,38 @@ PaDiM works on this grid and not on the finest.
 
 import torch
 
-from flowgauge.anomalib.baseline import PeerDetector
+from flowgauge.anomalib.baseline import BaselineDetector
 from flowgauge.anomalib.padim import Padim, PadimConfig
 from flowgauge.anomalib.patchcore import Patchcore, PatchcoreConfig
-from flowgauge.evaluation.baselines import Judge, Peer
+from flowgauge.evaluation.baselines import Baseline, Predictor
 from flowgauge.evaluation.contamination import Variant
-from flowgauge.models.detector import Embedding, FeatureShape, Lesson, length
+from flowgauge.models.detector import Embedding, FeatureShape, TrainingSet, length
 
 
-def patchcore(good: Embedding, shape: FeatureShape, seed: int) -> Judge:
+def patchcore(good: Embedding, shape: FeatureShape, seed: int) -> Predictor:
     return _fitted(Patchcore(PatchcoreConfig(), shape), good, seed)
 
 
-def padim(good: Embedding, shape: FeatureShape, seed: int) -> Judge:
+def padim(good: Embedding, shape: FeatureShape, seed: int) -> Predictor:
     return _fitted(Padim(PadimConfig(), shape), good, seed)
 
 
-PEERS: dict[Variant, Peer] = {Variant.PATCHCORE: patchcore, Variant.PADIM: padim}
+BASELINES: dict[Variant, Baseline] = {Variant.PATCHCORE: patchcore, Variant.PADIM: padim}
 
 
-def _fitted(detector: PeerDetector, good: Embedding, seed: int) -> Judge:
-    lesson = Lesson(
+def _fitted(detector: BaselineDetector, good: Embedding, seed: int) -> Predictor:
+    training_set = TrainingSet(
         good=_means(good, detector),
         image=torch.arange(length(good)),
-        painted={},
-        painted_image=torch.empty(0, dtype=torch.long),
+        synthetic={},
+        synthetic_image=torch.empty(0, dtype=torch.long),
         mask=torch.zeros(0, *detector.grid),
     )
-    detector.learn(lesson, seed=seed, progress=lambda what, done, total: None)
+    detector.learn(training_set, seed=seed, progress=lambda what, done, total: None)
     return lambda embedding: detector.score_embedding(_means(embedding, detector)).image
 
 
-def _means(embedding: Embedding, detector: PeerDetector) -> Embedding:
+def _means(embedding: Embedding, detector: BaselineDetector) -> Embedding:
     """Without the maxima that stand behind the means where a level is finer than the grid."""
     return {
         key: embedding[key][:, : detector.shape.channels[level]]

@@ -1,7 +1,7 @@
 """anomalib's PatchCore, PaDiM and FastFlow as detectors: fitted, judged, timed and stored as ours are.
 
 Their GLASS is not among them: it paints defects on its training images anew at every step and runs a backbone over
-them, so features that were taken beforehand cannot teach it unless its training is written again.
+them, so features that were taken beforehand cannot train it unless its training is written again.
 """
 
 from flowgauge.anomalib.fastflow import Fastflow, FastflowConfig

@@ -7,14 +7,14 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from flowgauge.anomalib.baseline import PeerDetector
-from flowgauge.anomalib.handed import Features
+from flowgauge.anomalib.baseline import BaselineDetector
+from flowgauge.anomalib.given_features import Features
 from flowgauge.anomalib.models import FastflowLoss, FastflowMap, InferenceBatch, create_fast_flow_block
-from flowgauge.domain.messages import Part
+from flowgauge.domain.messages import FrozenModel
 from flowgauge.models.detector import Embedding, FeatureShape, Progress, length
 
 
-class FastflowConfig(Part):
+class FastflowConfig(FrozenModel):
     """`steps` of the flow at each level, whose networks are `hidden_ratio` times as wide as their inputs.
 
     Adam's settings are theirs. They stop by a validation that we have no labels for: hence a fixed number of `epochs`.
@@ -29,7 +29,7 @@ class FastflowConfig(Part):
     weight_decay: float = Field(1e-5, ge=0)
 
 
-class Fastflow(PeerDetector):
+class Fastflow(BaselineDetector):
     """Of all levels."""
 
     name = "fastflow"
@@ -38,10 +38,10 @@ class Fastflow(PeerDetector):
     def __init__(self, config: FastflowConfig, shape: FeatureShape) -> None:
         super().__init__(config, shape, self.finest_first(shape))
 
-    def _untaught(self) -> nn.Module:
+    def _untrained(self) -> nn.Module:
         return _Model(self.config, self.shape, self.levels)
 
-    def _teach(self, good: Embedding, progress: Progress) -> None:
+    def _fit(self, good: Embedding, progress: Progress) -> None:
         config, loss = self.config, FastflowLoss()
         optimiser = torch.optim.Adam(self.model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
         for epoch in range(config.epochs):

@@ -7,20 +7,20 @@ from typing import Any
 import torch
 from pydantic import Field
 
-from flowgauge.anomalib.baseline import PeerDetector
-from flowgauge.anomalib.handed import Handed, Stages
+from flowgauge.anomalib.baseline import BaselineDetector
+from flowgauge.anomalib.given_features import GivenFeatures, Stages
 from flowgauge.anomalib.models import PadimModel
-from flowgauge.domain.messages import Part
+from flowgauge.domain.messages import FrozenModel
 from flowgauge.models.detector import Embedding, FeatureShape, Progress
 
 
-class PadimConfig(Part):
+class PadimConfig(FrozenModel):
     """`features`: how many channels are drawn of all levels' together; all, where there are not so many."""
 
     features: int = Field(100, ge=1)
 
 
-class Padim(PeerDetector):
+class Padim(BaselineDetector):
     """Of all levels. A Gaussian for each place of the finest one, so its state grows with the image."""
 
     name = "padim"
@@ -29,11 +29,13 @@ class Padim(PeerDetector):
     def __init__(self, config: PadimConfig, shape: FeatureShape) -> None:
         super().__init__(config, shape, self.finest_first(shape))
 
-    def _untaught(self) -> Handed:
+    def _untrained(self) -> GivenFeatures:
         drawn = min(self.config.features, sum(self.shape.channels))
-        return Handed(PadimModel(Stages(self.shape, self.levels), list(self.keys), n_features=drawn), self.shape.size)
+        return GivenFeatures(
+            PadimModel(Stages(self.shape, self.levels), list(self.keys), n_features=drawn), self.shape.size
+        )
 
-    def _teach(self, good: Embedding, progress: Progress) -> None:
+    def _fit(self, good: Embedding, progress: Progress) -> None:
         """On one thread: on several of MKL, batched inversion in single precision has gone wrong, once in silence."""
         model: Any = self.model.model
         with torch.no_grad(), _one_thread():

@@ -8,10 +8,10 @@ import typer
 
 from flowgauge.cli.adapt import adapt
 from flowgauge.cli.benchmark import benchmark
+from flowgauge.cli.check_data import check_data
 from flowgauge.cli.config import defaults_for, read_config
 from flowgauge.cli.dead_letters import dead_letters
 from flowgauge.cli.demo import demo
-from flowgauge.cli.doctor import doctor
 from flowgauge.cli.estimate import estimate
 from flowgauge.cli.evaluate import evaluate
 from flowgauge.cli.exits import EPILOG
@@ -39,7 +39,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 _OF_A_LINE = (demo, fit, score, run, adapt, label)
-_OF_METHODS = (doctor, evaluate, estimate, meta_train, meta_search)
+_OF_METHODS = (check_data, evaluate, estimate, meta_train, meta_search)
 _OF_A_PLANT = (worker, publish, status, alerts)
 for command in (*_OF_A_LINE, *_OF_METHODS, *_OF_A_PLANT):
     app.command(epilog=EPILOG)(command)

@@ -9,13 +9,13 @@ import typer
 
 from flowgauge.cli import options
 from flowgauge.cli.benchmark_suite import suite
-from flowgauge.cli.evaluate import check_place, seeds_of
+from flowgauge.cli.evaluate import check_writable, seeds_of
 from flowgauge.cli.output import as_json, emit, say, show, write_whole
 from flowgauge.cli.progress import bars
 from flowgauge.domain.errors import UserError
 
 if TYPE_CHECKING:
-    from flowgauge.evaluation.comparison import Spread, Standing
+    from flowgauge.evaluation.comparison import Ranking, Spread
 
 Cache = Annotated[
     Path | None,
@@ -25,16 +25,16 @@ Cache = Annotated[
 benchmark = typer.Typer(no_args_is_help=True, help="What methods and their ingredients are worth on a data set.")
 
 
-@benchmark.command("noise")
+@benchmark.command("contamination")
 def noise(
     dataset: Annotated[Path, typer.Argument(help="A data set in the MVTec AD layout.")],
     splits: Annotated[
-        Path, typer.Option(help="JSON: which images teach and judge, by seed and noise.", metavar="FILE")
+        Path, typer.Option(help="JSON: which images train and judge, by seed and noise.", metavar="FILE")
     ],
     variant: Annotated[
         list[str] | None,
         typer.Option(
-            help="full, wide-panel, no-panel, no-meta, no-l2, no-rejection, mutual, one-sided, iqr, image-grain,"
+            help="full, wide-ensemble, no-ensemble, no-meta, no-l2, no-rejection, mutual, one-sided, iqr, image-grain,"
             " patch-grain, replay, plain, clean-oracle, patchcore or padim; may be repeated (full and plain)."
         ),
     ] = None,
@@ -48,7 +48,7 @@ def noise(
     aspect: options.AspectOption = options.Aspect.SQUASH,
     masks: options.Masks = None,
     groups: options.Groups = None,
-    theta: Annotated[
+    init: Annotated[
         str,
         typer.Option(help="Meta-learned parameters: a file of flowgauge meta-train, or `shipped`.", metavar="FILE"),
     ] = "shipped",
@@ -59,45 +59,45 @@ def noise(
     ] = None,
     plot: Annotated[Path | None, typer.Option(help="Draw AUROC against contamination there, as an SVG.")] = None,
 ) -> None:
-    """Fit at rising shares of defects among the images that teach, and judge.
+    """Fit at rising shares of defects among the images that train, and judge.
 
     \b
-    flowgauge benchmark noise ./tiles --splits noise_splits.json \\
+    flowgauge benchmark contamination ./tiles --splits noise_splits.json \\
         --groups groups.json --variant full --variant plain \\
         --json noise.json --plot noise.svg
 
-    full teaches a panel, each member without one fold of the parts, and starts
-    from meta-learned parameters (flowgauge meta-train); all images teach.
-    wide-panel has five members, each without two fifths of the parts;
-    no-panel and no-meta do without one of the two. mutual leaves out what
+    full trains an ensemble, each member without one fold of the parts, and starts
+    from meta-learned parameters (flowgauge meta-train); all images train.
+    wide-ensemble has five members, each without two fifths of the parts;
+    no-ensemble and no-meta do without one of the two. mutual leaves out what
     looks suspect beside the other images; one-sided and iqr leave out images
     and places by cross-fitted scores, image-grain and patch-grain one of the
     two by the one-sided rule; no-rejection and no-l2 are full, which does
     without them. plain does nothing of all this, replay shows half of the
     images again as far as an earlier detector accepted them, and clean-oracle
     leaves out what is mislabelled, which only a benchmark knows. patchcore
-    and padim are peers, anomalib's own, on the same features and images; they
-    come with the extra named peers.
+    and padim are baselines, anomalib's own, on the same features and images; they
+    come with the extra named baselines.
 
     The detector is headflow unless --detector names another one, for the
     ensemble and the meta-learned start are its own. Features are read once
     and cached. Paintings are drawn once for the whole data set, so figures
     differ a little from those of flowgauge evaluate.
     """
-    from flowgauge.cli.contaminating import Benchmark, variants_of
-    from flowgauge.cli.ground import Ground
+    from flowgauge.cli.benchmark_data import BenchmarkData
+    from flowgauge.cli.contamination import Benchmark, variants_of
     from flowgauge.cli.model import Model
     from flowgauge.reports.curves import curves_svg
 
-    for place in (json, plot):
-        check_place(place)
+    for path in (json, plot):
+        check_writable(path)
     if plot is not None and plot.suffix != ".svg":
         raise UserError(f"{plot} is no SVG.", "Give --plot a name that ends in .svg.")
     chosen = variants_of(variant or ["full", "plain"])
     model = Model(detector or "headflow", weights, backbone, size, aspect, layers=layers, tiles=tiles)
     with bars() as report:
-        ground = Ground(dataset, splits, groups, masks, model, device, cache, report)
-        found = Benchmark(ground, theta).run(chosen, seeds_of(seeds), json)
+        data = BenchmarkData(dataset, splits, groups, masks, model, device, cache, report)
+        found = Benchmark(data, init).run(chosen, seeds_of(seeds), json)
     if plot is not None:
         plot.write_text(curves_svg(found.curves))
     if json is None and plot is None:
@@ -132,7 +132,7 @@ def drift(
         Path | None, typer.Argument(help="Real images: the folder that --phases refers to.", show_default=False)
     ] = None,
     phases: Annotated[
-        Path | None, typer.Option(help="JSON: which images fit, teach and judge, phase by phase.", metavar="FILE")
+        Path | None, typer.Option(help="JSON: which images fit, train and judge, phase by phase.", metavar="FILE")
     ] = None,
     groups: options.Groups = None,
     material: Material = "brushed-metal",
@@ -143,7 +143,7 @@ def drift(
     variant: Annotated[
         list[str] | None,
         typer.Option(
-            help="How to adapt: full, no-guide, no-l2, no-rejection, image-grain, patch-grain, iqr or replay; may be"
+            help="How to adapt: full, no-head, no-l2, no-rejection, image-grain, patch-grain, iqr or replay; may be"
             " repeated (full)."
         ),
     ] = None,
@@ -170,24 +170,24 @@ def drift(
     made from the buffer, in-use the last candidate that the gate accepted,
     refitted a gauge fitted to the buffer alone. seconds are what it took.
 
-    --variant leaves an ingredient of adapting out: no-guide (only the flow
+    --variant leaves an ingredient of adapting out: no-head (only the flow
     moves), no-l2 (no pull to the anchor), no-rejection; or changes it:
     image-grain and patch-grain leave out suspect images or places alone, iqr
     finds images suspect by the other rule, replay shows the first gauge's
     images again.
     """
-    from flowgauge.cli.drifting import Benchmarks, Procedural, Recorded
+    from flowgauge.cli.drift import Benchmarks, Procedural, Recorded
     from flowgauge.cli.model import Model
-    from flowgauge.evaluation.ablations import Ingredients
+    from flowgauge.evaluation.ablations import Ablation
     from flowgauge.synthetic.procedural import Change
 
     if (dataset is None) != (phases is None):
         raise UserError("Real images need both a folder and --phases.", "Give both, or neither for a procedural line.")
-    check_place(json)
+    check_writable(json)
     source: Procedural | Recorded = Procedural(material, Change(_one_of(change, Change)), recurring)
     if dataset is not None and phases is not None:
         source = Recorded(dataset, phases, groups)
-    variants = [Ingredients(_one_of(name, Ingredients)) for name in dict.fromkeys(variant or ["full"])]
+    variants = [Ablation(_one_of(name, Ablation)) for name in dict.fromkeys(variant or ["full"])]
     model = Model(detector, weights, None, size, options.Aspect.SQUASH, members=members)
     with bars() as report:
         benchmarks = Benchmarks(model, device, report)
@@ -231,11 +231,11 @@ def poisoning(
     defect, the gauge in use still catches, beside what the first gauge
     catches of the same images; and why the gate refused, if it did.
     """
-    from flowgauge.cli.drifting import Benchmarks, Procedural
+    from flowgauge.cli.drift import Benchmarks, Procedural
     from flowgauge.cli.model import Model
     from flowgauge.synthetic.procedural import Change
 
-    check_place(json)
+    check_writable(json)
     source = Procedural(material, Change(_one_of(change, Change)))
     model = Model(detector, weights, None, size, options.Aspect.SQUASH, members=members)
     with bars() as report:
@@ -244,10 +244,10 @@ def poisoning(
     _conclude(found, json, (*columns, "false_alarms", "refusals"), found["lines"])
 
 
-@benchmark.command("unseen")
-def unseen(
+@benchmark.command("leave-one-class-out")
+def left_out(
     dataset: Annotated[Path, typer.Argument(help="A data set in the MVTec AD layout.")],
-    splits: Annotated[Path, typer.Option(help="JSON: which images teach and judge, by seed.", metavar="FILE")],
+    splits: Annotated[Path, typer.Option(help="JSON: which images train and judge, by seed.", metavar="FILE")],
     labels: Annotated[int, typer.Option(min=1, help="Labelled defects of the other classes.")] = 10,
     seeds: Seeds = "0,1,2",
     weights: options.Weights = None,
@@ -265,7 +265,7 @@ def unseen(
     """Leave out each class of defects, label a few of the others, and judge it.
 
     \b
-    flowgauge benchmark unseen ./tiles --splits splits.json \\
+    flowgauge benchmark leave-one-class-out ./tiles --splits splits.json \\
         --groups groups.json --json unseen.json
 
     What labels are worth to the detector multidirectional on defects of a
@@ -273,14 +273,14 @@ def unseen(
     features without labels. overlap says how much the places where the
     unseen class stands out resemble those of the labelled ones.
     """
-    from flowgauge.cli.ground import Ground
-    from flowgauge.cli.leaving_out import LeavingOut
+    from flowgauge.cli.benchmark_data import BenchmarkData
+    from flowgauge.cli.leave_one_class_out import LeaveOneClassOut
     from flowgauge.cli.model import Model
 
-    check_place(json)
+    check_writable(json)
     model = Model("multidirectional", weights, backbone, size, aspect, layers=layers, tiles=tiles)
     with bars() as report:
-        work = LeavingOut(Ground(dataset, splits, groups, masks, model, device, cache, report), labels)
+        work = LeaveOneClassOut(BenchmarkData(dataset, splits, groups, masks, model, device, cache, report), labels)
         left = work.run(seeds_of(seeds), json)
     if json is None:
         emit(work.document(left))
@@ -292,13 +292,13 @@ def unseen(
     say(f"wrote {json}")
 
 
-@benchmark.command("lamp")
+@benchmark.command("loss-amplification")
 def lamp(
     dataset: Annotated[
         Path | None, typer.Argument(help="Large images too: a data set in the MVTec AD layout.", show_default=False)
     ] = None,
     splits: Annotated[
-        Path | None, typer.Option(help="JSON: which of them teach and judge, by seed.", metavar="FILE")
+        Path | None, typer.Option(help="JSON: which of them train and judge, by seed.", metavar="FILE")
     ] = None,
     steps: Annotated[int, typer.Option(min=1, help="Of the optimiser in each fit to digits.")] = 150,
     seeds: Seeds = "0,1,2",
@@ -313,31 +313,31 @@ def lamp(
     """Does amplifying a reconstruction loss find more? Base against amplified.
 
     \b
-    flowgauge benchmark lamp --json digits.json
-    flowgauge benchmark lamp ./tiles --splits splits.json \\
+    flowgauge benchmark loss-amplification --json digits.json
+    flowgauge benchmark loss-amplification ./tiles --splits splits.json \\
         --groups groups.json --json lamp.json
 
     The same autoencoder, from the same start, with the same images in the
-    same order, is taught by L1, L2 and SSIM and by each of them amplified;
+    same order, is trained by L1, L2 and SSIM and by each of them amplified;
     the squared error is the score of all. On scikit-learn's digits one class
     is good in turn, with SGD, RMSprop and Adam, each at the learning rate
     that is best under another seed. On large images, with Adam, by patches.
     higher counts the fits that amplification improves.
     """
-    from flowgauge.cli.amplifying import Amplification, rows_of
-    from flowgauge.cli.ground import Ground
+    from flowgauge.cli.benchmark_data import BenchmarkData
+    from flowgauge.cli.loss_amplification import Amplification, rows_of
     from flowgauge.cli.model import Model
     from flowgauge.evaluation.loss_amplification import OneClassDigits, comparisons
 
-    check_place(json)
+    check_writable(json)
     if (dataset is None) != (splits is None):
         raise UserError("Large images need both a folder and --splits.", "Give both, or neither for digits alone.")
     with bars() as report:
-        ground = None
+        data = None
         if dataset is not None and splits is not None:
             model = Model("lamp", None, None, size, aspect)
-            ground = Ground(dataset, splits, groups, masks, model, device, cache, report)
-        work = Amplification(ground, OneClassDigits(steps), report)
+            data = BenchmarkData(dataset, splits, groups, masks, model, device, cache, report)
+        work = Amplification(data, OneClassDigits(steps), report)
         cells = work.run(seeds_of(seeds), json)
     if json is None:
         emit(work.document(cells))
@@ -358,7 +358,7 @@ def detectors(
         ),
     ] = None,
     splits: Annotated[
-        Path | None, typer.Option(help="JSON: which images teach and which judge, by seed.", metavar="FILE")
+        Path | None, typer.Option(help="JSON: which images train and which judge, by seed.", metavar="FILE")
     ] = None,
     seeds: Annotated[str, typer.Option(help="One seed, or several: 0,1,2.")] = "0",
     weights: options.Weights = None,
@@ -387,25 +387,25 @@ def detectors(
 
     Each is fitted and judged in a process of its own: accuracy of images and
     places, by class too; misses and false alarms at its own threshold; seconds
-    to fit, images a second, memory, and the size of its snapshot. Peers are
-    anomalib's, on the same backbone; they come with the extra named peers.
+    to fit, images a second, memory, and the size of its snapshot. Baselines are
+    anomalib's, on the same backbone; they come with the extra named baselines.
     """
-    from flowgauge.cli.comparing import Comparing, entrants_of
+    from flowgauge.cli.detector_comparison import DetectorComparison, entrants_of
     from flowgauge.cli.model import Model
     from flowgauge.reports.comparison import write_comparison
 
-    for place in (json, html):
-        check_place(place)
+    for path in (json, html):
+        check_writable(path)
     models = tuple(
         Model(name, weights, backbone, size, aspect, layers=layers, tiles=tiles) for name in entrants_of(detector or [])
     )
     with bars() as report:
-        comparing = Comparing(dataset, splits, groups, masks, models, device, limit, report)
-        found = comparing.run(seeds_of(seeds), json)
+        run_of = DetectorComparison(dataset, splits, groups, masks, models, device, limit, report)
+        found = run_of.run(seeds_of(seeds), json)
     if html is not None:
-        write_comparison(comparing.name, found.entrants, html)
+        write_comparison(run_of.name, found.entrants, html)
     if json is None and html is None:
-        emit(found.document(comparing.name))
+        emit(found.document(run_of.name))
         return
     columns = ("image_auroc", "pixel_auroc", "aupro", "fit_seconds", "images_per_second", "peak_mib", "snapshot_mib")
     show(
@@ -420,8 +420,8 @@ def detectors(
 benchmark.command("suite")(suite)
 
 
-def _spreads(standing: "Standing", columns: Sequence[str]) -> list["Spread | None"]:
-    return [getattr(standing, column) for column in columns]
+def _spreads(ranking: "Ranking", columns: Sequence[str]) -> list["Spread | None"]:
+    return [getattr(ranking, column) for column in columns]
 
 
 def _one_of(name: str, choices: type[StrEnum]) -> str:

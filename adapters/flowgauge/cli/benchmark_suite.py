@@ -6,7 +6,7 @@ from typing import Annotated
 from typer import Argument, Option
 
 from flowgauge.cli import options
-from flowgauge.cli.evaluate import check_place, seeds_of
+from flowgauge.cli.evaluate import check_writable, seeds_of
 from flowgauge.cli.output import say, show, warn
 from flowgauge.cli.progress import bars
 
@@ -83,11 +83,11 @@ def suite(
     change of the code.
     """
     from flowgauge.cli.model import Model
-    from flowgauge.cli.suite import Suite, datasets_in, models_of, shots_of
+    from flowgauge.cli.suite_run import Suite, datasets_in, models_of, shots_of
     from flowgauge.reports.suite import write_suite
 
-    for place in (json, html):
-        check_place(place)
+    for path in (json, html):
+        check_writable(path)
     common = Model(None, weights, backbone, size, aspect, layers=layers, tiles=tiles)
     models = models_of(detector or [], changes or [], common)
     folders = datasets_in(folder, dataset or [])

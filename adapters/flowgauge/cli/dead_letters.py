@@ -26,10 +26,11 @@ def list_dead_letters(store: options.Store, line: Line = None, image: Image = No
     flowgauge dead-letters list --line press-3 --store ./plant
     """
     from flowgauge.app.bootstrap import open_store
-    from flowgauge.services.replay import Letters, letters
+    from flowgauge.services.replay import DeadLetters
+    from flowgauge.services.replay import dead_letters as dead_letters_of
 
     with open_store(store) as plant:
-        found = [_facts(plant, letter) for letter in letters(plant.log, Letters(line, image))]
+        found = [_facts(plant, letter) for letter in dead_letters_of(plant.log, DeadLetters(line, image))]
     if json:
         emit(found)
         return
@@ -67,13 +68,13 @@ def replay(
     flowgauge dead-letters replay --image shift-2/0411.png --store s3://flowgauge
     """
     from flowgauge.app.bootstrap import open_store
-    from flowgauge.services.replay import Letters
+    from flowgauge.services.replay import DeadLetters
     from flowgauge.services.replay import replay as send_again
 
     if line is None and image is None and not everything:
         raise UserError("Nothing is chosen.", "Choose with --line, --image or both, or replay everything with --all.")
     with open_store(store) as plant:
-        counts = send_again(plant, Letters(line, image), again)
+        counts = send_again(plant, DeadLetters(line, image), again)
     if json:
         emit({"sent": counts.sent, "replayed_before": counts.replayed, "lost": counts.lost})
         return
@@ -85,17 +86,17 @@ def replay(
 
 
 def _facts(plant: "Store", letter: "Record") -> dict[str, Any]:
-    from flowgauge.domain.dead_letters import REASON, buried_at
+    from flowgauge.domain.dead_letters import REASON, origin_of
     from flowgauge.services.replay import replayed_at
 
-    place, replayed = buried_at(letter), replayed_at(plant.state, letter)
+    origin, replayed = origin_of(letter), replayed_at(plant.state, letter)
     return {
         "line": letter.key,
         "image_id": letter.headers.get("ce_id"),
         "at": letter.at.isoformat(timespec="seconds"),
-        "topic": place.topic if place else None,
-        "partition": place.partition if place else None,
-        "offset": place.offset if place else None,
+        "topic": origin.topic if origin else None,
+        "partition": origin.partition if origin else None,
+        "offset": origin.offset if origin else None,
         "replayed_at": replayed.isoformat(timespec="seconds") if replayed else None,
         "reason": letter.headers.get(REASON),
     }

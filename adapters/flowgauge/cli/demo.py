@@ -27,7 +27,7 @@ def demo(
         Path | None, typer.Option(help="Real images instead: the folder that --phases refers to.", metavar="DIR")
     ] = None,
     phases: Annotated[
-        Path | None, typer.Option(help="JSON: which images fit, teach and judge, phase by phase.", metavar="FILE")
+        Path | None, typer.Option(help="JSON: which images fit, train and judge, phase by phase.", metavar="FILE")
     ] = None,
     groups: options.Groups = None,
     seed: Annotated[int, typer.Option(min=0, help="Same seed, same story. With --phases: which of its runs.")] = 0,
@@ -60,7 +60,7 @@ def demo(
     flowgauge demo --data ./tiles --phases ./tiles/phases.json
     flowgauge demo --stack
     """
-    from flowgauge.cli.performing import Cast, command_line, perform, script_of, summary
+    from flowgauge.cli.demo_run import DemoModel, command_line, perform, script_of, summary
 
     if (data is None) != (phases is None):
         raise SettingsError(
@@ -71,15 +71,21 @@ def demo(
     scripts = [script_of(material, data, phases, groups, seed + number) for number in range(count)]
     folder.clear()
     played = {"material": material} if data is None else {"data": data, "phases": phases, "groups": groups}
-    told: dict[str, object | None] = {**played, "seed": seed, "detector": detector, "weights": weights, "size": size}
-    cast, console = Cast(detector, weights, size, device), stderr() if json else stdout()
+    given_options: dict[str, object | None] = {
+        **played,
+        "seed": seed,
+        "detector": detector,
+        "weights": weights,
+        "size": size,
+    }
+    demo_model, console = DemoModel(detector, weights, size, device), stderr() if json else stdout()
     if stack:
-        from flowgauge.cli.touring import as_lines, tour
+        from flowgauge.cli.cluster_demo_run import as_lines, multi_line
 
-        command = command_line({**told, "lines": lines, "rate": rate}, "--stack")
-        stories = tour(as_lines(scripts), folder, cast, rate, command, console)
+        command = command_line({**given_options, "lines": lines, "rate": rate}, "--stack")
+        stories = multi_line(as_lines(scripts), folder, demo_model, rate, command, console)
     else:
-        stories = [perform(scripts[0], folder, cast, command_line(told), console)]
+        stories = [perform(scripts[0], folder, demo_model, command_line(given_options), console)]
     folders = [folder.of(story.line) if stack else folder for story in stories]
     if json:
         summaries = [summary(story, each) for story, each in zip(stories, folders, strict=True)]

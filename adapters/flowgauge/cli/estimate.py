@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flowgauge.cli import options
-from flowgauge.cli.evaluate import check_place
+from flowgauge.cli.evaluate import check_writable
 from flowgauge.cli.output import emit, say, show, warn
 from flowgauge.cli.progress import bars
 from flowgauge.domain.errors import UserError
 
 if TYPE_CHECKING:
     from flowgauge.evaluation.estimate import Figure
-    from flowgauge.evaluation.estimate_report import Forecast
+    from flowgauge.evaluation.estimate_report import EstimateReport
 
 
 class Choose(StrEnum):
@@ -49,11 +49,11 @@ def estimate(
     ] = None,
     keep_apart: Annotated[
         bool,
-        typer.Option("--keep-apart", help="train/good only teaches; test/good alone chooses and judges."),
+        typer.Option("--keep-apart", help="train/good only trains; test/good alone chooses and judges."),
     ] = False,
     detector: options.Detector = None,
     members: options.Members = None,
-    theta: options.Theta = None,
+    init: options.MetaInit = None,
     weights: options.Weights = None,
     backbone: options.Backbone = None,
     layers: options.Layers = None,
@@ -83,7 +83,7 @@ def estimate(
 
     Again and again all good images are divided anew: half of the defects
     choose the threshold and the other half judge it, each beside as many
-    good images; the rest teaches. That takes train/good and test/good for
+    good images; the rest trains. That takes train/good and test/good for
     the same kind of images; if they are not, say --keep-apart.
 
     Intervals are 95 %. A plain t interval over the repeats would be far too
@@ -92,27 +92,27 @@ def estimate(
     overlap, after Nadeau and Bengio, and for how many images and parts judge.
 
     Images of one part stay on one side. Without --groups or --group, near
-    twins are looked for and kept together, and the report says how much
+    near duplicates are looked for and kept together, and the report says how much
     better the figures would look had they been torn apart.
 
     --prevalence matters for costs alone. A defect in a hundred, ten times as
     dear as a false alarm, is an assumption: give your own.
     """
-    from flowgauge.cli.estimating import Estimating, Request
+    from flowgauge.cli.estimation import Estimation, Request
     from flowgauge.cli.model import Model
     from flowgauge.evaluation.choices import Choice, Costs
     from flowgauge.evaluation.replicates import Chooser
     from flowgauge.reports.estimate import write_estimate
 
-    for place in (json, html):
-        check_place(place)
+    for path in (json, html):
+        check_writable(path)
     _require_one(groups, group)
     costs = Costs(miss=cost_miss, false_alarm=cost_false_alarm, prevalence=prevalence)
     chooser = Chooser(choice=Choice(choose.value), costs=costs, budget=budget)
     model = Model(detector, weights, backbone, size, aspect, members=members, layers=layers, tiles=tiles)
-    request = Request(dataset, chooser, repeats, seed, groups, group, keep_apart, theta, cache, masks)
+    request = Request(dataset, chooser, repeats, seed, groups, group, keep_apart, init, cache, masks)
     with bars() as report:
-        found = Estimating(request, model, device, report).run(json)
+        found = Estimation(request, model, device, report).run(json)
     if html is not None:
         write_estimate(found, html)
     _tell(found, json, html)
@@ -123,7 +123,7 @@ def _require_one(groups: Path | None, pattern: str | None) -> None:
         raise UserError("--groups and --group both say which part an image shows.", "Give one of them.")
 
 
-def _tell(found: "Forecast", json: Path | None, html: Path | None) -> None:
+def _tell(found: "EstimateReport", json: Path | None, html: Path | None) -> None:
     """The whole on stdout for scripts; or a table for people, with the whole in a file."""
     for words in found.warnings():
         warn(words)
@@ -134,9 +134,9 @@ def _tell(found: "Forecast", json: Path | None, html: Path | None) -> None:
     say("")
     for sentence in found.sentences():
         say(sentence)
-    for place in (json, html):
-        if place is not None:
-            say(f"wrote {place}")
+    for path in (json, html):
+        if path is not None:
+            say(f"wrote {path}")
 
 
 def _rows(figures: dict[str, "Figure"]) -> Iterator[tuple[object, ...]]:

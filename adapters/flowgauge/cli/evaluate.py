@@ -25,14 +25,14 @@ def evaluate(
     false_alarms: options.FalseAlarms = None,
     members: options.Members = None,
     changes: options.Changes = None,
-    theta: options.Theta = None,
+    init: options.MetaInit = None,
     splits: Annotated[
-        Path | None, typer.Option(help="JSON: which images teach and which judge, by seed and noise.", metavar="FILE")
+        Path | None, typer.Option(help="JSON: which images train and which judge, by seed and noise.", metavar="FILE")
     ] = None,
     noise: Annotated[float | None, typer.Option(help="Share of defects in training, for --splits.")] = None,
     seed: Annotated[str, typer.Option(help="One seed, or several: 0,1,2.")] = "0",
     groups: options.Groups = None,
-    against: Annotated[
+    baseline: Annotated[
         Path | None,
         typer.Option(help="JSON of an earlier evaluation of the same test images: say by how much this one differs."),
     ] = None,
@@ -53,25 +53,25 @@ def evaluate(
     --groups is given: images of one part are not independent. pixel_auroc
     and aupro (to a false-positive rate of 0.3) are exact, at 256 x 256.
     Several seeds give means, deviations as <key>_std, and the single runs
-    under runs. --against tells the paired difference to an earlier result,
+    under runs. --baseline tells the paired difference to an earlier result,
     with its interval over parts and seeds. Speeds are taken at batch 16, gauge and bare backbone in turns.
     """
-    from flowgauge.cli.measuring import chosen_trials, compared, earlier_runs, evaluation
+    from flowgauge.cli.evaluation import chosen_trials, compared, earlier_runs, evaluation
     from flowgauge.cli.model import Model
 
-    check_place(json)
-    others = None if against is None else earlier_runs(against)
+    check_writable(json)
+    others = None if baseline is None else earlier_runs(baseline)
     model = Model(
         detector, weights, backbone, size, aspect, refine, members, tuple(changes or ()), layers, tiles, false_alarms
     )
     with bars() as report:
         trials = chosen_trials(dataset, splits, seeds_of(seed), noise, limit, masks)
-        found = evaluation(dataset.resolve().name, trials, model, theta, groups, device, report)
+        found = evaluation(dataset.resolve().name, trials, model, init, groups, device, report)
     for name, cause in {name: cause for run in found.runs for name, cause in run.unreadable.items()}.items():
         warn(f"{name} is left out. {cause}")
     document = found.document()
     if others is not None:
-        document["against"] = compared(found, others, groups).model_dump(mode="json")
+        document["baseline"] = compared(found, others, groups).model_dump(mode="json")
     if json is not None and str(json) == "-":
         emit(document)
         return
@@ -80,7 +80,7 @@ def evaluate(
     _tell(document)
 
 
-def check_place(json: Path | None) -> None:
+def check_writable(json: Path | None) -> None:
     """Before the work and not after it. Raises `UserError` where the figures cannot be written."""
     if json is not None and (json.is_dir() or not json.parent.is_dir()):
         raise UserError(f"{json} is no place for a file.", "Give --json a file name in a folder that exists.")
@@ -100,9 +100,9 @@ def _tell(document: dict[str, Any]) -> None:
     say("")
     _tell_false_alarms(document)
     columns = ("image_auroc", "pixel_auroc", "aupro", "miss_share", "images")
-    if "against" in document:
-        low, high = document["against"]["interval"]
-        say(f"against: image_auroc differs by {document['against']['image_auroc_difference']:+.4f}")
+    if "baseline" in document:
+        low, high = document["baseline"]["interval"]
+        say(f"against the baseline: image_auroc differs by {document['baseline']['image_auroc_difference']:+.4f}")
         say(f"         (95 % of resampled parts: {low:+.4f} to {high:+.4f})\n")
     show(("class", *columns), ((kind, *(row[c] for c in columns)) for kind, row in document["per_class"].items()))
 

@@ -35,7 +35,7 @@ def fit(
     members: options.Members = None,
     changes: options.Changes = None,
     groups: options.Groups = None,
-    theta: options.Theta = None,
+    init: options.MetaInit = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Use at most so many images.")] = None,
     seed: Annotated[int, typer.Option(help="Same images, settings and seed give the same gauge.")] = 0,
     device: options.DeviceOption = options.Device.AUTO,
@@ -46,7 +46,7 @@ def fit(
     Flowgauge learns what good looks like, and sets the threshold on images
     that the model did not see, so that new good parts are rejected at the rate
     of --false-alarms. The last line says how sure that is. The gauge is the line's anchor from now on:
-    every adaptation starts from it. From the buffer, suspects never teach.
+    every adaptation starts from it. From the buffer, suspects never train.
     multidirectional also learns from the line's labelled defects: see label.
 
     \b
@@ -57,7 +57,7 @@ def fit(
     """
     from flowgauge.app.bootstrap import open_store
     from flowgauge.cli.model import Model, start_at, torch_device
-    from flowgauge.cli.teaching import gather, labels_for
+    from flowgauge.cli.training_data import gather, labels_for
     from flowgauge.domain.object_keys import line_name
     from flowgauge.registry.snapshots import SnapshotFiles, publish_snapshot
     from flowgauge.training.fit import fit as fit_gauge
@@ -76,7 +76,7 @@ def fit(
         tiles,
         false_alarms,
     ).settings()
-    start = None if theta is None else start_at(theta)
+    start = None if init is None else start_at(init)
     with open_store(store) as plant, bars() as report:
         good = gather(
             plant,
@@ -94,7 +94,7 @@ def fit(
             settings=settings,
             at=plant.clock.now(),
             groups=good.groups,
-            theta=start,
+            init=start,
             labelled=labels_for(settings.detector, plant, line),
             seed=seed,
             device=torch_device(device),

@@ -25,7 +25,7 @@ def add(
 ) -> None:
     """Add a folder of labelled images to a line's golden set.
 
-    One half of them, chosen by their names, judges; the other half may teach
+    One half of them, chosen by their names, judges; the other half may train
     detectors that learn from labels. Adaptation never learns from either.
     Adding an image again under another label or class moves it.
 
@@ -76,12 +76,17 @@ def list_golden(
     if json:
         emit(
             [
-                {"image_id": each.image_id, "label": each.label.value, "class": each.kind, "judges": each.judges}
+                {
+                    "image_id": each.image_id,
+                    "label": each.label.value,
+                    "class": each.kind,
+                    "is_hold_out": each.is_hold_out,
+                }
                 for each in found
             ]
         )
     else:
         show(
             ("image", "label", "class", ""),
-            ((each.image_id, each.label.value, each.kind, "judges" if each.judges else "") for each in found),
+            ((each.image_id, each.label.value, each.kind, "is_hold_out" if each.is_hold_out else "") for each in found),
         )

@@ -31,7 +31,7 @@ def label(
     """Say whether a verdict's image is good or defective, and keep it as golden.
 
     Half of the golden images, by a hash of their ids, judge adaptations; the
-    other half may teach a detector that learns from labels, when the line is
+    other half may train a detector that learns from labels, when the line is
     fitted next. Labelling an image again changes its label.
 
     \b
@@ -50,7 +50,9 @@ def label(
         golden = add_golden(plant.objects, verdict.line, label, verdict.image_id, _image(plant.objects, verdict), kind)
         whole = list(golden_set(plant.objects, verdict.line))
     if json:
-        emit(_told(verdict, golden) | {"golden": len(whole), "may_teach": sum(not each.judges for each in whole)})
+        emit(
+            _as_json(verdict, golden) | {"golden": len(whole), "may_train": sum(not each.is_hold_out for each in whole)}
+        )
         return
     say(f"Image {golden.image_id} of line {verdict.line} is now golden, {_words(golden)}: it {_use(golden)}.")
     say(_holdings(verdict.line, whole))
@@ -78,14 +80,14 @@ def _image(objects: "Objects", verdict: "Verdict") -> bytes:
     return data
 
 
-def _told(verdict: "Verdict", golden: "Golden") -> dict[str, object]:
+def _as_json(verdict: "Verdict", golden: "Golden") -> dict[str, object]:
     return {
         "verdict_id": str(verdict.verdict_id),
         "line": verdict.line,
         "image_id": golden.image_id,
         "label": golden.label.value,
         "class": golden.kind,
-        "judges": golden.judges,
+        "is_hold_out": golden.is_hold_out,
     }
 
 
@@ -94,12 +96,12 @@ def _words(golden: "Golden") -> str:
 
 
 def _use(golden: "Golden") -> str:
-    return "judges adaptations" if golden.judges else "may teach at the next fit"
+    return "judges adaptations" if golden.is_hold_out else "may train at the next fit"
 
 
 def _holdings(line: str, whole: "list[Golden]") -> str:
     good = sum(each.label is Label.GOOD for each in whole)
     kinds = sorted({each.kind for each in whole if each.kind})
     classes = f" ({', '.join(kinds)})" if kinds else ""
-    teach = sum(each.label is Label.DEFECT and not each.judges for each in whole)
-    return f"Line {line} has {good} golden good images and {len(whole) - good} defects{classes}; {teach} may teach."
+    trains = sum(each.label is Label.DEFECT and not each.is_hold_out for each in whole)
+    return f"Line {line} has {good} golden good images and {len(whole) - good} defects{classes}; {trains} may train."

@@ -58,18 +58,18 @@ def set_settings(
     \b
     policy                   who starts an adaptation: auto, propose or off
     deadline_seconds         a verdict this long after capture is late
-    buffer_size              images that may teach; then the oldest leave
-    buffer_minimum           fewer images than this teach nothing
+    buffer_size              images that may train; then the oldest leave
+    buffer_minimum           fewer images than this train nothing
     buffer_max_age_seconds   images older than the newest by this leave
     near_duplicates          how many views that look alike are buffered
     duplicate_distance       fingerprints so many bits apart look alike
     cool_down_seconds        no two adaptations begin closer than this
-    settle_images            images of the changed line before it teaches
+    warmup_images            images of the changed line before it trains
     adapt_every              images after which to adapt without drift
     adapt_schedule           when to adapt without drift: cron, in UTC
     threshold_check_images   parts to see before checking T; 0 is never
     alert_window_seconds     alerts of one kind within it become one
-    keep_passes_days         images that passed are deleted after this
+    pass_retention_days         images that passed are deleted after this
     """
     from flowgauge.app.bootstrap import open_store
     from flowgauge.domain.object_keys import line_name

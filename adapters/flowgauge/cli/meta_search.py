@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from flowgauge.cli import options
-from flowgauge.cli.evaluate import check_place
+from flowgauge.cli.evaluate import check_writable
 from flowgauge.cli.output import say, show
 from flowgauge.cli.progress import bars
 
@@ -35,13 +35,13 @@ def meta_search(
     flowgauge meta-search --out search.json --plot search.svg
     """
     from flowgauge.cli.model import Model
-    from flowgauge.cli.searching import MetaSearch, best
-    from flowgauge.cli.searching import table as markdown
+    from flowgauge.cli.search_run import MetaSearch, best
+    from flowgauge.cli.search_run import table as markdown
     from flowgauge.meta.search import SearchSettings
     from flowgauge.reports.search import search_svg
 
-    for place in (out, table, plot):
-        check_place(place)
+    for path in (out, table, plot):
+        check_writable(path)
     settings = SearchSettings(turns=turns, seed=seed)
     with bars() as report:
         found = MetaSearch(Model("headflow", None, None, _SIZE, options.Aspect.SQUASH), settings, device, report).run(

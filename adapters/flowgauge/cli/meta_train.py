@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from flowgauge.cli import options
-from flowgauge.cli.evaluate import check_place
+from flowgauge.cli.evaluate import check_writable
 from flowgauge.cli.output import cell, emit, say
 from flowgauge.cli.progress import bars
 
@@ -23,7 +23,7 @@ def meta_train(
         bool, typer.Option("--second-order", help="Gradients through the inner steps: slower, takes more memory.")
     ] = False,
     head_only: Annotated[
-        bool, typer.Option("--head-only", help="The inner loop moves the guide's last layer alone (ANIL).")
+        bool, typer.Option("--head-only", help="The inner loop moves the head's last layer alone (ANIL).")
     ] = False,
     seed: Annotated[int, typer.Option(help="Same lines, settings and seed give the same parameters.")] = 0,
     weights: options.Weights = None,
@@ -35,40 +35,40 @@ def meta_train(
 ) -> None:
     """Learn parameters from which headflow learns a new line in few steps.
 
-    Every turn draws a line, lets the guide and the flow take some steps on a
+    Every turn draws a line, lets the head and the flow take some steps on a
     few of its images, defects among them that nobody points out, and moves
     the start to where these steps would have led further (MAML). Interrupted,
     it goes on when it is started again with the same words.
 
     \b
-    flowgauge meta-train procedural --out theta.safetensors
-    flowgauge meta-train procedural ./mvtec/bottle --out theta.safetensors
-    flowgauge benchmark noise ./tiles --splits noise.json \\
-        --theta theta.safetensors --variant full
+    flowgauge meta-train procedural --out init.safetensors
+    flowgauge meta-train procedural ./mvtec/bottle --out init.safetensors
+    flowgauge benchmark contamination ./tiles --splits noise.json \\
+        --init init.safetensors --variant full
     """
-    from flowgauge.cli.metalearning import MetaRun
+    from flowgauge.cli.meta_learning import MetaRun
     from flowgauge.cli.model import Model
     from flowgauge.meta.outer_loop import Order
     from flowgauge.meta.settings import MetaTraining
     from flowgauge.reports.losses import losses_svg
 
-    for place in (out, plot):
-        check_place(place)
+    for path in (out, plot):
+        check_writable(path)
     settings = MetaTraining(turns=turns, seed=seed, order=Order.SECOND if second_order else Order.FIRST)
     if head_only:
-        guide = settings.guide.model_copy(update={"head": ("leave.", "scale", "offset")})
-        settings = settings.model_copy(update={"guide": guide})
+        head = settings.head.model_copy(update={"moving": ("leave.", "scale", "offset")})
+        settings = settings.model_copy(update={"head": head})
     model = Model("headflow", weights, backbone, size, options.Aspect.SQUASH)
     with bars() as report:
         run = MetaRun(tuple(tasks or ["procedural"]), lines, model, settings, device, report)
-        theta, made = run.run(out)
+        init, made = run.run(out)
     if plot is not None:
         plot.write_text(losses_svg(made))
     if json:
-        emit(theta.card.model_dump(mode="json"))
+        emit(init.card.model_dump(mode="json"))
         return
-    say(f"wrote {out}: {len(theta.card.lines)} lines, {turns} turns in {theta.card.seconds:.0f} s")
+    say(f"wrote {out}: {len(init.card.lines)} lines, {turns} turns in {init.card.seconds:.0f} s")
     say(
-        f"mean loss after the inner loop, last tenth: guide {cell(theta.card.guide_loss)}, "
-        f"flow {cell(theta.card.flow_loss)}"
+        f"mean loss after the inner loop, last tenth: head {cell(init.card.head_loss)}, "
+        f"flow {cell(init.card.flow_loss)}"
     )

@@ -12,9 +12,9 @@ from pydantic import BaseModel
 
 from flowgauge.cli.options import Aspect, Device
 from flowgauge.domain.errors import SettingsError
-from flowgauge.meta.initialization import Theta, read, shipped
+from flowgauge.meta.initialization import MetaInit, read, shipped
 from flowgauge.models.backbones import LITE0, PIXELS_SPEC, BackboneSpec
-from flowgauge.models.headflow.detector import HeadFlow, panel_options
+from flowgauge.models.headflow.detector import HeadFlow, ensemble_options
 from flowgauge.models.registry import DEFAULT, DETECTORS, FROM_PIXELS
 from flowgauge.registry.gauges import Load
 from flowgauge.registry.snapshots import active_snapshot, fetch_snapshot
@@ -56,7 +56,7 @@ class Model:
         if self.refine and self.false_alarms is not None:
             raise SettingsError(
                 "Images that nobody has called good cannot promise a false-alarm rate.",
-                "Leave --false-alarms out, or fit to good images without --refine and --from-buffer.",
+                "Leave --false-alarms out, or fit to good images without --filter-outliers and --from-buffer.",
             )
         return FitSettings(
             detector=detector,
@@ -71,14 +71,14 @@ class Model:
         changes = changed(self.changes)
         if changes and detector in DETECTORS:
             require_known(changes, DETECTORS[detector][1], detector)
-        return self._panel(detector) | changes
+        return self._ensemble(detector) | changes
 
-    def _panel(self, detector: str) -> dict[str, Any]:
+    def _ensemble(self, detector: str) -> dict[str, Any]:
         if self.members is None:
             return {}
         if detector != HeadFlow.name:
-            raise SettingsError(f"{detector} has no members.", f"Leave --members out, or use {HeadFlow.name}.")
-        return panel_options(self.members)
+            raise SettingsError(f"{detector} has no members.", f"Leave --ensemble out, or use {HeadFlow.name}.")
+        return ensemble_options(self.members)
 
     def _backbone(self, detector: str) -> BackboneSpec:
         if detector in FROM_PIXELS:
@@ -146,10 +146,10 @@ def changed(changes: Sequence[str]) -> dict[str, Any]:
         if not equals or not all(name.split(".")):
             raise SettingsError(f"{change!r} is no NAME=VALUE.", "Write --set hidden=64, or --set synthesis.noise=1.")
         *folders, last = name.split(".")
-        place = found
+        branch = found
         for folder in folders:
-            place = place.setdefault(folder, {})
-        place[last] = _value(value)
+            branch = branch.setdefault(folder, {})
+        branch[last] = _value(value)
     return found
 
 
@@ -192,14 +192,14 @@ def stored_gauge(store: Store, line: str, version: str | None, device: Device) -
     return load(files.manifest, files.weights, device=torch_device(device), sha256=active.sha256)
 
 
-def start_at(theta: str) -> Theta:
+def start_at(init: str) -> MetaInit:
     """Of a file, or those that come with the package. Raises `SettingsError` for a file of something else."""
-    return shipped() if theta == SHIPPED else read(Path(theta))
+    return shipped() if init == SHIPPED else read(Path(init))
 
 
-def fitting_start(theta: str, settings: FitSettings, device: str) -> Theta:
+def fitting_start(init: str, settings: FitSettings, device: str) -> MetaInit:
     """The same, for a detector of `settings`. Raises `SettingsError` where it is of another detector or backbone."""
-    found, embedder = start_at(theta), embedder_for(settings, device)
+    found, embedder = start_at(init), embedder_for(settings, device)
     found.require_backbone(embedder.backbone.spec)
     found.load_into(embedder.detector)
     return found

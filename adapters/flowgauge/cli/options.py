@@ -50,7 +50,9 @@ Changes = Annotated[
 ]
 Refine = Annotated[
     bool,
-    typer.Option("--refine", help="Leave out images that look suspect: for images that nobody has called good."),
+    typer.Option(
+        "--filter-outliers", help="Leave out images that look suspect: for images that nobody has called good."
+    ),
 ]
 FalseAlarms = Annotated[
     float | None,
@@ -66,14 +68,15 @@ FalseAlarms = Annotated[
 Members = Annotated[
     int | None,
     typer.Option(
+        "--ensemble",
         min=1,
         max=10,
-        help="Of headflow: a panel of so many members, each taught without some of the parts: for images among which"
+        help="Of headflow: an ensemble of so many members, each trained without some parts: for images among which"
         " defects may be. 3 lose little where there are none; 5 hold best where one defect may be on many of the"
         " images. Fitting takes longer with each, scoring some 6 per cent.",
     ),
 ]
-Theta = Annotated[
+MetaInit = Annotated[
     str | None,
     typer.Option(
         help="Start from meta-learned parameters: a file of flowgauge meta-train, or `shipped`.", metavar="FILE"

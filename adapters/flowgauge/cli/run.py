@@ -33,12 +33,12 @@ def run(
     from flowgauge.adaptation.adapt import adapt
     from flowgauge.app.bootstrap import embedded, folder_source, open_store
     from flowgauge.cli.model import loading
-    from flowgauge.cli.telling import Teller
+    from flowgauge.cli.worker_messages import Teller
     from flowgauge.domain.object_keys import line_name
 
     with open_store(store) as plant, live().status("waiting for images") as status:
         teller = Teller(status, as_json=json)
-        source = folder_source(plant, folder, line_name(line), settle_seconds=0 if once else 1)
+        source = folder_source(plant, folder, line_name(line), quiet_seconds=0 if once else 1)
         runner = embedded(
             plant,
             loading(device),
@@ -46,7 +46,7 @@ def run(
             [source],
             batch=batch,
             observer=teller.step,
-            trouble=teller.trouble,
+            unavailable=teller.unavailable,
         )
         runner.run_until_idle() if once else runner.run()
     stderr().print(teller.summary())

@@ -1,4 +1,4 @@
-"""`flowgauge score`: judgements of single images, without a stream."""
+"""`flowgauge score`: predictions of single images, without a stream."""
 
 from pathlib import Path
 from typing import Annotated
@@ -34,13 +34,13 @@ def score(
     flowgauge score press-3 incoming/*.png --store ./plant --json
     """
     from flowgauge.app.bootstrap import open_store
-    from flowgauge.cli.judging import Unjudged, judge_files
     from flowgauge.cli.model import stored_gauge
+    from flowgauge.cli.predict_files import Unjudged, predict_files
 
     with open_store(store) as plant:
         gauge = stored_gauge(plant, line, version, device)
     with bars() as report:
-        results = list(judge_files(gauge, images, masks, report))
+        results = list(predict_files(gauge, images, masks, report))
     if json:
         emit({"line": line, "gauge_version": gauge.version, "images": [each.document() for each in results]})
     else:

@@ -13,16 +13,16 @@ from flowgauge.synthetic.procedural.defects import DEFECTS
 from flowgauge.synthetic.procedural.light import Condition
 from flowgauge.synthetic.procedural.line import MATERIALS, ProceduralLine, Sample
 
-FITTED, TEACHING, JUDGING = 96, 80, 32
+FITTED, TRAINING, TESTING = 96, 80, 32
 RAMP = 16
 """Images of a phase over which the drift goes on; then the line stays as it is, and can be learned."""
 
-SETTLE = 44
-"""Images of the changed line before it teaches: with those that the alarm took, enough for a buffer's minimum, and
+WARMUP = 44
+"""Images of the changed line before it trains: with those that the alarm took, enough for a buffer's minimum, and
 few enough for a phase."""
 
 DEFECT_SHARE = 0.15
-"""Of the images that may teach: several times what a line should show, so that rejection has work to do."""
+"""Of the images that may train: several times what a line should show, so that rejection has work to do."""
 
 DRIFT = (
     ("steady", 0.0, 0.0),
@@ -33,27 +33,27 @@ DRIFT = (
 
 
 @dataclass(frozen=True)
-class Shot:
+class Frame:
     """One image to come. `read` gives its encoded bytes, the same at every call; `part` is the object it shows."""
 
     image_id: str
     truth: Truth
-    teaches: bool
+    use_for_training: bool
     read: Callable[[], bytes]
     part: str | None = None
 
 
 @dataclass(frozen=True)
 class Act:
-    """One phase: first the images that may teach, then those that only judge what came of it."""
+    """One phase: first the images that may train, then those that only judge what came of it."""
 
     phase: Phase
-    teaching: tuple[Shot, ...]
-    judging: tuple[Shot, ...]
+    training: tuple[Frame, ...]
+    testing: tuple[Frame, ...]
 
     @property
-    def shots(self) -> tuple[Shot, ...]:
-        return self.teaching + self.judging
+    def shots(self) -> tuple[Frame, ...]:
+        return self.training + self.testing
 
 
 @dataclass(frozen=True)
@@ -66,13 +66,13 @@ class Script:
     line: str
     source: str
     seed: int
-    fit: tuple[Shot, ...]
+    fit: tuple[Frame, ...]
     acts: tuple[Act, ...]
     scheduled: bool = False
 
     @property
-    def shots(self) -> tuple[Shot, ...]:
-        return tuple(shot for act in self.acts for shot in act.shots)
+    def shots(self) -> tuple[Frame, ...]:
+        return tuple(frame for act in self.acts for frame in act.shots)
 
 
 def procedural_script(material: str, seed: int, size: int = 256) -> Script:
@@ -87,22 +87,22 @@ def procedural_script(material: str, seed: int, size: int = 256) -> Script:
     acts, first = [], FITTED
     for name, start, end in DRIFT:
         acts.append(_act(line, name, start, end, first))
-        first += TEACHING + JUDGING
+        first += TRAINING + TESTING
     return Script(material, f"procedural {material.replace('-', ' ')}", seed, fit, tuple(acts))
 
 
 def _act(line: ProceduralLine, name: str, start: float, end: float, first: int) -> Act:
     """Parts `first` and following."""
     rng = np.random.default_rng([line.seed, first])
-    spoilt = set(rng.choice(TEACHING, round(DEFECT_SHARE * TEACHING), replace=False).tolist())
-    amounts = np.interp(np.arange(TEACHING), (0, RAMP), (start, end))
-    teaching = [
-        _shot(line, name, first + index, Condition.drifted(float(amount)), index in spoilt, True)
+    spoilt = set(rng.choice(TRAINING, round(DEFECT_SHARE * TRAINING), replace=False).tolist())
+    amounts = np.interp(np.arange(TRAINING), (0, RAMP), (start, end))
+    training = [
+        _frame(line, name, first + index, Condition.drifted(float(amount)), index in spoilt, True)
         for index, amount in enumerate(amounts)
     ]
     final = Condition.drifted(end)
-    judging = [_shot(line, name, first + TEACHING + index, final, index % 2 == 1, False) for index in range(JUDGING)]
-    return Act(Phase(name=name, condition=_words(start, end)), tuple(teaching), tuple(judging))
+    testing = [_frame(line, name, first + TRAINING + index, final, index % 2 == 1, False) for index in range(TESTING)]
+    return Act(Phase(name=name, condition=_words(start, end)), tuple(training), tuple(testing))
 
 
 def _words(start: float, end: float) -> str:
@@ -112,17 +112,21 @@ def _words(start: float, end: float) -> str:
     return f"light to {light:+.0%}, warmer, coarser surface"
 
 
-def _shot(line: ProceduralLine, name: str, index: int, condition: Condition, defect: bool, teaches: bool) -> Shot:
-    return (_defect if defect else _good)(line, name, index, condition, teaches)
+def _frame(
+    line: ProceduralLine, name: str, index: int, condition: Condition, defect: bool, use_for_training: bool
+) -> Frame:
+    return (_defect if defect else _good)(line, name, index, condition, use_for_training)
 
 
-def _good(line: ProceduralLine, name: str, index: int, condition: Condition, teaches: bool) -> Shot:
-    return Shot(f"{name}-{index:04d}", Truth.GOOD, teaches, lambda: _png(line.good(index, condition)))
+def _good(line: ProceduralLine, name: str, index: int, condition: Condition, use_for_training: bool) -> Frame:
+    return Frame(f"{name}-{index:04d}", Truth.GOOD, use_for_training, lambda: _png(line.good(index, condition)))
 
 
-def _defect(line: ProceduralLine, name: str, index: int, condition: Condition, teaches: bool) -> Shot:
+def _defect(line: ProceduralLine, name: str, index: int, condition: Condition, use_for_training: bool) -> Frame:
     kind = DEFECTS[index % len(DEFECTS)]
-    return Shot(f"{name}-{index:04d}", Truth.DEFECT, teaches, lambda: _png(line.defect(index, kind, condition)))
+    return Frame(
+        f"{name}-{index:04d}", Truth.DEFECT, use_for_training, lambda: _png(line.defect(index, kind, condition))
+    )
 
 
 def _png(sample: Sample) -> bytes:

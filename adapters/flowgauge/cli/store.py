@@ -45,7 +45,7 @@ def retention(
     These are lifecycle rules of the bucket, which the S3 service carries out
     by itself about once a day. What is not named stays as it was set. Snapshots,
     the archive of verdicts and labelled images are never deleted, nor are rules
-    of others changed. An image that may still teach its line is kept: days
+    of others changed. An image that may still train its line is kept: days
     below the age that the lines' buffers allow (7 by default) are refused.
 
     A store in a directory keeps passes as `flowgauge lines set` says.
@@ -68,7 +68,7 @@ def retention(
     with closing(Lifecycle(settings, bucket)) as lifecycle:
         kept = lifecycle.days()
         if wanted:
-            _refuse_what_still_teaches(settings, bucket, [days for days in wanted.values() if days != FOREVER])
+            _refuse_training_images(settings, bucket, [days for days in wanted.values() if days != FOREVER])
             kept |= {decision: days or None for decision, days in wanted.items()}
             lifecycle.set(kept)
             kept = lifecycle.days()
@@ -87,12 +87,12 @@ def _bucket(store: str) -> str:
     if not store.startswith("s3://"):
         raise SettingsError(
             f"{store} is no bucket.",
-            "Name one with --store s3://BUCKET; in a directory, set keep_passes_days of a line.",
+            "Name one with --store s3://BUCKET; in a directory, set pass_retention_days of a line.",
         )
     return store.removeprefix("s3://").rstrip("/")
 
 
-def _refuse_what_still_teaches(settings: "S3Settings", bucket: str, days: list[int]) -> None:
+def _refuse_training_images(settings: "S3Settings", bucket: str, days: list[int]) -> None:
     """Raises `SettingsError` for days below the age that a buffer of any line allows."""
     from contextlib import closing
 

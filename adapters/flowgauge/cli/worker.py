@@ -55,7 +55,7 @@ def worker(
             show_default=False,
         ),
     ] = None,
-    stall_after: Annotated[
+    stall_timeout: Annotated[
         float, typer.Option(min=10, help="Seconds without progress after which the worker ends itself.")
     ] = STALL_SECONDS,
     device: options.DeviceOption = options.Device.AUTO,
@@ -80,7 +80,7 @@ def worker(
     """
     from flowgauge.app.bootstrap import open_store
     from flowgauge.app.cluster import Pace, group_members
-    from flowgauge.cli.telling import Teller
+    from flowgauge.cli.worker_messages import Teller
     from flowgauge.local.snapshots import SnapshotFolder
     from flowgauge.runtime.liveness import Watchdog
 
@@ -93,13 +93,13 @@ def worker(
             role,
             load,
             adapt,
-            pace=Pace(images=batch, linger_seconds=linger, stall_seconds=stall_after),
+            pace=Pace(images=batch, linger_seconds=linger, stall_seconds=stall_timeout),
             observer=teller.step,
-            trouble=teller.trouble,
+            unavailable=teller.unavailable,
             meter=_meter(metrics_port, stack),
             disk=SnapshotFolder(cache or Path.home() / ".cache" / "flowgauge" / "snapshots"),
         )
-        stack.enter_context(Watchdog({app.member.name: app.member.pulse for app in members}, stall_after, _end))
+        stack.enter_context(Watchdog({app.member.name: app.member.pulse for app in members}, stall_timeout, _end))
         asyncio.run(_run(members))
     stderr().print(teller.summary())
 

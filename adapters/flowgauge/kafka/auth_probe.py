@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from struct import Struct, unpack_from
 from typing import Any
 
-from flowgauge.domain.errors import NotAdmitted, Unavailable
+from flowgauge.domain.errors import AuthenticationFailed, Unavailable
 from flowgauge.kafka.settings import KafkaSettings
 from kafka.errors import KafkaError
 from kafka.net.sasl import get_sasl_mechanism
@@ -29,7 +29,7 @@ _PROTOCOL_REMEDY = "Check that FLOWGAUGE_KAFKA_SECURITY is the protocol of this 
 
 
 def ensure_admitted(settings: KafkaSettings) -> None:
-    """Raises `NotAdmitted` with the reason where a broker refuses us; brokers that are away are passed over.
+    """Raises `AuthenticationFailed` with the reason where a broker refuses us; brokers that are away are passed over.
 
     Returns at the first broker that admits us, after 3 seconds for each that does not answer. Raises `Unavailable`
     where none does and one closes the connection without a reason: it may be ending, or expect another protocol.
@@ -38,7 +38,7 @@ def ensure_admitted(settings: KafkaSettings) -> None:
     closed: Unavailable | None = None
     for host, port in map(_host_and_port, settings.addresses):
         try:
-            with _told(f"{host}:{port}"), _connected(host, port, context) as connection:
+            with _named(f"{host}:{port}"), _connected(host, port, context) as connection:
                 _greet(_Line(connection), settings)
             return
         except Unavailable as error:
@@ -50,19 +50,19 @@ def ensure_admitted(settings: KafkaSettings) -> None:
 
 
 def tls_context(settings: KafkaSettings) -> ssl.SSLContext | None:
-    """None where the listener speaks no TLS. Raises `NotAdmitted` for files that are missing or hold no PEM."""
+    """None where the listener speaks no TLS. Raises `AuthenticationFailed` for files that are missing or no PEM."""
     if not settings.encrypted:
         return None
     try:
         context = ssl.create_default_context(cafile=settings.ca_file)
     except OSError as error:
-        raise NotAdmitted(f"{settings.ca_file} holds no authorities: {error}.", _AUTHORITY_REMEDY) from error
+        raise AuthenticationFailed(f"{settings.ca_file} holds no authorities: {error}.", _AUTHORITY_REMEDY) from error
     if settings.certificate_file is not None:
         try:
             context.load_cert_chain(settings.certificate_file, settings.key_file)
         except OSError as error:
             cause = f"{settings.certificate_file} and its key cannot be used: {error}."
-            raise NotAdmitted(cause, _CERTIFICATE_REMEDY) from error
+            raise AuthenticationFailed(cause, _CERTIFICATE_REMEDY) from error
     return context
 
 
@@ -106,24 +106,26 @@ def _host_and_port(address: str) -> tuple[str, int]:
 
 
 @contextmanager
-def _told(address: str) -> Iterator[None]:
+def _named(address: str) -> Iterator[None]:
     try:
         yield
     except (EOFError, ConnectionResetError, ssl.SSLEOFError) as error:
         raise Unavailable(f"Kafka at {address} closes connections like ours.", _PROTOCOL_REMEDY) from error
     except ssl.SSLCertVerificationError as error:
         cause = f"The certificate of Kafka at {address} is not trusted: {error.verify_message}."
-        raise NotAdmitted(cause, _AUTHORITY_REMEDY) from error
+        raise AuthenticationFailed(cause, _AUTHORITY_REMEDY) from error
     except ssl.SSLError as error:
         raise _refused_tls(address, error) from error
 
 
-def _refused_tls(address: str, error: ssl.SSLError) -> NotAdmitted:
+def _refused_tls(address: str, error: ssl.SSLError) -> AuthenticationFailed:
     """What the other side says of our certificate comes as an alert; the rest is no TLS that we speak."""
     reason = (error.reason or str(error)).replace("_", " ").lower()
     if "alert" in reason and "version" not in reason:
-        return NotAdmitted(f"Kafka at {address} refuses our certificate, or wants one ({reason}).", _CERTIFICATE_REMEDY)
-    return NotAdmitted(f"Kafka at {address} does not speak our TLS ({reason}).", _PROTOCOL_REMEDY)
+        return AuthenticationFailed(
+            f"Kafka at {address} refuses our certificate, or wants one ({reason}).", _CERTIFICATE_REMEDY
+        )
+    return AuthenticationFailed(f"Kafka at {address} does not speak our TLS ({reason}).", _PROTOCOL_REMEDY)
 
 
 def _greet(line: _Line, settings: KafkaSettings) -> None:
@@ -137,7 +139,7 @@ def _authenticate(line: _Line, settings: KafkaSettings) -> None:
     answer = line.ask(_HANDSHAKE, len(name).to_bytes(2) + name)
     if unpack_from(">h", answer)[0] == _UNKNOWN_MECHANISM:
         offered = ", ".join(_texts(answer[2:]))
-        raise NotAdmitted(f"Kafka takes no passwords by {settings.mechanism}, but by {offered}.", _SASL_REMEDY)
+        raise AuthenticationFailed(f"Kafka takes no passwords by {settings.mechanism}, but by {offered}.", _SASL_REMEDY)
     mechanism = _mechanism(settings)
     while not mechanism.is_done():
         token = mechanism.auth_bytes()
@@ -150,12 +152,12 @@ def _mechanism(settings: KafkaSettings) -> Any:
 
 
 def _accepted(answer: bytes, settings: KafkaSettings) -> bytes:
-    """The broker's token. Raises `NotAdmitted` where it gives a reason instead."""
+    """The broker's token. Raises `AuthenticationFailed` where it gives a reason instead."""
     code, length = unpack_from(">hh", answer)
     text = answer[4 : 4 + max(0, length)].decode(errors="replace")
     if code:
         cause = f"Kafka does not admit the user {settings.username}: {text.removesuffix('.') or f'error {code}'}."
-        raise NotAdmitted(cause, _SASL_REMEDY)
+        raise AuthenticationFailed(cause, _SASL_REMEDY)
     return answer[4 + max(0, length) + 4 :]
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from flowgauge.domain.errors import FlowgaugeError, NotAdmitted, NotPermitted, Unavailable
+from flowgauge.domain.errors import AuthenticationFailed, AuthorizationFailed, FlowgaugeError, Unavailable
 from flowgauge.kafka.auth_probe import ensure_admitted
 from flowgauge.kafka.settings import KafkaSettings
 from kafka.errors import (
@@ -25,9 +25,9 @@ _REMEDIES: tuple[tuple[tuple[type[Exception], ...], str], ...] = (
 
 @contextmanager
 def kafka_faults(settings: KafkaSettings, right: str) -> Iterator[None]:
-    """Every `KafkaError` inside becomes `Unavailable`, which names the brokers and the remedy, or `NotAdmitted`.
+    """Every `KafkaError` inside becomes `Unavailable`, with the brokers and the remedy, or `AuthenticationFailed`.
 
-    `right` is what the work inside needs, such as "Read on the topic flowgauge.images", for `NotPermitted`.
+    `right` is what the work inside needs, such as "Read on the topic flowgauge.images", for `AuthorizationFailed`.
     """
     try:
         yield
@@ -39,7 +39,7 @@ def translated(error: BaseException, settings: KafkaSettings, right: str) -> Flo
     """A client that is not let in says no more than that it waited, so brokers are asked whether that is so."""
     if _denied(error):
         cause = f"Kafka at {settings.bootstrap} does not let {settings.who} do this: it needs {right}."
-        return NotPermitted(cause, "Grant it with kafka-acls; docs/security.md lists who needs what.")
+        return AuthorizationFailed(cause, "Grant it with kafka-acls; docs/security.md lists who needs what.")
     remedy = next((words for kinds, words in _REMEDIES if isinstance(error, kinds)), None)
     if remedy is None and (refusal := _refusal(settings)) is not None:
         return refusal
@@ -52,11 +52,11 @@ def _denied(error: BaseException) -> bool:
     return isinstance(error, AuthorizationError) or "AuthorizationFailedError" in str(error)
 
 
-def _refusal(settings: KafkaSettings) -> NotAdmitted | None:
+def _refusal(settings: KafkaSettings) -> AuthenticationFailed | None:
     """Why we are not let in; None where we are, or where nobody is there to say so."""
     try:
         ensure_admitted(settings)
-    except NotAdmitted as refusal:
+    except AuthenticationFailed as refusal:
         return refusal
     except Unavailable:
         return None

@@ -71,11 +71,11 @@ class KafkaLog:
 
     def position(self, group: str, topic: str, partition: int) -> int:
         with self._faults(self._of(group, topic)):
-            return self._group(group).committed(self._place(topic, partition))
+            return self._group(group).committed(self._topic_partition(topic, partition))
 
     def commit(self, group: str, topic: str, partition: int, offset: int) -> None:
         with self._faults(self._of(group, topic)):
-            self._group(group).commit(self._place(topic, partition), offset)
+            self._group(group).commit(self._topic_partition(topic, partition), offset)
 
     def close(self) -> None:
         with self._lock:
@@ -87,7 +87,7 @@ class KafkaLog:
                 with suppress(KafkaError):  # what was owed has been flushed by whoever appended it
                     self._producer.close(timeout=5)
 
-    def _place(self, topic: str, partition: int) -> TopicPartition:
+    def _topic_partition(self, topic: str, partition: int) -> TopicPartition:
         return TopicPartition(self.settings.topic(topic), partition)
 
     def _faults(self, right: str) -> Any:
@@ -136,18 +136,18 @@ class KafkaLog:
     @contextmanager
     def _reading(self, topic: str, partition: int) -> Iterator[Reader]:
         """The partition's connection; after a failure the next read makes a new one."""
-        place = self._place(topic, partition)
+        topic_partition = self._topic_partition(topic, partition)
         with self._lock:
-            if place not in self._readers:
+            if topic_partition not in self._readers:
                 self._enter()
-                self._readers[place] = Reader(open_consumer(self.settings), place)
-            reader = self._readers[place]
+                self._readers[topic_partition] = Reader(open_consumer(self.settings), topic_partition)
+            reader = self._readers[topic_partition]
         try:
             yield reader
         except KafkaError:
             with self._lock:
-                if self._readers.get(place) is reader:
-                    del self._readers[place]
+                if self._readers.get(topic_partition) is reader:
+                    del self._readers[topic_partition]
             reader.close()
             raise
 

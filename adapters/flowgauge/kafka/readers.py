@@ -30,13 +30,13 @@ def open_consumer(settings: KafkaSettings, **options: Any) -> Any:
 class Reader:
     """One partition, one connection; calls are one at a time, and those that wait for a closed one raise."""
 
-    def __init__(self, consumer: Any, place: TopicPartition) -> None:
+    def __init__(self, consumer: Any, topic_partition: TopicPartition) -> None:
         self._consumer = consumer
-        self._place = place
+        self._topic_partition = topic_partition
         self._lock = Lock()
         self._next = -1
         self._closed = False
-        consumer.assign([place])
+        consumer.assign([topic_partition])
 
     def read(self, offset: int, limit: int) -> list[Any]:
         with self._alone():
@@ -64,12 +64,12 @@ class Reader:
             yield
 
     def _end(self) -> int:
-        return int(self._consumer.end_offsets([self._place])[self._place])
+        return int(self._consumer.end_offsets([self._topic_partition])[self._topic_partition])
 
     def _seek(self, offset: int) -> None:
         """Going on where the last read ended keeps what has been fetched ahead."""
         if offset != self._next:
-            self._consumer.seek(self._place, offset)
+            self._consumer.seek(self._topic_partition, offset)
             self._next = offset
 
     def _poll(self, end: int, limit: int) -> list[Any]:
@@ -79,17 +79,21 @@ class Reader:
             if records:
                 self._next = records[-1].offset + 1
                 return records
-            self._next = int(self._consumer.position(self._place))
+            self._next = int(self._consumer.position(self._topic_partition))
             if self._next >= end:
                 return []
-        raise KafkaTimeoutError(f"no records of {self._place.topic} came within {_POLLS * _POLL_MS / 1000:.0f} s")
+        raise KafkaTimeoutError(
+            f"no records of {self._topic_partition.topic} came within {_POLLS * _POLL_MS / 1000:.0f} s"
+        )
 
     def _polled(self, limit: int) -> list[Any]:
         try:
-            return list(self._consumer.poll(timeout_ms=_POLL_MS, max_records=limit).get(self._place, []))
+            return list(self._consumer.poll(timeout_ms=_POLL_MS, max_records=limit).get(self._topic_partition, []))
         except OffsetOutOfRangeError:
             # retention has taken them: the oldest that is left comes next
-            self._consumer.seek(self._place, self._consumer.beginning_offsets([self._place])[self._place])
+            self._consumer.seek(
+                self._topic_partition, self._consumer.beginning_offsets([self._topic_partition])[self._topic_partition]
+            )
             return []
 
 
@@ -100,14 +104,14 @@ class Group:
         self._consumer = consumer
         self._lock = Lock()
 
-    def committed(self, place: TopicPartition) -> int:
+    def committed(self, topic_partition: TopicPartition) -> int:
         with self._lock:
-            return int(self._consumer.committed(place) or 0)
+            return int(self._consumer.committed(topic_partition) or 0)
 
-    def commit(self, place: TopicPartition, offset: int) -> None:
+    def commit(self, topic_partition: TopicPartition, offset: int) -> None:
         with self._lock:
-            self._consumer.assign([place])
-            self._consumer.commit({place: OffsetAndMetadata(offset, "", -1)})
+            self._consumer.assign([topic_partition])
+            self._consumer.commit({topic_partition: OffsetAndMetadata(offset, "", -1)})
 
     def close(self) -> None:
         self._consumer.close(autocommit=False)

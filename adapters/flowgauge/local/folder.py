@@ -33,12 +33,18 @@ class FolderSource:
 
     An image's id is its path relative to `folder`, its time of capture the file's time of change. Hidden files and
     folders, and files without the suffix of an image, are none; whatever else is unreadable is left to scoring.
-    A file is taken once it has not changed for `settle_seconds`. A file that is written anew is published anew: with
+    A file is taken once it has not changed for `quiet_seconds`. A file that is written anew is published anew: with
     other bytes under the same id it will be a dead letter.
     """
 
     def __init__(
-        self, folder: Path, line: str, log: LocalLog, clock: Clock, settle_seconds: float = 1.0, teaches: bool = True
+        self,
+        folder: Path,
+        line: str,
+        log: LocalLog,
+        clock: Clock,
+        quiet_seconds: float = 1.0,
+        use_for_training: bool = True,
     ) -> None:
         if not folder.is_dir():
             raise UserError(f"{folder} is no folder.", "Create it, or name the folder in which the images appear.")
@@ -46,8 +52,8 @@ class FolderSource:
         self._line = line
         self._log = log
         self._clock = clock
-        self._settle_seconds = settle_seconds
-        self._teaches = teaches
+        self._quiet_seconds = quiet_seconds
+        self._use_for_training = use_for_training
         self._seen: dict[str, _Sight] = {}
         self._prefix = f"{line}|"
         self._published = log.published(self._prefix)
@@ -93,7 +99,7 @@ class FolderSource:
 
     def _settled(self, sight: _Sight, now: float) -> bool:
         """By the file's own time, or, where the clocks of folder and machine differ, by ours."""
-        return min(sight.modified_ns / 1e9, sight.since) <= now - self._settle_seconds
+        return min(sight.modified_ns / 1e9, sight.since) <= now - self._quiet_seconds
 
     def _record(self, path: Path, name: str, sight: _Sight) -> Outgoing | None:
         """None for a file that has gone. Headers are not validated here: scoring does that for every source."""
@@ -102,7 +108,7 @@ class FolderSource:
             source=f"/lines/{self._line}",
             line=self._line,
             captured_at=datetime.fromtimestamp(sight.modified_ns / 1e9, UTC),
-            teaches=self._teaches,
+            use_for_training=self._use_for_training,
         )
         if sight.size > _LARGEST_BYTES:
             return dead_letter(self._line, b"", event.headers(), f"The file has {sight.size:,} bytes.")

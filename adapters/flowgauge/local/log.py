@@ -84,9 +84,9 @@ class LocalLog:
         return row[0] if row else 0
 
     def commit(self, group: str, topic: str, partition: int, offset: int) -> None:
-        place = (group, topic, partition, offset)
+        values = (group, topic, partition, offset)
         with self._database.writing() as connection:
-            connection.execute("INSERT OR REPLACE INTO positions VALUES (?, ?, ?, ?)", place)
+            connection.execute("INSERT OR REPLACE INTO positions VALUES (?, ?, ?, ?)", values)
 
     def trim(self, topic: str, partition: int, before: int) -> None:
         """Forget the records below offset `before`; their space is used for later ones."""

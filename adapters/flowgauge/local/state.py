@@ -52,12 +52,12 @@ class LocalState:
 
     def buffer_add(self, line: str, entries: Sequence[Buffered], limit: int) -> None:
         rows = [(line, entry.image_id, _instant(entry), _encoded(entry)) for entry in entries]
-        leaving = """DELETE FROM buffered WHERE line = ?1 AND image_id IN (
+        to_evict = """DELETE FROM buffered WHERE line = ?1 AND image_id IN (
             SELECT image_id FROM buffered WHERE line = ?1
             ORDER BY captured_at DESC, image_id DESC LIMIT -1 OFFSET ?2)"""
         with self._database.writing() as connection:
             connection.executemany("INSERT OR REPLACE INTO buffered VALUES (?, ?, ?, ?)", rows)
-            connection.execute(leaving, (line, limit))
+            connection.execute(to_evict, (line, limit))
 
     def buffer(self, line: str) -> list[Buffered]:
         query = "SELECT entry FROM buffered WHERE line = ? ORDER BY captured_at, image_id"

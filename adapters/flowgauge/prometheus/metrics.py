@@ -11,7 +11,7 @@ _MOST_LINES = 2_000  # labels that anybody who may publish can invent; what exce
 _OTHER = "(other)"
 _OUTCOMES = {AlertKind.ADAPTATION_ACCEPTED: "accepted", AlertKind.ADAPTATION_REFUSED: "refused"}
 
-_STAGE_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+_STEP_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 _LATENCY_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1_800, 7_200)
 _ADAPTATION_BUCKETS = (5, 15, 30, 60, 120, 300, 600, 1_800, 3_600)
 _BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
@@ -44,14 +44,14 @@ class PrometheusMeter:
         self._troubles = counter("troubles", "Times that work waited because a server was away.", "group")
         self._adaptations = counter("adaptations", "Adaptations that were decided.", "line", "outcome")
         self._batches = histogram("batch_records", "Records of a batch.", _BATCH_BUCKETS, "group")
-        self._stages = histogram("stage_seconds", "Seconds of a batch's stage.", _STAGE_BUCKETS, "group", "stage")
+        self._stages = histogram("stage_seconds", "Seconds of a batch's stage.", _STEP_BUCKETS, "group", "stage")
         self._latency = histogram("latency_seconds", "From capture to a durable verdict.", _LATENCY_BUCKETS, "line")
         self._adapting = histogram("adaptation_seconds", "Seconds of an adaptation.", _ADAPTATION_BUCKETS, "line")
         self._lag = gauge(
             "lag_records", "Records that wait in a partition of this worker.", "group", "topic", "partition"
         )
         self._queued = gauge("queued_records", "Records that were fetched and wait in memory.", "group")
-        self._owed = gauge("owed_images", "Images whose evidence waits for the object store.")
+        self._pending = gauge("pending_uploads", "Images whose evidence waits for the object store.")
         self._gauge = gauge("gauge_info", "1 for the version that a line was last scored with.", "line", "version")
         self._buffer = gauge("buffer_images", "Images in the line's buffer.", "line")
         self._buffer_limit = gauge("buffer_limit", "Images that the line's buffer may hold.", "line")
@@ -80,14 +80,14 @@ class PrometheusMeter:
             if (seconds := alert.detail.get("seconds")) is not None:
                 self._adapting.labels(line).observe(seconds)
 
-    def trouble(self, group: str) -> None:
+    def unavailable(self, group: str) -> None:
         self._troubles.labels(group).inc()
 
-    def timed(self, group: str, stage: str) -> AbstractContextManager[None]:
-        return self._stages.labels(group, stage).time()
+    def timed(self, group: str, phase: str) -> AbstractContextManager[None]:
+        return self._stages.labels(group, phase).time()
 
-    def lag(self, group: str, place: tuple[str, int], records: int | None) -> None:
-        topic, partition = place
+    def lag(self, group: str, topic_partition: tuple[str, int], records: int | None) -> None:
+        topic, partition = topic_partition
         if records is not None:
             self._lag.labels(group, topic, str(partition)).set(records)
             return
@@ -98,8 +98,8 @@ class PrometheusMeter:
     def queued(self, group: str, records: int) -> None:
         self._queued.labels(group).set(records)
 
-    def owed(self, images: int) -> None:
-        self._owed.set(images)
+    def pending(self, images: int) -> None:
+        self._pending.set(images)
 
     def buffered(self, line: str, images: int, limit: int) -> None:
         self._buffer.labels(self._line(line)).set(images)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from itertools import pairwise
 
-from flowgauge.domain.trace import FLOW, GUIDE, Check, Step
+from flowgauge.domain.trace import FLOW, HEAD, Check, Step
 from flowgauge.reports.figures import rejection
 from flowgauge.reports.markup import Markup, header_row, join, scrollable, tag
 from flowgauge.reports.story import Adaptation
@@ -44,16 +44,16 @@ def _learned(adaptation: Adaptation) -> str:
     patches = trace.rounds[-1].patch_share_rejected if trace.rounds else 0.0
     return (
         f"Of {plural(trace.buffered, 'buffered image')}, the newest {kept_out.reserved} were kept for the gate, "
-        f"{kept_out.rejected} were rejected as suspects in {plural(len(trace.rounds), 'round')}, and {trace.taught} "
-        f"taught; of those, {100 * patches:.1f} % of the patches were kept out too."
+        f"{kept_out.rejected} were rejected as suspects in {plural(len(trace.rounds), 'round')}, and {trace.trained} "
+        f"trained; of those, {100 * patches:.1f} % of the patches were kept out too."
     )
 
 
-_LOSSES = {GUIDE: "guide: loss on painted defects", FLOW: "flow: loss, nats per dimension"}
+_LOSSES = {HEAD: "head: loss on synthetic anomalies", FLOW: "flow: loss, nats per dimension"}
 
 
 def _charts(steps: Sequence[Step]) -> Markup:
-    """A row for the guide and one for the flow, where there were steps of them."""
+    """A row for the head and one for the flow, where there were steps of them."""
     parts = ([step for step in steps if step.what == what] for what in _LOSSES)
     return join(*(tag("div", *_charts_of(part), class_="charts") for part in parts if part))
 
@@ -76,7 +76,7 @@ def _chart(name: str, steps: Sequence[Step], series: dict[str, list[float]]) -> 
         WIDTH,
         HEIGHT,
         f"{name}, over the steps of the inner loop",
-        text(0, 12, name, "panel"),
+        text(0, 12, name, "chart"),
         value_axis(up, LEFT, RIGHT, 3),
         *(_round_line(at, across) for at in _round_starts(steps)),
         *drawn,
@@ -91,13 +91,13 @@ def _steps_words(steps: Sequence[Step]) -> str:
 
 def _series(index: int, words: str, values: Sequence[float], across: Scale, up: Scale) -> Markup:
     radius = 2.4 if len(values) <= _FEW else 1.4
-    places = [(across(step), up(value)) for step, value in enumerate(values)]
+    patches = [(across(step), up(value)) for step, value in enumerate(values)]
     label = text(RIGHT - 2 - 62 * (1 - index), 12, words, f"tick series-{index}", "end") if words else None
     dots = (
         tag("circle", tag("title", significant(value)), cx=x, cy=y, r=radius, class_=f"series-{index}")
-        for (x, y), value in zip(places, values, strict=True)
+        for (x, y), value in zip(patches, values, strict=True)
     )
-    return join(path(places, f"series series-{index}"), *dots, label)
+    return join(path(patches, f"series series-{index}"), *dots, label)
 
 
 def _round_starts(steps: Sequence[Step]) -> list[int]:

@@ -4,7 +4,7 @@ from base64 import b64decode
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from flowgauge.evaluation.comparison import Entrant, Shown, Spread, Standing, standings
+from flowgauge.evaluation.comparison import Contender, Ranking, Shown, Spread, standings
 from flowgauge.reports.frame import key_figure, page, ruler, section
 from flowgauge.reports.markup import Markup, header_row, scrollable, tag
 from flowgauge.reports.pictures import data_uri
@@ -12,11 +12,11 @@ from flowgauge.reports.roc import roc_chart
 from flowgauge.reports.wording import auroc, percent, plural, significant
 
 
-def write_comparison(dataset: str, entrants: Sequence[Entrant], path: Path) -> None:
+def write_comparison(dataset: str, entrants: Sequence[Contender], path: Path) -> None:
     path.write_text(render_comparison(dataset, entrants), encoding="utf-8")
 
 
-def render_comparison(dataset: str, entrants: Sequence[Entrant]) -> str:
+def render_comparison(dataset: str, entrants: Sequence[Contender]) -> str:
     """The whole page. The same entrants give the same bytes."""
     found = standings(entrants)
     main = tag(
@@ -25,14 +25,14 @@ def render_comparison(dataset: str, entrants: Sequence[Entrant]) -> str:
         _figures(found),
         _classes(found),
         _roc(found, entrants),
-        _wall(found, entrants),
+        _shown_images(found, entrants),
     )
     return page(f"Flowgauge: detectors on {dataset}", main)
 
 
-def _header(dataset: str, found: Sequence[Standing], entrants: Sequence[Entrant]) -> Markup:
+def _header(dataset: str, found: Sequence[Ranking], entrants: Sequence[Contender]) -> Markup:
     best, run = found[0], entrants[0].run
-    seeds = len({entrant.seed for entrant in entrants})
+    seeds = len({contender.seed for contender in entrants})
     return tag(
         "header",
         ruler(),
@@ -40,7 +40,7 @@ def _header(dataset: str, found: Sequence[Standing], entrants: Sequence[Entrant]
         tag("h1", f"{plural(len(found), 'detector')} on the same images: {best.detector} ranks them best."),
         tag(
             "dl",
-            key_figure("good images that taught", f"{run.fitted_images:,}", "of the first run"),
+            key_figure("good images that trained", f"{run.fitted_images:,}", "of the first run"),
             key_figure("good test images", f"{run.good_images:,}", "of the first run"),
             key_figure("defects", f"{run.defective_images:,}", f"of {len(run.per_class)} kinds"),
             key_figure("seeds", str(seeds), "figures are their means"),
@@ -62,20 +62,20 @@ _COLUMNS: tuple[tuple[str, str, Callable[[float], str]], ...] = (
 )
 
 
-def _figures(found: Sequence[Standing]) -> Markup:
+def _figures(found: Sequence[Ranking]) -> Markup:
     lead = (
         "Means over seeds, with the deviation between them. Misses and false alarms are those at each detector’s own "
         "threshold, which it set on good images alone. Memory is the most that fitting and judging held, libraries and "
         "images included; every detector ran in a process of its own."
     )
-    rows = (_row(standing) for standing in found)
+    rows = (_row(ranking) for ranking in found)
     head = header_row("", *(name for _, name, _ in _COLUMNS))
     return section("Figures", lead, scrollable("Figures", tag("table", head, tag("tbody", *rows))))
 
 
-def _row(standing: Standing) -> Markup:
-    cells = (_cell(getattr(standing, key), words) for key, _, words in _COLUMNS)
-    return tag("tr", tag("th", standing.detector, scope="row"), *cells)
+def _row(ranking: Ranking) -> Markup:
+    cells = (_cell(getattr(ranking, key), words) for key, _, words in _COLUMNS)
+    return tag("tr", tag("th", ranking.detector, scope="row"), *cells)
 
 
 def _cell(spread: Spread | None, words: Callable[[float], str]) -> Markup:
@@ -85,8 +85,8 @@ def _cell(spread: Spread | None, words: Callable[[float], str]) -> Markup:
     return tag("td", words(spread.mean), deviation and tag("small", f" {deviation}"))
 
 
-def _classes(found: Sequence[Standing]) -> Markup:
-    kinds = sorted({kind for standing in found for kind in standing.classes})
+def _classes(found: Sequence[Ranking]) -> Markup:
+    kinds = sorted({kind for ranking in found for kind in ranking.classes})
     lead = "Image AUROC of each class of defects against all good test images: what a line fears most decides."
     rows = (
         tag("tr", tag("th", s.detector, scope="row"), *(_cell(s.classes.get(kind), auroc) for kind in kinds))
@@ -96,14 +96,14 @@ def _classes(found: Sequence[Standing]) -> Markup:
     return section("Class by class", lead, scrollable("Class by class", table))
 
 
-def _first(found: Sequence[Standing], entrants: Sequence[Entrant]) -> list[Entrant]:
+def _first(found: Sequence[Ranking], entrants: Sequence[Contender]) -> list[Contender]:
     """Those of the lowest seed, in the order of the standings."""
-    seed = min(entrant.seed for entrant in entrants)
-    of = {entrant.detector: entrant for entrant in entrants if entrant.seed == seed}
-    return [of[standing.detector] for standing in found if standing.detector in of]
+    seed = min(contender.seed for contender in entrants)
+    of = {contender.detector: contender for contender in entrants if contender.seed == seed}
+    return [of[ranking.detector] for ranking in found if ranking.detector in of]
 
 
-def _roc(found: Sequence[Standing], entrants: Sequence[Entrant]) -> Markup:
+def _roc(found: Sequence[Ranking], entrants: Sequence[Contender]) -> Markup:
     first = _first(found, entrants)
     lead = (
         f"Of seed {first[0].seed}. Every threshold is one point of a curve: how many defects it catches, and what "
@@ -112,19 +112,19 @@ def _roc(found: Sequence[Standing], entrants: Sequence[Entrant]) -> Markup:
     return section("ROC curves", lead, tag("figure", scrollable("ROC curves", roc_chart(first))))
 
 
-def _wall(found: Sequence[Standing], entrants: Sequence[Entrant]) -> Markup | None:
-    first = [entrant for entrant in _first(found, entrants) if entrant.wall]
+def _shown_images(found: Sequence[Ranking], entrants: Sequence[Contender]) -> Markup | None:
+    first = [contender for contender in _first(found, entrants) if contender.shown_images]
     if not first:
         return None
     lead = (
         "The same images under every detector. What lies above a detector’s own level for maps is bright and outlined "
         "in cyan; good images should stay dark."
     )
-    shown = first[0].wall
+    shown = first[0].shown_images
     head = tag("tr", tag("th", ""), *(tag("th", tag("span", image.kind, class_=_truth(image))) for image in shown))
     rows = [tag("tr", tag("th", "image", scope="row"), *(_picture(image.picture, image.name) for image in shown))]
-    rows += [_heatmaps(entrant, shown) for entrant in first]
-    table = tag("table", tag("thead", head), tag("tbody", *rows), class_="wall")
+    rows += [_heatmaps(contender, shown) for contender in first]
+    table = tag("table", tag("thead", head), tag("tbody", *rows), class_="gallery")
     return section("Wall of heatmaps", lead, scrollable("Wall of heatmaps", table))
 
 
@@ -132,15 +132,15 @@ def _truth(image: Shown) -> str:
     return "truth good" if image.kind == "good" else "truth defect"
 
 
-def _heatmaps(entrant: Entrant, shown: Sequence[Shown]) -> Markup:
-    by_name = {image.name: image for image in entrant.wall}
+def _heatmaps(contender: Contender, shown: Sequence[Shown]) -> Markup:
+    by_name = {image.name: image for image in contender.shown_images}
     cells = (
-        _picture(by_name[image.name].heatmap, f"{entrant.detector} on {image.name}")
+        _picture(by_name[image.name].heatmap, f"{contender.detector} on {image.name}")
         if image.name in by_name
         else tag("td")
         for image in shown
     )
-    return tag("tr", tag("th", entrant.detector, scope="row"), *cells)
+    return tag("tr", tag("th", contender.detector, scope="row"), *cells)
 
 
 def _picture(jpeg: str, words: str) -> Markup:

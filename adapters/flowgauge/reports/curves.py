@@ -1,4 +1,4 @@
-"""Image AUROC against the share of defects among the images that taught, one curve per variant."""
+"""Image AUROC against the share of defects among the images that trained, one curve per variant."""
 
 from collections.abc import Sequence
 
@@ -36,7 +36,7 @@ def curves_svg(curves: Sequence[Curve]) -> str:
         text(16, 26, "image AUROC as more of the training images are defective", "title"),
         value_axis(up, LEFT, RIGHT, 6),
         *(text(across(share), BOTTOM + 20, f"{100 * share:.0f} %", "tick", "middle") for share in shares),
-        text((LEFT + RIGHT) / 2, HEIGHT - 10, "defective among the images that teach", "tick", "middle"),
+        text((LEFT + RIGHT) / 2, HEIGHT - 10, "defective among the images that train", "tick", "middle"),
         *(_curve(curve, rank, across, up) for rank, curve in enumerate(curves)),
         *_labels(curves, up),
         xmlns="http://www.w3.org/2000/svg",
@@ -76,8 +76,8 @@ def _look(rank: int) -> tuple[str, str | None]:
 def _labels(curves: Sequence[Curve], up: Scale) -> list[Markup]:
     """Beside each curve's end, moved apart where they would meet."""
     ends = sorted((up(curve.curve[-1].image_auroc_mean), rank) for rank, curve in enumerate(curves))
-    places = _apart([y for y, _ in ends])
-    return [_label(curves[rank], y, *_look(rank)) for y, (_, rank) in zip(places, ends, strict=True)]
+    patches = _apart([y for y, _ in ends])
+    return [_label(curves[rank], y, *_look(rank)) for y, (_, rank) in zip(patches, ends, strict=True)]
 
 
 def _apart(ascending: Sequence[float]) -> list[float]:

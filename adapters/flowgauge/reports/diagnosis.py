@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from flowgauge.datachecks.examine import Examination
-from flowgauge.datachecks.image_statistics import Portrait
+from flowgauge.datachecks.image_statistics import Summary
 from flowgauge.datachecks.issue import Check, Figure, Finding, Level, Named
 from flowgauge.domain.errors import UnreadableImage
 from flowgauge.evaluation.datasets import Entry, read
@@ -114,11 +114,11 @@ def _portraits(found: Examination) -> Markup:
         "Sharp means show that parts lie alike; a spread with the outline of a part shows that they do not."
     )
     variation = found.seen.coarse[: found.seen.trained].float().var(dim=0, correction=0).sum(dim=0).numpy()
-    portrait = found.seen.portrait
+    summary = found.seen.summary
     pictures = (
-        ("mean image", _png(portrait.mean)),
-        ("spread of pixels, bright is much", _spread(portrait)),
-        ("where features vary most", _over_mean(portrait, variation)),
+        ("mean image", _png(summary.mean)),
+        ("spread of pixels, bright is much", _spread(summary)),
+        ("where features vary most", _over_mean(summary, variation)),
     )
     shown = (
         tag("li", tag("figure", tag("img", src=data_uri(png), alt=words), tag("figcaption", words)))
@@ -138,16 +138,16 @@ def _png(pixels: NDArray[np.uint8]) -> bytes:
     return buffer.getvalue()
 
 
-def _spread(portrait: Portrait) -> bytes:
-    full = max(float(portrait.spread.max()), 1.0)
-    return _png(np.rint(portrait.spread / full * 255).astype(np.uint8))
+def _spread(summary: Summary) -> bytes:
+    full = max(float(summary.spread.max()), 1.0)
+    return _png(np.rint(summary.spread / full * 255).astype(np.uint8))
 
 
-def _over_mean(portrait: Portrait, variation: NDArray[np.float32]) -> bytes:
+def _over_mean(summary: Summary, variation: NDArray[np.float32]) -> bytes:
     """Coloured from the median of all places upwards; cyan encloses the tenth that vary most."""
     above = np.maximum(variation - np.median(variation), 0)
     ceiling = max(float(np.quantile(above, 0.9)), 1e-9)
-    return heatmap_png(Picture(portrait.mean, ""), above.astype(np.float32), ceiling)
+    return heatmap_png(Picture(summary.mean, ""), above.astype(np.float32), ceiling)
 
 
 def _checks(checks: tuple[Check, ...]) -> Markup:

@@ -51,7 +51,7 @@ class PhaseFigures:
 
 @dataclass(frozen=True)
 class Rejection:
-    """What one adaptation kept from teaching: its newest images are `reserved` for the gate, and of the others some
+    """What one adaptation kept from training: its newest images are `reserved` for the gate, and of the others some
     are `rejected`. `defects` of the others are truly defective; None when the buffer's truth is not known.
     """
 
@@ -67,9 +67,9 @@ def phase_figures(story: Story) -> list[PhaseFigures]:
 
 
 def judged(story: Story, phase: int) -> list[Point]:
-    """The phase's points that measure: its judge images, or all of it where it has none; truth known."""
+    """The phase's points that measure: its test images, or all of it where it has none; truth known."""
     known = [point for point in story.points if point.phase == phase and point.truth is not Truth.UNKNOWN]
-    return [point for point in known if not point.teaches] or known
+    return [point for point in known if not point.use_for_training] or known
 
 
 def rates(points: Iterable[Point], gauge: Gauge) -> Rates:
@@ -86,11 +86,11 @@ def rates(points: Iterable[Point], gauge: Gauge) -> Rates:
 
 def rejection(adaptation: Adaptation) -> Rejection:
     trace, rejected = adaptation.report.trace, last_rejected(adaptation)
-    might_teach = trace.taught + len(rejected)
-    truths = list(adaptation.buffer.values())[:might_teach]
+    offered = trace.trained + len(rejected)
+    truths = list(adaptation.buffer.values())[:offered]
     return Rejection(
         buffered=trace.buffered,
-        reserved=trace.buffered - might_teach,
+        reserved=trace.buffered - offered,
         rejected=len(rejected),
         rejected_defects=sum(adaptation.buffer.get(image) is Truth.DEFECT for image in rejected),
         defects=sum(truth is Truth.DEFECT for truth in truths) if truths else None,
@@ -98,7 +98,7 @@ def rejection(adaptation: Adaptation) -> Rejection:
 
 
 def last_rejected(adaptation: Adaptation) -> tuple[str, ...]:
-    """The ids that the last round of refinement kept from teaching."""
+    """The ids that the last round of refinement kept from training."""
     rounds = adaptation.report.trace.rounds
     return rounds[-1].rejected if rounds else ()
 

@@ -21,10 +21,10 @@ def tag(name: str, /, *children: Child, **attributes: Attribute) -> Markup:
     An attribute's name loses a trailing underscore and has hyphens for the other ones (`class_`, `stroke_width`).
     None leaves an attribute or a child out, True writes a bare attribute; numbers keep two decimals.
     """
-    opening = "".join(_attribute(key, value) for key, value in attributes.items())
+    introduction = "".join(_attribute(key, value) for key, value in attributes.items())
     if name in _VOID:
-        return Markup(f"<{name}{opening}>")
-    return Markup(f"<{name}{opening}>{join(*children)}</{name}>")
+        return Markup(f"<{name}{introduction}>")
+    return Markup(f"<{name}{introduction}>{join(*children)}</{name}>")
 
 
 def join(*children: Child) -> Markup:

@@ -60,7 +60,7 @@ def _timeline(story: Story) -> Markup:
 def _phases(story: Story) -> Markup:
     phases = phase_figures(story)
     lead = (
-        "Measured at each gauge’s own threshold, on images that never taught where a phase has such. "
+        "Measured at each gauge’s own threshold, on images that never trained where a phase has such. "
         "A false alarm is a good image above the threshold, a miss a defective one below it; "
         "“to review” is the share that the gauge leaves to a person."
     )
@@ -90,7 +90,7 @@ def _suspects(story: Story) -> Markup | None:
         return None
     kept_out = [_kept_out(story, number) for number in range(len(story.adaptations))]
     return section(
-        "Kept from teaching",
+        "Kept from training",
         "The buffer holds whatever the line showed, defects too. What each adaptation rejected as suspect:",
         *kept_out,
     )
@@ -100,7 +100,7 @@ def _kept_out(story: Story, number: int) -> Markup:
     adaptation = story.adaptations[number]
     found = rejection(adaptation)
     suspects = [suspect for suspect in story.suspects if suspect.adaptation == adaptation.report.version]
-    of_all = "" if found.defects is None else f", of {found.defects} that might have taught"
+    of_all = "" if found.defects is None else f", of {found.defects} that might have trained"
     words = f"{plural(found.rejected, 'image')}, {found.rejected_defects} of them truly defective{of_all}."
     left_out = len(last_rejected(adaptation)) - len(suspects)
     more = tag("p", f"And {plural(left_out, 'image')} more.", class_="more") if left_out > 0 else None

@@ -30,7 +30,7 @@ def _chart(phases: Sequence[PhaseFigures], name: str, share: Share) -> Markup:
         WIDTH,
         bottom + 22,
         f"{name}, for each phase, with adaptation and with it switched off",
-        text(0, 14, name, "panel"),
+        text(0, 14, name, "chart"),
         *(_tick(across, value, bottom) for value in across.ticks(4)),
         *(_row(phase, share, TOP + ROW * (index + 0.5), across) for index, phase in enumerate(phases)),
     )

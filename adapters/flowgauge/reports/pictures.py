@@ -1,4 +1,4 @@
-"""Thumbnails: rejects beside their heatmaps, and what was kept from teaching. Pictures travel inside the page."""
+"""Thumbnails: rejects beside their heatmaps, and what was kept from training. Pictures travel inside the page."""
 
 from base64 import b64encode
 from collections.abc import Sequence

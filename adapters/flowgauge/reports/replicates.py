@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from flowgauge.evaluation.estimate import Figure, Repeat, standardised_scores
-from flowgauge.evaluation.estimate_report import Forecast
+from flowgauge.evaluation.estimate_report import EstimateReport
 from flowgauge.reports.markup import Markup, join, tag
 from flowgauge.reports.svg import Scale, line, picture, text, tick_words, value_axis
 from flowgauge.reports.wording import percent, significant
@@ -62,8 +62,8 @@ def _hill(shares: Sequence[float], edges: Sequence[float], up: Scale, kind: str)
     for number, share in enumerate(shares):
         points += [(edges[number], up(share)), (edges[number + 1], up(share))]
     points.append((edges[-1], up(0.0)))
-    places = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
-    return tag("polygon", points=places, class_=f"hill {kind}")
+    patches = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+    return tag("polygon", points=patches, class_=f"hill {kind}")
 
 
 def threshold_chart(repeats: Sequence[Repeat]) -> Markup:
@@ -77,10 +77,10 @@ def threshold_chart(repeats: Sequence[Repeat]) -> Markup:
     return _plot("threshold, in deviations from the median good score", value_axis(up, _PLOT_LEFT, _PLOT_RIGHT), *marks)
 
 
-def repeats_chart(forecast: Forecast) -> Markup:
+def repeats_chart(estimate_report: EstimateReport) -> Markup:
     """Each repeat's false alarms and misses, and the intervals of their means."""
-    shares = [(repeat.false_alarm_share, repeat.miss_share) for repeat in forecast.repeats]
-    found = forecast.estimate
+    shares = [(repeat.false_alarm_share, repeat.miss_share) for repeat in estimate_report.repeats]
+    found = estimate_report.estimate
     ends = (found.false_alarm_share.interval[1], found.miss_share.interval[1])
     up = Scale(0.0, max(*ends, *(max(pair) for pair in shares)) * 1.08 or 1.0, _PLOT_BOTTOM, _PLOT_TOP)
     marks = [
@@ -130,5 +130,5 @@ def _mark(number: int, of: int, y: float, class_: str, title: str) -> Markup:
 def _plot(name: str, *children: Markup) -> Markup:
     middle = (_PLOT_LEFT + _PLOT_RIGHT) / 2
     return picture(
-        _NARROW, _TALL, name, text(0, 14, name, "panel"), *children, text(middle, 240, "repeats", "tick", "middle")
+        _NARROW, _TALL, name, text(0, 14, name, "chart"), *children, text(middle, 240, "repeats", "tick", "middle")
     )

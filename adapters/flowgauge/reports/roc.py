@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from flowgauge.evaluation.comparison import Entrant
+from flowgauge.evaluation.comparison import Contender
 from flowgauge.evaluation.datasets import GOOD
 from flowgauge.evaluation.results import Run
 from flowgauge.reports.markup import Markup, join, tag
@@ -20,7 +20,7 @@ DASHES = (None, "7 4", "2 3")
 """The two numbers have no common divisor: a curve shares its colour or its dashes with others, but never both."""
 
 
-def roc_chart(entrants: Sequence[Entrant]) -> Markup:
+def roc_chart(entrants: Sequence[Contender]) -> Markup:
     """One curve each, labelled in the order given. Test images of both kinds are needed."""
     across, up = Scale(0.0, 1.0, LEFT, RIGHT), Scale(0.0, 1.0, BOTTOM, TOP)
     ticks = across.ticks(5)
@@ -35,8 +35,8 @@ def roc_chart(entrants: Sequence[Entrant]) -> Markup:
             for value, words in zip(ticks, tick_words(ticks), strict=True)
         ),
         line(LEFT, BOTTOM, RIGHT, TOP, "axis"),
-        *(_curve(entrant.run, rank, across, up) for rank, entrant in enumerate(entrants)),
-        *(_label(entrant, rank) for rank, entrant in enumerate(entrants)),
+        *(_curve(contender.run, rank, across, up) for rank, contender in enumerate(entrants)),
+        *(_label(contender, rank) for rank, contender in enumerate(entrants)),
         text((LEFT + RIGHT) / 2, HEIGHT - 6, "good images that alarm", "tick", "middle"),
         text(LEFT, TOP - 6, "defects caught", "tick"),
     )
@@ -58,12 +58,12 @@ def _curve(run: Run, rank: int, across: Scale, up: Scale) -> Markup:
     return tag("g", path(points, "curve"), stroke=colour, stroke_dasharray=dashes, stroke_width=1.8)
 
 
-def _label(entrant: Entrant, rank: int) -> Markup:
+def _label(contender: Contender, rank: int) -> Markup:
     colour, dashes = look(rank)
     start, y = RIGHT + 28, TOP + 14 + rank * _LABEL_GAP
     sample = tag("g", line(start, y - 4, start + _SAMPLE, y - 4, "sample"), stroke=colour, stroke_dasharray=dashes)
-    value = "–" if entrant.run.image_auroc is None else f"{entrant.run.image_auroc:.3f}"
-    return join(sample, text(start + _SAMPLE + 8, y, f"{entrant.detector} {value}"))
+    value = "–" if contender.run.image_auroc is None else f"{contender.run.image_auroc:.3f}"
+    return join(sample, text(start + _SAMPLE + 8, y, f"{contender.detector} {value}"))
 
 
 def look(rank: int) -> tuple[str, str | None]:

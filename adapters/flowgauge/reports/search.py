@@ -32,7 +32,7 @@ def search_svg(choices: Sequence[Choice], worst: Sequence[float]) -> str:
         "svg",
         tag("style", Markup(_STYLE)),
         tag("rect", width=WIDTH, height=HEIGHT, fill="#ffffff"),
-        *(part for number in range(len(_PANELS)) for part in _panel(number, choices, worst)),
+        *(part for number in range(len(_PANELS)) for part in _chart(number, choices, worst)),
         xmlns="http://www.w3.org/2000/svg",
         viewBox=f"0 0 {WIDTH:g} {HEIGHT:g}",
         role="img",
@@ -41,7 +41,7 @@ def search_svg(choices: Sequence[Choice], worst: Sequence[float]) -> str:
     return f"{body}\n".replace("<svg", f'<svg width="{WIDTH:g}"', 1)
 
 
-def _panel(number: int, choices: Sequence[Choice], worst: Sequence[float]) -> list[Markup]:
+def _chart(number: int, choices: Sequence[Choice], worst: Sequence[float]) -> list[Markup]:
     title, value = _PANELS[number]
     left, top = number % 2 * _COLUMN, number // 2 * _ROW
     values = [value(rank, choice) for rank, choice in enumerate(choices)]

@@ -4,7 +4,7 @@ from enum import StrEnum
 
 from pydantic import ConfigDict, Field
 
-from flowgauge.domain.messages import Decision, Part
+from flowgauge.domain.messages import Decision, FrozenModel
 from flowgauge.domain.trace import AdaptationReport
 
 
@@ -14,7 +14,7 @@ class Truth(StrEnum):
     UNKNOWN = "unknown"
 
 
-class StoryPart(Part):
+class StoryPart(FrozenModel):
     """A part that may hold picture bytes; in JSON they are base64."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_bytes="base64", val_json_bytes="base64")
@@ -39,15 +39,15 @@ class Point(StoryPart):
 
     `index` counts from 0 over the whole stream, `phase` is the index of its phase. `adapted` is the verdict that the
     pipeline wrote, `frozen` what the first gauge says of the same image: the control, with adaptation switched off.
-    `standard_score` is 0 at the calibration's median and 1 per robust deviation. `teaches` False marks a judge image:
-    scored, but kept from buffer and drift monitor.
+    `standard_score` is 0 at the calibration's median and 1 per robust deviation. `use_for_training` False marks a judge
+    image: scored, but kept from buffer and drift monitor.
     """
 
     index: int
     image_id: str
     phase: int
     truth: Truth
-    teaches: bool
+    use_for_training: bool
     adapted: Call
     frozen: Call
     standard_score: float | None = None
@@ -95,7 +95,7 @@ class Snapshot(StoryPart):
 
 
 class Suspect(StoryPart):
-    """A buffered image that an adaptation kept from teaching; `picture` is a small PNG or JPEG, empty if none is kept.
+    """A buffered image that an adaptation kept from training; `picture` is a small PNG or JPEG, empty if none is kept.
 
     `adaptation` is the version of the candidate, `round` the last round of refinement that rejected the image.
     """

@@ -10,7 +10,7 @@ from flowgauge.evaluation.suite import SIGNIFICANCE, Figure, Ranking, SuiteResul
 from flowgauge.reports.frame import key_figure, page, ruler, section
 from flowgauge.reports.markup import Markup, header_row, scrollable, tag
 from flowgauge.reports.ranks import critical_difference_diagram
-from flowgauge.reports.shots import few_shot_charts
+from flowgauge.reports.training_sizes import training_size_charts
 from flowgauge.reports.wording import auroc, percent, plural, significant
 
 Words = Callable[[float], str]
@@ -276,7 +276,7 @@ def _few_shots(found: SuiteResults) -> Markup | None:
         "Image AUROC of fits to so many good images, drawn by seed and spread evenly over the training images; means "
         "over seeds. Sizes are equally far apart, whatever they are."
     )
-    return section("Few-shot curves", lead, tag("figure", few_shot_charts(found)))
+    return section("Few-shot curves", lead, tag("figure", training_size_charts(found)))
 
 
 def _conditions(found: SuiteResults) -> Markup:

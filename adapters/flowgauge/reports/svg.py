@@ -91,8 +91,8 @@ def line(x1: float, y1: float, x2: float, y2: float, class_: str) -> Markup:
 
 def path(points: Sequence[tuple[float, float]], class_: str) -> Markup:
     """Straight pieces through `points`."""
-    places = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
-    return tag("polyline", points=places, class_=class_)
+    patches = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+    return tag("polyline", points=patches, class_=class_)
 
 
 def value_axis(scale: Scale, left: float, right: float, count: int = 4) -> Markup:

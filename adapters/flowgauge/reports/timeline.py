@@ -14,24 +14,24 @@ from flowgauge.reports.wording import short, significant
 
 WIDTH = 1120.0
 LEFT, RIGHT = 52.0, WIDTH - 10.0
-BANDS, MARKS, PANEL, GAP, FOOT = 36.0, 46.0, 206.0, 44.0, 36.0
+BANDS, MARKS, CHART, GAP, FOOT = 36.0, 46.0, 206.0, 44.0, 36.0
 TOP = BANDS + MARKS
-LOWER = TOP + PANEL + GAP
-BOTTOM = LOWER + PANEL
+LOWER = TOP + CHART + GAP
+BOTTOM = LOWER + CHART
 HEIGHT = BOTTOM + FOOT
 
 
 def timeline(story: Story) -> Markup:
-    """Both panels share the images and the scale of scores; what lies beyond the scale is held at its rim."""
+    """Both ensembles share the images and the scale of scores; what lies beyond the scale is held at its rim."""
     across = Scale(-0.5, len(story.points) - 0.5, LEFT, RIGHT)
-    upper, lower = _scale(story.points, TOP + PANEL, TOP), _scale(story.points, BOTTOM, LOWER)
+    upper, lower = _scale(story.points, TOP + CHART, TOP), _scale(story.points, BOTTOM, LOWER)
     return picture(
         WIDTH,
         HEIGHT,
         "Scores of all images in order of capture against the threshold, with adaptation and with it switched off",
         _bands(story, across),
-        _panel(story.points, across, upper, adapted, "with adaptation"),
-        _panel(story.points, across, lower, frozen, "switched off: the first gauge on the same images"),
+        _chart(story.points, across, upper, adapted, "with adaptation"),
+        _chart(story.points, across, lower, frozen, "switched off: the first gauge on the same images"),
         _marks(story, across),
         _count_axis(across),
     )
@@ -42,7 +42,7 @@ def legend() -> Markup:
     truths = [(_key(Decision.PASS, truth), truth.value) for truth in (Truth.GOOD, Truth.DEFECT)]
     shapes = [(_key(decision, Truth.UNKNOWN), decision.value) for decision in Decision]
     lines = [(_stroke(kind), words) for kind, words in _LINES.items()]
-    uses = {"may teach": "teaches", "only judged": ""}
+    uses = {"may train": "use_for_training", "only judged": ""}
     faint = [(_key(Decision.PASS, Truth.UNKNOWN, class_), words) for words, class_ in uses.items()]
     groups = (("truth", truths), ("decision", shapes), ("use", faint), ("events", lines))
     return tag("dl", *(_group(name, entries) for name, entries in groups), class_="legend")
@@ -90,11 +90,11 @@ def _clipped(words: str, width: float) -> str:
     return words if len(words) <= room else words[: max(room - 1, 0)].rstrip(" ,") + "…"
 
 
-def _panel(points: Sequence[Point], across: Scale, up: Scale, gauge: Gauge, name: str) -> Markup:
+def _chart(points: Sequence[Point], across: Scale, up: Scale, gauge: Gauge, name: str) -> Markup:
     return tag(
         "g",
         value_axis(up, LEFT, RIGHT, 9),
-        text(LEFT + 8, up.end - 12, name, "panel"),
+        text(LEFT + 8, up.end - 12, name, "chart"),
         *(_dot(point, across, up, gauge) for point in _defects_last(points)),
         _threshold(points, across, up, gauge),
     )
@@ -111,7 +111,7 @@ def _dot(point: Point, across: Scale, up: Scale, gauge: Gauge) -> Markup:
         f"image {point.index} · {point.image_id} · {point.truth.value} · {call.decision.value} · "
         f"score {significant(call.score)}, threshold {significant(call.threshold)} · gauge {short(call.version)}"
     )
-    strength = "teaches" if point.teaches else ""
+    strength = "use_for_training" if point.use_for_training else ""
     return symbol(across(point.index), up(call.score), call.decision, point.truth, title, strength)
 
 
@@ -150,7 +150,7 @@ def _mark(x: float, kind: str, words: str) -> Markup:
     return tag(
         "g",
         tag("title", words),
-        line(x, height, x, TOP + PANEL, kind),
+        line(x, height, x, TOP + CHART, kind),
         tag("path", d=_HEADS[kind], transform=f"translate({x:.1f} {height:.1f})", class_=f"head {kind}"),
         class_="mark",
     )

@@ -7,7 +7,7 @@ from xml.etree.ElementTree import ParseError
 from minio.error import InvalidResponseError, MinioException, S3Error, ServerError
 from urllib3.exceptions import HTTPError, SSLError
 
-from flowgauge.domain.errors import NotPermitted, StoreFull, Unavailable
+from flowgauge.domain.errors import AuthorizationFailed, StoreFull, Unavailable
 
 
 class Damaged(Exception):
@@ -58,7 +58,7 @@ def s3_faults(address: str) -> Iterator[None]:
 def _unavailable(fault: Exception, address: str) -> Unavailable:
     if _out_of_space(fault):
         return StoreFull(f"No space is left for {address}.", "Free some, and the work goes on by itself.")
-    kind = NotPermitted if isinstance(fault, S3Error) and fault.code == "AccessDenied" else Unavailable
+    kind = AuthorizationFailed if isinstance(fault, S3Error) and fault.code == "AccessDenied" else Unavailable
     return kind(f"{address} cannot be used: {_named(fault)}.", _remedy(fault))
 
 

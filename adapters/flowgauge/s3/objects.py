@@ -16,7 +16,7 @@ from flowgauge.domain.errors import Unavailable
 from flowgauge.s3.circuit_breaker import Breaker
 from flowgauge.s3.client import bucket_name, client, connections
 from flowgauge.s3.faults import Damaged, s3_faults, transient
-from flowgauge.s3.retry import patiently
+from flowgauge.s3.retry import with_retries
 from flowgauge.s3.settings import S3Settings
 
 _PART_BYTES = 16 * 2**20  # images go in one piece, snapshots in a few; what fails is sent again as a whole
@@ -49,7 +49,7 @@ class S3Objects:
         self._bucket = bucket_name(bucket)
         self._scheme = f"s3://{bucket}/"
         self._address = f"The bucket {bucket} at {settings.endpoint}"
-        self._patience = settings.patience_seconds
+        self._retry = settings.retry_seconds
         self._http = connections(settings)
         self._client = client(settings, self._http)
         self._breaker = Breaker(now)
@@ -115,7 +115,7 @@ class S3Objects:
 
     def _ask(self, attempt: Callable[[], T]) -> T:
         with self._breaker.call(_gave_up) as trial, s3_faults(self._address):
-            return patiently(attempt, 0 if trial else self._patience)
+            return with_retries(attempt, 0 if trial else self._retry)
 
     def _ask_for(self, name: str, attempt: Callable[[], T]) -> T:
         """Raises `KeyError` where the server says that `name` is not there or cannot be."""

@@ -18,7 +18,7 @@ from flowgauge.domain.errors import Unavailable, UserError
 from flowgauge.domain.messages import Decision
 from flowgauge.s3.client import bucket_name, client, connections
 from flowgauge.s3.faults import s3_faults
-from flowgauge.s3.retry import patiently
+from flowgauge.s3.retry import with_retries
 from flowgauge.s3.settings import S3Settings
 
 TAG = "decision"
@@ -43,7 +43,7 @@ class Lifecycle:
     def __init__(self, settings: S3Settings, bucket: str) -> None:
         self._bucket = bucket_name(bucket)
         self._address = f"The bucket {bucket} at {settings.endpoint}"
-        self._patience = settings.patience_seconds
+        self._retry = settings.retry_seconds
         self._http = connections(settings)
         self._client = client(settings, self._http)
 
@@ -92,7 +92,7 @@ class Lifecycle:
     def _ask(self, attempt: Callable[[], T]) -> T:
         try:
             with s3_faults(self._address):
-                return patiently(attempt, self._patience)
+                return with_retries(attempt, self._retry)
         except Unavailable as error:
             if _code(error) == "NotImplemented":
                 cause = f"{self._address} has no lifecycle rules."

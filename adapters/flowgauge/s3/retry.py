@@ -13,7 +13,7 @@ _LONGEST_PAUSE_SECONDS = 5.0  # longer, and a store that is back stands idle for
 T = TypeVar("T")
 
 
-def patiently(attempt: Callable[[], T], seconds: float) -> T:
+def with_retries(attempt: Callable[[], T], seconds: float) -> T:
     """What `attempt` returns; a transient fault of it is tried again unless the next try would begin after `seconds`.
 
     `attempt` must be repeatable. The last fault is raised as it is.

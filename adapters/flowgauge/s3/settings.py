@@ -12,7 +12,7 @@ class S3Settings(BaseModel):
     """`endpoint` is a URL, with TLS if it begins with https; `ca_file` (PEM) replaces the system's authorities.
 
     A connection may take `connect_seconds` and each wait for bytes `answer_seconds`; what fails is tried again while
-    less than `patience_seconds` have passed. The secret key is masked wherever this is printed.
+    less than `retry_seconds` have passed. The secret key is masked wherever this is printed.
     """
 
     model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
@@ -24,7 +24,7 @@ class S3Settings(BaseModel):
     ca_file: Path | None = None
     connect_seconds: float = Field(default=3, gt=0)
     answer_seconds: float = Field(default=10, gt=0)
-    patience_seconds: float = Field(default=3, ge=0)
+    retry_seconds: float = Field(default=3, ge=0)
 
     @field_validator("endpoint")
     @classmethod

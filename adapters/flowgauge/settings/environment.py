@@ -31,14 +31,14 @@ def kafka_settings(environment: Environment) -> KafkaSettings:
         },
     )
     bootstrap = _needed(environment, "FLOWGAUGE_KAFKA_BOOTSTRAP", "the brokers, host:port and comma-separated")
-    with _told("FLOWGAUGE_KAFKA_"):
+    with _named("FLOWGAUGE_KAFKA_"):
         return KafkaSettings(bootstrap=bootstrap, **fields)
 
 
 def s3_settings(environment: Environment) -> S3Settings:
     """Raises `SettingsError` for what is missing or does not parse."""
     ca_file = environment.get("FLOWGAUGE_S3_CA_FILE")
-    with _told("FLOWGAUGE_S3_"):
+    with _named("FLOWGAUGE_S3_"):
         return S3Settings(
             endpoint=_needed(environment, "FLOWGAUGE_S3_ENDPOINT", "the URL of the S3 server"),
             access_key=_needed(environment, "FLOWGAUGE_S3_ACCESS_KEY", "the access key"),
@@ -72,7 +72,7 @@ def _needed(environment: Environment, name: str, what: str) -> str:
 
 
 @contextmanager
-def _told(prefix: str) -> Iterator[None]:
+def _named(prefix: str) -> Iterator[None]:
     """What does not parse becomes a `SettingsError` that names the variable, and never its value."""
     try:
         yield

@@ -8,10 +8,10 @@ from pydantic import Field
 from torch import Tensor
 
 from flowgauge.adaptation.contract import AdaptationInput, AdaptationOutcome
-from flowgauge.adaptation.gate import GateSettings, Recent, judge_candidate
-from flowgauge.adaptation.refine import Division, Evidence, Refined, RefinementSettings, refine
+from flowgauge.adaptation.gate import GateSettings, Recent, check_candidate
+from flowgauge.adaptation.refine import AdaptationData, Division, Refined, RefinementSettings, refine
 from flowgauge.domain.errors import UserError
-from flowgauge.domain.messages import Part
+from flowgauge.domain.messages import FrozenModel
 from flowgauge.domain.ports import Buffered
 from flowgauge.domain.trace import AdaptationTrace
 from flowgauge.models.adaptable import Ensemble, require_adaptable
@@ -25,8 +25,8 @@ from flowgauge.training.training_set import Embedder
 from flowgauge.vision.augmentation import View
 
 
-class AdaptSettings(Part):
-    """`recent` is the share of the buffer, from its newer half, that does not teach: the gate judges on it."""
+class AdaptSettings(FrozenModel):
+    """`recent` is the share of the buffer, from its newer half, that does not train: the gate judges on it."""
 
     recent: float = Field(0.2, gt=0, le=0.25)
     refinement: RefinementSettings = RefinementSettings()
@@ -44,30 +44,30 @@ def adapt(given: AdaptationInput, settings: AdaptSettings | None = None) -> Adap
     assert isinstance(given.parent, Gauge), "made by flowgauge.training.snapshot.load"
     adaptation = _Adaptation(given, given.anchor, settings)
     candidate, trace = adaptation.candidate()
-    recent = Recent(candidate, given.parent, adaptation.judging, given.seed, settings.gate.paintings)
-    gate = judge_candidate(recent, trace, given.golden_good, given.golden_defect, settings.gate)
+    recent = Recent(candidate, given.parent, adaptation.hold_out, given.seed, settings.gate.anomalies_per_image)
+    gate = check_candidate(recent, trace, given.golden_good, given.golden_defect, settings.gate)
     snapshot = save(Gauge(candidate.manifest.model_copy(update={"gate": gate}), candidate.backbone, candidate.detector))
     return AdaptationOutcome(manifest=snapshot.manifest, weights=snapshot.weights, trace=trace, gate=gate)
 
 
 _PAINTS_APART = 1_000_003
-"""Between the seeds of what teaches the guide and of what the gate paints: it asks about defects that taught nobody."""
+"""Between the seeds of what trains the head and of what the gate paints: it asks about defects that trained nobody."""
 
 
 def part_of(entry: Buffered) -> str:
-    """The part that an image shows: all of its images teach, or none does."""
+    """The part that an image shows: all of its images train, or none does."""
     return entry.subject or entry.image_id
 
 
-def _judges(parts: Sequence[str], share: float) -> set[str]:
-    """Parts of the newer half, at regular steps, that make up `share` of all: what judges is as new as what teaches."""
+def _hold_out_parts(parts: Sequence[str], share: float) -> set[str]:
+    """Parts of the newer half, at regular steps, that make up `share` of all: what judges is as new as what trains."""
     newer = list(dict.fromkeys(parts[len(parts) // 2 :]))
     count = min(round(share * len(dict.fromkeys(parts))), len(newer))
     return {newer[(2 * rank + 1) * len(newer) // (2 * count)] for rank in range(count)}
 
 
 class _Adaptation:
-    """The buffer, split: of its newer half, parts taken at regular steps are the gate's; all others teach. Images whose
+    """The buffer, split: of its newer half, parts taken at regular steps are the gate's; all others train. Images whose
     object the preprocessing doubts do neither.
     """
 
@@ -75,21 +75,21 @@ class _Adaptation:
         self._given = given
         self._anchor = anchor
         self._settings = settings
-        clear = [item for item in given.buffered if not anchor.manifest.preprocessing.doubts(item[1])]
-        judges = _judges([part_of(entry) for entry, _ in clear], settings.recent)
-        self.teaching = [item for item in clear if part_of(item[0]) not in judges]
-        self.judging = [picture for entry, picture in clear if part_of(entry) in judges]
-        if not self.judging or len(self.teaching) < 2 * settings.refinement.folds:
-            told = f"{len(clear)} of {len(given.buffered)} buffered images can teach or judge"
-            raise UserError(f"{told}, too few to adapt.", "Let more images pass.")
+        clear = [item for item in given.buffered if not anchor.manifest.preprocessing.unclear_reasons(item[1])]
+        held_back = _hold_out_parts([part_of(entry) for entry, _ in clear], settings.recent)
+        self.training = [item for item in clear if part_of(item[0]) not in held_back]
+        self.hold_out = [picture for entry, picture in clear if part_of(entry) in held_back]
+        if not self.hold_out or len(self.training) < 2 * settings.refinement.folds:
+            counts = f"{len(clear)} of {len(given.buffered)} buffered images can train or judge"
+            raise UserError(f"{counts}, too few to adapt.", "Let more images pass.")
 
     def candidate(self) -> tuple[Gauge, AdaptationTrace]:
-        groups = [part_of(entry) for entry, _ in self.teaching]
+        groups = [part_of(entry) for entry, _ in self.training]
         anchor, folds = require_adaptable(self._anchor.detector), self._settings.refinement.folds
         refined = refine(
             anchor,
-            self._evidence(),
-            [entry.image_id for entry, _ in self.teaching],
+            self._data(),
+            [entry.image_id for entry, _ in self.training],
             Division.of(groups, anchor.member_count if isinstance(anchor, Ensemble) else folds),
             self._settings.refinement,
             default_k=self._anchor.manifest.threshold.clean_half_k,
@@ -98,7 +98,7 @@ class _Adaptation:
         )
         trace = AdaptationTrace(
             buffered=len(self._given.buffered),
-            taught=int(refined.suspicion.kept.sum()),
+            trained=int(refined.suspicion.kept.sum()),
             rounds=refined.rounds,
             steps=refined.steps,
         )
@@ -108,27 +108,27 @@ class _Adaptation:
     def _progress(self, what: str, done: int, total: int) -> None:
         self._given.progress(what, done / total)
 
-    def _evidence(self) -> Evidence:
+    def _data(self) -> AdaptationData:
         anchor = self._anchor
         embedder = Embedder(anchor.backbone, anchor.manifest.preprocessing, anchor.detector)
-        squares = anchor.manifest.preprocessing.squares([picture for _, picture in self.teaching])
+        crops = anchor.manifest.preprocessing.crops([picture for _, picture in self.training])
         views, further = anchor.detector.views, tuple[View, ...]()
         if isinstance(anchor.detector, Ensemble):
-            further = tuple(view for view in anchor.detector.training_views(len(squares)) if view not in views)
+            further = tuple(view for view in anchor.detector.training_views(len(crops)) if view not in views)
 
-        def painted(numbers: Tensor) -> tuple[Embedding, Tensor]:
+        def synthetic(numbers: Tensor) -> tuple[Embedding, Tensor]:
             seed = self._given.seed + _PAINTS_APART
-            return embedder.painted(squares[numbers.numpy()], seed, self._progress, "painted defects")
+            return embedder.synthetic(crops[numbers.numpy()], seed, self._progress, "synthetic anomalies")
 
         seen, mirrored = (
-            tuple(embedder.embed(squares, self._progress, view) for view in some) for some in (views, further)
+            tuple(embedder.embed(crops, self._progress, view) for view in some) for some in (views, further)
         )
-        return Evidence(seen, painted, mirrored)
+        return AdaptationData(seen, synthetic, mirrored)
 
     def _manifest(self, refined: Refined, groups: list[str]) -> Manifest:
         """The anchor's, with what the buffer changed."""
         given, facts = self._given, self._anchor.manifest
-        kept = [picture for (_, picture), keep in zip(self.teaching, refined.suspicion.kept, strict=True) if keep]
+        kept = [picture for (_, picture), keep in zip(self.training, refined.suspicion.kept, strict=True) if keep]
         return facts.model_copy(
             update={
                 "version": given.version,

@@ -8,7 +8,7 @@ from typing import Protocol
 from flowgauge.domain.messages import AdaptationRequest
 from flowgauge.domain.ports import Buffered
 from flowgauge.domain.trace import AdaptationTrace, GateReport
-from flowgauge.models.prediction import Judge
+from flowgauge.models.prediction import Predictor
 from flowgauge.vision.decoding import Picture
 
 Progress = Callable[[str, float], None]
@@ -17,7 +17,7 @@ Progress = Callable[[str, float], None]
 
 @dataclass(frozen=True)
 class AdaptationInput:
-    """`buffered` are the line's images that may teach, oldest capture first. `anchor` is where the candidate starts and
+    """`buffered` are the line's images that may train, oldest capture first. `anchor` is where the candidate starts and
     what it is held to; `parent` is the active gauge; they are the same object right after a `fit`. `golden_*` are the
     half of the golden set that judges. The candidate's version is `version`, made `at` that time by its manifest (the
     request's own, so that a redelivered one makes the same bytes), and all chance comes from `seed`."""
@@ -25,8 +25,8 @@ class AdaptationInput:
     line: str
     version: str
     at: datetime
-    anchor: Judge
-    parent: Judge
+    anchor: Predictor
+    parent: Predictor
     buffered: Sequence[tuple[Buffered, Picture]]
     golden_good: Sequence[Picture]
     golden_defect: Sequence[Picture]

@@ -7,16 +7,16 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from flowgauge.domain.messages import Part
+from flowgauge.domain.messages import FrozenModel
 from flowgauge.domain.trace import AdaptationTrace, Check, GateReport
 from flowgauge.training.gauge import Gauge, score_by_each
-from flowgauge.training.training_set import Squares, paint_all
+from flowgauge.training.training_set import Crops, add_anomalies
 from flowgauge.vision.decoding import Picture
 
 Scores = NDArray[np.float64]
 
 
-class GateSettings(Part):
+class GateSettings(FrozenModel):
     """How much worse than the parent a candidate may be: shares in [0, 1], `shift` in the calibration's deviations.
 
     `least_sensitivity` holds whatever the parent does: one that alarms on everything sets no standard.
@@ -28,28 +28,28 @@ class GateSettings(Part):
     alarm_slack: float = Field(0.02, ge=0)
     most_rejected: float = Field(0.5, ge=0, le=1)
     most_shift: float = Field(2.0, gt=0)
-    paintings: int = Field(4, ge=1)
+    anomalies_per_image: int = Field(4, ge=1)
 
 
 class Recent:
-    """The line's most recent buffered pictures, which did not teach, as two gauges see them."""
+    """The line's most recent buffered pictures, which did not train, as two gauges see them."""
 
     def __init__(self, candidate: Gauge, parent: Gauge, pictures: Sequence[Picture], seed: int, copies: int) -> None:
         self.candidate, self.parent = candidate, parent
         preprocessing = candidate.manifest.preprocessing
-        squares = preprocessing.squares(pictures)
-        self.plain = self.pair(squares)
-        # what both find most ordinary is what defects are painted on: real ones would blur the check
-        ordinary = np.argsort(self.plain.ranks())[: max(1, round(0.6 * len(squares)))]
-        painted = [
-            paint_all(squares[ordinary], seed + copy, cut=preprocessing.blackens).squares for copy in range(copies)
+        crops = preprocessing.crops(pictures)
+        self.plain = self.pair(crops)
+        # what both find most ordinary is what anomalies are drawn on: real ones would blur the check
+        ordinary = np.argsort(self.plain.ranks())[: max(1, round(0.6 * len(crops)))]
+        synthetic = [
+            add_anomalies(crops[ordinary], seed + copy, cut=preprocessing.blackens).crops for copy in range(copies)
         ]
         self.ordinary = self.plain.of(ordinary)
-        self.painted = self.pair(np.concatenate(painted))
+        self.synthetic = self.pair(np.concatenate(synthetic))
 
-    def pair(self, squares: Squares) -> "_Pair":
+    def pair(self, crops: Crops) -> "_Pair":
         """What the two say of them."""
-        own, parents = score_by_each([self.candidate, self.parent], squares)
+        own, parents = score_by_each([self.candidate, self.parent], crops)
         return _Pair(own, parents, self.candidate.manifest.threshold.value, self.parent.manifest.threshold.value)
 
 
@@ -83,7 +83,7 @@ class _Pair:
         return float(np.sqrt((self._caught != self._parents).sum()) / len(self._caught))
 
 
-def judge_candidate(
+def check_candidate(
     recent: Recent,
     trace: AdaptationTrace,
     golden_good: Sequence[Picture],
@@ -107,7 +107,7 @@ def judge_candidate(
 
 def _finite(recent: Recent, trace: AdaptationTrace) -> Check:
     losses = [loss for step in trace.steps for loss in (step.train_loss, step.validation_loss)]
-    broken = sum(not math.isfinite(value) for value in (*losses, *recent.plain.candidate, *recent.painted.candidate))
+    broken = sum(not math.isfinite(value) for value in (*losses, *recent.plain.candidate, *recent.synthetic.candidate))
     return Check(
         name="finite losses and scores",
         value=float(broken),
@@ -118,21 +118,21 @@ def _finite(recent: Recent, trace: AdaptationTrace) -> Check:
 
 
 def _sensitivity(recent: Recent, settings: GateSettings) -> Check:
-    """Informedness on painted defects (Youden's J: the share of painted caught, less that of plain ones).
+    """Informedness on synthetic anomalies (Youden's J: the share of those caught, less that of plain images).
 
     Both gauges see the same paintings, so what chance does to the difference is its paired standard error.
     """
-    own = recent.painted.alarms - recent.ordinary.alarms
-    parents = recent.painted.parent_alarms - recent.ordinary.parent_alarms
-    limit = max(parents - settings.sensitivity_slack - recent.painted.paired_error(), settings.least_sensitivity)
+    own = recent.synthetic.alarms - recent.ordinary.alarms
+    parents = recent.synthetic.parent_alarms - recent.ordinary.parent_alarms
+    limit = max(parents - settings.sensitivity_slack - recent.synthetic.paired_error(), settings.least_sensitivity)
     return Check(
-        name="sensitivity to painted defects",
+        name="sensitivity to synthetic anomalies",
         value=own,
         limit=limit,
         passed=own >= limit,
-        message=f"it catches {recent.painted.alarms:.0%} of the defects painted on recent parts and"
+        message=f"it catches {recent.synthetic.alarms:.0%} of the synthetic anomalies on recent parts and"
         f" {recent.ordinary.alarms:.0%} of the same parts unpainted, the active gauge"
-        f" {recent.painted.parent_alarms:.0%} and {recent.ordinary.parent_alarms:.0%}",
+        f" {recent.synthetic.parent_alarms:.0%} and {recent.ordinary.parent_alarms:.0%}",
     )
 
 
@@ -143,7 +143,7 @@ def _alarms(recent: Recent, settings: GateSettings) -> Check:
         value=recent.plain.alarms,
         limit=limit,
         passed=recent.plain.alarms <= limit,
-        message=f"it alarms on {recent.plain.alarms:.0%} of the recent images that did not teach, the active gauge"
+        message=f"it alarms on {recent.plain.alarms:.0%} of the recent images that did not train, the active gauge"
         f" on {recent.plain.parent_alarms:.0%}",
     )
 
@@ -197,4 +197,4 @@ def _golden_goods(recent: Recent, pictures: Sequence[Picture]) -> Check:
 
 
 def _golden(recent: Recent, pictures: Sequence[Picture]) -> _Pair:
-    return recent.pair(recent.candidate.manifest.preprocessing.squares(pictures))
+    return recent.pair(recent.candidate.manifest.preprocessing.crops(pictures))

@@ -1,7 +1,7 @@
-"""Retuning: the inner loop on a detector's guides, from the anchor's, by defects painted on what the line now shows.
+"""Retuning: the inner loop on a detector's heads, from the anchor's, by synthetic anomalies on what the line now shows.
 
-What tells defects from good surface changes with light and texture. Under a guide that only knows the old ones, the
-flow can move the threshold, but hardly the ranking; so the guide takes a few steps as well.
+What tells defects from good surface changes with light and texture. Under a head that only knows the old ones, the
+flow can move the threshold, but hardly the ranking; so the head takes a few steps as well.
 """
 
 from collections.abc import Callable
@@ -16,84 +16,84 @@ from torch.func import functional_call
 
 from flowgauge.adaptation.inner_loop import InnerLoop, Parameters, inner_loop
 from flowgauge.adaptation.uncertainty import L2Rule
-from flowgauge.domain.messages import Part
+from flowgauge.domain.messages import FrozenModel
 from flowgauge.domain.seeding import seeded
-from flowgauge.domain.trace import GUIDE, Step
+from flowgauge.domain.trace import HEAD, Step
 from flowgauge.models.adaptable import Adaptable
-from flowgauge.models.detector import Embedding, Lesson, length
-from flowgauge.models.headflow.head import Guide, LessonLoss
+from flowgauge.models.detector import Embedding, TrainingSet, length
+from flowgauge.models.headflow.head import Head, HeadObjective
 from flowgauge.models.windows import Windows
 
 Kind = TypeVar("Kind", bound=Adaptable)
 Windowed = tuple[Embedding, Tensor]
 
 
-class Retuning(Part):
-    """At most so many `images` teach, for their features lie in memory more than once, and so many are shown with a
-    `painted` defect too, for those features are what retuning costs most. The inner loop's batch is in windows.
+class HeadAdaptation(FrozenModel):
+    """At most so many `images` train, for their features lie in memory more than once, and so many are shown with a
+    `synthetic` defect too, for those features are what retuning costs most. The inner loop's batch is in windows.
     """
 
     images: int = Field(256, ge=2)
-    painted: int = Field(64, ge=2)
+    synthetic: int = Field(64, ge=2)
     inner_loop: InnerLoop = InnerLoop(alpha=0.1, steps=40, batch=16, l2=L2Rule(lowest=0.01, highest=0.5))
 
 
 @dataclass(frozen=True)
-class Lessons:
-    """Good and painted images that teach, and others that only watch (the validation loss)."""
+class HeadData:
+    """Images that train, and others for the validation loss."""
 
-    taught: Lesson
-    watched: Lesson
+    train: TrainingSet
+    validation: TrainingSet
 
     @classmethod
-    def divided(cls, lesson: Lesson, watching: Tensor) -> "Lessons":
-        """The images whose numbers `watching` names watch. Where too few are left on one side, all do both."""
-        watched = lesson.only(watching)
-        taught = lesson.without(watching)
-        if min(map(length, (taught.good, taught.painted, watched.good, watched.painted))) == 0:
-            return cls(lesson, lesson)
-        return cls(taught, watched)
+    def divided(cls, training_set: TrainingSet, validation: Tensor) -> "HeadData":
+        """The images whose numbers `validation` names are for the validation loss. Where too few are left on one side,
+        all are on both.
+        """
+        split = cls(training_set.without(validation), training_set.only(validation))
+        sides = (split.train.good, split.train.synthetic, split.validation.good, split.validation.synthetic)
+        return split if min(map(length, sides)) else cls(training_set, training_set)
 
 
-def retuned(
-    detector: Kind, lessons: Lessons, settings: InnerLoop, *, seed: int, round_number: int
+def with_adapted_heads(
+    detector: Kind, data: HeadData, settings: InnerLoop, *, seed: int, round_number: int
 ) -> tuple[Kind, list[Step]]:
-    """A copy of `detector` whose guides took the inner loop's steps, each by itself, and what was measured."""
+    """A copy of `detector` whose heads took the inner loop's steps, each by itself, and what was measured."""
     copy, steps = deepcopy(detector), list[Step]()
-    for guide in copy.guides:
-        assert isinstance(guide, Guide), "painted defects teach guides"
+    for head in copy.heads:
+        assert isinstance(head, Head), "synthetic anomalies train heads"
         with seeded(seed):
-            parameters, taken = _tuned(guide, lessons, settings, seed, round_number)
-        _set(guide, parameters)
+            parameters, taken = _adapted(head, data, settings, seed, round_number)
+        _set(head, parameters)
         steps += taken
-    copy.rescale(lessons.taught.good)
+    copy.rescale(data.train.good)
     return copy, steps
 
 
-def _tuned(
-    guide: Guide, lessons: Lessons, settings: InnerLoop, seed: int, round_number: int
+def _adapted(
+    head: Head, data: HeadData, settings: InnerLoop, seed: int, round_number: int
 ) -> tuple[Parameters, list[Step]]:
-    guide.train()
-    draw = WindowDraw(guide, lessons, settings.batch, seed)
-    anchor = {name: parameter.detach() for name, parameter in guide.named_parameters()}
-    found = inner_loop(anchor, lesson_loss(guide), draw, settings, what=GUIDE, round_number=round_number)
-    guide.eval()
+    head.train()
+    draw = WindowDraw(head, data, settings.batch, seed)
+    anchor = {name: parameter.detach() for name, parameter in head.named_parameters()}
+    found = inner_loop(anchor, head_objective(head), draw, settings, what=HEAD, round_number=round_number)
+    head.eval()
     return found
 
 
-def lesson_loss(guide: Guide) -> Callable[[Parameters, Windowed], Tensor]:
-    """(the guide's parameters, windows and their masks) -> its cross-entropy."""
-    module = LessonLoss(guide)
+def head_objective(head: Head) -> Callable[[Parameters, Windowed], Tensor]:
+    """(the head's parameters, windows and their masks) -> its cross-entropy."""
+    module = HeadObjective(head)
 
     def loss(parameters: Parameters, windows: Windowed) -> Tensor:
-        value: Tensor = functional_call(module, {f"guide.{name}": p for name, p in parameters.items()}, windows)
+        value: Tensor = functional_call(module, {f"head.{name}": p for name, p in parameters.items()}, windows)
         return value
 
     return loss
 
 
-def _set(guide: Guide, parameters: Parameters) -> None:
-    own = dict(guide.named_parameters())
+def _set(head: Head, parameters: Parameters) -> None:
+    own = dict(head.named_parameters())
     with torch.no_grad():
         for name, value in parameters.items():
             own[name].copy_(value)
@@ -102,21 +102,21 @@ def _set(guide: Guide, parameters: Parameters) -> None:
 class WindowDraw:
     """Windows at random: half of them good, half painted."""
 
-    def __init__(self, guide: Guide, lessons: Lessons, batch: int, seed: int) -> None:
-        side = guide.config.side(lessons.taught.mask.shape[1])
-        self.taught, self.watched = (
-            _drawn(lesson, side, batch, seed + number)
-            for number, lesson in enumerate((lessons.taught, lessons.watched))
+    def __init__(self, head: Head, data: HeadData, batch: int, seed: int) -> None:
+        side = head.config.side(data.train.mask.shape[1])
+        self.train_batch, self.validation_batch = (
+            _drawn(training_set, side, batch, seed + number)
+            for number, training_set in enumerate((data.train, data.validation))
         )
 
 
-def _drawn(lesson: Lesson, side: int, batch: int, seed: int) -> Callable[[], Windowed]:
-    windows, generator = Windows(lesson, side, seed), torch.Generator().manual_seed(seed)
-    good, painted = length(lesson.good), length(lesson.painted)
+def _drawn(training_set: TrainingSet, side: int, batch: int, seed: int) -> Callable[[], Windowed]:
+    windows, generator = Windows(training_set, side, seed), torch.Generator().manual_seed(seed)
+    good, synthetic = length(training_set.good), length(training_set.synthetic)
 
     def draw() -> Windowed:
         goods = torch.randint(good, (batch // 2,), generator=generator)
-        paintings = torch.randint(painted, (batch - batch // 2,), generator=generator)
-        return windows.of(torch.cat([goods, good + paintings]))
+        anomalies = torch.randint(synthetic, (batch - batch // 2,), generator=generator)
+        return windows.of(torch.cat([goods, good + anomalies]))
 
     return draw

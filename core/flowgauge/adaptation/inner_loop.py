@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.func import functional_call, grad_and_value
 
 from flowgauge.adaptation.uncertainty import L2Rule, Uncertainty, Units
-from flowgauge.domain.messages import Part
+from flowgauge.domain.messages import FrozenModel
 from flowgauge.domain.trace import FLOW, Step
 from flowgauge.models.flows.flow import Flow
 
@@ -38,11 +38,11 @@ class StepRule(StrEnum):
     ADAM = "adam"
 
 
-class InnerLoop(Part):
+class InnerLoop(FrozenModel):
     """`alpha` is the length of a step: in parameter space, where the gradient is as long as those at the anchor; or of
     each parameter, at the peak of Adam's schedule. `batch` is in what the loss is taken over: tokens, as many as the
     flow may be given at once, or windows of images. `noise` is the deviation of the Gaussian noise on tokens that
-    teach. `warm_up`: minibatches at the anchor that give the units of losses and gradients. `head`: beginnings of the
+    train. `warm_up`: minibatches at the anchor that give the units of losses and gradients. `moving`: beginnings of the
     names of the parameters that move, all where there are none (ANIL, arXiv 1909.09157).
     """
 
@@ -53,26 +53,26 @@ class InnerLoop(Part):
     noise: float = Field(0.0, ge=0)
     warm_up: int = Field(8, ge=2)
     l2: L2Rule = L2Rule()
-    head: tuple[str, ...] = ()
+    moving: tuple[str, ...] = ()
 
     def moves(self, name: str) -> bool:
-        return not self.head or name.startswith(self.head)
+        return not self.moving or name.startswith(self.moving)
 
 
 class Draw(Protocol[Drawn]):
-    """Seeded minibatches: of what teaches, and of what only watches (the validation loss)."""
+    """Seeded minibatches: of what trains, and of what only watches (the validation loss)."""
 
-    def taught(self) -> Drawn: ...
+    def train_batch(self) -> Drawn: ...
 
-    def watched(self) -> Drawn: ...
+    def validation_batch(self) -> Drawn: ...
 
 
 @dataclass(frozen=True)
-class Teaching:
-    """Tokens (n, D) that teach, and tokens that only watch."""
+class TrainingTokens:
+    """Tokens (n, D) that train, and tokens that only watch."""
 
-    taught: Tensor
-    watched: Tensor
+    train: Tensor
+    validation: Tensor
 
 
 def parameters_of(flow: Flow) -> Parameters:
@@ -91,10 +91,10 @@ def loss_of(flow: Flow) -> Callable[[Parameters, Tensor], Tensor]:
 
 
 def adapted(
-    flow: Flow, teaching: Teaching, settings: InnerLoop, *, seed: int, round_number: int = 0
+    flow: Flow, training: TrainingTokens, settings: InnerLoop, *, seed: int, round_number: int = 0
 ) -> tuple[Parameters, list[Step]]:
     """The flow's parameters after the inner loop from its own, and what was measured at each step."""
-    draw = TokenDraw(teaching, min(settings.batch, flow.most_rows), settings.noise, seed)
+    draw = TokenDraw(training, min(settings.batch, flow.most_rows), settings.noise, seed)
     return inner_loop(parameters_of(flow), loss_of(flow), draw, settings, what=FLOW, round_number=round_number)
 
 
@@ -111,8 +111,8 @@ def inner_loop(
     adam = _Adam(settings) if settings.rule is StepRule.ADAM else None
     parameters, steps = anchor, []
     for number in range(settings.steps):
-        gradient, train_loss = differentiate(parameters, draw.taught())
-        train_loss, validation_loss = float(train_loss.detach()), _value(loss, parameters, draw.watched())
+        gradient, train_loss = differentiate(parameters, draw.train_batch())
+        train_loss, validation_loss = float(train_loss.detach()), _value(loss, parameters, draw.validation_batch())
         determinant = uncertainty.observe(train_loss, validation_loss)
         l2 = settings.l2.l2(determinant)
         along = {name: value / unit for name, value in gradient.items() if settings.moves(name)}
@@ -170,20 +170,20 @@ class _Adam:
 
 
 class TokenDraw:
-    """Tokens at random, those that teach with noise."""
+    """Tokens at random, those that train with noise."""
 
-    def __init__(self, teaching: Teaching, batch: int, noise: float, seed: int) -> None:
-        self._teaching = teaching
+    def __init__(self, training: TrainingTokens, batch: int, noise: float, seed: int) -> None:
+        self._training_tokens = training
         self._batch = batch
         self._noise = noise
         self._generator = torch.Generator().manual_seed(seed)
 
-    def taught(self) -> Tensor:
-        tokens = self._some(self._teaching.taught)
+    def train_batch(self) -> Tensor:
+        tokens = self._some(self._training_tokens.train)
         return tokens + self._noise * torch.randn(tokens.shape, generator=self._generator) if self._noise else tokens
 
-    def watched(self) -> Tensor:
-        return self._some(self._teaching.watched)
+    def validation_batch(self) -> Tensor:
+        return self._some(self._training_tokens.validation)
 
     def _some(self, tokens: Tensor) -> Tensor:
         return tokens[torch.randint(len(tokens), (self._batch,), generator=self._generator)]
@@ -191,13 +191,13 @@ class TokenDraw:
 
 def _warm_up(loss: Loss[Batch], anchor: Parameters, draw: Draw[Batch], settings: InnerLoop) -> tuple[float, Units]:
     """The gradients' root mean square length at the anchor, over what moves, and the losses' units there."""
-    losses, squares = [], []
+    losses, norms = [], []
     for _ in range(settings.warm_up):
-        gradient, train_loss = grad_and_value(loss)(anchor, draw.taught())
+        gradient, train_loss = grad_and_value(loss)(anchor, draw.train_batch())
         moving = [g.detach() for name, g in gradient.items() if settings.moves(name)]
-        squares.append(sum(float(g.square().sum()) for g in moving))
-        losses.append((float(train_loss.detach()), _value(loss, anchor, draw.watched())))
-    return max(math.sqrt(sum(squares) / settings.warm_up), 1e-30), Units.of(losses)
+        norms.append(sum(float(g.square().sum()) for g in moving))
+        losses.append((float(train_loss.detach()), _value(loss, anchor, draw.validation_batch())))
+    return max(math.sqrt(sum(norms) / settings.warm_up), 1e-30), Units.of(losses)
 
 
 def _value(loss: Loss[Batch], parameters: Parameters, batch: Batch) -> float:

@@ -17,18 +17,18 @@ from pydantic import Field
 from torch import Tensor
 from torch.func import functional_call
 
-from flowgauge.adaptation.head_adaptation import Lessons, Retuning, retuned
-from flowgauge.adaptation.inner_loop import InnerLoop, Parameters, StepRule, Teaching, adapted, parameters_of
+from flowgauge.adaptation.head_adaptation import HeadAdaptation, HeadData, with_adapted_heads
+from flowgauge.adaptation.inner_loop import InnerLoop, Parameters, StepRule, TrainingTokens, adapted, parameters_of
 from flowgauge.domain.folds import fold_of
-from flowgauge.domain.messages import Part
+from flowgauge.domain.messages import FrozenModel
 from flowgauge.domain.trace import Round, Step
 from flowgauge.models.adaptable import Adaptable, Ensemble
-from flowgauge.models.detector import Embedding, Lesson, Progress, joined, length, select
+from flowgauge.models.detector import Embedding, Progress, TrainingSet, joined, length, select
 from flowgauge.models.flows.flow import Flow
 from flowgauge.training.outliers import Rejection, Suspicion, suspect
 
 
-class MemberSettings(Part):
+class MemberSettings(FrozenModel):
     """How an ensemble's members adapt. Every further round takes as long as the first.
 
     Plain gradient steps hardly move flows of 96 dimensions: at the end of the tiles' drift (seed 0) 40 of them gave an
@@ -39,31 +39,32 @@ class MemberSettings(Part):
     inner_loop: InnerLoop = InnerLoop(rule=StepRule.ADAM, alpha=4e-3, steps=100, batch=512, noise=0.05)
 
 
-class RefinementSettings(Part):
+class RefinementSettings(FrozenModel):
     """`folds` of cross-fitting; at most `rounds` of score, reject and adapt. `inner_loop` is the flow's; without
-    `retuning`, the guides stay the anchor's. An ensemble has a fold for each member, and adapts by `members`.
+    `head_adaptation`, the heads stay the anchor's. An ensemble has a fold for each member, and adapts by `members`.
     """
 
     rounds: int = Field(3, ge=1)
     folds: int = Field(2, ge=2)
-    retuning: Retuning | None = Retuning()
+    head_adaptation: HeadAdaptation | None = HeadAdaptation()
     inner_loop: InnerLoop = InnerLoop()
     members: MemberSettings = MemberSettings()
     rejection: Rejection = Rejection()
 
 
-Painting = Callable[[Tensor], tuple[Embedding, Tensor]]
-"""Numbers (n,) of buffered images -> copies of those with a painted defect each, and the masks (n, h, w) in [0, 1]."""
+Synthesise = Callable[[Tensor], tuple[Embedding, Tensor]]
+"""Numbers (n,) of buffered images -> copies of those with a synthetic anomaly each, and the masks (n, h, w) in [0,
+1]."""
 
 
 @dataclass(frozen=True)
-class Evidence:
-    """The buffered images as a detector sees them: one embedding for each of its views, all (N, ...). `painted` is
-    asked for some of them where the detector has guides. Further views, `mirrored`, teach an ensemble and no more.
+class AdaptationData:
+    """The buffered images as a detector sees them: one embedding for each of its views, all (N, ...). `synthetic` is
+    asked for some of them where the detector has heads. Further views, `mirrored`, train an ensemble and no more.
     """
 
     views: tuple[Embedding, ...]
-    painted: Painting
+    synthetic: Synthesise
     mirrored: tuple[Embedding, ...] = ()
 
     def __len__(self) -> int:
@@ -73,7 +74,7 @@ class Evidence:
 @dataclass(frozen=True)
 class Refined:
     """`scores` (N,) and `maps` (N, h, w) are cross-fitted, over all images and before any truncation; `detector` was
-    taught by the kept ones.
+    trained by the kept ones.
     """
 
     detector: Adaptable
@@ -90,7 +91,7 @@ class Division:
     """Of N images: the fold (N,) of each, and which (N,) bool only watch the fit to all of them. Parts stay whole."""
 
     folds: NDArray[np.intp]
-    watching: NDArray[np.bool_]
+    validation: NDArray[np.bool_]
 
     @classmethod
     def of(cls, parts: Sequence[str], folds: int) -> "Division":
@@ -100,12 +101,12 @@ class Division:
 
 
 _WATCHING = 8
-"""One of so many parts does not teach the candidate itself: on it, the validation loss is taken."""
+"""One of so many parts does not train the candidate itself: on it, the validation loss is taken."""
 
 
 def refine(
     anchor: Adaptable,
-    evidence: Evidence,
+    data: AdaptationData,
     image_ids: Sequence[str],
     division: Division,
     settings: RefinementSettings,
@@ -114,34 +115,34 @@ def refine(
     seed: int,
     progress: Progress,
 ) -> Refined:
-    """Adapt a copy of `anchor` to what `evidence` shows; the anchor stays as it is."""
-    anchor = _recentred(anchor, evidence, division)
-    rarity = token_rarity(anchor.flow, parameters_of(anchor.flow), _tokens(anchor.tokens, evidence))
-    suspicion = _suspicion(anchor, evidence, rarity, settings.rejection, default_k)
+    """Adapt a copy of `anchor` to what `data` shows; the anchor stays as it is."""
+    anchor = _recentred(anchor, data, division)
+    token_scores = token_scores_under(anchor.flow, parameters_of(anchor.flow), _tokens(anchor.tokens, data))
+    suspicion = _suspicion(anchor, data, token_scores, settings.rejection, default_k)
     rounds, steps = [_round(suspicion, settings.rejection, image_ids)], list[Step]()
-    school = _School(
-        anchor, evidence, _lesson(anchor, evidence, suspicion, settings.retuning), settings, seed, progress
+    starts = _Starts(
+        anchor, data, _training_set(anchor, data, suspicion, settings.head_adaptation), settings, seed, progress
     )
-    cross = school.cross_fitted(division)
+    cross = starts.cross_fitted(division)
     how = settings.members if isinstance(anchor, Ensemble) else settings
     for number in range(1, how.rounds + 1):
         progress("refining, round", number, how.rounds)
-        students = [_student(start, suspicion.patches, how.inner_loop, seed, number) for start in cross]
-        rarity = _held_out_rarity(students)
+        fold_models = [_fold_model(start, suspicion.patches, how.inner_loop, seed, number) for start in cross]
+        token_scores = _held_out_token_scores(fold_models)
         before = suspicion
-        suspicion = _suspicion(anchor, evidence, rarity, settings.rejection, default_k)
+        suspicion = _suspicion(anchor, data, token_scores, settings.rejection, default_k)
         rounds.append(_round(suspicion, settings.rejection, image_ids))
-        steps += [step for student in students for step in student.steps]
+        steps += [step for fold_model in fold_models for step in fold_model.steps]
         if np.array_equal(before.kept, suspicion.kept):
             break
     steps = [*(step for start in cross for step in start.steps), *steps]
     if isinstance(anchor, Ensemble):
-        refined = _of_members(anchor, students, evidence, rarity, suspicion)
+        refined = _of_members(anchor, fold_models, data, token_scores, suspicion)
     else:
-        whole = school.without(suspicion).start(division.watching, len(cross) + 1)
-        last = _student(whole, suspicion.patches, settings.inner_loop, seed, len(rounds))
+        whole = starts.without(suspicion).start(division.validation, len(cross) + 1)
+        last = _fold_model(whole, suspicion.patches, settings.inner_loop, seed, len(rounds))
         steps += [*whole.steps, *last.steps]
-        refined = _Refitted(last.detector, image_scores(anchor, evidence, rarity), _held_out_maps(students, evidence))
+        refined = _Refitted(last.detector, image_scores(anchor, data, token_scores), _held_out_maps(fold_models, data))
     return Refined(
         detector=refined.detector,
         scores=refined.scores,
@@ -163,25 +164,31 @@ class _Refitted:
 
 
 def _of_members(
-    anchor: Ensemble, students: Sequence["_Student"], evidence: Evidence, rarity: Tensor, suspicion: Suspicion
+    anchor: Ensemble,
+    fold_models: Sequence["_FoldModel"],
+    data: AdaptationData,
+    token_scores: Tensor,
+    suspicion: Suspicion,
 ) -> _Refitted:
     """The members that were cross-fitted are the candidate: nothing is fitted to all images once more."""
     detector = deepcopy(anchor)
-    for member, student in enumerate(students):
-        _set(detector.member_flow(member), student.parameters)
+    for member, fold_model in enumerate(fold_models):
+        _set(detector.member_flow(member), fold_model.parameters)
     kept = torch.from_numpy(np.flatnonzero(suspicion.kept))
-    detector.calibrate(rarity[kept], select(evidence.views[0], kept))
-    return _Refitted(detector, image_scores(detector, evidence, rarity), detector.maps(rarity))
+    detector.calibrate(token_scores[kept], select(data.views[0], kept))
+    return _Refitted(detector, image_scores(detector, data, token_scores), detector.maps(token_scores))
 
 
-def _suspicion(detector: Adaptable, evidence: Evidence, rarity: Tensor, rule: Rejection, default_k: float) -> Suspicion:
-    return suspect(image_scores(detector, evidence, rarity), detector.patch_scores(rarity), rule, default_k)
+def _suspicion(
+    detector: Adaptable, data: AdaptationData, token_scores: Tensor, rule: Rejection, default_k: float
+) -> Suspicion:
+    return suspect(image_scores(detector, data, token_scores), detector.patch_scores(token_scores), rule, default_k)
 
 
 @dataclass(frozen=True)
 class _Start:
-    """A detector whose guides were tuned without the images that watch, the flow that is to be adapted (its own, or one
-    member's) and what that flow sees of all images: tokens (N, V * T, D), and those of each further view that teaches.
+    """A detector whose heads were tuned without the images that watch, the flow that is to be adapted (its own, or one
+    member's) and what that flow sees of all images: tokens (N, V * T, D), and those of each further view that trains.
     """
 
     detector: Adaptable
@@ -193,12 +200,12 @@ class _Start:
 
 
 @dataclass(frozen=True)
-class _School:
-    """Makes starts. `lesson` None: the guides stay the anchor's."""
+class _Starts:
+    """Makes starts. `training_set` None: the heads stay the anchor's."""
 
     anchor: Adaptable
-    evidence: Evidence
-    lesson: Lesson | None
+    data: AdaptationData
+    training_set: TrainingSet | None
     settings: RefinementSettings
     seed: int
     progress: Progress
@@ -212,40 +219,42 @@ class _School:
 
     def _of_member(self, anchor: Ensemble, member: int, watched: NDArray[np.bool_]) -> _Start:
         seen = partial(anchor.member_tokens, member)
-        mirrored = tuple(seen(view) for view in self.evidence.mirrored)
-        return _Start(anchor, anchor.member_flow(member), _tokens(seen, self.evidence), watched, [], mirrored)
+        mirrored = tuple(seen(view) for view in self.data.mirrored)
+        return _Start(anchor, anchor.member_flow(member), _tokens(seen, self.data), watched, [], mirrored)
 
-    def without(self, suspicion: Suspicion) -> "_School":
-        """The same, where what has become suspect since does not teach."""
-        if self.lesson is None:
+    def without(self, suspicion: Suspicion) -> "_Starts":
+        """The same, where what has become suspect since does not train."""
+        if self.training_set is None:
             return self
-        left = self.lesson.without(torch.from_numpy(np.flatnonzero(~suspicion.kept)))
-        return replace(self, lesson=left if length(left.good) and length(left.painted) else None)
+        left = self.training_set.without(torch.from_numpy(np.flatnonzero(~suspicion.kept)))
+        return replace(self, training_set=left if length(left.good) and length(left.synthetic) else None)
 
     def start(self, watched: NDArray[np.bool_], number: int) -> _Start:
         """The `number`th."""
-        self.progress("retuning the guide", number, self.settings.folds + 1)
-        if self.lesson is None or self.settings.retuning is None:
+        self.progress("retuning the head", number, self.settings.folds + 1)
+        if self.training_set is None or self.settings.head_adaptation is None:
             return _Start(self.anchor, self.anchor.flow, self._anchors_tokens, watched, [])
-        lessons = Lessons.divided(self.lesson, torch.from_numpy(np.flatnonzero(watched)))
-        loop = self.settings.retuning.inner_loop
-        detector, steps = retuned(self.anchor, lessons, loop, seed=self.seed, round_number=number)
-        return _Start(detector, detector.flow, _tokens(detector.tokens, self.evidence), watched, steps)
+        head_data = HeadData.divided(self.training_set, torch.from_numpy(np.flatnonzero(watched)))
+        loop = self.settings.head_adaptation.inner_loop
+        detector, steps = with_adapted_heads(self.anchor, head_data, loop, seed=self.seed, round_number=number)
+        return _Start(detector, detector.flow, _tokens(detector.tokens, self.data), watched, steps)
 
     @cached_property
     def _anchors_tokens(self) -> Tensor:
-        return _tokens(self.anchor.tokens, self.evidence)
+        return _tokens(self.anchor.tokens, self.data)
 
 
-def _lesson(anchor: Adaptable, evidence: Evidence, suspicion: Suspicion, settings: Retuning | None) -> Lesson | None:
-    """Kept images, and some of them with painted defects; None where no guide is to be taught."""
-    if settings is None or not anchor.guides:
+def _training_set(
+    anchor: Adaptable, data: AdaptationData, suspicion: Suspicion, settings: HeadAdaptation | None
+) -> TrainingSet | None:
+    """Kept images, and some of them with synthetic anomalies; None where no head is to be trained."""
+    if settings is None or not anchor.heads:
         return None
     numbers = _spread_out(torch.from_numpy(np.flatnonzero(suspicion.kept)), settings.images)
-    chosen = _spread_out(numbers, settings.painted)
-    painted, mask = evidence.painted(chosen)
-    return Lesson(
-        good=select(evidence.views[0], numbers), image=numbers, painted=painted, painted_image=chosen, mask=mask
+    chosen = _spread_out(numbers, settings.synthetic)
+    synthetic, mask = data.synthetic(chosen)
+    return TrainingSet(
+        good=select(data.views[0], numbers), image=numbers, synthetic=synthetic, synthetic_image=chosen, mask=mask
     )
 
 
@@ -254,16 +263,16 @@ def _spread_out(numbers: Tensor, most: int) -> Tensor:
     return numbers[torch.linspace(0, len(numbers) - 1, min(most, len(numbers))).round().long()]
 
 
-def _recentred(anchor: Adaptable, evidence: Evidence, division: Division) -> Adaptable:
+def _recentred(anchor: Adaptable, data: AdaptationData, division: Division) -> Adaptable:
     """A copy of `anchor` that knows where the line's recent images are; an ensemble's members each without a fold."""
     copy = deepcopy(anchor)
     if isinstance(copy, Ensemble):
         for member in range(copy.member_count):
             rows = torch.from_numpy(np.flatnonzero(division.folds != member))
-            seen = [select(view, rows) for view in (*evidence.views, *evidence.mirrored)]
-            copy.recentre_member(member, joined(seen), images=len(rows))
+            seen = [select(view, rows) for view in (*data.views, *data.mirrored)]
+            copy.realign_member(member, joined(seen), images=len(rows))
     else:
-        copy.recentre(joined(evidence.views))
+        copy.realign(joined(data.views))
     return copy
 
 
@@ -281,35 +290,37 @@ def _set(flow: Flow, parameters: Parameters) -> None:
             own[name].copy_(value)
 
 
-def _tokens(seen: Callable[[Embedding], Tensor], evidence: Evidence) -> Tensor:
+def _tokens(seen: Callable[[Embedding], Tensor], data: AdaptationData) -> Tensor:
     with torch.no_grad():
-        return torch.cat([seen(embedding) for embedding in evidence.views], dim=1)
+        return torch.cat([seen(embedding) for embedding in data.views], dim=1)
 
 
-def token_rarity(flow: Flow, parameters: Parameters, tokens_NTD: Tensor) -> Tensor:
+def token_scores_under(flow: Flow, parameters: Parameters, tokens_NTD: Tensor) -> Tensor:
     """(N, T) under the flow with `parameters`, (N, T, K) under a product of K flows."""
     with torch.no_grad():
-        told = [
-            flow.rarity_of(*functional_call(flow, parameters, (rows,)))
+        scored = [
+            flow.token_scores_of(*functional_call(flow, parameters, (rows,)))
             for rows in torch.split(tokens_NTD.flatten(0, 1), min(flow.most_rows, _ROWS))
         ]
-    rarity = torch.cat(told)
-    return rarity.view(*tokens_NTD.shape[:2], *rarity.shape[1:])
+    token_scores = torch.cat(scored)
+    return token_scores.view(*tokens_NTD.shape[:2], *token_scores.shape[1:])
 
 
 _ROWS = 2**16
 """Tokens that pass a flow at once: more take hundreds of MiB for hidden units, fewer gain no memory beside theirs."""
 
 
-def image_scores(detector: Adaptable, evidence: Evidence, rarity_NT: Tensor) -> NDArray[np.float64]:
+def image_scores(detector: Adaptable, data: AdaptationData, token_scores_NT: Tensor) -> NDArray[np.float64]:
     """(N,) averaged over the views, whose tokens stand one view after the other."""
-    per_view = rarity_NT.chunk(len(evidence.views), dim=1)
-    scores = [detector.image_scores(rarity, view) for rarity, view in zip(per_view, evidence.views, strict=True)]
+    per_view = token_scores_NT.chunk(len(data.views), dim=1)
+    scores = [
+        detector.image_scores(token_scores, view) for token_scores, view in zip(per_view, data.views, strict=True)
+    ]
     return torch.stack(scores).mean(dim=0).double().numpy()
 
 
 @dataclass(frozen=True)
-class _Student:
+class _FoldModel:
     """What the inner loop made of a start's flow, without those that watched."""
 
     start: _Start
@@ -321,43 +332,43 @@ class _Student:
         return with_flow(self.start.detector, self.parameters)
 
 
-def _student(start: _Start, may_teach: Tensor, settings: InnerLoop, seed: int, number: int) -> _Student:
-    teaching = _teaching(start, may_teach)
-    return _Student(start, *adapted(start.flow, teaching, settings, seed=seed, round_number=number))
+def _fold_model(start: _Start, may_train: Tensor, settings: InnerLoop, seed: int, number: int) -> _FoldModel:
+    training = _training_tokens(start, may_train)
+    return _FoldModel(start, *adapted(start.flow, training, settings, seed=seed, round_number=number))
 
 
-def _teaching(start: _Start, may_teach: Tensor) -> Teaching:
-    """Where nothing is left on one side, all that may teach does both. Of a mirrored view all patches of an image teach
+def _training_tokens(start: _Start, may_train: Tensor) -> TrainingTokens:
+    """Where nothing is left on one side, all that may train does both. Of a mirrored view all patches of an image train
     of which any may: which of them are suspect is known of the plain view alone.
     """
     watched = torch.from_numpy(start.watched)[:, None]
-    taught, watching = start.tokens[may_teach & ~watched], start.tokens[may_teach & watched]
-    if not len(taught) or not len(watching):
-        taught = watching = start.tokens[may_teach]
-    images = (may_teach.any(dim=1) & ~watched[:, 0]).nonzero().flatten()
-    return Teaching(torch.cat([taught, *(view[images].flatten(0, 1) for view in start.mirrored)]), watching)
+    train, validation = start.tokens[may_train & ~watched], start.tokens[may_train & watched]
+    if not len(train) or not len(validation):
+        train = validation = start.tokens[may_train]
+    images = (may_train.any(dim=1) & ~watched[:, 0]).nonzero().flatten()
+    return TrainingTokens(torch.cat([train, *(view[images].flatten(0, 1) for view in start.mirrored)]), validation)
 
 
-def _held_out_rarity(students: Sequence[_Student]) -> Tensor:
+def _held_out_token_scores(fold_models: Sequence[_FoldModel]) -> Tensor:
     """(N, T) or (N, T, K): each image's patches by the student that it watched. With fewer parts than members, some
     members' students are watched by no image.
     """
-    watched = [(student, torch.from_numpy(np.flatnonzero(student.start.watched))) for student in students]
-    rarity = [
-        token_rarity(student.start.flow, student.parameters, student.start.tokens[rows])
-        for student, rows in watched
+    watched = [(fold_model, torch.from_numpy(np.flatnonzero(fold_model.start.watched))) for fold_model in fold_models]
+    token_scores = [
+        token_scores_under(fold_model.start.flow, fold_model.parameters, fold_model.start.tokens[rows])
+        for fold_model, rows in watched
         if len(rows)
     ]
-    return torch.cat(rarity)[torch.argsort(torch.cat([rows for _, rows in watched]))]
+    return torch.cat(token_scores)[torch.argsort(torch.cat([rows for _, rows in watched]))]
 
 
-def _held_out_maps(students: Sequence[_Student], evidence: Evidence) -> Tensor:
+def _held_out_maps(fold_models: Sequence[_FoldModel], data: AdaptationData) -> Tensor:
     """(N, h, w): the same for the anomaly maps, averaged over the views."""
-    views = students[0].start.detector.views
-    maps = torch.zeros(len(evidence), *students[0].start.detector.grid)
-    for student in students:
-        rows, detector = torch.from_numpy(np.flatnonzero(student.start.watched)), student.detector
-        for view, embedding in zip(views, evidence.views, strict=True):
+    views = fold_models[0].start.detector.views
+    maps = torch.zeros(len(data), *fold_models[0].start.detector.grid)
+    for fold_model in fold_models:
+        rows, detector = torch.from_numpy(np.flatnonzero(fold_model.start.watched)), fold_model.detector
+        for view, embedding in zip(views, data.views, strict=True):
             with torch.no_grad():
                 seen = detector.score_embedding(select(embedding, rows)).maps
             maps[rows] += view.undo(seen) / len(views)

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 from pydantic import Field
 
-from flowgauge.domain.messages import Part
+from flowgauge.domain.messages import FrozenModel
 
 
-class L2Rule(Part):
+class L2Rule(FrozenModel):
     """`window`: how many recent steps Sigma is taken over; lambda stays in [`lowest`, `highest`]."""
 
     window: int = Field(8, ge=3)

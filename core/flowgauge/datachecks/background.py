@@ -1,7 +1,7 @@
 """Huskies and snow: does the background tell good from defective?
 
 A classifier sees nothing but the background, and of a defect's image only where the defect is not. If it tells the
-classes apart on images that it was not taught with, so may any detector, for the wrong reason.
+classes apart on images that it was not trained with, so may any detector, for the wrong reason.
 """
 
 import numpy as np
@@ -10,7 +10,7 @@ from scipy import ndimage, stats
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
 
-from flowgauge.datachecks.image_statistics import SIDE, Look, Survey
+from flowgauge.datachecks.image_statistics import SIDE, ImageStatistics, Look
 from flowgauge.datachecks.issue import Check, Figure, Finding, Named
 from flowgauge.datachecks.silhouette import Silhouette, border
 
@@ -18,7 +18,7 @@ FEWEST = 10
 """Of each class; of fewer, hardly any difference would be sure."""
 
 _SURE = 0.001
-_TELLING = 0.75
+_INFORMATIVE = 0.75
 """The AUROC from which a background gives the class away."""
 _ROOM = 3
 """What a defect changes around it, in pixels of the thumbnail, is its own and not the background's."""
@@ -29,7 +29,7 @@ Flags = NDArray[np.bool_]
 Floats = NDArray[np.float64]
 
 
-def background_check(seen: Survey, found: Silhouette | None) -> Check:
+def background_check(seen: ImageStatistics, found: Silhouette | None) -> Check:
     test = ~seen.train
     rows, defective = np.flatnonzero(test), ~seen.good[test]
     if min(defective.sum(), (~defective).sum()) < FEWEST:
@@ -37,9 +37,9 @@ def background_check(seen: Survey, found: Silhouette | None) -> Check:
         return Check(name="background", question=_QUESTION, skipped=reason)
     where = border() if found is None or not found.background.any() else found.background
     scores = _cross_fitted(_filled([_appearance(seen.looks[row], where) for row in rows]), defective)
-    auroc, p = _told_apart(scores, defective)
+    auroc, p = _separation(scores, defective)
     figures: dict[str, Figure] = {"auroc": auroc, "p": p, "area": "border" if found is None else "outside the part"}
-    if auroc < _TELLING or p > _SURE:
+    if auroc < _INFORMATIVE or p > _SURE:
         return Check(name="background", question=_QUESTION, figures=figures)
     order = np.argsort(-scores)
     finding = Finding(
@@ -88,7 +88,7 @@ def _filled(rows: list[Floats]) -> Floats:
 
 
 def _cross_fitted(table: Floats, defective: Flags) -> Floats:
-    """(n,) how defective each background looks to a classifier that was taught with other images."""
+    """(n,) how defective each background looks to a classifier that was trained with other images."""
     varying = table[:, table.std(axis=0) > 0]
     if not varying.shape[1]:
         return np.zeros(len(table))
@@ -98,7 +98,7 @@ def _cross_fitted(table: Floats, defective: Flags) -> Floats:
     return np.asarray(scores, dtype=np.float64)
 
 
-def _told_apart(scores: Floats, defective: Flags) -> tuple[float, float]:
+def _separation(scores: Floats, defective: Flags) -> tuple[float, float]:
     """The AUROC, and how likely backgrounds that say nothing reach it."""
     bad, good = scores[defective], scores[~defective]
     found = stats.mannwhitneyu(bad, good, alternative="greater")

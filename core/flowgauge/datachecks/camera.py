@@ -4,7 +4,7 @@ from collections import Counter
 
 import numpy as np
 
-from flowgauge.datachecks.image_statistics import Survey
+from flowgauge.datachecks.image_statistics import ImageStatistics
 from flowgauge.datachecks.issue import Check, Figure, Finding, Named
 from flowgauge.datachecks.outliers import Flags, apart
 from flowgauge.training.thresholds import Scores
@@ -12,13 +12,13 @@ from flowgauge.training.thresholds import Scores
 _COMMON = 0.9
 """The share of images of one size from which others are exceptions."""
 _STRETCH = 1.25
-"""A part that one image shows a quarter wider than another is another part to features that were never taught so."""
+"""A part that one image shows a quarter wider than another is another part to features that were never trained so."""
 _LIGHT, _CONTRAST = np.log(1.25), np.log(1.6)
 """A quarter more or less light is seen by eye; contrast goes with what a part shows, and may vary more."""
 _DARK = 1 / 255
 
 
-def sizes_check(seen: Survey) -> Check:
+def sizes_check(seen: ImageStatistics) -> Check:
     sizes = Counter(look.size for look in seen.looks)
     usual, count = sizes.most_common(1)[0]
     aspects = np.array([look.size[0] / look.size[1] for look in seen.looks])
@@ -30,7 +30,7 @@ def sizes_check(seen: Survey) -> Check:
     return Check(name="sizes", question=question, figures=figures, findings=() if finding is None else (finding,))
 
 
-def _other_sizes(seen: Survey, usual: tuple[int, int]) -> Finding | None:
+def _other_sizes(seen: ImageStatistics, usual: tuple[int, int]) -> Finding | None:
     others = [look for look in seen.looks if look.size != usual]
     if not others:
         return None
@@ -57,7 +57,7 @@ def _stretched(low: float, high: float) -> Finding | None:
     )
 
 
-def exposure_check(seen: Survey) -> Check:
+def exposure_check(seen: ImageStatistics) -> Check:
     """Of good images in focus: a defect may be what makes an image dark, and blur takes contrast."""
     usual = seen.train
     light, contrast = (np.log(seen.values(name) + _DARK) for name in ("brightness", "contrast"))
@@ -72,7 +72,7 @@ def exposure_check(seen: Survey) -> Check:
     return Check(name="exposure", question=question, figures=figures, findings=findings)
 
 
-def _ill_exposed(seen: Survey, wrong: Flags, light: Scores, contrast: Scores, usual: Flags) -> Finding:
+def _ill_exposed(seen: ImageStatistics, wrong: Flags, light: Scores, contrast: Scores, usual: Flags) -> Finding:
     change = np.exp(light - np.median(light[usual]))
     span = np.exp(contrast - np.median(contrast[usual]))
     worst = sorted(np.flatnonzero(wrong), key=lambda row: -abs(np.log(change[row])))

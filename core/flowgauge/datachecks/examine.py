@@ -7,9 +7,9 @@ from flowgauge.datachecks.background import background_check
 from flowgauge.datachecks.camera import exposure_check, sizes_check
 from flowgauge.datachecks.duplicates import duplicates_check, repeats
 from flowgauge.datachecks.focus import focus_check
-from flowgauge.datachecks.image_statistics import Survey, survey
+from flowgauge.datachecks.image_statistics import ImageStatistics, image_statistics
 from flowgauge.datachecks.issue import Check, Finding, Named
-from flowgauge.datachecks.model_checks import places_check, turned_check
+from flowgauge.datachecks.model_checks import positions_check, turned_check
 from flowgauge.datachecks.orientation import orientation_check
 from flowgauge.datachecks.sample_size import enough_check
 from flowgauge.datachecks.silhouette import silhouette, silhouette_check
@@ -22,7 +22,7 @@ from flowgauge.training.training_set import Embedder
 
 @dataclass(frozen=True, eq=False)
 class Examination:
-    seen: Survey
+    seen: ImageStatistics
     checks: tuple[Check, ...]
 
     @property
@@ -37,11 +37,12 @@ class Examination:
 def examine(
     dataset: Dataset, embedder: Embedder, gauge: Gauge | None, groups: Mapping[str, str] | None, progress: Progress
 ) -> Examination:
-    """Every check in turn; `gauge` adds those of what it makes of the images, and `groups` only judges the twins found.
+    """Every check in turn; `gauge` adds those of what it makes of the images, and `groups` only judges the near
+    duplicates found.
 
     Raises `DatasetError` where no training image can be read.
     """
-    seen = survey(dataset, embedder, progress)
+    seen = image_statistics(dataset, embedder, progress)
     found, shape = repeats(seen, progress), silhouette(seen)
     checks = [
         _readable_check(seen),
@@ -55,12 +56,12 @@ def examine(
         orientation_check(seen, embedder, progress),
         background_check(seen, shape),
     ]
-    after: tuple[Callable[[Survey, Gauge, Progress], Check], ...] = (turned_check, places_check)
+    after: tuple[Callable[[ImageStatistics, Gauge, Progress], Check], ...] = (turned_check, positions_check)
     checks += [check(seen, gauge, progress) for check in after if gauge is not None]
     return Examination(seen, tuple(checks))
 
 
-def _readable_check(seen: Survey) -> Check:
+def _readable_check(seen: ImageStatistics) -> Check:
     question = "Can every image be read?"
     figures = {"images": len(seen.looks), "unreadable": len(seen.unreadable)}
     if not seen.unreadable:
@@ -68,7 +69,7 @@ def _readable_check(seen: Survey) -> Check:
     finding = Finding(
         title="Images that cannot be read",
         seen=f"{len(seen.unreadable)} files are no images that can be decoded; the other checks leave them out.",
-        why="They teach nothing and judge nothing, and what else was lost with them nobody knows.",
+        why="They train nothing and judge nothing, and what else was lost with them nobody knows.",
         remedy="Copy or capture them again, or remove them.",
         figures={"unreadable": len(seen.unreadable)},
         images=tuple(Named(name=one.name, words=one.cause) for one in seen.unreadable),

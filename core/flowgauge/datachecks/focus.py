@@ -48,7 +48,7 @@ def focus_check(names: list[str], sharp: Scores, usual: Scores) -> Check:
         title="Images out of focus",
         seen=f"{len(worst)} of {len(sharp)} images have lost most of their fine edges; the worst keeps "
         f"{kept[worst[0]]:.0%} of what is usual.",
-        why="A blurred image hides small defects, and one that teaches makes blur look normal.",
+        why="A blurred image hides small defects, and one that trains makes blur look normal.",
         remedy="Take these images again, and see why the camera lost its focus.",
         figures={"out_of_focus": len(worst), "edges_kept": float(kept[worst[0]])},
         images=tuple(

@@ -46,7 +46,7 @@ class Look:
 
 
 @dataclass(frozen=True, eq=False)
-class Portrait:
+class Summary:
     """Of the training images: `mean` (S, S, 3) and `spread` (S, S), the standard deviation in levels of 255."""
 
     mean: Bytes
@@ -54,7 +54,7 @@ class Portrait:
 
 
 @dataclass(frozen=True, eq=False)
-class Survey:
+class ImageStatistics:
     """`fine` and `coarse` (N, C, GRID, GRID) half floats: features of the backbone's last two strides, of length 1 at
     each place; rows are in the order of `looks`, training images first."""
 
@@ -62,7 +62,7 @@ class Survey:
     unreadable: tuple[Unreadable, ...]
     fine: Tensor
     coarse: Tensor
-    portrait: Portrait
+    summary: Summary
     trained: int
 
     @property
@@ -87,12 +87,12 @@ class Survey:
         return np.array([getattr(look, name) for look in self.looks], dtype=np.float64)
 
 
-def survey(dataset: Dataset, embedder: Embedder, progress: Progress) -> Survey:
+def image_statistics(dataset: Dataset, embedder: Embedder, progress: Progress) -> ImageStatistics:
     """Raises `DatasetError` where no training image can be read."""
     surveyor = _Surveyor(embedder, len(dataset.train) + len(dataset.test), progress)
-    taught = _Painter(embedder.preprocessing.size)
+    fitted_on = _Painter(embedder.preprocessing.size)
     for batch in _batches(dataset.train):
-        taught.add(surveyor.look_at(batch))
+        fitted_on.add(surveyor.look_at(batch))
     trained = len(surveyor.looks)
     if not trained:
         cause = surveyor.unreadable[0].cause
@@ -100,7 +100,9 @@ def survey(dataset: Dataset, embedder: Embedder, progress: Progress) -> Survey:
     for batch in _batches(dataset.test):
         surveyor.look_at(batch)
     fine, coarse = (torch.cat(parts) for parts in zip(*surveyor.features, strict=True))
-    return Survey(tuple(surveyor.looks), tuple(surveyor.unreadable), fine, coarse, taught.portrait(), trained)
+    return ImageStatistics(
+        tuple(surveyor.looks), tuple(surveyor.unreadable), fine, coarse, fitted_on.summary(), trained
+    )
 
 
 class _Surveyor:
@@ -116,13 +118,13 @@ class _Surveyor:
         samples = [item for item in found if isinstance(item, Sample)]
         self.unreadable += [item for item in found if isinstance(item, Unreadable)]
         size = self._embedder.preprocessing.size
-        squares = np.zeros((0, size, size, 3), np.uint8)
+        crops = np.zeros((0, size, size, 3), np.uint8)
         if samples:
-            squares = self._embedder.preprocessing.squares([sample.picture for sample in samples])
-            self.looks += [_look(sample, square) for sample, square in zip(samples, squares, strict=True)]
-            self.features.append(_features(self._embedder, squares))
+            crops = self._embedder.preprocessing.crops([sample.picture for sample in samples])
+            self.looks += [_look(sample, square) for sample, square in zip(samples, crops, strict=True)]
+            self.features.append(_features(self._embedder, crops))
         self._progress("looking at images", len(self.looks) + len(self.unreadable), self._total)
-        return squares
+        return crops
 
 
 def _batches(entries: Sequence[Entry]) -> Iterator[Sequence[Entry]]:
@@ -152,13 +154,13 @@ def _touched(mask: Flags) -> Flags:
     return np.asarray(_shrunk(mask) > 0)
 
 
-def _features(embedder: Embedder, squares: Bytes) -> tuple[Tensor, Tensor]:
+def _features(embedder: Embedder, crops: Bytes) -> tuple[Tensor, Tensor]:
     with torch.inference_mode():
-        levels = embedder.backbone(embedder.preprocessing.normalised(squares))[-2:]
-        return _places(levels[0]), _places(levels[-1])
+        levels = embedder.backbone(embedder.preprocessing.normalised(crops))[-2:]
+        return _patches(levels[0]), _patches(levels[-1])
 
 
-def _places(features_BCHW: Tensor) -> Tensor:
+def _patches(features_BCHW: Tensor) -> Tensor:
     return F.normalize(F.adaptive_avg_pool2d(features_BCHW, GRID), dim=1).half().cpu().clone()
 
 
@@ -168,14 +170,14 @@ class _Painter:
     def __init__(self, size: int) -> None:
         self._count = 0
         self._sum = np.zeros((size, size, 3))
-        self._squares = np.zeros((size, size))
+        self._crops = np.zeros((size, size))
 
-    def add(self, squares_NSSC: Bytes) -> None:
-        self._count += len(squares_NSSC)
-        self._sum += squares_NSSC.sum(axis=0, dtype=np.float64)
-        self._squares += (squares_NSSC.astype(np.float64).mean(axis=3) ** 2).sum(axis=0)
+    def add(self, crops_NSSC: Bytes) -> None:
+        self._count += len(crops_NSSC)
+        self._sum += crops_NSSC.sum(axis=0, dtype=np.float64)
+        self._crops += (crops_NSSC.astype(np.float64).mean(axis=3) ** 2).sum(axis=0)
 
-    def portrait(self) -> Portrait:
+    def summary(self) -> Summary:
         mean = self._sum / max(1, self._count)
-        spread = np.sqrt(np.maximum(self._squares / max(1, self._count) - mean.mean(axis=2) ** 2, 0))
-        return Portrait(np.rint(mean).astype(np.uint8), spread.astype(np.float32))
+        spread = np.sqrt(np.maximum(self._crops / max(1, self._count) - mean.mean(axis=2) ** 2, 0))
+        return Summary(np.rint(mean).astype(np.uint8), spread.astype(np.float32))

@@ -4,7 +4,7 @@ from enum import StrEnum
 
 from pydantic import Field
 
-from flowgauge.domain.messages import Part
+from flowgauge.domain.messages import FrozenModel
 
 Figure = float | int | str | bool | None
 
@@ -16,7 +16,7 @@ class Level(StrEnum):
     NOTE = "note"
 
 
-class Named(Part):
+class Named(FrozenModel):
     """An image that a finding is about. `value` is its own figure; `beside` names the image it is to be seen with."""
 
     name: str
@@ -25,7 +25,7 @@ class Named(Part):
     words: str = ""
 
 
-class Finding(Part):
+class Finding(FrozenModel):
     """`seen` is one sentence with the figures in it; `images` come worst first."""
 
     title: str
@@ -37,7 +37,7 @@ class Finding(Part):
     images: tuple[Named, ...] = ()
 
 
-class Check(Part):
+class Check(FrozenModel):
     """One question about a data set. `figures` are told whether or not something was found; `skipped` says why the
     question could not be asked."""
 

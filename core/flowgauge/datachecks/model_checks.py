@@ -9,12 +9,12 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 
-from flowgauge.datachecks.image_statistics import Survey
+from flowgauge.datachecks.image_statistics import ImageStatistics
 from flowgauge.datachecks.issue import Check, Figure, Finding, Level, Named
 from flowgauge.datachecks.orientation import VIEWS, words_of
 from flowgauge.evaluation.datasets import Entry, Sample, evenly, read
 from flowgauge.models.detector import Progress
-from flowgauge.models.prediction import Judgement
+from flowgauge.models.prediction import Prediction
 from flowgauge.training.gauge import BATCH, Gauge
 from flowgauge.vision.augmentation import View
 from flowgauge.vision.decoding import Picture
@@ -25,14 +25,14 @@ FEWEST = 8
 
 _MORE = 0.25
 """Turned goods that are rejected beyond the plain ones, as a share."""
-_WRONG_PLACE = 0.5
+_WRONG_ORIENTATION = 0.5
 _ROOM = 0.04
 """Of the image's side: what a map may be off and still mean the defect."""
 
 Flags = NDArray[np.bool_]
 
 
-def turned_check(seen: Survey, gauge: Gauge, progress: Progress) -> Check:
+def turned_check(seen: ImageStatistics, gauge: Gauge, progress: Progress) -> Check:
     """Good images in all eight orientations, at the gauge's own threshold."""
     question = "Do goods pass that lie turned or mirrored?"
     entries = evenly(_readable(seen, defective=False), MOST)
@@ -48,7 +48,7 @@ def turned_check(seen: Survey, gauge: Gauge, progress: Progress) -> Check:
         seen=f"Of {len(entries)} good test images the gauge rejects {rejected[VIEWS[0]]:.0%} as they lie and "
         f"{rejected[worst]:.0%} when they are {words_of(worst)}.",
         why="If parts can come so, each of them is a false alarm. If they cannot, nothing is wrong.",
-        remedy="Where parts may turn, teach with images in every orientation, or fix how they lie.",
+        remedy="Where parts may turn, train with images in every orientation, or fix how they lie.",
         level=Level.NOTE,
         figures={"plain": rejected[VIEWS[0]], "worst": rejected[worst]},
     )
@@ -60,7 +60,7 @@ def _rejected(entries: Sequence[Entry], gauge: Gauge, progress: Progress) -> dic
     alarms = []
     for number, entry in enumerate(entries):
         picture = read(entry).picture
-        alarms.append([one.score > one.threshold for one in gauge.judge([_moved(picture, view) for view in VIEWS])])
+        alarms.append([one.score > one.threshold for one in gauge.predict([_moved(picture, view) for view in VIEWS])])
         progress("judging turned images", number + 1, len(entries))
     return dict(zip(VIEWS, np.mean(alarms, axis=0).tolist(), strict=True))
 
@@ -74,7 +74,7 @@ class _Look:
     astray: bool
 
 
-def places_check(seen: Survey, gauge: Gauge, progress: Progress) -> Check:
+def positions_check(seen: ImageStatistics, gauge: Gauge, progress: Progress) -> Check:
     """Defects with masks that the gauge rejects: for the right place?"""
     question = "Does the gauge reject defects for where they are?"
     entries = evenly([entry for entry in _readable(seen, defective=True) if entry.mask], MOST)
@@ -82,11 +82,11 @@ def places_check(seen: Survey, gauge: Gauge, progress: Progress) -> Check:
     figures: dict[str, Figure] = {"judged": len(entries), "rejected": rejected}
     if len(looks) < FEWEST:
         reason = f"Fewer than {FEWEST} defects with a mask are rejected."
-        return Check(name="places", question=question, figures=figures, skipped=reason)
+        return Check(name="patches", question=question, figures=figures, skipped=reason)
     astray = [look for look in looks if look.astray]
     figures |= {"astray": len(astray), "mass_outside": float(1 - np.median([look.inside for look in looks]))}
-    if len(astray) <= _WRONG_PLACE * len(looks):
-        return Check(name="places", question=question, figures=figures)
+    if len(astray) <= _WRONG_ORIENTATION * len(looks):
+        return Check(name="patches", question=question, figures=figures)
     finding = Finding(
         title="Right for the wrong reason",
         seen=f"Of {len(looks)} defects that the gauge rejects, {len(astray)} have the map's peak away from the defect; "
@@ -100,10 +100,10 @@ def places_check(seen: Survey, gauge: Gauge, progress: Progress) -> Check:
             for look in sorted(astray, key=lambda look: look.inside)
         ),
     )
-    return Check(name="places", question=question, figures=figures, findings=(finding,))
+    return Check(name="patches", question=question, figures=figures, findings=(finding,))
 
 
-def _readable(seen: Survey, *, defective: bool) -> list[Entry]:
+def _readable(seen: ImageStatistics, *, defective: bool) -> list[Entry]:
     return [look.entry for look in seen.looks[seen.trained :] if look.entry.defective is defective]
 
 
@@ -119,7 +119,7 @@ def _looks(entries: Sequence[Entry], gauge: Gauge, progress: Progress) -> tuple[
     looks, rejected = [], 0
     for start in range(0, len(entries), BATCH):
         samples = [read(entry) for entry in entries[start : start + BATCH]]
-        for sample, one in zip(samples, gauge.judge([sample.picture for sample in samples]), strict=True):
+        for sample, one in zip(samples, gauge.predict([sample.picture for sample in samples]), strict=True):
             if one.score > one.threshold:
                 rejected += 1
                 looks += _look(sample, one)
@@ -127,7 +127,7 @@ def _looks(entries: Sequence[Entry], gauge: Gauge, progress: Progress) -> tuple[
     return looks, rejected
 
 
-def _look(sample: Sample, judged: Judgement) -> list[_Look]:
+def _look(sample: Sample, judged: Prediction) -> list[_Look]:
     heat = np.maximum(judged.anomaly_map, 0)
     if sample.mask is None or not sample.mask.any() or not heat.any():
         return []

@@ -1,4 +1,4 @@
-"""Near twins: images that show the same thing again, found by their features.
+"""Near duplicates: images that show the same thing again, found by their features.
 
 What all images of a line share is their mean; what is left of an image at each place is its own. Two exposures of one
 part agree in that, however differently they are lit, and two parts do not.
@@ -25,10 +25,10 @@ have 0.75 in the middle and 0.50 at the lowest tenth, images of different tiles 
 
 CLOSER = 0.6
 """Twins are at most so far apart, as a multiple of how far the crowd is: images that all differ from the rest in one
-way (turned alike, say) are a crowd, and no twins."""
+way (turned alike, say) are a crowd, and no near duplicates."""
 
 _CELLS = 8
-_FEWEST_OF_CROWD = 12
+_FEWEST_OF_CLUSTER = 12
 _ROWS = 256
 _SAMPLE = 200_000
 
@@ -42,38 +42,38 @@ class Pair:
     likeness: float
 
 
-def twins(features_NCHW: Tensor, progress: Progress, likeness: float = LIKENESS) -> list[Pair]:
+def near_duplicates(features_NCHW: Tensor, progress: Progress, likeness: float = LIKENESS) -> list[Pair]:
     """All pairs at least so alike, more alike than chance makes any pair of N images, and far closer to each other than
     either is to the crowd around it; most alike first.
 
     `features_NCHW` are a frozen backbone's, of the whole image, of length 1 at each place. Takes time with N^2 and
-    memory with N. Of fewer than three images nobody can say what they share: there are no twins.
+    memory with N. Of fewer than three images nobody can say what they share: there are no near duplicates.
     """
     count = len(features_NCHW)
     if count < 3:
         return []
     own_ND = _own(features_NCHW)
     floor = max(likeness, _chance(own_ND))
-    crowd_N = torch.empty(count)
+    cluster_N = torch.empty(count)
     found: list[Pair] = []
     for start in range(0, count, _ROWS):
         cosines = own_ND[start : start + _ROWS] @ own_ND.T
-        crowd_N[start : start + _ROWS] = cosines.topk(_crowd(count), dim=1)[0][:, -1]
+        cluster_N[start : start + _ROWS] = cosines.topk(_cluster(count), dim=1)[0][:, -1]
         rows, columns = torch.nonzero(cosines.triu(diagonal=start + 1) >= floor, as_tuple=True)
         found += [
             Pair(start + row, column, min(1.0, float(cosines[row, column])))
             for row, column in zip(rows.tolist(), columns.tolist(), strict=True)
         ]
-        progress("looking for twins", min(start + _ROWS, count), count)
+        progress("looking for near duplicates", min(start + _ROWS, count), count)
     apart = (
-        pair for pair in found if 1 - pair.likeness <= CLOSER * (1 - float(crowd_N[[pair.first, pair.second]].max()))
+        pair for pair in found if 1 - pair.likeness <= CLOSER * (1 - float(cluster_N[[pair.first, pair.second]].max()))
     )
     return sorted(apart, key=lambda pair: -pair.likeness)
 
 
-def _crowd(images: int) -> int:
+def _cluster(images: int) -> int:
     """Which neighbour, the image itself counted, stands for the crowd: no part is photographed so often."""
-    return min(images, max(_FEWEST_OF_CROWD, images // 20) + 1)
+    return min(images, max(_FEWEST_OF_CLUSTER, images // 20) + 1)
 
 
 def _own(features_NCHW: Tensor) -> Tensor:
@@ -112,7 +112,8 @@ def _split(rows: NDArray[np.intp]) -> list[NDArray[np.intp]]:
 
 
 def parts_of(pairs: Sequence[Pair], images: int) -> NDArray[np.intp]:
-    """(N,) the number of the part that each image shows: twins, and twins of twins, show one."""
+    """(N,) the number of the part that each image shows: near duplicates, and near duplicates of near duplicates, show
+    one."""
     first, second = ([getattr(pair, side) for pair in pairs] for side in ("first", "second"))
     links = coo_array((np.ones(len(pairs)), (first, second)), shape=(images, images))
     return np.asarray(connected_components(links, directed=False)[1], dtype=np.intp)

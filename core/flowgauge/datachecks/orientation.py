@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from flowgauge.datachecks.image_statistics import Survey
+from flowgauge.datachecks.image_statistics import ImageStatistics
 from flowgauge.datachecks.issue import Check, Figure, Finding, Named
 from flowgauge.evaluation.datasets import Entry, evenly, read
 from flowgauge.models.detector import Progress
@@ -39,7 +39,7 @@ _QUESTION = "Does training show every orientation that the test shows?"
 Floats = NDArray[np.float64]
 
 
-def orientation_check(seen: Survey, embedder: Embedder, progress: Progress) -> Check:
+def orientation_check(seen: ImageStatistics, embedder: Embedder, progress: Progress) -> Check:
     train = evenly([look.entry for look in seen.looks[: seen.trained]], MOST)
     test = evenly([look.entry for look in seen.looks[seen.trained :] if not look.entry.defective], MOST)
     if min(len(train), len(test)) < FEWEST:
@@ -47,8 +47,8 @@ def orientation_check(seen: Survey, embedder: Embedder, progress: Progress) -> C
         return Check(name="orientation", question=_QUESTION, skipped=reason)
     features = _features((*train, *test), embedder, progress)
     scaled = features / (features.flatten(0, 1).std(0) + 1e-4)
-    taught, judged = scaled[:, : len(train)], scaled[:, len(train) :]
-    usual, shown = _distances(taught, taught, own=True), _distances(taught, judged, own=False)
+    reference, judged = scaled[:, : len(train)], scaled[:, len(train) :]
+    usual, shown = _distances(reference, reference, own=True), _distances(reference, judged, own=False)
     turned = np.flatnonzero(_gain(shown) > _gain(usual).max())
     figures: dict[str, Figure] = {
         "test_images": len(test),
@@ -80,13 +80,13 @@ def orientation_check(seen: Survey, embedder: Embedder, progress: Progress) -> C
 def _features(entries: Sequence[Entry], embedder: Embedder, progress: Progress) -> Tensor:
     """(8, N, D): of every view of each image, on a grid so coarse that places only say roughly where."""
     small = embedder.preprocessing.model_copy(update={"size": _SIDE})
-    squares = np.stack([small.square(read(entry).picture) for entry in entries])
+    crops = np.stack([small.square(read(entry).picture) for entry in entries])
     views = []
     for number, view in enumerate(VIEWS):
         rows = []
-        for start in range(0, len(squares), _BATCH):
+        for start in range(0, len(crops), _BATCH):
             with torch.inference_mode():
-                parts = embedder.backbone(small.normalised(squares[start : start + _BATCH], view))[-2:]
+                parts = embedder.backbone(small.normalised(crops[start : start + _BATCH], view))[-2:]
             rows.append(torch.cat([F.adaptive_avg_pool2d(part, _GRID).flatten(1) for part in parts], 1).cpu().clone())
         views.append(F.normalize(torch.cat(rows), dim=1))
         progress("turning images", number + 1, len(VIEWS))

@@ -3,7 +3,7 @@
 import numpy as np
 
 from flowgauge.datachecks.duplicates import Repeats
-from flowgauge.datachecks.image_statistics import Survey
+from flowgauge.datachecks.image_statistics import ImageStatistics
 from flowgauge.datachecks.issue import Check, Figure, Finding
 from flowgauge.datachecks.near_duplicates import parts_of
 
@@ -18,7 +18,7 @@ def needed(share: float = PROMISED, sure: float = SURE) -> int:
     return int(np.ceil(np.log(1 - sure) / np.log(1 - share)))
 
 
-def enough_check(seen: Survey, repeated: Repeats) -> Check:
+def enough_check(seen: ImageStatistics, repeated: Repeats) -> Check:
     """Counts parts: a second image of one says little new."""
     numbers = parts_of(repeated.pairs, len(seen.looks))
     parts = len(set(numbers[seen.train].tolist()))

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from flowgauge.datachecks.image_statistics import SIDE, Survey
+from flowgauge.datachecks.image_statistics import SIDE, ImageStatistics
 from flowgauge.datachecks.issue import Check, Figure, Finding, Named
 
 _SMALLEST, _LARGEST = 0.03, 0.9
@@ -34,7 +34,7 @@ class Silhouette:
         return np.asarray(~ndimage.binary_dilation(self.frequency > _NEVER, iterations=_RIM))
 
 
-def silhouette(seen: Survey) -> Silhouette | None:
+def silhouette(seen: ImageStatistics) -> Silhouette | None:
     """None where no object stands out from the border in most images: a surface fills the picture."""
     shapes = _shapes(seen)
     shares = shapes.mean(axis=(1, 2))
@@ -44,11 +44,11 @@ def silhouette(seen: Survey) -> Silhouette | None:
     return Silhouette(shapes[covers].mean(axis=0), covers)
 
 
-def _shapes(seen: Survey) -> Flags:
+def _shapes(seen: ImageStatistics) -> Flags:
     return np.stack([look.foreground for look in seen.looks[: seen.trained]])
 
 
-def silhouette_check(seen: Survey, found: Silhouette | None) -> Check:
+def silhouette_check(seen: ImageStatistics, found: Silhouette | None) -> Check:
     question = "Does the part always lie in the same place?"
     if found is None:
         return Check(name="silhouette", question=question, skipped="No object stands out: a surface fills the picture.")

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from flowgauge.datachecks.duplicates import Repeats
-from flowgauge.datachecks.image_statistics import GRID, Survey
+from flowgauge.datachecks.image_statistics import GRID, ImageStatistics
 from flowgauge.datachecks.issue import Check, Figure, Finding, Named
 from flowgauge.datachecks.near_duplicates import parts_of
 from flowgauge.datachecks.outliers import surprising
@@ -18,20 +18,20 @@ RATE = 0.02
 FEWEST = 20
 """Of fewer images the quartiles do not tell how high scores go."""
 
-_PLACES = 20_000
+_PATCHES = 20_000
 _QUESTION = "Are all training images good?"
 
 
-def suspicion(seen: Survey, repeated: Repeats, progress: Progress) -> Scores:
+def suspicion(seen: ImageStatistics, repeated: Repeats, progress: Progress) -> Scores:
     """(n,) how far the strangest places of each training image are from all other parts' places; no fit, no labels."""
     count = seen.trained
     features = torch.cat([F.normalize(part[:count].float(), dim=1) for part in (seen.fine, seen.coarse)], dim=1)
     parts = parts_of(repeated.pairs, len(seen.looks))[:count]
-    settings = MutualScoring(places=int(np.clip(_PLACES // count, 16, GRID * GRID)))
+    settings = MutualScoring(patches=int(np.clip(_PATCHES // count, 16, GRID * GRID)))
     return mutual_scores(features, [str(part) for part in parts], settings, seed=0, progress=progress)
 
 
-def suspects_check(seen: Survey, repeated: Repeats, progress: Progress) -> Check:
+def suspects_check(seen: ImageStatistics, repeated: Repeats, progress: Progress) -> Check:
     """Leaves out images out of focus, which are strange for a reason that is told already."""
     parts = parts_of(repeated.pairs, len(seen.looks))[: seen.trained]
     if len(set(parts.tolist())) < FEWEST:
@@ -48,10 +48,10 @@ def suspects_check(seen: Survey, repeated: Repeats, progress: Progress) -> Check
     finding = Finding(
         title="Training images that look defective",
         seen=f"{len(worst)} of {seen.trained} training images have places that are found on no other part.",
-        why="What teaches is taken for good: defects among the training images are passed later, and the "
+        why="What trains is taken for good: defects among the training images are passed later, and the "
         "threshold rises.",
         remedy="Look at these images and move the defective ones out of train/good; if nobody has the time, fit with "
-        "--refine, or with --members 3.",
+        "--filter-outliers, or with --ensemble 3.",
         figures={"suspects": len(worst), "share": len(worst) / seen.trained},
         images=tuple(
             Named(

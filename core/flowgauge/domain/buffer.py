@@ -7,7 +7,7 @@ from flowgauge.domain.lines import LineSettings
 from flowgauge.domain.ports import Buffered
 
 
-def leaving(buffered: Sequence[Buffered], settings: LineSettings) -> list[str]:
+def to_evict(buffered: Sequence[Buffered], settings: LineSettings) -> list[str]:
     """The ids of those that must go so that the rest keeps to `settings`; `buffered` is in order of capture.
 
     Captures older than the maximum age before the newest go. Of views that look alike, no newcomer has more than

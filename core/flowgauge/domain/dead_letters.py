@@ -15,7 +15,7 @@ _OURS = (REASON, TOPIC, PARTITION, OFFSET, REPLAYED_FROM)
 
 
 @dataclass(frozen=True)
-class Place:
+class Origin:
     """Where a record lay that became a dead letter."""
 
     topic: str
@@ -28,26 +28,26 @@ def dead_letter(line: str, value: bytes, headers: Mapping[str, str], reason: str
     return Outgoing(DEAD_LETTERS, line, value, {**headers, REASON: reason[:_LONGEST_REASON]})
 
 
-def buried(record: Record, reason: str) -> Outgoing:
+def dead_lettered(record: Record, reason: str) -> Outgoing:
     """`record` as a dead letter in the partition of the same number, with its headers, and where it lay."""
-    place = {
+    origin = {
         TOPIC: record.topic,
         PARTITION: str(record.partition),
         OFFSET: str(record.offset),
         REASON: reason[:_LONGEST_REASON],
     }
-    return Outgoing(DEAD_LETTERS, record.key, record.value, {**record.headers, **place}, record.partition)
+    return Outgoing(DEAD_LETTERS, record.key, record.value, {**record.headers, **origin}, record.partition)
 
 
-def buried_at(letter: Record) -> Place | None:
+def origin_of(letter: Record) -> Origin | None:
     """Where the original of `letter` lay; None where it never reached a topic."""
     if TOPIC not in letter.headers:
         return None
-    return Place(letter.headers[TOPIC], int(letter.headers[PARTITION]), int(letter.headers[OFFSET]))
+    return Origin(letter.headers[TOPIC], int(letter.headers[PARTITION]), int(letter.headers[OFFSET]))
 
 
-def replayed(letter: Record, place: Place) -> Outgoing:
-    """The original of `letter` again, for the topic and partition of `place`, marked with where the letter lies."""
+def replayed(letter: Record, origin: Origin) -> Outgoing:
+    """The original of `letter` again, for the topic and partition of `origin`, marked with where the letter lies."""
     headers = {name: text for name, text in letter.headers.items() if name not in _OURS}
     mark = {REPLAYED_FROM: f"{letter.partition}/{letter.offset}"}
-    return Outgoing(place.topic, letter.key, letter.value, headers | mark, place.partition)
+    return Outgoing(origin.topic, letter.key, letter.value, headers | mark, origin.partition)

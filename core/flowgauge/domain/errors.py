@@ -3,20 +3,20 @@
 FlowgaugeError
 ├── UserError                  something a person can mend; exit code 2 on the command line
 │   ├── InvalidName            a line, image id or version that cannot name anything
-│   ├── DatasetError           a data set that cannot teach or be judged
+│   ├── DatasetError           a data set that cannot train or be judged
 │   ├── SettingsError          a setting that does not parse or contradicts another
 │   ├── GaugeMissing           a line (or a version of it) without a snapshot
 │   ├── StoreBusy              another runner works on the same store
-│   └── NotAdmitted            a server refuses who we are: no use in trying again
+│   └── AuthenticationFailed   a server refuses who we are: no use in trying again
 ├── UnreadableImage            poison data: becomes a dead letter, never retried
 ├── SnapshotInvalid            a snapshot that must not be loaded
 │   ├── SnapshotCorrupt        a hash does not match
-│   ├── SnapshotTooNew         written by a newer schema
+│   ├── SnapshotOfOtherSchema  written by a newer schema, or by one whose names are no longer known
 │   └── BackboneMismatch       made with other backbone weights than those at hand
 ├── Stalled                    a worker that does not get on: its supervisor starts another
 └── Unavailable                infrastructure: back off, keep order, try again
     ├── StoreFull              no space left where objects or state are kept
-    └── NotPermitted           a right is missing, which somebody may grant meanwhile
+    └── AuthorizationFailed    a right is missing, which somebody may grant meanwhile
 """
 
 
@@ -56,7 +56,7 @@ class StoreBusy(UserError):
     pass
 
 
-class NotAdmitted(UserError):
+class AuthenticationFailed(UserError):
     pass
 
 
@@ -72,7 +72,7 @@ class SnapshotCorrupt(SnapshotInvalid):
     pass
 
 
-class SnapshotTooNew(SnapshotInvalid):
+class SnapshotOfOtherSchema(SnapshotInvalid):
     pass
 
 
@@ -92,5 +92,5 @@ class StoreFull(Unavailable):
     pass
 
 
-class NotPermitted(Unavailable):
+class AuthorizationFailed(Unavailable):
     pass

@@ -23,14 +23,14 @@ class LineSettings(Message):
     policy: Policy = Policy.AUTO
     deadline_seconds: float | None = Field(None, gt=0, description="a verdict later than this after capture is `late`")
 
-    buffer_size: int = Field(400, ge=1, description="images that may teach; beyond it the oldest leave")
-    buffer_minimum: int = Field(48, ge=1, description="fewer images than this teach nothing")
+    buffer_size: int = Field(400, ge=1, description="images that may train; beyond it the oldest leave")
+    buffer_minimum: int = Field(48, ge=1, description="fewer images than this train nothing")
     buffer_max_age_seconds: float = Field(7 * 86_400, gt=0, description="counted back from the newest capture")
     near_duplicates: int = Field(40, ge=1, description="how many views that look alike the buffer holds at once")
     duplicate_distance: int = Field(2, ge=0, le=64, description="fingerprints this many bits apart look alike")
 
     cool_down_seconds: float = Field(600, ge=0, description="no two adaptations of one line begin closer than this")
-    settle_images: int = Field(64, ge=1, description="images of the changed line to see before it teaches")
+    warmup_images: int = Field(64, ge=1, description="images of the changed line to see before it trains")
     adapt_every: int | None = Field(None, ge=1, description="images after which to adapt without any drift")
     adapt_schedule: Annotated[str, AfterValidator(cron_expression)] | None = Field(
         None, description="when to adapt without any drift: a cron expression of five fields, in UTC"
@@ -40,7 +40,7 @@ class LineSettings(Message):
         200, ge=0, description="after so many parts a gauge's threshold is checked against the line's scores; 0: never"
     )
     alert_window_seconds: float = Field(60, gt=0, description="alerts of one kind within it become one with a count")
-    keep_passes_days: float | None = Field(None, ge=0, description="images that passed are deleted after this")
+    pass_retention_days: float | None = Field(None, ge=0, description="images that passed are deleted after this")
 
     @model_validator(mode="after")
     def _minimum_fits(self) -> "LineSettings":

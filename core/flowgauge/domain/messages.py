@@ -12,7 +12,7 @@ from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 
 from flowgauge.domain.object_keys import line_name
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 IMAGES = "images"
 VERDICTS = "verdicts"
@@ -41,7 +41,7 @@ class Message(BaseModel):
         return cls.model_validate_json(value)
 
 
-class Part(BaseModel):
+class FrozenModel(BaseModel):
     """A piece of a message, frozen like the whole."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -53,7 +53,7 @@ class Decision(StrEnum):
     REVIEW = "review"
 
 
-class Source(Part):
+class Source(FrozenModel):
     """Where the image's record lies: what makes a verdict the checkpoint of its partition."""
 
     topic: str
@@ -61,7 +61,7 @@ class Source(Part):
     offset: int
 
 
-class Statistics(Part):
+class Statistics(FrozenModel):
     """How the image was taken, on its gray values in [0, 1], and what it looked like from afar.
 
     `brightness` is their mean, `contrast` their standard deviation, `focus` the logarithm of the variance of their
@@ -74,7 +74,7 @@ class Statistics(Part):
     fingerprint: str = ""
 
 
-class Region(Part):
+class Region(FrozenModel):
     """A box in pixels of the original image, `right` and `bottom` exclusive, with its highest anomaly score."""
 
     left: int
@@ -111,7 +111,9 @@ class Verdict(Message):
     peak: tuple[float, float] | None = Field(
         None, description="where the anomaly map is highest: x and y as shares of width and height, in [0, 1]"
     )
-    teaches: bool = Field(True, description="False keeps the image from buffer and drift monitor (judge images)")
+    use_for_training: bool = Field(
+        True, description="False keeps the image from buffer and drift monitor (test images)"
+    )
     subject: str | None = Field(None, description="the part's serial: images of one part share folds and splits")
 
 
@@ -155,7 +157,7 @@ class AdaptationRequest(Message):
     reason: Reason
     requested_at: Instant
     requested_by: str
-    since: Instant | None = Field(None, description="images captured before teach nothing: the line has changed since")
+    since: Instant | None = Field(None, description="images captured before train nothing: the line has changed since")
     approved: bool = Field(False, description="it was proposed, and `requested_by` approved it")
 
     @property
@@ -175,7 +177,7 @@ class SnapshotAnnouncement(Message):
     at: Instant
 
 
-class Event(Part):
+class Event(FrozenModel):
     """An image event's identity, out of its CloudEvents headers."""
 
     image_id: str = Field(min_length=1, max_length=1024)
@@ -183,7 +185,7 @@ class Event(Part):
     line: Line
     captured_at: Instant
     subject: str | None = None
-    teaches: bool = True
+    use_for_training: bool = True
 
     def headers(self) -> dict[str, str]:
         """CloudEvents binary mode: one `ce_` header per attribute."""
@@ -193,7 +195,7 @@ class Event(Part):
             "ce_id": self.image_id,
             "ce_source": self.source,
             "ce_time": self.captured_at.isoformat(),
-            "ce_teaches": "true" if self.teaches else "false",
+            "ce_usefortraining": "true" if self.use_for_training else "false",
         }
         return headers | ({"ce_subject": self.subject} if self.subject else {})
 
@@ -207,6 +209,6 @@ class Event(Part):
                 "line": key,
                 "captured_at": headers.get("ce_time", arrived_at),
                 "subject": headers.get("ce_subject"),
-                "teaches": headers.get("ce_teaches", "true"),
+                "use_for_training": headers.get("ce_usefortraining", "true"),
             }
         )

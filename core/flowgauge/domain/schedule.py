@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 
 from croniter import croniter
 
-_FIELDS = 5
+_COLUMN_COUNT = 5
 _CHANCE = re.compile(r"(?:^|[\s,/-])[RH](?![A-Z])", re.IGNORECASE)
 _ANY_DAY = datetime(2000, 1, 1, tzinfo=UTC)
 _INSTANT = timedelta(microseconds=1)
@@ -18,7 +18,7 @@ def cron_expression(text: str) -> str:
     """
     fields = text.split()
     kept = " ".join(fields)
-    if len(fields) != _FIELDS or not croniter.is_valid(kept):
+    if len(fields) != _COLUMN_COUNT or not croniter.is_valid(kept):
         raise ValueError(f"{text!r} is no cron expression: minute, hour, day, month and weekday, such as 0 2 * * *")
     if _CHANCE.search(kept):
         raise ValueError(f"{text!r} leaves its times to chance; every worker must find the same ones")

@@ -2,14 +2,14 @@
 
 from pydantic import AwareDatetime, Field
 
-from flowgauge.domain.messages import AdaptationRequest, Message, Part
+from flowgauge.domain.messages import AdaptationRequest, FrozenModel, Message
 
 
-class Round(Part):
-    """One round of refinement: scores at or below `threshold` may teach.
+class Round(FrozenModel):
+    """One round of refinement: scores at or below `threshold` may train.
 
     `rejected` are image ids; `patch_share_rejected` is the share of patches, in images that were kept, that may not
-    teach, in [0, 1].
+    train, in [0, 1].
     """
 
     rule: str
@@ -19,13 +19,13 @@ class Round(Part):
     patch_share_rejected: float
 
 
-GUIDE, FLOW = "guide", "flow"
+HEAD, FLOW = "head", "flow"
 
 
-class Step(Part):
+class Step(FrozenModel):
     """One step of the inner loop on the parameters of `what`. Lower losses are better: the flow's are mean negative
-    log-likelihoods per dimension, the guide's cross-entropies of painted places. `round` of the refinement; the guide's
-    are numbered by who watched: one fold after the other, and at last those that watch the fit to all.
+    log-likelihoods per dimension, the head's cross-entropies of anomalous patches. `round` of the refinement; the
+    head's are numbered by who watched: one fold after the other, and at last those that watch the fit to all.
 
     `det_covariance` is det Sigma of the standardised (train, validation) losses, `l2` the lambda that it gave.
     """
@@ -39,7 +39,7 @@ class Step(Part):
     l2: float
 
 
-class Check(Part):
+class Check(FrozenModel):
     """One question of the gate. `limit` is what `value` was held against, None where it is only reported."""
 
     name: str
@@ -49,7 +49,7 @@ class Check(Part):
     message: str
 
 
-class GateReport(Part):
+class GateReport(FrozenModel):
     accepted: bool
     checks: tuple[Check, ...]
 
@@ -58,11 +58,11 @@ class GateReport(Part):
         return tuple(check.message for check in self.checks if not check.passed)
 
 
-class AdaptationTrace(Part):
+class AdaptationTrace(FrozenModel):
     """Losses, uncertainty and rejections of one adaptation."""
 
     buffered: int
-    taught: int
+    trained: int
     rounds: tuple[Round, ...]
     steps: tuple[Step, ...]
 
@@ -71,7 +71,7 @@ class AdaptationReport(Message):
     """The audit record `adaptations/<line>/<version>.json`: written for accepted and refused candidates alike.
 
     `buffered` are the ids of the images that were offered, oldest first; `rejected_uris` says where those lie that were
-    kept from teaching.
+    kept from training.
     """
 
     request: AdaptationRequest

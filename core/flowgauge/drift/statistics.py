@@ -12,7 +12,7 @@ from math import sqrt
 from statistics import fmean, median, pstdev
 from typing import TYPE_CHECKING, Self
 
-from flowgauge.domain.messages import Instant, Part
+from flowgauge.domain.messages import FrozenModel, Instant
 
 if TYPE_CHECKING:
     from river.drift import ADWIN
@@ -47,7 +47,7 @@ _SURE = 4.0  # standard errors: below it there was no change, the level was off 
 SCORE = "score"
 
 
-class Cause(Part):
+class Cause(FrozenModel):
     """A signal that moved, with its means before and after, in its own units."""
 
     signal: str
@@ -59,7 +59,7 @@ class Cause(Part):
         return f"{self.signal} {direction} from {self.before:.2g} to {self.after:.2g}"
 
 
-class Drift(Part):
+class Drift(FrozenModel):
     """A change that was found. `causes` are the signals that moved; empty when it has passed by the time it settled.
 
     `defects` is None until the change has settled. Then it is True when it looks like a wave of defects rather than a
@@ -76,7 +76,7 @@ class Drift(Part):
         return ", ".join(map(str, self.causes)) or "it has passed"
 
 
-class Observation(Part):
+class Observation(FrozenModel):
     """What the monitor is told of one image: its standard score and statistics by name, where its map peaks, and when
     it was captured."""
 
@@ -104,7 +104,7 @@ class Reference:
         return abs(value - self.centre) > MOVED * self.deviation
 
 
-class MonitorState(Part):
+class MonitorState(FrozenModel):
     """All of a monitor: restoring it and going on is the same as never having stopped.
 
     `seen` holds at most `WINDOW` observations and those since a drift; `fired` are the signals that drifted, `settled`
@@ -121,7 +121,7 @@ NOTHING_SEEN = MonitorState()
 
 class DriftMonitor:
     """Fed one observation per image, in order. It tells of a drift twice: when it is certain, and, judged, when
-    `settle` more images have shown what has become of the line; then it starts afresh, as it does after a swap."""
+    `warmup` more images have shown what has become of the line; then it starts afresh, as it does after a swap."""
 
     def __init__(self, state: MonitorState = NOTHING_SEEN) -> None:
         self._start()
@@ -133,19 +133,19 @@ class DriftMonitor:
     def state(self) -> MonitorState:
         return MonitorState(seen=tuple(self._seen), fired=self._fired, settled=self._settled)
 
-    def observe(self, observation: Observation, settle: int) -> Drift | None:
+    def observe(self, observation: Observation, warmup: int) -> Drift | None:
         """The drift that this observation made certain, or that has now settled, if any."""
         self._forget_if_full()
         fired = self._fed(observation)
         if not self._fired:
             if not fired:
                 return None
-            self._fired, self._settled = fired, len(self._seen) + settle
+            self._fired, self._settled = fired, len(self._seen) + warmup
         elif len(self._seen) < self._settled:
             return None
-        return self._told()
+        return self._reset_with_drift()
 
-    def _told(self) -> Drift:
+    def _reset_with_drift(self) -> Drift:
         settled = len(self._seen) >= self._settled
         drift = self._drift(settled)
         if settled:
@@ -259,7 +259,7 @@ def _like_defects(before: Sequence[Observation], after: Sequence[Observation]) -
     Moves all: the lower quartile of the scores went at least half as far as their mean.
     """
     rise = _mean(SCORE, after) - _mean(SCORE, before)
-    return _lower_quartile(after) - _lower_quartile(before) < rise / 2 or _one_place(before, after)
+    return _lower_quartile(after) - _lower_quartile(before) < rise / 2 or _one_location(before, after)
 
 
 def _lower_quartile(observations: Sequence[Observation]) -> float:
@@ -268,7 +268,7 @@ def _lower_quartile(observations: Sequence[Observation]) -> float:
     return scores[len(scores) // 4] if scores else -0.674
 
 
-def _one_place(before: Sequence[Observation], after: Sequence[Observation]) -> bool:
+def _one_location(before: Sequence[Observation], after: Sequence[Observation]) -> bool:
     """True if half of the peaks fall into one ninth of the picture, and markedly fewer did before."""
     cell, hits = Counter(map(_cell, after)).most_common(1)[0]
     share = hits / len(after)

@@ -3,7 +3,7 @@
 from enum import StrEnum
 
 from flowgauge.adaptation.adapt import AdaptSettings
-from flowgauge.adaptation.head_adaptation import Retuning
+from flowgauge.adaptation.head_adaptation import HeadAdaptation
 from flowgauge.adaptation.inner_loop import InnerLoop
 from flowgauge.adaptation.refine import MemberSettings, RefinementSettings
 from flowgauge.adaptation.uncertainty import L2Rule
@@ -11,15 +11,15 @@ from flowgauge.training.outliers import Rejection
 from flowgauge.training.thresholds import Rule
 
 
-class Ingredients(StrEnum):
-    """`full`: all of them. `no-guide`: the flow alone takes the inner loop. `no-l2`: nothing pulls to the anchor.
-    `no-rejection`: all buffered images teach, and all of their places. `image-grain`, `patch-grain`: suspect images, or
+class Ablation(StrEnum):
+    """`full`: all of them. `no-head`: the flow alone takes the inner loop. `no-l2`: nothing pulls to the anchor.
+    `no-rejection`: all buffered images train, and all of their places. `image-grain`, `patch-grain`: suspect images, or
     suspect places of all images, are all that is left out. `iqr`: images are suspect above Q3 + 1.5 IQR. `replay`: what
-    taught the first gauge is in every buffer too (arXiv 2605.24251 finds that hard to beat).
+    trained the first gauge is in every buffer too (arXiv 2605.24251 finds that hard to beat).
     """
 
     FULL = "full"
-    NO_GUIDE = "no-guide"
+    NO_HEAD = "no-head"
     NO_L2 = "no-l2"
     NO_REJECTION = "no-rejection"
     IMAGE_GRAIN = "image-grain"
@@ -28,8 +28,8 @@ class Ingredients(StrEnum):
     REPLAY = "replay"
 
 
-def settings_of(ingredients: Ingredients) -> AdaptSettings:
-    return AdaptSettings(refinement=_REFINEMENTS[ingredients])
+def settings_of(ablation: Ablation) -> AdaptSettings:
+    return AdaptSettings(refinement=_REFINEMENTS[ablation])
 
 
 _FREE = L2Rule(lowest=0, highest=1e-12)
@@ -40,16 +40,16 @@ def _free(loop: InnerLoop) -> InnerLoop:
 
 
 _REFINEMENTS = {
-    Ingredients.FULL: RefinementSettings(),
-    Ingredients.NO_GUIDE: RefinementSettings(retuning=None),
-    Ingredients.NO_L2: RefinementSettings(
-        retuning=Retuning(inner_loop=_free(Retuning().inner_loop)),
+    Ablation.FULL: RefinementSettings(),
+    Ablation.NO_HEAD: RefinementSettings(head_adaptation=None),
+    Ablation.NO_L2: RefinementSettings(
+        head_adaptation=HeadAdaptation(inner_loop=_free(HeadAdaptation().inner_loop)),
         inner_loop=_free(RefinementSettings().inner_loop),
         members=MemberSettings(inner_loop=_free(MemberSettings().inner_loop)),
     ),
-    Ingredients.NO_REJECTION: RefinementSettings(rejection=Rejection(images=False, patches=False)),
-    Ingredients.IMAGE_GRAIN: RefinementSettings(rejection=Rejection(patches=False)),
-    Ingredients.PATCH_GRAIN: RefinementSettings(rejection=Rejection(images=False)),
-    Ingredients.IQR: RefinementSettings(rejection=Rejection(image_rule=Rule.IQR, image_k=1.5)),
-    Ingredients.REPLAY: RefinementSettings(),
+    Ablation.NO_REJECTION: RefinementSettings(rejection=Rejection(images=False, patches=False)),
+    Ablation.IMAGE_GRAIN: RefinementSettings(rejection=Rejection(patches=False)),
+    Ablation.PATCH_GRAIN: RefinementSettings(rejection=Rejection(images=False)),
+    Ablation.IQR: RefinementSettings(rejection=Rejection(image_rule=Rule.IQR, image_k=1.5)),
+    Ablation.REPLAY: RefinementSettings(),
 }

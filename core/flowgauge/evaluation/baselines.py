@@ -9,21 +9,23 @@ from flowgauge.evaluation.feature_cache import Embedded
 from flowgauge.evaluation.splits import Split
 from flowgauge.models.detector import Embedding, FeatureShape
 
-PEERS = frozenset({Variant.PATCHCORE, Variant.PADIM})
+BASELINES = frozenset({Variant.PATCHCORE, Variant.PADIM})
 
-Judge = Callable[[Embedding], Tensor]
+Predictor = Callable[[Embedding], Tensor]
 """Scores (B,) of images: higher is more anomalous, and no image's depends on another's."""
 
-Peer = Callable[[Embedding, FeatureShape, int], Judge]
+Baseline = Callable[[Embedding, FeatureShape, int], Predictor]
 """Fits to the plain views of images, which are all taken for good, with a seed. Same images and seed, same scores."""
 
 
-def peer_fit(data: Embedded, split: Split, variant: Variant, peer: Peer, clock: Callable[[], float]) -> Cell:
+def baseline_fit(
+    data: Embedded, split: Split, variant: Variant, baseline: Baseline, clock: Callable[[], float]
+) -> Cell:
     """Fit to all training images of `split` and judge its test images. `clock` gives seconds."""
     begun = clock()
-    judge = peer(data.plain(split.train), data.shape, split.seed)
+    predictor = baseline(data.plain(split.train), data.shape, split.seed)
     seconds = clock() - begun
-    scores = judge(data.plain(judged(split))).double().numpy()
+    scores = predictor(data.plain(judged(split))).double().numpy()
     return Cell(
         variant=variant,
         noise=split.noise,

@@ -7,8 +7,8 @@ from io import BytesIO
 import numpy as np
 from PIL import Image
 
-from flowgauge.evaluation.drift import DriftPhase, Sighting
-from flowgauge.evaluation.poisoning import Dose
+from flowgauge.evaluation.drift import DriftPhase, ObservedImage
+from flowgauge.evaluation.poisoning import PoisonedRun
 from flowgauge.synthetic.procedural import DEFECTS, Change, Condition, ProceduralLine, Sample
 from flowgauge.vision.decoding import Picture, decode
 
@@ -27,9 +27,9 @@ class ChangingLine:
     change: Change
     recurring: bool = False
 
-    def fitted(self) -> list[Sighting]:
+    def fitted(self) -> list[ObservedImage]:
         """Good parts under the nominal light."""
-        return [_sighting(self.line.good(index)) for index in range(FITTED)]
+        return [_observed(self.line.good(index)) for index in range(FITTED)]
 
     def phases(self) -> Iterator[DriftPhase]:
         """From nominal to the worst, each with parts of its own."""
@@ -39,16 +39,16 @@ class ChangingLine:
             yield DriftPhase(
                 name=f"{self.change} {amount:g}",
                 buffer=self._buffer(first, condition, CONTAMINATION),
-                judge_good=[_picture(self.line.good(index, condition)) for index in judged],
-                judge_defect=[_picture(self._defect(index, condition)) for index in judged],
+                test_good=[_picture(self.line.good(index, condition)) for index in judged],
+                test_defect=[_picture(self._defect(index, condition)) for index in judged],
             )
 
-    def doses(self, rounds: int, highest: float) -> Iterator[Dose]:
+    def doses(self, rounds: int, highest: float) -> Iterator[PoisonedRun]:
         """Buffers in which the tool's mark rises from none to a share of `highest`, while the line changes by half."""
         for number, rate in enumerate(np.linspace(0, 1, rounds)):
             condition, first = Condition.changed(self.change, 0.5 * float(rate)), 1000 * (number + 1)
             judged = range(first + BUFFERED, first + BUFFERED + JUDGED)
-            yield Dose(
+            yield PoisonedRun(
                 share=highest * float(rate),
                 buffer=self._buffer(first, condition, highest * float(rate)),
                 poisoned=[_picture(self.line.marked(index, MARK, condition)) for index in judged],
@@ -56,11 +56,11 @@ class ChangingLine:
                 good=[_picture(self.line.good(index, condition)) for index in judged],
             )
 
-    def _buffer(self, first: int, condition: Condition, share: float) -> Sequence[Sighting]:
+    def _buffer(self, first: int, condition: Condition, share: float) -> Sequence[ObservedImage]:
         rng = np.random.default_rng([self.line.seed, first])
         spoilt = set(rng.choice(BUFFERED, round(share * BUFFERED), replace=False).tolist())
         return [
-            _sighting(self._defect(index, condition) if index - first in spoilt else self.line.good(index, condition))
+            _observed(self._defect(index, condition) if index - first in spoilt else self.line.good(index, condition))
             for index in range(first, first + BUFFERED)
         ]
 
@@ -70,9 +70,9 @@ class ChangingLine:
         return self.line.defect(index, DEFECTS[index % len(DEFECTS)], condition)
 
 
-def _sighting(sample: Sample) -> Sighting:
+def _observed(sample: Sample) -> ObservedImage:
     name = f"{sample.index:06}"
-    return Sighting(name, name, _picture(sample))
+    return ObservedImage(name, name, _picture(sample))
 
 
 def _picture(sample: Sample) -> Picture:

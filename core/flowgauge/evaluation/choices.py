@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from flowgauge.domain.messages import Part
+from flowgauge.domain.messages import FrozenModel
 
 Scores = NDArray[np.float64]
 
@@ -25,7 +25,7 @@ class Choice(StrEnum):
     OWN = "own"
 
 
-class Costs(Part):
+class Costs(FrozenModel):
     """What errors cost, in any currency, and the share of the line's parts that are defective, in (0, 1)."""
 
     miss: float = Field(10.0, ge=0)

@@ -5,14 +5,14 @@ from statistics import fmean, stdev
 
 from pydantic import Field
 
-from flowgauge.domain.messages import Part
+from flowgauge.domain.messages import FrozenModel
 from flowgauge.evaluation.operating_points import PromisedRate
 from flowgauge.evaluation.results import ClassFigures, Run
 
 MIB = 1 << 20
 
 
-class Shown(Part):
+class Shown(FrozenModel):
     """One image of the wall: its thumbnail, and the detector's heatmap of it, as JPEGs in base64."""
 
     name: str
@@ -21,9 +21,9 @@ class Shown(Part):
     heatmap: str
 
 
-class Entrant(Part):
+class Contender(FrozenModel):
     """One detector under one seed. `peak_bytes`: the most memory that its process held, libraries and images included;
-    `snapshot_bytes`: what was learned, as it is stored. `wall`: the same images for all detectors of a seed.
+    `snapshot_bytes`: what was learned, as it is stored. `shown_images`: the same images for all detectors of a seed.
     `miss_share_at`: the share of defects missed at each true false-alarm rate of the test images; `promised`: what
     became of each false-alarm rate that the gauge promised, empty where it promises none. The keys are the rates.
     """
@@ -33,12 +33,12 @@ class Entrant(Part):
     run: Run
     peak_bytes: int
     snapshot_bytes: int
-    wall: tuple[Shown, ...] = ()
+    shown_images: tuple[Shown, ...] = ()
     miss_share_at: dict[str, float] = Field(default_factory=dict)
     promised: dict[str, PromisedRate] = Field(default_factory=dict)
 
 
-class Spread(Part):
+class Spread(FrozenModel):
     """Over seeds. `deviation` is None for a single one."""
 
     mean: float
@@ -53,7 +53,7 @@ class Spread(Part):
         return cls(mean=fmean(found), deviation=stdev(found) if len(found) > 1 else None)
 
 
-class Standing(Part):
+class Ranking(FrozenModel):
     """One detector over all seeds; `classes` are image AUROC, each against all good test images."""
 
     detector: str
@@ -70,19 +70,19 @@ class Standing(Part):
     classes: dict[str, Spread | None]
 
 
-def standings(entrants: Sequence[Entrant]) -> list[Standing]:
+def standings(entrants: Sequence[Contender]) -> list[Ranking]:
     """One per detector, the highest image AUROC first."""
-    names = dict.fromkeys(entrant.detector for entrant in entrants)
-    found = [_standing(name, [e for e in entrants if e.detector == name]) for name in names]
-    return sorted(found, key=lambda standing: -standing.image_auroc.mean if standing.image_auroc else 0.0)
+    names = dict.fromkeys(contender.detector for contender in entrants)
+    found = [_ranking(name, [e for e in entrants if e.detector == name]) for name in names]
+    return sorted(found, key=lambda ranking: -ranking.image_auroc.mean if ranking.image_auroc else 0.0)
 
 
-def _standing(name: str, entrants: Sequence[Entrant]) -> Standing:
-    runs = [entrant.run for entrant in entrants]
+def _ranking(name: str, entrants: Sequence[Contender]) -> Ranking:
+    runs = [contender.run for contender in entrants]
     kinds = sorted({kind for run in runs for kind in run.per_class})
-    return Standing(
+    return Ranking(
         detector=name,
-        seeds=tuple(sorted(entrant.seed for entrant in entrants)),
+        seeds=tuple(sorted(contender.seed for contender in entrants)),
         image_auroc=Spread.of([run.image_auroc for run in runs]),
         pixel_auroc=Spread.of([run.pixel_auroc for run in runs]),
         aupro=Spread.of([run.aupro for run in runs]),
@@ -90,8 +90,8 @@ def _standing(name: str, entrants: Sequence[Entrant]) -> Standing:
         false_alarm_share=Spread.of([run.false_alarm_share for run in runs]),
         fit_seconds=Spread.of([run.fit_seconds for run in runs]),
         images_per_second=Spread.of([run.images_per_second for run in runs]),
-        peak_mib=Spread.of([entrant.peak_bytes / MIB for entrant in entrants]),
-        snapshot_mib=Spread.of([entrant.snapshot_bytes / MIB for entrant in entrants]),
+        peak_mib=Spread.of([contender.peak_bytes / MIB for contender in entrants]),
+        snapshot_mib=Spread.of([contender.snapshot_bytes / MIB for contender in entrants]),
         classes={kind: Spread.of([_auroc(run.per_class.get(kind)) for run in runs]) for kind in kinds},
     )
 

@@ -1,4 +1,4 @@
-"""How much defects among the images that teach cost: the same fit at rising shares of them, in variants."""
+"""How much defects among the images that train cost: the same fit at rising shares of them, in variants."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -12,38 +12,38 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from flowgauge.domain.errors import DatasetError
-from flowgauge.domain.messages import Part
+from flowgauge.domain.messages import FrozenModel
 from flowgauge.evaluation.feature_cache import Embedded
 from flowgauge.evaluation.metrics import image_auroc
 from flowgauge.evaluation.splits import Groups, Split
-from flowgauge.models.detector import Detector, Lesson
-from flowgauge.models.headflow.detector import HeadFlow, panel_options
-from flowgauge.training.fit import FitSettings, Initialization, Teacher, folds_of, plain_scores
+from flowgauge.models.detector import Detector, TrainingSet
+from flowgauge.models.headflow.detector import HeadFlow, ensemble_options
+from flowgauge.training.fit import FitSettings, Initialization, Trainer, folds_of, plain_scores
 from flowgauge.training.mutual_scoring import MutualScoring
 from flowgauge.training.outliers import Rejection, patch_limit
 from flowgauge.training.thresholds import Rule
 
 
 class Variant(StrEnum):
-    """`full`: a panel, whose members are each taught without one fold of the parts and start from theta*; all images
-    teach. `wide-panel`: five members, each taught without two fifths of the parts. Without an ingredient of `full`:
-    `no-panel` teaches one member, `no-meta` starts at random. With one that did not earn its place there: `mutual`
-    leaves out images that are suspect beside the others, before anything is fitted; `one-sided` and `iqr` leave out
-    images, and places of the other images, by scores of detectors that were fitted without the image in question, in
-    two rounds; `image-grain` leaves out the images alone, `patch-grain` the places alone. `no-rejection` and `no-l2`
-    are `full`, by the names of what it does not do: the pull to where learning started is for adapting, where there is
-    an anchor that has seen the line clean.
+    """`full`: an ensemble, whose members are each trained without one fold of the parts and start from the meta-learned
+    initialization; all images train. `wide-ensemble`: five members, each trained without two fifths of the parts.
+    Without an ingredient of `full`: `no-ensemble` trains one member, `no-meta` starts at random. With one that did not
+    earn its place there: `mutual` leaves out images that are suspect beside the others, before anything is fitted;
+    `one-sided` and `iqr` leave out images, and places of the other images, by scores of detectors that were fitted
+    without the image in question, in two rounds; `image-grain` leaves out the images alone, `patch-grain` the places
+    alone. `no-rejection` and `no-l2` are `full`, by the names of what it does not do: the pull to where learning
+    started is for adapting, where there is an anchor that has seen the line clean.
 
-    For comparison, one member from a random start: `plain`, all images teach; `replay`, every second image teaches only
+    For comparison, one member from a random start: `plain`, all images train; `replay`, every second image trains only
     where a detector accepts it that was fitted without it to the others of that half, as a parent's accepted images are
     shown again to its successor (arXiv 2605.24251 finds that hard to beat); `clean-oracle`, those that are mislabelled
-    do not teach, which only a benchmark can know. Peers, on the same features: `patchcore` and `padim`, which take all
-    images for good.
+    do not train, which only a benchmark can know. Baselines, on the same features: `patchcore` and `padim`, which take
+    all images for good.
     """
 
     FULL = "full"
-    WIDE_PANEL = "wide-panel"
-    NO_PANEL = "no-panel"
+    WIDE_ENSEMBLE = "wide-ensemble"
+    NO_ENSEMBLE = "no-ensemble"
     NO_META = "no-meta"
     NO_L2 = "no-l2"
     NO_REJECTION = "no-rejection"
@@ -61,50 +61,50 @@ class Variant(StrEnum):
 
 @dataclass(frozen=True)
 class _Recipe:
-    """`changes` to the settings decide which images teach, `places` whether all of their places do; `meta`: from
-    theta*; `panel`: the options of one, where the detector can be one.
+    """`changes` to the settings decide which images train, `patches` whether all of their places do; `meta`: from
+    the meta-learned initialization; `ensemble`: the options of one, where the detector can be one.
     """
 
     changes: Mapping[str, object]
-    places: bool = False
+    patches: bool = False
     meta: bool = True
-    panel: Mapping[str, object] = field(default_factory=lambda: panel_options(3))
+    ensemble: Mapping[str, object] = field(default_factory=lambda: ensemble_options(3))
 
     def rejecting(self, settings: FitSettings) -> FitSettings:
         return settings.model_copy(update=dict(self.changes))
 
-    def teaching(self, settings: FitSettings) -> FitSettings:
-        panel = self.panel if settings.detector == HeadFlow.name else {}
-        return settings.model_copy(update={"config": settings.config | dict(panel)})
+    def trainer(self, settings: FitSettings) -> FitSettings:
+        ensemble = self.ensemble if settings.detector == HeadFlow.name else {}
+        return settings.model_copy(update={"config": settings.config | dict(ensemble)})
 
 
 _ONE_MEMBER: Mapping[str, object] = {}
-_ALL_TEACH: Mapping[str, object] = {"refine": 0, "mutual": None}
+_ALL_TRAIN: Mapping[str, object] = {"refine": 0, "mutual": None}
 _BY_CROSS_FITTING: Mapping[str, object] = {"refine": 2, "mutual": None}
 _RECIPES = {
-    Variant.FULL: _Recipe(_ALL_TEACH),
-    Variant.WIDE_PANEL: _Recipe(_ALL_TEACH, panel=panel_options(5)),
-    Variant.NO_PANEL: _Recipe(_ALL_TEACH, panel=_ONE_MEMBER),
-    Variant.NO_META: _Recipe(_ALL_TEACH, meta=False),
-    Variant.NO_L2: _Recipe(_ALL_TEACH),
-    Variant.NO_REJECTION: _Recipe(_ALL_TEACH),
+    Variant.FULL: _Recipe(_ALL_TRAIN),
+    Variant.WIDE_ENSEMBLE: _Recipe(_ALL_TRAIN, ensemble=ensemble_options(5)),
+    Variant.NO_ENSEMBLE: _Recipe(_ALL_TRAIN, ensemble=_ONE_MEMBER),
+    Variant.NO_META: _Recipe(_ALL_TRAIN, meta=False),
+    Variant.NO_L2: _Recipe(_ALL_TRAIN),
+    Variant.NO_REJECTION: _Recipe(_ALL_TRAIN),
     Variant.MUTUAL: _Recipe({"refine": 1, "mutual": MutualScoring()}),
-    Variant.ONE_SIDED: _Recipe(_BY_CROSS_FITTING, places=True),
-    Variant.IQR: _Recipe({**_BY_CROSS_FITTING, "suspect_rule": Rule.IQR}, places=True),
+    Variant.ONE_SIDED: _Recipe(_BY_CROSS_FITTING, patches=True),
+    Variant.IQR: _Recipe({**_BY_CROSS_FITTING, "suspect_rule": Rule.IQR}, patches=True),
     Variant.IMAGE_GRAIN: _Recipe(_BY_CROSS_FITTING),
-    Variant.PATCH_GRAIN: _Recipe(_ALL_TEACH, places=True),
-    Variant.REPLAY: _Recipe({"refine": 1, "mutual": None}, meta=False, panel=_ONE_MEMBER),
-    Variant.PLAIN: _Recipe(_ALL_TEACH, meta=False, panel=_ONE_MEMBER),
-    Variant.CLEAN_ORACLE: _Recipe(_ALL_TEACH, meta=False, panel=_ONE_MEMBER),
+    Variant.PATCH_GRAIN: _Recipe(_ALL_TRAIN, patches=True),
+    Variant.REPLAY: _Recipe({"refine": 1, "mutual": None}, meta=False, ensemble=_ONE_MEMBER),
+    Variant.PLAIN: _Recipe(_ALL_TRAIN, meta=False, ensemble=_ONE_MEMBER),
+    Variant.CLEAN_ORACLE: _Recipe(_ALL_TRAIN, meta=False, ensemble=_ONE_MEMBER),
 }
 
 
-def needs_theta(variant: Variant) -> bool:
+def needs_init(variant: Variant) -> bool:
     return variant in _RECIPES and _RECIPES[variant].meta
 
 
-class Cell(Part):
-    """One fit. Shares in [0, 1] of the good and of the mislabelled training images that were kept to teach; the latter
+class Cell(FrozenModel):
+    """One fit. Shares in [0, 1] of the good and of the mislabelled training images that were kept to train; the latter
     is None where there were none. `members` of the detector that judged.
     """
 
@@ -118,7 +118,7 @@ class Cell(Part):
     fit_seconds: float
 
 
-class Point(Part):
+class Point(FrozenModel):
     """`image_auroc_std` is the sample deviation over `seeds`; None for one seed."""
 
     noise: float
@@ -127,7 +127,7 @@ class Point(Part):
     seeds: tuple[int, ...]
 
 
-class Curve(Part):
+class Curve(FrozenModel):
     variant: Variant
     curve: tuple[Point, ...]
 
@@ -139,22 +139,22 @@ def contaminated_fit(
     variant: Variant,
     settings: FitSettings,
     clock: Callable[[], float],
-    theta: Initialization | None = None,
+    init: Initialization | None = None,
 ) -> Cell:
-    """Fit to the training images of `split` and judge its test images; `variant` is no peer. `clock` gives seconds;
-    `theta` is where variants start that start from theta*, and may be None for the others.
+    """Fit to the training images of `split` and judge its test images; `variant` is no baseline. `clock` gives seconds;
+    `init` is where variants start that start from the meta-learned initialization, and may be None for the others.
     """
     recipe = _RECIPES[variant]
-    assert theta is not None or not recipe.meta, f"{variant} starts from theta*"
+    assert init is not None or not recipe.meta, f"{variant} starts from the meta-learned initialization"
     begun = clock()
     training = _Training(data, split.train, [groups[name] for name in split.train])
-    start = theta if recipe.meta else None
-    rejecting = Teacher(recipe.rejecting(settings), data.shape, split.seed, _silent, start)
+    start = init if recipe.meta else None
+    rejecting = Trainer(recipe.rejecting(settings), data.shape, split.seed, _silent, start)
     mislabelled = np.isin(np.asarray(split.train), np.asarray(split.mislabelled, dtype=str))
     suspects = _suspects(rejecting, training, variant, mislabelled)
-    lesson = _doubting(rejecting, training, suspects) if recipe.places else training.lesson
-    teaching = Teacher(recipe.teaching(settings), data.shape, split.seed, _silent, start)
-    detector = teaching.taught(lesson.without(suspects), "all images")
+    training_set = _doubting(rejecting, training, suspects) if recipe.patches else training.training_set
+    trainer = Trainer(recipe.trainer(settings), data.shape, split.seed, _silent, start)
+    detector = trainer.trained(training_set.without(suspects), "all images")
     seconds = clock() - begun
     kept = np.ones(len(split.train), dtype=bool)
     kept[suspects.numpy()] = False
@@ -162,7 +162,7 @@ def contaminated_fit(
         variant=variant,
         noise=split.noise,
         seed=split.seed,
-        members=len(detector.panel) if isinstance(detector, HeadFlow) else 1,
+        members=len(detector.ensemble) if isinstance(detector, HeadFlow) else 1,
         image_auroc=_auroc(detector, data, split),
         kept_good_share=float(kept[~mislabelled].mean()),
         kept_mislabelled_share=float(kept[mislabelled].mean()) if mislabelled.any() else None,
@@ -172,39 +172,41 @@ def contaminated_fit(
 
 @dataclass(frozen=True)
 class _Training:
-    """Images that are to teach, and the part that each shows."""
+    """Images that are to train, and the part that each shows."""
 
     data: Embedded
     names: Sequence[str]
     parts: Sequence[str]
 
     @cached_property
-    def lesson(self) -> Lesson:
+    def training_set(self) -> TrainingSet:
         return self.data.part(self.names).showing(self.parts)
 
     def every_second(self) -> "_Training":
         return _Training(self.data, self.names[::2], self.parts[::2])
 
-    def folds(self, teacher: Teacher) -> NDArray[np.intp]:
-        return folds_of(self.parts, teacher.settings.folds)
+    def folds(self, trainer_of_folds: Trainer) -> NDArray[np.intp]:
+        return folds_of(self.parts, trainer_of_folds.settings.folds)
 
 
-def _suspects(teacher: Teacher, training: _Training, variant: Variant, mislabelled: NDArray[np.bool_]) -> Tensor:
-    """The numbers of the images that do not teach."""
+def _suspects(
+    trainer_of_folds: Trainer, training: _Training, variant: Variant, mislabelled: NDArray[np.bool_]
+) -> Tensor:
+    """The numbers of the images that do not train."""
     if variant is Variant.CLEAN_ORACLE:
         return torch.from_numpy(np.flatnonzero(mislabelled))
     if variant is Variant.REPLAY:
         half = training.every_second()
-        return 2 * teacher.suspects(half.lesson, half.parts, half.folds(teacher))
-    return teacher.suspects(training.lesson, training.parts, training.folds(teacher))
+        return 2 * trainer_of_folds.suspects(half.training_set, half.parts, half.folds(trainer_of_folds))
+    return trainer_of_folds.suspects(training.training_set, training.parts, training.folds(trainer_of_folds))
 
 
-def _doubting(teacher: Teacher, training: _Training, suspects: Tensor) -> Lesson:
-    """The lesson, without those places of the images that stand out among all, by the rule of adapting."""
-    maps = teacher.cross_fitted(training.lesson, training.folds(teacher), suspects).maps
-    doubted = maps > patch_limit(maps, Rejection())
-    views = teacher.untaught().training_views(len(maps))[: len(training.lesson.image) // len(maps)]
-    return replace(training.lesson, doubted=torch.cat([view.move(doubted) for view in views]))
+def _doubting(trainer_of_folds: Trainer, training: _Training, suspects: Tensor) -> TrainingSet:
+    """The training set, without those places of the images that stand out among all, by the rule of adapting."""
+    maps = trainer_of_folds.cross_fitted(training.training_set, training.folds(trainer_of_folds), suspects).maps
+    unclear = maps > patch_limit(maps, Rejection())
+    views = trainer_of_folds.untrained().training_views(len(maps))[: len(training.training_set.image) // len(maps)]
+    return replace(training.training_set, unclear=torch.cat([view.move(unclear) for view in views]))
 
 
 def _auroc(detector: Detector, data: Embedded, split: Split) -> float:

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flowgauge.adaptation.contract import Adapt, AdaptationInput, AdaptationOutcome
-from flowgauge.domain.messages import Part
+from flowgauge.domain.messages import FrozenModel
 from flowgauge.domain.ports import Buffered
-from flowgauge.evaluation.ablations import Ingredients
+from flowgauge.evaluation.ablations import Ablation
 from flowgauge.evaluation.metrics import image_auroc
 from flowgauge.training.gauge import Gauge, score_by_each
 from flowgauge.training.snapshot import load
@@ -35,7 +35,7 @@ class Way(StrEnum):
 
 
 @dataclass(frozen=True)
-class Sighting:
+class ObservedImage:
     """One image of a line, and the part that it shows."""
 
     image_id: str
@@ -48,12 +48,12 @@ class DriftPhase:
     """`buffer` is in the order of capture and holds defects that nobody points out; the others judge."""
 
     name: str
-    buffer: Sequence[Sighting]
-    judge_good: Sequence[Picture]
-    judge_defect: Sequence[Picture]
+    buffer: Sequence[ObservedImage]
+    test_good: Sequence[Picture]
+    test_defect: Sequence[Picture]
 
 
-class Reading(Part):
+class Reading(FrozenModel):
     """Shares in [0, 1] of the judging images: good ones above the threshold, defects not above it. `seconds` that the
     gauge took to make, None where none was made; `refusals` of the gate, None where it was not asked. `variant` says
     how it was adapted, None where it was not.
@@ -62,7 +62,7 @@ class Reading(Part):
     seed: int
     phase: str
     way: Way
-    variant: Ingredients | None = None
+    variant: Ablation | None = None
     false_alarms: float
     misses: float
     image_auroc: float | None
@@ -70,12 +70,12 @@ class Reading(Part):
     refusals: tuple[str, ...] | None = None
 
 
-class Summary(Part):
+class Summary(FrozenModel):
     """Means over seeds, and their sample deviations (None for one seed). `refused` counts the gate's refusals."""
 
     phase: str
     way: Way
-    variant: Ingredients | None
+    variant: Ablation | None
     seeds: tuple[int, ...]
     false_alarms: float
     false_alarms_std: float | None
@@ -88,7 +88,7 @@ class Summary(Part):
 
 
 @dataclass(frozen=True)
-class Follower:
+class DriftReplay:
     """How gauges are made and timed; `variant` is the name of `adapt`. Without `refit`, none is fitted anew; without
     `frozen`, the first gauge is not read. `began` is when the line was first seen. `replayed` images are in every
     buffer, as the oldest.
@@ -99,8 +99,8 @@ class Follower:
     clock: Callable[[], float]
     began: datetime
     seed: int
-    replayed: Sequence[Sighting] = ()
-    variant: Ingredients = Ingredients.FULL
+    replayed: Sequence[ObservedImage] = ()
+    variant: Ablation = Ablation.FULL
     frozen: bool = True
 
     def follow(self, anchor: Gauge, phases: Iterable[DriftPhase]) -> Iterable[Reading]:
@@ -113,17 +113,17 @@ class Follower:
             candidate = load(outcome.manifest, outcome.weights)
             in_use = candidate if outcome.accepted else in_use
             made = {Way.FROZEN: anchor} if self.frozen else {}
-            told = {Way.ADAPTED: {"seconds": seconds, "refusals": outcome.gate.refusals}}
+            extras = {Way.ADAPTED: {"seconds": seconds, "refusals": outcome.gate.refusals}}
             made |= {Way.ADAPTED: candidate, Way.IN_USE: in_use}
             if self.refit is not None:
                 started = self.clock()
                 made[Way.REFITTED] = self.refit(
                     [s.picture for s in phase.buffer], [s.part for s in phase.buffer], self.seed
                 )
-                told[Way.REFITTED] = {"seconds": self.clock() - started}
-            yield from (reading.model_copy(update=told.get(reading.way, {})) for reading in self._read(phase, made))
+                extras[Way.REFITTED] = {"seconds": self.clock() - started}
+            yield from (reading.model_copy(update=extras.get(reading.way, {})) for reading in self._read(phase, made))
 
-    def adapted(self, anchor: Gauge, parent: Gauge, buffer: Sequence[Sighting], number: int) -> AdaptationOutcome:
+    def adapted(self, anchor: Gauge, parent: Gauge, buffer: Sequence[ObservedImage], number: int) -> AdaptationOutcome:
         """What becomes of `anchor` on `buffer`, in the `number`th adaptation in a row."""
         at = self.began + timedelta(days=number)
         buffered = [
@@ -150,7 +150,7 @@ class Follower:
 
     def _read(self, phase: DriftPhase, made: Mapping[Way, Gauge]) -> Iterable[Reading]:
         gauges = list(made.values())
-        judged = zip(made, gauges, scores(gauges, phase.judge_good), scores(gauges, phase.judge_defect), strict=True)
+        judged = zip(made, gauges, scores(gauges, phase.test_good), scores(gauges, phase.test_defect), strict=True)
         for way, gauge, good, bad in judged:
             limit = gauge.manifest.threshold.value
             yield Reading(
@@ -166,7 +166,7 @@ class Follower:
 
 def scores(gauges: Sequence[Gauge], pictures: Sequence[Picture]) -> list[NDArray[np.float64]]:
     """(n,) by each of some gauges whose preprocessing is the same; higher is more anomalous."""
-    return score_by_each(gauges, gauges[0].manifest.preprocessing.squares(pictures))
+    return score_by_each(gauges, gauges[0].manifest.preprocessing.crops(pictures))
 
 
 def _silent(what: str, share: float) -> None:

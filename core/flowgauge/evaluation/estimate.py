@@ -6,14 +6,14 @@ from itertools import chain
 import numpy as np
 from pydantic import Field
 
-from flowgauge.domain.messages import Part
+from flowgauge.domain.messages import FrozenModel
 from flowgauge.evaluation.bootstrap import Interval
 from flowgauge.evaluation.choices import Costs
 from flowgauge.evaluation.intervals import Share, ShareOfImages, corrected, plain, propagated
 from flowgauge.evaluation.metrics import Floats, Ramps
 
 
-class Repeat(Part):
+class Repeat(FrozenModel):
     """One split, one detector, one threshold. `good` and `defect`: the scores of the images that judged, by name; a
     score above `threshold` is an alarm. `median` and `deviation` are those of the good images that chose the threshold:
     the detector's own scale. `idle`: good images left out, for they show parts of the halves.
@@ -47,7 +47,7 @@ class Repeat(Part):
         return (score - self.median) / self.deviation
 
 
-class Figure(Part):
+class Figure(FrozenModel):
     """`mean` and `spread` (sample deviation) over repeats; `interval`: 95 %, for the mean over the repeats' detectors
     and thresholds on parts never seen; `plain_interval`: what a t interval would claim.
     """
@@ -59,7 +59,7 @@ class Figure(Part):
     corrected_interval: Interval
 
 
-class Estimate(Part):
+class Estimate(FrozenModel):
     """Shares in [0, 1]. `precision` and `f1` are as among equally many good and defective parts; `cost_per_1000` is at
     the assumed prevalence.
     """
@@ -106,10 +106,10 @@ def estimated(repeats: Sequence[Repeat], groups: Groups, costs: Costs, good_imag
     """
     false_alarms, misses = _shares(repeats, groups)
     halves = _Halves(repeats, false_alarms, misses)
-    judges = len(repeats[0].good)
+    good_parts = len(repeats[0].good)
     return Estimate(
         repeats=len(repeats),
-        false_alarm_share=halves.figure(lambda p, q: p, judges / max(1, good_images - judges)),
+        false_alarm_share=halves.figure(lambda p, q: p, good_parts / max(1, good_images - good_parts)),
         miss_share=halves.figure(lambda p, q: q),
         recall=halves.figure(lambda p, q: 1 - q),
         balanced_accuracy=halves.figure(balanced_accuracy),

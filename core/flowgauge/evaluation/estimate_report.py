@@ -4,11 +4,11 @@ from collections.abc import Iterator
 from enum import StrEnum
 from math import ceil, floor
 
-from flowgauge.domain.messages import Part
+from flowgauge.domain.messages import FrozenModel
 from flowgauge.evaluation.choices import Choice, smallest_budget
 from flowgauge.evaluation.estimate import Estimate, Repeat
 from flowgauge.evaluation.intervals import Share
-from flowgauge.evaluation.parts import Twins
+from flowgauge.evaluation.parts import NearDuplicates
 from flowgauge.evaluation.replicates import Chooser
 
 
@@ -17,13 +17,14 @@ class Origin(StrEnum):
 
     FILE = "file"
     NAMES = "names"
-    TWINS = "twins"
+    NEAR_DUPLICATES = "near_duplicates"
     IMAGES = "images"
 
 
-class Forecast(Part):
-    """`key` names data and settings. `estimate` is of `repeats`, which keep parts whole; where near twins were found,
-    `twins_apart` is of `repeats_apart`, in which every image is a part of its own: what the twins flatter.
+class EstimateReport(FrozenModel):
+    """`key` names data and settings. `estimate` is of `repeats`, which keep parts whole; where near duplicates were
+    found, `duplicates_apart` is of `repeats_apart`, in which every image is a part of its own: what the near duplicates
+    flatter.
     """
 
     dataset: str
@@ -36,8 +37,8 @@ class Forecast(Part):
     parts: int
     origin: Origin
     estimate: Estimate
-    twins_apart: Estimate | None
-    twins: tuple[Twins, ...]
+    duplicates_apart: Estimate | None
+    near_duplicates: tuple[NearDuplicates, ...]
     repeats: tuple[Repeat, ...]
     repeats_apart: tuple[Repeat, ...] = ()
 
@@ -52,31 +53,31 @@ class Forecast(Part):
 
     def sentences(self) -> Iterator[str]:
         yield self.promise
-        if self.twins_apart is not None:
-            yield self._flattery(self.twins_apart)
+        if self.duplicates_apart is not None:
+            yield self._flattery(self.duplicates_apart)
 
     def _flattery(self, apart: Estimate) -> str:
-        kin = self.estimate
-        across = sum(group.across for group in self.twins)
+        kin, groups = self.estimate, self.near_duplicates
+        across = sum(group.across for group in groups)
         return (
-            f"{sum(len(group.names) for group in self.twins)} images are near twins of others, in {len(self.twins)} "
-            f"groups, of which {across} lie in both train and test. Torn apart they flatter: false alarms "
+            f"{sum(len(group.names) for group in groups)} images are near duplicates of others, in {len(groups)}"
+            f" groups, of which {across} lie in both train and test. Torn apart they flatter: false alarms "
             f"{_percent(apart.false_alarm_share.mean)} for {_percent(kin.false_alarm_share.mean)}, misses "
             f"{_percent(apart.miss_share.mean)} for {_percent(kin.miss_share.mean)}, image AUROC "
             f"{apart.image_auroc.mean:.3f} for {kin.image_auroc.mean:.3f}."
         )
 
     def warnings(self) -> Iterator[str]:
-        judges, defects = len(self.repeats[0].good), len(self.repeats[0].defect)
-        if judges < defects:
-            yield f"Only {judges} good images judge beside {defects} defects; the others are needed to teach."
-        if self.chooser.choice is Choice.BUDGET and self.chooser.budget < smallest_budget(judges):
+        good_parts, defects = len(self.repeats[0].good), len(self.repeats[0].defect)
+        if good_parts < defects:
+            yield f"Only {good_parts} good images judge beside {defects} defects; the others are needed to train."
+        if self.chooser.choice is Choice.BUDGET and self.chooser.budget < smallest_budget(good_parts):
             yield (
-                f"{judges} good images cannot keep a budget of {self.chooser.budget:g}: "
-                f"no less than {smallest_budget(judges):.2g} can be told by them."
+                f"{good_parts} good images cannot keep a budget of {self.chooser.budget:g}: "
+                f"no less than {smallest_budget(good_parts):.2g} can be told by them."
             )
-        if self.origin is Origin.TWINS:
-            yield "Near twins were taken for images of one part. Say which images show one part: --groups or --group."
+        if self.origin is Origin.NEAR_DUPLICATES:
+            yield "Near duplicates were taken for images of one part. Say which images show one: --groups or --group."
 
 
 def _counted(share: Share, of: int) -> str:

@@ -11,7 +11,7 @@ from flowgauge.evaluation.results import Evaluation, Run
 from flowgauge.evaluation.speed import BATCH, Clock, side_by_side
 from flowgauge.evaluation.splits import Groups, Trial, groups_of
 from flowgauge.evaluation.summary import Case, Measured, summarise
-from flowgauge.models.prediction import Judgement
+from flowgauge.models.prediction import Prediction
 from flowgauge.training.gauge import Gauge
 from flowgauge.vision.decoding import Picture
 
@@ -25,7 +25,7 @@ Fitter = Callable[[Sequence[Picture], Sequence[str] | None, int, Progress], Gaug
 """A gauge from pictures, their groups and a seed."""
 
 
-Witness = Callable[[Gauge, Sequence[Case]], None]
+Inspect = Callable[[Gauge, Sequence[Case]], None]
 """Sees each run's gauge and judged images before they are forgotten."""
 
 
@@ -41,7 +41,7 @@ class Conditions:
     clock: Clock
     device: str
     groups: Groups | None = None
-    witness: Witness = nobody
+    inspect: Inspect = nobody
 
 
 def evaluate(dataset: str, trials: Sequence[Trial], conditions: Conditions, progress: Progress) -> Evaluation:
@@ -80,7 +80,7 @@ def _run(trial: Trial, unreadable: Sequence[Unreadable], conditions: Conditions,
     fit_seconds = conditions.clock() - start
     speed = side_by_side(gauge, list(_pictures(evenly(trial.test, BATCH))), conditions.clock)
     cases = tuple(_judged(gauge, trial.test, progress))
-    conditions.witness(gauge, cases)
+    conditions.inspect(gauge, cases)
     measured = Measured(trial, cases, fit_seconds, speed, gauge.manifest.threshold, tuple(unreadable))
     return gauge.detector_name, summarise(measured, conditions.groups)
 
@@ -91,16 +91,16 @@ def _pictures(entries: Sequence[Entry]) -> Iterator[Picture]:
 
 def _judged(gauge: Gauge, entries: Sequence[Entry], progress: Progress) -> Iterator[Case]:
     samples = (sample for sample in sift(entries) if isinstance(sample, Sample))
-    counted = _counted(samples, "judging", len(entries), progress)
+    counted = _counted(samples, "predicting", len(entries), progress)
     while batch := list(islice(counted, BATCH)):
-        judgements = gauge.judge([sample.picture for sample in batch])
-        yield from map(_case, batch, judgements)
+        predictions = gauge.predict([sample.picture for sample in batch])
+        yield from map(_case, batch, predictions)
 
 
-def _case(sample: Sample, judgement: Judgement) -> Case:
+def _case(sample: Sample, prediction: Prediction) -> Case:
     mask = None if sample.mask is None else mask_on_grid(sample.mask)
     silent = mask is None or (sample.entry.defective and not mask.any())
-    return Case(sample.entry, judgement, map_on_grid(judgement.anomaly_map), None if silent else mask)
+    return Case(sample.entry, prediction, map_on_grid(prediction.anomaly_map), None if silent else mask)
 
 
 def _counted(items: Iterable[Item], what: str, total: int, progress: Progress) -> Iterator[Item]:

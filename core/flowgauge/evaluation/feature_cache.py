@@ -7,23 +7,23 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from flowgauge.models.detector import Detector, Embedding, FeatureShape, Lesson, Progress, select
+from flowgauge.models.detector import Detector, Embedding, FeatureShape, Progress, TrainingSet, select
 from flowgauge.training.fit import FitSettings, embedder_for
 from flowgauge.vision.decoding import Picture
 
-_GOOD, _PAINTED, _MASK = "good", "painted", "mask"
+_GOOD, _SYNTHETIC, _MASK = "good", "synthetic", "mask"
 
 
 @dataclass(frozen=True)
 class Embedded:
-    """`lesson` holds the views and paintings of all images, whose `names` are in the order of its numbers.
+    """`training_set` holds the views and paintings of all images, whose `names` are in the order of its numbers.
 
     Paintings are drawn once for the whole data set, where `fit` draws them for the images that it is given.
     """
 
     names: tuple[str, ...]
     shape: FeatureShape
-    lesson: Lesson
+    training_set: TrainingSet
 
     @cached_property
     def _number(self) -> Mapping[str, int]:
@@ -32,31 +32,35 @@ class Embedded:
     def numbers(self, names: Sequence[str]) -> Tensor:
         return torch.tensor([self._number[name] for name in names], dtype=torch.long)
 
-    def part(self, names: Sequence[str]) -> Lesson:
-        """The lesson of those images alone, numbered in the order given."""
+    def part(self, names: Sequence[str]) -> TrainingSet:
+        """The training set of those images alone, numbered in the order given."""
         wanted = self.numbers(names)
-        views, copies = (self._rows(numbers, wanted) for numbers in (self.lesson.image, self.lesson.painted_image))
+        views, copies = (
+            self._rows(numbers, wanted) for numbers in (self.training_set.image, self.training_set.synthetic_image)
+        )
         own = torch.arange(len(wanted))
-        return Lesson(
-            good=select(self.lesson.good, views),
+        return TrainingSet(
+            good=select(self.training_set.good, views),
             image=own.repeat(len(views) // max(1, len(own))),
-            painted=select(self.lesson.painted, copies),
-            painted_image=own.repeat(len(copies) // max(1, len(own))),
-            mask=self.lesson.mask[copies],
+            synthetic=select(self.training_set.synthetic, copies),
+            synthetic_image=own.repeat(len(copies) // max(1, len(own))),
+            mask=self.training_set.mask[copies],
         )
 
     def plain(self, names: Sequence[str], view: int = 0) -> Embedding:
         """The embedding of one view of each of those images."""
-        return select(self.lesson.good, self.numbers(names) + view * len(self.names))
+        return select(self.training_set.good, self.numbers(names) + view * len(self.names))
 
     def tensors(self) -> dict[str, Tensor]:
         """All that `restored` needs beside the names and the shape."""
-        good = {f"{_GOOD}.{name}": tensor for name, tensor in self.lesson.good.items()}
-        painted = {f"{_PAINTED}.{name}": tensor for name, tensor in self.lesson.painted.items()}
-        return {name: tensor.contiguous() for name, tensor in (good | painted | {_MASK: self.lesson.mask}).items()}
+        good = {f"{_GOOD}.{name}": tensor for name, tensor in self.training_set.good.items()}
+        synthetic = {f"{_SYNTHETIC}.{name}": tensor for name, tensor in self.training_set.synthetic.items()}
+        return {
+            name: tensor.contiguous() for name, tensor in (good | synthetic | {_MASK: self.training_set.mask}).items()
+        }
 
     def _rows(self, numbers: Tensor, wanted: Tensor) -> Tensor:
-        """Rows of a lesson whose blocks each hold all images in order."""
+        """Rows of a training set whose blocks each hold all images in order."""
         blocks = len(numbers) // len(self.names)
         return torch.cat([wanted + block * len(self.names) for block in range(blocks)] or [wanted[:0]])
 
@@ -64,11 +68,11 @@ class Embedded:
 def embedded(
     names: Sequence[str], pictures: Sequence[Picture], settings: FitSettings, device: str, progress: Progress
 ) -> Embedded:
-    """Run all pictures, and painted copies of them, through the frozen backbone."""
+    """Run all pictures, and copies of them with synthetic anomalies, through the frozen backbone."""
     embedder = embedder_for(settings, device).measured(pictures)
     shape = embedder.backbone.shape(embedder.preprocessing.size)
-    lesson = embedder.lesson(embedder.preprocessing.squares(pictures), seed=0, progress=progress)
-    return Embedded(tuple(names), shape, lesson)
+    training_set = embedder.training_set(embedder.preprocessing.crops(pictures), seed=0, progress=progress)
+    return Embedded(tuple(names), shape, training_set)
 
 
 def restored(names: Sequence[str], shape: FeatureShape, detector: Detector, tensors: Mapping[str, Tensor]) -> Embedded:
@@ -78,11 +82,11 @@ def restored(names: Sequence[str], shape: FeatureShape, detector: Detector, tens
         return {name.partition(".")[2]: tensor for name, tensor in tensors.items() if name.startswith(f"{prefix}.")}
 
     image = torch.arange(len(names))
-    lesson = Lesson(
+    training_set = TrainingSet(
         good=under(_GOOD),
         image=image.repeat(len(detector.training_views(len(names)))),
-        painted=under(_PAINTED),
-        painted_image=image.repeat(detector.paintings),
+        synthetic=under(_SYNTHETIC),
+        synthetic_image=image.repeat(detector.anomalies_per_image),
         mask=tensors[_MASK],
     )
-    return Embedded(tuple(names), shape, lesson)
+    return Embedded(tuple(names), shape, training_set)

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
-from flowgauge.domain.messages import Part
+from flowgauge.domain.messages import FrozenModel
 from flowgauge.evaluation.bootstrap import COVERAGE, Interval
 from flowgauge.evaluation.metrics import Floats
 
@@ -40,11 +40,11 @@ def corrected(figures: Sequence[float], test_to_train: float) -> Interval:
 
 def _around(figures: Sequence[float], factor: float) -> Interval:
     mean, spread = float(np.mean(figures)), float(np.std(figures, ddof=1))
-    reach = _student(len(figures) - 1) * spread * sqrt(factor)
+    reach = _fold_model(len(figures) - 1) * spread * sqrt(factor)
     return mean - reach, mean + reach
 
 
-class Share(Part):
+class Share(FrozenModel):
     """A share in [0, 1] with its interval. `images` and `parts`: how many different ones were judged; `effective`: how
     many independent images tell as much.
     """
@@ -85,7 +85,7 @@ class ShareOfImages:
         n = self._effective(times / times.sum())
         return Share(
             mean=self.mean,
-            interval=_jeffreys(self.mean, n * _student_shrinkage(parts - 1)),
+            interval=_jeffreys(self.mean, n * _t_shrinkage(parts - 1)),
             images=int(np.count_nonzero(times)),
             parts=parts,
             effective=n,
@@ -108,8 +108,8 @@ class ShareOfImages:
         found = products / (pairs * variance) if pairs and variance else 0.0
         erring = np.bincount(self.groups, np.nansum(self.erred, axis=0))
         right = np.bincount(self.groups, np.nansum(1 - self.erred, axis=0))
-        told_by = min(np.count_nonzero(erring), np.count_nonzero(right))
-        return float((told_by * np.clip(found, 0, 1) + _DOUBTFUL_PARTS) / (told_by + _DOUBTFUL_PARTS))
+        informative = min(np.count_nonzero(erring), np.count_nonzero(right))
+        return float((informative * np.clip(found, 0, 1) + _DOUBTFUL_PARTS) / (informative + _DOUBTFUL_PARTS))
 
     def _pairs(self, row: Floats) -> tuple[float, float]:
         """The sum of products of deviations, over ordered pairs of images of one part, and how many pairs there are."""
@@ -120,12 +120,12 @@ class ShareOfImages:
         return float(products), float((sizes * (sizes - 1)).sum())
 
 
-def _student_shrinkage(freedom: int) -> float:
+def _t_shrinkage(freedom: int) -> float:
     """(z / t)^2 in (0, 1]."""
-    return float((special.ndtri(1 - _TAIL) / _student(max(1, freedom))) ** 2)
+    return float((special.ndtri(1 - _TAIL) / _fold_model(max(1, freedom))) ** 2)
 
 
-def _student(freedom: int) -> float:
+def _fold_model(freedom: int) -> float:
     """The quantile of Student's t that leaves `_TAIL` above it."""
     return float(special.stdtrit(freedom, 1 - _TAIL))
 

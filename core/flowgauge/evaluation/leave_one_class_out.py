@@ -10,21 +10,21 @@ import torch
 from numpy.typing import NDArray
 
 from flowgauge.domain.errors import DatasetError
-from flowgauge.domain.messages import Part
+from flowgauge.domain.messages import FrozenModel
 from flowgauge.evaluation.bootstrap import REPLICATES, Interval, draw, interval, weighted_auroc
 from flowgauge.evaluation.feature_cache import Embedded
 from flowgauge.evaluation.splits import Groups, Split
-from flowgauge.models.detector import Detector, Lesson
+from flowgauge.models.detector import Detector, TrainingSet
 from flowgauge.models.multidirectional.detector import Multidirectional
-from flowgauge.training.fit import FitSettings, Teacher, plain_scores
+from flowgauge.training.fit import FitSettings, Trainer, plain_scores
 
 GOOD = "good"
 
 
-class UnseenClass(Part):
-    """One class left out under one seed. `names` were judged, `kinds` is the class of each, `labelled` taught.
+class LeftOutClass(FrozenModel):
+    """One class left out under one seed. `names` were judged, `kinds` is the class of each, `labelled` trained.
 
-    `with_labels` and `without` are their scores (higher is more anomalous) by the same features, taught by the same
+    `with_labels` and `without` are their scores (higher is more anomalous) by the same features, trained by the same
     good images. `overlap`, in [-1, 1]: the cosine between where the features of the unseen class and of the labelled
     images stand out from good ones.
     """
@@ -53,7 +53,7 @@ class UnseenClass(Part):
         return weighted_auroc(np.array(scores), np.array(self.kinds) != GOOD, counts)
 
 
-class Gain(Part):
+class Gain(FrozenModel):
     """What labels add to image AUROC on unseen classes, averaged over `by_class` and seeds; `interval` covers 95 % of
     resamples of the parts, each drawn for all classes and seeds at once.
     """
@@ -64,7 +64,7 @@ class Gain(Part):
 
 
 @dataclass(frozen=True)
-class UnseenClasses:
+class LeftOutClasses:
     """Leaves out each class of `split` in turn. `parts` names the part that each image shows; `labels` is how many
     images of the other classes are labelled.
     """
@@ -83,13 +83,13 @@ class UnseenClasses:
             raise DatasetError("Leaving a class out takes two classes of defects.", "Give a data set that has more.")
         return found
 
-    def left_out(self, kind: str) -> UnseenClass:
-        """Teach with labels of the other classes, and judge `kind` and the good test images."""
+    def left_out(self, kind: str) -> LeftOutClass:
+        """Train with labels of the other classes, and judge `kind` and the good test images."""
         names = [*self.split.test_good, *(name for name in self.split.test_defect if kind_of(name) == kind)]
         labelled = self._labelled(kind, {self.parts[name] for name in names})
-        lesson = self._lesson.labelled(self.data.plain(labelled), [kind_of(name) for name in labelled])
-        detector = self._taught(lesson, {})
-        return UnseenClass(
+        training_set = self._training_set.labelled(self.data.plain(labelled), [kind_of(name) for name in labelled])
+        detector = self._trained(training_set, {})
+        return LeftOutClass(
             seed=self.split.seed,
             kind=kind,
             labelled=tuple(labelled),
@@ -116,16 +116,16 @@ class UnseenClasses:
         return chosen
 
     @cached_property
-    def _lesson(self) -> Lesson:
+    def _training_set(self) -> TrainingSet:
         return self.data.part(self.split.train).showing([self.parts[name] for name in self.split.train])
 
     @cached_property
     def _unlabelled(self) -> Multidirectional:
-        return self._taught(self._lesson, {"episodes": 0})
+        return self._trained(self._training_set, {"episodes": 0})
 
-    def _taught(self, lesson: Lesson, changes: Mapping[str, object]) -> Multidirectional:
+    def _trained(self, training_set: TrainingSet, changes: Mapping[str, object]) -> Multidirectional:
         settings = self.settings.model_copy(update={"config": self.settings.config | dict(changes)})
-        detector = Teacher(settings, self.data.shape, self.split.seed, _silent).taught(lesson, "all images")
+        detector = Trainer(settings, self.data.shape, self.split.seed, _silent).trained(training_set, "all images")
         assert isinstance(detector, Multidirectional), "the one detector that learns from labels"
         return detector
 
@@ -133,8 +133,8 @@ class UnseenClasses:
         scores = plain_scores(detector, self.data.part(names), len(names), torch.arange(len(names)))
         return tuple(scores.image.double().tolist())
 
-    def _overlap(self, labelled: Sequence[str], unseen: Sequence[str]) -> float:
-        ours, theirs = (self._unlabelled.departure(self.data.plain(names)) for names in (labelled, unseen))
+    def _overlap(self, labelled: Sequence[str], left_out: Sequence[str]) -> float:
+        ours, theirs = (self._unlabelled.departure(self.data.plain(names)) for names in (labelled, left_out))
         return float(torch.cosine_similarity(ours, theirs, dim=0))
 
 
@@ -151,12 +151,12 @@ def kind_of(name: str) -> str:
     return name.split("/")[-2]
 
 
-def gain(cells: Sequence[UnseenClass], parts: Groups) -> Gain:
+def gain(cells: Sequence[LeftOutClass], parts: Groups) -> Gain:
     """Over all cells; the test images of several seeds are largely the same, so a part is drawn for all of them."""
     names = sorted({name for cell in cells for name in cell.names})
     members, strata = _strata(names, cells, parts)
-    place = {name: number for number, name in enumerate(names)}
-    rows = [np.array([place[name] for name in cell.names]) for cell in cells]
+    row_of = {name: number for number, name in enumerate(names)}
+    rows = [np.array([row_of[name] for name in cell.names]) for cell in cells]
     generator, replicates = np.random.default_rng(0), []
     for _ in range(REPLICATES):
         counts = draw(generator, strata)[members]
@@ -165,16 +165,16 @@ def gain(cells: Sequence[UnseenClass], parts: Groups) -> Gain:
     return Gain(mean=_mean_gain(cells), interval=interval(np.array(replicates)), by_class=by_class)
 
 
-def _mean_gain(cells: Sequence[UnseenClass]) -> float:
+def _mean_gain(cells: Sequence[LeftOutClass]) -> float:
     return fmean(cell.gain(np.ones(len(cell.names), dtype=np.intp)) for cell in cells)
 
 
-def _kinds(cells: Sequence[UnseenClass]) -> set[str]:
+def _kinds(cells: Sequence[LeftOutClass]) -> set[str]:
     return {cell.kind for cell in cells}
 
 
 def _strata(
-    names: Sequence[str], cells: Sequence[UnseenClass], parts: Groups
+    names: Sequence[str], cells: Sequence[LeftOutClass], parts: Groups
 ) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     """Each image's part, as an index, and each part's stratum: the parts that show the same classes are drawn as one,
     so every resample keeps all classes.

@@ -1,4 +1,4 @@
-"""Whether loss amplification helps a reconstruction find anomalies (LAMP, Park et al., s.3): the same network, taught
+"""Whether loss amplification helps a reconstruction find anomalies (LAMP, Park et al., s.3): the same network, trained
 from the same start with the same images in the same order, by a base loss and by that loss amplified.
 """
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from sklearn.datasets import load_digits
 from torch import Tensor
 
-from flowgauge.domain.messages import Part
+from flowgauge.domain.messages import FrozenModel
 from flowgauge.domain.seeding import seeded
 from flowgauge.evaluation.feature_cache import Embedded
 from flowgauge.evaluation.metrics import image_auroc
@@ -21,8 +21,8 @@ from flowgauge.evaluation.splits import Groups, Split
 from flowgauge.models.lamp.autoencoder import Autoencoder
 from flowgauge.models.lamp.detector import LampConfig
 from flowgauge.models.lamp.losses import BaseLoss, squared
-from flowgauge.models.lamp.training import Optimiser, Reconstructing, teach
-from flowgauge.training.fit import FitSettings, Teacher, plain_scores
+from flowgauge.models.lamp.training import Optimiser, Reconstructing, fit_reconstruction
+from flowgauge.training.fit import FitSettings, Trainer, plain_scores
 
 RATES: Mapping[Optimiser, tuple[float, ...]] = {
     Optimiser.SGD: (1e-3, 3e-3, 1e-2, 3e-2, 1e-1),
@@ -34,12 +34,12 @@ RATES: Mapping[Optimiser, tuple[float, ...]] = {
 _TUNING_SEED = 1000
 """Chooses the rates, and is none of those that are reported."""
 _TUNING_CLASSES = (0, 3, 8)
-_TAUGHT = 0.6
+_TRAINED = 0.6
 _BATCH = 32
 _LAYERS, _WIDTH = 4, 8
 
 
-class Setting(Part):
+class Setting(FrozenModel):
     """What one table cell stands for. `where`: the data set."""
 
     where: str
@@ -48,7 +48,7 @@ class Setting(Part):
     amplified: bool
 
 
-class Amplified(Part):
+class Amplified(FrozenModel):
     """One setting under one seed: image AUROC of the squared error, by task; a task is what counts as good."""
 
     setting: Setting
@@ -61,7 +61,7 @@ class Amplified(Part):
         return fmean(self.auroc.values())
 
 
-class Comparison(Part):
+class Comparison(FrozenModel):
     """A base loss and the same one amplified: mean AUROC over seeds and tasks, and the deviation over seeds.
 
     `higher` of `pairs` fits, one per task and seed, have the higher AUROC with amplification.
@@ -107,13 +107,13 @@ class OneClassDigits:
         return max(found, key=lambda rate: found[rate])
 
     def _auroc(self, images: Tensor, good: NDArray[np.bool_], training: Reconstructing, seed: int) -> float:
-        """Of the part of the good ones that did not teach, against all others."""
+        """Of the part of the good ones that did not train, against all others."""
         order = np.random.default_rng(seed).permutation(np.flatnonzero(good))
-        taught = order[: round(_TAUGHT * len(order))]
-        judged = np.setdiff1d(np.arange(len(good)), taught)
+        trained = order[: round(_TRAINED * len(order))]
+        judged = np.setdiff1d(np.arange(len(good)), trained)
         with seeded(seed):
             net = Autoencoder(1, layers=_LAYERS, width=_WIDTH, kernel=3)
-        teach(net, images[taught], training, seed=seed, progress=_silent)
+        fit_reconstruction(net, images[trained], training, seed=seed, progress=_silent)
         with torch.inference_mode():
             errors = squared(images[judged], net(images[judged])).mean(dim=(1, 2, 3))
         return _certain(image_auroc(errors.double().numpy(), ~good[judged]))
@@ -134,8 +134,8 @@ class LargeImages:
         own = LampConfig.model_validate(self.settings.config)
         config = own.model_copy(update={"training": _training(setting, own.training, learning_rate)})
         settings = self.settings.model_copy(update={"config": config.model_dump()})
-        lesson = self.data.part(split.train).showing([self.parts[name] for name in split.train])
-        detector = Teacher(settings, self.data.shape, seed, _silent).taught(lesson, "")
+        training_set = self.data.part(split.train).showing([self.parts[name] for name in split.train])
+        detector = Trainer(settings, self.data.shape, seed, _silent).trained(training_set, "")
         names = [*split.test_good, *split.test_defect]
         scores = plain_scores(detector, self.data.part(names), len(names), torch.arange(len(names)))
         defective = np.arange(len(names)) >= len(split.test_good)

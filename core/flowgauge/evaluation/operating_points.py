@@ -6,7 +6,7 @@ from math import isfinite
 import numpy as np
 from scipy import stats
 
-from flowgauge.domain.messages import Part
+from flowgauge.domain.messages import FrozenModel
 from flowgauge.evaluation.bootstrap import COVERAGE, Interval
 from flowgauge.evaluation.metrics import Floats, Mask, errors_at
 
@@ -16,7 +16,7 @@ at a higher one no line would run.
 """
 
 
-class PromisedRate(Part):
+class PromisedRate(FrozenModel):
     """What became of a promised false-alarm rate. `threshold` was set for it on training images alone;
     `false_alarms` of `good_images` test images scored above it. Shares are in [0, 1], None without images of the kind.
     """

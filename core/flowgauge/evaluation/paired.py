@@ -6,14 +6,14 @@ from statistics import fmean
 import numpy as np
 
 from flowgauge.domain.errors import UserError
-from flowgauge.domain.messages import Part
+from flowgauge.domain.messages import FrozenModel
 from flowgauge.evaluation.bootstrap import Interval, auroc_replicates, interval
 from flowgauge.evaluation.datasets import GOOD
 from flowgauge.evaluation.metrics import Floats, Mask, image_auroc
 from flowgauge.evaluation.results import Run
 
 
-class PairedDifference(Part):
+class PairedDifference(FrozenModel):
     """Image AUROC of one evaluation less that of another, on the same resamples of parts; above 0, the first is better.
 
     `interval` covers 95 % of the resampled mean over the seeds; `by_seed` are the differences as measured.
@@ -59,7 +59,7 @@ def _scores(run: Run) -> tuple[Floats, Mask]:
 def _auroc(run: Run) -> float:
     value = image_auroc(*_scores(run))
     if value is None:
-        raise UserError("One of the evaluations judged only one kind of images.", "Judge good and defective ones.")
+        raise UserError("One of the evaluations judged only one kind of images.", "Predictor good and defective ones.")
     return value
 
 

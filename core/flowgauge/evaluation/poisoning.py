@@ -3,25 +3,25 @@
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from flowgauge.domain.messages import Part
-from flowgauge.evaluation.drift import Follower, Sighting, scores
+from flowgauge.domain.messages import FrozenModel
+from flowgauge.evaluation.drift import DriftReplay, ObservedImage, scores
 from flowgauge.training.gauge import Gauge
 from flowgauge.training.snapshot import load
 from flowgauge.vision.decoding import Picture
 
 
 @dataclass(frozen=True)
-class Dose:
+class PoisonedRun:
     """`share` of the `buffer` shows the poisoned defect. What judges is seen as the buffer is: under its light."""
 
     share: float
-    buffer: Sequence[Sighting]
+    buffer: Sequence[ObservedImage]
     poisoned: Sequence[Picture]
     others: Sequence[Picture]
     good: Sequence[Picture]
 
 
-class Aftermath(Part):
+class PoisoningOutcome(FrozenModel):
     """After one adaptation, of the gauge in use: shares in [0, 1] of the poisoned defects and of others that it
     catches, and of good parts that it rejects. `first_*` are the first gauge's, on the same images. `refusals` are the
     gate's reasons; empty for a candidate that took over.
@@ -39,20 +39,20 @@ class Aftermath(Part):
     first_false_alarms: float
 
 
-def poisoned(follower: Follower, anchor: Gauge, doses: Iterable[Dose]) -> Iterator[Aftermath]:
+def poisoned(replay: DriftReplay, anchor: Gauge, doses: Iterable[PoisonedRun]) -> Iterator[PoisoningOutcome]:
     """Adapt from `anchor` to one dose after the other; each candidate that is accepted is the next one's parent."""
     in_use = anchor
-    for number, dose in enumerate(doses, start=1):
-        outcome = follower.adapted(anchor, in_use, dose.buffer, number)
+    for number, poisoned_run in enumerate(doses, start=1):
+        outcome = replay.adapted(anchor, in_use, poisoned_run.buffer, number)
         in_use = load(outcome.manifest, outcome.weights) if outcome.accepted else in_use
         both = (in_use, anchor)
-        caught, first_caught = _caught(both, dose.poisoned)
-        others_caught, first_others_caught = _caught(both, dose.others)
-        false_alarms, first_false_alarms = _caught(both, dose.good)
-        yield Aftermath(
-            seed=follower.seed,
+        caught, first_caught = _caught(both, poisoned_run.poisoned)
+        others_caught, first_others_caught = _caught(both, poisoned_run.others)
+        false_alarms, first_false_alarms = _caught(both, poisoned_run.good)
+        yield PoisoningOutcome(
+            seed=replay.seed,
             round=number,
-            share=dose.share,
+            share=poisoned_run.share,
             refusals=outcome.gate.refusals,
             caught=caught,
             first_caught=first_caught,

@@ -1,4 +1,4 @@
-"""One repeat of an estimate: fit to what a split leaves to teach, choose the threshold, judge."""
+"""One repeat of an estimate: fit to what a split leaves to train, choose the threshold, judge."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -7,17 +7,17 @@ import numpy as np
 import torch
 from pydantic import Field
 
-from flowgauge.domain.messages import Part
+from flowgauge.domain.messages import FrozenModel
 from flowgauge.evaluation.choices import Choice, Costs, Scores, least_cost, within_budget, youden
 from flowgauge.evaluation.estimate import Repeat
 from flowgauge.evaluation.feature_cache import Embedded
-from flowgauge.evaluation.repartition import Material, Numbers, repartition
-from flowgauge.models.detector import Detector, Lesson, Progress
-from flowgauge.training.fit import FitSettings, Initialization, Teacher, folds_of, plain_scores
+from flowgauge.evaluation.resplit import Material, Numbers, resplit
+from flowgauge.models.detector import Detector, Progress, TrainingSet
+from flowgauge.training.fit import FitSettings, Initialization, Trainer, folds_of, plain_scores
 from flowgauge.training.thresholds import Calibration
 
 
-class Chooser(Part):
+class Chooser(FrozenModel):
     """How the threshold is chosen. `budget`: the share of false alarms that is allowed, in (0, 1)."""
 
     choice: Choice = Choice.YOUDEN
@@ -38,30 +38,30 @@ class Chooser(Part):
 
 
 @dataclass(frozen=True)
-class Repeating:
+class Replicates:
     """`data` of all images, which `material` describes in the same order. `clock` gives seconds."""
 
     data: Embedded
     material: Material
     chooser: Chooser
     settings: FitSettings
-    theta: Initialization | None
+    init: Initialization | None
     clock: Callable[[], float]
     progress: Progress
 
     def repeat(self, seed: int) -> Repeat:
         """Same data and seed, same repeat. Raises `DatasetError` for too few images."""
         begun = self.clock()
-        split = repartition(self.material, seed)
+        split = resplit(self.material, seed)
         parts = [self.material.groups[number] for number in split.train]
-        lesson = self.data.part(self._names(split.train)).showing(parts)
-        teacher = Teacher(self.settings, self.data.shape, seed, self.progress, self.theta)
-        detector = teacher.taught(lesson, "all images")
+        training_set = self.data.part(self._names(split.train)).showing(parts)
+        trainer = Trainer(self.settings, self.data.shape, seed, self.progress, self.init)
+        detector = trainer.trained(training_set, "all images")
         chosen_by = self._scores(detector, split.choose_good)
         threshold = self.chooser.threshold(
             chosen_by,
             self._scores(detector, split.choose_defect),
-            lambda: _own_threshold(teacher, lesson, parts, detector),
+            lambda: _own_threshold(trainer, training_set, parts, detector),
         )
         scale = Calibration.of(chosen_by)
         return Repeat(
@@ -69,8 +69,8 @@ class Repeating:
             threshold=threshold,
             median=scale.median,
             deviation=scale.deviation,
-            good=self._judged(detector, split.judge_good),
-            defect=self._judged(detector, split.judge_defect),
+            good=self._judged(detector, split.test_good),
+            defect=self._judged(detector, split.test_defect),
             train_images=len(split.train),
             idle=len(split.idle),
             seconds=self.clock() - begun,
@@ -88,9 +88,9 @@ class Repeating:
         return dict(zip(self._names(numbers), self._scores(detector, numbers).tolist(), strict=True))
 
 
-def _own_threshold(teacher: Teacher, lesson: Lesson, parts: Sequence[str], detector: Detector) -> float:
-    """As `fit` sets it: on scores of images that taught, each by a detector that never saw it."""
+def _own_threshold(trainer: Trainer, training_set: TrainingSet, parts: Sequence[str], detector: Detector) -> float:
+    """As `fit` sets it: on scores of images that trained, each by a detector that never saw it."""
     nobody = torch.empty(0, dtype=torch.long)
-    folds = folds_of(parts, teacher.settings.folds)
-    held_out = teacher.cross_fitted(lesson, folds, nobody, scale_of=detector)
-    return teacher.settings.threshold(held_out.image.double().numpy(), folds, parts, teacher.seed).value
+    folds = folds_of(parts, trainer.settings.folds)
+    held_out = trainer.cross_fitted(training_set, folds, nobody, scale_of=detector)
+    return trainer.settings.threshold(held_out.image.double().numpy(), folds, parts, trainer.seed).value

@@ -6,13 +6,13 @@ from typing import Any, TypeVar
 
 from pydantic import Field
 
-from flowgauge.domain.messages import Decision, Part
+from flowgauge.domain.messages import Decision, FrozenModel
 from flowgauge.evaluation.bootstrap import Interval
 
 Figure = float | None
 
 
-class ClassFigures(Part):
+class ClassFigures(FrozenModel):
     """One class of defects against all good test images. Shares are in [0, 1]; None where nothing can be measured."""
 
     image_auroc: Figure
@@ -22,7 +22,7 @@ class ClassFigures(Part):
     images: float = Field(description="how many defective images; a mean over runs")
 
 
-class Figures(Part):
+class Figures(FrozenModel):
     """What is averaged over runs.
 
     `false_alarm_share` and `miss_share` are those of scores above and up to `threshold`; `promised_false_alarm_share`
@@ -47,7 +47,7 @@ class Figures(Part):
     speed_ratio: Figure
 
 
-class ImageResult(Part):
+class ImageResult(FrozenModel):
     name: str
     kind: str
     score: float
@@ -55,11 +55,11 @@ class ImageResult(Part):
 
 
 class Run(Figures):
-    """One fit and its judgement. `image_auroc_interval` covers 95 %, over groups where they were given;
+    """One fit and its prediction. `image_auroc_interval` covers 95 %, over groups where they were given;
     `promised_interval` is the 95 % interval of the false-alarm rate that the threshold promises.
 
     `left_out_of_pixel_metrics` names defects without a mask, or with an empty one; they count in image metrics.
-    `groups_on_both_sides` counts groups that both teach and judge: above 0, the figures flatter.
+    `groups_on_both_sides` counts groups that both train and judge: above 0, the figures flatter.
     """
 
     seed: int
@@ -78,7 +78,7 @@ class Run(Figures):
     images: tuple[ImageResult, ...]
 
 
-class Evaluation(Part):
+class Evaluation(FrozenModel):
     dataset: str
     detector: str
     device: str
@@ -119,7 +119,7 @@ def _deviations(runs: Sequence[Figures]) -> dict[str, Figure]:
     return {f"{name}_std": stdev(values) if len(values) > 1 else None for name, values in columns}
 
 
-Row = TypeVar("Row", bound=Part)
+Row = TypeVar("Row", bound=FrozenModel)
 
 
 def _means(kind: type[Row], rows: Sequence[Row]) -> dict[str, Figure]:
@@ -127,5 +127,5 @@ def _means(kind: type[Row], rows: Sequence[Row]) -> dict[str, Figure]:
     return {name: fmean(values) if values else None for name, values in columns}
 
 
-def _present(rows: Iterable[Part], name: str) -> list[float]:
+def _present(rows: Iterable[FrozenModel], name: str) -> list[float]:
     return [value for row in rows if (value := getattr(row, name)) is not None]

@@ -20,7 +20,7 @@ Clock = Callable[[], float]
 
 @dataclass(frozen=True)
 class Speed:
-    """Images per second. The gauge does all that a worker does after decoding, from pixels to judgements, in as many
+    """Images per second. The gauge does all that a worker does after decoding, from pixels to predictions, in as many
     views as its detector wants; the backbone gets the same pictures through the same preprocessing once, and its
     features are thrown away.
     """
@@ -41,28 +41,28 @@ def side_by_side(gauge: Gauge, pictures: Sequence[Picture], clock: Clock) -> Spe
     batch = list(islice(cycle(pictures), BATCH))
     preprocessing = gauge.manifest.preprocessing
 
-    def judge() -> None:
-        gauge.judge(batch)
+    def predict() -> None:
+        gauge.predict(batch)
 
     def features() -> None:
-        gauge.backbone(preprocessing.normalised(preprocessing.squares(batch), PLAIN))
+        gauge.backbone(preprocessing.normalised(preprocessing.crops(batch), PLAIN))
 
     for _ in range(WARM_UPS):
-        judge()
+        predict()
         features()
-    turns = [(_seconds(judge, clock), _seconds(features, clock)) for _ in range(REPETITIONS)]
-    judging, passing = (median(times) for times in zip(*turns, strict=True))
-    return Speed(BATCH / judging, BATCH / passing)
+    turns = [(_seconds(predict, clock), _seconds(features, clock)) for _ in range(REPETITIONS)]
+    testing, passing = (median(times) for times in zip(*turns, strict=True))
+    return Speed(BATCH / testing, BATCH / passing)
 
 
 def _seconds(work: Callable[[], None], clock: Clock) -> float:
-    _settle()
+    _warm_up()
     start = clock()
     work()
-    _settle()
+    _warm_up()
     return clock() - start
 
 
-def _settle() -> None:
+def _warm_up() -> None:
     if torch.cuda.is_available():
         torch.cuda.synchronize()

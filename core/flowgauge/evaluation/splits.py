@@ -1,4 +1,4 @@
-"""Which images teach and which judge: the data set's own folders, or a file of splits with seeds and noise levels."""
+"""Which images train and which judge: the data set's own folders, or a file of splits with seeds and noise levels."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -11,14 +11,14 @@ import numpy as np
 from pydantic import Field, TypeAdapter, ValidationError
 
 from flowgauge.domain.errors import DatasetError
-from flowgauge.domain.messages import Part
+from flowgauge.domain.messages import FrozenModel
 from flowgauge.evaluation.datasets import Dataset, Entry, evenly
 
 Groups = Mapping[str, str]
 Parsed = TypeVar("Parsed")
 
 
-class Split(Part):
+class Split(FrozenModel):
     """One entry of a splits file; paths are relative to the data set.
 
     `mislabelled` are those of `train` that are defective but called good. It is for reports: nothing that fits may
@@ -33,7 +33,7 @@ class Split(Part):
     test_defect: tuple[str, ...]
 
 
-class Splits(Part):
+class Splits(FrozenModel):
     protocol: str = ""
     splits: tuple[Split, ...] = Field(min_length=1)
 
@@ -66,7 +66,7 @@ class Trial:
         test = chain.from_iterable(evenly([e for e in self.test if e.kind == kind], limit) for kind in kinds)
         return replace(self, train=evenly(self.train, limit), test=tuple(test))
 
-    def few_shot(self, shots: int) -> "Trial":
+    def by_training_size(self, shots: int) -> "Trial":
         """`shots` of the training images, at most as many as there are. Their sequence is cut into `shots` equal parts
         and one image of each is drawn, by the trial's seed: spread over all of them, and other images with other seeds.
         """

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from flowgauge.domain.messages import Part
-from flowgauge.evaluation.comparison import MIB, Entrant, Spread
+from flowgauge.domain.messages import FrozenModel
+from flowgauge.evaluation.comparison import MIB, Contender, Spread
 
 SIGNIFICANCE = 0.05
 """Of the Friedman test and the critical difference. Larger finds differences that are none; smaller finds none at all
@@ -21,7 +21,7 @@ with the handful of data sets that one has.
 """
 
 
-class SuiteRun(Entrant):
+class SuiteRun(Contender):
     """One fit on one data set. `shots`: to so many good images; None: to all of the training side."""
 
     dataset: str
@@ -31,7 +31,7 @@ class SuiteRun(Entrant):
 Figure = Callable[[SuiteRun], float | None]
 
 
-class Failure(Part):
+class Failure(FrozenModel):
     """What could not be measured, and why. `detector` None: nothing of the data set could."""
 
     dataset: str
@@ -48,7 +48,7 @@ class Failure(Part):
         return ", ".join(part for part in (self.dataset, self.detector, seed, shots) if part is not None)
 
 
-class Ranking(Part):
+class Ranking(FrozenModel):
     """Mean ranks of detectors over data sets (Demšar, Statistical comparisons of classifiers over multiple data sets,
     JMLR 2006), the best first. `datasets`: those on which all of them were measured.
 
@@ -124,7 +124,7 @@ def _friedman_p(table_ND: NDArray[np.float64]) -> float | None:
     return float(stats.friedmanchisquare(*table_ND.T).pvalue)
 
 
-class Summary(Part):
+class Summary(FrozenModel):
     """One detector over all data sets on which it was fitted to all training images. A figure is the mean over data
     sets of its means over seeds; shares are in [0, 1]; None where nothing could be measured. `worst`: its lowest image
     AUROC, on `worst_dataset`. `mean_rank` counts only data sets that all detectors have.

@@ -13,7 +13,7 @@ from flowgauge.evaluation.metrics import Errors, Mask, PixelMetrics, errors_at, 
 from flowgauge.evaluation.results import ClassFigures, ImageResult, Run
 from flowgauge.evaluation.speed import Speed
 from flowgauge.evaluation.splits import Groups, Trial, groups_of
-from flowgauge.models.prediction import Judgement
+from flowgauge.models.prediction import Prediction
 from flowgauge.training.thresholds import Threshold
 
 
@@ -22,7 +22,7 @@ class Case:
     """A judged test image; map and mask on the grid, `mask` None for a defect that nobody has marked on it."""
 
     entry: Entry
-    judgement: Judgement
+    prediction: Prediction
     anomaly_map: NDArray[np.float32]
     mask: Mask | None
 
@@ -42,7 +42,7 @@ class Measured:
 def summarise(measured: Measured, groups: Groups | None) -> Run:
     trial, cases, speed, limit = measured.trial, measured.cases, measured.speed, measured.limit
     scores, defective = _scores(cases), _defective(cases)
-    threshold = cases[0].judgement.threshold
+    threshold = cases[0].prediction.threshold
     errors = errors_at(threshold, scores, defective)
     pixels = _pixels(cases)
     return Run(
@@ -64,7 +64,7 @@ def summarise(measured: Measured, groups: Groups | None) -> Run:
         held_out_false_alarm_share=limit.false_alarm_share,
         promised_interval=limit.false_alarm_interval,
         miss_share=errors.miss_share,
-        review_share=float(np.mean([case.judgement.decision is Decision.REVIEW for case in cases])),
+        review_share=float(np.mean([case.prediction.decision is Decision.REVIEW for case in cases])),
         fit_seconds=measured.fit_seconds,
         images_per_second=speed.gauge,
         backbone_images_per_second=speed.backbone,
@@ -77,7 +77,7 @@ def summarise(measured: Measured, groups: Groups | None) -> Run:
 
 
 def _scores(cases: Sequence[Case]) -> NDArray[np.float64]:
-    return np.array([case.judgement.score for case in cases])
+    return np.array([case.prediction.score for case in cases])
 
 
 def _defective(cases: Sequence[Case]) -> Mask:
@@ -106,7 +106,7 @@ def _per_class(cases: Sequence[Case]) -> dict[str, ClassFigures]:
 def _class_figures(good: list[Case], bad: list[Case]) -> ClassFigures:
     both = good + bad
     pixels = _pixels(both)
-    errors: Errors = errors_at(both[0].judgement.threshold, _scores(bad), _defective(bad))
+    errors: Errors = errors_at(both[0].prediction.threshold, _scores(bad), _defective(bad))
     return ClassFigures(
         image_auroc=image_auroc(_scores(both), _defective(both)),
         pixel_auroc=pixels and pixels.auroc,
@@ -122,5 +122,5 @@ def _shared_groups(trial: Trial, groups: Groups) -> int:
 
 
 def _image_result(case: Case) -> ImageResult:
-    judgement = case.judgement
-    return ImageResult(name=case.entry.name, kind=case.entry.kind, score=judgement.score, decision=judgement.decision)
+    prediction = case.prediction
+    return ImageResult(name=case.entry.name, kind=case.entry.kind, score=prediction.score, decision=prediction.decision)

@@ -1,4 +1,4 @@
-"""theta*: meta-learned parameters as a file, and those that come with the package."""
+"""The meta-learned initialization: meta-learned parameters as a file, and those that come with the package."""
 
 import hashlib
 from dataclasses import dataclass
@@ -12,17 +12,17 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from flowgauge.domain.errors import SettingsError, SnapshotCorrupt
-from flowgauge.domain.messages import Part
+from flowgauge.domain.messages import FrozenModel
 from flowgauge.meta.settings import MetaTraining
 from flowgauge.models.backbones import BackboneSpec
 from flowgauge.models.detector import Detector
 
-FILE = "theta.safetensors"
-SHA256 = "a1c4e958b94e25898d7dfff3bb958bd86107a307198374a75b0e0c6bb97e1377"
+FILE = "init.safetensors"
+SHA256 = "dd133a29281751acbcd406a43c5c641b6c3f41ae1b6008edb57ce288be2cf11d"
 _CARD = "card"
 
 
-class Card(Part):
+class Card(FrozenModel):
     """How it was made. `config` is the detector's; `lines` name what the tasks were drawn from; `seconds` of the outer
     loop alone.
     """
@@ -33,21 +33,22 @@ class Card(Part):
     size: int
     lines: tuple[str, ...]
     training: MetaTraining
-    guide_loss: float
+    head_loss: float
     flow_loss: float
     seconds: float
     software: str
 
 
 @dataclass(frozen=True)
-class Theta:
+class MetaInit:
     """`parameters` have the names by which the detector's `load_init` knows them."""
 
     card: Card
     parameters: dict[str, Tensor]
 
     def load_into(self, detector: Detector) -> None:
-        """Set the parameters of `detector`, which nobody has taught. Raises `SettingsError` for one of another kind."""
+        """Set the parameters of `detector`, which nobody has trained. Raises `SettingsError` for one of another
+        kind."""
         try:
             detector.load_init(self.parameters)
         except ValueError as error:
@@ -65,17 +66,17 @@ class Theta:
             )
 
 
-def write(theta: Theta, path: Path) -> None:
-    tensors = {name: tensor.contiguous() for name, tensor in theta.parameters.items()}
-    save_file(tensors, path, metadata={_CARD: theta.card.model_dump_json()})
+def write(init: MetaInit, path: Path) -> None:
+    tensors = {name: tensor.contiguous() for name, tensor in init.parameters.items()}
+    save_file(tensors, path, metadata={_CARD: init.card.model_dump_json()})
 
 
-def read(path: Path) -> Theta:
+def read(path: Path) -> MetaInit:
     """Raises `SettingsError` for a file that is not there or holds something else."""
     try:
         with safe_open(path, framework="pt") as file:
             card = Card.model_validate_json((file.metadata() or {})[_CARD])
-            return Theta(card, {name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
+            return MetaInit(card, {name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
     except (OSError, SafetensorError, KeyError, ValidationError) as error:
         raise SettingsError(
             f"{path} holds no meta-learned parameters: {error}.", "Give a file that `flowgauge meta-train` wrote."
@@ -83,8 +84,8 @@ def read(path: Path) -> Theta:
 
 
 @cache
-def shipped() -> Theta:
-    """Those of `headflow`, meta-trained on procedural lines alone: docs/theta.md.
+def shipped() -> MetaInit:
+    """Those of `headflow`, meta-trained on procedural lines alone: docs/meta-learned-init.md.
 
     Raises `SnapshotCorrupt` where the package's file is not the one that was released.
     """

@@ -22,21 +22,21 @@ class Order(StrEnum):
 
 
 def meta_gradient(
-    loss: Loss[Batch], theta: Parameters, draw: Draw[Batch], settings: InnerLoop, order: Order, *, what: str
+    loss: Loss[Batch], init: Parameters, draw: Draw[Batch], settings: InnerLoop, order: Order, *, what: str
 ) -> tuple[Parameters, float, Parameters]:
     """The gradient by theta of the loss on the query after the inner loop on the support; that loss; and theta'.
 
-    `draw` teaches with the support and watches the query, whose losses set lambda and nothing else in the loop.
+    `draw` trains with the support and watches the query, whose losses set lambda and nothing else in the loop.
     """
-    query = draw.watched()
+    query = draw.validation_batch()
 
     def after(start: Parameters) -> tuple[Tensor, Parameters]:
         adapted, _ = inner_loop(start, loss, draw, settings, what=what)
         return loss(adapted, query), adapted
 
     if order is Order.FIRST:
-        _, adapted = after(theta)
+        _, adapted = after(init)
         gradient, value = grad_and_value(loss)(adapted, query)
     else:
-        gradient, (value, adapted) = grad_and_value(after, has_aux=True)(theta)
+        gradient, (value, adapted) = grad_and_value(after, has_aux=True)(init)
     return gradient, float(value), {name: tensor.detach() for name, tensor in adapted.items()}

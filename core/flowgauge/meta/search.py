@@ -14,18 +14,18 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from flowgauge.adaptation.head_adaptation import Retuning
+from flowgauge.adaptation.head_adaptation import HeadAdaptation
 from flowgauge.adaptation.inner_loop import Parameters
-from flowgauge.adaptation.refine import Division, Evidence, RefinementSettings, refine, with_flow
-from flowgauge.domain.messages import Part
+from flowgauge.adaptation.refine import AdaptationData, Division, RefinementSettings, refine, with_flow
+from flowgauge.domain.messages import FrozenModel
 from flowgauge.evaluation.metrics import image_auroc
 from flowgauge.meta.learners import parameters_of
 from flowgauge.meta.settings import MetaTraining
 from flowgauge.meta.tasks import MetaLine
 from flowgauge.meta.training import MetaState, meta_train
-from flowgauge.models.detector import Embedding, Lesson, Progress, select
+from flowgauge.models.detector import Embedding, Progress, TrainingSet, select
 from flowgauge.models.headflow.detector import FLOW, HeadFlow
-from flowgauge.models.headflow.head import Guide
+from flowgauge.models.headflow.head import Head
 from flowgauge.synthetic.procedural import DEFECTS, Condition, ProceduralLine
 from flowgauge.training.outliers import Rejection
 from flowgauge.training.training_set import Embedder
@@ -34,8 +34,8 @@ SUPPORT, QUERY = 24, 16
 """Images that a line adapts to, and good and defective ones, so many of each, that judge it."""
 
 
-class Choice(Part):
-    """`alpha`: the length of the guide's steps in the inner loop, which are twice as long in the outer loop's; `beta`:
+class Choice(FrozenModel):
+    """`alpha`: the length of the head's steps in the inner loop, which are twice as long in the outer loop's; `beta`:
     that of the outer loop's steps; `k`: of the one-sided rule that rejects images.
     """
 
@@ -47,7 +47,7 @@ class Choice(Part):
 DEFAULTS = Choice(alpha=0.1, beta=1e-3, k=5.0)
 
 
-class SearchSettings(Part):
+class SearchSettings(FrozenModel):
     """`turns` of the outer loop for each choice; `levels`: shares of defects that nobody points out."""
 
     turns: int = Field(40, ge=1)
@@ -57,19 +57,19 @@ class SearchSettings(Part):
 
 @dataclass(frozen=True)
 class JudgedLine:
-    """`lesson`: good images, then as many defects as half of a support, all with painted copies; `good` and `defects`
-    judge.
+    """`training_set`: good images, then as many defects as half of a support, each with copies that have synthetic
+    anomalies; `good` and `defects` judge.
     """
 
     name: str
-    lesson: Lesson
+    training_set: TrainingSet
     good: Embedding
     defects: Embedding
 
-    def support(self, share: float) -> Lesson:
+    def support(self, share: float) -> TrainingSet:
         """`SUPPORT` images, of which `share`, in [0, 0.5], are defects."""
         wrong = round(share * SUPPORT)
-        return self.lesson.only(torch.cat([torch.arange(SUPPORT - wrong), SUPPORT + torch.arange(wrong)]))
+        return self.training_set.only(torch.cat([torch.arange(SUPPORT - wrong), SUPPORT + torch.arange(wrong)]))
 
 
 def judged_line(material: str, seed: int, embedder: Embedder, progress: Progress) -> JudgedLine:
@@ -86,55 +86,55 @@ def judged_line(material: str, seed: int, embedder: Embedder, progress: Progress
     shown = np.concatenate([good[:SUPPORT], bad[: SUPPORT // 2]])
     return JudgedLine(
         name=f"{material} {seed}",
-        lesson=embedder.lesson(shown, seed=seed, progress=progress),
+        training_set=embedder.training_set(shown, seed=seed, progress=progress),
         good=embedder.embed(good[SUPPORT:], progress),
         defects=embedder.embed(bad[SUPPORT // 2 :], progress),
     )
 
 
 @dataclass(frozen=True)
-class Arena:
-    """Where choices are compared: `detector` lends its modules, `taught` lines teach theta*, `judged` lines are adapted
-    to. Its pooled term has nothing meta-learned, so its weight is to be 0.
+class SearchSetup:
+    """Where choices are compared: `detector` lends its modules, `trained` lines train the meta-learned initialization,
+    `judged` lines are adapted to. Its pooled term has nothing meta-learned, so its weight is to be 0.
     """
 
     detector: HeadFlow
-    taught: Sequence[MetaLine]
+    trained: Sequence[MetaLine]
     judged: Sequence[JudgedLine]
     settings: SearchSettings
 
     def aurocs(self, choice: Choice, progress: Progress) -> tuple[float, ...]:
         """The mean image AUROC over the judged lines at each of the levels. Same choice, same figures."""
-        theta = self._theta(choice, progress)
+        init = self._init(choice, progress)
         total, done, found = len(self.settings.levels) * len(self.judged), 0, []
         for level in self.settings.levels:
             of_lines = []
             for line in self.judged:
                 progress("adapting", done, total)
-                of_lines.append(self._auroc(line, level, choice, theta))
+                of_lines.append(self._auroc(line, level, choice, init))
                 done += 1
             found.append(fmean(of_lines))
         return tuple(found)
 
-    def _theta(self, choice: Choice, progress: Progress) -> Parameters:
+    def _init(self, choice: Choice, progress: Progress) -> Parameters:
         training = MetaTraining(
             turns=self.settings.turns,
             beta=choice.beta,
-            guide=MetaTraining().guide.model_copy(update={"alpha": 2 * choice.alpha}),
+            head=MetaTraining().head.model_copy(update={"alpha": 2 * choice.alpha}),
             seed=self.settings.seed,
         )
         state = MetaState(parameters_of(self.detector))
-        meta_train(self.detector, self.taught, training, state, _told(progress, self.settings.turns))
-        return state.theta
+        meta_train(self.detector, self.trained, training, state, _outer_progress(progress, self.settings.turns))
+        return state.init
 
-    def _auroc(self, line: JudgedLine, level: float, choice: Choice, theta: Parameters) -> float:
+    def _auroc(self, line: JudgedLine, level: float, choice: Choice, init: Parameters) -> float:
         support = line.support(level)
-        anchor = _begun(self.detector, theta, support.good)
+        anchor = _begun(self.detector, init, support.good)
         names = [str(number) for number in support.image.tolist()]
         settings = _refinement(choice)
         refined = refine(
             anchor,
-            Evidence((support.good,), _paintings(support)),
+            AdaptationData((support.good,), _synthetic_of(support)),
             names,
             mixed(Division.of(names, settings.folds), self.settings.seed),
             settings,
@@ -150,43 +150,44 @@ class Arena:
 
 
 def _refinement(choice: Choice) -> RefinementSettings:
-    loop = Retuning().inner_loop.model_copy(update={"alpha": choice.alpha})
-    return RefinementSettings(retuning=Retuning(inner_loop=loop), rejection=Rejection(image_k=choice.k))
+    loop = HeadAdaptation().inner_loop.model_copy(update={"alpha": choice.alpha})
+    return RefinementSettings(head_adaptation=HeadAdaptation(inner_loop=loop), rejection=Rejection(image_k=choice.k))
 
 
 def mixed(division: Division, seed: int) -> Division:
     """Folds follow the order of images, and a support's defects come last: at random instead."""
     order = np.random.default_rng(seed).permutation(len(division.folds))
-    return Division(division.folds[order], division.watching[order])
+    return Division(division.folds[order], division.validation[order])
 
 
-def _begun(detector: HeadFlow, theta: Parameters, good: Embedding) -> HeadFlow:
-    """A copy that starts at `theta`, guide and flow, and has measured its inputs."""
+def _begun(detector: HeadFlow, init: Parameters, good: Embedding) -> HeadFlow:
+    """A copy that starts at `init`, head and flow, and has measured its inputs."""
     anchor = deepcopy(detector)
-    anchor.load_init(theta)
-    for guide in anchor.guides:
-        assert isinstance(guide, Guide)
-        guide.measure(good)
-        guide.eval()
+    anchor.load_init(init)
+    for head in anchor.heads:
+        assert isinstance(head, Head)
+        head.measure(good)
+        head.eval()
     anchor.rescale(good)
-    flow = {name.removeprefix(FLOW): value for name, value in theta.items() if name.startswith(FLOW)}
+    flow = {name.removeprefix(FLOW): value for name, value in init.items() if name.startswith(FLOW)}
     started = with_flow(anchor, flow)
     assert isinstance(started, HeadFlow)
     return started.eval()
 
 
-def _paintings(lesson: Lesson) -> Callable[[Tensor], tuple[Embedding, Tensor]]:
-    """Looks painted copies up: the first one of each image, whose places in the support are asked for."""
+def _synthetic_of(training_set: TrainingSet) -> Callable[[Tensor], tuple[Embedding, Tensor]]:
+    """Looks up copies with synthetic anomalies: the first one of each image, whose places in the support are asked
+    for."""
 
-    def painted(places: Tensor) -> tuple[Embedding, Tensor]:
-        numbers = lesson.image[places]
-        rows = torch.stack([(lesson.painted_image == number).nonzero()[0, 0] for number in numbers])
-        return select(lesson.painted, rows), lesson.mask[rows]
+    def synthetic(patches: Tensor) -> tuple[Embedding, Tensor]:
+        numbers = training_set.image[patches]
+        rows = torch.stack([(training_set.synthetic_image == number).nonzero()[0, 0] for number in numbers])
+        return select(training_set.synthetic, rows), training_set.mask[rows]
 
-    return painted
+    return synthetic
 
 
-def _told(progress: Progress, turns: int) -> Callable[[MetaState], None]:
+def _outer_progress(progress: Progress, turns: int) -> Callable[[MetaState], None]:
     return lambda state: progress("outer loop", len(state.turns), turns)
 
 

@@ -10,19 +10,19 @@ from pydantic import Field
 from torch import Tensor
 
 from flowgauge.domain.errors import DatasetError
-from flowgauge.domain.messages import Part
+from flowgauge.domain.messages import FrozenModel
 from flowgauge.evaluation.datasets import Dataset, Entry, evenly, read
-from flowgauge.models.detector import Embedding, Lesson, Progress, joined, length, select
+from flowgauge.models.detector import Embedding, Progress, TrainingSet, joined, length, select
 from flowgauge.synthetic.procedural import DEFECTS, Condition, ProceduralLine
 from flowgauge.training.training_set import Embedder, on_grid
 from flowgauge.vision.decoding import Picture
 
-Squares = NDArray[np.uint8]
+Crops = NDArray[np.uint8]
 
 _FEWEST_GOOD, _FEWEST_DEFECTS = 8, 4
 
 
-class LineSize(Part):
+class LineSize(FrozenModel):
     """How many images of each line tasks are drawn from."""
 
     goods: int = Field(20, ge=_FEWEST_GOOD)
@@ -31,28 +31,28 @@ class LineSize(Part):
 
 @dataclass(frozen=True)
 class MetaLine:
-    """`lesson`: good images and painted copies of them; `defects` (M, ...) with `mask` (M, h, w), the share of each
-    cell that is defective.
+    """`training_set`: good images and copies of them with synthetic anomalies; `defects` (M, ...) with `mask` (M, h,
+    w), the share of each cell that is defective.
     """
 
     name: str
-    lesson: Lesson
+    training_set: TrainingSet
     defects: Embedding
     mask: Tensor
 
     @property
     def goods(self) -> int:
-        return int(self.lesson.image.max()) + 1
+        return int(self.training_set.image.max()) + 1
 
 
 @dataclass(frozen=True)
 class Task:
     """`support`: nobody has said which of its images are good; `query`: other good images, and other defects where a
-    lesson has paintings.
+    training set has paintings.
     """
 
-    support: Lesson
-    query: Lesson
+    support: TrainingSet
+    query: TrainingSet
 
 
 def procedural_line(material: str, seed: int, embedder: Embedder, size: LineSize, progress: Progress) -> MetaLine:
@@ -71,19 +71,19 @@ def procedural_line(material: str, seed: int, embedder: Embedder, size: LineSize
 
 def dataset_line(dataset: Dataset, embedder: Embedder, size: LineSize, seed: int, progress: Progress) -> MetaLine:
     """A data set of one line, in the MVTec AD layout with masks. Raises `DatasetError` where too little is there."""
-    marred = evenly([entry for entry in dataset.test if entry.mask is not None], size.defects)
+    defective = evenly([entry for entry in dataset.test if entry.mask is not None], size.defects)
     goods = evenly(dataset.train, size.goods)
-    if len(goods) < _FEWEST_GOOD or len(marred) < _FEWEST_DEFECTS:
+    if len(goods) < _FEWEST_GOOD or len(defective) < _FEWEST_DEFECTS:
         raise DatasetError(
-            f"{dataset.root} has {len(goods)} good images and {len(marred)} defects with a mask: too few for tasks.",
+            f"{dataset.root} has {len(goods)} good images and {len(defective)} defects with a mask: too few for tasks.",
             f"Give {_FEWEST_GOOD} good images and {_FEWEST_DEFECTS} defects with masks, or more.",
         )
-    squares, masks = zip(*(_square_and_mask(entry, embedder) for entry in marred), strict=True)
+    crops, masks = zip(*(_crop_and_mask(entry, embedder) for entry in defective), strict=True)
     good = np.stack([embedder.preprocessing.square(read(entry).picture) for entry in goods])
-    return _embedded(dataset.root.name, good, np.stack(squares), np.stack(masks), embedder, seed, progress)
+    return _embedded(dataset.root.name, good, np.stack(crops), np.stack(masks), embedder, seed, progress)
 
 
-def _square_and_mask(entry: Entry, embedder: Embedder) -> tuple[Squares, NDArray[np.bool_]]:
+def _crop_and_mask(entry: Entry, embedder: Embedder) -> tuple[Crops, NDArray[np.bool_]]:
     sample = read(entry)
     shown = np.repeat(_present(sample.mask)[:, :, None].astype(np.uint8) * 255, 3, axis=2)
     square = embedder.preprocessing.square
@@ -97,8 +97,8 @@ def _present(mask: NDArray[np.bool_] | None) -> NDArray[np.bool_]:
 
 def _embedded(
     name: str,
-    goods: Squares,
-    defects: Squares,
+    goods: Crops,
+    defects: Crops,
     masks: NDArray[np.bool_],
     embedder: Embedder,
     seed: int,
@@ -106,47 +106,47 @@ def _embedded(
 ) -> MetaLine:
     return MetaLine(
         name=name,
-        lesson=embedder.lesson(goods, seed=seed, progress=progress),
+        training_set=embedder.training_set(goods, seed=seed, progress=progress),
         defects=embedder.embed(defects, progress),
         mask=on_grid(masks, embedder.detector.grid),
     )
 
 
 def draw_task(line: MetaLine, contamination: Sequence[float], rng: np.random.Generator) -> Task:
-    """Half of the line's good images and half of its defects teach, the share of the latter drawn from `contamination`
+    """Half of the line's good images and half of its defects train, the share of the latter drawn from `contamination`
     as far as there are enough; the other halves judge.
     """
     goods, defects = rng.permutation(line.goods), rng.permutation(len(line.mask))
-    taught, judged = np.array_split(goods, 2)
+    trained, judged = np.array_split(goods, 2)
     share = float(rng.choice(np.asarray(contamination)))
-    wrong = min(round(share / (1 - share) * len(taught)), len(defects) // 2)
+    wrong = min(round(share / (1 - share) * len(trained)), len(defects) // 2)
     return Task(
-        support=_contaminated(_of(line.lesson, taught), select(line.defects, torch.from_numpy(defects[:wrong]))),
-        query=_judging(_of(line.lesson, judged), line, torch.from_numpy(defects[len(defects) // 2 :])),
+        support=_contaminated(_of(line.training_set, trained), select(line.defects, torch.from_numpy(defects[:wrong]))),
+        query=_testing(_of(line.training_set, judged), line, torch.from_numpy(defects[len(defects) // 2 :])),
     )
 
 
-def _of(lesson: Lesson, images: NDArray[np.intp]) -> Lesson:
-    others = np.setdiff1d(lesson.image.numpy(), images)
-    return lesson.without(torch.from_numpy(others))
+def _of(training_set: TrainingSet, images: NDArray[np.intp]) -> TrainingSet:
+    others = np.setdiff1d(training_set.image.numpy(), images)
+    return training_set.without(torch.from_numpy(others))
 
 
-def _contaminated(lesson: Lesson, defects: Embedding) -> Lesson:
-    first = int(lesson.image.max()) + 1
-    return Lesson(
-        good=joined([lesson.good, defects]),
-        image=torch.cat([lesson.image, first + torch.arange(length(defects))]),
-        painted=lesson.painted,
-        painted_image=lesson.painted_image,
-        mask=lesson.mask,
+def _contaminated(training_set: TrainingSet, defects: Embedding) -> TrainingSet:
+    first = int(training_set.image.max()) + 1
+    return TrainingSet(
+        good=joined([training_set.good, defects]),
+        image=torch.cat([training_set.image, first + torch.arange(length(defects))]),
+        synthetic=training_set.synthetic,
+        synthetic_image=training_set.synthetic_image,
+        mask=training_set.mask,
     )
 
 
-def _judging(lesson: Lesson, line: MetaLine, defects: Tensor) -> Lesson:
-    return Lesson(
-        good=lesson.good,
-        image=lesson.image,
-        painted=select(line.defects, defects),
-        painted_image=torch.arange(len(defects)),
+def _testing(training_set: TrainingSet, line: MetaLine, defects: Tensor) -> TrainingSet:
+    return TrainingSet(
+        good=training_set.good,
+        image=training_set.image,
+        synthetic=select(line.defects, defects),
+        synthetic_image=torch.arange(len(defects)),
         mask=line.mask[defects],
     )

@@ -17,14 +17,14 @@ class MetaState:
     """Everything that the next turn depends on: theta, the outer optimiser, and the turns that were made."""
 
     def __init__(
-        self, theta: Parameters, turns: Sequence[Turn] = (), moments: Mapping[str, Tensor] | None = None
+        self, init: Parameters, turns: Sequence[Turn] = (), moments: Mapping[str, Tensor] | None = None
     ) -> None:
         """`moments` are those that the property gave after `turns`."""
-        self.theta = {name: value.clone() for name, value in theta.items()}
+        self.init = {name: value.clone() for name, value in init.items()}
         self.turns = list(turns)
-        self._optimiser = torch.optim.Adam(self.theta.values())
+        self._optimiser = torch.optim.Adam(self.init.values())
         if moments:
-            for name, value in self.theta.items():
+            for name, value in self.init.items():
                 kept = {key: moments[f"{key}.{name}"].clone() for key in _MOMENTS}
                 self._optimiser.state[value] = kept | {"step": torch.tensor(float(len(self.turns)))}
 
@@ -33,11 +33,11 @@ class MetaState:
         """The optimiser's; empty before the first turn."""
         kept = self._optimiser.state
         return {
-            f"{key}.{name}": kept[value][key] for name, value in self.theta.items() if value in kept for key in _MOMENTS
+            f"{key}.{name}": kept[value][key] for name, value in self.init.items() if value in kept for key in _MOMENTS
         }
 
     def step(self, gradient: Parameters, length: float) -> None:
-        for name, value in self.theta.items():
+        for name, value in self.init.items():
             value.grad = gradient[name]
         self._optimiser.param_groups[0]["lr"] = length
         self._optimiser.step()
@@ -63,7 +63,7 @@ def meta_train(
         line = lines[int(rng.integers(len(lines)))]
         task = draw_task(line, settings.contamination, rng)
         learner = TaskLearner(detector, task, settings, seed=int(rng.integers(2**31)))
-        gradient, guide_loss, flow_loss = learner.gradient(state.theta)
+        gradient, head_loss, flow_loss = learner.gradient(state.init)
         state.step(gradient, settings.step_length(number))
-        state.turns.append(Turn(turn=number, line=line.name, guide_loss=guide_loss, flow_loss=flow_loss))
+        state.turns.append(Turn(turn=number, line=line.name, head_loss=head_loss, flow_loss=flow_loss))
         after(state)

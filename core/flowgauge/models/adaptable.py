@@ -10,7 +10,7 @@ from flowgauge.models.flows.flow import Flow
 
 
 class Adaptable(Detector):
-    """A density of good images. An adaptation changes the parameters of its `flow` and its `guides`, and no others."""
+    """A density of good images. An adaptation changes the parameters of its `flow` and its `heads`, and no others."""
 
     flow: Flow
 
@@ -19,24 +19,24 @@ class Adaptable(Detector):
         """What the flow sees: (B, T, D)."""
 
     @abstractmethod
-    def image_scores(self, rarity_BT: Tensor, embedding: Embedding) -> Tensor:
+    def image_scores(self, token_scores_BT: Tensor, embedding: Embedding) -> Tensor:
         """Scores (B,) from how anomalous the flow finds the tokens, (B, T) or (B, T, K), and whatever else the detector
         weighs.
         """
 
-    def patch_scores(self, rarity_BT: Tensor) -> Tensor:
+    def patch_scores(self, token_scores_BT: Tensor) -> Tensor:
         """(B, T): one score a token, where the flow gives K terms (B, T, K)."""
-        return rarity_BT
+        return token_scores_BT
 
     @property
-    def guides(self) -> tuple[nn.Module, ...]:
-        """What a change of the line may be taught to beside the flow, by painted defects: none, by default."""
+    def heads(self) -> tuple[nn.Module, ...]:
+        """What a change of the line may be trained to beside the flow, by synthetic anomalies: none, by default."""
         return ()
 
     def rescale(self, embedding: Embedding) -> None:
-        """Take the tokens' scale anew from good images, after guides have moved. Nothing, by default."""
+        """Take the tokens' scale anew from good images, after heads have moved. Nothing, by default."""
 
-    def recentre(self, embedding: Embedding) -> None:
+    def realign(self, embedding: Embedding) -> None:
         """Move what stands still in statistics, not in parameters, to where the line's recent images are. Robust to
         defects among them while they are fewer than half. Nothing, by default.
         """
@@ -68,22 +68,23 @@ class Ensemble(Adaptable):
         """What that flow sees: (B, T, D)."""
 
     @abstractmethod
-    def recentre_member(self, member: int, embedding: Embedding, images: int) -> None:
+    def realign_member(self, member: int, embedding: Embedding, images: int) -> None:
         """Move what stands still in one member's statistics, not in parameters, to where so many recent images of the
         line are, by one view or several of each. A fifth of them may be defective.
         """
 
     @abstractmethod
-    def calibrate(self, rarity_NTK: Tensor, embedding: Embedding) -> None:
-        """Take the scales of scores and maps from the out-of-fold rarities of good images, and from these images."""
+    def calibrate(self, token_scores_NTK: Tensor, embedding: Embedding) -> None:
+        """Take the scales of scores and maps from the out-of-fold token scores of good images, and from these
+        images."""
 
     @abstractmethod
-    def maps(self, rarity_BTK: Tensor) -> Tensor:
-        """Anomaly maps (B, h, w) from the rarities under one member's flow."""
+    def maps(self, token_scores_BTK: Tensor) -> Tensor:
+        """Anomaly maps (B, h, w) from the token scores under one member's flow."""
 
 
 def require_adaptable(detector: Detector) -> Adaptable:
-    """Raises `UserError` for a detector that only `fit` can teach."""
+    """Raises `UserError` for a detector that only `fit` can train."""
     if not isinstance(detector, Adaptable):
         raise UserError(
             f"The detector {detector.name} cannot be adapted: it has no likelihood that could be moved.",

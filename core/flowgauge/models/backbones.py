@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from flowgauge.domain.errors import BackboneMismatch, SettingsError
 from flowgauge.domain.malloc import keep_freed_memory
-from flowgauge.domain.messages import Part
+from flowgauge.domain.messages import FrozenModel
 from flowgauge.domain.seeding import seeded
 from flowgauge.models.detector import FeatureShape
 from flowgauge.models.fuse import folded
@@ -91,7 +91,7 @@ _PACKAGES = {
 }
 
 
-class BackboneSpec(Part):
+class BackboneSpec(FrozenModel):
     """Which backbone: a timm model's name, which of its features are used, and its weights.
 
     A pyramid gives the features of `strides` (ascending). A vision transformer gives those of `layers`, numbers of its
@@ -227,10 +227,10 @@ class Backbone(nn.Module):
         return super().train(False)
 
     @torch.inference_mode()
-    def forward(self, images_BCHW: Tensor, halvings: Sequence[int] = (0,)) -> tuple[Tensor, ...]:
+    def forward(self, images_BCHW: Tensor, pyramid_levels: Sequence[int] = (0,)) -> tuple[Tensor, ...]:
         """All levels of the images as they are halved so many times, then of those of the next number of times."""
         images = images_BCHW.to(self.device, memory_format=torch.channels_last)
-        return tuple(feature for times in halvings for feature in self._features(images, times))
+        return tuple(feature for times in pyramid_levels for feature in self._features(images, times))
 
     def _cells(self, size: int, times: int = 0) -> int:
         """On the grid of images of `size` pixels that are then halved so many times. Halved grids are halves of the
@@ -317,7 +317,7 @@ def _levels(spec: BackboneSpec) -> _Levels:
         # timm renames what it takes out of containers, as ConvNeXt's stages: weights would not find their places
         renamed = not set(probe.state_dict()) <= set(_create(spec).state_dict())
     stages: list[dict[str, Any]] = probe.feature_info.info  # type: ignore[union-attr,assignment]
-    reductions = [stage["reduction"] for stage in stages]
+    reductions = [feature_level["reduction"] for feature_level in stages]
     patch = reductions[0] if isinstance(probe, FeatureGetterNet) and len(set(reductions)) == 1 else None
     indices = _layers(spec, len(stages)) if patch else _stages(spec, reductions)
     config = timm.get_pretrained_cfg(spec.name)

@@ -1,6 +1,6 @@
-"""The protocol of all detectors: what they are taught with, what they answer, what the adaptation may change.
+"""The protocol of all detectors: what they are trained with, what they answer, what the adaptation may change.
 
-Dense tensors carry their shape in the name: B images, T tokens (places in an image), D dimensions, H x W grid.
+Dense tensors carry their shape in the name: B images, T tokens (patches in an image), D dimensions, H x W grid.
 """
 
 from abc import ABC, abstractmethod
@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from flowgauge.domain.errors import DatasetError
 from flowgauge.domain.folds import fold_of
-from flowgauge.domain.messages import Part
-from flowgauge.synthetic.texture_overlay import Pasting
+from flowgauge.domain.messages import FrozenModel
+from flowgauge.synthetic.texture_overlay import TextureOverlay
 from flowgauge.vision.augmentation import PLAIN, View
 
 Embedding = dict[str, Tensor]
@@ -73,31 +73,32 @@ class FeatureShape:
 
 
 @dataclass(frozen=True)
-class Lesson:
-    """What a detector is taught with.
+class TrainingSet:
+    """What a detector is trained with.
 
-    `good`: views of good images, (N,); `image`: (N,) which image each row is a view of; `painted`: (M,) good images
-    with a painted defect, `painted_image`: (M,) of which image; `mask`: (M, h, w) share of each cell of the detector's
-    grid that was painted, in [0, 1]. `parts` names what part the image of each number shows; where it is empty, each
-    image shows its own. `doubted`: (N, h, w) bool, places of `good` that should not teach; where it is None, all may.
-    `defects`: (K,) images that people have called defective, `kinds` the class of each, "" where nobody said.
+    `good`: views of good images, (N,); `image`: (N,) which image each row is a view of; `synthetic`: (M,) good images
+    with a synthetic anomaly, `synthetic_image`: (M,) of which image; `mask`: (M, h, w) share of each cell of the
+    detector's grid that is anomalous, in [0, 1]. `parts` names what part the image of each number shows; where it is
+    empty, each image shows its own. `unclear`: (N, h, w) bool, patches of `good` that should not train; where it is
+    None, all may. `defects`: (K,) images that people have called defective, `kinds` the class of each, "" where nobody
+    said.
     """
 
     good: Embedding
     image: Tensor
-    painted: Embedding
-    painted_image: Tensor
+    synthetic: Embedding
+    synthetic_image: Tensor
     mask: Tensor
     parts: tuple[str, ...] = ()
-    doubted: Tensor | None = None
+    unclear: Tensor | None = None
     defects: Embedding = field(default_factory=dict)
     kinds: tuple[str, ...] = ()
 
-    def showing(self, parts: Sequence[str]) -> "Lesson":
+    def showing(self, parts: Sequence[str]) -> "TrainingSet":
         """The same, with the part that each image shows."""
         return replace(self, parts=tuple(parts))
 
-    def labelled(self, defects: Embedding, kinds: Sequence[str]) -> "Lesson":
+    def labelled(self, defects: Embedding, kinds: Sequence[str]) -> "TrainingSet":
         """The same, with labelled defects and their classes."""
         return replace(self, defects=defects, kinds=tuple(kinds))
 
@@ -105,41 +106,41 @@ class Lesson:
         return self.parts[number] if self.parts else str(number)
 
     def folds(self, count: int) -> Tensor:
-        """The fold of each image, by its number: the same whichever images are left out of the lesson, where `parts`
-        names them all.
+        """The fold of each image, by its number: the same whichever images are left out of the training set, where
+        `parts` names them all.
         """
         images = len(self.parts) or int(self.image.max()) + 1
         return torch.from_numpy(fold_of([self.part_of(number) for number in range(images)], count))
 
-    def plain(self) -> "Lesson":
+    def plain(self) -> "TrainingSet":
         """The first view of each image, and all paintings."""
         views = torch.arange(len(self.image)) < len(torch.unique(self.image))
-        return self._of(views, torch.ones(len(self.painted_image), dtype=torch.bool))
+        return self._of(views, torch.ones(len(self.synthetic_image), dtype=torch.bool))
 
-    def without(self, held_out: Tensor) -> "Lesson":
-        """The lesson less all views and paintings of the images whose numbers `held_out` names."""
-        return self._of(~torch.isin(self.image, held_out), ~torch.isin(self.painted_image, held_out))
+    def without(self, held_out: Tensor) -> "TrainingSet":
+        """The training set less all views and paintings of the images whose numbers `held_out` names."""
+        return self._of(~torch.isin(self.image, held_out), ~torch.isin(self.synthetic_image, held_out))
 
-    def only(self, wanted: Tensor) -> "Lesson":
+    def only(self, wanted: Tensor) -> "TrainingSet":
         """The views and paintings of the images whose numbers `wanted` names."""
-        return self._of(torch.isin(self.image, wanted), torch.isin(self.painted_image, wanted))
+        return self._of(torch.isin(self.image, wanted), torch.isin(self.synthetic_image, wanted))
 
-    def _of(self, views: Tensor, paintings: Tensor) -> "Lesson":
-        good, painted = views.nonzero().flatten(), paintings.nonzero().flatten()
+    def _of(self, views: Tensor, anomalies_per_image: Tensor) -> "TrainingSet":
+        good, synthetic = views.nonzero().flatten(), anomalies_per_image.nonzero().flatten()
         return replace(
             self,
             good=select(self.good, good),
             image=self.image[good],
-            painted=select(self.painted, painted),
-            painted_image=self.painted_image[painted],
-            mask=self.mask[painted],
-            doubted=None if self.doubted is None else self.doubted[good],
+            synthetic=select(self.synthetic, synthetic),
+            synthetic_image=self.synthetic_image[synthetic],
+            mask=self.mask[synthetic],
+            unclear=None if self.unclear is None else self.unclear[good],
         )
 
 
-def folds_of_rows(lesson: Lesson, folds: int) -> list[Tensor]:
+def folds_of_rows(training_set: TrainingSet, folds: int) -> list[Tensor]:
     """The rows of `good` by fold; all rows of one part are in the same. Raises `DatasetError` for too few parts."""
-    parts = [lesson.part_of(number) for number in lesson.image.tolist()]
+    parts = [training_set.part_of(number) for number in training_set.image.tolist()]
     if folds > 1 and len(set(parts)) < 2 * folds:
         raise DatasetError(
             f"{len(set(parts))} parts are too few for {folds} members.", "Give images of more parts, or fewer members."
@@ -150,7 +151,7 @@ def folds_of_rows(lesson: Lesson, folds: int) -> list[Tensor]:
 
 @dataclass(frozen=True)
 class Scores:
-    """`image` (B,): higher is more anomalous; `maps` (B, h, w): the same for each place."""
+    """`image` (B,): higher is more anomalous; `maps` (B, h, w): the same for each patch."""
 
     image: Tensor
     maps: Tensor
@@ -165,16 +166,16 @@ class Detector(nn.Module, ABC):
     """
 
     name: ClassVar[str]
-    paintings: int = 0
-    """How many painted copies of each good image `learn` is given."""
-    pasting: Pasting | None = None
-    """What is on those copies: pasted textures; None: painted defects."""
+    anomalies_per_image: int = 0
+    """How many copies with synthetic anomalies of each good image `learn` is given."""
+    overlay: TextureOverlay | None = None
+    """What is on those copies: pasted textures; None: synthetic anomalies."""
     views: tuple[View, ...] = (PLAIN,)
     """The views over which scores are averaged (RAD eq. 3)."""
-    halvings: tuple[int, ...] = (0,)
+    pyramid_levels: tuple[int, ...] = (0,)
     """How often the image is halved before the backbone sees it: features of (0, 1) are of the whole and the half."""
 
-    def __init__(self, config: Part, shape: FeatureShape, grid: tuple[int, int]) -> None:
+    def __init__(self, config: FrozenModel, shape: FeatureShape, grid: tuple[int, int]) -> None:
         """`grid`: (h, w) of the maps."""
         super().__init__()
         self.config = config
@@ -188,12 +189,12 @@ class Detector(nn.Module, ABC):
         """
 
     @abstractmethod
-    def surface(self, embedding: Embedding) -> Tensor:
-        """(B, C, h, w): the backbone's features of each place, by which images are compared with one another."""
+    def patch_features(self, embedding: Embedding) -> Tensor:
+        """(B, C, h, w): the backbone's features of each patch, by which images are compared with one another."""
 
     @abstractmethod
-    def learn(self, lesson: Lesson, *, seed: int, progress: Progress) -> None:
-        """Fit everything. Same lesson and seed, same state."""
+    def learn(self, training_set: TrainingSet, *, seed: int, progress: Progress) -> None:
+        """Fit everything. Same training set and seed, same state."""
 
     @abstractmethod
     def score_embedding(self, embedding: Embedding) -> Scores:
@@ -218,5 +219,5 @@ class CrossFitted(Detector):
     """Cross-fits itself in `learn`: it needs no other detectors for the scores that set its threshold."""
 
     @abstractmethod
-    def held_out_scores(self, lesson: Lesson) -> Scores:
-        """Scores of the plain view of each of the lesson's images, by parameters that the image did not train."""
+    def held_out_scores(self, training_set: TrainingSet) -> Scores:
+        """Scores of the plain view of each of the training set's images, by parameters that the image did not train."""

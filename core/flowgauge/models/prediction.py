@@ -1,6 +1,6 @@
 """What scoring asks of a gauge, and what it gets back.
 
-Apart from `flowgauge.training.gauge`, so that whoever only passes judgements on need not load the libraries that make
+Apart from `flowgauge.training.gauge`, so that whoever only passes predictions on need not load the libraries that make
 them.
 """
 
@@ -16,13 +16,13 @@ from flowgauge.vision.decoding import Picture
 
 
 @dataclass(frozen=True)
-class Judgement:
+class Prediction:
     """What a gauge says of one picture.
 
     `score`: anomaly score on the detector's scale, higher is more anomalous; `standard_score`: the same, 0 at the
     calibration's median and 1 per robust deviation; `anomaly_map`: (h, w) float32 on the gauge's grid, over the whole
-    original image, 0 at the typical good place, higher is more anomalous; `map_ceiling`: the map's value from which on
-    a place counts as anomalous; `peak`: the map's highest place, x and y as shares of width and height.
+    original image, 0 at the typical good patch, higher is more anomalous; `map_ceiling`: the map's value from which on
+    a patch counts as anomalous; `peak`: the map's highest patch, x and y as shares of width and height.
     """
 
     score: float
@@ -36,7 +36,7 @@ class Judgement:
     peak: tuple[float, float]
 
 
-class Judge(Protocol):
+class Predictor(Protocol):
     """A gauge as the stream sees it."""
 
     @property
@@ -48,5 +48,5 @@ class Judge(Protocol):
     @property
     def detector_name(self) -> str: ...
 
-    def judge(self, pictures: Sequence[Picture]) -> list[Judgement]:
-        """One judgement per picture, in order; a picture's judgement does not depend on its neighbours."""
+    def predict(self, pictures: Sequence[Picture]) -> list[Prediction]:
+        """One prediction per picture, in order; a picture's prediction does not depend on its neighbours."""

@@ -6,7 +6,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from flowgauge.domain.errors import SettingsError
-from flowgauge.domain.messages import Part
+from flowgauge.domain.messages import FrozenModel
 from flowgauge.models.csflow.detector import CsFlow, CsFlowConfig
 from flowgauge.models.detector import Detector, FeatureShape
 from flowgauge.models.featureflow.detector import FeatureFlow, FeatureFlowConfig
@@ -16,7 +16,7 @@ from flowgauge.models.lamp.detector import Lamp, LampConfig
 from flowgauge.models.multidirectional.detector import Multidirectional, MultidirectionalConfig
 from flowgauge.models.rad.detector import Rad, RadConfig
 
-DETECTORS: dict[str, tuple[Callable[..., Detector], type[Part]]] = {
+DETECTORS: dict[str, tuple[Callable[..., Detector], type[FrozenModel]]] = {
     FeatureFlow.name: (FeatureFlow, FeatureFlowConfig),
     HeadFlow.name: (HeadFlow, HeadFlowConfig),
     Rad.name: (Rad, RadConfig),
@@ -32,7 +32,7 @@ FROM_LABELS = frozenset({Multidirectional.name})
 """Detectors that learn from defects which people have labelled."""
 
 
-def offer(kind: type[Detector], schema: type[Part]) -> None:
+def offer(kind: type[Detector], schema: type[FrozenModel]) -> None:
     """Make a detector from outside core known by its name, for as long as this process runs: `create` makes it, and its
     snapshots load. It is constructed with a validated `schema` and a `FeatureShape`; offering it again changes nothing.
 
@@ -43,7 +43,7 @@ def offer(kind: type[Detector], schema: type[Part]) -> None:
 
 
 def create(name: str, config: Mapping[str, Any], shape: FeatureShape) -> Detector:
-    """An untaught detector for features of `shape`.
+    """An untrained detector for features of `shape`.
 
     Raises `SettingsError` for an unknown name or a configuration that its detector refuses.
     """

@@ -1,4 +1,4 @@
-"""Synthetic defects, painted on photographs of good parts: to ask a gauge whether it still sees, and to teach weights.
+"""Synthetic defects, painted on photographs of good parts: to ask a gauge whether it still sees, and to train weights.
 
 They need no labels and no knowledge of the part. After CutPaste (Li et al., arXiv 2104.04015) and DRAEM (Zavrtanik et
 al., arXiv 2108.07610), with the marks that surfaces really get: scratches, cracks, pits, chips, uneven light.
@@ -25,7 +25,7 @@ _FAINTEST, _CLEAREST = 14.0, 90.0
 
 
 @dataclass(frozen=True)
-class Painted:
+class SyntheticAnomaly:
     """`pixels` (H, W, 3) uint8; `mask` (H, W) bool, never empty: where some channel changed by `NOTICEABLE` or more."""
 
     pixels: NDArray[np.uint8]
@@ -33,19 +33,21 @@ class Painted:
     kind: str
 
 
-def paint_on(pixels: NDArray[np.uint8], part: NDArray[np.bool_], kind: str, rng: np.random.Generator) -> Painted:
-    """The same as `paint` on that part (H, W) of the picture alone, which is not empty, and scaled with it; where the
-    part is too thin for that kind, anywhere.
+def draw_anomaly_on(
+    pixels: NDArray[np.uint8], part: NDArray[np.bool_], kind: str, rng: np.random.Generator
+) -> SyntheticAnomaly:
+    """The same as `draw_anomaly` on that part (H, W) of the picture alone, which is not empty, and scaled with it;
+    where the part is too thin for that kind, anywhere.
     """
     rows, columns = ndimage.find_objects(part.astype(np.uint8))[0]
-    place = _widened(rows, pixels.shape[0]), _widened(columns, pixels.shape[1])
+    box = _widened(rows, pixels.shape[0]), _widened(columns, pixels.shape[1])
     try:
-        inner = paint(pixels[place], kind, rng, part[place])
+        inner = draw_anomaly(pixels[box], kind, rng, part[box])
     except ValueError:
-        return paint(pixels, kind, rng)
+        return draw_anomaly(pixels, kind, rng)
     whole, mask = pixels.copy(), np.zeros_like(part)
-    whole[place], mask[place] = inner.pixels, inner.mask
-    return Painted(whole, mask, kind)
+    whole[box], mask[box] = inner.pixels, inner.mask
+    return SyntheticAnomaly(whole, mask, kind)
 
 
 def _widened(span: slice, size: int) -> slice:
@@ -54,9 +56,9 @@ def _widened(span: slice, size: int) -> slice:
     return slice(start, max(span.stop, start + _SMALLEST_SIDE))
 
 
-def paint(
+def draw_anomaly(
     pixels: NDArray[np.uint8], kind: str, rng: np.random.Generator, on: NDArray[np.bool_] | None = None
-) -> Painted:
+) -> SyntheticAnomaly:
     """`pixels` (H, W, 3) with one defect of `kind`, subtle to clear, scaled with the image; where `on` (H, W) is given,
     nothing changes elsewhere.
 
@@ -69,12 +71,12 @@ def paint(
     fewest = max(_FEWEST_PIXELS, image[..., 0].size * _SMALLEST_SHARE)
     for attempt in range(_ATTEMPTS):
         changed = _PAINTERS[kind](image, rng, 1 + attempt / 4)
-        painted = np.rint(np.clip(changed, 0, 255)).astype(np.uint8)
+        synthetic = np.rint(np.clip(changed, 0, 255)).astype(np.uint8)
         if on is not None:
-            painted = np.where(on[:, :, None], painted, pixels)
-        mask = np.abs(painted - image).max(axis=2) >= NOTICEABLE
+            synthetic = np.where(on[:, :, None], synthetic, pixels)
+        mask = np.abs(synthetic - image).max(axis=2) >= NOTICEABLE
         if mask.sum() >= fewest:
-            return Painted(painted, mask, kind)
+            return SyntheticAnomaly(synthetic, mask, kind)
     raise ValueError(f"No visible {kind} fits on an image of {pixels.shape[1]} x {pixels.shape[0]} pixels.")
 
 
@@ -88,7 +90,7 @@ def _scar(image: Field, rng: np.random.Generator, boldness: float) -> Field:
     angle = rng.uniform(-90, 90)
     turned, shown = (_turned(layer, angle) for layer in (strip, np.full(strip.shape, 255, np.float32)))
     canvas = Image.fromarray(image.astype(np.uint8))
-    y, x = (int(centre) for centre in _place(shape, rng, margin=0.15))
+    y, x = (int(centre) for centre in _position(shape, rng, margin=0.15))
     canvas.paste(turned, (x - turned.width // 2, y - turned.height // 2), shown.convert("L"))
     return np.asarray(canvas, np.float32)
 
@@ -97,7 +99,7 @@ def _blend(image: Field, rng: np.random.Generator, boldness: float) -> Field:
     """Another texture under a patch of thresholded smooth noise."""
     shape, unit = _frame(image)
     spread = unit * np.exp(rng.uniform(np.log(0.05), np.log(0.2)))
-    hill = np.exp(-(_radius(shape, _place(shape, rng)) ** 2) / (2 * spread**2))
+    hill = np.exp(-(_radius(shape, _position(shape, rng)) ** 2) / (2 * spread**2))
     noise = smooth_noise(rng, shape, rng.uniform(6, 20))
     opacity = rng.uniform(0.6, 1) * np.clip((1.6 * hill + 0.4 * noise * hill**0.5 - 0.8) * 6, 0, 1)
     foreign = _other_texture(image, rng)
@@ -108,7 +110,7 @@ def _scratch(image: Field, rng: np.random.Generator, boldness: float) -> Field:
     """A thin, slightly bent line, dark or bright, whose width and depth vary along it."""
     shape, unit = _frame(image)
     steps = round(unit * rng.uniform(0.15, 0.8))
-    path = through(_place(shape, rng), wander(rng, (0, 0), rng.uniform(0, 2 * np.pi), steps, 0.004, 0.02))
+    path = through(_position(shape, rng), wander(rng, (0, 0), rng.uniform(0, 2 * np.pi), steps, 0.004, 0.02))
     widths = unit / 256 * rng.uniform(0.9, 2.4) * np.clip(1 + 0.4 * _profile(rng, steps), 0.3, 2)
     depth = np.clip(0.8 + 0.4 * _profile(rng, steps), 0.15, 1.2)
     return image + _departure(image, rng, boldness) * _line(path, shape, widths, depth)[:, :, None]
@@ -118,7 +120,7 @@ def _crack(image: Field, rng: np.random.Generator, boldness: float) -> Field:
     """A dark random walk, 1 to 3 pixels wide, that branches and thins out."""
     shape, unit = _frame(image)
     steps, heading = round(unit * rng.uniform(0.15, 0.6)), rng.uniform(0, 2 * np.pi)
-    trunk = through(_place(shape, rng), wander(rng, (0, 0), heading, steps, 0.004, 0.6))
+    trunk = through(_position(shape, rng), wander(rng, (0, 0), heading, steps, 0.004, 0.6))
     width = float(np.clip(unit / 200 * rng.uniform(0.8, 2), 1, 3))
     opacity = _line(trunk, shape, width * np.linspace(1, 0.5, steps))
     for _ in range(rng.integers(0, 4)):
@@ -133,7 +135,7 @@ def _blotch(image: Field, rng: np.random.Generator, boldness: float) -> Field:
     """A large soft change of brightness, as from a worn tool or a wet rag."""
     shape, unit = _frame(image)
     reach = unit * rng.uniform(0.12, 0.4)
-    radius = _radius(shape, _place(shape, rng), rng.uniform(1, 2.2), rng.uniform(0, np.pi))
+    radius = _radius(shape, _position(shape, rng), rng.uniform(1, 2.2), rng.uniform(0, np.pi))
     wavy = radius * (1 + 0.08 * smooth_noise(rng, shape, rng.uniform(3, 8)))
     opacity = np.asarray(np.exp(-((wavy / reach) ** rng.uniform(2, 6))), np.float32)
     return image + _departure(image, rng, boldness * 0.7) * opacity[:, :, None]
@@ -143,7 +145,7 @@ def _spot(image: Field, rng: np.random.Generator, boldness: float) -> Field:
     """A small hole, stain or chip of irregular outline, with a texture of its own."""
     shape, unit = _frame(image)
     size = max(1.5, unit * np.exp(rng.uniform(np.log(0.012), np.log(0.06))))
-    radius = _radius(shape, _place(shape, rng), np.exp(rng.uniform(0, 1)), rng.uniform(0, np.pi))
+    radius = _radius(shape, _position(shape, rng), np.exp(rng.uniform(0, 1)), rng.uniform(0, np.pi))
     ragged = radius * (1 + 0.25 * smooth_noise(rng, shape, rng.uniform(8, min(40, unit / 3))))
     opacity = np.clip((size - ragged) / rng.uniform(1, 3) + 0.5, 0, 1)
     rough = 1 + 0.3 * smooth_noise(rng, shape, rng.uniform(10, min(60, unit / 2)))
@@ -171,13 +173,13 @@ def _beyond_border(shape: tuple[int, int], rng: np.random.Generator) -> Field:
 def _island(shape: tuple[int, int], rng: np.random.Generator) -> Field:
     """(H, W) about the pixels by which a place lies inside an ellipse; negative outside."""
     reach = min(shape) * rng.uniform(0.08, 0.35)
-    return reach - _radius(shape, _place(shape, rng), rng.uniform(1, 3), rng.uniform(0, np.pi))
+    return reach - _radius(shape, _position(shape, rng), rng.uniform(1, 3), rng.uniform(0, np.pi))
 
 
 def _blowhole(image: Field, rng: np.random.Generator, boldness: float) -> Field:
     """A small dark round pit with a bright rim on the side that faces the light."""
     shape, unit = _frame(image)
-    centre, size = _place(shape, rng), max(2.0, unit * np.exp(rng.uniform(np.log(0.01), np.log(0.035))))
+    centre, size = _position(shape, rng), max(2.0, unit * np.exp(rng.uniform(np.log(0.01), np.log(0.035))))
     radius = _radius(shape, centre, rng.uniform(1, 1.4), rng.uniform(0, np.pi))
     pit = np.clip(size - radius + 0.5, 0, 1) * (0.6 + 0.4 * np.clip(1 - radius / size, 0, 1))
     rim = np.exp(-(((radius - size - 0.8) / (0.25 * size + 0.6)) ** 2)) * _facing(
@@ -195,8 +197,8 @@ def _chip(image: Field, rng: np.random.Generator, boldness: float) -> Field:
     reach = unit * np.exp(rng.uniform(np.log(0.03), np.log(0.15)))
     radius = _radius(shape, centre, rng.uniform(1, 2.5), rng.uniform(0, np.pi))
     ragged = radius + 0.2 * reach * smooth_noise(rng, shape, min(unit / 4, unit / reach * 2))
-    ground = rng.uniform(0, 60) if image.mean() > 120 or rng.random() < 0.3 else rng.uniform(150, 230)
-    soft = ground + 6 * smooth_noise(rng, shape, 8)[:, :, None]
+    background = rng.uniform(0, 60) if image.mean() > 120 or rng.random() < 0.3 else rng.uniform(150, 230)
+    soft = background + 6 * smooth_noise(rng, shape, 8)[:, :, None]
     return _mixed(image, soft, rng.uniform(0.6, 1) * np.clip(reach - ragged + 0.5, 0, 1))
 
 
@@ -259,15 +261,15 @@ def _frame(image: Field) -> tuple[tuple[int, int], int]:
     return (height, width), min(height, width)
 
 
-def _place(shape: tuple[int, int], rng: np.random.Generator, margin: float = 0.08) -> Points:
+def _position(shape: tuple[int, int], rng: np.random.Generator, margin: float = 0.08) -> Points:
     return np.array([side * rng.uniform(margin, 1 - margin) for side in shape])
 
 
 def _on_border(shape: tuple[int, int], rng: np.random.Generator) -> Points:
-    place = _place(shape, rng)
+    box = _position(shape, rng)
     axis = rng.integers(2)
-    place[axis] = rng.choice([0, shape[axis] - 1])
-    return place
+    box[axis] = rng.choice([0, shape[axis] - 1])
+    return box
 
 
 def _offsets(shape: tuple[int, int], centre: Points) -> tuple[Field, Field]:
@@ -298,8 +300,8 @@ def _line(path: Points, shape: tuple[int, int], widths: Points, depth: Points | 
     """(H, W) opacity of a smooth-edged line with a width in pixels, and a depth in [0, 1], at each point of `path`."""
     drawn = stroke(path, shape, float(widths.max()))
     opacity = np.zeros(shape, np.float32)
-    coverage = np.clip(widths[drawn.place] / 2 - drawn.distance + 0.5, 0, 1)
-    opacity[drawn.near] = coverage * np.broadcast_to(depth, len(path))[drawn.place]
+    coverage = np.clip(widths[drawn.nearest] / 2 - drawn.distance + 0.5, 0, 1)
+    opacity[drawn.near] = coverage * np.broadcast_to(depth, len(path))[drawn.nearest]
     return opacity
 
 

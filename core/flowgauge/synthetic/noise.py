@@ -45,19 +45,19 @@ def wander(
     return np.asarray(np.array(start) + np.cumsum(moves, axis=0), np.float64)
 
 
-def through(place: Points, path: Points) -> Points:
-    """`path`, moved so that its middle lies at `place`."""
-    return np.asarray(path - path[len(path) // 2] + place, np.float64)
+def through(nearest: Points, path: Points) -> Points:
+    """`path`, moved so that its middle lies at `nearest`."""
+    return np.asarray(path - path[len(path) // 2] + nearest, np.float64)
 
 
 @dataclass(frozen=True)
 class Stroke:
     """Where a curve runs. `near` (H, W) bool: pixels within reach; for each of them, in that order, `distance` to the
-    curve in pixels and `place`, the index of the curve's nearest point."""
+    curve in pixels and `nearest`, the index of the curve's nearest point."""
 
     near: NDArray[np.bool_]
     distance: Points
-    place: NDArray[np.intp]
+    nearest: NDArray[np.intp]
 
 
 def stroke(points: Points, shape: tuple[int, int], reach: float) -> Stroke:
@@ -67,8 +67,8 @@ def stroke(points: Points, shape: tuple[int, int], reach: float) -> Stroke:
     if not near.any():
         return Stroke(near, np.empty(0), np.empty(0, np.intp))
     dense = _densified(points)
-    distance, place = cKDTree(dense).query(np.argwhere(near))
-    return Stroke(near, np.asarray(distance), np.minimum(place // _DENSITY, len(points) - 1))
+    distance, nearest = cKDTree(dense).query(np.argwhere(near))
+    return Stroke(near, np.asarray(distance), np.minimum(nearest // _DENSITY, len(points) - 1))
 
 
 def _densified(points: Points) -> Points:

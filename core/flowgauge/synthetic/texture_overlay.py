@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from flowgauge.domain.errors import SettingsError
-from flowgauge.domain.messages import Part
-from flowgauge.synthetic.anomalies import Painted
+from flowgauge.domain.messages import FrozenModel
+from flowgauge.synthetic.anomalies import SyntheticAnomaly
 from flowgauge.synthetic.noise import Field, smooth_noise
 from flowgauge.synthetic.procedural import MATERIALS, ProceduralLine
 from flowgauge.vision.decoding import Picture, decode
 
-Texture = NDArray[np.uint8]
+MaterialFactory = NDArray[np.uint8]
 
 _ATTEMPTS = 20
 _SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"})
@@ -28,13 +28,13 @@ _EACH = 3
 
 
 @cache
-def procedural_textures(size: int) -> tuple[Texture, ...]:
+def procedural_textures(size: int) -> tuple[MaterialFactory, ...]:
     """Surfaces (size, size, 3) of all materials; always the same."""
     lines = [ProceduralLine(material, seed=0, size=size) for material in sorted(MATERIALS)]
     return tuple(line.good(index).pixels for line in lines for index in range(_EACH))
 
 
-def textures_of(folder: Path, size: int) -> tuple[Texture, ...]:
+def textures_of(folder: Path, size: int) -> tuple[MaterialFactory, ...]:
     """The images in `folder`, brought to (size, size, 3). Raises `SettingsError` where there are none."""
     files = sorted(path for path in folder.glob("*") if path.suffix.lower() in _SUFFIXES)
     if not files:
@@ -43,7 +43,7 @@ def textures_of(folder: Path, size: int) -> tuple[Texture, ...]:
     return tuple(np.asarray(picture.resize((size, size), Image.Resampling.BILINEAR)) for picture in pictures)
 
 
-class Pasting(Part):
+class TextureOverlay(FrozenModel):
     """Which textures, and where: with `on_object`, on what differs from the border's colour alone, where that is
     anything; else anywhere. `folder` None: surfaces of all procedural materials.
     """
@@ -51,13 +51,13 @@ class Pasting(Part):
     on_object: bool = False
     folder: str | None = None
 
-    def textures(self, size: int) -> tuple[Texture, ...]:
+    def textures(self, size: int) -> tuple[MaterialFactory, ...]:
         return procedural_textures(size) if self.folder is None else textures_of(Path(self.folder), size)
 
 
 def paste(
-    pixels: NDArray[np.uint8], textures: Sequence[Texture], rng: np.random.Generator, *, on_object: bool = False
-) -> Painted:
+    pixels: NDArray[np.uint8], textures: Sequence[MaterialFactory], rng: np.random.Generator, *, on_object: bool = False
+) -> SyntheticAnomaly:
     """`pixels` (S, S, 3) with one of `textures` (S, S, 3) pasted, of an opacity of 0.2 to 0.8. The input stays as it
     is; the same state of `rng` pastes the same. Gray images stay gray.
     """
@@ -72,7 +72,7 @@ def paste(
     texture = _varied(textures[int(rng.integers(len(textures)))], rng, gray=gray)
     opacity = np.float32(np.clip(rng.normal(0.5, 0.1), 0.2, 0.8)) * mask[..., None]
     mixed = pixels * (1 - opacity) + texture * opacity
-    return Painted(np.rint(mixed).astype(np.uint8), mask, "texture")
+    return SyntheticAnomaly(np.rint(mixed).astype(np.uint8), mask, "texture")
 
 
 def _allowed(pixels: NDArray[np.uint8], on_object: bool) -> NDArray[np.bool_]:
@@ -93,7 +93,7 @@ def _noisy(rng: np.random.Generator, shape: tuple[int, int]) -> NDArray[np.bool_
     return found
 
 
-def _varied(texture: Texture, rng: np.random.Generator, *, gray: bool) -> Field:
+def _varied(texture: MaterialFactory, rng: np.random.Generator, *, gray: bool) -> Field:
     """Turned, mirrored, under another light, and gray on gray images: colour alone would give it away there."""
     turned = np.rot90(texture, int(rng.integers(4)))
     turned = turned[:, ::-1] if rng.random() < 0.5 else turned

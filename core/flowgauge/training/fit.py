@@ -16,9 +16,9 @@ from torch import Tensor
 
 from flowgauge.domain.errors import DatasetError
 from flowgauge.domain.folds import fold_of
-from flowgauge.domain.messages import Part, Statistics
+from flowgauge.domain.messages import FrozenModel, Statistics
 from flowgauge.models.backbones import BackboneSpec, load_backbone
-from flowgauge.models.detector import CrossFitted, Detector, FeatureShape, Lesson, Progress, Scores
+from flowgauge.models.detector import CrossFitted, Detector, FeatureShape, Progress, Scores, TrainingSet
 from flowgauge.models.registry import DEFAULT, create
 from flowgauge.training.gauge import Gauge
 from flowgauge.training.manifest import DetectorSpec, Manifest, MapScale, Range, Ranges
@@ -38,14 +38,14 @@ _COMPARED = 100
 """Images by which two detectors' scales are compared, at most: their median is sure to an eighth of a deviation."""
 
 
-class FitSettings(Part):
+class FitSettings(FrozenModel):
     """How a gauge is made. `config` are options of the detector's own; `false_alarms` is the rate that the conformal
     rule promises on new good images, and `k` that of T = Q3 + k * IQR where `rule` is that one.
 
-    With `refine` r > 0, images that nobody has called good may teach: up to r times, those whose cross-fitted score
+    With `refine` r > 0, images that nobody has called good may train: up to r times, those whose cross-fitted score
     lies above median + `clean_half_k` * (median - Q1), or above Q3 + `k` * IQR if that is the `suspect_rule`, are left
     out and the rest is fitted anew (2503.01569). Where `mutual` is given, the first time goes by mutual scoring, which
-    no defect can have taught. The one-sided rule then also sets the threshold: scores above the median may be the
+    no defect can have trained. The one-sided rule then also sets the threshold: scores above the median may be the
     defects', and no rate can be promised.
 
     The preprocessing's mean and standard deviation are always the backbone's.
@@ -100,7 +100,7 @@ def fit(
     settings: FitSettings,
     at: datetime,
     groups: Sequence[str] | None = None,
-    theta: Initialization | None = None,
+    init: Initialization | None = None,
     labelled: Sequence[Labelled] = (),
     seed: int = 0,
     device: str = "cpu",
@@ -109,28 +109,28 @@ def fit(
     """A gauge whose threshold stands on cross-fitted scores: each image is scored by a detector that never saw it.
 
     `groups` names the object that each picture shows (default: each its own), in the order of capture: images of one
-    object share a fold. Learning starts from `theta`, where it is given; `labelled` defects teach detectors that learn
-    from labels. Pictures whose object the preprocessing doubts do not teach. Same pictures, settings and seed on one
+    object share a fold. Learning starts from `init`, where it is given; `labelled` defects train detectors that learn
+    from labels. Pictures whose object the preprocessing doubts do not train. Same pictures, settings and seed on one
     machine: same gauge. Raises `DatasetError` for too few pictures
     or labels, `SettingsError` for a theta of another detector.
     """
     groups = list(groups) if groups is not None else [str(index) for index in range(len(pictures))]
     embedder = embedder_for(settings, device).measured(pictures)
     backbone, preprocessing = embedder.backbone, embedder.preprocessing
-    clear = [not preprocessing.doubts(picture) for picture in pictures]
+    clear = [not preprocessing.unclear_reasons(picture) for picture in pictures]
     pictures, groups = list(compress(pictures, clear)), list(compress(groups, clear))
     folds = folds_of(groups, settings.folds)
-    if theta is not None:
-        theta.require_backbone(backbone.spec)
-    teacher = Teacher(settings, backbone.shape(preprocessing.size), seed, progress, theta)
-    lesson = embedder.lesson(preprocessing.squares(pictures), seed=seed, progress=progress).showing(groups)
+    if init is not None:
+        init.require_backbone(backbone.spec)
+    trainer = Trainer(settings, backbone.shape(preprocessing.size), seed, progress, init)
+    training_set = embedder.training_set(preprocessing.crops(pictures), seed=seed, progress=progress).showing(groups)
     if labelled:
-        defects = preprocessing.squares([picture for picture, _ in labelled])
+        defects = preprocessing.crops([picture for picture, _ in labelled])
         embedding = embedder.embed(defects, progress, what="reading labelled defects")
-        lesson = lesson.labelled(embedding, [kind for _, kind in labelled])
-    suspects = teacher.suspects(lesson, groups, folds)
-    detector = teacher.taught(lesson.without(suspects), "all images")
-    held_out = teacher.cross_fitted(lesson, folds, suspects, scale_of=detector)
+        training_set = training_set.labelled(embedding, [kind for _, kind in labelled])
+    suspects = trainer.suspects(training_set, groups, folds)
+    detector = trainer.trained(training_set.without(suspects), "all images")
+    held_out = trainer.cross_fitted(training_set, folds, suspects, scale_of=detector)
     scores = held_out.image.double().numpy()
     manifest = Manifest(
         line=line,
@@ -154,7 +154,7 @@ def fit(
 
 
 def embedder_for(settings: FitSettings, device: str) -> Embedder:
-    """What turns pictures into what the detector of `settings` is taught with."""
+    """What turns pictures into what the detector of `settings` is trained with."""
     backbone = load_backbone(settings.backbone, device)
     preprocessing = settings.preprocessing.model_copy(update={"mean": backbone.spec.mean, "std": backbone.spec.std})
     detector = create(settings.detector, settings.config, backbone.shape(preprocessing.size))
@@ -188,36 +188,37 @@ def folds_of(groups: Sequence[str], wanted: int) -> NDArray[np.intp]:
 
 
 @dataclass(frozen=True)
-class Teacher:
-    """Makes detectors of one kind and teaches them."""
+class Trainer:
+    """Makes detectors of one kind and trains them."""
 
     settings: FitSettings
     shape: FeatureShape
     seed: int
     progress: Progress
-    theta: Initialization | None = None
+    init: Initialization | None = None
 
-    def untaught(self) -> Detector:
-        """At random parameters, or at theta*. Raises `SettingsError` for those of another detector."""
+    def untrained(self) -> Detector:
+        """At random parameters, or at the meta-learned initialization. Raises `SettingsError` for those of another
+        detector."""
         detector = create(self.settings.detector, self.settings.config, self.shape)
-        if self.theta is not None:
-            self.theta.load_into(detector)
+        if self.init is not None:
+            self.init.load_into(detector)
         return detector
 
-    def taught(self, lesson: Lesson, whom: str) -> Detector:
-        detector = self.untaught()
+    def trained(self, training_set: TrainingSet, whom: str) -> Detector:
+        detector = self.untrained()
         detector.learn(
-            lesson,
+            training_set,
             seed=self.seed,
             progress=lambda what, done, total: self.progress(f"{what}, {whom}", done, total),
         )
         return detector.eval()
 
-    def suspects(self, lesson: Lesson, groups: Sequence[str], folds: NDArray[np.intp]) -> Tensor:
-        """The numbers of the images that should not teach; all may, where nothing is to be refined."""
-        suspects = self._suspected_at_first(lesson, groups)
+    def suspects(self, training_set: TrainingSet, groups: Sequence[str], folds: NDArray[np.intp]) -> Tensor:
+        """The numbers of the images that should not train; all may, where nothing is to be refined."""
+        suspects = self._suspected_at_first(training_set, groups)
         for _ in range(self._rounds_of_fitting):
-            before, scores = suspects, self.cross_fitted(lesson, folds, suspects)
+            before, scores = suspects, self.cross_fitted(training_set, folds, suspects)
             suspects = self._suspects(scores.image.double().numpy(), folds)
             if torch.equal(before, suspects):
                 break
@@ -228,15 +229,15 @@ class Teacher:
         settings = self.settings
         return settings.refine if settings.mutual is None else max(0, settings.refine - 1)
 
-    def _suspected_at_first(self, lesson: Lesson, groups: Sequence[str]) -> Tensor:
+    def _suspected_at_first(self, training_set: TrainingSet, groups: Sequence[str]) -> Tensor:
         """The numbers of the images that look suspect beside the others, before anything has been fitted."""
         mutual = self.settings.mutual
         if not self.settings.refine or mutual is None:
             return torch.empty(0, dtype=torch.long)
-        detector = self.untaught()
+        detector = self.untrained()
         plain = rows_of_view(len(groups), detector, PLAIN)
-        surface = detector.surface({name: tensor[plain] for name, tensor in lesson.good.items()})
-        scores = mutual_scores(surface, groups, mutual, seed=self.seed, progress=self.progress)
+        patch_features = detector.patch_features({name: tensor[plain] for name, tensor in training_set.good.items()})
+        scores = mutual_scores(patch_features, groups, mutual, seed=self.seed, progress=self.progress)
         return torch.from_numpy(np.flatnonzero(~least_suspect(scores, mutual.keep)))
 
     def _suspects(self, scores: NDArray[np.float64], folds: NDArray[np.intp]) -> Tensor:
@@ -246,39 +247,39 @@ class Teacher:
         return torch.from_numpy(np.flatnonzero(scores > limits[folds]))
 
     def cross_fitted(
-        self, lesson: Lesson, folds: NDArray[np.intp], suspects: Tensor, scale_of: Detector | None = None
+        self, training_set: TrainingSet, folds: NDArray[np.intp], suspects: Tensor, scale_of: Detector | None = None
     ) -> Scores:
-        """The score and map of each plain image by a detector that was taught with the other folds' images, less the
-        suspects among them; on the scale of `scale_of`, which all images but the suspects taught. A detector that
-        cross-fits itself gives them without others: `scale_of`, or one that is taught here.
+        """The score and map of each plain image by a detector that was trained with the other folds' images, less the
+        suspects among them; on the scale of `scale_of`, which all images but the suspects trained. A detector that
+        cross-fits itself gives them without others: `scale_of`, or one that is trained here.
         """
         whole = scale_of
-        if whole is None and isinstance(self.untaught(), CrossFitted):
-            whole = self.taught(lesson.without(suspects), "all images")
+        if whole is None and isinstance(self.untrained(), CrossFitted):
+            whole = self.trained(training_set.without(suspects), "all images")
         if isinstance(whole, CrossFitted):
-            return whole.held_out_scores(lesson)
+            return whole.held_out_scores(training_set)
         parts, order = [], []
         count = int(folds.max()) + 1
         for fold in range(count):
             held_out = torch.from_numpy(np.flatnonzero(folds == fold))
-            untaught = torch.cat([held_out, suspects])
-            detector = self.taught(lesson.without(untaught), f"fold {fold + 1} of {count}")
-            scores = plain_scores(detector, lesson, len(folds), held_out)
+            untrained = torch.cat([held_out, suspects])
+            detector = self.trained(training_set.without(untrained), f"fold {fold + 1} of {count}")
+            scores = plain_scores(detector, training_set, len(folds), held_out)
             if scale_of is not None:
-                scores = _on_the_scale_of(scale_of, detector, scores, lesson, _some_but(untaught, len(folds)))
+                scores = _on_the_scale_of(scale_of, detector, scores, training_set, _some_but(untrained, len(folds)))
             parts.append(scores)
             order.append(held_out)
-        place = torch.argsort(torch.cat(order))
-        return Scores(torch.cat([p.image for p in parts])[place], torch.cat([p.maps for p in parts])[place])
+        order_back = torch.argsort(torch.cat(order))
+        return Scores(torch.cat([p.image for p in parts])[order_back], torch.cat([p.maps for p in parts])[order_back])
 
 
-def plain_scores(detector: Detector, lesson: Lesson, images: int, wanted: Tensor) -> Scores:
+def plain_scores(detector: Detector, training_set: TrainingSet, images: int, wanted: Tensor) -> Scores:
     """Scores of the images `wanted`, averaged over the detector's views as it would score them on the line."""
     scores = []
     with torch.inference_mode():
         for view in detector.views:
             rows = rows_of_view(images, detector, view)
-            embedding = {name: tensor[rows][wanted] for name, tensor in lesson.good.items()}
+            embedding = {name: tensor[rows][wanted] for name, tensor in training_set.good.items()}
             part = detector.score_embedding(embedding)
             scores.append(Scores(part.image, view.undo(part.maps)))
     return Scores(torch.stack([s.image for s in scores]).mean(0), torch.stack([s.maps for s in scores]).mean(0))
@@ -290,12 +291,14 @@ def _some_but(left_out: Tensor, images: int) -> Tensor:
     return torch.from_numpy(numbers[:: -(-len(numbers) // _COMPARED)])
 
 
-def _on_the_scale_of(other: Detector, detector: Detector, scores: Scores, lesson: Lesson, both: Tensor) -> Scores:
-    """The level of likelihoods and logits changes from one learning to the next. Images that taught both detectors,
+def _on_the_scale_of(
+    other: Detector, detector: Detector, scores: Scores, training_set: TrainingSet, both: Tensor
+) -> Scores:
+    """The level of likelihoods and logits changes from one learning to the next. Images that trained both detectors,
     `both`, tell by how much.
     """
-    images = int(lesson.image.max()) + 1
-    own, others = (plain_scores(each, lesson, images, both) for each in (detector, other))
+    images = int(training_set.image.max()) + 1
+    own, others = (plain_scores(each, training_set, images, both) for each in (detector, other))
     return Scores(
         scores.image + others.image.median() - own.image.median(),
         scores.maps + others.maps.median() - own.maps.median(),

@@ -11,7 +11,7 @@ from torch import Tensor
 from flowgauge.domain.messages import Decision, Statistics
 from flowgauge.models.backbones import Backbone
 from flowgauge.models.detector import Detector
-from flowgauge.models.prediction import Judgement
+from flowgauge.models.prediction import Prediction
 from flowgauge.training.manifest import Manifest
 from flowgauge.vision.augmentation import View
 from flowgauge.vision.decoding import Picture
@@ -44,17 +44,17 @@ class Gauge:
     def detector_name(self) -> str:
         return self.manifest.detector.name
 
-    def judge(self, pictures: Sequence[Picture]) -> list[Judgement]:
-        """One judgement per picture, in order; a picture's judgement does not depend on its neighbours."""
-        return judge_each([(self, picture) for picture in pictures])
+    def predict(self, pictures: Sequence[Picture]) -> list[Prediction]:
+        """One prediction per picture, in order; a picture's prediction does not depend on its neighbours."""
+        return predict_each([(self, picture) for picture in pictures])
 
-    def _judgement(self, picture: Picture, score: float, raw_map_hw: NDArray[np.float32]) -> Judgement:
+    def _prediction(self, picture: Picture, score: float, raw_map_hw: NDArray[np.float32]) -> Prediction:
         facts = self.manifest
         standard_map = (raw_map_hw - facts.map_scale.calibration.median) / facts.map_scale.calibration.deviation
         whole = facts.preprocessing.restore(standard_map.astype(np.float32), picture)
         row, column = np.unravel_index(int(whole.argmax()), whole.shape)
-        decision, reasons = decide(facts, score, picture.statistics, facts.preprocessing.doubts(picture))
-        return Judgement(
+        decision, reasons = decide(facts, score, picture.statistics, facts.preprocessing.unclear_reasons(picture))
+        return Prediction(
             score=score,
             standard_score=facts.calibration.standardise(score),
             threshold=facts.threshold.value,
@@ -72,14 +72,14 @@ _Reading = tuple[tuple[View, ...], tuple[int, ...]]
 
 def _reading(gauge: Gauge) -> _Reading:
     """What a detector asks of the backbone."""
-    return gauge.detector.views, gauge.detector.halvings
+    return gauge.detector.views, gauge.detector.pyramid_levels
 
 
 def decide(
-    facts: Manifest, score: float, seen: Statistics, doubts: tuple[str, ...] = ()
+    facts: Manifest, score: float, seen: Statistics, unclear_reasons: tuple[str, ...] = ()
 ) -> tuple[Decision, tuple[str, ...]]:
     """The decision, and for all but `pass` why: what the gauge has not seen the like of is never rejected alone."""
-    left = facts.ranges.left_by(seen) + doubts
+    left = facts.ranges.left_by(seen) + unclear_reasons
     limit = facts.threshold
     if left:
         return Decision.REVIEW, left
@@ -92,35 +92,35 @@ def decide(
     return Decision.PASS, ()
 
 
-def judge_each(items: Sequence[tuple[Gauge, Picture]]) -> list[Judgement]:
-    """Judgements of pictures from many lines: gauges that share backbone and preprocessing share its passes."""
+def predict_each(items: Sequence[tuple[Gauge, Picture]]) -> list[Prediction]:
+    """Predictions of pictures from many lines: gauges that share backbone and preprocessing share its passes."""
     shared: dict[tuple[int, Preprocessing, _Reading], list[int]] = {}
     for index, (gauge, _) in enumerate(items):
         key = (id(gauge.backbone), gauge.manifest.preprocessing, _reading(gauge))
         shared.setdefault(key, []).append(index)
-    judgements: dict[int, Judgement] = {}
+    predictions: dict[int, Prediction] = {}
     for indices in shared.values():
         for chunk in _chunks(indices):
-            judgements |= _judge_together({index: items[index] for index in chunk})
-    return [judgements[index] for index in range(len(items))]
+            predictions |= _predict_together({index: items[index] for index in chunk})
+    return [predictions[index] for index in range(len(items))]
 
 
-def _judge_together(items: dict[int, tuple[Gauge, Picture]]) -> dict[int, Judgement]:
+def _predict_together(items: dict[int, tuple[Gauge, Picture]]) -> dict[int, Prediction]:
     gauges = [gauge for gauge, _ in items.values()]
     pictures = [picture for _, picture in items.values()]
-    squares = gauges[0].manifest.preprocessing.squares(pictures)
-    images, maps = _scores_by_gauge(gauges, squares)
+    crops = gauges[0].manifest.preprocessing.crops(pictures)
+    images, maps = _scores_by_gauge(gauges, crops)
     return {
-        index: gauge._judgement(picture, float(images[row]), maps[row].numpy())
+        index: gauge._prediction(picture, float(images[row]), maps[row].numpy())
         for row, (index, (gauge, picture)) in enumerate(items.items())
     }
 
 
-def _scores_by_gauge(gauges: Sequence[Gauge], squares: NDArray[np.uint8]) -> tuple[Tensor, Tensor]:
+def _scores_by_gauge(gauges: Sequence[Gauge], crops: NDArray[np.uint8]) -> tuple[Tensor, Tensor]:
     first = gauges[0]
     per_gauge = {id(gauge): (gauge, [row for row, g in enumerate(gauges) if g is gauge]) for gauge in gauges}
     images, maps = torch.zeros(len(gauges)), torch.zeros(len(gauges), *first.detector.grid)
-    for view, features in _features(first, squares):
+    for view, features in _features(first, crops):
         for gauge, rows in per_gauge.values():
             part = features if len(per_gauge) == 1 else [feature[rows] for feature in features]
             scores = gauge.detector.score(part)
@@ -129,12 +129,12 @@ def _scores_by_gauge(gauges: Sequence[Gauge], squares: NDArray[np.uint8]) -> tup
     return images, maps
 
 
-def score_all(gauge: Gauge, squares_NSSC: NDArray[np.uint8]) -> NDArray[np.float64]:
+def score_all(gauge: Gauge, crops_NSSC: NDArray[np.uint8]) -> NDArray[np.float64]:
     """Scores (N,) of squares (N, size, size, 3), averaged over the detector's views (RAD eq. 3)."""
-    return score_by_each([gauge], squares_NSSC)[0]
+    return score_by_each([gauge], crops_NSSC)[0]
 
 
-def score_by_each(gauges: Sequence[Gauge], squares_NSSC: NDArray[np.uint8]) -> list[NDArray[np.float64]]:
+def score_by_each(gauges: Sequence[Gauge], crops_NSSC: NDArray[np.uint8]) -> list[NDArray[np.float64]]:
     """The same by every one of the gauges: those that share backbone and preprocessing share its passes."""
     alike: dict[str, list[int]] = {}
     for index, gauge in enumerate(gauges):
@@ -143,25 +143,25 @@ def score_by_each(gauges: Sequence[Gauge], squares_NSSC: NDArray[np.uint8]) -> l
         alike.setdefault(key, []).append(index)
     found: dict[int, NDArray[np.float64]] = {}
     for indices in alike.values():
-        scores = _scores_by_all([gauges[index] for index in indices], squares_NSSC)
+        scores = _scores_by_all([gauges[index] for index in indices], crops_NSSC)
         found |= dict(zip(indices, scores, strict=True))
     return [found[index] for index in range(len(gauges))]
 
 
-def _scores_by_all(gauges: Sequence[Gauge], squares: NDArray[np.uint8]) -> list[NDArray[np.float64]]:
-    first, scores = gauges[0], torch.zeros(len(gauges), len(squares))
-    for rows in _chunks(range(len(squares))):
-        for _, features in _features(first, squares[rows]):
+def _scores_by_all(gauges: Sequence[Gauge], crops: NDArray[np.uint8]) -> list[NDArray[np.float64]]:
+    first, scores = gauges[0], torch.zeros(len(gauges), len(crops))
+    for rows in _chunks(range(len(crops))):
+        for _, features in _features(first, crops[rows]):
             for own, gauge in zip(scores, gauges, strict=True):
                 own[rows] += gauge.detector.score(features).image.cpu() / len(first.detector.views)
     return list(scores.double().numpy())
 
 
-def _features(gauge: Gauge, squares: NDArray[np.uint8]) -> Iterator[tuple[View, Sequence[Tensor]]]:
+def _features(gauge: Gauge, crops: NDArray[np.uint8]) -> Iterator[tuple[View, Sequence[Tensor]]]:
     for view in gauge.detector.views:
-        images = gauge.manifest.preprocessing.normalised(squares, view)
+        images = gauge.manifest.preprocessing.normalised(crops, view)
         with torch.inference_mode():
-            yield view, gauge.backbone(images, gauge.detector.halvings)
+            yield view, gauge.backbone(images, gauge.detector.pyramid_levels)
 
 
 def _chunks(items: Sequence[Item]) -> Iterator[Sequence[Item]]:

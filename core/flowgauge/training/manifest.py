@@ -4,16 +4,16 @@ from typing import Any
 
 from pydantic import AwareDatetime, Field
 
-from flowgauge.domain.messages import Line, Message, Part, Statistics
+from flowgauge.domain.messages import FrozenModel, Line, Message, Statistics
 from flowgauge.domain.trace import AdaptationTrace, GateReport
 from flowgauge.models.backbones import BackboneSpec
 from flowgauge.training.thresholds import Calibration, Threshold
 from flowgauge.vision.preprocessing import Preprocessing
 
-MANIFEST_SCHEMA = 1
+MANIFEST_SCHEMA = 2
 
 
-class Range(Part):
+class Range(FrozenModel):
     """Where a statistic of the line's images lay when the gauge was calibrated, with some room on both sides."""
 
     low: float
@@ -23,7 +23,7 @@ class Range(Part):
         return self.low <= value <= self.high
 
 
-class Ranges(Part):
+class Ranges(FrozenModel):
     """Images whose light, contrast or focus leave these are for review: the gauge has not seen the like."""
 
     brightness: Range
@@ -43,12 +43,12 @@ class Ranges(Part):
         )
 
 
-class DetectorSpec(Part):
+class DetectorSpec(FrozenModel):
     name: str
     config: dict[str, Any]
 
 
-class MapScale(Part):
+class MapScale(FrozenModel):
     """The scale of the anomaly map: 0 at the typical good place; `level` is where a region begins to be anomalous."""
 
     calibration: Calibration

@@ -2,7 +2,7 @@
 
 Good surface repeats from image to image; a defect repeats less. So a place is the more suspect, the further it is from
 the nearest places of those other images that come nearest to it (after MuSc, ICLR 2024, arXiv 2401.16753). Nothing is
-taught, so nothing can have learned the defects. A defect that most images share looks like surface here too.
+trained, so nothing can have learned the defects. A defect that most images share looks like surface here too.
 """
 
 from collections.abc import Sequence
@@ -14,22 +14,22 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
-from flowgauge.domain.messages import Part
+from flowgauge.domain.messages import FrozenModel
 from flowgauge.models.detector import Progress
 from flowgauge.training.thresholds import Scores
 
 
-class MutualScoring(Part):
-    """`near`: the share of other images, nearest first, whose mean distance is a place's score; `places`: how many of
+class MutualScoring(FrozenModel):
+    """`near`: the share of other images, nearest first, whose mean distance is a place's score; `patches`: how many of
     an image stand for it; `top`: the share of its places whose mean is an image's score. `keep`: the share of images,
-    least suspect first, that may teach at first.
+    least suspect first, that may train at first.
 
     Half of the least suspect are kept by any rule that holds to 50 % contamination; these scores are too coarse for one
     that goes by their spread.
     """
 
     near: float = Field(0.1, gt=0, le=1)
-    places: int = Field(64, ge=1)
+    patches: int = Field(64, ge=1)
     top: float = Field(0.012, gt=0, le=1)
     keep: float = Field(0.7, ge=0.5, le=1)
 
@@ -42,8 +42,8 @@ def mutual_scores(
     `features_NCHW` are a frozen backbone's; `parts` names what each image shows, two parts or more: images of one part
     are not compared with one another.
     """
-    x_NTD = _places(features_NCHW)
-    bank_NPD = _representatives(x_NTD, settings.places, seed)
+    x_NTD = _patches(features_NCHW)
+    bank_NPD = _representatives(x_NTD, settings.patches, seed)
     names, nearest = np.asarray(parts), max(1, round(settings.near * len(parts)))
     most = max(1, round(settings.top * x_NTD.shape[1]))
     scores = np.empty(len(parts))
@@ -54,7 +54,7 @@ def mutual_scores(
     return scores
 
 
-def _places(features_NCHW: Tensor) -> Tensor:
+def _patches(features_NCHW: Tensor) -> Tensor:
     """(N, T, C) of length 1, so that light, which lengthens features, tells nothing; each with its neighbourhood."""
     padded = F.pad(features_NCHW.float(), (1, 1, 1, 1), mode="replicate")
     return F.normalize(F.avg_pool2d(padded, 3, stride=1).flatten(2).transpose(1, 2), dim=-1)

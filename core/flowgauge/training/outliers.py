@@ -1,4 +1,4 @@
-"""What may not teach: images, and patches of those that may, whose scores stand out."""
+"""What may not train: images, and patches of those that may, whose scores stand out."""
 
 from dataclasses import dataclass
 
@@ -8,14 +8,14 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
-from flowgauge.domain.messages import Part
+from flowgauge.domain.messages import FrozenModel
 from flowgauge.training.thresholds import QuartileRule, Rule, cut
 
 _MOST_PATCHES = 200_000
 """Quantiles of so many patches are as good as those of all."""
 
 
-class Rejection(Part):
+class Rejection(FrozenModel):
     """The rules at both grains. `image_k` None: the k that the anchor's clean scores had under the one-sided rule.
 
     Patches take T = Q3 + k IQR with a large k by default: few patches of an image are defects, and most that stand out
@@ -32,7 +32,7 @@ class Rejection(Part):
 
 @dataclass(frozen=True)
 class Suspicion:
-    """`kept` (N,) bool: images that may teach; `patches` (N, T) bool: places that may (none of a suspect image's)."""
+    """`kept` (N,) bool: images that may train; `patches` (N, T) bool: places that may (none of a suspect image's)."""
 
     kept: NDArray[np.bool_]
     patches: Tensor

@@ -13,7 +13,7 @@ import safetensors.torch
 from pydantic import ValidationError
 from safetensors import SafetensorError
 
-from flowgauge.domain.errors import SnapshotCorrupt, SnapshotTooNew
+from flowgauge.domain.errors import SnapshotCorrupt, SnapshotOfOtherSchema
 from flowgauge.models.backbones import load_backbone
 from flowgauge.models.registry import create
 from flowgauge.training.gauge import Gauge
@@ -53,7 +53,7 @@ def save(gauge: Gauge) -> Snapshot:
 def with_threshold(manifest: bytes, change: Callable[[Threshold], Threshold], at: datetime) -> tuple[bytes, str]:
     """The manifest and the version of a gauge that differs in its threshold alone; the weights stay.
 
-    Its parent is the gauge of `manifest`. Raises `SnapshotCorrupt` and `SnapshotTooNew` as `load` does.
+    Its parent is the gauge of `manifest`. Raises `SnapshotCorrupt` and `SnapshotOfOtherSchema` as `load` does.
     """
     facts = read_manifest(manifest)
     threshold = change(facts.threshold)
@@ -67,7 +67,8 @@ def load(manifest: bytes, weights: bytes, *, device: str = "cpu", sha256: str | 
     """The gauge that was saved.
 
     Raises `SnapshotCorrupt` when a hash (`sha256` is the manifest's, where it is known) or the contents do not match,
-    `SnapshotTooNew` for a newer schema, `BackboneMismatch` for other backbone weights than those it was made with.
+    `SnapshotOfOtherSchema` for a newer schema, `BackboneMismatch` for other backbone weights than those it was made
+    with.
     """
     if sha256 is not None and hashlib.sha256(manifest).hexdigest() != sha256:
         raise SnapshotCorrupt("The manifest is not the one that was announced.", "Restore the object, or roll back.")
@@ -87,14 +88,16 @@ def load(manifest: bytes, weights: bytes, *, device: str = "cpu", sha256: str | 
 
 
 def read_manifest(manifest: bytes) -> Manifest:
-    """Raises `SnapshotCorrupt` or `SnapshotTooNew`."""
+    """Raises `SnapshotCorrupt` or `SnapshotOfOtherSchema`."""
     try:
         schema = json.loads(manifest)["schema_version"]
     except (ValueError, KeyError, TypeError) as error:
         raise SnapshotCorrupt("The manifest is not a manifest.", "Restore the object from a copy.") from error
-    if not isinstance(schema, int) or schema > MANIFEST_SCHEMA:
-        raise SnapshotTooNew(
-            f"The manifest has schema {schema}; this Flowgauge reads up to {MANIFEST_SCHEMA}.", "Upgrade Flowgauge."
+    if not isinstance(schema, int) or schema != MANIFEST_SCHEMA:
+        older = isinstance(schema, int) and schema < MANIFEST_SCHEMA
+        raise SnapshotOfOtherSchema(
+            f"The manifest has schema {schema}; this Flowgauge reads schema {MANIFEST_SCHEMA}.",
+            "Fit the line again: names have changed since." if older else "Upgrade Flowgauge.",
         )
     try:
         return Manifest.decode(manifest)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 from scipy import special
 
-from flowgauge.domain.messages import Part
+from flowgauge.domain.messages import FrozenModel
 
 Scores = NDArray[np.float64]
 
@@ -34,7 +34,7 @@ _TAIL_PARTS, _TAIL_SHARE = 20, 0.1
 """The tail model is fitted to so many of the highest parts, or to that share if it is more, and to at most half of all.
 More parts reach into the bulk, whose shape says nothing of the tail; fewer make its shape a matter of chance."""
 
-_HALVINGS = 14
+_BISECTIONS = 14
 """Of the interval in which a quantile's level is sought. Fewer leave it uncertain by more than one of 10,000 images."""
 
 _HEAVIEST_TAIL = 0.5
@@ -164,7 +164,7 @@ class CalibrationScores:
         if self.parts < 2 or exceeded(1) > rate:
             return math.inf
         low, high = 0.0, 1.0
-        for _ in range(_HALVINGS):
+        for _ in range(_BISECTIONS):
             middle = (low + high) / 2
             low, high = (low, middle) if exceeded(middle) <= rate else (middle, high)
         return high
@@ -224,7 +224,7 @@ class CalibrationScores:
         return max(float(self.scores[start] + reach), highest)
 
 
-class Threshold(Part):
+class Threshold(FrozenModel):
     """T (`value`) with its 95 % interval, inside which a score is for review.
 
     `promised` is the false-alarm rate that was asked for, None for the quartile rules, which promise none;
@@ -434,7 +434,7 @@ def _percent(share: float) -> str:
     return f"{100 * share:.2g} %"
 
 
-class Calibration(Part):
+class Calibration(FrozenModel):
     """The scale of a line's good scores: `standardise` gives 0 at their median and 1 per robust deviation.
 
     The deviation is that of the lower half (1.4826 times the median absolute deviation below the median), which

@@ -1,4 +1,4 @@
-"""From pictures to what a detector is taught with: views of good images, and copies with painted defects."""
+"""From pictures to what a detector is trained with: views of good images, and copies with synthetic anomalies."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -10,14 +10,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from flowgauge.models.backbones import Backbone
-from flowgauge.models.detector import Detector, Embedding, Lesson, Progress, joined
-from flowgauge.synthetic.anomalies import KINDS, paint, paint_on
-from flowgauge.synthetic.texture_overlay import Pasting, paste
+from flowgauge.models.detector import Detector, Embedding, Progress, TrainingSet, joined
+from flowgauge.synthetic.anomalies import KINDS, draw_anomaly, draw_anomaly_on
+from flowgauge.synthetic.texture_overlay import TextureOverlay, paste
 from flowgauge.vision.augmentation import PLAIN, View
 from flowgauge.vision.decoding import Picture
 from flowgauge.vision.preprocessing import Preprocessing, shown
 
-Squares = NDArray[np.uint8]
+Crops = NDArray[np.uint8]
 
 _BATCH = 16
 
@@ -34,91 +34,93 @@ class Embedder:
         """With the preprocessing that has measured `pictures`. Raises `DatasetError` where it cannot."""
         return replace(self, preprocessing=self.preprocessing.measured(pictures))
 
-    def embed(self, squares: Squares, progress: Progress, view: View = PLAIN, what: str = "") -> Embedding:
+    def embed(self, crops: Crops, progress: Progress, view: View = PLAIN, what: str = "") -> Embedding:
         """(N, size, size, 3) -> the embedding of that view of each, on the CPU."""
         parts = []
-        for start in range(0, len(squares), _BATCH):
-            images = self.preprocessing.normalised(squares[start : start + _BATCH], view)
+        for start in range(0, len(crops), _BATCH):
+            images = self.preprocessing.normalised(crops[start : start + _BATCH], view)
             with torch.inference_mode():
-                embedding = self.detector.embed(self.backbone(images, self.detector.halvings))
+                embedding = self.detector.embed(self.backbone(images, self.detector.pyramid_levels))
             parts.append({name: tensor.cpu().clone() for name, tensor in embedding.items()})
-            progress(what or "reading features", min(start + _BATCH, len(squares)), len(squares))
+            progress(what or "reading features", min(start + _BATCH, len(crops)), len(crops))
         return joined(parts)
 
-    def lesson(self, squares: Squares, *, seed: int, progress: Progress) -> Lesson:
+    def training_set(self, crops: Crops, *, seed: int, progress: Progress) -> TrainingSet:
         """Views, then paintings, of all squares; rows are ordered by view, and within a view by image."""
-        views = self.detector.training_views(len(squares))
+        views = self.detector.training_views(len(crops))
         good = [
-            self.embed(squares, progress, view, f"reading features, view {number} of {len(views)}")
+            self.embed(crops, progress, view, f"reading features, view {number} of {len(views)}")
             for number, view in enumerate(views, start=1)
         ]
-        image = torch.arange(len(squares))
-        painted, masks = self._copies(squares, seed, progress)
-        return Lesson(
+        image = torch.arange(len(crops))
+        synthetic, masks = self._copies(crops, seed, progress)
+        return TrainingSet(
             good=joined(good),
             image=image.repeat(len(views)),
-            painted=painted,
-            painted_image=image.repeat(self.detector.paintings),
+            synthetic=synthetic,
+            synthetic_image=image.repeat(self.detector.anomalies_per_image),
             mask=masks,
         )
 
-    def _copies(self, squares: Squares, seed: int, progress: Progress) -> tuple[Embedding, Tensor]:
-        copies = self.detector.paintings
+    def _copies(self, crops: Crops, seed: int, progress: Progress) -> tuple[Embedding, Tensor]:
+        copies = self.detector.anomalies_per_image
         if not copies:
             return {}, torch.zeros(0, *self.detector.grid)
         embedded, masks = [], []
         for copy in range(copies):
-            embedding, mask = self.painted(squares, seed + copy, progress, f"painted defects, {copy + 1} of {copies}")
+            embedding, mask = self.synthetic(
+                crops, seed + copy, progress, f"synthetic anomalies, {copy + 1} of {copies}"
+            )
             embedded.append(embedding)
             masks.append(mask)
         return joined(embedded), torch.cat(masks)
 
-    def painted(self, squares: Squares, seed: int, progress: Progress, what: str) -> tuple[Embedding, Tensor]:
-        """A copy of each square with a painted defect, as an embedding, and the masks (N, h, w) on the grid."""
-        painted = self._brushed(varied(squares, seed), seed)
-        return self.embed(painted.squares, progress, what=what), on_grid(painted.masks, self.detector.grid)
+    def synthetic(self, crops: Crops, seed: int, progress: Progress, what: str) -> tuple[Embedding, Tensor]:
+        """A copy of each square with a synthetic anomaly, as an embedding, and the masks (N, h, w) on the grid."""
+        synthetic = self._brushed(varied(crops, seed), seed)
+        return self.embed(synthetic.crops, progress, what=what), on_grid(synthetic.masks, self.detector.grid)
 
-    def _brushed(self, squares: Squares, seed: int) -> "PaintedSquares":
-        pasting = self.detector.pasting
+    def _brushed(self, crops: Crops, seed: int) -> "SyntheticAnomalies":
+        overlay = self.detector.overlay
         cut = self.preprocessing.blackens
-        if pasting is None:
-            return paint_all(squares, seed, cut=cut)
-        return paste_all(squares, pasting.model_copy(update={"on_object": pasting.on_object or cut}), seed)
+        if overlay is None:
+            return add_anomalies(crops, seed, cut=cut)
+        return paste_all(crops, overlay.model_copy(update={"on_object": overlay.on_object or cut}), seed)
 
 
 @dataclass(frozen=True)
-class PaintedSquares:
-    """`squares` (N, size, size, 3), `masks` (N, size, size): where each was painted; `kinds`: with what."""
+class SyntheticAnomalies:
+    """`crops` (N, size, size, 3), `masks` (N, size, size): where each was painted; `kinds`: with what."""
 
-    squares: Squares
+    crops: Crops
     masks: NDArray[np.bool_]
     kinds: tuple[str, ...]
 
 
-def paint_all(squares: Squares, seed: int, *, cut: bool) -> PaintedSquares:
+def add_anomalies(crops: Crops, seed: int, *, cut: bool) -> SyntheticAnomalies:
     """One defect on each square, all kinds in turn; where objects are `cut` out, on the object alone."""
     rng = np.random.default_rng(seed)
-    kinds = tuple(KINDS[rank % len(KINDS)] for rank in rng.permutation(len(squares)))
-    painted = [
-        paint_on(square, shown(square), kind, rng) if cut else paint(square, kind, rng)
-        for square, kind in zip(squares, kinds, strict=True)
+    kinds = tuple(KINDS[rank % len(KINDS)] for rank in rng.permutation(len(crops)))
+    synthetic = [
+        draw_anomaly_on(square, shown(square), kind, rng) if cut else draw_anomaly(square, kind, rng)
+        for square, kind in zip(crops, kinds, strict=True)
     ]
-    return PaintedSquares(np.stack([p.pixels for p in painted]), np.stack([p.mask for p in painted]), kinds)
+    return SyntheticAnomalies(np.stack([p.pixels for p in synthetic]), np.stack([p.mask for p in synthetic]), kinds)
 
 
-def paste_all(squares: Squares, pasting: Pasting, seed: int) -> PaintedSquares:
+def paste_all(crops: Crops, overlay: TextureOverlay, seed: int) -> SyntheticAnomalies:
     """One texture on each square."""
-    rng, textures = np.random.default_rng(seed), pasting.textures(squares.shape[1])
-    pasted = [paste(square, textures, rng, on_object=pasting.on_object) for square in squares]
-    return PaintedSquares(
-        np.stack([p.pixels for p in pasted]), np.stack([p.mask for p in pasted]), tuple(p.kind for p in pasted)
+    rng, textures = np.random.default_rng(seed), overlay.textures(crops.shape[1])
+    overlaid = [paste(square, textures, rng, on_object=overlay.on_object) for square in crops]
+    return SyntheticAnomalies(
+        np.stack([p.pixels for p in overlaid]), np.stack([p.mask for p in overlaid]), tuple(p.kind for p in overlaid)
     )
 
 
-def varied(squares: Squares, seed: int) -> Squares:
+def varied(crops: Crops, seed: int) -> Crops:
     """Another view of each: mirrored, upside down, and under somewhat another light."""
     rng = np.random.default_rng(seed)
-    return np.concatenate([_seen_as(random_view(rng), square[None]) for square in squares])
+    return np.concatenate([_seen_as(random_view(rng), square[None]) for square in crops])
 
 
 def random_view(rng: np.random.Generator) -> View:
@@ -126,9 +128,9 @@ def random_view(rng: np.random.Generator) -> View:
     return View(turns=int(rng.choice([0, 2])), flip=bool(rng.random() < 0.5), gain=float(gain), gamma=float(gamma))
 
 
-def _seen_as(view: View, squares: Squares) -> Squares:
-    images = torch.from_numpy(squares).permute(0, 3, 1, 2).float().div(255)
-    seen: Squares = view.apply(images).mul(255).round().byte().permute(0, 2, 3, 1).numpy()
+def _seen_as(view: View, crops: Crops) -> Crops:
+    images = torch.from_numpy(crops).permute(0, 3, 1, 2).float().div(255)
+    seen: Crops = view.apply(images).mul(255).round().byte().permute(0, 2, 3, 1).numpy()
     return seen
 
 
@@ -137,7 +139,7 @@ def on_grid(masks_NHW: NDArray[np.bool_], grid: tuple[int, int]) -> Tensor:
     return F.adaptive_avg_pool2d(torch.from_numpy(masks_NHW).float().unsqueeze(1), grid).squeeze(1)
 
 
-def rows_of_view(lesson_images: int, detector: Detector, view: View) -> slice:
-    """Where the rows of `view` lie in a lesson of so many images."""
-    position = detector.training_views(lesson_images).index(view)
-    return slice(position * lesson_images, (position + 1) * lesson_images)
+def rows_of_view(training_images: int, detector: Detector, view: View) -> slice:
+    """Where the rows of `view` lie in a training set of so many images."""
+    position = detector.training_views(training_images).index(view)
+    return slice(position * training_images, (position + 1) * training_images)

@@ -4,10 +4,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from flowgauge.domain.messages import Part
+from flowgauge.domain.messages import FrozenModel
 
 
-class View(Part):
+class View(FrozenModel):
     """`apply` flips (left-right), then turns by quarter turns anticlockwise, then changes the light.
 
     On values v in [0, 1]: gain * (contrast * (v - mean) + mean) ** gamma, with the mean of each image, clipped to

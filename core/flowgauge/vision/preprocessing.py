@@ -20,7 +20,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from flowgauge.domain.errors import DatasetError
-from flowgauge.domain.messages import Part
+from flowgauge.domain.messages import FrozenModel
 from flowgauge.vision.augmentation import PLAIN, View
 from flowgauge.vision.decoding import Picture, SixteenBit, blackened
 
@@ -31,7 +31,7 @@ LARGEST = 2048
 _RIM = 0.01
 """Of the window, around the object: what is wrong with its edge is not cut off."""
 _DARKEST = 8
-"""Of 255, of what `embed` shows of an object: it stays above 0 in any light that detectors are taught with."""
+"""Of 255, of what `embed` shows of an object: it stays above 0 in any light that detectors are trained with."""
 
 
 class Aspect(StrEnum):
@@ -41,7 +41,7 @@ class Aspect(StrEnum):
     EMBED = "embed"
 
 
-class Preprocessing(Part):
+class Preprocessing(FrozenModel):
     """`size`: side of the square input in pixels; `mean` and `std` per channel for values in [0, 1].
 
     `margin` is the share of the object's longer side that `centre` leaves around it. `window`: the side of the square
@@ -59,7 +59,7 @@ class Preprocessing(Part):
 
     def measured(self, pictures: Sequence[Picture]) -> Self:
         """For `embed`, with the smallest window that every object fits into, and `margin` of it around; else the same.
-        `doubts` then tells which pictures show none.
+        `unclear_reasons` then tells which pictures show none.
 
         Raises `DatasetError` where most pictures show no object.
         """
@@ -78,7 +78,7 @@ class Preprocessing(Part):
         """Whether squares show nothing but the object."""
         return self.aspect is Aspect.EMBED
 
-    def doubts(self, picture: Picture) -> tuple[str, ...]:
+    def unclear_reasons(self, picture: Picture) -> tuple[str, ...]:
         """Why a person should look: `embed` would judge what is not the object, or not all of it."""
         if not self.blackens or self.window is None:
             return ()
@@ -89,7 +89,7 @@ class Preprocessing(Part):
             return (f"the object is {side:.0f} pixels long, more than the window of {self.window}",)
         return ()
 
-    def squares(self, pictures: Sequence[Picture]) -> NDArray[np.uint8]:
+    def crops(self, pictures: Sequence[Picture]) -> NDArray[np.uint8]:
         """(B, size, size, 3)."""
         return np.stack([self.square(picture) for picture in pictures])
 
@@ -114,10 +114,10 @@ class Preprocessing(Part):
         alone = np.zeros_like(picture.pixels)
         if picture.outline.any():
             rim = max(1, round(_RIM * (self.window or 0)))
-            place = _around(object_box(picture), rim)
-            covered = ndimage.maximum_filter(picture.outline[place], size=2 * rim + 1)
+            region = _around(object_box(picture), rim)
+            covered = ndimage.maximum_filter(picture.outline[region], size=2 * rim + 1)
             # black is for what is not the object
-            alone[place] = blackened(np.maximum(picture.pixels[place], _DARKEST), covered)
+            alone[region] = blackened(np.maximum(picture.pixels[region], _DARKEST), covered)
         return alone
 
     def _padded(self, pixels: NDArray[np.uint8], sides: tuple[tuple[int, int], ...]) -> NDArray[np.uint8]:
@@ -125,9 +125,9 @@ class Preprocessing(Part):
             return np.pad(pixels, sides, constant_values=0)
         return np.pad(pixels, sides, mode="edge")
 
-    def normalised(self, squares_BHWC: NDArray[np.uint8], view: View = PLAIN) -> Tensor:
+    def normalised(self, crops_BHWC: NDArray[np.uint8], view: View = PLAIN) -> Tensor:
         """The view of (B, size, size, 3) squares as (B, 3, size, size) float32, normalised."""
-        images = torch.from_numpy(np.ascontiguousarray(squares_BHWC)).permute(0, 3, 1, 2).float().div_(255)
+        images = torch.from_numpy(np.ascontiguousarray(crops_BHWC)).permute(0, 3, 1, 2).float().div_(255)
         return (view.apply(images) - _channels(self.mean)) / _channels(self.std)
 
     def restore(self, map_hw: NDArray[np.float32], picture: Picture) -> NDArray[np.float32]:
@@ -147,14 +147,14 @@ class Preprocessing(Part):
             case Aspect.SQUASH:
                 return _whole(picture)
             case Aspect.LETTERBOX:
-                return _square_around(_whole(picture))
+                return _crop_around(_whole(picture))
             case Aspect.CENTRE:
                 found = object_box(picture)
-                return _square_around(found, _longer_side(found) * (1 + 2 * self.margin))
+                return _crop_around(found, _longer_side(found) * (1 + 2 * self.margin))
             case Aspect.EMBED:
                 if self.window is None:
                     raise ValueError("the window of `embed` has not been measured")
-                return _square_around(object_box(picture), self.window)
+                return _crop_around(object_box(picture), self.window)
 
 
 def _channels(values: tuple[float, float, float]) -> Tensor:
@@ -171,7 +171,7 @@ def _longer_side(inner: Box) -> float:
     return max(right - left, bottom - top)
 
 
-def _square_around(inner: Box, side: float | None = None) -> Box:
+def _crop_around(inner: Box, side: float | None = None) -> Box:
     left, top, right, bottom = inner
     half = (_longer_side(inner) if side is None else side) / 2
     x, y = (left + right) / 2, (top + bottom) / 2

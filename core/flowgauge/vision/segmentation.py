@@ -19,7 +19,7 @@ _SHADOW = 0.3
 """The share of the object's own contrast up to which the ground may darken beside it."""
 _PIECE = 0.1
 """Pieces smaller than this share of the largest one are dirt on the ground."""
-_GROUND, _OBJECT = 1, 2
+_BACKGROUND, _OBJECT = 1, 2
 
 
 def segmented(pixels: NDArray[np.uint8]) -> Flags:
@@ -34,7 +34,7 @@ def segmented(pixels: NDArray[np.uint8]) -> Flags:
     if certain.mean() < _SMALLEST:
         return np.zeros(pixels.shape[:2], dtype=bool)
     certain &= _beyond(distance, _SHADOW * float(np.percentile(distance[certain], 90)))
-    markers = np.where(certain, _OBJECT, np.where(distance < limit / 2, _GROUND, 0))
+    markers = np.where(certain, _OBJECT, np.where(distance < limit / 2, _BACKGROUND, 0))
     slope = ndimage.gaussian_gradient_magnitude(distance, 1)
     found = ndimage.binary_fill_holes(watershed(slope, markers) == _OBJECT)  # type: ignore[no-untyped-call]
     return _enlarged(_without_specks(ndimage.binary_opening(found)), pixels.shape[:2])
@@ -54,9 +54,9 @@ def _shrunk(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
 def _from_border(pixels: NDArray[np.uint8]) -> tuple[NDArray[np.float32], float]:
     """(H, W): how far each colour lies from the border's median, and how far the border's own do at most."""
     border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]]).astype(np.float32)
-    ground = np.median(border, axis=0)
-    distance = np.abs(pixels.astype(np.float32) - ground).max(axis=2)
-    return distance, float(np.percentile(np.abs(border - ground).max(axis=1), 95))
+    background = np.median(border, axis=0)
+    distance = np.abs(pixels.astype(np.float32) - background).max(axis=2)
+    return distance, float(np.percentile(np.abs(border - background).max(axis=1), 95))
 
 
 def _without_specks(found: Flags) -> Flags:

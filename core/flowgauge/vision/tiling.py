@@ -74,9 +74,9 @@ class Crops:
     def _weights(self, per_cell: int) -> Tensor:
         """(n, s): of each crop's positions along one axis; those of all crops at one place of the image sum to 1."""
         length = self.tile * per_cell
-        place = torch.arange(length) + 0.5
+        centre = torch.arange(length) + 0.5
         overlap = OVERLAP * length
-        from_middle = torch.minimum(place, length - place) - overlap / 2
+        from_middle = torch.minimum(centre, length - centre) - overlap / 2
         # positions that no other crop shows need a weight above 0, whatever it is
         ramp = (from_middle / (_FADED * overlap) + 0.5).clamp(1e-6, 1)
         starts = [start * per_cell for start in self.starts]

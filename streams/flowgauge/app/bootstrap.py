@@ -25,7 +25,7 @@ from flowgauge.runtime.backend import Store
 from flowgauge.runtime.local_runner import Plant, Runner, Source
 from flowgauge.runtime.processor import Processor
 from flowgauge.runtime.task import Observer
-from flowgauge.runtime.worker import Trouble, Worker
+from flowgauge.runtime.worker import OnUnavailable, Worker
 from flowgauge.services.retention import PassRetention
 
 _SUPPORTED = "Name a directory, such as --store ./plant, or a bucket, such as --store s3://flowgauge."
@@ -67,10 +67,10 @@ def is_shared(store: Store) -> bool:
 
 
 def folder_source(
-    store: Store, folder: Path, line: str, settle_seconds: float = 1.0, teaches: bool = True
+    store: Store, folder: Path, line: str, quiet_seconds: float = 1.0, use_for_training: bool = True
 ) -> FolderSource:
     """Images that appear in `folder`, for `line`; see `FolderSource`."""
-    return FolderSource(folder, line, _local_log(store), store.clock, settle_seconds, teaches)
+    return FolderSource(folder, line, _local_log(store), store.clock, quiet_seconds, use_for_training)
 
 
 def embedded(
@@ -82,19 +82,19 @@ def embedded(
     batch: int = 16,
     archive_rows: int = 1_024,
     observer: Observer = lambda step: None,
-    trouble: Trouble = lambda name, error: None,
+    unavailable: OnUnavailable = lambda name, error: None,
 ) -> Runner:
     """Everything in one process on a local store.
 
-    `load` makes a gauge of a snapshot, `adapt` a candidate of a buffer. `batch` images at most are scored together;
-    a runner never waits for a batch to fill. `observer` sees every batch once its results are durable, and `trouble`
+    `load` makes a gauge of a snapshot, `adapt` a candidate of a buffer. `batch` images at most are scored together; a
+    runner never waits for a batch to fill. `observer` sees every batch once its results are durable, and `unavailable`
     what is away; both are called from the runner's threads, one call at a time per worker.
     """
     stopping = Event()
     gauges = Gauges(store.log, store.objects, load)
 
     def worker(processor: Processor, size: int) -> Worker:
-        return Worker(processor, store.log, store.clock, size, observer, trouble)
+        return Worker(processor, store.log, store.clock, size, observer, unavailable)
 
     scoring = worker(Scoring(store, gauges), batch)
     downstream = [
@@ -113,7 +113,7 @@ def embedded(
             adaptation=adaptation,
             housekeeping=[LogTrimming(log, store.clock, readers(groups), log.trim), PassRetention(store)],
             alone=_alone(store),
-            trouble=trouble,
+            unavailable=unavailable,
             stopping=stopping,
             backlog=max(256, 2 * batch),
         )

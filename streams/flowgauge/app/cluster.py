@@ -14,7 +14,7 @@ from typing import Any
 from faust import SASLCredentials, SSLCredentials
 
 from flowgauge.adaptation.contract import Adapt
-from flowgauge.domain.errors import NotPermitted, SettingsError, Unavailable
+from flowgauge.domain.errors import AuthorizationFailed, SettingsError, Unavailable
 from flowgauge.domain.ports import Clock
 from flowgauge.kafka.auth_probe import ensure_admitted, tls_context
 from flowgauge.kafka.log import KafkaLog
@@ -36,7 +36,7 @@ from flowgauge.runtime.priority import lower_priority
 from flowgauge.runtime.processor import Processor
 from flowgauge.runtime.roles import Role
 from flowgauge.runtime.task import Observer
-from flowgauge.runtime.worker import Trouble
+from flowgauge.runtime.worker import OnUnavailable
 from flowgauge.s3.objects import S3Objects
 from flowgauge.settings.environment import kafka_settings, redis_url, s3_settings
 
@@ -82,14 +82,14 @@ def group_members(
     *,
     pace: Pace = _PACE,
     observer: Observer = lambda step: None,
-    trouble: Trouble = lambda name, error: None,
+    unavailable: OnUnavailable = lambda name, error: None,
     meter: Meter = _UNMETERED,
     disk: SnapshotDisk | None = None,
 ) -> list[GroupApp]:
     """One member for each consumer group of `role`, on a store that `open_store` opened at a bucket.
 
-    Raises `SettingsError` for a store in a directory, which one process works on, and `NotAdmitted` or `NotPermitted`
-    where the brokers refuse us.
+    Raises `SettingsError` for a store in a directory, which one process works on, and `AuthenticationFailed` or
+    `AuthorizationFailed` where the brokers refuse us.
     """
     if not isinstance(store.log, KafkaLog):
         raise SettingsError("Workers share a store at s3://.", "For a directory, use `flowgauge run`.")
@@ -118,7 +118,7 @@ def group_members(
                 store.log,
                 store.clock,
                 observer,
-                trouble,
+                unavailable,
                 stopping,
                 meter,
                 adapting if kind is Role.ADAPTATION else Pulse(),
@@ -143,7 +143,8 @@ def group_members(
 
 
 def _ensure_served(log: KafkaLog, members: Sequence[Member]) -> None:
-    """Raises `NotAdmitted` or `NotPermitted` where brokers refuse what a member needs: Faust would wait in silence.
+    """Raises `AuthenticationFailed` or `AuthorizationFailed` where brokers refuse what a member needs: Faust would wait
+    in silence.
 
     Brokers that are away are left to Faust.
     """
@@ -153,7 +154,7 @@ def _ensure_served(log: KafkaLog, members: Sequence[Member]) -> None:
             for topic in member.inputs:
                 log.position(member.name, topic, 0)
                 log.read(topic, 0, max(0, log.end(topic, 0) - 1), 1)
-    except NotPermitted:
+    except AuthorizationFailed:
         raise
     except Unavailable:
         return

@@ -9,8 +9,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from flowgauge.adaptation.contract import Adapt, AdaptationInput, AdaptationOutcome, Progress, adapted_version
-from flowgauge.domain.dead_letters import buried
-from flowgauge.domain.errors import FlowgaugeError, NotAdmitted, Unavailable
+from flowgauge.domain.dead_letters import dead_lettered
+from flowgauge.domain.errors import AuthenticationFailed, FlowgaugeError, Unavailable
 from flowgauge.domain.messages import ADAPTATIONS, AdaptationRequest, AlertKind, SnapshotAnnouncement
 from flowgauge.domain.object_keys import adaptation_object
 from flowgauge.domain.ports import Outgoing, Record
@@ -65,10 +65,10 @@ class Adaptation(Processor):
         self._alive = alive
 
     def process(self, records: Sequence[Record]) -> list[Outgoing]:
-        requests, letters = _requests(records)
+        requests, dead_letters = _requests(records)
         chosen = coalesced(requests)
         decided = [outgoing for request in chosen for outgoing in self._decided(request)]
-        return [*letters, *self._left_out(requests, chosen), *decided]
+        return [*dead_letters, *self._left_out(requests, chosen), *decided]
 
     def _left_out(
         self, requests: Sequence[AdaptationRequest], chosen: Sequence[AdaptationRequest]
@@ -87,7 +87,7 @@ class Adaptation(Processor):
         with self._leased(request.line) as progress:
             try:
                 return self._carried_out(request, progress)
-            except (Unavailable, NotAdmitted):
+            except (Unavailable, AuthenticationFailed):
                 raise
             except FlowgaugeError as error:
                 return [_refused(request, str(error))]
@@ -164,13 +164,13 @@ class Adaptation(Processor):
 def _requests(records: Sequence[Record]) -> tuple[list[AdaptationRequest], list[Outgoing]]:
     """Those that can be read, and the dead letters of the others."""
     requests: list[AdaptationRequest] = []
-    letters: list[Outgoing] = []
+    dead_letters: list[Outgoing] = []
     for record in records:
         try:
             requests.append(AdaptationRequest.decode(record.value))
         except ValidationError as error:
-            letters.append(buried(record, f"This is no request to adapt: {error.errors()[0]['msg']}."))
-    return requests, letters
+            dead_letters.append(dead_lettered(record, f"This is no request to adapt: {error.errors()[0]['msg']}."))
+    return requests, dead_letters
 
 
 def coalesced(requests: Sequence[AdaptationRequest]) -> list[AdaptationRequest]:
@@ -204,23 +204,22 @@ def request_adaptation(store: Store, request: AdaptationRequest) -> None:
 
 def _accepted(report: AdaptationReport, active: SnapshotAnnouncement) -> Outgoing:
     trace = report.trace
-    message = (
-        f"{report.line} has a new gauge {report.version}: {trace.taught} of {trace.buffered} buffered images taught it."
-    )
+    images = f"{trace.trained} of {trace.buffered} buffered images"
+    message = f"{report.line} has a new gauge {report.version}: {images} trained it."
     detail: dict[str, Any] = {
         "version": report.version,
         "parent": active.version,
         "suspects": len(report.rejected_uris),
         "seconds": report.seconds,
     }
-    occasion = str(report.request.request_id)
-    return alert(report.line, AlertKind.ADAPTATION_ACCEPTED, occasion, report.at, message, **detail)
+    trigger = str(report.request.request_id)
+    return alert(report.line, AlertKind.ADAPTATION_ACCEPTED, trigger, report.at, message, **detail)
 
 
 def _refused(request: AdaptationRequest, why: str, **detail: Any) -> Outgoing:
     message = f"{request.line} keeps its gauge, the adaptation was refused. {why}"
-    occasion = str(request.request_id)
-    return alert(request.line, AlertKind.ADAPTATION_REFUSED, occasion, request.requested_at, message, why=why, **detail)
+    trigger = str(request.request_id)
+    return alert(request.line, AlertKind.ADAPTATION_REFUSED, trigger, request.requested_at, message, why=why, **detail)
 
 
 def _coalesced(request: AdaptationRequest, other: AdaptationRequest) -> Outgoing:

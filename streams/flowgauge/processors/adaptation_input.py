@@ -5,15 +5,15 @@ from datetime import datetime
 from hashlib import sha256
 
 from flowgauge.adaptation.contract import AdaptationInput, Progress, adaptation_seed, adapted_version
-from flowgauge.domain.buffer import leaving
+from flowgauge.domain.buffer import to_evict
 from flowgauge.domain.errors import DatasetError, SnapshotCorrupt, UnreadableImage
 from flowgauge.domain.golden import Label
 from flowgauge.domain.lines import LineSettings
 from flowgauge.domain.messages import AdaptationRequest, SnapshotAnnouncement
 from flowgauge.domain.ports import Buffered, Objects
-from flowgauge.models.prediction import Judge
+from flowgauge.models.prediction import Predictor
 from flowgauge.registry.gauges import Load
-from flowgauge.registry.golden_sets import golden_set, judging_pictures
+from flowgauge.registry.golden_sets import golden_set, hold_out_pictures
 from flowgauge.registry.lines import line_settings
 from flowgauge.registry.snapshots import SnapshotFiles, fetch_snapshot
 from flowgauge.runtime.backend import Store
@@ -37,14 +37,14 @@ def gathered(
         anchor=_anchor(store.objects, load, parent, parent_files),
         parent=parent,
         buffered=buffered,
-        golden_good=judging_pictures(store.objects, request.line, Label.GOOD),
-        golden_defect=judging_pictures(store.objects, request.line, Label.DEFECT),
+        golden_good=hold_out_pictures(store.objects, request.line, Label.GOOD),
+        golden_defect=hold_out_pictures(store.objects, request.line, Label.DEFECT),
         seed=adaptation_seed(request),
         progress=progress,
     )
 
 
-def _anchor(objects: Objects, load: Load, parent: Judge, files: SnapshotFiles) -> Judge:
+def _anchor(objects: Objects, load: Load, parent: Predictor, files: SnapshotFiles) -> Predictor:
     version = anchor_version(files.manifest)
     if version == parent.version:
         return parent
@@ -63,12 +63,12 @@ def anchor_version(manifest: bytes) -> str:
 def _pictures(store: Store, request: AdaptationRequest, settings: LineSettings) -> list[tuple[Buffered, Picture]]:
     """The buffer without what is too old, what cannot be read any more, and what people have labelled."""
     entries = _since(request.since, store.state.buffer(request.line))
-    barred = set(leaving(entries, settings))
+    barred = set(to_evict(entries, settings))
     labelled = {
         sha256(store.objects.get(golden.name)).hexdigest() for golden in golden_set(store.objects, request.line)
     }
-    may_teach = [entry for entry in entries if entry.image_id not in barred and entry.image_sha256 not in labelled]
-    return [(entry, picture) for entry in may_teach if (picture := _picture(store.objects, entry)) is not None]
+    may_train = [entry for entry in entries if entry.image_id not in barred and entry.image_sha256 not in labelled]
+    return [(entry, picture) for entry in may_train if (picture := _picture(store.objects, entry)) is not None]
 
 
 def _since(start: datetime | None, entries: list[Buffered]) -> list[Buffered]:
@@ -87,6 +87,6 @@ def _enough(line: str, images: int, settings: LineSettings) -> None:
     lacking = settings.buffer_minimum - images
     if lacking > 0:
         raise DatasetError(
-            f"The buffer of {line} holds {images} images that may teach, {lacking} too few.",
+            f"The buffer of {line} holds {images} images that may train, {lacking} too few.",
             "Let more images pass, or lower buffer_minimum.",
         )

@@ -38,7 +38,7 @@ class Tally:
     count: int = 0
     examples: list[str] = field(default_factory=list)
     detail: dict[str, Any] = field(default_factory=dict)
-    told: int = 0
+    reported: int = 0
 
     def add(self, example: str, **detail: Any) -> None:
         self.count += 1
@@ -46,8 +46,8 @@ class Tally:
             self.examples.append(example)
         self.detail = detail | self.detail
 
-    def told_now(self) -> Outgoing:
-        self.told = self.count
+    def report(self) -> Outgoing:
+        self.reported = self.count
         return alert(
             self.line,
             self.kind,
@@ -86,19 +86,19 @@ class Alerting(VerdictReader):
 
     def process(self, records: Sequence[Record]) -> list[Outgoing]:
         topic, partition = records[0].topic, records[0].partition
-        told = super().process(records) if topic == VERDICTS else self._dead_letters(records)
-        return [*told, *self._passed(records[-1].at, topic, partition)]
+        reported = super().process(records) if topic == VERDICTS else self._dead_letters(records)
+        return [*reported, *self._passed(records[-1].at, topic, partition)]
 
     def receive(self, counted: Sequence[Counted]) -> list[Outgoing]:
-        told: list[Outgoing] = []
+        reported: list[Outgoing] = []
         for item in counted:
             verdict = item.verdict
             if verdict.decision is Decision.REJECT:
                 detail = {"image_uri": verdict.image_uri, "heatmap_uri": verdict.heatmap_uri}
-                told += self._add(AlertKind.REJECT, verdict.line, item.record, verdict.image_id, **detail)
+                reported += self._add(AlertKind.REJECT, verdict.line, item.record, verdict.image_id, **detail)
             elif NO_GAUGE in verdict.reasons:
-                told += self._add(AlertKind.NO_GAUGE, verdict.line, item.record, verdict.image_id)
-        return told
+                reported += self._add(AlertKind.NO_GAUGE, verdict.line, item.record, verdict.image_id)
+        return reported
 
     def safe(self, topic: str, partition: int, read: int) -> int:
         firsts = [tally.first for tally in self._open.values()]
@@ -106,18 +106,18 @@ class Alerting(VerdictReader):
 
     def idle(self, now: datetime) -> list[Outgoing]:
         due = [tally for tally in self._open.values() if tally.end + _LATE <= now]
-        return [tally.told_now() for tally in due if tally.told < tally.count]
+        return [tally.report() for tally in due if tally.reported < tally.count]
 
     def flush(self) -> list[Outgoing]:
         """The counts so far; the windows stay open."""
-        return [tally.told_now() for tally in self._open.values() if tally.told < tally.count]
+        return [tally.report() for tally in self._open.values() if tally.reported < tally.count]
 
     def _dead_letters(self, records: Sequence[Record]) -> list[Outgoing]:
-        told: list[Outgoing] = []
+        reported: list[Outgoing] = []
         for record in records:
             example, reason = record.headers.get("ce_id", "without an id"), record.headers.get(REASON, "")
-            told += self._add(AlertKind.DEAD_LETTER, _line(record.key), record, example, reason=reason)
-        return told
+            reported += self._add(AlertKind.DEAD_LETTER, _line(record.key), record, example, reason=reason)
+        return reported
 
     def _add(self, kind: AlertKind, line: str, record: Record, example: str, **detail: Any) -> list[Outgoing]:
         """The alert that a new window begins with; nothing while it goes on."""
@@ -128,7 +128,7 @@ class Alerting(VerdictReader):
         new = key not in self._open
         tally = self._open.setdefault(key, Tally(line, kind, start, start + timedelta(seconds=seconds), record))
         tally.add(example, **detail)
-        return [*before, tally.told_now()] if new else before
+        return [*before, tally.report()] if new else before
 
     def _passed(self, now: datetime, topic: str, partition: int) -> Iterator[Outgoing]:
         """The windows of this partition that no record after `now` can fall into."""
@@ -138,8 +138,8 @@ class Alerting(VerdictReader):
     def _closed(self, keys: Iterable[Key]) -> Iterator[Outgoing]:
         for key in keys:
             tally = self._open.pop(key)
-            if tally.told < tally.count:
-                yield tally.told_now()
+            if tally.reported < tally.count:
+                yield tally.report()
 
 
 def _line(key: str) -> str:

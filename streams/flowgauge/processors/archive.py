@@ -62,7 +62,7 @@ _SCHEMA = pa.schema(
         ("source", pa.struct([("topic", pa.string()), ("partition", pa.int32()), ("offset", pa.int64())])),
         ("standard_score", pa.float64()),
         ("peak", pa.list_(pa.float64())),
-        ("teaches", pa.bool_()),
+        ("use_for_training", pa.bool_()),
         ("subject", pa.string()),
     ]
 )

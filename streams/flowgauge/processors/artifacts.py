@@ -9,9 +9,9 @@ from flowgauge.domain.errors import Unavailable
 from flowgauge.domain.messages import IMAGES, Decision, Verdict
 from flowgauge.domain.object_keys import heatmap_object, image_object
 from flowgauge.domain.ports import Objects
-from flowgauge.models.prediction import Judgement
+from flowgauge.models.prediction import Prediction
 from flowgauge.runtime.events import Image
-from flowgauge.runtime.outbox import Debt, Debts
+from flowgauge.runtime.outbox import Outbox, Upload
 from flowgauge.runtime.task import Partition
 from flowgauge.vision.heatmaps import heatmap_png
 
@@ -21,14 +21,14 @@ _AT_ONCE = 16  # images that are read again between two batches
 
 @dataclass(frozen=True)
 class Scored:
-    """`judgement` is None where the line has no gauge."""
+    """`prediction` is None where the line has no gauge."""
 
     image: Image
     verdict: Verdict
-    judgement: Judgement | None
+    prediction: Prediction | None
 
 
-class Evidence:
+class Artifacts:
     """Stored under names that depend on the image alone: so a verdict can name what will be there, storing it again
     changes nothing, and a store that is away or full does not stop scoring.
 
@@ -38,11 +38,11 @@ class Evidence:
     def __init__(
         self,
         objects: Objects,
-        debts: Debts,
+        outbox: Outbox,
         remake: Callable[[Verdict], Scored | None],
         room_bytes: int,
     ) -> None:
-        self.debts = debts
+        self.outbox = outbox
         self._objects = objects
         self._remake = remake
         self._room = room_bytes
@@ -53,18 +53,18 @@ class Evidence:
         event = image.event
         return image.uri or self._objects.uri(image_object(event.line, event.captured_at, event.image_id))
 
-    def heatmap_uri(self, image: Image, judgement: Judgement | None) -> str | None:
+    def heatmap_uri(self, image: Image, prediction: Prediction | None) -> str | None:
         """Where the heatmap will lie; None where nobody needs one."""
-        if judgement is None or judgement.decision is Decision.PASS:
+        if prediction is None or prediction.decision is Decision.PASS:
             return None
         event = image.event
         return self._objects.uri(heatmap_object(event.line, event.captured_at, event.image_id))
 
-    def owe(self, scored: Iterable[Scored]) -> None:
-        """To be followed by `settle`."""
+    def enqueue(self, scored: Iterable[Scored]) -> None:
+        """To be followed by `flush`."""
         for each in scored:
-            if self.debts.size < self._room:
-                self.debts.owe(self._debt(each))
+            if self.outbox.size < self._room:
+                self.outbox.enqueue(self._upload(each))
             else:
                 self._distant.append(each.verdict)
 
@@ -72,47 +72,51 @@ class Evidence:
         """What a worker before this one may have left: objects that are there already are stored once more."""
         self._distant.extend(verdicts)
 
-    def settle(self) -> None:
+    def flush(self) -> None:
         """Go on paying; returns at once where others do it. Reads again what had no room before."""
-        if self._distant and self.debts.trouble is None:
+        if self._distant and self.outbox.unavailable is None:
             try:
                 self._reopen(_AT_ONCE)
             except Unavailable as error:
-                self.debts.postpone(error)
-        self.debts.settle()
+                self.outbox.postpone(error)
+        self.outbox.flush()
 
     def finish(self) -> None:
         """Raises the `Unavailable` that keeps something from being stored."""
         while self._distant:
             self._reopen(_AT_ONCE)
-            self.debts.finish()
-        self.debts.finish()
+            self.outbox.finish()
+        self.outbox.finish()
 
     @property
-    def owed(self) -> int:
+    def pending(self) -> int:
         """Images whose evidence is not all stored."""
-        return len(self._distant) + len(self.debts)
+        return len(self._distant) + len(self.outbox)
 
-    def first(self, place: Partition) -> int | None:
-        """The lowest image offset of `place` that something is owed for."""
-        distant = (verdict.source.offset for verdict in self._distant if (IMAGES, verdict.source.partition) == place)
-        owed = [offset for offset in (self.debts.first(place), min(distant, default=None)) if offset is not None]
-        return min(owed, default=None)
+    def first(self, topic_partition: Partition) -> int | None:
+        """The lowest image offset of `topic_partition` that something is owed for."""
+        distant = (
+            verdict.source.offset for verdict in self._distant if (IMAGES, verdict.source.partition) == topic_partition
+        )
+        pending = [
+            offset for offset in (self.outbox.first(topic_partition), min(distant, default=None)) if offset is not None
+        ]
+        return min(pending, default=None)
 
     def _reopen(self, most: int) -> None:
-        while self._distant and most and self.debts.size < self._room:
+        while self._distant and most and self.outbox.size < self._room:
             again = self._remake(self._distant[0])
             self._distant.popleft()
             if again is not None:
-                self.debts.owe(self._debt(again))
+                self.outbox.enqueue(self._upload(again))
             most -= 1
 
-    def _debt(self, scored: Scored) -> Iterator[Debt]:
+    def _upload(self, scored: Scored) -> Iterator[Upload]:
         verdict = scored.verdict
         pieces = list(self._pieces(scored))
         if pieces:
-            yield Debt(
-                place=(IMAGES, verdict.source.partition),
+            yield Upload(
+                topic_partition=(IMAGES, verdict.source.partition),
                 offset=verdict.source.offset,
                 line=verdict.line,
                 size=len(scored.image.data) + (scored.image.picture.pixels.nbytes if verdict.heatmap_uri else 0),
@@ -123,11 +127,11 @@ class Evidence:
         image, verdict = scored.image, scored.verdict
         if image.uri is None and verdict.image_uri is not None:
             yield partial(self._objects.put, self._objects.name(verdict.image_uri), image.data, _tags(verdict))
-        if scored.judgement is not None and verdict.heatmap_uri is not None:
-            yield partial(self._put_heatmap, verdict, verdict.heatmap_uri, image, scored.judgement)
+        if scored.prediction is not None and verdict.heatmap_uri is not None:
+            yield partial(self._put_heatmap, verdict, verdict.heatmap_uri, image, scored.prediction)
 
-    def _put_heatmap(self, verdict: Verdict, uri: str, image: Image, judgement: Judgement) -> None:
-        png = heatmap_png(image.picture, judgement.anomaly_map, judgement.map_ceiling)
+    def _put_heatmap(self, verdict: Verdict, uri: str, image: Image, prediction: Prediction) -> None:
+        png = heatmap_png(image.picture, prediction.anomaly_map, prediction.map_ceiling)
         self._objects.put(self._objects.name(uri), png, _tags(verdict))
 
 

@@ -9,7 +9,7 @@ from flowgauge.registry.line_settings import SettingsCache
 from flowgauge.runtime.alerts import OncePerWindow
 
 
-class Takt:
+class DeadlineMonitor:
     """Compares how long images lay in their topic with their lines' `deadline_seconds`; alerts once per window."""
 
     def __init__(self, log: Log, settings: SettingsCache, once: OncePerWindow) -> None:

@@ -10,8 +10,8 @@ from flowgauge.runtime.events import Image, Refused, opened
 _MOST_AHEAD = 64  # images, decoded, that are kept for a turn which may never come
 
 
-class Opening:
-    """`images` is called from one thread; `foresee` from any."""
+class Prefetch:
+    """`images` is called from one thread; `prefetch` from any."""
 
     def __init__(self, objects: Objects, threads: Executor | None = None) -> None:
         self._objects = objects
@@ -22,14 +22,14 @@ class Opening:
         """How many wait for their turn."""
         return len(self._ahead)
 
-    def foresee(self, records: Sequence[Record]) -> None:
+    def prefetch(self, records: Sequence[Record]) -> None:
         """Begin with records that will come soon. Without threads nothing is done ahead."""
         if self._threads is None:
             return
         for record in records[:_MOST_AHEAD]:
-            place = record.partition, record.offset
-            if place not in self._ahead:
-                self._ahead[place] = self._threads.submit(opened, record, self._objects)
+            source = record.partition, record.offset
+            if source not in self._ahead:
+                self._ahead[source] = self._threads.submit(opened, record, self._objects)
         while len(self._ahead) > _MOST_AHEAD:
             self._ahead.popitem(last=False)[1].cancel()
 

@@ -12,7 +12,7 @@ from flowgauge.domain.messages import AlertKind, Instant, Message, Reason, Verdi
 from flowgauge.domain.ports import Outgoing
 from flowgauge.domain.schedule import last_tick, next_tick
 from flowgauge.drift.statistics import NOTHING_SEEN, Drift, DriftMonitor, MonitorState, Observation
-from flowgauge.processors.triggers import Occasion, seen_in, ticked
+from flowgauge.processors.triggers import Trigger, punctuated, seen_in
 from flowgauge.runtime.alerts import alert
 from flowgauge.runtime.fencing import Counted
 from flowgauge.training.threshold_check import Disagreement, disagreement
@@ -26,9 +26,9 @@ ThresholdOf = Callable[[str, str], Threshold | None]
 
 class LineState(Message):
     """All that observing knows of a line. `seen` is the last verdict offset in it, by partition: what a replay brings
-    again is not observed again. `asked_at` is when an adaptation was last requested or proposed, `told_at` when people
-    were last told of a drift from this gauge. `ticked_at` is the last tick of `schedule` that has been dealt with, or
-    when that schedule was first seen.
+    again is not observed again. `asked_at` is when an adaptation was last requested or proposed, `reported_at` when
+    people were last told of a drift from this gauge. `punctuated_at` is the last tick of `schedule` that has been dealt
+    with, or when that schedule was first seen.
 
     `scores` are the first ones of this gauge's images, one for each part, until its threshold has been checked against
     them (`threshold_checked`); `subject` is the part that the last of them shows."""
@@ -38,9 +38,9 @@ class LineState(Message):
     monitor: MonitorState = NOTHING_SEEN
     images_since: int = 0
     asked_at: Instant | None = None
-    told_at: Instant | None = None
+    reported_at: Instant | None = None
     schedule: str | None = None
-    ticked_at: Instant | None = None
+    punctuated_at: Instant | None = None
     scores: list[float] = Field(default_factory=list)
     subject: str | None = None
     threshold_checked: bool = False
@@ -58,10 +58,10 @@ class Watch:
         self._monitor = DriftMonitor(state.monitor)
         self._images_since = state.images_since
         self._asked_at = state.asked_at
-        self._told_at = state.told_at
+        self._reported_at = state.reported_at
         self._schedule = state.schedule
-        self._ticked_at = state.ticked_at
-        self._due_at = _after(state.schedule, state.ticked_at)
+        self._punctuated_at = state.punctuated_at
+        self._due_at = _after(state.schedule, state.punctuated_at)
         self._scores = list(state.scores)
         self._subject = state.subject
         self._threshold_checked = state.threshold_checked
@@ -74,9 +74,9 @@ class Watch:
             monitor=self._monitor.state,
             images_since=self._images_since,
             asked_at=self._asked_at,
-            told_at=self._told_at,
+            reported_at=self._reported_at,
             schedule=self._schedule,
-            ticked_at=self._ticked_at,
+            punctuated_at=self._punctuated_at,
             scores=self._scores,
             subject=self._subject,
             threshold_checked=self._threshold_checked,
@@ -98,11 +98,11 @@ class Watch:
             self._gauge_version = verdict.gauge_version
             self._monitor = DriftMonitor()
             self._images_since = 0
-            self._told_at = None
+            self._reported_at = None
             self._scores, self._subject, self._threshold_checked = [], None, False
         self._images_since += 1
         if (observation := _observation(verdict)) is not None:
-            yield from self._on_drift(self._monitor.observe(observation, settings.settle_images), verdict)
+            yield from self._on_drift(self._monitor.observe(observation, settings.warmup_images), verdict)
             yield from self._on_count(verdict)
         yield from self._check_threshold(verdict)
         yield from self._on_schedule(verdict.scored_at)
@@ -111,8 +111,8 @@ class Watch:
         """Keep to `expression` from `now` on: its ticks in the past mean nothing. False where it was so before."""
         if expression == self._schedule:
             return False
-        self._schedule, self._ticked_at = expression, None if expression is None else now
-        self._due_at = _after(self._schedule, self._ticked_at)
+        self._schedule, self._punctuated_at = expression, None if expression is None else now
+        self._due_at = _after(self._schedule, self._punctuated_at)
         return True
 
     def due(self, now: datetime) -> bool:
@@ -129,9 +129,9 @@ class Watch:
         if self._schedule is None or not self.due(now):
             return
         tick = last_tick(self._schedule, now)
-        self._ticked_at, self._due_at = tick, next_tick(self._schedule, tick)
+        self._punctuated_at, self._due_at = tick, next_tick(self._schedule, tick)
         if self._images_since and self._gauge_version is not None:
-            yield from self._ask(ticked(self._line, tick), now)
+            yield from self._ask(punctuated(self._line, tick), now)
 
     def _on_drift(self, drift: Drift | None, verdict: Verdict) -> Iterator[Outgoing]:
         if drift is None:
@@ -139,14 +139,14 @@ class Watch:
         if drift.defects is None:
             yield from self._tell(drift, verdict)
         elif drift.causes:
-            occasion = seen_in(verdict, Reason.DRIFT, drift.sentence, drift.defects, drift.since)
-            yield from self._ask(occasion, verdict.scored_at)
+            trigger = seen_in(verdict, Reason.DRIFT, drift.sentence, drift.defects, drift.since)
+            yield from self._ask(trigger, verdict.scored_at)
 
     def _tell(self, drift: Drift, verdict: Verdict) -> Iterator[Outgoing]:
         """Once per cool-down: a line that stays off is found to be so again and again."""
-        if self._cooling(self._told_at, verdict.scored_at):
+        if self._cooling(self._reported_at, verdict.scored_at):
             return
-        self._told_at = verdict.scored_at
+        self._reported_at = verdict.scored_at
         causes = [cause.model_dump() for cause in drift.causes]
         message = f"{self._line} is drifting: {drift.sentence}."
         yield alert(
@@ -184,20 +184,20 @@ class Watch:
             why = f"{self._images_since} images since the last time"
             yield from self._ask(seen_in(verdict, Reason.COUNT, why), verdict.scored_at)
 
-    def _ask(self, occasion: Occasion, now: datetime) -> Iterator[Outgoing]:
+    def _ask(self, trigger: Trigger, now: datetime) -> Iterator[Outgoing]:
         """Request an adaptation, or propose it to a person; neither while the line cools down or must not adapt."""
         if self._settings.policy is Policy.OFF or self._cooling(self._asked_at, now):
             return
         self._asked_at, self._images_since = now, 0
-        automatic = self._settings.policy is Policy.AUTO and not occasion.defects
-        yield occasion.requested() if automatic else occasion.proposed()
+        automatic = self._settings.policy is Policy.AUTO and not trigger.defects
+        yield trigger.requested() if automatic else trigger.proposed()
 
     def _cooling(self, last: datetime | None, now: datetime) -> bool:
         return last is not None and (now - last).total_seconds() < self._settings.cool_down_seconds
 
 
-def _after(schedule: str | None, ticked_at: datetime | None) -> datetime | None:
-    return None if schedule is None or ticked_at is None else next_tick(schedule, ticked_at)
+def _after(schedule: str | None, punctuated_at: datetime | None) -> datetime | None:
+    return None if schedule is None or punctuated_at is None else next_tick(schedule, punctuated_at)
 
 
 def _contradicted(verdict: Verdict, version: str, threshold: Threshold, found: Disagreement, images: int) -> Outgoing:

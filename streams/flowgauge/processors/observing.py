@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 
-from flowgauge.domain.buffer import leaving
+from flowgauge.domain.buffer import to_evict
 from flowgauge.domain.messages import Verdict
 from flowgauge.domain.object_keys import snapshot_prefix
 from flowgauge.domain.ports import Buffered, Outgoing
@@ -22,8 +22,8 @@ _UNMETERED = Unmetered()
 
 
 class Observing(VerdictReader):
-    """Learns from verdicts with `teaches` alone. What it learned is stored after its requests and alerts are durable;
-    a crash in between repeats them with the ids that they had.
+    """Learns from verdicts with `use_for_training` alone. What it learned is stored after its requests and alerts are
+    durable; a crash in between repeats them with the ids that they had.
 
     A line is known by its verdicts, and after a restart by what was stored of its partition, so that the schedule of a
     line that pauses holds too.
@@ -51,7 +51,7 @@ class Observing(VerdictReader):
     def receive(self, counted: Sequence[Counted]) -> list[Outgoing]:
         of_line: defaultdict[str, list[Counted]] = defaultdict(list)
         for item in counted:
-            if item.verdict.teaches:
+            if item.verdict.use_for_training:
                 of_line[item.verdict.line].append(item)
         for line, items in of_line.items():
             self._fill(line, [item.verdict for item in items])
@@ -89,7 +89,7 @@ class Observing(VerdictReader):
         if entries:
             self._state.buffer_add(line, entries, settings.buffer_size)
             held = self._state.buffer(line)
-            gone = leaving(held, settings)
+            gone = to_evict(held, settings)
             self._state.buffer_remove(line, gone)
             self._meter.buffered(line, len(held) - len(gone), settings.buffer_size)
 

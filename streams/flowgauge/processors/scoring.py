@@ -5,23 +5,23 @@ from collections.abc import Sequence
 from concurrent.futures import Executor
 from datetime import datetime
 
-from flowgauge.domain.dead_letters import OFFSET, TOPIC, buried
+from flowgauge.domain.dead_letters import OFFSET, TOPIC, dead_lettered
 from flowgauge.domain.errors import Unavailable
 from flowgauge.domain.lines import LineSettings
 from flowgauge.domain.messages import DEAD_LETTERS, IMAGES, VERDICTS, AlertKind, Decision, Source, Verdict
 from flowgauge.domain.object_keys import verdict_id
 from flowgauge.domain.ports import Log, Outgoing, Record
-from flowgauge.models.prediction import Judge, Judgement
-from flowgauge.processors.artifacts import ROOM_BYTES, Evidence, Scored
-from flowgauge.processors.deadline_monitor import Takt
-from flowgauge.processors.decoding import Opening
+from flowgauge.models.prediction import Prediction, Predictor
+from flowgauge.processors.artifacts import ROOM_BYTES, Artifacts, Scored
+from flowgauge.processors.deadline_monitor import DeadlineMonitor
+from flowgauge.processors.decoding import Prefetch
 from flowgauge.registry.gauges import Gauges
 from flowgauge.registry.line_settings import SettingsCache
 from flowgauge.runtime.alerts import OncePerWindow
 from flowgauge.runtime.backend import Store
 from flowgauge.runtime.events import Image, Refused, opened
 from flowgauge.runtime.meter import Meter, Unmetered
-from flowgauge.runtime.outbox import Debts
+from flowgauge.runtime.outbox import Outbox
 from flowgauge.runtime.processor import Processor
 
 NO_GAUGE = "no gauge"
@@ -57,88 +57,88 @@ class Scoring(Processor):
         self.skipped = 0
         self._store = store
         self._gauges = gauges
-        self._opening = Opening(store.objects, decoders)
+        self._prefetch = Prefetch(store.objects, decoders)
         self._hands = hands
         self._meter = meter
         self._settings = SettingsCache(store, hands)
-        self.evidence = Evidence(store.objects, Debts(store.clock, hands), self._remade, room_bytes)
+        self.artifacts = Artifacts(store.objects, Outbox(store.clock, hands), self._remade, room_bytes)
         self._scored: list[Scored] = []
         self._once = OncePerWindow(lambda line: self._settings.of(line).alert_window_seconds)
-        self._takt = Takt(store.log, self._settings, self._once)
+        self._deadlines = DeadlineMonitor(store.log, self._settings, self._once)
         self._recent: dict[int, OrderedDict[str, str]] = {}
-        self._buried: dict[int, set[int]] = {}
+        self._dead_lettered: dict[int, set[int]] = {}
 
     def position(self, topic: str, partition: int, committed: int) -> int:
         tail = [Verdict.decode(record.value) for record in _tail(self._store.log, partition)]
         start = max((verdict.source.offset for verdict in tail), default=-1) + 1
         self._recent[partition] = OrderedDict((str(verdict.verdict_id), verdict.image_sha256) for verdict in tail)
-        self._buried[partition] = _buried_from(self._store.log, partition, start)
-        self.evidence.recover(verdict for verdict in tail if committed <= verdict.source.offset)
+        self._dead_lettered[partition] = _dead_lettered_from(self._store.log, partition, start)
+        self.artifacts.recover(verdict for verdict in tail if committed <= verdict.source.offset)
         return start
 
-    def foresee(self, records: Sequence[Record]) -> None:
-        self._opening.foresee(records)
+    def prefetch(self, records: Sequence[Record]) -> None:
+        self._prefetch.prefetch(records)
 
     def process(self, records: Sequence[Record]) -> list[Outgoing]:
         self._gauges.refresh()
         with self._meter.timed(self.name, "decode"):
-            items = self._opening.images(records)
-        images, letters, skipped = self._sifted(items, records[0].partition)
+            items = self._prefetch.images(records)
+        images, dead_letters, skipped = self._sifted(items, records[0].partition)
         with self._meter.timed(self.name, "score"):
             self._scored = self._judged(images)
-        overdue = self._takt.overdue([image.record for image in images], self._store.clock.now())
+        overdue = self._deadlines.overdue([image.record for image in images], self._store.clock.now())
         self._remember(images, records[0].partition)
         self.skipped += skipped
         verdicts = [_published(scored) for scored in self._scored]
         if self._hands is None:  # then it is there when the verdict is read
-            self._keep_evidence()
-        return [*letters, *verdicts, *self._gauges.alerts(), *self._owing(), *overdue]
+            self._keep_artifacts()
+        return [*dead_letters, *verdicts, *self._gauges.alerts(), *self._owing(), *overdue]
 
     def checkpoint(self) -> None:
-        self._keep_evidence()
+        self._keep_artifacts()
 
     def idle(self, now: datetime) -> list[Outgoing]:
-        self._settle()
+        self._flush()
         return self._owing()
 
     def flush(self) -> list[Outgoing]:
         """Raises `Unavailable` while evidence cannot be stored: the next worker finds what is owed."""
-        self.evidence.finish()
+        self.artifacts.finish()
         return []
 
     def safe(self, topic: str, partition: int, read: int) -> int:
-        first = self.evidence.first((topic, partition))
+        first = self.artifacts.first((topic, partition))
         return read if first is None else min(read, first)
 
     def _sifted(self, items: Sequence[Image | Refused], partition: int) -> tuple[list[Image], list[Outgoing], int]:
         """The images to score, the dead letters, and how many were sent before."""
         known = dict(self._recent[partition])
         images: list[Image] = []
-        letters: list[Outgoing] = []
+        dead_letters: list[Outgoing] = []
         for item in items:
             if isinstance(item, Refused):
-                letters += self._letter(item)
+                dead_letters += self._letter(item)
             elif item.key not in known:
                 known[item.key] = item.picture.sha256
                 images.append(item)
             elif known[item.key] != item.picture.sha256:
-                letters += self._letter(Refused(item.record, "Another image was sent under the same id."))
-        return images, letters, len(items) - len(images) - len(letters)
+                dead_letters += self._letter(Refused(item.record, "Another image was sent under the same id."))
+        return images, dead_letters, len(items) - len(images) - len(dead_letters)
 
     def _letter(self, refused: Refused) -> list[Outgoing]:
-        if refused.record.offset in self._buried[refused.record.partition]:
+        if refused.record.offset in self._dead_lettered[refused.record.partition]:
             return []
-        return [buried(refused.record, refused.reason)]
+        return [dead_lettered(refused.record, refused.reason)]
 
     def _judged(self, images: Sequence[Image]) -> list[Scored]:
         """In the order of `images`, each line's judged together."""
         gauges = {image.event.line: self._gauges.gauge(image.event.line) for image in images}
-        judgements = _judgements(images, gauges)
+        predictions = _predictions(images, gauges)
         return [
-            self._verdict(image, gauges[image.event.line], judgements.get(index)) for index, image in enumerate(images)
+            self._verdict(image, gauges[image.event.line], predictions.get(index)) for index, image in enumerate(images)
         ]
 
-    def _verdict(self, image: Image, gauge: Judge | None, judgement: Judgement | None) -> Scored:
+    def _verdict(self, image: Image, gauge: Predictor | None, prediction: Prediction | None) -> Scored:
         record, event = image.record, image.event
         now = self._store.clock.now()
         settings = self._settings.of(event.line)
@@ -146,27 +146,27 @@ class Scoring(Processor):
             verdict_id=verdict_id(event.source, event.image_id),
             image_id=event.image_id,
             image_sha256=image.picture.sha256,
-            image_uri=self.evidence.image_uri(image),
+            image_uri=self.artifacts.image_uri(image),
             line=event.line,
             captured_at=event.captured_at,
             scored_at=now,
             late=_late((now - event.captured_at).total_seconds(), settings),
-            score=judgement.score if judgement else None,
-            threshold=judgement.threshold if judgement else None,
-            decision=judgement.decision if judgement else Decision.REVIEW,
-            reasons=judgement.reasons if judgement else (NO_GAUGE,),
+            score=prediction.score if prediction else None,
+            threshold=prediction.threshold if prediction else None,
+            decision=prediction.decision if prediction else Decision.REVIEW,
+            reasons=prediction.reasons if prediction else (NO_GAUGE,),
             gauge_version=gauge.version if gauge else None,
             detector=gauge.detector_name if gauge else None,
-            regions=judgement.regions if judgement else (),
-            heatmap_uri=self.evidence.heatmap_uri(image, judgement),
+            regions=prediction.regions if prediction else (),
+            heatmap_uri=self.artifacts.heatmap_uri(image, prediction),
             statistics=image.picture.statistics,
             source=Source(topic=record.topic, partition=record.partition, offset=record.offset),
-            standard_score=judgement.standard_score if judgement else None,
-            peak=judgement.peak if judgement else None,
-            teaches=event.teaches,
+            standard_score=prediction.standard_score if prediction else None,
+            peak=prediction.peak if prediction else None,
+            use_for_training=event.use_for_training,
             subject=event.subject,
         )
-        return Scored(image, verdict, judgement)
+        return Scored(image, verdict, prediction)
 
     def _remade(self, verdict: Verdict) -> Scored | None:
         """The image of a verdict of ours once more, judged if a heatmap is due; None where the log has it no longer."""
@@ -175,34 +175,34 @@ class Scoring(Processor):
         if not records or records[0].offset != source.offset:
             return None
         image = opened(records[0], self._store.objects)
-        return None if isinstance(image, Refused) else Scored(image, verdict, self._judgement_again(image, verdict))
+        return None if isinstance(image, Refused) else Scored(image, verdict, self._prediction_again(image, verdict))
 
-    def _judgement_again(self, image: Image, verdict: Verdict) -> Judgement | None:
+    def _prediction_again(self, image: Image, verdict: Verdict) -> Prediction | None:
         if verdict.heatmap_uri is None or verdict.gauge_version is None:
             return None
         self._gauges.refresh()
         gauge = self._gauges.version(verdict.line, verdict.gauge_version)
-        return gauge.judge([image.picture])[0] if gauge else None
+        return gauge.predict([image.picture])[0] if gauge else None
 
-    def _keep_evidence(self) -> None:
+    def _keep_artifacts(self) -> None:
         scored, self._scored = self._scored, []
-        self.evidence.owe(scored)
-        self._settle()
+        self.artifacts.enqueue(scored)
+        self._flush()
 
-    def _settle(self) -> None:
-        self.evidence.settle()
-        self._meter.owed(self.evidence.owed)
+    def _flush(self) -> None:
+        self.artifacts.flush()
+        self._meter.pending(self.artifacts.pending)
 
     def _owing(self) -> list[Outgoing]:
         """One alert per line and window while the store does not take what is owed."""
-        trouble = self.evidence.debts.trouble
-        if trouble is None:
+        unavailable = self.artifacts.outbox.unavailable
+        if unavailable is None:
             return []
-        now, message = self._store.clock.now(), _not_kept(trouble)
+        now, message = self._store.clock.now(), _not_kept(unavailable)
         return [
-            told
-            for line in self.evidence.debts.lines
-            for told in self._once.alert(line, AlertKind.STORE_UNAVAILABLE, now, message)
+            each
+            for line in self.artifacts.outbox.lines
+            for each in self._once.alert(line, AlertKind.STORE_UNAVAILABLE, now, message)
         ]
 
     def _remember(self, images: Sequence[Image], partition: int) -> None:
@@ -213,16 +213,16 @@ class Scoring(Processor):
             recent.popitem(last=False)
 
 
-def _judgements(images: Sequence[Image], gauges: dict[str, Judge | None]) -> dict[int, Judgement]:
+def _predictions(images: Sequence[Image], gauges: dict[str, Predictor | None]) -> dict[int, Prediction]:
     """By index in `images`; images of lines without a gauge are missing."""
     of_line: defaultdict[str, list[int]] = defaultdict(list)
     for index, image in enumerate(images):
         of_line[image.event.line].append(index)
-    judged: dict[int, Judgement] = {}
+    judged: dict[int, Prediction] = {}
     for line, indices in of_line.items():
         if (gauge := gauges[line]) is not None:
-            judgements = gauge.judge([images[index].picture for index in indices])
-            judged.update(zip(indices, judgements, strict=True))
+            predictions = gauge.predict([images[index].picture for index in indices])
+            judged.update(zip(indices, predictions, strict=True))
     return judged
 
 
@@ -243,16 +243,16 @@ def _tail(log: Log, partition: int) -> list[Record]:
     return log.read(VERDICTS, partition, max(0, log.end(VERDICTS, partition) - _WINDOW), _WINDOW)
 
 
-def _buried_from(log: Log, partition: int, start: int) -> set[int]:
+def _dead_lettered_from(log: Log, partition: int, start: int) -> set[int]:
     """Image offsets, from `start` on, that are dead letters already. Read backwards: each may hold a large image."""
     found: set[int] = set()
     end = log.end(DEAD_LETTERS, partition)
     while end > 0:
         first = max(0, end - _PAGE)
-        letters = log.read(DEAD_LETTERS, partition, first, end - first)
-        offsets = {int(letter.headers[OFFSET]) for letter in letters if letter.headers.get(TOPIC) == IMAGES}
+        dead_letters = log.read(DEAD_LETTERS, partition, first, end - first)
+        offsets = {int(letter.headers[OFFSET]) for letter in dead_letters if letter.headers.get(TOPIC) == IMAGES}
         found |= {offset for offset in offsets if offset >= start}
-        if not letters or any(offset < start for offset in offsets):
+        if not dead_letters or any(offset < start for offset in offsets):
             break
         end = first
     return found

@@ -12,7 +12,7 @@ _OBSERVER = "observing"
 
 
 @dataclass(frozen=True)
-class Occasion:
+class Trigger:
     """Why `line` should be adapted. `mark` tells two occasions of one reason apart, so whoever notices one, and however
     often, makes the same request. `defects`: it may be a wave of defects, which must not be learned.
     """
@@ -58,15 +58,15 @@ class Occasion:
 
 def seen_in(
     verdict: Verdict, reason: Reason, why: str, defects: bool = False, since: datetime | None = None
-) -> Occasion:
+) -> Trigger:
     """What one verdict brought to light."""
-    return Occasion(verdict.line, reason, str(verdict.verdict_id), verdict.scored_at, why, defects, since)
+    return Trigger(verdict.line, reason, str(verdict.verdict_id), verdict.scored_at, why, defects, since)
 
 
-def ticked(line: str, tick: datetime) -> Occasion:
+def punctuated(line: str, tick: datetime) -> Trigger:
     """A tick of the line's schedule."""
-    return Occasion(line, Reason.SCHEDULE, tick.isoformat(), tick, f"its schedule names {tick:%Y-%m-%d %H:%M} UTC")
+    return Trigger(line, Reason.SCHEDULE, tick.isoformat(), tick, f"its schedule names {tick:%Y-%m-%d %H:%M} UTC")
 
 
-def _request_id(occasion: Occasion) -> UUID:
-    return uuid5(NAMESPACE_URL, f"adaptation:{occasion.line}:{occasion.reason}:{occasion.mark}")
+def _request_id(trigger: Trigger) -> UUID:
+    return uuid5(NAMESPACE_URL, f"adaptation:{trigger.line}:{trigger.reason}:{trigger.mark}")

@@ -9,20 +9,20 @@ from flowgauge.domain.errors import GaugeMissing, InvalidName, SnapshotCorrupt, 
 from flowgauge.domain.messages import SNAPSHOTS, AlertKind, SnapshotAnnouncement
 from flowgauge.domain.object_keys import line_name
 from flowgauge.domain.ports import Log, Objects, Outgoing, Record
-from flowgauge.models.prediction import Judge
+from flowgauge.models.prediction import Predictor
 from flowgauge.registry.snapshots import SnapshotDisk, announcements_since, fetch_snapshot
 from flowgauge.runtime.alerts import alert
 
 _REMEMBERED = 16  # announcements per line: where to fall back to when the newest are broken
 
-Load = Callable[[bytes, bytes], Judge]
+Load = Callable[[bytes, bytes], Predictor]
 """Manifest and weights to a gauge; raises `SnapshotInvalid`."""
 
 
 @dataclass(frozen=True)
 class Held:
     announced: SnapshotAnnouncement
-    gauge: Judge
+    gauge: Predictor
 
 
 class Gauges:
@@ -56,7 +56,7 @@ class Gauges:
                 self._remember(message)
                 self._read[partition] = after
 
-    def gauge(self, line: str) -> Judge | None:
+    def gauge(self, line: str) -> Predictor | None:
         """The gauge to score `line` with; None while it has none that loads.
 
         While the store is away, the gauge that is loaded stays, else the newest on disk; `Unavailable` only where there
@@ -73,7 +73,7 @@ class Gauges:
             raise away
         return None
 
-    def version(self, line: str, version: str) -> Judge | None:
+    def version(self, line: str, version: str) -> Predictor | None:
         """One of the line's gauges, active or not; None where it was never announced or does not load."""
         held = self._held.get(line)
         if held is not None and held.gauge.version == version:
@@ -90,14 +90,14 @@ class Gauges:
         return due
 
     def _unreadable(self, record: Record) -> None:
-        place = f"{record.partition}:{record.offset}"
-        if place in self._passed_over:
+        source = f"{record.partition}:{record.offset}"
+        if source in self._passed_over:
             return
-        self._passed_over.add(place)
-        message = f"The record {place} of the snapshots topic is no announcement; the gauge before it stays."
+        self._passed_over.add(source)
+        message = f"The record {source} of the snapshots topic is no announcement; the gauge before it stays."
         with suppress(InvalidName):  # a key that names no line names nobody to tell
             line = line_name(record.key)
-            self._alerts.append(alert(line, AlertKind.SNAPSHOT_INVALID, place, record.at, message))
+            self._alerts.append(alert(line, AlertKind.SNAPSHOT_INVALID, source, record.at, message))
 
     def _remember(self, message: SnapshotAnnouncement) -> None:
         known = self._announced[message.line]
@@ -106,7 +106,7 @@ class Gauges:
             known.sort(key=lambda announced: -announced.epoch)
             del known[_REMEMBERED:]
 
-    def _loaded(self, announced: SnapshotAnnouncement) -> Judge | None:
+    def _loaded(self, announced: SnapshotAnnouncement) -> Predictor | None:
         held = self._held.get(announced.line)
         if held is not None and held.announced == announced:
             self._held.move_to_end(announced.line)
@@ -123,7 +123,7 @@ class Gauges:
         self._hold(Held(announced, gauge))
         return gauge
 
-    def _verified(self, announced: SnapshotAnnouncement) -> Judge:
+    def _verified(self, announced: SnapshotAnnouncement) -> Predictor:
         if (gauge := self._from_disk(announced)) is not None:
             return gauge
         files = fetch_snapshot(self._objects, announced.line, announced.version)
@@ -137,7 +137,7 @@ class Gauges:
             self._disk.put(files.sha256, files.manifest, files.weights)
         return gauge
 
-    def _from_disk(self, announced: SnapshotAnnouncement) -> Judge | None:
+    def _from_disk(self, announced: SnapshotAnnouncement) -> Predictor | None:
         """Verified like any other; what does not load is left to the object store."""
         found = self._disk.get(announced.sha256) if self._disk is not None else None
         try:
@@ -153,10 +153,8 @@ class Gauges:
 
     def _report(self, announced: SnapshotAnnouncement, error: SnapshotInvalid | GaugeMissing) -> None:
         self._broken.add((announced.line, announced.epoch))
-        occasion = f"{announced.epoch}:{announced.sha256}"
+        trigger = f"{announced.epoch}:{announced.sha256}"
         message = f"Snapshot {announced.version} was not activated; the gauge before it stays. {error}"
         self._alerts.append(
-            alert(
-                announced.line, AlertKind.SNAPSHOT_INVALID, occasion, announced.at, message, version=announced.version
-            )
+            alert(announced.line, AlertKind.SNAPSHOT_INVALID, trigger, announced.at, message, version=announced.version)
         )

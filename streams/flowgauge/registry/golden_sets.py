@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from urllib.parse import unquote
 
-from flowgauge.domain.golden import Label, judges
+from flowgauge.domain.golden import Label, is_hold_out
 from flowgauge.domain.object_keys import encoded, golden_object, line_name
 from flowgauge.domain.ports import Objects
 from flowgauge.vision.decoding import Picture, decode
@@ -20,8 +20,8 @@ class Golden:
     kind: str = ""
 
     @property
-    def judges(self) -> bool:
-        return judges(self.image_id)
+    def is_hold_out(self) -> bool:
+        return is_hold_out(self.image_id)
 
 
 def add_golden(objects: Objects, line: str, label: Label, image_id: str, data: bytes, kind: str = "") -> Golden:
@@ -43,13 +43,13 @@ def golden_set(objects: Objects, line: str) -> Iterator[Golden]:
             yield Golden(unquote(image_id), label, name, unquote(kind))
 
 
-def judging_pictures(objects: Objects, line: str, label: Label) -> list[Picture]:
+def hold_out_pictures(objects: Objects, line: str, label: Label) -> list[Picture]:
     """The half of the golden set that judges."""
-    chosen = (golden for golden in golden_set(objects, line) if golden.label is label and golden.judges)
+    chosen = (golden for golden in golden_set(objects, line) if golden.label is label and golden.is_hold_out)
     return [decode(objects.get(golden.name)) for golden in chosen]
 
 
-def teaching_defects(objects: Objects, line: str) -> list[tuple[Picture, str]]:
-    """Defects of the half that may teach, each with its class; always in the same order."""
-    chosen = (golden for golden in golden_set(objects, line) if golden.label is Label.DEFECT and not golden.judges)
+def training_defects(objects: Objects, line: str) -> list[tuple[Picture, str]]:
+    """Defects of the half that may train, each with its class; always in the same order."""
+    chosen = (golden for golden in golden_set(objects, line) if golden.label is Label.DEFECT and not golden.is_hold_out)
     return [(decode(objects.get(golden.name)), golden.kind) for golden in chosen]

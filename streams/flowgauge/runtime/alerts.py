@@ -11,17 +11,17 @@ from flowgauge.domain.ports import Log, Outgoing
 _PAGE = 1_000
 
 
-def alert_id(line: str, kind: AlertKind, occasion: str) -> UUID:
-    """`occasion` is what makes two alerts of a kind two: a verdict, a request, a version, a window."""
-    return uuid5(NAMESPACE_URL, f"alert:{line}:{kind}:{occasion}")
+def alert_id(line: str, kind: AlertKind, trigger: str) -> UUID:
+    """`trigger` is what makes two alerts of a kind two: a verdict, a request, a version, a window."""
+    return uuid5(NAMESPACE_URL, f"alert:{line}:{kind}:{trigger}")
 
 
 def alert(
-    line: str, kind: AlertKind, occasion: str, at: datetime, message: str, count: int = 1, **detail: Any
+    line: str, kind: AlertKind, trigger: str, at: datetime, message: str, count: int = 1, **detail: Any
 ) -> Outgoing:
     """The record of an alert. The same line, kind and occasion make the same alert, whatever its count."""
     made = Alert(
-        alert_id=alert_id(line, kind, occasion),
+        alert_id=alert_id(line, kind, trigger),
         line=line,
         at=at,
         kind=kind,

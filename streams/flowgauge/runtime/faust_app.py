@@ -64,7 +64,9 @@ class Consumer(aiokafka.Consumer):
     app: "GroupApp"
 
     async def seek_to_committed(self) -> Mapping[Any, int]:
-        committed = {place: offset or 0 for place, offset in (await super().seek_to_committed()).items()}
+        committed = {
+            topic_partition: offset or 0 for topic_partition, offset in (await super().seek_to_committed()).items()
+        }
         starts = await self.app.starts(committed)
         await self.seek_wait(starts)
         return starts
@@ -115,11 +117,14 @@ class GroupApp(faust.App):
         """Nothing of ours lies on the disk."""
 
     async def starts(self, committed: Mapping[Any, int]) -> dict[Any, int]:
-        places = {self._place(tp): tp for tp in committed}
+        topic_partitions = {self._topic_partition(tp): tp for tp in committed}
         found = await self._on_thread(
-            partial(self.member.assigned, {place: committed[tp] for place, tp in places.items()})
+            partial(
+                self.member.assigned,
+                {topic_partition: committed[tp] for topic_partition, tp in topic_partitions.items()},
+            )
         )
-        return {places[place]: offset for place, offset in found.items()}
+        return {topic_partitions[topic_partition]: offset for topic_partition, offset in found.items()}
 
     async def _on_partitions_assigned(self, assigned: set[Any], generation_id: int = 0) -> None:
         """Faust seeks nowhere for an assignment of nothing, and what the member held is another's now."""
@@ -128,7 +133,7 @@ class GroupApp(faust.App):
             await self._guarded(partial(self.member.assigned, {}))
 
     def safe(self, tp: Any) -> int | None:
-        return self.member.safe(self._place(tp))
+        return self.member.safe(self._topic_partition(tp))
 
     async def on_stop(self) -> None:
         """Give up what cannot be delivered, and deliver what is owed."""
@@ -169,10 +174,10 @@ class GroupApp(faust.App):
         records = [self._record(event.message) for event in events]
         for event in events:
             event.ack()
-        self.member.foresee([*records, *self._queued(most_ahead)])
-        for place, part in by_partition(records).items():
+        self.member.prefetch([*records, *self._queued(most_ahead)])
+        for topic_partition, part in by_partition(records).items():
             await self._guarded(partial(self.member.take, part))
-            await self._go_back(place)
+            await self._go_back(topic_partition)
 
     def _queued(self, most: int) -> list[Record]:
         """What comes next, left where it is: a stream hands nothing out while its agent is at work."""
@@ -181,10 +186,10 @@ class GroupApp(faust.App):
             self._record(event.message) for event in islice(self._waiting._queue, most) if hasattr(event, "message")
         ]
 
-    async def _go_back(self, place: Partition) -> None:
+    async def _go_back(self, topic_partition: Partition) -> None:
         """Fetch anew what was passed over because something before it is missing."""
-        wanted = self.member.missing(place)
-        tp = TP(self._prefix + place[0], place[1])
+        wanted = self.member.missing(topic_partition)
+        tp = TP(self._prefix + topic_partition[0], topic_partition[1])
         if wanted is not None and tp in self.consumer.assignment():
             await self.consumer.seek(tp, wanted)
 
@@ -205,7 +210,7 @@ class GroupApp(faust.App):
         """The processor's own thread, unless another is given."""
         return await asyncio.get_running_loop().run_in_executor(thread or self._thread, work)
 
-    def _place(self, tp: Any) -> Partition:
+    def _topic_partition(self, tp: Any) -> Partition:
         return tp.topic.removeprefix(self._prefix), tp.partition
 
     def _record(self, message: Any) -> Record:
@@ -249,10 +254,10 @@ async def run_groups(apps: Sequence[GroupApp], stopping: asyncio.Event, overdue:
 def _failure(apps: Sequence[GroupApp]) -> BaseException | None:
     """What ended the first app that did not end by itself."""
     found = (app.failure or app.crash_reason for app in apps)
-    return next((_told(failure) for failure in found if failure is not None), None)
+    return next((_cause(failure) for failure in found if failure is not None), None)
 
 
-def _told(failure: BaseException) -> BaseException:
+def _cause(failure: BaseException) -> BaseException:
     """What Kafka ended a member with, such as a right that was taken away, in words for people."""
     if not isinstance(failure, KafkaError):
         return failure

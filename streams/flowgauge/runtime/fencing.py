@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from pydantic import ValidationError
 
-from flowgauge.domain.dead_letters import buried
+from flowgauge.domain.dead_letters import dead_lettered
 from flowgauge.domain.messages import VERDICTS, Verdict
 from flowgauge.domain.ports import Log, Outgoing, Record
 from flowgauge.runtime.processor import Processor
@@ -43,7 +43,7 @@ def count(records: Sequence[Record], highest: int) -> Count:
         try:
             verdict = Verdict.decode(record.value)
         except ValidationError as error:
-            unreadable.append(buried(record, f"This is no verdict: {error.errors()[0]['msg']}."))
+            unreadable.append(dead_lettered(record, f"This is no verdict: {error.errors()[0]['msg']}."))
             continue
         if verdict.source.offset > highest:
             counted.append(Counted(record, verdict))

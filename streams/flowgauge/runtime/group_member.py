@@ -14,8 +14,8 @@ from flowgauge.domain.ports import Clock, Log, Record
 from flowgauge.runtime.liveness import STALL_SECONDS, Progress, Pulse
 from flowgauge.runtime.meter import Meter, Unmetered, measured
 from flowgauge.runtime.processor import Processor
-from flowgauge.runtime.task import Carrier, Observer, Partition, Step
-from flowgauge.runtime.worker import FIRST_PAUSE, LONGEST_PAUSE, Trouble
+from flowgauge.runtime.task import Observer, Partition, Step, StreamTask
+from flowgauge.runtime.worker import FIRST_PAUSE, LONGEST_PAUSE, OnUnavailable
 
 T = TypeVar("T")
 
@@ -24,7 +24,7 @@ _UNMETERED = Unmetered()
 
 
 class Member:
-    """All calls but `foresee`, `safe`, `look` and `stop` come from one thread; none overlap.
+    """All calls but `prefetch`, `safe`, `look` and `stop` come from one thread; none overlap.
 
     Every assignment begins with a new processor: what the last one remembered of a partition may be out of date, since
     another member may have had it in between.
@@ -36,7 +36,7 @@ class Member:
         log: Log,
         clock: Clock,
         observer: Observer = lambda step: None,
-        trouble: Trouble = lambda name, error: None,
+        unavailable: OnUnavailable = lambda name, error: None,
         stopping: Event | None = None,
         meter: Meter = _UNMETERED,
         pulse: Pulse | None = None,
@@ -46,7 +46,7 @@ class Member:
         self._log = log
         self._clock = clock
         self._observer = observer
-        self._trouble = trouble
+        self._unavailable = unavailable
         self._stopping = stopping or Event()
         self._meter = meter
         self.pulse = pulse or Pulse()
@@ -57,23 +57,26 @@ class Member:
         self._missing: dict[Partition, int] = {}
         first = make()
         self.name, self.inputs = first.name, first.inputs
-        self._carrier = self._carried_by(first)
+        self._task = self._carried_by(first)
 
     def assigned(self, committed: Mapping[Partition, int]) -> dict[Partition, int]:
         """Where to start each partition of a new assignment, given what the group has committed."""
-        carrier = self._carried_by(self._make())
-        starts = {place: self._insisting(_starting(carrier, place, at)) for place, at in committed.items()}
-        self._carrier = carrier
-        for place in self._safe.keys() - starts.keys():
-            self._meter.lag(self.name, place, None)
+        task = self._carried_by(self._make())
+        starts = {
+            topic_partition: self._insisting(_starting(task, topic_partition, at))
+            for topic_partition, at in committed.items()
+        }
+        self._task = task
+        for topic_partition in self._safe.keys() - starts.keys():
+            self._meter.lag(self.name, topic_partition, None)
         self._safe = dict(starts)
         self._missing = {}
-        self._progress = {place: Progress(self._stall_seconds) for place in starts}
+        self._progress = {topic_partition: Progress(self._stall_seconds) for topic_partition in starts}
         return starts
 
-    def foresee(self, records: Sequence[Record]) -> None:
+    def prefetch(self, records: Sequence[Record]) -> None:
         """Tell the processor what `take` will be given soon. From any thread."""
-        self._carrier.processor.foresee([r for r in records if (r.topic, r.partition) in self._safe])
+        self._task.processor.prefetch([r for r in records if (r.topic, r.partition) in self._safe])
 
     def take(self, records: Sequence[Record]) -> int:
         """Carry what is due of `records`, which are of one partition and in order; how many there were.
@@ -82,14 +85,14 @@ class Member:
         raises it. Records of a partition that is not assigned, that were carried before, or that a fetch from before
         the last assignment left ahead of their turn, are passed over; `missing` tells of the latter.
         """
-        place = records[0].topic, records[0].partition
-        if place not in self._safe:
+        topic_partition = records[0].topic, records[0].partition
+        if topic_partition not in self._safe:
             return 0
-        due = self._due(place, records)
+        due = self._due(topic_partition, records)
         if not due:
             return 0
-        carrier = self._carrier
-        done = self._insisting(lambda: carrier.take(place, due))
+        task = self._task
+        done = self._insisting(lambda: task.take(topic_partition, due))
         self._moved()
         self.pulse.beat()
         return done
@@ -98,8 +101,8 @@ class Member:
         """To be called every second or so: what is due by now. Raises `Stalled` when records wait and none come."""
         now = self._clock.now()
         if self._safe:
-            carrier = self._carrier
-            self._insisting(lambda: carrier.idle(now))
+            task = self._task
+            self._insisting(lambda: task.idle(now))
             self._moved()
         if self._sampled_at is None or abs(now - self._sampled_at) >= _SAMPLE_INTERVAL:
             self._sampled_at = now
@@ -114,26 +117,26 @@ class Member:
         try:
             self._log.end(self.inputs[0], 0)
         except Unavailable as error:
-            self._trouble(self.name, error)
+            self._unavailable(self.name, error)
 
     def flush(self) -> None:
         """Deliver what is owed. Raises `Unavailable` at the first failure: it comes again after a restart."""
-        self._carrier.flush()
+        self._task.flush()
 
-    def missing(self, place: Partition) -> int | None:
-        """The offset from which `place` must be fetched again, where the last `take` passed over what was ahead."""
-        return self._missing.get(place)
+    def missing(self, topic_partition: Partition) -> int | None:
+        """The offset to fetch `topic_partition` from again, where the last `take` passed over what was ahead."""
+        return self._missing.get(topic_partition)
 
     def stop(self) -> None:
         """Have `take` and `idle` give up what they cannot deliver. From any thread."""
         self._stopping.set()
 
-    def safe(self, place: Partition) -> int | None:
+    def safe(self, topic_partition: Partition) -> int | None:
         """Up to where a commit loses nothing; None for a partition that is not assigned. From any thread."""
-        return self._safe.get(place)
+        return self._safe.get(topic_partition)
 
-    def _carried_by(self, processor: Processor) -> Carrier:
-        return Carrier(processor, self._log, self._observed, lambda: self._meter.timed(self.name, "publish"))
+    def _carried_by(self, processor: Processor) -> StreamTask:
+        return StreamTask(processor, self._log, self._observed, lambda: self._meter.timed(self.name, "publish"))
 
     def _observed(self, step: Step) -> None:
         measured(self._meter, step, self._clock.now())
@@ -142,31 +145,31 @@ class Member:
     def _sample(self) -> None:
         """Measure what waits. While the log is away nothing is known, and nothing is a stall."""
         with suppress(Unavailable):
-            for place, progress in self._progress.items():
-                position = self._carrier.at(place)
-                waiting = max(0, self._log.end(*place) - position)
-                self._meter.lag(self.name, place, waiting)
-                if not progress.at(position, waiting) and self._log.read(*place, position, 1):
+            for topic_partition, progress in self._progress.items():
+                position = self._task.at(topic_partition)
+                waiting = max(0, self._log.end(*topic_partition) - position)
+                self._meter.lag(self.name, topic_partition, waiting)
+                if not progress.at(position, waiting) and self._log.read(*topic_partition, position, 1):
                     raise Stalled(
-                        f"{self.name} got no records of {place[0]} {place[1]} for {self._stall_seconds:.0f} s, "
-                        f"although {waiting} wait from offset {position} on.",
+                        f"{self.name} got no records of {' '.join(map(str, topic_partition))} for"
+                        f" {self._stall_seconds:.0f} s, although {waiting} wait from offset {position} on.",
                         "Start the worker again.",
                     )
 
-    def _due(self, place: Partition, records: Sequence[Record]) -> list[Record]:
-        position = self._carrier.position(place, lambda: self._safe[place])
+    def _due(self, topic_partition: Partition, records: Sequence[Record]) -> list[Record]:
+        position = self._task.position(topic_partition, lambda: self._safe[topic_partition])
         due = [record for record in records if record.offset >= position]
-        ahead = bool(due) and due[0].offset > position and not self._is_gap(place, position, due[0].offset)
-        self._missing = {place: position} if ahead else {}
+        ahead = bool(due) and due[0].offset > position and not self._is_gap(topic_partition, position, due[0].offset)
+        self._missing = {topic_partition: position} if ahead else {}
         return [] if ahead else due
 
-    def _is_gap(self, place: Partition, start: int, end: int) -> bool:
+    def _is_gap(self, topic_partition: Partition, start: int, end: int) -> bool:
         """Compaction and transactions leave offsets without records."""
-        between = self._insisting(lambda: self._log.read(*place, start, 1))
+        between = self._insisting(lambda: self._log.read(*topic_partition, start, 1))
         return bool(between) and between[0].offset >= end
 
     def _moved(self) -> None:
-        self._safe = {place: self._carrier.safe(place) for place in self._safe}
+        self._safe = {topic_partition: self._task.safe(topic_partition) for topic_partition in self._safe}
 
     def _insisting(self, work: Callable[[], T]) -> T:
         pause = FIRST_PAUSE
@@ -175,15 +178,15 @@ class Member:
                 return work()
             except Unavailable as error:
                 self.pulse.beat()
-                self._meter.trouble(self.name)
-                self._trouble(self.name, error)
+                self._meter.unavailable(self.name)
+                self._unavailable(self.name, error)
                 if self._stopping.wait(pause.total_seconds()):
                     raise
                 pause = min(2 * pause, LONGEST_PAUSE)
 
 
-def _starting(carrier: Carrier, place: Partition, committed: int) -> Callable[[], int]:
-    return lambda: carrier.position(place, lambda: committed)
+def _starting(task: StreamTask, topic_partition: Partition, committed: int) -> Callable[[], int]:
+    return lambda: task.position(topic_partition, lambda: committed)
 
 
 def by_partition(records: Iterable[Record]) -> dict[Partition, list[Record]]:

@@ -10,7 +10,7 @@ from typing import Protocol
 
 from flowgauge.domain.errors import Unavailable
 from flowgauge.domain.messages import IMAGES
-from flowgauge.runtime.worker import Trouble, Worker
+from flowgauge.runtime.worker import OnUnavailable, Worker
 
 _POLL_SECONDS = 0.02  # what an image waits at most for a runner that is idle
 _NICE = 10  # adaptation gets the processor time that scoring leaves
@@ -37,7 +37,7 @@ class Plant:
     adaptation: Worker
     housekeeping: Sequence[Housekeeping]
     alone: Callable[[], AbstractContextManager[None]]
-    trouble: Trouble
+    unavailable: OnUnavailable
     stopping: Event
     backlog: int
 
@@ -142,7 +142,7 @@ class Runner:
                 count += source.publish(room - count) if room > count else 0
             return count
         except Unavailable as error:
-            self._plant.trouble(IMAGES, error)
+            self._plant.unavailable(IMAGES, error)
             return 0
 
     def _tidy(self) -> None:
@@ -150,7 +150,7 @@ class Runner:
             for housekeeper in self._plant.housekeeping:
                 housekeeper.tidy()
         except Unavailable as error:
-            self._plant.trouble("housekeeping", error)
+            self._plant.unavailable("housekeeping", error)
 
 
 def _step(worker: Worker) -> int:

@@ -21,19 +21,19 @@ class Meter(Protocol):
 
     def alert(self, alert: Alert) -> None: ...
 
-    def trouble(self, group: str) -> None:
+    def unavailable(self, group: str) -> None:
         """A server is away, and work waits for it."""
 
-    def timed(self, group: str, stage: str) -> AbstractContextManager[None]:
+    def timed(self, group: str, phase: str) -> AbstractContextManager[None]:
         """Measures what is done inside: `decode`, `score` or `publish` of one batch."""
 
-    def lag(self, group: str, place: Partition, records: int | None) -> None:
+    def lag(self, group: str, topic_partition: Partition, records: int | None) -> None:
         """So many records of a partition wait; None when it is not this worker's any more."""
 
     def queued(self, group: str, records: int) -> None:
         """So many have been fetched and wait in memory."""
 
-    def owed(self, images: int) -> None:
+    def pending(self, images: int) -> None:
         """The evidence of so many images waits for the object store."""
 
     def buffered(self, line: str, images: int, limit: int) -> None: ...
@@ -50,16 +50,16 @@ class Unmetered:
 
     def alert(self, alert: Alert) -> None: ...
 
-    def trouble(self, group: str) -> None: ...
+    def unavailable(self, group: str) -> None: ...
 
-    def timed(self, group: str, stage: str) -> AbstractContextManager[None]:
+    def timed(self, group: str, phase: str) -> AbstractContextManager[None]:
         return nullcontext()
 
-    def lag(self, group: str, place: Partition, records: int | None) -> None: ...
+    def lag(self, group: str, topic_partition: Partition, records: int | None) -> None: ...
 
     def queued(self, group: str, records: int) -> None: ...
 
-    def owed(self, images: int) -> None: ...
+    def pending(self, images: int) -> None: ...
 
     def buffered(self, line: str, images: int, limit: int) -> None: ...
 

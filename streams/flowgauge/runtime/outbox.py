@@ -14,20 +14,20 @@ from flowgauge.runtime.worker import FIRST_PAUSE, LONGEST_PAUSE
 
 
 @dataclass(frozen=True)
-class Debt:
+class Upload:
     """`pay` may be repeated and raises `Unavailable`; `size` is what waiting costs, in bytes of memory."""
 
-    place: Partition
+    topic_partition: Partition
     offset: int
     line: str
     size: int
     pay: Callable[[], object]
 
 
-class Debts:
-    """Owed for records of partitions; `owe`, `settle` and `finish` are called from one thread.
+class Outbox:
+    """Owed for records of partitions; `enqueue`, `flush` and `finish` are called from one thread.
 
-    Without `executor`, `settle` pays in the caller's thread; with one, up to `hands` at a time pay beside it. While
+    Without `executor`, `flush` pays in the caller's thread; with one, up to `hands` at a time pay beside it. While
     the store is away nobody tries before a pause has passed, which doubles from a tenth of a second to ten.
     """
 
@@ -36,7 +36,7 @@ class Debts:
         self._executor = executor
         self._hands = hands
         self._lock = Condition()
-        self._waiting: deque[Debt] = deque()
+        self._waiting: deque[Upload] = deque()
         self._unpaid: defaultdict[Partition, set[int]] = defaultdict(set)
         self._lines: defaultdict[str, int] = defaultdict(int)
         self._at_work = 0
@@ -44,7 +44,7 @@ class Debts:
         self._resume_at: datetime | None = None
         self._failure: BaseException | None = None
         self.size = 0
-        self.trouble: Unavailable | None = None
+        self.unavailable: Unavailable | None = None
         """Why the last attempt failed; None once one has succeeded."""
 
     def __len__(self) -> int:
@@ -56,21 +56,21 @@ class Debts:
         with self._lock:
             return sorted(self._lines)
 
-    def first(self, place: Partition) -> int | None:
-        """The lowest offset of `place` that something is owed for."""
+    def first(self, topic_partition: Partition) -> int | None:
+        """The lowest offset of `topic_partition` that something is owed for."""
         with self._lock:
-            return min(self._unpaid[place], default=None)
+            return min(self._unpaid[topic_partition], default=None)
 
-    def owe(self, debts: Iterable[Debt]) -> None:
+    def enqueue(self, outbox: Iterable[Upload]) -> None:
         """At most one for each offset."""
         with self._lock:
-            for debt in debts:
-                self._waiting.append(debt)
-                self._unpaid[debt.place].add(debt.offset)
-                self._lines[debt.line] += 1
-                self.size += debt.size
+            for upload in outbox:
+                self._waiting.append(upload)
+                self._unpaid[upload.topic_partition].add(upload.offset)
+                self._lines[upload.line] += 1
+                self.size += upload.size
 
-    def settle(self) -> None:
+    def flush(self) -> None:
         """Pay what can be paid, or see to it that others do. Raises what a payment raised, but `Unavailable`."""
         self._raise_failure()
         if self._paused():
@@ -87,7 +87,7 @@ class Debts:
     def postpone(self, error: Unavailable) -> None:
         """Nothing is tried before a pause has passed."""
         with self._lock:
-            self.trouble = error
+            self.unavailable = error
             if not self._paused():  # else another hand has just failed too
                 self._resume_at = self._clock.now() + self._pause
                 self._pause = min(2 * self._pause, LONGEST_PAUSE)
@@ -98,8 +98,8 @@ class Debts:
         with self._lock:
             self._lock.wait_for(lambda: not self._at_work)
         self._raise_failure()
-        if self.trouble is not None:
-            raise self.trouble
+        if self.unavailable is not None:
+            raise self.unavailable
 
     def _paused(self) -> bool:
         """A clock that is set back prolongs no pause."""
@@ -120,25 +120,25 @@ class Debts:
                 self._lock.notify_all()
 
     def _pay_all(self) -> None:
-        while (debt := self._next()) is not None:
+        while (upload := self._next()) is not None:
             try:
-                debt.pay()
+                upload.pay()
             except Unavailable as error:
                 with self._lock:
-                    self._waiting.appendleft(debt)
+                    self._waiting.appendleft(upload)
                 self.postpone(error)
                 return
-            self._paid(debt)
+            self._paid(upload)
 
-    def _next(self) -> Debt | None:
+    def _next(self) -> Upload | None:
         with self._lock:
             return self._waiting.popleft() if self._waiting else None
 
-    def _paid(self, debt: Debt) -> None:
+    def _paid(self, upload: Upload) -> None:
         with self._lock:
-            self._unpaid[debt.place].discard(debt.offset)
-            self._lines[debt.line] -= 1
-            if not self._lines[debt.line]:
-                del self._lines[debt.line]
-            self.size -= debt.size
-            self.trouble, self._resume_at, self._pause = None, None, FIRST_PAUSE
+            self._unpaid[upload.topic_partition].discard(upload.offset)
+            self._lines[upload.line] -= 1
+            if not self._lines[upload.line]:
+                del self._lines[upload.line]
+            self.size -= upload.size
+            self.unavailable, self._resume_at, self._pause = None, None, FIRST_PAUSE

@@ -26,7 +26,7 @@ class Processor(ABC):
         """Called before the first record of a partition: the offset to start at."""
         return committed
 
-    def foresee(self, records: Sequence[Record]) -> None:  # noqa: B027  most processors have nothing to prepare
+    def prefetch(self, records: Sequence[Record]) -> None:  # noqa: B027  most processors have nothing to prepare
         """Records that `process` will probably be given soon. From any thread, and also beside `process`."""
 
     @abstractmethod

@@ -27,7 +27,7 @@ Timed = Callable[[], AbstractContextManager[None]]
 """Measures what is done inside: publishing a batch's results."""
 
 
-class Carrier:
+class StreamTask:
     """Drives `processor` in the order that it asks for. Calls never overlap; all raise `Unavailable`.
 
     What was processed but is not durable yet is kept, and `finish` goes on where it failed: nothing is processed twice.
@@ -48,31 +48,31 @@ class Carrier:
         self._unfinished: tuple[Partition | None, Step] | None = None
         self._appended = False
 
-    def position(self, place: Partition, committed: Callable[[], int]) -> int:
-        """The offset that `place` goes on at; asks the processor when it is named for the first time."""
-        if place not in self._positions:
-            self._positions[place] = self.processor.position(*place, committed())
-        return self._positions[place]
+    def position(self, topic_partition: Partition, committed: Callable[[], int]) -> int:
+        """The offset that `topic_partition` goes on at; asks the processor when it is named for the first time."""
+        if topic_partition not in self._positions:
+            self._positions[topic_partition] = self.processor.position(*topic_partition, committed())
+        return self._positions[topic_partition]
 
-    def take(self, place: Partition, records: Sequence[Record]) -> int:
-        """Process records that start at the position of `place`, or finish them, if these are the ones in hand."""
+    def take(self, topic_partition: Partition, records: Sequence[Record]) -> int:
+        """Process records from the position of `topic_partition`, or finish them, if these are the ones in hand."""
         if self._unfinished is None or self._unfinished[0] is None:
             self.finish()
-            self._unfinished = place, Step(self.processor.name, records, self.processor.process(records))
+            self._unfinished = topic_partition, Step(self.processor.name, records, self.processor.process(records))
         return self.finish()
 
     def finish(self) -> int:
         """Append and checkpoint what is in hand, each at most once; how many records there were."""
         if self._unfinished is None:
             return 0
-        place, step = self._unfinished
+        topic_partition, step = self._unfinished
         if not self._appended:
             with self._timed():
                 self._append(step.outgoing)
             self._appended = True
         self.processor.checkpoint()
-        if place is not None:
-            self._positions[place] = step.records[-1].offset + 1
+        if topic_partition is not None:
+            self._positions[topic_partition] = step.records[-1].offset + 1
         self._unfinished, self._appended = None, False
         self._observer(step)
         return len(step.records)
@@ -87,13 +87,13 @@ class Carrier:
         self.finish()
         self._deliver(self.processor.flush())
 
-    def at(self, place: Partition) -> int:
-        """The position of `place`, which is known."""
-        return self._positions[place]
+    def at(self, topic_partition: Partition) -> int:
+        """The position of `topic_partition`, which is known."""
+        return self._positions[topic_partition]
 
-    def safe(self, place: Partition) -> int:
-        """Up to where a commit of `place`, whose position is known, loses nothing."""
-        return self.processor.safe(*place, self._positions[place])
+    def safe(self, topic_partition: Partition) -> int:
+        """Up to where a commit of `topic_partition`, whose position is known, loses nothing."""
+        return self.processor.safe(*topic_partition, self._positions[topic_partition])
 
     def _deliver(self, due: Sequence[Outgoing]) -> None:
         if due:

@@ -6,18 +6,18 @@ from datetime import datetime, timedelta
 from flowgauge.domain.errors import Unavailable
 from flowgauge.domain.ports import Clock, Log
 from flowgauge.runtime.processor import Processor
-from flowgauge.runtime.task import Carrier, Observer, Partition
+from flowgauge.runtime.task import Observer, Partition, StreamTask
 
 FIRST_PAUSE = timedelta(seconds=0.1)
 LONGEST_PAUSE = timedelta(seconds=10)  # longer, and a repaired store waits for us
 
-Trouble = Callable[[str, Unavailable], None]
+OnUnavailable = Callable[[str, Unavailable], None]
 
 
 class Worker:
     """Moves `processor` along its partitions, at most `batch` records of one partition at a time.
 
-    `Unavailable` never escapes: it is told to `trouble`, and the step that failed is repeated after a pause that
+    `Unavailable` never escapes: it is told to `unavailable`, and the step that failed is repeated after a pause that
     doubles from a tenth of a second to ten. What was processed but not appended is kept, and appended first.
     """
 
@@ -28,14 +28,14 @@ class Worker:
         clock: Clock,
         batch: int,
         observer: Observer = lambda step: None,
-        trouble: Trouble = lambda name, error: None,
+        unavailable: OnUnavailable = lambda name, error: None,
     ) -> None:
         self.processor = processor
-        self._carrier = Carrier(processor, log, observer)
+        self._task = StreamTask(processor, log, observer)
         self._log = log
         self._clock = clock
         self._batch = batch
-        self._trouble = trouble
+        self._unavailable = unavailable
         self._pause = FIRST_PAUSE
         self._resume_at: datetime | None = None
         self._error: Unavailable | None = None
@@ -59,41 +59,43 @@ class Worker:
 
     def flush(self) -> None:
         """Let the processor deliver what it owes. Raises `Unavailable`; what was not delivered comes at a restart."""
-        self._carrier.flush()
+        self._task.flush()
 
     def lag(self) -> int:
         """How many records wait."""
-        return sum(self._log.end(*place) - self._position(place) for place in self._partitions())
+        return sum(
+            self._log.end(*topic_partition) - self._position(topic_partition) for topic_partition in self._partitions()
+        )
 
     def _round(self) -> int:
-        done = self._carrier.finish()
-        for place in self._partitions():
-            done += self._advance(place)
+        done = self._task.finish()
+        for topic_partition in self._partitions():
+            done += self._advance(topic_partition)
         if not done:
-            self._carrier.idle(self._clock.now())
+            self._task.idle(self._clock.now())
             self._commit_all()
         return done
 
-    def _advance(self, place: Partition) -> int:
-        records = self._log.read(*place, self._position(place), self._batch)
+    def _advance(self, topic_partition: Partition) -> int:
+        records = self._log.read(*topic_partition, self._position(topic_partition), self._batch)
         if not records:
             return 0
-        done = self._carrier.take(place, records)
-        self._commit(place)
+        done = self._task.take(topic_partition, records)
+        self._commit(topic_partition)
         return done
 
     def _commit_all(self) -> None:
-        for place in self._partitions():
-            self._commit(place)
+        for topic_partition in self._partitions():
+            self._commit(topic_partition)
 
-    def _commit(self, place: Partition) -> None:
-        self._position(place)
-        safe = self._carrier.safe(place)
-        if safe != self._log.position(self.processor.name, *place):
-            self._log.commit(self.processor.name, *place, safe)
+    def _commit(self, topic_partition: Partition) -> None:
+        self._position(topic_partition)
+        safe = self._task.safe(topic_partition)
+        if safe != self._log.position(self.processor.name, *topic_partition):
+            self._log.commit(self.processor.name, *topic_partition, safe)
 
-    def _position(self, place: Partition) -> int:
-        return self._carrier.position(place, lambda: self._log.position(self.processor.name, *place))
+    def _position(self, topic_partition: Partition) -> int:
+        return self._task.position(topic_partition, lambda: self._log.position(self.processor.name, *topic_partition))
 
     def _partitions(self) -> list[Partition]:
         return [(topic, number) for topic in self.processor.inputs for number in range(self._log.partitions(topic))]
@@ -103,7 +105,7 @@ class Worker:
         return self._resume_at is not None and timedelta() < self._resume_at - self._clock.now() <= LONGEST_PAUSE
 
     def _back_off(self, error: Unavailable) -> None:
-        self._trouble(self.processor.name, error)
+        self._unavailable(self.processor.name, error)
         self._error = error
         self._resume_at = self._clock.now() + self._pause
         self._pause = min(2 * self._pause, LONGEST_PAUSE)

@@ -11,7 +11,7 @@ from flowgauge.runtime.alerts import alert_id, alerts
 
 _PAGE = 1_000
 
-Told = Mapping[UUID, Alert]
+Decided = Mapping[UUID, Alert]
 """Alerts by their ids."""
 
 
@@ -21,29 +21,29 @@ class Decisions:
     def __init__(self, log: Log) -> None:
         self._log = log
         self._next = {number: log.end(ALERTS, number) for number in range(log.partitions(ALERTS))}
-        self._told: dict[UUID, Alert] = {}
+        self._decided: dict[UUID, Alert] = {}
 
     def of(self, request: AdaptationRequest) -> Alert | None:
         """The decision on `request`, or on the one that took its place; None while there is none."""
         for number, offset in self._next.items():
             for record in _from(self._log, ALERTS, number, offset):
                 message = Alert.decode(record.value)
-                self._told[message.alert_id] = message
+                self._decided[message.alert_id] = message
                 self._next[number] = record.offset + 1
-        return decision(self._told, request.line, request.request_id)
+        return decision(self._decided, request.line, request.request_id)
 
     def instead(self, request: AdaptationRequest) -> UUID | None:
         """The request that took the place of `request`, as far as `of` has read."""
-        return _instead(self._told, request.line, request.request_id)
+        return _instead(self._decided, request.line, request.request_id)
 
 
-def decision(told: Told, line: str, request_id: UUID) -> Alert | None:
+def decision(decided_alerts: Decided, line: str, request_id: UUID) -> Alert | None:
     """The alert by which the request, or the one that took its place, was accepted or refused."""
     for kind in (AlertKind.ADAPTATION_ACCEPTED, AlertKind.ADAPTATION_REFUSED):
-        if (found := told.get(alert_id(line, kind, str(request_id)))) is not None:
+        if (found := decided_alerts.get(alert_id(line, kind, str(request_id)))) is not None:
             return found
-    other = _instead(told, line, request_id)
-    return None if other is None else decision(told, line, other)
+    other = _instead(decided_alerts, line, request_id)
+    return None if other is None else decision(decided_alerts, line, other)
 
 
 def approved(log: Log, request_id: UUID, by: str, at: datetime) -> AdaptationRequest:
@@ -51,10 +51,10 @@ def approved(log: Log, request_id: UUID, by: str, at: datetime) -> AdaptationReq
 
     Raises `UserError` where nothing was proposed under it, and where it was approved before.
     """
-    told = {message.alert_id: message for message in alerts(log)}
-    proposed = _proposed(told, request_id)
+    decided_alerts = {message.alert_id: message for message in alerts(log)}
+    proposed = _proposed(decided_alerts, request_id)
     again = f"Adapt anew with `flowgauge adapt --line {proposed.line}`."
-    if (decided := decision(told, proposed.line, request_id)) is not None:
+    if (decided := decision(decided_alerts, proposed.line, request_id)) is not None:
         raise UserError(f"This proposal was approved and decided on {decided.at:%Y-%m-%d %H:%M} UTC.", again)
     if (earlier := _sent(log, request_id)) is not None:
         raise UserError(
@@ -64,8 +64,8 @@ def approved(log: Log, request_id: UUID, by: str, at: datetime) -> AdaptationReq
     return proposed.model_copy(update={"requested_by": by, "requested_at": at, "approved": True})
 
 
-def _proposed(told: Told, request_id: UUID) -> AdaptationRequest:
-    for message in told.values():
+def _proposed(decided_alerts: Decided, request_id: UUID) -> AdaptationRequest:
+    for message in decided_alerts.values():
         request = message.detail.get("request", {})
         if message.kind is AlertKind.ADAPTATION_PROPOSED and request.get("request_id") == str(request_id):
             return AdaptationRequest.model_validate(request)
@@ -81,8 +81,8 @@ def _sent(log: Log, request_id: UUID) -> AdaptationRequest | None:
     return None
 
 
-def _instead(told: Told, line: str, request_id: UUID) -> UUID | None:
-    left_out = told.get(alert_id(line, AlertKind.ADAPTATION_COALESCED, str(request_id)))
+def _instead(decided_alerts: Decided, line: str, request_id: UUID) -> UUID | None:
+    left_out = decided_alerts.get(alert_id(line, AlertKind.ADAPTATION_COALESCED, str(request_id)))
     return None if left_out is None else UUID(left_out.detail["instead"])
 
 

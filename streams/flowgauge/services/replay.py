@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 
-from flowgauge.domain.dead_letters import Place, buried_at, replayed
+from flowgauge.domain.dead_letters import Origin, origin_of, replayed
 from flowgauge.domain.messages import DEAD_LETTERS, IMAGES
 from flowgauge.domain.ports import Log, Record, State
 from flowgauge.runtime.backend import Store
@@ -14,7 +14,7 @@ _TTL_SECONDS = 30 * 86_400.0  # as long as dead letters are kept
 
 
 @dataclass(frozen=True)
-class Letters:
+class DeadLetters:
     """Which dead letters are meant: all, or those of a line, of an image, or of both."""
 
     line: str | None = None
@@ -34,7 +34,7 @@ class Counts:
     lost: int = 0
 
 
-def letters(log: Log, wanted: Letters) -> Iterator[Record]:
+def dead_letters(log: Log, wanted: DeadLetters) -> Iterator[Record]:
     """Those that are there now, the oldest first within each partition."""
     ends = [log.end(DEAD_LETTERS, number) for number in range(log.partitions(DEAD_LETTERS))]
     for number, end in enumerate(ends):
@@ -46,21 +46,21 @@ def letters(log: Log, wanted: Letters) -> Iterator[Record]:
                 break
 
 
-def replay(store: Store, wanted: Letters, again: bool = False) -> Counts:
+def replay(store: Store, wanted: DeadLetters, again: bool = False) -> Counts:
     """Send the originals of `wanted` again; those that were replayed before only if `again`.
 
     A replayed image that fails once more becomes a new dead letter. After a crash in between the next replay may repeat
     a letter, which scoring then skips as sent twice.
     """
     counts = Counts()
-    for letter in letters(store.log, wanted):
-        place = buried_at(letter)
-        if place is None or place.topic != IMAGES:
+    for letter in dead_letters(store.log, wanted):
+        origin = origin_of(letter)
+        if origin is None or origin.topic != IMAGES:
             counts.lost += 1
         elif not again and replayed_at(store.state, letter) is not None:
             counts.replayed += 1
         else:
-            _send(store, letter, place)
+            _send(store, letter, origin)
             counts.sent += 1
     return counts
 
@@ -71,8 +71,8 @@ def replayed_at(state: State, letter: Record) -> datetime | None:
     return None if stored is None else datetime.fromisoformat(stored.decode())
 
 
-def _send(store: Store, letter: Record, place: Place) -> None:
-    store.log.append([replayed(letter, place)])
+def _send(store: Store, letter: Record, origin: Origin) -> None:
+    store.log.append([replayed(letter, origin)])
     store.state.put(_key(letter), store.clock.now().isoformat().encode(), _TTL_SECONDS)
 
 

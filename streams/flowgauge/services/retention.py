@@ -13,8 +13,8 @@ _TTL_SECONDS = 400 * 86_400.0
 
 
 class PassRetention:
-    """Deletes the images of passes that were captured before the last `keep_passes_days` of their line, day by day, as
-    the archive knows them; what is in the buffer stays. Their verdicts remain.
+    """Deletes the images of passes that were captured before the last `pass_retention_days` of their line, day by day,
+    as the archive knows them; what is in the buffer stays. Their verdicts remain.
 
     The last day that was done is kept in the state; when that is lost, the days are gone through again.
     """
@@ -33,7 +33,7 @@ class PassRetention:
                 self._tidy_line(name.removeprefix("lines/").removesuffix(".json"), now)
 
     def _tidy_line(self, line: str, now: datetime) -> None:
-        days = line_settings(self._objects, line).keep_passes_days
+        days = line_settings(self._objects, line).pass_retention_days
         if days is None:
             return
         limit = (now - timedelta(days=days)).date()
@@ -44,9 +44,9 @@ class PassRetention:
                 self._state.put(_key(line), day.isoformat().encode(), _TTL_SECONDS)
 
     def _delete(self, line: str, day: date) -> None:
-        teaching = {entry.image_id for entry in self._state.buffer(line)}
+        training = {entry.image_id for entry in self._state.buffer(line)}
         for verdict in archived(self._objects, line, day):
-            if verdict.decision is Decision.PASS and verdict.image_id not in teaching:
+            if verdict.decision is Decision.PASS and verdict.image_id not in training:
                 _forget(self._objects, verdict)
 
 

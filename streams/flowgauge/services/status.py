@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from datetime import datetime
 
-from flowgauge.domain.messages import ALERTS, Alert, Part
+from flowgauge.domain.messages import ALERTS, Alert, FrozenModel
 from flowgauge.domain.ports import Log, Record
 from flowgauge.processors.adaptation import Adaptation, audits
 from flowgauge.processors.alerting import Alerting
@@ -16,7 +16,7 @@ from flowgauge.runtime.backend import Store
 GROUPS = (Scoring, Alerting, Observing, Archive, Adaptation)
 
 
-class GroupStatus(Part):
+class GroupStatus(FrozenModel):
     """`lag`: records of `topic` beyond what the group has committed. Alerting commits the start of a window that is
     open, archive that of a file that is being filled: their lag is what a restart would read again.
     """
@@ -26,7 +26,7 @@ class GroupStatus(Part):
     lag: int
 
 
-class LineStatus(Part):
+class LineStatus(FrozenModel):
     """`buffered` images; `adapted_at` and `accepted` of the last adaptation that was decided, None before the first."""
 
     line: str
@@ -74,5 +74,8 @@ def decoded(records: list[Record]) -> list[Alert]:
 
 
 def _lag(log: Log, group: str, topic: str) -> int:
-    places = [(topic, number) for number in range(log.partitions(topic))]
-    return sum(max(0, log.end(*place) - log.position(group, *place)) for place in places)
+    topic_partitions = [(topic, number) for number in range(log.partitions(topic))]
+    return sum(
+        max(0, log.end(*topic_partition) - log.position(group, *topic_partition))
+        for topic_partition in topic_partitions
+    )

@@ -12,7 +12,7 @@ from flowgauge.processors.archive import archived
 from flowgauge.runtime.roles import Role
 from tests.support.camera import Cameras
 from tests.support.clusters import LINES, Cluster, Worker, plant
-from tests.support.counts import Verdicts, assert_all_is_there, rejects_told
+from tests.support.counts import Verdicts, assert_all_is_there, rejects_reported
 
 _SHORT_SECONDS = 3.0
 
@@ -93,7 +93,7 @@ class Outcome:
     verdicts: int
     void: int
     dead_letters: int
-    rejects_told: int
+    rejects_reported: int
     episodes: Sequence[Episode]
 
 
@@ -113,8 +113,8 @@ def suffer(servers: Servers, faults: Sequence[Fault], seed: int, long: bool, ale
             images=scene.cameras.sent,
             verdicts=sum(1 for _ in verdicts.all()),
             void=verdicts.void,
-            dead_letters=len(scene.cameras.letters),
-            rejects_told=rejects_told(scene.cluster).total(),
+            dead_letters=len(scene.cameras.dead_letters),
+            rejects_reported=rejects_reported(scene.cluster).total(),
             episodes=episodes,
         )
 
@@ -149,6 +149,6 @@ def _finish(scene: Scene) -> None:
     cluster.stop(cluster.workers)
     downstream = cluster.start(Role.DOWNSTREAM)
     cluster.wait("the archive", lambda: sum(1 for _ in archived(cluster.store.objects)) >= cameras.sent)
-    cluster.wait("the alerts", lambda: rejects_told(cluster).total() >= cameras.rejects.total())
+    cluster.wait("the alerts", lambda: rejects_reported(cluster).total() >= cameras.rejects.total())
     cluster.wait("the last worker", lambda: cluster.members("archive") == 1)
     cluster.stop([downstream])

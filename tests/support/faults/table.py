@@ -17,5 +17,5 @@ def _rows(outcome: Outcome) -> Iterator[tuple[object, ...]]:
         name = each.fault.replace("_", " ")
         yield name, outcome.seed, each.images, "", each.void, "", "", f"{each.recovery_seconds:.1f}"
     longest = max(each.recovery_seconds for each in outcome.episodes)
-    counts = (outcome.images, outcome.verdicts, outcome.void, outcome.rejects_told, outcome.dead_letters)
+    counts = (outcome.images, outcome.verdicts, outcome.void, outcome.rejects_reported, outcome.dead_letters)
     yield "**together**", outcome.seed, *counts, f"{longest:.1f}"

@@ -41,7 +41,7 @@ def worker_joins_and_leaves(scene: Scene) -> datetime:
 def zombie_wakes(scene: Scene) -> datetime:
     """A worker freezes with a batch in hand, loses its partitions to another, wakes and flushes: what it writes is
     void."""
-    zombie = scene.with_second_worker("--judge-seconds", "0.5")
+    zombie = scene.with_second_worker("--predict-seconds", "0.5")
     void = scene.verdicts.read().void
     number = len(scene.cameras.images[LINES[0]])
     for index in range(_BACKLOG):

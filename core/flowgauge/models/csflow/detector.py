@@ -1,8 +1,8 @@
 """`csflow`: a flow over the whole image at several scales, whose every step sees all of them.
 
 Fully convolutional cross-scale flows (CS-Flow, arXiv 2110.02855): one frozen backbone sees the image at full, half and
-quarter size, and cross-scale coupling blocks give the likelihood of the three feature maps together. A place is as
-anomalous as its latent vector is long. Here the features are whitened first, about what each place looks like on
+quarter size, and cross-scale coupling blocks give the likelihood of the three feature maps together. A patch is as
+anomalous as its latent vector is long. Here the features are whitened first, about what each patch looks like on
 average: what the flow has to learn is then what is not linear, for which the images of one line are enough.
 """
 
@@ -14,9 +14,9 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from flowgauge.domain.messages import Part
+from flowgauge.domain.messages import FrozenModel
 from flowgauge.models.adaptable import Adaptable
-from flowgauge.models.detector import Embedding, FeatureShape, Lesson, Progress, Scores, select
+from flowgauge.models.detector import Embedding, FeatureShape, Progress, Scores, TrainingSet, select
 from flowgauge.models.flows.cross_scale import CrossScaleFlow, Scales
 from flowgauge.models.flows.training import Rows, Training, held_out_images, maximise_likelihood
 from flowgauge.models.headflow.member import lower_spread
@@ -24,23 +24,23 @@ from flowgauge.models.windows import nhwc
 from flowgauge.vision.augmentation import PLAIN, View
 
 _HELD_OUT = 0.15
-"""The share of the parts that stop the flow and calibrate it, and teach neither it nor the whitening."""
+"""The share of the parts that stop the flow and calibrate it, and train neither it nor the whitening."""
 _LEAST_SPREAD = 0.02
 """Of the centre: a handful of parts may happen to score alike, which would blow up the scale."""
 
 
-class CsFlowConfig(Part):
-    """`halvings`: how often the image is halved for each scale. `hidden` channels and `kernel` are those of the
+class CsFlowConfig(FrozenModel):
+    """`pyramid_levels`: how often the image is halved for each scale. `hidden` channels and `kernel` are those of the
     conditioners' first layers, `clamp` bounds the logarithm of each coupling's scales. `shrinkage` of the features'
-    correlations towards none, in (0, 1]. `teaching_views` teach; the plain one alone scores.
+    correlations towards none, in (0, 1]. `augmentations` train; the plain one alone scores.
 
-    The image's score is the mean square of z over the share `top` of its most anomalous places, in (0, 1]; with 1, over
-    all of them. Maps are a geometric mean: `whitened_share` in [0, 1] of how far from its centre a place lies before
-    the flow, the rest of how far after it. With 0 they are the paper's, which tell what is odd but blur where: each
-    place of z depends on all places around it.
+    The image's score is the mean square of z over the share `top` of its most anomalous patches, in (0, 1]; with 1,
+    over all of them. Maps are a geometric mean: `whitened_share` in [0, 1] of how far from its centre a patch lies
+    before the flow, the rest of how far after it. With 0 they are the paper's, which tell what is odd but blur where:
+    each patch of z depends on all patches around it.
     """
 
-    halvings: tuple[int, ...] = Field((0, 1, 2), min_length=1)
+    pyramid_levels: tuple[int, ...] = Field((0, 1, 2), min_length=1)
     blocks: int = Field(4, ge=1)
     hidden: int = Field(48, ge=1)
     kernel: int = Field(3, ge=1)
@@ -48,7 +48,7 @@ class CsFlowConfig(Part):
     shrinkage: float = Field(1e-3, gt=0, le=1)
     top: float = Field(0.1, gt=0, le=1)
     whitened_share: float = Field(0.4, ge=0, le=1)
-    teaching_views: tuple[View, ...] = (PLAIN, View(flip=True))
+    augmentations: tuple[View, ...] = (PLAIN, View(flip=True))
     training: Training = Training(steps=200, batch=16, learning_rate=1e-3, noise=0.2, check_every=50, patience=2)
 
 
@@ -59,9 +59,9 @@ class CsFlow(Adaptable):
 
     def __init__(self, config: CsFlowConfig, shape: FeatureShape) -> None:
         channels = shape.channels[shape.coarsest]
-        sides = tuple(-(-shape.sides[shape.coarsest] // 2**times) for times in config.halvings)
+        sides = tuple(-(-shape.sides[shape.coarsest] // 2**times) for times in config.pyramid_levels)
         super().__init__(config, shape, (max(sides), max(sides)))
-        self.halvings = config.halvings
+        self.pyramid_levels = config.pyramid_levels
         self.whiten = nn.ModuleList(_Whiten(channels, side) for side in sides)
         self.flow = CrossScaleFlow(
             Scales(channels, sides),
@@ -80,62 +80,62 @@ class CsFlow(Adaptable):
         self.register_buffer("unit", torch.ones(()))
 
     def training_views(self, images: int) -> tuple[View, ...]:
-        return self.config.teaching_views
+        return self.config.augmentations
 
     def embed(self, features: Sequence[Tensor]) -> Embedding:
         """`halved<n>` (B, C, S, S): the coarsest level's features of the image as it is halved so many times."""
         coarsest = features[self.shape.coarsest :: len(self.shape.strides)]
-        return {_key(times): nhwc(x.half()) for times, x in zip(self.halvings, coarsest, strict=True)}
+        return {_key(times): nhwc(x.half()) for times, x in zip(self.pyramid_levels, coarsest, strict=True)}
 
-    def surface(self, embedding: Embedding) -> Tensor:
-        return embedding[_key(min(self.halvings))]
+    def patch_features(self, embedding: Embedding) -> Tensor:
+        return embedding[_key(min(self.pyramid_levels))]
 
-    def learn(self, lesson: Lesson, *, seed: int, progress: Progress) -> None:
-        held_out = held_out_images(_parts(lesson), _HELD_OUT, seed)
-        self.measure(select(lesson.good, ~held_out))
-        rows = Rows(self.tokens(lesson.good)[:, 0], held_out)
+    def learn(self, training_set: TrainingSet, *, seed: int, progress: Progress) -> None:
+        held_out = held_out_images(_parts(training_set), _HELD_OUT, seed)
+        self.measure(select(training_set.good, ~held_out))
+        rows = Rows(self.tokens(training_set.good)[:, 0], held_out)
         maximise_likelihood(self.flow, rows, self.config.training, seed=seed, progress=progress)
         self._calibrate(rows.x[rows.held_out])
 
     def measure(self, good: Embedding) -> None:
         """Take the whitening from good images."""
-        for times, whiten in zip(self.halvings, self.whiten, strict=True):
+        for times, whiten in zip(self.pyramid_levels, self.whiten, strict=True):
             cast(_Whiten, whiten).measure(good[_key(times)].float(), self.config.shrinkage)
 
     def _calibrate(self, x_ND: Tensor) -> None:
-        """Scores and maps count in what parts have that taught nothing: over so many dimensions the flow and the
+        """Scores and maps count in what parts have that trained nothing: over so many dimensions the flow and the
         whitening know those that did by heart, the better the fewer they were, and a threshold from cross-fitting would
         be that of another scale.
         """
-        rarity_N, maps_NSS = self._told(x_ND)
-        self.centre.copy_(rarity_N.median())
-        self.spread.copy_(lower_spread(rarity_N).clamp_min(_LEAST_SPREAD * self.centre))
+        token_scores_N, maps_NSS = self._scores(x_ND)
+        self.centre.copy_(token_scores_N.median())
+        self.spread.copy_(lower_spread(token_scores_N).clamp_min(_LEAST_SPREAD * self.centre))
         self.unit.copy_(maps_NSS.mean())
 
-    def _told(self, x_ND: Tensor) -> tuple[Tensor, Tensor]:
+    def _scores(self, x_ND: Tensor) -> tuple[Tensor, Tensor]:
         """How anomalous each row is, (N,), and where, (N, S, S)."""
         with torch.no_grad():
             z_ND, log_det_N = self.flow(x_ND)
             after, before = self.flow.energies(z_ND), self.flow.energies(x_ND)
             share = self.config.whitened_share
-            return self.flow.rarity_of(z_ND, log_det_N), after ** (1 - share) * before**share
+            return self.flow.token_scores_of(z_ND, log_det_N), after ** (1 - share) * before**share
 
     def tokens(self, embedding: Embedding) -> Tensor:
-        """One token an image: (B, 1, D), all places of all scales."""
-        maps = [w(embedding[_key(times)].float()) for times, w in zip(self.halvings, self.whiten, strict=True)]
+        """One token an image: (B, 1, D), all patches of all scales."""
+        maps = [w(embedding[_key(times)].float()) for times, w in zip(self.pyramid_levels, self.whiten, strict=True)]
         return self.flow.scales.rows(maps).unsqueeze(1)
 
-    def image_scores(self, rarity_BT: Tensor, embedding: Embedding) -> Tensor:
-        """0 for what good parts commonly have that did not teach, 1 a spread above it."""
-        return (rarity_BT[:, 0] - self.centre) / self.spread
+    def image_scores(self, token_scores_BT: Tensor, embedding: Embedding) -> Tensor:
+        """0 for what good parts commonly have that did not train, 1 a spread above it."""
+        return (token_scores_BT[:, 0] - self.centre) / self.spread
 
     def score_embedding(self, embedding: Embedding) -> Scores:
-        rarity_B, maps_BSS = self._told(self.tokens(embedding)[:, 0])
-        return Scores(self.image_scores(rarity_B[:, None], embedding), maps_BSS / self.unit)
+        token_scores_B, maps_BSS = self._scores(self.tokens(embedding)[:, 0])
+        return Scores(self.image_scores(token_scores_B[:, None], embedding), maps_BSS / self.unit)
 
 
 class _Whiten(nn.Module):
-    """(B, C, S, S), less what each place is on average and multiplied by the channels' whitening matrix."""
+    """(B, C, S, S), less what each patch is on average and multiplied by the channels' whitening matrix."""
 
     centre: Tensor
     whitening: Tensor
@@ -146,7 +146,7 @@ class _Whiten(nn.Module):
         self.register_buffer("whitening", torch.eye(channels))
 
     def measure(self, x_NCSS: Tensor, shrinkage: float) -> None:
-        """Take centre and covariance from good images. A place shares its centre with its neighbours: products do not
+        """Take centre and covariance from good images. A patch shares its centre with its neighbours: products do not
         lie to the pixel.
         """
         self.centre.copy_(F.avg_pool2d(x_NCSS.mean(dim=0), 3, stride=1, padding=1, count_include_pad=False))
@@ -166,8 +166,8 @@ def _key(times: int) -> str:
     return f"halved{times}"
 
 
-def _parts(lesson: Lesson) -> Tensor:
+def _parts(training_set: TrainingSet) -> Tensor:
     """(N,): the number of the part that each good row shows."""
-    names = [lesson.part_of(number) for number in lesson.image.tolist()]
+    names = [training_set.part_of(number) for number in training_set.image.tolist()]
     numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
     return torch.tensor([numbers[name] for name in names])

@@ -21,9 +21,18 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from flowgauge.domain.messages import Part
+from flowgauge.domain.messages import FrozenModel
 from flowgauge.models.adaptable import Ensemble
-from flowgauge.models.detector import CrossFitted, Embedding, FeatureShape, Lesson, Progress, Scores, length, select
+from flowgauge.models.detector import (
+    CrossFitted,
+    Embedding,
+    FeatureShape,
+    Progress,
+    Scores,
+    TrainingSet,
+    length,
+    select,
+)
 from flowgauge.models.flows.coupling import CouplingFlow
 from flowgauge.models.flows.product import ProductFlow
 from flowgauge.models.flows.training import Rows, Training, held_out_images, maximise_likelihood
@@ -65,7 +74,7 @@ that has not drifted loses up to 0.02 AUROC to the chance of 60 images; with 30,
 """
 
 
-class FeatureFlowConfig(Part):
+class FeatureFlowConfig(FrozenModel):
     dimensions: int = Field(96, ge=2, description="principal components that a flow sees, at most")
     members: int = Field(3, ge=2, description="cross-fitted members, each fitted to all folds of the images but one")
     blocks: int = Field(6, ge=1, description="affine coupling blocks of each flow")
@@ -144,27 +153,29 @@ class FeatureFlow(Ensemble, CrossFitted):
         wanted = max(1, _ENOUGH_VIEWS // max(1, images))
         return _MIRRORED[: 4 if wanted >= 4 else min(wanted, 2)]
 
-    def surface(self, embedding: Embedding) -> Tensor:
+    def patch_features(self, embedding: Embedding) -> Tensor:
         """Of the coarsest stride: finer ones tell the texture's phase rather than what it is."""
         return embedding[self.shape.keys[self.shape.coarsest]]
 
-    def learn(self, lesson: Lesson, *, seed: int, progress: Progress) -> None:
-        fold = lesson.folds(self.config.members)[lesson.image]
+    def learn(self, training_set: TrainingSet, *, seed: int, progress: Progress) -> None:
+        fold = training_set.folds(self.config.members)[training_set.image]
         for member in range(self.config.members):
 
             def of_member(what: str, done: int, total: int, number: int = member + 1) -> None:
                 progress(f"{what}, member {number} of {self.config.members}", done, total)
 
             rows = (fold != member).nonzero().flatten()
-            self._fit_member(member, select(lesson.good, rows), lesson.image[rows], seed + member, of_member)
+            self._fit_member(
+                member, select(training_set.good, rows), training_set.image[rows], seed + member, of_member
+            )
         progress("calibrating the flows", 0, 1)
-        plain = lesson.plain()
+        plain = training_set.plain()
         self.calibrate(self._held_out_nll(plain), plain.good)
         progress("calibrating the flows", 1, 1)
 
-    def held_out_scores(self, lesson: Lesson) -> Scores:
+    def held_out_scores(self, training_set: TrainingSet) -> Scores:
         """Of the plain view of each good image by the member that it did not train."""
-        nll_NTK = self._held_out_nll(lesson.plain())
+        nll_NTK = self._held_out_nll(training_set.plain())
         return Scores(self._image_score(self._tops(nll_NTK)), self.maps(nll_NTK))
 
     def _fit_member(self, member: int, good: Embedding, image: Tensor, seed: int, progress: Progress) -> None:
@@ -174,7 +185,7 @@ class FeatureFlow(Ensemble, CrossFitted):
         rows = Rows(patches, held_out_images(owner, 0.1, seed))
         maximise_likelihood(self.member_flow(member), rows, self._training(len(patches)), seed=seed, progress=progress)
 
-    def recentre_member(self, member: int, embedding: Embedding, images: int) -> None:
+    def realign_member(self, member: int, embedding: Embedding, images: int) -> None:
         """Whiten as recent images of the line ask for, in the axes that the flows know. Defects among them move it
         little: they cover few patches.
         """
@@ -207,32 +218,32 @@ class FeatureFlow(Ensemble, CrossFitted):
         """
         every = self.grid[0] * self.grid[1]
         count = min(every, max(1, self.config.patches // len(image)))
-        places = torch.stack([torch.randperm(every, generator=generator)[:count] for _ in range(len(image))])
+        chosen = torch.stack([torch.randperm(every, generator=generator)[:count] for _ in range(len(image))])
         tokens = []
-        for part, rows in zip(_chunks(good), torch.split(places, _CHUNK), strict=True):
+        for part, rows in zip(_chunks(good), torch.split(chosen, _CHUNK), strict=True):
             every_BTD = self.member_tokens(member, part)
             tokens.append(every_BTD.gather(1, rows[:, :, None].expand(-1, -1, every_BTD.shape[2])).flatten(0, 1))
         return torch.cat(tokens), image.repeat_interleave(count)
 
-    def calibrate(self, rarity_NTK: Tensor, embedding: Embedding) -> None:
+    def calibrate(self, token_scores_NTK: Tensor, embedding: Embedding) -> None:
         """Take the maps' statistics of each location where parts lie still, and the scale of each flow's scores."""
-        maps_NKHW = self._as_maps(rarity_NTK)
+        maps_NKHW = self._as_maps(token_scores_NTK)
         self.location.copy_(maps_NKHW.mean(dim=(0, 2, 3))[:, None, None].expand_as(self.location))
         self.scale.copy_(maps_NKHW.std(dim=(0, 2, 3)).clamp_min(1e-6)[:, None, None].expand_as(self.scale))
         if self._lies_still(embedding):
             self._measure_locations(maps_NKHW)
-        tops_NK = self._tops(rarity_NTK)
+        tops_NK = self._tops(token_scores_NTK)
         self.centre.copy_(tops_NK.median(dim=0)[0])
         self.spread.copy_(torch.stack([lower_spread(top_N) for top_N in tops_NK.T]).clamp_min(_LEAST_SPREAD))
 
-    def _held_out_nll(self, lesson: Lesson) -> Tensor:
+    def _held_out_nll(self, training_set: TrainingSet) -> Tensor:
         """(N, h * w, K): the negative log-likelihood of each good patch by the member whose fold the image is of."""
-        fold_N = lesson.folds(self.config.members)[lesson.image]
+        fold_N = training_set.folds(self.config.members)[training_set.image]
         found, order = [], []
         for member in torch.unique(fold_N).tolist():
             rows = (fold_N == member).nonzero().flatten()
             tokens = partial(self.member_tokens, member)
-            found.append(_rarities(self.member_flow(member), tokens, select(lesson.good, rows)))
+            found.append(_rarities(self.member_flow(member), tokens, select(training_set.good, rows)))
             order.append(rows)
         return torch.cat(found)[torch.argsort(torch.cat(order))]
 
@@ -311,20 +322,20 @@ class FeatureFlow(Ensemble, CrossFitted):
     def _image_score(self, tops_BK: Tensor) -> Tensor:
         return ((tops_BK - self.centre) / self.spread).mean(dim=1)
 
-    def maps(self, rarity_BTK: Tensor) -> Tensor:
-        return self._standard_maps(rarity_BTK).mean(dim=1)
+    def maps(self, token_scores_BTK: Tensor) -> Tensor:
+        return self._standard_maps(token_scores_BTK).mean(dim=1)
 
-    def image_scores(self, rarity_BT: Tensor, embedding: Embedding) -> Tensor:
+    def image_scores(self, token_scores_BT: Tensor, embedding: Embedding) -> Tensor:
         """Mean of the flows' scores (B, h * w, M K), each 0 for the median good image and 1 a spread above.
 
         Members' scores are averaged, not their maps: the highest patches of a mean map are lower than those of any
         member's, and a threshold from held-out scores would promise too few alarms.
         """
-        members = torch.split(rarity_BT, self.terms, dim=2)
+        members = torch.split(token_scores_BT, self.terms, dim=2)
         return torch.stack([self._image_score(self._tops(nll_BTK)) for nll_BTK in members]).mean(dim=0)
 
-    def patch_scores(self, rarity: Tensor) -> Tensor:
-        nll_BTK = self._mean_of_members(rarity)
+    def patch_scores(self, token_scores: Tensor) -> Tensor:
+        nll_BTK = self._mean_of_members(token_scores)
         return ((nll_BTK - self.location.mean(dim=(1, 2))) / self.scale.mean(dim=(1, 2))).mean(dim=2)
 
     def score_embedding(self, embedding: Embedding) -> Scores:
@@ -388,9 +399,9 @@ def _moments(parts: Iterable[Tensor], channels: int) -> tuple[Tensor, Tensor]:
 def _rarities(flow: ProductFlow, tokens: Callable[[Embedding], Tensor], embedding: Embedding) -> Tensor:
     """(B, T, K): how anomalous each of `flow`'s K flows finds the tokens (B, T, D) that `tokens` makes of images."""
     with torch.no_grad():
-        nll = [flow.rarity_of(*flow(tokens(part).flatten(0, 1))) for part in _chunks(embedding)]
-    rarity_NK = torch.cat(nll)
-    return rarity_NK.view(length(embedding), -1, rarity_NK.shape[1])
+        nll = [flow.token_scores_of(*flow(tokens(part).flatten(0, 1))) for part in _chunks(embedding)]
+    token_scores_NK = torch.cat(nll)
+    return token_scores_NK.view(length(embedding), -1, token_scores_NK.shape[1])
 
 
 def _whitened(projections: Iterable[nn.Module], inputs: Sequence[Tensor]) -> Tensor:

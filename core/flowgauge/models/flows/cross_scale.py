@@ -1,6 +1,6 @@
 """A normalizing flow over feature maps of several scales at once (CS-Flow, arXiv 2110.02855 s.3.2).
 
-N rows, D dimensions of a row, C channels of every scale, S x S places of one scale.
+N rows, D dimensions of a row, C channels of every scale, S x S patches of one scale.
 """
 
 import math
@@ -20,7 +20,7 @@ Maps = list[Tensor]
 
 @dataclass(frozen=True)
 class Scales:
-    """A row holds the maps of one image, a scale with `sides` S after the other: place by place, all channels of each.
+    """A row holds the maps of one image, a scale with `sides` S after the other: patch by patch, all channels of each.
 
     That order is channels last, which convolutions on CPUs are quickest with.
     """
@@ -55,7 +55,7 @@ class CrossScaleFlow(Flow):
     those of one scale see all scales. The logarithm of a scale is soft-clamped to (-clamp, clamp):
     2 / pi * clamp * arctan(s / clamp).
 
-    `kernel` is the side of the conditioners' first convolutions, `top` the share of places that speak for an image, in
+    `kernel` is the side of the conditioners' first convolutions, `top` the share of patches that speak for an image, in
     (0, 1]. Two flows with the same arguments have the same parameters.
     """
 
@@ -87,17 +87,17 @@ class CrossScaleFlow(Flow):
         return self.scales.rows(maps)
 
     def energies(self, z_ND: Tensor) -> Tensor:
-        """(N, S, S) on the grid of the finest scale: the mean square of z over the channels of each place, averaged
-        over the scales. They weigh by their sides, for a coarse place is smeared over many fine ones.
+        """(N, S, S) on the grid of the finest scale: the mean square of z over the channels of each patch, averaged
+        over the scales. They weigh by their sides, for a coarse patch is smeared over many fine ones.
         """
         finest, weight = max(self.scales.sides), z_ND.new_tensor(self.scales.sides)
         energies = [z_NCSS.square().mean(dim=1, keepdim=True) for z_NCSS in self.scales.maps(z_ND)]
         together = torch.cat([_brought(energy, finest) for energy in energies], dim=1)
         return (together * (weight / weight.sum())[:, None, None]).sum(dim=1)
 
-    def rarity_of(self, z_ND: Tensor, log_det_N: Tensor) -> Tensor:
+    def token_scores_of(self, z_ND: Tensor, log_det_N: Tensor) -> Tensor:
         """(N,): the mean of the highest energies. How much the flow stretches space depends on an image's light and
-        contrast more than on its defects, so the determinant teaches and does not judge.
+        contrast more than on its defects, so the determinant trains and does not judge.
         """
         return self.energies(z_ND).flatten(1).topk(self._most_energetic, dim=1)[0].mean(dim=1)
 
@@ -132,19 +132,19 @@ class _Block(nn.Module):
     def _halves(self, maps: Maps) -> tuple[Maps, Maps]:
         return [x[:, : self._kept] for x in maps], [x[:, self._kept :] for x in maps]
 
-    def _moved(self, maps: Maps, told: Maps) -> tuple[Maps, Tensor]:
+    def _moved(self, maps: Maps, scale_shift: Maps) -> tuple[Maps, Tensor]:
         moved, log_dets = [], []
-        for x, (log_scale, shift) in zip(maps, map(self._affine, told), strict=True):
+        for x, (log_scale, shift) in zip(maps, map(self._affine, scale_shift), strict=True):
             moved.append(x * log_scale.exp() + shift)
             log_dets.append(log_scale.sum(dim=(1, 2, 3)))
         return moved, torch.stack(log_dets).sum(dim=0)
 
-    def _moved_back(self, maps: Maps, told: Maps) -> Maps:
-        affine = map(self._affine, told)
+    def _moved_back(self, maps: Maps, scale_shift: Maps) -> Maps:
+        affine = map(self._affine, scale_shift)
         return [(x - shift) * (-log_scale).exp() for x, (log_scale, shift) in zip(maps, affine, strict=True)]
 
-    def _affine(self, told_NCSS: Tensor) -> tuple[Tensor, Tensor]:
-        s, shift = told_NCSS.chunk(2, dim=1)
+    def _affine(self, parameters_NCSS: Tensor) -> tuple[Tensor, Tensor]:
+        s, shift = parameters_NCSS.chunk(2, dim=1)
         return 2 / math.pi * self._clamp * torch.atan(s / self._clamp), shift
 
 
@@ -174,8 +174,8 @@ class _Conditioner(nn.Module):
 def _across(layer: nn.Module, x_NCSS: Tensor, side: int) -> Tensor:
     """The 1x1 layer on another grid: it and the interpolation commute, and the smaller grid is the cheaper one."""
     if x_NCSS.shape[-1] > side:
-        told: Tensor = layer(_brought(x_NCSS, side))
-        return told
+        scale_shift: Tensor = layer(_brought(x_NCSS, side))
+        return scale_shift
     return _brought(layer(x_NCSS), side)
 
 

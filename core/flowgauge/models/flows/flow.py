@@ -31,7 +31,7 @@ class Flow(nn.Module, ABC):
         nll: Tensor = (0.5 * z_ND.square().sum(dim=1) - log_det_N) / self.dimensions + HALF_LOG_TAU
         return nll
 
-    def rarity_of(self, z_ND: Tensor, log_det_N: Tensor) -> Tensor:
+    def token_scores_of(self, z_ND: Tensor, log_det_N: Tensor) -> Tensor:
         """How anomalous each row is, higher is more so: `nll_of` (N,), unless a flow scores by something else than what
         it is trained by. A product of K flows gives the K terms (N, K).
         """

@@ -1,4 +1,4 @@
-"""Maximum likelihood, stopped where images that did not teach stop gaining."""
+"""Maximum likelihood, stopped where images that did not train stop gaining."""
 
 import copy
 from dataclasses import dataclass
@@ -7,12 +7,12 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from flowgauge.domain.messages import Part
+from flowgauge.domain.messages import FrozenModel
 from flowgauge.models.detector import Progress
 from flowgauge.models.flows.flow import Flow
 
 
-class Training(Part):
+class Training(FrozenModel):
     """Adam on batches of rows; every `check_every` steps the held-out rows are scored, and after `patience` checks
     without a better mean likelihood the best state is taken.
 
@@ -38,13 +38,13 @@ class Rows:
 
 def maximise_likelihood(flow: Flow, rows: Rows, training: Training, *, seed: int, progress: Progress) -> None:
     """Fit `flow` to `rows` in place. Deterministic for a seed on one machine."""
-    taught, judged = rows.x[~rows.held_out], rows.x[rows.held_out]
+    trained, judged = rows.x[~rows.held_out], rows.x[rows.held_out]
     generator = torch.Generator().manual_seed(seed)
     optimiser = torch.optim.AdamW(flow.parameters(), lr=training.learning_rate, weight_decay=training.weight_decay)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, training.learning_rate, total_steps=training.steps)
     best, best_state, waited = float("inf"), copy.deepcopy(flow.state_dict()), 0
     for step in range(training.steps):
-        batch = taught[torch.randint(len(taught), (training.batch,), generator=generator)]
+        batch = trained[torch.randint(len(trained), (training.batch,), generator=generator)]
         batch = batch + training.noise * torch.randn(batch.shape, generator=generator)
         optimiser.zero_grad(set_to_none=True)
         flow.nll(batch).mean().backward()  # type: ignore[no-untyped-call]

@@ -1,8 +1,8 @@
-"""Global anomalies: features of good places, moved away by gradient ascent and kept at a distance (GLASS, s.3.4).
+"""Global anomalies: features of good patches, moved away by gradient ascent and kept at a distance (GLASS, s.3.4).
 
 What lies just outside the good features is what a discriminator should refuse; ascent on its own loss finds where it
 does not yet. The projection is truncated: no anomaly nearer than `r`, for it would be good, and none farther than 2 r,
-for it would teach nothing.
+for it would train nothing.
 """
 
 from collections.abc import Callable
@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from flowgauge.domain.messages import Part
+from flowgauge.domain.messages import FrozenModel
 
 Logits = Callable[[Tensor], Tensor]
 
@@ -27,7 +27,7 @@ class Hypothesis(StrEnum):
     HYPERSPHERE = "hypersphere"
 
 
-class Synthesis(Part):
+class Synthesis(FrozenModel):
     """`noise`: deviation of what is added first; `ascents` of length `step` follow, all in units of the root mean
     square of good features' deviation from their mean, over all dimensions. `radius` is r in the same units.
     """

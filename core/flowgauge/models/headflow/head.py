@@ -1,9 +1,9 @@
-"""The guide of `headflow`: which directions of feature space matter for defects.
+"""The head of `headflow`: which directions of feature space matter for defects.
 
-Good surfaces vary in most of the backbone's directions, and a density over all of them spends itself on that. The guide
-is a small network, taught on good images and on copies with painted defects before the flow is fitted: it maps
-the features around each place to a few numbers that lie near the origin for good places and away from it for painted
-ones (the hypersphere classifier of Ruff et al., arXiv 2006.00339). The flow is fitted there, on good places alone.
+Good surfaces vary in most of the backbone's directions, and a density over all of them spends itself on that. The head
+is a small network, trained on good images and on copies with synthetic anomalies before the flow is fitted: it maps
+the features around each patch to a few numbers that lie near the origin for good patches and away from it for painted
+ones (the hypersphere classifier of Ruff et al., arXiv 2006.00339). The flow is fitted there, on good patches alone.
 """
 
 from collections.abc import Sequence
@@ -14,18 +14,19 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from flowgauge.domain.messages import Part
+from flowgauge.domain.messages import FrozenModel
 from flowgauge.domain.seeding import seeded
-from flowgauge.models.detector import Embedding, FeatureShape, Lesson, Progress, length
-from flowgauge.models.windows import DOUBTED, Windows
+from flowgauge.models.detector import Embedding, FeatureShape, Progress, TrainingSet, length
+from flowgauge.models.windows import UNCLEAR, Windows
 
 MEANS = "means"
 
 
-class GuideConfig(Part):
-    """`dimensions` D of the guided tokens; `hidden` and `inner` are the widths before and after the 3x3 layer.
+class HeadConfig(FrozenModel):
+    """`dimensions` D of the embedded tokens; `hidden` and `inner` are the widths before and after the 3x3 layer.
 
-    Lessons are taken in square windows of the share `window` of the grid's side, which is quicker than whole images.
+    Training sets are taken in square windows of the share `window` of the grid's side, which is quicker than whole
+    images.
     """
 
     hidden: int = Field(64, ge=1)
@@ -37,9 +38,9 @@ class GuideConfig(Part):
     batch: int = Field(16, ge=1)
     learning_rate: float = Field(2e-3, gt=0)
 
-    def side(self, places: int) -> int:
-        """Of a window, on a grid of so many places to a side."""
-        return round(self.window * places)
+    def side(self, patches: int) -> int:
+        """Of a window, on a grid of so many patches to a side."""
+        return round(self.window * patches)
 
 
 class Standardise(nn.Module):
@@ -63,10 +64,10 @@ class Standardise(nn.Module):
         return standard
 
 
-class Guide(nn.Module):
-    """Levels of features -> guided tokens (B, D, h, w) on the grid of the level next to the finest."""
+class Head(nn.Module):
+    """Levels of features -> embedded tokens (B, D, h, w) on the grid of the level next to the finest."""
 
-    def __init__(self, config: GuideConfig, shape: FeatureShape) -> None:
+    def __init__(self, config: HeadConfig, shape: FeatureShape) -> None:
         super().__init__()
         self.config = config
         self.grid_stride = shape.strides[shape.grid]
@@ -105,7 +106,7 @@ class Guide(nn.Module):
         return (means_BC.float() - centre) / deviation
 
     def logits(self, embedding: Embedding) -> Tensor:
-        """(B, h, w): how painted each place looks; a pseudo-Huber distance from the origin."""
+        """(B, h, w): how painted each patch looks; a pseudo-Huber distance from the origin."""
         distance = (1 + self(embedding).square().sum(dim=1)).sqrt() - 1
         logits: Tensor = self.scale * distance - self.offset
         return logits
@@ -131,56 +132,57 @@ def _pooled(feature: Tensor, factor: int) -> Tensor:
     return torch.cat([F.avg_pool2d(feature, factor), F.max_pool2d(feature, factor)], dim=1)
 
 
-def teach(guide: Guide, lesson: Lesson, config: GuideConfig, *, seed: int, progress: Progress) -> None:
-    """Tell painted places from all others, in place. `lesson` holds good views and painted copies with their masks."""
-    guide.measure(lesson.good)
-    rows = length(lesson.good) + length(lesson.painted)
+def fit_head(head: Head, training_set: TrainingSet, config: HeadConfig, *, seed: int, progress: Progress) -> None:
+    """Tell anomalous patches from all others, in place. `training_set` holds good views and copies with synthetic
+    anomalies with their masks."""
+    head.measure(training_set.good)
+    rows = length(training_set.good) + length(training_set.synthetic)
     size = min(config.batch, rows)
     batches = config.epochs * (rows // size)
-    optimiser = torch.optim.AdamW(guide.parameters(), config.learning_rate, weight_decay=1e-2)
+    optimiser = torch.optim.AdamW(head.parameters(), config.learning_rate, weight_decay=1e-2)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, config.learning_rate, total_steps=batches, pct_start=0.1)
-    windows = Windows(lesson, config.side(lesson.mask.shape[1]), seed)
+    windows = Windows(training_set, config.side(training_set.mask.shape[1]), seed)
     with seeded(seed):
         orders = torch.cat([torch.randperm(rows)[: rows // size * size] for _ in range(config.epochs)])
         for step, batch in enumerate(torch.split(orders, size), start=1):
             optimiser.zero_grad(set_to_none=True)
-            _loss(guide, *windows.of(batch)).backward()  # type: ignore[no-untyped-call]
+            _loss(head, *windows.of(batch)).backward()  # type: ignore[no-untyped-call]
             optimiser.step()
             schedule.step()
-            progress("teaching the guide", step, batches)
+            progress("training the head", step, batches)
 
 
-_PAINTED_SHARE = 0.08
-"""From this share of its cell on, a place counts as painted; one that is touched less teaches nothing."""
-_MOST_PAINTED = 12
-"""The painted places of one window weigh at most as much as this many, so that small defects count."""
-_PAINTED_WEIGHT = 32.0
+_SYNTHETIC_SHARE = 0.08
+"""From this share of its cell on, a patch counts as painted; one that is touched less trains nothing."""
+_MOST_SYNTHETIC = 12
+"""The anomalous patches of one window weigh at most as much as this many, so that small defects count."""
+_SYNTHETIC_WEIGHT = 32.0
 _PEAK_WEIGHT = 0.3
-_PEAK_PLACES = 5
-_TEACHES_NOTHING = -1e4
+_PEAK_PATCHES = 5
+_TRAINS_NOTHING = -1e4
 """A logit whose cross-entropy with `good` has no gradient."""
 
 
-def _loss(guide: Guide, windows: Embedding, share_BHW: Tensor) -> Tensor:
-    """Cross-entropy of the places, painted ones weighed up, and of each window's highest places."""
-    logits = guide.logits(windows)
-    target = (share_BHW >= _PAINTED_SHARE).float()
+def _loss(head: Head, windows: Embedding, share_BHW: Tensor) -> Tensor:
+    """Cross-entropy of the patches, painted ones weighed up, and of each window's highest patches."""
+    logits = head.logits(windows)
+    target = (share_BHW >= _SYNTHETIC_SHARE).float()
     clean = (share_BHW == 0).float()
-    crowd = target.sum(dim=(1, 2), keepdim=True).clamp_min(_MOST_PAINTED)
-    weight = clean + _PAINTED_WEIGHT * target * _MOST_PAINTED / crowd
-    places = (F.binary_cross_entropy_with_logits(logits, target, reduction="none") * weight).sum() / clean.sum()
-    is_painted = target.amax(dim=(1, 2))
-    sure = logits.masked_fill(share_BHW == DOUBTED, _TEACHES_NOTHING)
-    peaks = sure.flatten(1).topk(_PEAK_PLACES, dim=1)[0].mean(dim=1)
-    return places + _PEAK_WEIGHT * F.binary_cross_entropy_with_logits(peaks, is_painted)
+    cluster = target.sum(dim=(1, 2), keepdim=True).clamp_min(_MOST_SYNTHETIC)
+    weight = clean + _SYNTHETIC_WEIGHT * target * _MOST_SYNTHETIC / cluster
+    patches = (F.binary_cross_entropy_with_logits(logits, target, reduction="none") * weight).sum() / clean.sum()
+    is_synthetic = target.amax(dim=(1, 2))
+    sure = logits.masked_fill(share_BHW == UNCLEAR, _TRAINS_NOTHING)
+    peaks = sure.flatten(1).topk(_PEAK_PATCHES, dim=1)[0].mean(dim=1)
+    return patches + _PEAK_WEIGHT * F.binary_cross_entropy_with_logits(peaks, is_synthetic)
 
 
-class LessonLoss(nn.Module):
-    """The loss of lessons as a function of the guide's parameters, for `torch.func`."""
+class HeadObjective(nn.Module):
+    """The loss of training sets as a function of the head's parameters, for `torch.func`."""
 
-    def __init__(self, guide: Guide) -> None:
+    def __init__(self, head: Head) -> None:
         super().__init__()
-        self.guide = guide
+        self.head = head
 
     def forward(self, windows: Embedding, share_BHW: Tensor) -> Tensor:
-        return _loss(self.guide, windows, share_BHW)
+        return _loss(self.head, windows, share_BHW)

@@ -1,6 +1,6 @@
 """Features pooled over the whole image, and how unlikely an image's are among those of good ones.
 
-What is spread thin over an image, such as a hairline or a tone, moves its pooled statistics more than any one place.
+What is spread thin over an image, such as a hairline or a tone, moves its pooled statistics more than any one patch.
 """
 
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from flowgauge.domain.messages import Part
+from flowgauge.domain.messages import FrozenModel
 from flowgauge.models.detector import Progress
 from flowgauge.models.flows.coupling import CouplingFlow
 from flowgauge.models.flows.training import Rows, Training, held_out_images, maximise_likelihood
@@ -29,7 +29,7 @@ def _statistics(x_BCHW: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return mean.flatten(1), deviation, F.adaptive_max_pool2d(x_BCHW, 1).flatten(1)
 
 
-class PooledConfig(Part):
+class PooledConfig(FrozenModel):
     """The flow of `rad`, narrower, and on one view alone."""
 
     blocks: int = Field(8, ge=1)
@@ -62,7 +62,7 @@ class PooledDensity(nn.Module):
         self.requires_grad_(False)
 
     def cross_fitted(self, pooled_NP: Tensor, image: Tensor, *, seed: int, progress: Progress) -> Tensor:
-        """(N,): each image's negative log-likelihood under another density, taught by the half that it is not in."""
+        """(N,): each image's negative log-likelihood under another density, trained by the half that it is not in."""
         later = image > image.median()
         nll = torch.empty(len(image))
         for rows in (later, ~later):
@@ -71,7 +71,7 @@ class PooledDensity(nn.Module):
             nll[rows] = other(pooled_NP[rows])
         return nll
 
-    def recentre(self, pooled_NP: Tensor) -> None:
+    def realign(self, pooled_NP: Tensor) -> None:
         """Move the centre to the images' median, which holds while fewer than half of them are defects."""
         self.centre.copy_(pooled_NP.float().median(dim=0)[0])
 

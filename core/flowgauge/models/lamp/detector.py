@@ -1,7 +1,7 @@
-"""`lamp`: an autoencoder of good images, taught with an amplified loss (LAMP, Park et al.).
+"""`lamp`: an autoencoder of good images, trained with an amplified loss (LAMP, Park et al.).
 
 It reads pixels and no features: its backbone is the identity. What good images did not show comes back wrong, and the
-squared error is the score, whatever loss taught (s.3.1 of the paper).
+squared error is the score, whatever loss trained (s.3.1 of the paper).
 """
 
 from collections.abc import Sequence
@@ -12,12 +12,12 @@ from pydantic import Field
 from torch import Tensor
 
 from flowgauge.domain.errors import SettingsError
-from flowgauge.domain.messages import Part
+from flowgauge.domain.messages import FrozenModel
 from flowgauge.domain.seeding import seeded
-from flowgauge.models.detector import Detector, Embedding, FeatureShape, Lesson, Progress, Scores
+from flowgauge.models.detector import Detector, Embedding, FeatureShape, Progress, Scores, TrainingSet
 from flowgauge.models.lamp.autoencoder import Autoencoder
 from flowgauge.models.lamp.losses import squared
-from flowgauge.models.lamp.training import Reconstructing, teach
+from flowgauge.models.lamp.training import Reconstructing, fit_reconstruction
 
 _PIXELS = "pixels"
 _CELL = 4
@@ -28,7 +28,7 @@ _COARSE = 16
 """Pixels a side of what images are compared by."""
 
 
-class LampConfig(Part):
+class LampConfig(FrozenModel):
     """`patches` n cuts an image into n x n, each of which is reconstructed by itself. `top` is the share of cells whose
     mean squared error is the image's score; 1 is the paper's.
     """
@@ -63,15 +63,17 @@ class Lamp(Detector):
         """`pixels` (B, 3, size, size), with values in [-1, 1]."""
         return {_PIXELS: features[0].half()}
 
-    def surface(self, embedding: Embedding) -> Tensor:
+    def patch_features(self, embedding: Embedding) -> Tensor:
         return F.avg_pool2d(embedding[_PIXELS].float(), _COARSE)
 
-    def learn(self, lesson: Lesson, *, seed: int, progress: Progress) -> None:
+    def learn(self, training_set: TrainingSet, *, seed: int, progress: Progress) -> None:
         with seeded(seed):
             for module in self.net.modules():
                 if isinstance(module, torch.nn.Conv2d):
                     module.reset_parameters()
-        teach(self.net, self._cut(lesson.good[_PIXELS]), self.config.training, seed=seed, progress=progress)
+        fit_reconstruction(
+            self.net, self._cut(training_set.good[_PIXELS]), self.config.training, seed=seed, progress=progress
+        )
 
     def _cut(self, pixels_BCHW: Tensor) -> Tensor:
         """(B * n * n, C, side, side)."""

@@ -1,4 +1,4 @@
-"""An autoencoder taught to give back what it is shown."""
+"""An autoencoder trained to give back what it is shown."""
 
 from enum import StrEnum
 
@@ -6,7 +6,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from flowgauge.domain.messages import Part
+from flowgauge.domain.messages import FrozenModel
 from flowgauge.models.detector import Progress
 from flowgauge.models.lamp.amplification import amplified
 from flowgauge.models.lamp.losses import BaseLoss
@@ -18,7 +18,7 @@ class Optimiser(StrEnum):
     ADAM = "adam"
 
 
-class Reconstructing(Part):
+class Reconstructing(FrozenModel):
     """`steps` of `batch` images each; the loss is the mean over all elements. SGD has a momentum of 0.9."""
 
     loss: BaseLoss = BaseLoss.L2
@@ -29,7 +29,9 @@ class Reconstructing(Part):
     batch: int = Field(16, ge=2)
 
 
-def teach(net: nn.Module, images_NCHW: Tensor, settings: Reconstructing, *, seed: int, progress: Progress) -> None:
+def fit_reconstruction(
+    net: nn.Module, images_NCHW: Tensor, settings: Reconstructing, *, seed: int, progress: Progress
+) -> None:
     """Fit `net` in place to give back the images, with values in [-1, 1]. Deterministic for a seed on one machine."""
     loss = amplified(settings.loss.function) if settings.amplified else settings.loss.function
     optimiser, generator = _optimiser(net, settings), torch.Generator().manual_seed(seed)
@@ -40,7 +42,7 @@ def teach(net: nn.Module, images_NCHW: Tensor, settings: Reconstructing, *, seed
         optimiser.zero_grad(set_to_none=True)
         loss(batch, net(batch)).mean().backward()  # type: ignore[no-untyped-call]
         optimiser.step()
-        progress("teaching the autoencoder", step + 1, settings.steps)
+        progress("training the autoencoder", step + 1, settings.steps)
     net.zero_grad(set_to_none=True)
     net.eval()
 

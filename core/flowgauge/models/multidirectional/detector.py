@@ -1,10 +1,10 @@
-"""`multidirectional`: a few labelled defects teach which directions of the features tell defects of any kind.
+"""`multidirectional`: a few labelled defects train which directions of the features tell defects of any kind.
 
 A multi-directional meta-learning framework for class-generalizable anomaly detection (arXiv 2601.19833): the inner
 level shapes the embedding by good images alone, the outer level maximises the softmax confidence margin between them
 and a few labelled defects; first order, one class of defects an episode. Where the paper is silent: the embedding is
-linear, so that good places have a likelihood in it and it cannot collapse; labels are of whole images, so an image's
-most anomalous places speak for it; and the outer level pulls towards the embedding that knows no defects.
+linear, so that good patches have a likelihood in it and it cannot collapse; labels are of whole images, so an image's
+most anomalous patches speak for it; and the outer level pulls towards the embedding that knows no defects.
 """
 
 from collections.abc import Sequence
@@ -15,13 +15,13 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from flowgauge.domain.errors import DatasetError
-from flowgauge.domain.messages import Part
-from flowgauge.models.detector import Embedding, FeatureShape, Lesson, Progress, Scores, length
-from flowgauge.models.patch_scores import PlaceDetector, highest, places_of
+from flowgauge.domain.messages import FrozenModel
+from flowgauge.models.detector import Embedding, FeatureShape, Progress, Scores, TrainingSet, length
+from flowgauge.models.patch_scores import PatchDetector, highest, patches_of
 
 
-class MultidirectionalConfig(Part):
-    """`top` is the share of places whose mean speaks for the image, in (0, 1]. `shrinkage` of the good places'
+class MultidirectionalConfig(FrozenModel):
+    """`top` is the share of patches whose mean speaks for the image, in (0, 1]. `shrinkage` of the good patches'
     covariance towards its mean variance. Each of `episodes` takes `inner_steps` of length `alpha` on good images, then
     one of `learning_rate` on the margin; `pull` is the L2 penalty on what labels change. With 0 episodes no label is
     asked for: the same detector without the outer level.
@@ -37,8 +37,8 @@ class MultidirectionalConfig(Part):
     batch: int = Field(24, ge=2)
 
 
-class Multidirectional(PlaceDetector):
-    """A place is as anomalous as it is far from the good places' mean in the embedding: the mean square of z."""
+class Multidirectional(PatchDetector):
+    """A patch is as anomalous as it is far from the good patches' mean in the embedding: the mean square of z."""
 
     name = "multidirectional"
     config: MultidirectionalConfig
@@ -56,25 +56,25 @@ class Multidirectional(PlaceDetector):
         self.register_buffer("scale", torch.ones(()))
         self.directions = nn.Parameter(torch.eye(channels))
 
-    def learn(self, lesson: Lesson, *, seed: int, progress: Progress) -> None:
+    def learn(self, training_set: TrainingSet, *, seed: int, progress: Progress) -> None:
         """Raises `DatasetError` where labels are asked for and there are none."""
-        if self.config.episodes and not lesson.kinds:
+        if self.config.episodes and not training_set.kinds:
             raise DatasetError(
-                "multidirectional learns from labelled defects, and there are none that may teach.",
+                "multidirectional learns from labelled defects, and there are none that may train.",
                 "Label some: flowgauge label VERDICT_ID defect, or flowgauge golden add LINE DIR --label defect.",
             )
-        self._whiten(lesson.good)
-        self._calibrate(lesson.good)
-        outer = _Outer(self, lesson, torch.Generator().manual_seed(seed))
+        self._whiten(training_set.good)
+        self._calibrate(training_set.good)
+        outer = _Outer(self, training_set, torch.Generator().manual_seed(seed))
         for episode in range(self.config.episodes):
             outer.step()
             progress("learning from labels", episode + 1, self.config.episodes)
         with torch.no_grad():
             self.directions.copy_(outer.shaped_by_good_images())
-        self._calibrate(lesson.good)
+        self._calibrate(training_set.good)
 
     def _whiten(self, good: Embedding) -> None:
-        x = torch.cat([places_of(good, rows)[:, ::5].flatten(0, 1) for rows in _chunks(length(good))])
+        x = torch.cat([patches_of(good, rows)[:, ::5].flatten(0, 1) for rows in _chunks(length(good))])
         self.mean.copy_(x.mean(dim=0))
         covariance = torch.cov(x.double().T)
         covariance += self.config.shrinkage * covariance.diagonal().mean() * torch.eye(len(covariance))
@@ -90,8 +90,8 @@ class Multidirectional(PlaceDetector):
         self.scale.copy_(scores.std().clamp_min(1e-6))
 
     def white(self, embedding: Embedding, rows: Tensor | None = None) -> Tensor:
-        """Standardised places (n, T, C) of those rows, or of all: uncorrelated and of variance 1 on good images."""
-        white: Tensor = (places_of(embedding, rows) - self.mean) @ self.whitening
+        """Standardised patches (n, T, C) of those rows, or of all: uncorrelated and of variance 1 on good images."""
+        white: Tensor = (patches_of(embedding, rows) - self.mean) @ self.whitening
         return white
 
     def _energy(self, white_BTC: Tensor, directions: Tensor | None = None) -> Tensor:
@@ -102,19 +102,19 @@ class Multidirectional(PlaceDetector):
     def _image(self, energy_BT: Tensor) -> Tensor:
         return highest(energy_BT, self.config.top)
 
-    def standing(self, white_BTC: Tensor, directions: Tensor) -> Tensor:
+    def z_score(self, white_BTC: Tensor, directions: Tensor) -> Tensor:
         """Image scores (B,) under those directions: higher is more anomalous."""
         return (self._image(self._energy(white_BTC, directions)) - self.location) / self.scale
 
     def departure(self, embedding: Embedding) -> Tensor:
-        """(C,): by how much the variance of each standardised feature exceeds that of good places, at the places that
+        """(C,): by how much the variance of each standardised feature exceeds that of good patches, at the patches that
         speak for those images.
         """
         with torch.no_grad():
             white_BTC = self.white(embedding)
             most = max(1, round(self.config.top * white_BTC.shape[1]))
-            places = self._energy(white_BTC).topk(most, dim=1)[1]
-            chosen = white_BTC.gather(1, places.unsqueeze(2).expand(-1, -1, white_BTC.shape[2]))
+            patches = self._energy(white_BTC).topk(most, dim=1)[1]
+            chosen = white_BTC.gather(1, patches.unsqueeze(2).expand(-1, -1, white_BTC.shape[2]))
         return chosen.square().mean(dim=(0, 1)) - 1
 
     def score_embedding(self, embedding: Embedding) -> Scores:
@@ -126,12 +126,12 @@ class Multidirectional(PlaceDetector):
 class _Outer:
     """Moves a detector's directions by episodes."""
 
-    def __init__(self, detector: Multidirectional, lesson: Lesson, generator: torch.Generator) -> None:
+    def __init__(self, detector: Multidirectional, training_set: TrainingSet, generator: torch.Generator) -> None:
         self._detector = detector
         self._config = detector.config
-        self._lesson = lesson
+        self._training_set = training_set
         self._generator = generator
-        self._kinds = sorted(set(lesson.kinds))
+        self._kinds = sorted(set(training_set.kinds))
         self._bias, self._sharpness = (torch.zeros((), requires_grad=True) for _ in range(2))
         self._learned = [detector.directions, self._bias, self._sharpness]
         self._optimiser = torch.optim.Adam(self._learned, lr=self._config.learning_rate)
@@ -149,7 +149,7 @@ class _Outer:
         self._optimiser.step()
 
     def shaped_by_good_images(self) -> Tensor:
-        """(C, C): the directions after a few steps up the likelihood of good images' places.
+        """(C, C): the directions after a few steps up the likelihood of good images' patches.
 
         log p(x) = log N(x V; 0, 1) + log abs det V.
         """
@@ -164,16 +164,16 @@ class _Outer:
         """Cross-entropy of good images and of one class of defects under a softmax over the two."""
         good = self._logit(self._good(self._config.batch), directions)
         kind = self._kinds[int(torch.randint(len(self._kinds), (), generator=self._generator))]
-        rows = torch.tensor([row for row, own in enumerate(self._lesson.kinds) if own == kind])
-        defects = self._logit(self._detector.white(self._lesson.defects, rows), directions)
+        rows = torch.tensor([row for row, own in enumerate(self._training_set.kinds) if own == kind])
+        defects = self._logit(self._detector.white(self._training_set.defects, rows), directions)
         return F.softplus(good).mean() + F.softplus(-defects).mean()
 
     def _logit(self, white_BTC: Tensor, directions: Tensor) -> Tensor:
-        return self._sharpness.exp() * (self._detector.standing(white_BTC, directions) - self._bias)
+        return self._sharpness.exp() * (self._detector.z_score(white_BTC, directions) - self._bias)
 
     def _good(self, images: int) -> Tensor:
-        rows = torch.randint(len(self._lesson.image), (images,), generator=self._generator)
-        return self._detector.white(self._lesson.good, rows)
+        rows = torch.randint(len(self._training_set.image), (images,), generator=self._generator)
+        return self._detector.white(self._training_set.good, rows)
 
 
 def _chunks(rows: int) -> Sequence[Tensor]:

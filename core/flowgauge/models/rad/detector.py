@@ -2,7 +2,7 @@
 
 RAD, arXiv 2508.17789 s.3.1; 2503.01569. Every stride's features are pooled by mean, deviation and maximum; eight
 coupling blocks with networks of 2,048 units give their likelihood; scores are averaged over views. Maps come from the
-likelihood's gradient: which places would have to change for the image to be likelier (DifferNet, arXiv 2008.12577).
+likelihood's gradient: which patches would have to change for the image to be likelier (DifferNet, arXiv 2008.12577).
 """
 
 from collections.abc import Sequence
@@ -12,17 +12,17 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from flowgauge.domain.messages import Part
+from flowgauge.domain.messages import FrozenModel
 from flowgauge.models.adaptable import Adaptable
-from flowgauge.models.detector import Embedding, FeatureShape, Lesson, Progress, Scores
+from flowgauge.models.detector import Embedding, FeatureShape, Progress, Scores, TrainingSet
 from flowgauge.models.flows.coupling import CouplingFlow
 from flowgauge.models.flows.training import Rows, Training, held_out_images, maximise_likelihood
 from flowgauge.models.headflow.pooled import pooled
 from flowgauge.vision.augmentation import PLAIN, View
 
 
-class RadConfig(Part):
-    """`clamp` bounds the logarithm of each coupling's scales; `views` teach, and are averaged when scoring."""
+class RadConfig(FrozenModel):
+    """`clamp` bounds the logarithm of each coupling's scales; `views` train, and are averaged when scoring."""
 
     blocks: int = Field(8, ge=1)
     hidden: int = Field(2048, ge=1)
@@ -59,14 +59,14 @@ class Rad(Adaptable):
         local = [F.adaptive_avg_pool2d(feature.float(), self.grid) for feature in features]
         return {"pooled": pooled(features), "local": torch.cat(local, dim=1).half()}
 
-    def surface(self, embedding: Embedding) -> Tensor:
+    def patch_features(self, embedding: Embedding) -> Tensor:
         return embedding["local"]
 
-    def learn(self, lesson: Lesson, *, seed: int, progress: Progress) -> None:
-        x = lesson.good["pooled"].float()
+    def learn(self, training_set: TrainingSet, *, seed: int, progress: Progress) -> None:
+        x = training_set.good["pooled"].float()
         self.mean.copy_(x.mean(dim=0))
         self.deviation.copy_(x.std(dim=0).clamp_min(1e-6))
-        rows = Rows(self._standardised(x), held_out_images(lesson.image, 0.15, seed))
+        rows = Rows(self._standardised(x), held_out_images(training_set.image, 0.15, seed))
         maximise_likelihood(self.flow, rows, self.config.training, seed=seed, progress=progress)
 
     def _standardised(self, x: Tensor) -> Tensor:
@@ -89,16 +89,16 @@ class Rad(Adaptable):
 
 
 def _map(local_BCHW: Tensor, statistics: Tensor, gradient: Tensor) -> Tensor:
-    """(B, h, w): how much each place adds to the score, to first order.
+    """(B, h, w): how much each patch adds to the score, to first order.
 
-    The chain rule from the pooled statistics to the places, with the cells' means standing for the features:
+    The chain rule from the pooled statistics to the patches, with the cells' means standing for the features:
     sum over channels of abs((f - mean) * (d/d mean + (f - mean) / deviation * d/d deviation + [f is the maximum]
-    * places * d/d maximum)).
+    * patches * d/d maximum)).
     """
     mean, deviation, _ = (part[:, :, None, None] for part in statistics.chunk(3, dim=1))
     d_mean, d_deviation, d_maximum = (part[:, :, None, None] for part in gradient.chunk(3, dim=1))
     departure = local_BCHW - mean
-    places = local_BCHW.shape[2] * local_BCHW.shape[3]
+    patches = local_BCHW.shape[2] * local_BCHW.shape[3]
     is_maximum = local_BCHW == local_BCHW.amax(dim=(2, 3), keepdim=True)
-    slope = d_mean + departure / deviation.clamp_min(1e-6) * d_deviation + is_maximum * places * d_maximum
+    slope = d_mean + departure / deviation.clamp_min(1e-6) * d_deviation + is_maximum * patches * d_maximum
     return (departure * slope).abs().sum(dim=1)

@@ -3,12 +3,12 @@
 import numpy as np
 
 from flowgauge.synthetic.noise import Field
-from flowgauge.synthetic.procedural.surface import Rng, Surface, between, filled, grains, plane, turned, varied
+from flowgauge.synthetic.procedural.workpiece import Rng, Workpiece, between, filled, grains, plane, turned, varied
 
 _PALETTE = ((0.2, 0.27, 0.42), (0.46, 0.4, 0.33), (0.3, 0.34, 0.28), (0.5, 0.5, 0.48))
 
 
-def fabric(line: Rng, part: Rng, size: int, wear: float) -> Surface:
+def fabric(line: Rng, part: Rng, size: int, wear: float) -> Workpiece:
     """Plain weave or twill in two yarns; `wear` loosens it: wider yarns, more fuzz."""
     pitch = line.uniform(8, 11) * (1 + 0.25 * wear)
     twill = line.random() < 0.5
@@ -24,7 +24,7 @@ def fabric(line: Rng, part: Rng, size: int, wear: float) -> Surface:
     relief = np.maximum(warp, weft)
     shade = (0.55 + 0.45 * relief) * lightness * (1 + (0.07 + 0.07 * wear) * fuzz + 0.05 * twist)
     albedo = between(weft_colour, warp_colour, top) * shade[:, :, None]
-    return Surface(albedo, 2.2 * relief + 0.12 * fuzz, filled(size, 0.02), (0.05, 0.05, 0.05), filled(size))
+    return Workpiece(albedo, 2.2 * relief + 0.12 * fuzz, filled(size, 0.02), (0.05, 0.05, 0.05), filled(size))
 
 
 def _laid(part: Rng, at: Field) -> Field:

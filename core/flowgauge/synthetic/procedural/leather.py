@@ -5,7 +5,7 @@ from itertools import product
 import numpy as np
 
 from flowgauge.synthetic.noise import Field
-from flowgauge.synthetic.procedural.surface import Rng, Surface, between, filled, grains, plane, varied
+from flowgauge.synthetic.procedural.workpiece import Rng, Workpiece, between, filled, grains, plane, varied
 
 _PERIOD = 64
 """Cells after which the pattern would repeat: more than fit into the frame."""
@@ -13,7 +13,7 @@ _PERIOD = 64
 _HIDES = ((0.36, 0.21, 0.14), (0.2, 0.19, 0.19), (0.46, 0.28, 0.16))
 
 
-def leather(line: Rng, part: Rng, size: int, wear: float) -> Surface:
+def leather(line: Rng, part: Rng, size: int, wear: float) -> Workpiece:
     """Dyed hide; `wear` is a coarser hide: larger cells."""
     dye = varied(varied(_HIDES[line.integers(len(_HIDES))], line, 0.08), part, 0.03)
     cell = line.uniform(8, 11) * (1 + 0.4 * wear)
@@ -22,7 +22,7 @@ def leather(line: Rng, part: Rng, size: int, wear: float) -> Surface:
     tone = np.clip(bulge * (1 + 0.05 * fine) + 0.08 * grains(part, size, 20, 90), 0, 1.2)
     crease = tuple(0.55 * channel for channel in dye)
     albedo = between((crease[0], crease[1], crease[2]), dye, tone)
-    return Surface(albedo, 1.1 * bulge + 0.08 * fine, filled(size, 0.1), (0.5, 0.38, 0.27), filled(size))
+    return Workpiece(albedo, 1.1 * bulge + 0.08 * fine, filled(size, 0.1), (0.5, 0.38, 0.27), filled(size))
 
 
 def _pulled(part: Rng, axis: Field) -> Field:

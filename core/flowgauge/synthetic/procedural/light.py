@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from flowgauge.synthetic.noise import Field
-from flowgauge.synthetic.procedural.surface import FRAME, Colour, Rng, Surface, plane
+from flowgauge.synthetic.procedural.workpiece import FRAME, Colour, Rng, Workpiece, plane
 
 
 class Change(StrEnum):
@@ -90,40 +90,40 @@ class Lamp:
 _AMBIENT = 0.35
 _SHININESS = 5
 """The highlight's exponent as a power of two: by squaring, ten times as fast as a general power."""
-_READ_NOISE, _SHOT_NOISE = 0.004, 0.012
+_READ_NOISE, _PHOTON_NOISE = 0.004, 0.012
 _OPTICS = 0.45
 """Deviation of the lens's own blur, in units; what makes edges look photographed and not drawn."""
 
 
-def photograph(surface: Surface, lamp: Lamp, condition: Condition, sensor: Rng) -> NDArray[np.uint8]:
+def photograph(workpiece: Workpiece, lamp: Lamp, condition: Condition, sensor: Rng) -> NDArray[np.uint8]:
     """(N, N, 3) uint8 RGB: diffuse and specular reflection, occlusion in hollows, then lens, tone curve and sensor."""
     turned = replace(lamp, azimuth=lamp.azimuth + math.radians(condition.direction))
-    light = _falloff(len(surface.height), turned, condition)
-    radiance = _reflected(surface, turned) * light[:, :, None] * np.array(condition.tint, np.float32)
+    light = _falloff(len(workpiece.height), turned, condition)
+    radiance = _reflected(workpiece, turned) * light[:, :, None] * np.array(condition.tint, np.float32)
     return _developed(_focused(radiance, condition), condition, sensor)
 
 
-def _reflected(surface: Surface, lamp: Lamp) -> Field:
-    slope_y, slope_x = np.gradient(surface.height, np.float32(FRAME / len(surface.height)))
+def _reflected(workpiece: Workpiece, lamp: Lamp) -> Field:
+    slope_y, slope_x = np.gradient(workpiece.height, np.float32(FRAME / len(workpiece.height)))
     upright = np.asarray(1 / np.sqrt(1 + slope_x**2 + slope_y**2), np.float32)
     towards_x, towards_y = math.cos(lamp.azimuth), math.sin(lamp.azimuth)
     facing = np.asarray(-(slope_x * towards_x + slope_y * towards_y), np.float32)
     diffuse = np.clip(facing / math.tan(lamp.elevation) + 1, 0, 2) * upright
-    shade = (_AMBIENT + (1 - _AMBIENT) * diffuse) * _open_sky(surface.height)
-    glint = surface.gloss * _highlight(surface, lamp, facing, upright)
-    return np.asarray(surface.albedo * shade[:, :, None] + glint[:, :, None], np.float32)
+    shade = (_AMBIENT + (1 - _AMBIENT) * diffuse) * _open_sky(workpiece.height)
+    glint = workpiece.gloss * _highlight(workpiece, lamp, facing, upright)
+    return np.asarray(workpiece.albedo * shade[:, :, None] + glint[:, :, None], np.float32)
 
 
-def _highlight(surface: Surface, lamp: Lamp, facing: Field, upright: Field) -> Field:
+def _highlight(workpiece: Workpiece, lamp: Lamp, facing: Field, upright: Field) -> Field:
     """Blinn and Phong's highlight; fine grooves stretch it across themselves, as on a turned face."""
     half = (math.pi / 2 - lamp.elevation) / 2
     alignment = np.clip((facing * math.sin(half) + math.cos(half)) * upright, 0, 1)
     glint = alignment
     for _ in range(_SHININESS):
         glint = np.square(glint)
-    if surface.grain is None:
+    if workpiece.grain is None:
         return np.asarray(glint, np.float32)
-    along = np.cos(surface.grain - lamp.azimuth)
+    along = np.cos(workpiece.grain - lamp.azimuth)
     return np.asarray(0.5 * glint + 0.9 * (1 - along**2) ** 6, np.float32)
 
 
@@ -149,7 +149,7 @@ def _focused(radiance: Field, condition: Condition) -> Field:
 def _developed(radiance: Field, condition: Condition, sensor: Rng) -> NDArray[np.uint8]:
     exposed = np.clip(radiance, 0, None)
     grain = sensor.standard_normal(exposed.shape, dtype=np.float32) * np.float32(condition.noise)
-    noisy = exposed + grain * (_READ_NOISE + _SHOT_NOISE * np.sqrt(exposed))
+    noisy = exposed + grain * (_READ_NOISE + _PHOTON_NOISE * np.sqrt(exposed))
     toned = _shoulder(np.clip(noisy, 0, None)) ** condition.gamma
     contrasted = 0.5 + condition.contrast * (toned - 0.5)
     return np.asarray(np.rint(np.clip(contrasted, 0, 1) * 255), np.uint8)

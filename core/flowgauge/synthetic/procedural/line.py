@@ -13,10 +13,10 @@ from flowgauge.synthetic.procedural.fabric import fabric
 from flowgauge.synthetic.procedural.leather import leather
 from flowgauge.synthetic.procedural.light import NOMINAL, Condition, Lamp, photograph
 from flowgauge.synthetic.procedural.metals import brushed, cast_iron, turned_washer
-from flowgauge.synthetic.procedural.surface import FRAME, Rng, Surface, Texture
 from flowgauge.synthetic.procedural.wood import wood
+from flowgauge.synthetic.procedural.workpiece import FRAME, MaterialFactory, Rng, Workpiece
 
-MATERIALS: dict[str, Texture] = {
+MATERIALS: dict[str, MaterialFactory] = {
     "brushed-metal": brushed,
     "turned-washer": turned_washer,
     "cast-iron": cast_iron,
@@ -68,15 +68,15 @@ class ProceduralLine:
         self.size = size
 
     def good(self, index: int, condition: Condition = NOMINAL) -> Sample:
-        pixels = self._photograph(self._surface(index, condition.wear), condition, index, GOOD)
+        pixels = self._photograph(self._workpiece(index, condition.wear), condition, index, GOOD)
         return Sample(pixels, None, GOOD, index)
 
     def defect(self, index: int, kind: str, condition: Condition = NOMINAL) -> Sample:
         """Raises ValueError for a kind that is not in `DEFECTS`."""
         if kind not in DEFECTS:
             raise ValueError(f"{kind!r} is no defect of a surface. Use one of: {', '.join(DEFECTS)}.")
-        marred = self._visibly_damaged(index, kind, condition.wear)
-        return Sample(self._photograph(marred.surface, condition, index, kind), marred.mask, kind, index)
+        defective = self._visibly_damaged(index, kind, condition.wear)
+        return Sample(self._photograph(defective.workpiece, condition, index, kind), defective.mask, kind, index)
 
     def marked(self, index: int, kind: str, condition: Condition = NOMINAL) -> Sample:
         """Part `good(index)` with the mark that a worn tool leaves on every part: one `kind`, place and shape.
@@ -85,27 +85,27 @@ class ProceduralLine:
         """
         if kind not in DEFECTS:
             raise ValueError(f"{kind!r} is no defect of a surface. Use one of: {', '.join(DEFECTS)}.")
-        marred = damaged(self._surface(index, condition.wear), kind, self._rng("tool", kind), _WORN_TOOL)
-        return Sample(self._photograph(marred.surface, condition, index, kind), marred.mask, kind, index)
+        defective = damaged(self._workpiece(index, condition.wear), kind, self._rng("tool", kind), _WORN_TOOL)
+        return Sample(self._photograph(defective.workpiece, condition, index, kind), defective.mask, kind, index)
 
     def _visibly_damaged(self, index: int, kind: str, wear: float) -> Damaged:
         """The first of ever bolder defects that shows under the nominal light."""
-        surface = self._surface(index, wear)
-        before = self._photograph(surface, _STILL, index, kind).astype(np.int16)
-        needed = max(_VISIBLE, _AGAINST_TEXTURE * float(before[surface.part > 0.5, 1].std()))
+        workpiece = self._workpiece(index, wear)
+        before = self._photograph(workpiece, _STILL, index, kind).astype(np.int16)
+        needed = max(_VISIBLE, _AGAINST_TEXTURE * float(before[workpiece.part > 0.5, 1].std()))
         fewest = _SMALLEST_MARK * (self.size / FRAME) ** 2
         for attempt in range(_ATTEMPTS):
-            marred = damaged(surface, kind, self._rng("defect", kind, index, attempt), 1 + attempt / 4)
-            change = np.abs(self._photograph(marred.surface, _STILL, index, kind) - before).max(axis=2)
-            if marred.mask.sum() >= fewest and change[marred.mask].mean() >= needed:
-                return marred
+            defective = damaged(workpiece, kind, self._rng("defect", kind, index, attempt), 1 + attempt / 4)
+            change = np.abs(self._photograph(defective.workpiece, _STILL, index, kind) - before).max(axis=2)
+            if defective.mask.sum() >= fewest and change[defective.mask].mean() >= needed:
+                return defective
         raise AssertionError(f"no visible {kind} on {self.material}, seed {self.seed}, part {index}")
 
-    def _surface(self, index: int, wear: float) -> Surface:
+    def _workpiece(self, index: int, wear: float) -> Workpiece:
         return MATERIALS[self.material](self._rng("look"), self._rng("part", index), self.size, wear)
 
-    def _photograph(self, surface: Surface, condition: Condition, index: int, kind: str) -> NDArray[np.uint8]:
-        return photograph(surface, self._lamp(), condition, self._rng("sensor", kind, index))
+    def _photograph(self, workpiece: Workpiece, condition: Condition, index: int, kind: str) -> NDArray[np.uint8]:
+        return photograph(workpiece, self._lamp(), condition, self._rng("sensor", kind, index))
 
     def _lamp(self) -> Lamp:
         look = self._rng("lamp")

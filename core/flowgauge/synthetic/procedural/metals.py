@@ -3,13 +3,23 @@
 import numpy as np
 
 from flowgauge.synthetic.noise import Field
-from flowgauge.synthetic.procedural.surface import FRAME, Rng, Surface, filled, grains, plane, streaks, tinted, varied
+from flowgauge.synthetic.procedural.workpiece import (
+    FRAME,
+    Rng,
+    Workpiece,
+    filled,
+    grains,
+    plane,
+    streaks,
+    tinted,
+    varied,
+)
 
 _FRESH_METAL = (0.78, 0.78, 0.8)
 _BELT = (0.055, 0.055, 0.06)
 
 
-def brushed(line: Rng, part: Rng, size: int, wear: float) -> Surface:
+def brushed(line: Rng, part: Rng, size: int, wear: float) -> Workpiece:
     """Sheet metal, brushed in one direction: long fine streaks and a few deep ones."""
     angle = line.choice([0, np.pi / 2]) + line.normal(0, 0.1) + part.normal(0, 0.02)
     steel = varied(varied((0.43, 0.435, 0.45), line, 0.08), part, 0.02)
@@ -19,10 +29,10 @@ def brushed(line: Rng, part: Rng, size: int, wear: float) -> Surface:
     deep = np.clip(streaks(part, size, angle, 70, 1.2) - 2, 0, None)
     shade = 1 + (0.075 + 0.05 * wear) * fine + 0.045 * broad - 0.12 * deep
     height = (0.05 + 0.05 * wear) * fine - 0.15 * deep
-    return Surface(tinted(steel, shade), height, filled(size, 0.22), _FRESH_METAL, filled(size), filled(size, angle))
+    return Workpiece(tinted(steel, shade), height, filled(size, 0.22), _FRESH_METAL, filled(size), filled(size, angle))
 
 
-def turned_washer(line: Rng, part: Rng, size: int, wear: float) -> Surface:
+def turned_washer(line: Rng, part: Rng, size: int, wear: float) -> Workpiece:
     """A washer on a dark belt, its face turned on a lathe: concentric grooves, chamfered edges."""
     outer, bore = line.uniform(104, 116), line.uniform(30, 52)
     feed = line.uniform(3.2, 5) * (1 + 0.5 * wear)
@@ -38,10 +48,10 @@ def turned_washer(line: Rng, part: Rng, size: int, wear: float) -> Surface:
     belt = tinted(_BELT, 1 + 0.25 * grains(part, size, 1, 6))
     height = ((0.1 + 0.06 * wear) * groove + 0.03 * mottle + np.maximum(chamfer, -7)) * face
     albedo = belt + face[:, :, None] * (metal - belt)
-    return Surface(albedo, height, 0.3 * face, _FRESH_METAL, face, bearing + np.float32(np.pi / 2))
+    return Workpiece(albedo, height, 0.3 * face, _FRESH_METAL, face, bearing + np.float32(np.pi / 2))
 
 
-def cast_iron(line: Rng, part: Rng, size: int, wear: float) -> Surface:
+def cast_iron(line: Rng, part: Rng, size: int, wear: float) -> Workpiece:
     """Sand-cast iron: a rough gray skin with dull mottling."""
     iron = varied(varied((0.36, 0.355, 0.35), line, 0.1), part, 0.02)
     grain_size = line.uniform(2.2, 3.2) * (1 + 0.5 * wear)
@@ -50,7 +60,7 @@ def cast_iron(line: Rng, part: Rng, size: int, wear: float) -> Surface:
     pores = np.clip(grains(part, size, 2, 5) - 2.2, 0, 1)
     height = (0.5 + 0.3 * wear) * skin - 1.5 * pores
     albedo = tinted(iron, 1 + 0.05 * skin + 0.06 * mottle - 0.3 * pores)
-    return Surface(albedo, height, 0.1 + 0.03 * mottle, _FRESH_METAL, filled(size))
+    return Workpiece(albedo, height, 0.1 + 0.03 * mottle, _FRESH_METAL, filled(size))
 
 
 def _grooves(part: Rng, radius: Field, feed: float) -> Field:

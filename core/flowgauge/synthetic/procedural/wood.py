@@ -3,7 +3,17 @@
 import numpy as np
 
 from flowgauge.synthetic.noise import Field
-from flowgauge.synthetic.procedural.surface import Rng, Surface, between, filled, grains, plane, streaks, turned, varied
+from flowgauge.synthetic.procedural.workpiece import (
+    Rng,
+    Workpiece,
+    between,
+    filled,
+    grains,
+    plane,
+    streaks,
+    turned,
+    varied,
+)
 
 _SPECIES = (
     ((0.66, 0.47, 0.29), (0.45, 0.28, 0.15)),
@@ -12,7 +22,7 @@ _SPECIES = (
 )
 
 
-def wood(line: Rng, part: Rng, size: int, wear: float) -> Surface:
+def wood(line: Rng, part: Rng, size: int, wear: float) -> Workpiece:
     """Flat-sawn veneer of one species; `wear` is a coarser log: wider rings, more and longer pores."""
     pale, dark = (varied(varied(tone, line, 0.05), part, 0.03) for tone in _SPECIES[line.integers(len(_SPECIES))])
     angle = line.choice([0, np.pi / 2]) + part.normal(0, 0.04)
@@ -22,7 +32,7 @@ def wood(line: Rng, part: Rng, size: int, wear: float) -> Surface:
     pores = np.clip((streaks(part, size, angle, 9 + 5 * wear, 0.9) - 1.75 + 0.3 * wear) * 1.5, 0, 1)
     shade = (1 + 0.05 * fibres + 0.03 * grains(part, size, 15, 90)) * (1 - 0.45 * pores)
     albedo = between(pale, dark, late) * shade[:, :, None]
-    return Surface(albedo, 0.06 * fibres - 0.5 * pores, filled(size, 0.06), varied(pale, line, 0.05), filled(size))
+    return Workpiece(albedo, 0.06 * fibres - 0.5 * pores, filled(size, 0.06), varied(pale, line, 0.05), filled(size))
 
 
 def _late_wood(part: Rng, size: int, angle: float, ring: float) -> Field:

@@ -1,0 +1,90 @@
+"""Files to predictions, each on its own. Loads torch, so commands import it when they run and not before."""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from flowgauge.cli.progress import Report
+from flowgauge.domain.errors import UnreadableImage, UserError
+from flowgauge.evaluation.datasets import cut_out, outline_of
+from flowgauge.models.prediction import Prediction
+from flowgauge.training.gauge import BATCH, Gauge
+from flowgauge.vision.decoding import Picture, decode
+
+
+@dataclass(frozen=True)
+class Judged:
+    path: Path
+    prediction: Prediction
+
+    def document(self) -> dict[str, Any]:
+        found = self.prediction
+        return {
+            "image": str(self.path),
+            "score": found.score,
+            "threshold": found.threshold,
+            "decision": found.decision.value,
+            "reasons": list(found.reasons),
+            "regions": [region.model_dump() for region in found.regions],
+        }
+
+    def row(self) -> tuple[object, ...]:
+        return self.path, self.prediction.score, self.prediction.decision.value, "; ".join(self.prediction.reasons)
+
+
+@dataclass(frozen=True)
+class Unjudged:
+    """A file that could not be read, and why."""
+
+    path: Path
+    error: str
+
+    def document(self) -> dict[str, Any]:
+        return {"image": str(self.path), "error": self.error}
+
+    def row(self) -> tuple[object, ...]:
+        return self.path, None, "unreadable", self.error
+
+
+def predict_files(
+    gauge: Gauge, paths: Sequence[Path], masks: Path | None, report: Report
+) -> Iterator[Judged | Unjudged]:
+    """One result per path, in order. Where `masks` is given, the mask of that file's name in it cuts the object out.
+
+    Raises `UserError` for a mask that is missing, or that two files share.
+    """
+    if masks is not None:
+        _require_masks(paths, masks)
+    for start in range(0, len(paths), BATCH):
+        yield from _predict_batch(gauge, paths[start : start + BATCH], masks)
+        report("judging images", min(start + BATCH, len(paths)), len(paths))
+
+
+def _predict_batch(gauge: Gauge, paths: Sequence[Path], masks: Path | None) -> list[Judged | Unjudged]:
+    pictures = [_picture(path, gauge, masks) for path in paths]
+    predictions = iter(gauge.predict([picture for picture in pictures if isinstance(picture, Picture)]))
+    return [
+        Judged(path, next(predictions)) if isinstance(picture, Picture) else picture
+        for path, picture in zip(paths, pictures, strict=True)
+    ]
+
+
+def _picture(path: Path, gauge: Gauge, masks: Path | None) -> Picture | Unjudged:
+    try:
+        picture = decode(path.read_bytes(), sixteen_bit=gauge.manifest.preprocessing.sixteen_bit)
+    except UnreadableImage as error:
+        return Unjudged(path, str(error))
+    except OSError as error:
+        return Unjudged(path, f"The file cannot be read: {error.strerror}.")
+    if masks is None:
+        return picture
+    return cut_out(picture, outline_of(path.name, masks), path.name)
+
+
+def _require_masks(paths: Sequence[Path], masks: Path) -> None:
+    outlines = Counter(outline_of(path.name, masks) for path in paths)
+    shared = [outline for outline, images in outlines.items() if images > 1]
+    if shared:
+        raise UserError(f"Several images have the mask {shared[0]}.", "Score images of one name one folder at a time.")

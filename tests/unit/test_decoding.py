@@ -1,0 +1,99 @@
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from flowgauge.domain.errors import Unavailable
+from flowgauge.domain.messages import IMAGES
+from flowgauge.domain.ports import Objects, Record
+from flowgauge.processors import decoding as decoding_module
+from flowgauge.processors.decoding import Prefetch
+from flowgauge.runtime.backend import Store
+from flowgauge.runtime.events import Image, Refused, opened
+from tests.support import streaming
+from tests.support.streaming import SetClock, png, records, send
+
+MANY = 100
+
+
+@dataclass
+class Calls:
+    """Offsets that were opened; the first attempt at each of `failing` finds the store away."""
+
+    offsets: list[int] = field(default_factory=list)
+    failing: set[int] = field(default_factory=set)
+
+    def __call__(self, record: Record, objects: Objects) -> Image | Refused:
+        self.offsets.append(record.offset)
+        if record.offset in self.failing:
+            self.failing.discard(record.offset)
+            raise Unavailable("The store is away.", "Wait.")
+        return opened(record, objects)
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
+    calls = Calls()
+    monkeypatch.setattr(decoding_module, "opened", calls)
+    return calls
+
+
+@pytest.fixture
+def threads() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(2) as threads:
+        yield threads
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    store = streaming.opened(tmp_path / "plant", SetClock())
+    send(store, [(str(number), png(100, number)) for number in range(MANY)])
+    return store
+
+
+def offsets(items: list[Image | Refused]) -> list[int]:
+    return [item.record.offset for item in items]
+
+
+def test_what_was_foreseen_is_opened_once_and_comes_in_its_order(
+    store: Store, calls: Calls, threads: ThreadPoolExecutor
+) -> None:
+    sent = records(store.log, IMAGES)[:8]
+    prefetching = Prefetch(store.objects, threads)
+    prefetching.prefetch(sent[:6])
+    prefetching.prefetch(sent[2:6])
+    assert offsets(prefetching.images(sent[:3])) == [0, 1, 2]
+    assert offsets(prefetching.images(sent[3:])) == [3, 4, 5, 6, 7]
+    assert sorted(calls.offsets) == list(range(8))
+
+
+def test_nothing_is_opened_ahead_without_threads(store: Store, calls: Calls) -> None:
+    sent = records(store.log, IMAGES)[:4]
+    prefetching = Prefetch(store.objects)
+    prefetching.prefetch(sent)
+    assert calls.offsets == []
+    assert offsets(prefetching.images(sent)) == [0, 1, 2, 3]
+
+
+def test_a_store_that_was_away_when_an_image_was_foreseen_is_asked_again(
+    store: Store, calls: Calls, threads: ThreadPoolExecutor
+) -> None:
+    sent = records(store.log, IMAGES)[:2]
+    calls.failing = {1}
+    prefetching = Prefetch(store.objects, threads)
+    prefetching.prefetch(sent)
+    with pytest.raises(Unavailable):
+        prefetching.images(sent)
+    assert offsets(prefetching.images(sent)) == [0, 1]
+
+
+def test_what_never_has_its_turn_does_not_pile_up(store: Store, calls: Calls, threads: ThreadPoolExecutor) -> None:
+    sent = records(store.log, IMAGES)
+    prefetching = Prefetch(store.objects, threads)
+    for record in sent:
+        prefetching.prefetch([record])
+    assert len(prefetching) == 64
+    assert offsets(prefetching.images(sent)) == list(range(MANY))
+    assert len(prefetching) == 0

@@ -1,0 +1,172 @@
+"""A member of a group: where partitions begin, what of a fetch is carried, and what may be committed."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from threading import Event
+from typing import cast
+
+import pytest
+
+from flowgauge.domain.errors import AuthenticationFailed, Unavailable
+from flowgauge.domain.messages import ADAPTATIONS, IMAGES
+from flowgauge.domain.ports import Log, Outgoing, Record
+from flowgauge.runtime.backend import Store
+from flowgauge.runtime.group_member import Member, by_partition
+from flowgauge.runtime.processor import Processor
+from tests.support.failing import Failing
+from tests.support.streaming import SetClock, opened, png, records, send
+
+PARTITION = (IMAGES, 0)
+
+
+class Echo(Processor):
+    """Answers each image with a record that carries its offset; starts after its last answer."""
+
+    name = "echo"
+    inputs = (IMAGES,)
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def position(self, topic: str, partition: int, committed: int) -> int:
+        return self._store.log.end(ADAPTATIONS, 0)
+
+    def process(self, records: Sequence[Record]) -> list[Outgoing]:
+        return [Outgoing(ADAPTATIONS, record.key, str(record.offset).encode()) for record in records]
+
+    def safe(self, topic: str, partition: int, read: int) -> int:
+        return read - read % 2
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    store = opened(tmp_path / "plant", SetClock())
+    send(store, [(str(number), png(100)) for number in range(6)])
+    return store
+
+
+@pytest.fixture
+def member(store: Store) -> Member:
+    return Member(lambda: Echo(store), store.log, store.clock)
+
+
+def fetched(store: Store, first: int, count: int) -> list[Record]:
+    return store.log.read(IMAGES, 0, first, count)
+
+
+def echoed(store: Store) -> list[int]:
+    return [int(record.value) for record in records(store.log, ADAPTATIONS)]
+
+
+def test_an_assignment_starts_where_the_processor_says_and_not_where_was_committed(
+    store: Store, member: Member
+) -> None:
+    assert member.assigned({PARTITION: 4}) == {PARTITION: 0}
+    member.take(fetched(store, 0, 3))
+    assert member.assigned({PARTITION: 0}) == {PARTITION: 3}
+
+
+def test_what_was_carried_before_is_not_carried_again(store: Store, member: Member) -> None:
+    member.assigned({PARTITION: 0})
+    assert member.take(fetched(store, 0, 3)) == 3
+    assert member.take(fetched(store, 1, 4)) == 2
+    assert member.take(fetched(store, 0, 2)) == 0
+    assert echoed(store) == [0, 1, 2, 3, 4]
+
+
+def test_a_fetch_that_is_ahead_of_its_turn_is_passed_over_and_what_is_missing_is_reported(
+    store: Store, member: Member
+) -> None:
+    member.assigned({PARTITION: 0})
+    member.take(fetched(store, 0, 2))
+    assert member.take(fetched(store, 4, 2)) == 0
+    assert member.missing(PARTITION) == 2
+    assert member.take(fetched(store, 2, 4)) == 4
+    assert member.missing(PARTITION) is None
+    assert echoed(store) == [0, 1, 2, 3, 4, 5]
+
+
+def test_a_gap_that_the_log_has_too_holds_nothing_up(store: Store) -> None:
+    member = Member(lambda: Echo(store), Compacted(store, first=3), store.clock)  # type: ignore[arg-type]
+    member.assigned({PARTITION: 0})
+    assert member.take(fetched(store, 3, 3)) == 3
+    assert echoed(store) == [3, 4, 5]
+
+
+class Compacted:
+    """The store's log as if the images before offset `first` had been removed."""
+
+    def __init__(self, store: Store, first: int) -> None:
+        self._log = store.log
+        self._first = first
+
+    def read(self, topic: str, partition: int, offset: int, limit: int) -> list[Record]:
+        return self._log.read(topic, partition, max(offset, self._first), limit)
+
+    def append(self, outgoing: Sequence[Outgoing]) -> None:
+        self._log.append(outgoing)
+
+
+def test_records_of_a_partition_that_is_not_assigned_are_passed_over(store: Store, member: Member) -> None:
+    member.assigned({})
+    assert member.take(fetched(store, 0, 3)) == 0
+    assert echoed(store) == []
+    assert member.safe(PARTITION) is None
+
+
+def test_only_what_is_safe_may_be_committed(store: Store, member: Member) -> None:
+    member.assigned({PARTITION: 0})
+    assert member.safe(PARTITION) == 0
+    member.take(fetched(store, 0, 5))
+    assert member.safe(PARTITION) == 4
+
+
+@pytest.mark.parametrize("method", ["append", "read"])
+def test_it_insists_while_something_is_away_and_repeats_nothing(store: Store, method: str) -> None:
+    troubles: list[str] = []
+    log = Failing(store.log, [method], times=0)
+    member = Member(
+        lambda: Echo(store), log, store.clock, unavailable=lambda name, error: troubles.append(f"{name}: {error}")
+    )
+    member.assigned({PARTITION: 0})
+    log.left = 2
+    member.take(fetched(store, 0, 3) if method == "append" else fetched(store, 1, 2))
+    assert troubles == ["echo: It is away."] * 2
+    assert echoed(store) == ([0, 1, 2] if method == "append" else [])
+
+
+def test_a_stop_ends_the_insisting(store: Store) -> None:
+    stopping = Event()
+    log = Failing(store.log, ["append"], times=1_000)
+    member = Member(lambda: Echo(store), log, store.clock, stopping=stopping)
+    member.assigned({PARTITION: 0})
+    member.stop()
+    with pytest.raises(Unavailable):
+        member.take(fetched(store, 0, 3))
+    assert echoed(store) == []
+
+
+def test_a_fetch_is_split_by_partition_in_order(store: Store) -> None:
+    first, second, third = fetched(store, 0, 3)
+    other = replace(second, partition=1)
+    assert by_partition([first, other, third]) == {PARTITION: [first, third], (IMAGES, 1): [other]}
+
+
+def test_a_log_that_no_longer_admits_us_is_seen_while_nothing_comes(store: Store) -> None:
+    class Refusing:
+        def end(self, topic: str, partition: int) -> int:
+            raise AuthenticationFailed("The password no longer fits.")
+
+    member = Member(lambda: Echo(store), cast(Log, Refusing()), store.clock)
+    with pytest.raises(AuthenticationFailed, match="no longer fits"):
+        member.look()
+
+
+def test_a_log_that_is_away_is_reported_and_not_waited_for(store: Store) -> None:
+    reported: list[str] = []
+    log = Failing(store.log, ["end"], times=2)
+    member = Member(lambda: Echo(store), log, store.clock, unavailable=lambda name, error: reported.append(name))
+    for _ in range(3):
+        member.look()
+    assert reported == ["echo", "echo"]
