@@ -83,16 +83,16 @@ def test_no_member_learns_from_folds_that_it_does_without(
 
 
 @pytest.mark.parametrize(("members", "held_out_folds"), [(1, 2), (3, 3)])
-def test_a_ensemble_that_nothing_is_left_to_train_is_refused(members: int, held_out_folds: int) -> None:
+def test_an_ensemble_that_nothing_is_left_to_train_is_refused(members: int, held_out_folds: int) -> None:
     with pytest.raises(SettingsError, match="nothing is left to train a member"):
         create("headflow", CONFIGS[ENSEMBLE] | {"members": members, "held_out_folds": held_out_folds}, SHAPE)
 
 
 def test_from_four_members_on_each_does_without_some_two_fifths_and_half_are_aggregated() -> None:
-    panels = {members: HeadFlowConfig.model_validate(ensemble_options(members)) for members in range(1, 11)}
-    assert [(panels[few].held_out_folds, panels[few].aggregate_fraction) for few in (1, 2, 3)] == [(1, 1)] * 3
+    ensembles = {members: HeadFlowConfig.model_validate(ensemble_options(members)) for members in range(1, 11)}
+    assert [(ensembles[few].held_out_folds, ensembles[few].aggregate_fraction) for few in (1, 2, 3)] == [(1, 1)] * 3
     assert all(
-        0.3 < panels[many].held_out_folds / many <= 0.5 and panels[many].aggregate_fraction == 0.5
+        0.3 < ensembles[many].held_out_folds / many <= 0.5 and ensembles[many].aggregate_fraction == 0.5
         for many in range(4, 11)
     )
 
@@ -121,7 +121,7 @@ def test_images_of_one_part_share_a_fold() -> None:
     assert {left.part_of(int(number)) for number in left.image} == shown[1] | shown[2]
 
 
-def test_too_few_parts_for_a_ensemble_are_named() -> None:
+def test_too_few_parts_for_an_ensemble_are_named() -> None:
     given = training_set(small(ENSEMBLE)).showing([f"part {number % 5}" for number in range(24)])
     with pytest.raises(DatasetError, match="5 parts are too few for 3 members"):
         trained_by(given)

@@ -11,61 +11,59 @@ from torch.func import jacrev
 from flowgauge.models.flows.coupling import CouplingFlow
 from flowgauge.models.flows.training import Rows, Training, held_out_images, maximise_likelihood
 
-SHAPES = [(2, 1, 0), (5, 3, 0), (16, 4, 0), (6, 2, 3)]
+SHAPES = [(2, 1), (5, 3), (16, 4)]
 
 
-@pytest.fixture(params=SHAPES, ids=lambda shape: f"D{shape[0]}-blocks{shape[1]}-context{shape[2]}")
-def case(request: pytest.FixtureRequest) -> tuple[CouplingFlow, Tensor, Tensor | None]:
-    dimensions, blocks, context = request.param
-    flow = CouplingFlow(dimensions, blocks=blocks, hidden=12, clamp=1.5, seed=3, context=context).double()
+@pytest.fixture(params=SHAPES, ids=lambda shape: f"D{shape[0]}-blocks{shape[1]}")
+def case(request: pytest.FixtureRequest) -> tuple[CouplingFlow, Tensor]:
+    dimensions, blocks = request.param
+    flow = CouplingFlow(dimensions, blocks=blocks, hidden=12, clamp=1.5, seed=3).double()
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in flow.parameters():
             if parameter.requires_grad:  # away from the identity at which a flow begins
                 parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64))
     x = torch.randn(7, dimensions, generator=generator, dtype=torch.float64)
-    condition = torch.randn(7, context, generator=generator, dtype=torch.float64) if context else None
-    return flow, x, condition
+    return flow, x
 
 
-Case = tuple[CouplingFlow, Tensor, Tensor | None]
+Case = tuple[CouplingFlow, Tensor]
 
 
 def test_the_inverse_undoes_the_flow(case: Case) -> None:
-    flow, x, condition = case
-    z, _ = flow(x, condition)
+    flow, x = case
+    z, _ = flow(x)
     assert not torch.allclose(z, x)
-    torch.testing.assert_close(flow.inverse(z, condition), x, atol=1e-9, rtol=1e-9)
+    torch.testing.assert_close(flow.inverse(z), x, atol=1e-9, rtol=1e-9)
 
 
 def test_the_log_determinant_is_that_of_autograds_jacobian(case: Case) -> None:
-    flow, x, condition = case
-    _, log_det = flow(x, condition)
+    flow, x = case
+    _, log_det = flow(x)
     for row in range(len(x)):
-        given = None if condition is None else condition[row : row + 1]
-        jacobian = jacrev(lambda v, c=given: flow(v[None], c)[0][0])(x[row])
+        jacobian = jacrev(lambda v: flow(v[None])[0][0])(x[row])
         assert float(torch.linalg.slogdet(jacobian.detach()).logabsdet) == pytest.approx(
             float(log_det[row].detach()), abs=1e-9
         )
 
 
 def test_the_likelihood_is_the_change_of_variables(case: Case) -> None:
-    flow, x, condition = case
-    z, log_det = flow(x, condition)
+    flow, x = case
+    z, log_det = flow(x)
     log_normal = torch.distributions.Normal(0, 1).log_prob(z).sum(dim=1)  # type: ignore[no-untyped-call]
     expected = -(log_normal + log_det) / x.shape[1]
-    torch.testing.assert_close(flow.nll(x, condition), expected)
+    torch.testing.assert_close(flow.nll(x), expected)
 
 
 def test_a_row_does_not_depend_on_its_neighbours(case: Case) -> None:
-    flow, x, condition = case
-    alone = torch.cat([flow.nll(x[i : i + 1], None if condition is None else condition[i : i + 1]) for i in range(7)])
-    torch.testing.assert_close(flow.nll(x, condition), alone)
+    flow, x = case
+    alone = torch.cat([flow.nll(x[i : i + 1]) for i in range(7)])
+    torch.testing.assert_close(flow.nll(x), alone)
 
 
 def test_gradients_reach_every_trainable_parameter(case: Case) -> None:
-    flow, x, condition = case
-    flow.nll(x, condition).sum().backward()  # type: ignore[no-untyped-call]
+    flow, x = case
+    flow.nll(x).sum().backward()  # type: ignore[no-untyped-call]
     for name, parameter in flow.named_parameters():
         if parameter.requires_grad:
             assert parameter.grad is not None, name
@@ -73,12 +71,11 @@ def test_gradients_reach_every_trainable_parameter(case: Case) -> None:
 
 
 def test_a_saved_and_loaded_flow_has_the_same_density(case: Case) -> None:
-    flow, x, condition = case
-    shape = {"hidden": 12, "clamp": 1.5, "context": flow.context}
-    other = CouplingFlow(flow.dimensions, blocks=len(flow.sequence), seed=99, **shape).double()  # type: ignore[arg-type]
-    assert not torch.equal(other.nll(x, condition), flow.nll(x, condition))
+    flow, x = case
+    other = CouplingFlow(flow.dimensions, blocks=len(flow.sequence), hidden=12, clamp=1.5, seed=99).double()
+    assert not torch.equal(other.nll(x), flow.nll(x))
     other.load_state_dict(flow.state_dict())
-    assert torch.equal(other.nll(x, condition), flow.nll(x, condition))
+    assert torch.equal(other.nll(x), flow.nll(x))
 
 
 def test_the_density_integrates_to_one() -> None:

@@ -65,7 +65,7 @@ def test_the_loss_falls_and_every_step_is_reported() -> None:
     assert sum(last) < sum(first)
 
 
-def test_every_member_of_a_ensemble_is_tuned() -> None:
+def test_every_member_of_an_ensemble_is_tuned() -> None:
     ensemble, steps = tuned(ENSEMBLE)
     assert len(steps) == 3 * 12
     for old, new in zip(anchor(ENSEMBLE).ensemble, ensemble.ensemble, strict=True):

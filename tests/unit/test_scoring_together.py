@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from flowgauge.training import gauge as gauge_module
-from flowgauge.training.gauge import score_all, score_by_each
+from flowgauge.training.gauge import score_by_each
 from tests.support.gauges import gauge, goods
 
 
@@ -15,7 +15,7 @@ def test_each_gauge_says_what_it_says_alone() -> None:
     crops = gauges[0].manifest.preprocessing.crops(goods(range(700, 719)))
     together = score_by_each(gauges, crops)
     assert [scores.shape for scores in together] == [(19,)] * 3
-    for alone, scores in zip((score_all(each, crops) for each in gauges), together, strict=True):
+    for alone, scores in zip((score_by_each([each], crops)[0] for each in gauges), together, strict=True):
         np.testing.assert_array_equal(alone, scores)
 
 

@@ -34,8 +34,8 @@ def noise(
     variant: Annotated[
         list[str] | None,
         typer.Option(
-            help="full, wide-ensemble, no-ensemble, no-meta, no-l2, no-rejection, mutual, one-sided, iqr, image-grain,"
-            " patch-grain, replay, plain, clean-oracle, patchcore or padim; may be repeated (full and plain)."
+            help="full, wide-ensemble, no-ensemble, no-meta, mutual, one-sided, iqr, image-grain, patch-grain, replay,"
+            " plain, clean-oracle, patchcore or padim; may be repeated (full and plain)."
         ),
     ] = None,
     seeds: Annotated[str, typer.Option(help="One seed, or several: 0,1,2.")] = "0,1,2",
@@ -66,18 +66,17 @@ def noise(
         --groups groups.json --variant full --variant plain \\
         --json noise.json --plot noise.svg
 
-    full trains an ensemble, each member without one fold of the parts, and starts
-    from meta-learned parameters (flowgauge meta-train); all images train.
-    wide-ensemble has five members, each without two fifths of the parts;
-    no-ensemble and no-meta do without one of the two. mutual leaves out what
-    looks suspect beside the other images; one-sided and iqr leave out images
-    and places by cross-fitted scores, image-grain and patch-grain one of the
-    two by the one-sided rule; no-rejection and no-l2 are full, which does
-    without them. plain does nothing of all this, replay shows half of the
-    images again as far as an earlier detector accepted them, and clean-oracle
-    leaves out what is mislabelled, which only a benchmark knows. patchcore
-    and padim are baselines, anomalib's own, on the same features and images; they
-    come with the extra named baselines.
+    full trains an ensemble, each member without one fold of the parts, and
+    starts from meta-learned parameters (flowgauge meta-train); all images
+    train. wide-ensemble has five members, each without two fifths of the
+    parts; no-ensemble and no-meta do without one of the two. mutual leaves
+    out what looks suspect beside the other images; one-sided and iqr leave
+    out images and patches by cross-fitted scores, image-grain and patch-grain
+    one of the two by the one-sided rule. plain does nothing of all this,
+    replay shows half of the images again as far as an earlier detector
+    accepted them, and clean-oracle leaves out what is mislabelled, which only
+    a benchmark knows. patchcore and padim are baselines, anomalib's own, on
+    the same features and images; they come with the extra named baselines.
 
     The detector is headflow unless --detector names another one, for the
     ensemble and the meta-learned start are its own. Features are read once

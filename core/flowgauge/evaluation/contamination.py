@@ -29,10 +29,9 @@ class Variant(StrEnum):
     initialization; all images train. `wide-ensemble`: five members, each trained without two fifths of the parts.
     Without an ingredient of `full`: `no-ensemble` trains one member, `no-meta` starts at random. With one that did not
     earn its place there: `mutual` leaves out images that are suspect beside the others, before anything is fitted;
-    `one-sided` and `iqr` leave out images, and places of the other images, by scores of detectors that were fitted
-    without the image in question, in two rounds; `image-grain` leaves out the images alone, `patch-grain` the places
-    alone. `no-rejection` and `no-l2` are `full`, by the names of what it does not do: the pull to where learning
-    started is for adapting, where there is an anchor that has seen the line clean.
+    `one-sided` and `iqr` leave out images, and patches of the other images, by scores of detectors that were fitted
+    without the image in question, in two rounds; `image-grain` leaves out the images alone, `patch-grain` the patches
+    alone.
 
     For comparison, one member from a random start: `plain`, all images train; `replay`, every second image trains only
     where a detector accepts it that was fitted without it to the others of that half, as a parent's accepted images are
@@ -45,8 +44,6 @@ class Variant(StrEnum):
     WIDE_ENSEMBLE = "wide-ensemble"
     NO_ENSEMBLE = "no-ensemble"
     NO_META = "no-meta"
-    NO_L2 = "no-l2"
-    NO_REJECTION = "no-rejection"
     MUTUAL = "mutual"
     ONE_SIDED = "one-sided"
     IQR = "iqr"
@@ -86,8 +83,6 @@ _RECIPES = {
     Variant.WIDE_ENSEMBLE: _Recipe(_ALL_TRAIN, ensemble=ensemble_options(5)),
     Variant.NO_ENSEMBLE: _Recipe(_ALL_TRAIN, ensemble=_ONE_MEMBER),
     Variant.NO_META: _Recipe(_ALL_TRAIN, meta=False),
-    Variant.NO_L2: _Recipe(_ALL_TRAIN),
-    Variant.NO_REJECTION: _Recipe(_ALL_TRAIN),
     Variant.MUTUAL: _Recipe({"refine": 1, "mutual": MutualScoring()}),
     Variant.ONE_SIDED: _Recipe(_BY_CROSS_FITTING, patches=True),
     Variant.IQR: _Recipe({**_BY_CROSS_FITTING, "suspect_rule": Rule.IQR}, patches=True),

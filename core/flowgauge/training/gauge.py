@@ -129,13 +129,10 @@ def _scores_by_gauge(gauges: Sequence[Gauge], crops: NDArray[np.uint8]) -> tuple
     return images, maps
 
 
-def score_all(gauge: Gauge, crops_NSSC: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """Scores (N,) of squares (N, size, size, 3), averaged over the detector's views (RAD eq. 3)."""
-    return score_by_each([gauge], crops_NSSC)[0]
-
-
 def score_by_each(gauges: Sequence[Gauge], crops_NSSC: NDArray[np.uint8]) -> list[NDArray[np.float64]]:
-    """The same by every one of the gauges: those that share backbone and preprocessing share its passes."""
+    """Scores (N,) of crops (N, size, size, 3) by every one of the gauges, averaged over each detector's views (RAD
+    eq. 3). Those that share backbone and preprocessing share its passes.
+    """
     alike: dict[str, list[int]] = {}
     for index, gauge in enumerate(gauges):
         facts = gauge.manifest

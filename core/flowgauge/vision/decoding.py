@@ -169,11 +169,6 @@ def _variance(values: NDArray[np.int16]) -> float:
     return max(float(np.dot(flat, flat)) / flat.size - mean**2, 0.0)
 
 
-def hamming(fingerprint_a: str, fingerprint_b: str) -> int:
-    """How many of the 64 bits of two fingerprints differ: 0 for the same view, around 32 for unrelated ones."""
-    return (int(fingerprint_a, 16) ^ int(fingerprint_b, 16)).bit_count()
-
-
 def _difference_hash(gray: Image.Image) -> str:
     """64 bits, row by row: is a cell of the 8 x 9 thumbnail darker than its right neighbour?"""
     cells = np.asarray(gray.resize((9, 8), Image.Resampling.BOX), np.int16)

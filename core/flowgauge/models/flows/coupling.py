@@ -23,36 +23,30 @@ class CouplingFlow(Flow):
 
     Each block scales and shifts one half of the dimensions by functions of the other half, applies a learned
     per-dimension affine map, and permutes. The logarithm of a scale lies in [-clamp, clamp] (RAD, arXiv 2508.17789
-    s.3.1; Real NVP, arXiv 1605.08803). With `context` C > 0, every block also sees a condition (N, C).
+    s.3.1; Real NVP, arXiv 1605.08803).
 
     Two flows with the same arguments have the same parameters.
     """
 
-    def __init__(self, dimensions: int, *, blocks: int, hidden: int, clamp: float, seed: int, context: int = 0) -> None:
+    def __init__(self, dimensions: int, *, blocks: int, hidden: int, clamp: float, seed: int) -> None:
         super().__init__()
         self.dimensions = dimensions
-        self.context = context
-        condition = {"cond": 0, "cond_shape": (context,)} if context else {}
         with seeded(seed):  # FrEIA draws its permutations from NumPy's global generator
             self.sequence = ff.SequenceINN(dimensions)
             for _ in range(blocks):
-                self.sequence.append(_Block, subnet_constructor=_subnet(hidden), affine_clamping=clamp, **condition)
+                self.sequence.append(_Block, subnet_constructor=_subnet(hidden), affine_clamping=clamp)
 
-    def forward(self, x_ND: Tensor, context_NC: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def forward(self, x_ND: Tensor) -> tuple[Tensor, Tensor]:
         z: Tensor
         log_det: Tensor
-        z, log_det = self.sequence(x_ND, c=None if context_NC is None else [context_NC])
+        z, log_det = self.sequence(x_ND)
         return z, log_det
 
-    def inverse(self, z_ND: Tensor, context_NC: Tensor | None = None) -> Tensor:
+    def inverse(self, z_ND: Tensor) -> Tensor:
         """x (N, D) with forward(x) = z."""
         x: Tensor
-        x, _ = self.sequence(z_ND, c=None if context_NC is None else [context_NC], rev=True)
+        x, _ = self.sequence(z_ND, rev=True)
         return x
-
-    def nll(self, x_ND: Tensor, context_NC: Tensor | None = None) -> Tensor:
-        """As `Flow.nll`, under a condition where the flow has one."""
-        return self.nll_of(*self(x_ND, context_NC))
 
 
 class _Block(fm.AllInOneBlock):  # type: ignore[misc]
