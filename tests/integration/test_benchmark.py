@@ -186,7 +186,7 @@ def test_detectors_are_compared_each_in_its_own_process(flowgauge: Shell, tmp_pa
     first = json.loads(out.read_text())
     (contender,) = first["contenders"]
     assert contender["peak_bytes"] > 10 * contender["snapshot_bytes"] > 0
-    assert {image["kind"] for image in contender["gallery"]} == {"good", "scratch", "stain"}
+    assert {image["kind"] for image in contender["shown_images"]} == {"good", "scratch", "stain"}
     assert "headflow ranks them best" in page.read_text()
 
     again = flowgauge(*data, "--detector", "headflow", "--json", out)

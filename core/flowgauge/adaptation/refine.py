@@ -116,73 +116,107 @@ def refine(
     progress: Progress,
 ) -> Refined:
     """Adapt a copy of `anchor` to what `data` shows; the anchor stays as it is."""
-    anchor = _recentred(anchor, data, division)
-    token_scores = token_scores_under(anchor.flow, parameters_of(anchor.flow), _tokens(anchor.tokens, data))
-    suspicion = _suspicion(anchor, data, token_scores, settings.rejection, default_k)
-    rounds, steps = [_round(suspicion, settings.rejection, image_ids)], list[Step]()
-    starts = _Starts(
-        anchor, data, _training_set(anchor, data, suspicion, settings.head_adaptation), settings, seed, progress
-    )
-    cross = starts.cross_fitted(division)
-    how = settings.members if isinstance(anchor, Ensemble) else settings
-    for number in range(1, how.rounds + 1):
-        progress("refining, round", number, how.rounds)
-        fold_models = [_fold_model(start, suspicion.patches, how.inner_loop, seed, number) for start in cross]
-        token_scores = _held_out_token_scores(fold_models)
-        before = suspicion
-        suspicion = _suspicion(anchor, data, token_scores, settings.rejection, default_k)
-        rounds.append(_round(suspicion, settings.rejection, image_ids))
-        steps += [step for fold_model in fold_models for step in fold_model.steps]
-        if np.array_equal(before.kept, suspicion.kept):
-            break
-    steps = [*(step for start in cross for step in start.steps), *steps]
-    if isinstance(anchor, Ensemble):
-        refined = _of_members(anchor, fold_models, data, token_scores, suspicion)
-    else:
-        whole = starts.without(suspicion).start(division.validation, len(cross) + 1)
-        last = _fold_model(whole, suspicion.patches, settings.inner_loop, seed, len(rounds))
-        steps += [*whole.steps, *last.steps]
-        refined = _Refitted(last.detector, image_scores(anchor, data, token_scores), _held_out_maps(fold_models, data))
-    return Refined(
-        detector=refined.detector,
-        scores=refined.scores,
-        maps=refined.maps,
-        folds=division.folds,
-        suspicion=suspicion,
-        rounds=tuple(rounds),
-        steps=tuple(steps),
-    )
+    anchor = _realigned(anchor, data, division)
+    refinement = _Refinement(anchor, data, image_ids, division, settings, default_k, seed, progress)
+    return refinement.of_members(anchor) if isinstance(anchor, Ensemble) else refinement.of_one()
 
 
 @dataclass(frozen=True)
-class _Refitted:
-    """What was adapted, and the cross-fitted scores (N,) and maps (N, h, w) that its threshold is set by."""
+class _Rounds:
+    """Score, reject, adapt, until the same images are kept: what came of it, and what the last round left."""
 
-    detector: Adaptable
-    scores: NDArray[np.float64]
-    maps: Tensor
-
-
-def _of_members(
-    anchor: Ensemble,
-    fold_models: Sequence["_FoldModel"],
-    data: AdaptationData,
-    token_scores: Tensor,
-    suspicion: Suspicion,
-) -> _Refitted:
-    """The members that were cross-fitted are the candidate: nothing is fitted to all images once more."""
-    detector = deepcopy(anchor)
-    for member, fold_model in enumerate(fold_models):
-        _set(detector.member_flow(member), fold_model.parameters)
-    kept = torch.from_numpy(np.flatnonzero(suspicion.kept))
-    detector.calibrate(token_scores[kept], select(data.views[0], kept))
-    return _Refitted(detector, image_scores(detector, data, token_scores), detector.maps(token_scores))
+    fold_models: list["_FoldModel"]
+    token_scores: Tensor
+    suspicion: Suspicion
+    rounds: tuple[Round, ...]
+    steps: tuple[Step, ...]
 
 
-def _suspicion(
-    detector: Adaptable, data: AdaptationData, token_scores: Tensor, rule: Rejection, default_k: float
-) -> Suspicion:
-    return suspect(image_scores(detector, data, token_scores), detector.patch_scores(token_scores), rule, default_k)
+@dataclass(frozen=True)
+class _Refinement:
+    """`anchor` is realigned to `data`, whose images are called `image_ids`."""
+
+    anchor: Adaptable
+    data: AdaptationData
+    image_ids: Sequence[str]
+    division: Division
+    settings: RefinementSettings
+    default_k: float
+    seed: int
+    progress: Progress
+
+    def of_members(self, anchor: Ensemble) -> Refined:
+        """Each member adapts without its fold. The members are the candidate: nothing is fitted to all images once
+        more, and their out-of-fold scores reject, set the scales and set the threshold.
+        """
+        cross = [
+            _member_start(anchor, member, self.data, self.division.folds == member)
+            for member in range(anchor.member_count)
+        ]
+        before = [token_scores_under(start.flow, parameters_of(start.flow), start.tokens) for start in cross]
+        made = self._rounds(cross, self._suspicion(torch.cat(before, dim=2)), self.settings.members)
+        detector = deepcopy(anchor)
+        for member, fold_model in enumerate(made.fold_models):
+            _set(detector.member_flow(member), fold_model.parameters)
+        kept = torch.from_numpy(np.flatnonzero(made.suspicion.kept))
+        detector.calibrate(made.token_scores[kept], select(self.data.views[0], kept))
+        scores = image_scores(detector, self.data, made.token_scores)
+        return self._refined(made, detector, scores, detector.maps(made.token_scores))
+
+    def of_one(self) -> Refined:
+        """Fold models, heads and flows, reject and set the threshold; one more adapts to all images that are kept."""
+        anchor, settings = self.anchor, self.settings
+        token_scores = token_scores_under(anchor.flow, parameters_of(anchor.flow), _tokens(anchor.tokens, self.data))
+        suspicion = self._suspicion(token_scores)
+        training_set = _training_set(anchor, self.data, suspicion, settings.head_adaptation)
+        starts = _Starts(anchor, self.data, training_set, settings, self.seed, self.progress)
+        cross = starts.cross_fitted(self.division)
+        made = self._rounds(cross, suspicion, settings)
+        whole = starts.without(made.suspicion).start(self.division.validation, len(cross) + 1)
+        last = _fold_model(whole, made.suspicion.patches, settings.inner_loop, self.seed, len(made.rounds))
+        made = replace(made, steps=(*made.steps, *whole.steps, *last.steps))
+        scores = image_scores(anchor, self.data, made.token_scores)
+        return self._refined(made, last.detector, scores, _held_out_maps(made.fold_models, self.data))
+
+    def _rounds(
+        self, cross: Sequence["_Start"], suspicion: Suspicion, how: "RefinementSettings | MemberSettings"
+    ) -> _Rounds:
+        rounds = [self._round(suspicion)]
+        steps = [step for start in cross for step in start.steps]
+        for number in range(1, how.rounds + 1):
+            self.progress("refining, round", number, how.rounds)
+            fold_models = [_fold_model(start, suspicion.patches, how.inner_loop, self.seed, number) for start in cross]
+            token_scores = _held_out_token_scores(fold_models)
+            before, suspicion = suspicion, self._suspicion(token_scores)
+            rounds.append(self._round(suspicion))
+            steps += [step for fold_model in fold_models for step in fold_model.steps]
+            if np.array_equal(before.kept, suspicion.kept):
+                break
+        return _Rounds(fold_models, token_scores, suspicion, tuple(rounds), tuple(steps))
+
+    def _suspicion(self, token_scores: Tensor) -> Suspicion:
+        scores = image_scores(self.anchor, self.data, token_scores)
+        return suspect(scores, self.anchor.patch_scores(token_scores), self.settings.rejection, self.default_k)
+
+    def _round(self, suspicion: Suspicion) -> Round:
+        return Round(
+            rule=self.settings.rejection.image_rule.value,
+            threshold=suspicion.threshold,
+            kept=int(suspicion.kept.sum()),
+            rejected=tuple(name for name, kept in zip(self.image_ids, suspicion.kept, strict=True) if not kept),
+            patch_share_rejected=suspicion.patch_share_rejected,
+        )
+
+    def _refined(self, made: _Rounds, detector: Adaptable, scores: NDArray[np.float64], maps: Tensor) -> Refined:
+        return Refined(
+            detector=detector,
+            scores=scores,
+            maps=maps,
+            folds=self.division.folds,
+            suspicion=made.suspicion,
+            rounds=made.rounds,
+            steps=made.steps,
+        )
 
 
 @dataclass(frozen=True)
@@ -199,6 +233,12 @@ class _Start:
     mirrored: tuple[Tensor, ...] = ()
 
 
+def _member_start(anchor: Ensemble, member: int, data: AdaptationData, watched: NDArray[np.bool_]) -> _Start:
+    seen = partial(anchor.member_tokens, member)
+    mirrored = tuple(seen(view) for view in data.mirrored)
+    return _Start(anchor, anchor.member_flow(member), _tokens(seen, data), watched, [], mirrored)
+
+
 @dataclass(frozen=True)
 class _Starts:
     """Makes starts. `training_set` None: the heads stay the anchor's."""
@@ -211,16 +251,8 @@ class _Starts:
     progress: Progress
 
     def cross_fitted(self, division: Division) -> list[_Start]:
-        """One for each fold, which watches it; of an ensemble, one for each member."""
-        anchor = self.anchor
-        if isinstance(anchor, Ensemble):
-            return [self._of_member(anchor, member, division.folds == member) for member in range(anchor.member_count)]
+        """One for each fold, which watches it."""
         return [self.start(division.folds == fold, fold + 1) for fold in range(int(division.folds.max()) + 1)]
-
-    def _of_member(self, anchor: Ensemble, member: int, watched: NDArray[np.bool_]) -> _Start:
-        seen = partial(anchor.member_tokens, member)
-        mirrored = tuple(seen(view) for view in self.data.mirrored)
-        return _Start(anchor, anchor.member_flow(member), _tokens(seen, self.data), watched, [], mirrored)
 
     def without(self, suspicion: Suspicion) -> "_Starts":
         """The same, where what has become suspect since does not train."""
@@ -263,7 +295,7 @@ def _spread_out(numbers: Tensor, most: int) -> Tensor:
     return numbers[torch.linspace(0, len(numbers) - 1, min(most, len(numbers))).round().long()]
 
 
-def _recentred(anchor: Adaptable, data: AdaptationData, division: Division) -> Adaptable:
+def _realigned(anchor: Adaptable, data: AdaptationData, division: Division) -> Adaptable:
     """A copy of `anchor` that knows where the line's recent images are; an ensemble's members each without a fold."""
     copy = deepcopy(anchor)
     if isinstance(copy, Ensemble):
@@ -373,13 +405,3 @@ def _held_out_maps(fold_models: Sequence[_FoldModel], data: AdaptationData) -> T
                 seen = detector.score_embedding(select(embedding, rows)).maps
             maps[rows] += view.undo(seen) / len(views)
     return maps
-
-
-def _round(suspicion: Suspicion, rule: Rejection, image_ids: Sequence[str]) -> Round:
-    return Round(
-        rule=rule.image_rule.value,
-        threshold=suspicion.threshold,
-        kept=int(suspicion.kept.sum()),
-        rejected=tuple(name for name, kept in zip(image_ids, suspicion.kept, strict=True) if not kept),
-        patch_share_rejected=suspicion.patch_share_rejected,
-    )
