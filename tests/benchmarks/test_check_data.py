@@ -1,4 +1,4 @@
-"""Whether the doctor finds what is planted, and nothing where nothing is: several materials and seeds."""
+"""Whether the data checks find what is planted, and nothing where nothing is: several materials and seeds."""
 
 import shutil
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""What the doctor says of a gauge: of turned goods, and of where it looks."""
+"""What the data checks say of a gauge: of turned goods, and of where it looks."""
 
 import shutil
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Small data sets on which the doctor is at work."""
+"""Small data sets for the data checks."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The doctor's statistics on numbers that a test sets."""
+"""The data checks' statistics on numbers that a test sets."""
 
 import numpy as np
 import pytest

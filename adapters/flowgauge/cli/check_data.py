@@ -38,8 +38,8 @@ def check_data(
     """Look for what makes figures on a data set mislead, or a gauge fail.
 
     \b
-    flowgauge check-data ./mvtec/bottle --report doctor.html
-    flowgauge check-data ./tiles --groups groups.json --json doctor.json
+    flowgauge check-data ./mvtec/bottle --report check.html
+    flowgauge check-data ./tiles --groups groups.json --json check.json
     flowgauge check-data ./tiles --gauge ./plant/objects/lines/press-3/snapshots/fit-0a1b
 
     Duplicates and near duplicates across the split, images out of focus, of another size or light, suspects among the

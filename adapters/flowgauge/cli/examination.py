@@ -1,4 +1,4 @@
-"""The doctor as the command line asks for it. Loads torch: imported when the command runs and not before."""
+"""Data checks as the command line asks for them. Loads torch: imported when the command runs and not before."""
 
 from pathlib import Path
 from typing import Any

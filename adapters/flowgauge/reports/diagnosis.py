@@ -1,4 +1,4 @@
-"""The doctor's page: what was found, with pictures; one HTML file that needs nothing but itself."""
+"""The page of the data checks: what was found, with pictures; one HTML file that needs nothing but itself."""
 
 from collections.abc import Callable, Mapping
 from io import BytesIO
@@ -43,7 +43,7 @@ def render(dataset: str, found: Examination) -> str:
         _portraits(found),
         _checks(found.checks),
     )
-    return page(f"Flowgauge doctor: {dataset}", tag("main", *sections))
+    return page(f"Flowgauge data checks: {dataset}", tag("main", *sections))
 
 
 def _header(dataset: str, found: Examination) -> Markup:
@@ -59,7 +59,7 @@ def _header(dataset: str, found: Examination) -> Markup:
     return tag(
         "header",
         ruler(),
-        tag("p", tag("strong", "Flowgauge"), f" doctor: {dataset}", class_="overline"),
+        tag("p", tag("strong", "Flowgauge"), f" data checks: {dataset}", class_="overline"),
         tag("h1", words),
         tag("dl", *figures, class_="key"),
     )
