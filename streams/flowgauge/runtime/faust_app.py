@@ -36,6 +36,8 @@ T = TypeVar("T")
 _IDLE_SECONDS = 1.0
 _STOP_SECONDS = 25.0  # supervisors wait half a minute as a rule
 _LOOK_SECONDS = 10.0  # an answer may take as long where a broker is away
+# longer, and partitions that were added and topics that were made anew wait; shorter, and brokers answer for nothing
+_METADATA_SECONDS = 10
 _LARGEST_FETCH = 10 * 1024 * 1024  # bytes of one partition; no message of ours is larger
 
 
@@ -94,6 +96,7 @@ class GroupApp(faust.App):
             broker_commit_interval=1.0,
             consumer_auto_offset_reset="earliest",
             consumer_max_fetch_size=_LARGEST_FETCH,
+            consumer_metadata_max_age_ms=_METADATA_SECONDS * 1_000,
             stream_wait_empty=False,
             stream_buffer_maxsize=4 * settings.batch,
             topic_allow_declare=False,
