@@ -22,7 +22,7 @@ _TRANSIENT_CODES = frozenset(
     {"SlowDown", "RequestTimeout", "BadDigest", "IncompleteBody", "XAmzContentSHA256Mismatch", "OperationAborted"}
 )
 _KEYS = "Check the access key, the secret key and the region; temporary keys need FLOWGAUGE_S3_SESSION_TOKEN too."
-_TOKEN = "Get new temporary keys, and set FLOWGAUGE_S3_ACCESS_KEY, _SECRET_KEY and _SESSION_TOKEN to them."
+_TOKEN = "Temporary keys need their FLOWGAUGE_S3_SESSION_TOKEN, and end: get new ones, and set all three variables."
 _REMEDIES = {
     "NoSuchBucket": "Create the bucket, or name another.",
     "AccessDenied": "Check the keys, and grant them this; docs/security.md lists who needs what.",
