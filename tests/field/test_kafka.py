@@ -20,6 +20,7 @@ from flowgauge.processors.archive import archived
 from flowgauge.runtime.alerts import alerts
 from flowgauge.runtime.fencing import count
 from flowgauge.runtime.roles import Role
+from flowgauge.services.status import group_statuses
 from flowgauge.settings.environment import kafka_settings
 from tests.support.clusters import LINES, PARTITIONS, Cluster, plant
 from tests.support.servers import S3Address, plant_variables
@@ -100,6 +101,8 @@ def test_images_of_a_topic_that_was_made_anew_are_scored_once_and_it_is_told(
     if away:
         cluster.stop()
     made_anew(settings, IMAGES)
+    scoring = next(group for group in group_statuses(cluster.store) if group.group == "scoring")
+    assert scoring.lag == 0
     cluster.publish(_BEFORE - 1, _BEFORE + _AFTER)
     if away:
         cluster.start(Role.ALL)
@@ -134,6 +137,23 @@ def test_a_topic_that_was_made_anew_and_is_longer_than_the_former_is_told_by_its
     cluster.stop()
     assert counted(cluster) == once(0, 12)
     assert {alert.line for alert in told(cluster, AlertKind.OFFSETS_RESET)} == set(LINES)
+
+
+@pytest.mark.slow
+def test_after_verdicts_were_made_anew_no_image_is_scored_again_and_readers_go_on(
+    cluster: Cluster, settings: KafkaSettings
+) -> None:
+    cluster.publish(0, 6)
+    cluster.start(Role.ALL)
+    scored(cluster, len(once(0, 6)))
+    cluster.stop()
+    made_anew(settings, VERDICTS)
+    cluster.publish(6, 8)
+    cluster.start(Role.ALL)
+    scored(cluster, len(once(6, 8)))
+    cluster.wait("the buffers", lambda: all(len(cluster.store.state.buffer(line)) == 8 for line in LINES))
+    cluster.stop()
+    assert counted(cluster) == once(6, 8)
 
 
 @pytest.mark.slow

@@ -154,12 +154,12 @@ def _ensure_served(log: KafkaLog, members: Sequence[Member]) -> None:
     ensure_codecs()
     ensure_admitted(log.settings)
     try:
-        if any(IMAGES in member.inputs for member in members):
-            ensure_companions(log)
         for member in members:
             for topic in member.inputs:
                 log.position(member.name, topic, 0)
                 log.read(topic, 0, max(0, log.end(topic, 0) - 1), 1)
+        if any(IMAGES in member.inputs for member in members):
+            ensure_companions(log)
     except AuthorizationFailed:
         raise
     except Unavailable:
