@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.support.redis_servers import redis_cluster
 from tests.support.servers import S3Address, provided, real_kafka, real_redis, real_s3, second_real_s3
 from tests.support.shell import Shell
 
@@ -30,6 +31,13 @@ def kafka_bootstrap(pytestconfig: pytest.Config) -> Iterator[str]:
 def redis_url(pytestconfig: pytest.Config) -> Iterator[str]:
     with provided(pytestconfig, real_redis()) as url:
         yield url
+
+
+@pytest.fixture(scope="session")
+def redis_cluster_url(pytestconfig: pytest.Config) -> Iterator[str]:
+    """One of three servers that form a cluster."""
+    with provided(pytestconfig, redis_cluster()) as nodes:
+        yield nodes[0].url
 
 
 @pytest.fixture(scope="session")

@@ -64,6 +64,13 @@ def test_an_empty_partition_has_nothing_to_read_and_ends_at_0(log: Log) -> None:
     assert log.end(IMAGES, 0) == 0
 
 
+def test_a_partition_begins_with_the_first_record_that_is_left_and_a_topic_keeps_its_id(log: Log) -> None:
+    assert log.begin(IMAGES, 1) == 0
+    known = log.topic_id(IMAGES)
+    log.append([to(1)] * 3)
+    assert (log.begin(IMAGES, 1), log.topic_id(IMAGES), log.partitions(IMAGES)) == (0, known, 3)
+
+
 def test_a_read_starts_at_its_offset_and_stops_at_its_limit(log: Log) -> None:
     log.append([to(0, bytes([number])) for number in range(5)])
     assert [record.value[0] for record in log.read(IMAGES, 0, 1, 3)] == [1, 2, 3]

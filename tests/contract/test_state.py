@@ -32,7 +32,12 @@ def clock() -> SetClock:
     return SetClock()
 
 
-@pytest.fixture(params=[local, redis], ids=["local", "redis"])
+def redis_cluster(request: pytest.FixtureRequest, clock: Clock) -> State:
+    """Three servers that share the keys; their client is told of one."""
+    return RedisState(request.getfixturevalue("redis_cluster_url"), clock, prefix=f"{uuid4()}:")
+
+
+@pytest.fixture(params=[local, redis, redis_cluster], ids=["local", "redis", "redis-cluster"])
 def state(request: pytest.FixtureRequest, clock: SetClock) -> Iterator[State]:
     opener: Opener = request.param
     state = opener(request, clock)

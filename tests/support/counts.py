@@ -9,7 +9,7 @@ from flowgauge.domain.messages import DEAD_LETTERS, VERDICTS, Alert, AlertKind, 
 from flowgauge.domain.ports import Log
 from flowgauge.processors.archive import archived
 from flowgauge.runtime.alerts import alerts
-from flowgauge.runtime.fencing import Counted, count
+from flowgauge.runtime.fencing import NOTHING_COUNTED, Counted, count
 from tests.support.camera import Cameras
 from tests.support.clusters import LINES, PARTITIONS, Cluster
 
@@ -24,7 +24,7 @@ class Verdicts:
         self.void = 0
         self._log = log
         self._next = [0] * PARTITIONS
-        self._highest = [-1] * PARTITIONS
+        self._highest = [NOTHING_COUNTED] * PARTITIONS
 
     def read(self) -> "Verdicts":
         """What came since the last call."""

@@ -5,9 +5,9 @@ import pytest
 
 from flowgauge.domain.dead_letters import dead_letter
 from flowgauge.domain.messages import ALERTS, VERDICTS, Alert, AlertKind, Decision
-from flowgauge.processors.alerting import NO_LINE, Alerting
+from flowgauge.processors.alerting import Alerting
 from flowgauge.processors.scoring import NO_GAUGE
-from flowgauge.runtime.alerts import alerts
+from flowgauge.runtime.alerts import NO_LINE, alerts
 from flowgauge.runtime.backend import Store
 from flowgauge.runtime.worker import Worker
 from tests.support.failing import Failing

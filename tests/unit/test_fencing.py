@@ -49,8 +49,8 @@ def test_a_reader_that_starts_late_knows_what_counted_before(store: Store) -> No
 
 def test_nothing_counts_before_the_first_record(store: Store) -> None:
     append_verdicts(store.log, [verdict(7)])
-    assert highest_before(store.log, 0, 0) == -1
-    assert highest_before(store.log, 0, 1) == 7
+    assert highest_before(store.log, 0, 0) == (0, -1)
+    assert highest_before(store.log, 0, 1) == (0, 7)
 
 
 def test_what_is_no_verdict_is_a_dead_letter_and_its_neighbours_count(store: Store) -> None:
@@ -64,5 +64,5 @@ def test_what_is_no_verdict_is_a_dead_letter_and_its_neighbours_count(store: Sto
 def test_fencing_a_batch_changes_nothing_until_it_is_received(store: Store) -> None:
     append_verdicts(store.log, [verdict(0), verdict(1)])
     batch = records(store.log, VERDICTS)
-    assert count(batch, -1) == count(batch, -1)
-    assert count(batch, 0).counted == count(batch, -1).counted[1:]
+    assert count(batch) == count(batch)
+    assert count(batch, (0, 0)).counted == count(batch).counted[1:]

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from flowgauge.domain.messages import ALERTS, VERDICTS, AdaptationRequest, Alert, AlertKind, Decision, Reason, Verdict
+from flowgauge.processors.line_monitor import LineState
 from flowgauge.processors.observing import Observing
 from flowgauge.registry.lines import set_line
 from flowgauge.registry.snapshots import SnapshotFiles, store_snapshot
@@ -47,6 +48,18 @@ def test_a_void_verdict_does_not_train(store: Store) -> None:
     append_verdicts(store.log, [verdict(5), verdict(3, "late")])
     observe(store)
     assert [entry.image_id for entry in store.state.buffer(LINE)] == ["image-0005"]
+
+
+def test_verdicts_of_a_topic_that_was_made_anew_are_observed(store: Store) -> None:
+    known = LineState(seen={0: 50}, gauge_version="fit-1", images_since=7)
+    store.state.put(f"observing/{LINE}", known.encode(), 60)
+    store.state.put("observing-partitions/0", json.dumps([LINE]).encode(), 60)
+    append_verdicts(store.log, [verdict(0), verdict(1)])
+    observe(store)
+    stored = store.state.get(f"observing/{LINE}")
+    assert stored is not None
+    state = LineState.decode(stored)
+    assert (state.seen, state.images_since) == ({0: 1}, 9)
 
 
 def test_the_buffer_keeps_to_the_line_s_settings(store: Store) -> None:

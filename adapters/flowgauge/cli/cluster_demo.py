@@ -71,7 +71,7 @@ class MultiLineDemo:
         for number in self._partitions.values():
             end = log.end(VERDICTS, number)
             last = log.read(VERDICTS, number, max(0, end - 1), 1)
-            scored = max((each.verdict.source.offset for each in count(last, -1).counted), default=-1) + 1
+            scored = max((each.verdict.source.offset for each in count(last).counted), default=-1) + 1
             if scored < log.end(IMAGES, number) or log.position("observing", VERDICTS, number) < end:
                 return False
         return log.position("adaptation", ADAPTATIONS, 0) >= log.end(ADAPTATIONS, 0)

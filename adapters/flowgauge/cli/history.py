@@ -188,7 +188,7 @@ class History:
 def _counted_verdicts(store: Store) -> Iterator[Verdict]:
     for partition in range(store.log.partitions(VERDICTS)):
         records = store.log.read(VERDICTS, partition, 0, store.log.end(VERDICTS, partition))
-        yield from (counted.verdict for counted in count(records, -1).counted)
+        yield from (counted.verdict for counted in count(records).counted)
 
 
 def _call(verdict: Verdict) -> Call:

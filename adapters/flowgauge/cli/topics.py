@@ -19,7 +19,8 @@ def create(
     ] = None,
     json: options.Json = False,
 ) -> None:
-    """Make the topics that are missing; those that are there stay as they are.
+    """Make the topics that are missing, and the partitions that verdicts and
+    dead letters lack beside images; what is there stays as it is.
 
     FLOWGAUGE_KAFKA_BOOTSTRAP names the brokers, FLOWGAUGE_TOPIC_PREFIX what
     stands before every topic's name (flowgauge.).
@@ -35,12 +36,15 @@ def create(
 
     with Topics(kafka_settings(os.environ)) as admin:
         made = admin.create(Plan(partitions, replication))
+        extended = admin.extend()
     if store is not None and store.startswith("s3://"):
         S3Objects(s3_settings(os.environ), store.removeprefix("s3://")).ensure_bucket()
     if json:
-        emit({"created": made})
+        emit({"created": made, "extended": extended})
     else:
         say(f"Created {', '.join(made)}." if made else "All topics were there.")
+        for topic, count in extended.items():
+            say(f"{topic} has {count} partitions now, as many as images.")
 
 
 @topics.command()

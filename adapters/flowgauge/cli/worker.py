@@ -72,7 +72,8 @@ def worker(
 
     The environment says where the servers are: FLOWGAUGE_KAFKA_BOOTSTRAP,
     FLOWGAUGE_REDIS_URL, FLOWGAUGE_S3_ENDPOINT, FLOWGAUGE_S3_ACCESS_KEY and
-    FLOWGAUGE_S3_SECRET_KEY.
+    FLOWGAUGE_S3_SECRET_KEY (and FLOWGAUGE_S3_SESSION_TOKEN, where keys are
+    temporary).
 
     \b
     flowgauge worker scoring --store s3://flowgauge --device cuda --metrics-port 9400

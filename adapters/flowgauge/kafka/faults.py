@@ -5,6 +5,7 @@ from contextlib import contextmanager
 
 from flowgauge.domain.errors import AuthenticationFailed, AuthorizationFailed, FlowgaugeError, Unavailable
 from flowgauge.kafka.auth_probe import ensure_admitted
+from flowgauge.kafka.compression import missing_codecs
 from flowgauge.kafka.settings import KafkaSettings
 from kafka.errors import (
     AuthorizationError,
@@ -12,10 +13,11 @@ from kafka.errors import (
     MessageSizeTooLargeError,
     RecordListTooLargeError,
     UnknownTopicOrPartitionError,
+    UnsupportedCodecError,
 )
 
 _REMEDIES: tuple[tuple[tuple[type[Exception], ...], str], ...] = (
-    ((UnknownTopicOrPartitionError,), "Create the topics with `flowgauge topics create`."),
+    ((UnknownTopicOrPartitionError,), "Create topics and partitions that are missing with `flowgauge topics create`."),
     (
         (MessageSizeTooLargeError, RecordListTooLargeError),
         "Raise max.message.bytes of the topic (`flowgauge topics check` says to what), or send a claim check.",
@@ -40,6 +42,8 @@ def translated(error: BaseException, settings: KafkaSettings, right: str) -> Flo
     if _denied(error):
         cause = f"Kafka at {settings.bootstrap} does not let {settings.who} do this: it needs {right}."
         return AuthorizationFailed(cause, "Grant it with kafka-acls; docs/security.md lists who needs what.")
+    if isinstance(error, UnsupportedCodecError):
+        return missing_codecs(_named(error))
     remedy = next((words for kinds, words in _REMEDIES if isinstance(error, kinds)), None)
     if remedy is None and (refusal := _refusal(settings)) is not None:
         return refusal

@@ -12,11 +12,8 @@ from flowgauge.kafka.faults import kafka_faults
 from flowgauge.kafka.limits import LARGEST_LETTER
 from flowgauge.kafka.readers import Group, Reader, open_consumer
 from flowgauge.kafka.settings import KafkaSettings
-from kafka import KafkaProducer
-from kafka.errors import (
-    KafkaError,
-    UnknownTopicOrPartitionError,
-)
+from kafka import KafkaAdminClient, KafkaProducer
+from kafka.errors import KafkaError, for_code
 from kafka.structs import TopicPartition
 
 _FLUSH_SECONDS = 10
@@ -39,16 +36,22 @@ class KafkaLog:
         self._readers: dict[TopicPartition, Reader] = {}
         self._groups: dict[str, Group] = {}
         self._partitions: dict[str, int] = {}
+        self._admin: Any = None
+        self._describing = Lock()
         self._admitted = False
 
     def partitions(self, topic: str) -> int:
+        """As of the last `topic_id`, which asks the brokers, as the first call does."""
         if topic not in self._partitions:
-            with self._faults(self._on([topic], "Describe")):
-                numbers = self._opened_producer().partitions_for(self.settings.topic(topic))
-                if not numbers:
-                    raise UnknownTopicOrPartitionError(self.settings.topic(topic))
-            self._partitions[topic] = len(numbers)
+            self.topic_id(topic)
         return self._partitions[topic]
+
+    def topic_id(self, topic: str) -> str:
+        with self._faults(self._on([topic], "Describe")), self._describing:
+            found = self._described(self.settings.topic(topic))
+        self._partitions[topic] = len(found["partitions"])
+        known = found.get("topic_id")
+        return str(known) if known else ""
 
     def append(self, records: Sequence[Outgoing]) -> None:
         at = self._clock.now()
@@ -69,6 +72,10 @@ class KafkaLog:
         with self._faults(self._on([topic], "Read")), self._reading(topic, partition) as reader:
             return reader.end()
 
+    def begin(self, topic: str, partition: int) -> int:
+        with self._faults(self._on([topic], "Read")), self._reading(topic, partition) as reader:
+            return reader.begin()
+
     def position(self, group: str, topic: str, partition: int) -> int:
         with self._faults(self._of(group, topic)):
             return self._group(group).committed(self._topic_partition(topic, partition))
@@ -83,6 +90,8 @@ class KafkaLog:
                 reader.close()
             for group in self._groups.values():
                 group.close()
+            if self._admin is not None:
+                self._admin.close()
             if self._producer is not None:
                 with suppress(KafkaError):  # what was owed has been flushed by whoever appended it
                     self._producer.close(timeout=5)
@@ -114,6 +123,22 @@ class KafkaLog:
                     delivery_timeout_ms=10_000,
                 )
             return self._producer
+
+    def _described(self, name: str) -> dict[str, Any]:
+        """What the brokers say of the topic `name` now; after a failure the next call makes a new connection."""
+        try:
+            if self._admin is None:
+                self._enter()
+                self._admin = KafkaAdminClient(**self.settings.client_options(), request_timeout_ms=10_000)
+            (found,) = self._admin.describe_topics([name])
+            if found["error_code"]:
+                raise for_code(found["error_code"])(name)
+            return dict(found)
+        except KafkaError:
+            stuck, self._admin = self._admin, None
+            if stuck is not None:
+                stuck.close()
+            raise
 
     def _enter(self) -> None:
         """Before the first connection: a client that is refused would only seem to wait."""

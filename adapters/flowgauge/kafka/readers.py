@@ -50,6 +50,10 @@ class Reader:
         with self._alone():
             return self._end()
 
+    def begin(self) -> int:
+        with self._alone():
+            return int(self._consumer.beginning_offsets([self._topic_partition])[self._topic_partition])
+
     def close(self) -> None:
         with self._lock:
             if not self._closed:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from time import monotonic, sleep
 from typing import Any
 
 from flowgauge.domain.messages import ADAPTATIONS, ALERTS, DEAD_LETTERS, IMAGES, SNAPSHOTS, TOPICS, VERDICTS
@@ -12,8 +13,9 @@ from flowgauge.kafka.limits import LARGEST_LETTER, LARGEST_MESSAGE
 from flowgauge.kafka.settings import KafkaSettings
 from kafka import KafkaAdminClient
 from kafka.admin import ConfigResource, ConfigResourceType
-from kafka.errors import TopicAuthorizationFailedError
+from kafka.errors import KafkaTimeoutError, TopicAuthorizationFailedError
 
+_EXTENDING_SECONDS = 30.0  # shorter fails where brokers are busy; longer keeps a person waiting for brokers that hang
 _DAY_MS = 86_400_000
 _KEPT_MS = {
     IMAGES: 3 * _DAY_MS,
@@ -22,7 +24,8 @@ _KEPT_MS = {
     ADAPTATIONS: 30 * _DAY_MS,
     DEAD_LETTERS: 30 * _DAY_MS,
 }
-_PER_LINE = (IMAGES, VERDICTS, DEAD_LETTERS)
+_COMPANIONS = (VERDICTS, DEAD_LETTERS)
+_PER_LINE = (IMAGES, *_COMPANIONS)
 _RETENTION, _CLEANUP, _LARGEST = "retention.ms", "cleanup.policy", "max.message.bytes"
 _TIME, _BROKERS_TIME = "message.timestamp.type", "LogAppendTime"
 
@@ -62,6 +65,24 @@ class Topics:
                 self._admin.wait_for_topics(list(missing), timeout_ms=30_000)
         return sorted(missing)
 
+    def extend(self) -> dict[str, int]:
+        """Give verdicts and dead letters every partition that images have, and wait until they can be used; how many
+        each of those that lacked some has now. Nothing that is there moves: records lie by their image's partition.
+        """
+        names = {name: self._settings.topic(name) for name in _PER_LINE}
+        with self._faults("Alter"):
+            counts = self._partition_counts()
+            images = counts[names[IMAGES]]
+            short = {names[name]: images for name in _COMPANIONS if counts[names[name]] < images}
+            if short:
+                self._admin.create_partitions(short)
+            deadline = monotonic() + _EXTENDING_SECONDS
+            while any(self._partition_counts()[topic] < count for topic, count in short.items()):
+                if monotonic() > deadline:
+                    raise KafkaTimeoutError(f"new partitions of {', '.join(short)} did not appear")
+                sleep(0.1)
+        return short
+
     def check(self) -> list[str]:
         """One sentence, with its remedy, for everything that breaks a rule of delivery; empty when all is well."""
         with self._faults("DescribeConfigs"):
@@ -75,6 +96,10 @@ class Topics:
             configs = {name: self._config(name) for name in TOPICS}
         partitions = {name: counts[self._settings.topic(name)] for name in TOPICS}
         return [*_partition_faults(partitions), *_config_faults(configs)]
+
+    def _partition_counts(self) -> dict[str, int]:
+        described = self._admin.describe_topics([self._settings.topic(name) for name in _PER_LINE])
+        return {each["name"]: len(each["partitions"]) for each in described}
 
     def _faults(self, operation: str) -> AbstractContextManager[None]:
         return kafka_faults(self._settings, f"{operation} on the topics that begin with {self._settings.prefix}")
@@ -105,11 +130,11 @@ def _cleanup(name: str) -> dict[str, str]:
 
 
 def _partition_faults(counts: Mapping[str, int]) -> list[str]:
-    if counts[VERDICTS] == counts[IMAGES]:
-        return []
     return [
-        f"Images have {counts[IMAGES]} partitions and verdicts {counts[VERDICTS]}: a verdict lies in the partition of"
-        " the same number as its image. Give both as many."
+        f"Images have {counts[IMAGES]} partitions and {name} {counts[name]}: what comes of an image lies in the"
+        " partition of the same number. Run `flowgauge topics create`, which adds those that are missing."
+        for name in _COMPANIONS
+        if counts[name] < counts[IMAGES]
     ]
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from threading import RLock
 
 from flowgauge.domain.errors import StoreFull, Unavailable, UserError
+from flowgauge.local.faults import READ_ONLY_REMEDY, read_only
 
 _BUSY_SECONDS = 30  # another process may hold the write lock for one batch; longer means that it hangs
 _BEYOND_REPAIR = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
@@ -70,6 +71,8 @@ class Database:
         code = getattr(error, "sqlite_errorcode", None)
         if code in _NO_SPACE:
             return StoreFull(f"No space is left for {self._path}.", "Free some, and the work goes on by itself.")
+        if isinstance(error, sqlite3.OperationalError) and read_only(self._path):
+            return Unavailable(f"{self._path} lies on a read-only file system.", READ_ONLY_REMEDY)
         if code in _BEYOND_REPAIR:
             return UserError(f"{self._path} is damaged or no database.", "Restore it, or use a new store.")
         if isinstance(error, sqlite3.OperationalError):

@@ -77,6 +77,16 @@ class LocalLog:
         with self._database.reading() as connection:
             return _end(connection, topic, partition)
 
+    def begin(self, topic: str, partition: int) -> int:
+        query = 'SELECT min("offset") FROM records WHERE topic = ? AND partition = ?'
+        with self._database.reading() as connection:
+            (first,) = connection.execute(query, (topic, partition)).fetchone()
+            return _end(connection, topic, partition) if first is None else int(first)
+
+    def topic_id(self, topic: str) -> str:
+        """Empty: no topic of a file is deleted alone."""
+        return ""
+
     def position(self, group: str, topic: str, partition: int) -> int:
         query = 'SELECT "offset" FROM positions WHERE "group" = ? AND topic = ? AND partition = ?'
         with self._database.reading() as connection:

@@ -1,19 +1,21 @@
 """State in Redis. It may be flushed at any time: buffers fill again, monitors start afresh."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from math import ceil
 from struct import Struct
-from typing import Any, cast
+from threading import Lock
+from typing import Any, TypeVar, cast
 
 from flowgauge.domain.errors import SettingsError
 from flowgauge.domain.ports import Buffered, Clock
-from flowgauge.redis.faults import redis_faults
+from flowgauge.redis.faults import only_replica, redis_faults
 from flowgauge.redis.scripts import BUFFER_ADD, LEASE, RELEASE
-from redis import Redis
+from redis import Redis, RedisCluster
 from redis.backoff import NoBackoff
+from redis.exceptions import AskError, ResponseError
 from redis.retry import Retry
 
 _CONNECT_SECONDS = 2.0
@@ -22,6 +24,10 @@ _BUFFER_SECONDS = 30 * 86_400.0  # outlives a plant's holidays; a line that is g
 _EXPIRES = Struct(">d")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
+Client = Redis | RedisCluster
+T = TypeVar("T")
+Kind = TypeVar("Kind", Redis, RedisCluster)
+
 
 class RedisState:
     """What expires does so by `clock`, and at the latest by Redis's own after the same time.
@@ -29,65 +35,108 @@ class RedisState:
     Workers' clocks must agree to well within the length of a lease, or two could hold it. A buffer lives 30 days from
     its last `buffer_add`. Every key starts with `prefix`. Nothing is tried twice: that is the caller's to decide. The
     constructor touches no network; a `url` that does not parse raises `SettingsError`.
+
+    A Redis Cluster is known by its first answer that only a cluster gives, and its own client takes over. After an
+    answer that only a replica gives, connections are made anew: the address may lead to the new primary by then.
     """
 
     def __init__(self, url: str, clock: Clock, prefix: str = "flowgauge:") -> None:
         self._clock = clock
         self._prefix = prefix
-        self._client = _client(url)
-        self._address = _address(self._client)
-        self._lease = self._client.register_script(LEASE)
-        self._release = self._client.register_script(RELEASE)
-        self._buffer_add = self._client.register_script(BUFFER_ADD)
+        self._url = url
+        self._joining = Lock()
+        alone = self._opened(Redis)
+        self._address = _address(alone)
+        self._client: Client = alone
 
     def get(self, key: str) -> bytes | None:
-        with redis_faults(self._address):
-            stored = cast(bytes | None, self._client.get(self._key("value", key)))
+        stored = cast(bytes | None, self._answer(lambda client: client.get(self._key("value", key))))
         if stored is None or _EXPIRES.unpack_from(stored)[0] <= self._now():
             return None
         return stored[_EXPIRES.size :]
 
     def put(self, key: str, value: bytes, ttl_seconds: float) -> None:
         stored = _EXPIRES.pack(self._now() + ttl_seconds) + value
-        with redis_faults(self._address):
-            self._client.set(self._key("value", key), stored, px=_milliseconds(ttl_seconds))
+        self._answer(lambda client: client.set(self._key("value", key), stored, px=_milliseconds(ttl_seconds)))
 
     def lease(self, key: str, owner: str, ttl_seconds: float) -> bool:
         now = self._now()
         arguments = (owner, repr(now), repr(now + ttl_seconds), _milliseconds(ttl_seconds))
-        with redis_faults(self._address):
-            return bool(self._lease([self._key("lease", key)], arguments))
+        return bool(self._answer(_script(LEASE, [self._key("lease", key)], arguments)))
 
     def release(self, key: str, owner: str) -> None:
-        with redis_faults(self._address):
-            self._release([self._key("lease", key)], [owner])
+        self._answer(_script(RELEASE, [self._key("lease", key)], [owner]))
 
     def buffer_add(self, line: str, entries: Sequence[Buffered], limit: int) -> None:
         arguments: list[Any] = [limit, _milliseconds(_BUFFER_SECONDS)]
         for entry in entries:
             arguments += (_rank(entry), entry.image_id, _encoded(entry))
-        with redis_faults(self._address):
-            self._buffer_add(self._buffer_keys(line), arguments)
+        self._answer(_script(BUFFER_ADD, self._buffer_keys(line), arguments))
 
     def buffer(self, line: str) -> list[Buffered]:
         order, entries = self._buffer_keys(line)
-        with redis_faults(self._address), self._client.pipeline(transaction=True) as transaction:
-            transaction.zrange(order, 0, -1)
-            transaction.hgetall(entries)
-            image_ids, encoded = transaction.execute()
+
+        def read(client: Client) -> Any:
+            with client.pipeline(transaction=True) as transaction:
+                transaction.zrange(order, 0, -1)
+                transaction.hgetall(entries)
+                return transaction.execute()
+
+        image_ids, encoded = self._answer(read)
         return [_decoded(encoded[image_id]) for image_id in image_ids if image_id in encoded]
 
     def buffer_remove(self, line: str, image_ids: Sequence[str]) -> None:
         if not image_ids:
             return
         order, entries = self._buffer_keys(line)
-        with redis_faults(self._address), self._client.pipeline(transaction=True) as transaction:
-            transaction.zrem(order, *image_ids)
-            transaction.hdel(entries, *image_ids)
-            transaction.execute()
+
+        def remove(client: Client) -> None:
+            with client.pipeline(transaction=True) as transaction:
+                transaction.zrem(order, *image_ids)
+                transaction.hdel(entries, *image_ids)
+                transaction.execute()
+
+        self._answer(remove)
 
     def close(self) -> None:
         self._client.close()
+
+    def _answer(self, ask: Callable[[Client], T]) -> T:
+        client = self._client
+        with redis_faults(self._address):
+            try:
+                return ask(client)
+            except AskError:  # MOVED is one of these
+                if isinstance(client, RedisCluster):
+                    raise
+                return ask(self._joined())
+            except ResponseError as error:
+                if only_replica(error) and isinstance(client, Redis):
+                    client.connection_pool.disconnect()
+                raise
+
+    def _joined(self) -> RedisCluster:
+        """The cluster's own client, opened by the first who is told that there is a cluster."""
+        with self._joining:
+            if isinstance(self._client, RedisCluster):
+                return self._client
+            cluster = self._opened(RedisCluster)
+            self._client.close()
+            self._client = cluster
+            return cluster
+
+    def _opened(self, kind: type[Kind]) -> Kind:
+        try:
+            return kind.from_url(
+                self._url,
+                socket_connect_timeout=_CONNECT_SECONDS,
+                socket_timeout=_ANSWER_SECONDS,
+                retry=Retry(NoBackoff(), 0),
+            )
+        except ValueError:  # whose text may quote a part of the password
+            raise SettingsError(
+                "The URL of Redis does not parse.", "Write redis://user:password@host:port/0."
+            ) from None
 
     def _now(self) -> float:
         return self._clock.now().timestamp()
@@ -99,16 +148,8 @@ class RedisState:
         return [self._key("order", f"{{{line}}}"), self._key("entries", f"{{{line}}}")]
 
 
-def _client(url: str) -> Redis:
-    try:
-        return Redis.from_url(
-            url,
-            socket_connect_timeout=_CONNECT_SECONDS,
-            socket_timeout=_ANSWER_SECONDS,
-            retry=Retry(NoBackoff(), 0),
-        )
-    except ValueError:  # whose text may quote a part of the password
-        raise SettingsError("The URL of Redis does not parse.", "Write redis://user:password@host:port/0.") from None
+def _script(text: str, keys: Sequence[str], arguments: Sequence[Any]) -> Callable[[Client], Any]:
+    return lambda client: client.register_script(text)(keys, arguments)
 
 
 def _address(client: Redis) -> str:

@@ -38,6 +38,7 @@ def client(settings: S3Settings, http: PoolManager) -> Minio:
             settings.host,
             settings.access_key,
             settings.secret_key.get_secret_value(),
+            None if settings.session_token is None else settings.session_token.get_secret_value(),
             secure=settings.secure,
             region=settings.region,
             http_client=http,

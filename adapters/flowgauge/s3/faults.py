@@ -21,7 +21,8 @@ _LASTING = frozenset({501, _NO_SPACE_STATUS})
 _TRANSIENT_CODES = frozenset(
     {"SlowDown", "RequestTimeout", "BadDigest", "IncompleteBody", "XAmzContentSHA256Mismatch", "OperationAborted"}
 )
-_KEYS = "Check the access key, the secret key and the region."
+_KEYS = "Check the access key, the secret key and the region; temporary keys need FLOWGAUGE_S3_SESSION_TOKEN too."
+_TOKEN = "Temporary keys need their FLOWGAUGE_S3_SESSION_TOKEN, and end: get new ones, and set all three variables."
 _REMEDIES = {
     "NoSuchBucket": "Create the bucket, or name another.",
     "AccessDenied": "Check the keys, and grant them this; docs/security.md lists who needs what.",
@@ -29,6 +30,10 @@ _REMEDIES = {
     "InvalidAccessKeyId": _KEYS,
     "XAdminUserNotFound": _KEYS,  # what VersityGW calls an unknown access key
     "AuthorizationHeaderMalformed": _KEYS,
+    "ExpiredToken": _TOKEN,
+    "ExpiredTokenException": _TOKEN,
+    "InvalidToken": _TOKEN,
+    "InvalidTokenId": _TOKEN,  # what MinIO calls a token that is none of the key's
     "RequestTimeTooSkewed": "Set this machine's clock: signatures hold for minutes only.",
 }
 

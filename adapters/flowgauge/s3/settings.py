@@ -12,7 +12,7 @@ class S3Settings(BaseModel):
     """`endpoint` is a URL, with TLS if it begins with https; `ca_file` (PEM) replaces the system's authorities.
 
     A connection may take `connect_seconds` and each wait for bytes `answer_seconds`; what fails is tried again while
-    less than `retry_seconds` have passed. The secret key is masked wherever this is printed.
+    less than `retry_seconds` have passed. The secret key and the session token are masked wherever this is printed.
     """
 
     model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
@@ -20,6 +20,9 @@ class S3Settings(BaseModel):
     endpoint: str
     access_key: str
     secret_key: SecretStr
+    session_token: SecretStr | None = Field(
+        default=None, description="FLOWGAUGE_S3_SESSION_TOKEN: comes with temporary keys, of STS or an instance role"
+    )
     region: str = "us-east-1"
     ca_file: Path | None = None
     connect_seconds: float = Field(default=3, gt=0)

@@ -38,11 +38,13 @@ def kafka_settings(environment: Environment) -> KafkaSettings:
 def s3_settings(environment: Environment) -> S3Settings:
     """Raises `SettingsError` for what is missing or does not parse."""
     ca_file = environment.get("FLOWGAUGE_S3_CA_FILE")
+    session_token = environment.get("FLOWGAUGE_S3_SESSION_TOKEN")
     with _named("FLOWGAUGE_S3_"):
         return S3Settings(
             endpoint=_needed(environment, "FLOWGAUGE_S3_ENDPOINT", "the URL of the S3 server"),
             access_key=_needed(environment, "FLOWGAUGE_S3_ACCESS_KEY", "the access key"),
             secret_key=SecretStr(_needed(environment, "FLOWGAUGE_S3_SECRET_KEY", "the secret key")),
+            session_token=SecretStr(session_token) if session_token else None,
             region=environment.get("FLOWGAUGE_S3_REGION", "us-east-1"),
             ca_file=Path(ca_file) if ca_file else None,
         )

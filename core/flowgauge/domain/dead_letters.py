@@ -8,10 +8,11 @@ from flowgauge.domain.ports import Outgoing, Record
 
 REASON = "flowgauge_reason"
 TOPIC, PARTITION, OFFSET = "flowgauge_topic", "flowgauge_partition", "flowgauge_offset"
+GENERATION = "flowgauge_generation"
 REPLAYED_FROM = "flowgauge_replayed_from"
 _LONGEST_REASON = 1_000  # characters; it may quote what was sent, and a letter must not outgrow its topic
 
-_OURS = (REASON, TOPIC, PARTITION, OFFSET, REPLAYED_FROM)
+_OURS = (REASON, TOPIC, PARTITION, OFFSET, GENERATION, REPLAYED_FROM)
 
 
 @dataclass(frozen=True)
@@ -28,12 +29,14 @@ def dead_letter(line: str, value: bytes, headers: Mapping[str, str], reason: str
     return Outgoing(DEAD_LETTERS, line, value, {**headers, REASON: reason[:_LONGEST_REASON]})
 
 
-def dead_lettered(record: Record, reason: str) -> Outgoing:
-    """`record` as a dead letter in the partition of the same number, with its headers, and where it lay."""
+def dead_lettered(record: Record, reason: str, generation: int = 0) -> Outgoing:
+    """`record` as a dead letter in the partition of the same number, with its headers, and where it lay: `generation`
+    is that of its topic's offsets (see `Source`)."""
     origin = {
         TOPIC: record.topic,
         PARTITION: str(record.partition),
         OFFSET: str(record.offset),
+        GENERATION: str(generation),
         REASON: reason[:_LONGEST_REASON],
     }
     return Outgoing(DEAD_LETTERS, record.key, record.value, {**record.headers, **origin}, record.partition)

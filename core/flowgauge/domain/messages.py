@@ -59,6 +59,13 @@ class Source(FrozenModel):
     topic: str
     partition: int
     offset: int
+    generation: int = Field(0, description="rises whenever offsets begin anew, as in a topic that was made anew")
+    topic_id: str = Field("", description="of the topic, by which one that was made anew is told; empty if unknown")
+
+    @property
+    def rank(self) -> tuple[int, int]:
+        """What rises from each verdict of a partition that counts to the next: generation, then offset."""
+        return self.generation, self.offset
 
 
 class Statistics(FrozenModel):
@@ -130,6 +137,8 @@ class AlertKind(StrEnum):
     DEAD_LETTER = "dead_letter"
     BACKLOG = "backlog"
     THRESHOLD_DISAGREES = "threshold_disagrees"
+    OFFSETS_RESET = "offsets_reset"
+    RECORDS_EXPIRED = "records_expired"
 
 
 class Alert(Message):

@@ -50,6 +50,12 @@ class Log(Protocol):
     def end(self, topic: str, partition: int) -> int:
         """The offset that the next record will have; 0 for an empty partition."""
 
+    def begin(self, topic: str, partition: int) -> int:
+        """The lowest offset of a record that is left; `end` where there is none."""
+
+    def topic_id(self, topic: str) -> str:
+        """Another one once the topic was deleted and made anew; empty where nothing tells."""
+
     def position(self, group: str, topic: str, partition: int) -> int:
         """Where `group` goes on reading: what it last committed, else 0."""
 

@@ -9,6 +9,7 @@ from flowgauge.adaptation.contract import Adapt
 from flowgauge.domain.errors import SettingsError
 from flowgauge.domain.ports import Clock
 from flowgauge.local.clock import SystemClock
+from flowgauge.local.file_system import refuse_network
 from flowgauge.local.folder import FolderSource
 from flowgauge.local.lock import only_runner
 from flowgauge.local.log import LocalLog
@@ -37,12 +38,14 @@ def open_store(uri: str, clock: Clock | None = None, partitions: int = 1) -> Sto
 
     A directory holds everything; `partitions` must be what it was made with. Beside a bucket, the environment names
     Kafka for the topics and Redis for the state (see `flowgauge.settings.environment`); nothing is connected before it
-    is used. Raises `SettingsError` for what is no such address, and for variables that are missing.
+    is used. Raises `SettingsError` for what is no such address, for variables that are missing,
+    and for a directory on a network file system.
     """
     clock = clock or SystemClock()
     if uri.startswith(_BUCKET):
         return _cluster_store(uri, clock)
     root = _directory(uri)
+    refuse_network(root)
     objects = LocalObjects(root / "objects")
     objects.sweep()
     log = LocalLog(root / "log.db", clock, partitions)

@@ -15,8 +15,10 @@ from faust import SASLCredentials, SSLCredentials
 
 from flowgauge.adaptation.contract import Adapt
 from flowgauge.domain.errors import AuthorizationFailed, SettingsError, Unavailable
+from flowgauge.domain.messages import IMAGES
 from flowgauge.domain.ports import Clock
 from flowgauge.kafka.auth_probe import ensure_admitted, tls_context
+from flowgauge.kafka.compression import ensure_codecs
 from flowgauge.kafka.log import KafkaLog
 from flowgauge.kafka.settings import KafkaSettings
 from flowgauge.processors.adaptation import Adaptation
@@ -24,6 +26,7 @@ from flowgauge.processors.alerting import Alerting
 from flowgauge.processors.archive import Archive
 from flowgauge.processors.observing import Observing
 from flowgauge.processors.scoring import Scoring
+from flowgauge.processors.start_offset import ensure_companions
 from flowgauge.redis.state import RedisState
 from flowgauge.registry.gauges import Gauges, Load
 from flowgauge.registry.snapshots import SnapshotDisk
@@ -143,17 +146,20 @@ def group_members(
 
 
 def _ensure_served(log: KafkaLog, members: Sequence[Member]) -> None:
-    """Raises `AuthenticationFailed` or `AuthorizationFailed` where brokers refuse what a member needs: Faust would wait
-    in silence.
+    """Raises `AuthenticationFailed` or `AuthorizationFailed` where brokers refuse what a member needs, and
+    `SettingsError` for codecs or partitions that are missing: Faust would wait in silence.
 
     Brokers that are away are left to Faust.
     """
+    ensure_codecs()
     ensure_admitted(log.settings)
     try:
         for member in members:
             for topic in member.inputs:
                 log.position(member.name, topic, 0)
                 log.read(topic, 0, max(0, log.end(topic, 0) - 1), 1)
+        if any(IMAGES in member.inputs for member in members):
+            ensure_companions(log)
     except AuthorizationFailed:
         raise
     except Unavailable:

@@ -12,7 +12,7 @@ from flowgauge.domain.object_keys import line_name
 from flowgauge.domain.ports import Outgoing, Record
 from flowgauge.processors.scoring import NO_GAUGE
 from flowgauge.registry.line_settings import SettingsCache
-from flowgauge.runtime.alerts import alert, window_start
+from flowgauge.runtime.alerts import NO_LINE, alert, window_start
 from flowgauge.runtime.backend import Store
 from flowgauge.runtime.fencing import Counted, VerdictReader
 
@@ -20,9 +20,6 @@ Key = tuple[str, AlertKind, str, int]
 """Line, kind, and the topic and partition that it was seen in."""
 
 _LATE = timedelta(seconds=5)  # between a record's time and the moment at which a broker shows it
-NO_LINE = "no-line"
-"""Stands in alerts where a message named none."""
-
 _EXAMPLES = 10  # image ids that an alert names: enough to look at, few enough to read
 
 

@@ -59,7 +59,18 @@ _SCHEMA = pa.schema(
                 ]
             ),
         ),
-        ("source", pa.struct([("topic", pa.string()), ("partition", pa.int32()), ("offset", pa.int64())])),
+        (
+            "source",
+            pa.struct(
+                [
+                    ("topic", pa.string()),
+                    ("partition", pa.int32()),
+                    ("offset", pa.int64()),
+                    ("generation", pa.int64()),
+                    ("topic_id", pa.string()),
+                ]
+            ),
+        ),
         ("standard_score", pa.float64()),
         ("peak", pa.list_(pa.float64())),
         ("use_for_training", pa.bool_()),

@@ -44,8 +44,14 @@ class Observing(VerdictReader):
 
     def position(self, topic: str, partition: int, committed: int) -> int:
         known = self._state.get(_partition_key(partition))
+        end = self._log.end(topic, partition)
         for line in json.loads(known) if known else ():
             self._restore(line)
+            state = self._watches[line].state
+            if state.seen.get(partition, -1) >= end:  # of a topic that was made anew: its verdicts would pass unseen
+                seen = state.seen | {partition: -1}
+                self._watches[line] = Watch(line, state.model_copy(update={"seen": seen}), self._threshold)
+                self._touched.add(line)
         return committed
 
     def receive(self, counted: Sequence[Counted]) -> list[Outgoing]:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from concurrent.futures import Executor
 from datetime import datetime
 
-from flowgauge.domain.dead_letters import OFFSET, TOPIC, dead_lettered
+from flowgauge.domain.dead_letters import GENERATION, OFFSET, TOPIC, dead_lettered
 from flowgauge.domain.errors import Unavailable
 from flowgauge.domain.lines import LineSettings
 from flowgauge.domain.messages import DEAD_LETTERS, IMAGES, VERDICTS, AlertKind, Decision, Source, Verdict
@@ -15,6 +15,7 @@ from flowgauge.models.prediction import Prediction, Predictor
 from flowgauge.processors.artifacts import ROOM_BYTES, Artifacts, Scored
 from flowgauge.processors.deadline_monitor import DeadlineMonitor
 from flowgauge.processors.decoding import Prefetch
+from flowgauge.processors.start_offset import Start, find_start
 from flowgauge.registry.gauges import Gauges
 from flowgauge.registry.line_settings import SettingsCache
 from flowgauge.runtime.alerts import OncePerWindow
@@ -33,7 +34,8 @@ _PAGE = 16  # dead letters in memory at once
 class Scoring(Processor):
     """Writes one verdict per image, in order, to the partition of the same number.
 
-    Starts after the highest source offset in the verdict partition, whatever was committed. An event that was sent
+    Starts after the highest source offset in the verdict partition, whatever was committed (see `find_start` for
+    offsets that begin anew, and images and verdicts that have expired). An event that was sent
     twice is skipped and counted in `skipped`; the same id with other bytes is a dead letter, and so is everything that
     cannot be decoded. Dead letters after the last verdict are not repeated at a restart.
 
@@ -67,14 +69,22 @@ class Scoring(Processor):
         self._deadlines = DeadlineMonitor(store.log, self._settings, self._once)
         self._recent: dict[int, OrderedDict[str, str]] = {}
         self._dead_lettered: dict[int, set[int]] = {}
+        self._starts: dict[int, Start] = {}
+        self._untold: list[Outgoing] = []
 
     def position(self, topic: str, partition: int, committed: int) -> int:
         tail = [Verdict.decode(record.value) for record in _tail(self._store.log, partition)]
-        start = max((verdict.source.offset for verdict in tail), default=-1) + 1
+        start = find_start(self._store.log, partition, tail, committed, self._store.clock.now())
         self._recent[partition] = OrderedDict((str(verdict.verdict_id), verdict.image_sha256) for verdict in tail)
         self._dead_lettered[partition] = _dead_lettered_from(self._store.log, partition, start)
-        self.artifacts.recover(verdict for verdict in tail if committed <= verdict.source.offset)
-        return start
+        self.artifacts.recover(
+            verdict
+            for verdict in tail
+            if verdict.source.generation == start.generation and committed <= verdict.source.offset
+        )
+        self._starts[partition] = start
+        self._untold += start.alerts
+        return start.offset
 
     def prefetch(self, records: Sequence[Record]) -> None:
         self._prefetch.prefetch(records)
@@ -92,14 +102,14 @@ class Scoring(Processor):
         verdicts = [_published(scored) for scored in self._scored]
         if self._hands is None:  # then it is there when the verdict is read
             self._keep_artifacts()
-        return [*dead_letters, *verdicts, *self._gauges.alerts(), *self._owing(), *overdue]
+        return [*dead_letters, *verdicts, *self._gauges.alerts(), *self._owing(), *overdue, *self._told()]
 
     def checkpoint(self) -> None:
         self._keep_artifacts()
 
     def idle(self, now: datetime) -> list[Outgoing]:
         self._flush()
-        return self._owing()
+        return [*self._owing(), *self._told()]
 
     def flush(self) -> list[Outgoing]:
         """Raises `Unavailable` while evidence cannot be stored: the next worker finds what is owed."""
@@ -128,7 +138,8 @@ class Scoring(Processor):
     def _letter(self, refused: Refused) -> list[Outgoing]:
         if refused.record.offset in self._dead_lettered[refused.record.partition]:
             return []
-        return [dead_lettered(refused.record, refused.reason)]
+        start = self._starts[refused.record.partition]
+        return [dead_lettered(refused.record, refused.reason, start.generation)]
 
     def _judged(self, images: Sequence[Image]) -> list[Scored]:
         """In the order of `images`, each line's judged together."""
@@ -160,7 +171,13 @@ class Scoring(Processor):
             regions=prediction.regions if prediction else (),
             heatmap_uri=self.artifacts.heatmap_uri(image, prediction),
             statistics=image.picture.statistics,
-            source=Source(topic=record.topic, partition=record.partition, offset=record.offset),
+            source=Source(
+                topic=record.topic,
+                partition=record.partition,
+                offset=record.offset,
+                generation=self._starts[record.partition].generation,
+                topic_id=self._starts[record.partition].topic_id,
+            ),
             standard_score=prediction.standard_score if prediction else None,
             peak=prediction.peak if prediction else None,
             use_for_training=event.use_for_training,
@@ -175,7 +192,9 @@ class Scoring(Processor):
         if not records or records[0].offset != source.offset:
             return None
         image = opened(records[0], self._store.objects)
-        return None if isinstance(image, Refused) else Scored(image, verdict, self._prediction_again(image, verdict))
+        if isinstance(image, Refused) or image.key != str(verdict.verdict_id):  # of a topic that was made anew
+            return None
+        return Scored(image, verdict, self._prediction_again(image, verdict))
 
     def _prediction_again(self, image: Image, verdict: Verdict) -> Prediction | None:
         if verdict.heatmap_uri is None or verdict.gauge_version is None:
@@ -204,6 +223,10 @@ class Scoring(Processor):
             for line in self.artifacts.outbox.lines
             for each in self._once.alert(line, AlertKind.STORE_UNAVAILABLE, now, message)
         ]
+
+    def _told(self) -> list[Outgoing]:
+        untold, self._untold = self._untold, []
+        return untold
 
     def _remember(self, images: Sequence[Image], partition: int) -> None:
         recent = self._recent[partition]
@@ -243,16 +266,19 @@ def _tail(log: Log, partition: int) -> list[Record]:
     return log.read(VERDICTS, partition, max(0, log.end(VERDICTS, partition) - _WINDOW), _WINDOW)
 
 
-def _dead_lettered_from(log: Log, partition: int, start: int) -> set[int]:
+def _dead_lettered_from(log: Log, partition: int, start: Start) -> set[int]:
     """Image offsets, from `start` on, that are dead letters already. Read backwards: each may hold a large image."""
+    generation = str(start.generation)
     found: set[int] = set()
     end = log.end(DEAD_LETTERS, partition)
     while end > 0:
         first = max(0, end - _PAGE)
         dead_letters = log.read(DEAD_LETTERS, partition, first, end - first)
-        offsets = {int(letter.headers[OFFSET]) for letter in dead_letters if letter.headers.get(TOPIC) == IMAGES}
-        found |= {offset for offset in offsets if offset >= start}
-        if not dead_letters or any(offset < start for offset in offsets):
+        of_images = [letter.headers for letter in dead_letters if letter.headers.get(TOPIC) == IMAGES]
+        ours = [each for each in of_images if each.get(GENERATION, "0") == generation]
+        offsets = {int(each[OFFSET]) for each in ours}
+        found |= {offset for offset in offsets if offset >= start.offset}
+        if not dead_letters or len(ours) < len(of_images) or any(offset < start.offset for offset in offsets):
             break
         end = first
     return found

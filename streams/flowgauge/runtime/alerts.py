@@ -9,6 +9,8 @@ from flowgauge.domain.messages import ALERTS, Alert, AlertKind
 from flowgauge.domain.ports import Log, Outgoing
 
 _PAGE = 1_000
+NO_LINE = "no-line"
+"""Stands in alerts of what belongs to no line, or names none."""
 
 
 def alert_id(line: str, kind: AlertKind, trigger: str) -> UUID:

@@ -10,7 +10,7 @@ held, Faust hangs in a rebalance.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -36,6 +36,8 @@ T = TypeVar("T")
 _IDLE_SECONDS = 1.0
 _STOP_SECONDS = 25.0  # supervisors wait half a minute as a rule
 _LOOK_SECONDS = 10.0  # an answer may take as long where a broker is away
+# longer, and partitions that were added and topics that were made anew wait; shorter, and brokers answer for nothing
+_METADATA_SECONDS = 10
 _LARGEST_FETCH = 10 * 1024 * 1024  # bytes of one partition; no message of ours is larger
 
 
@@ -94,6 +96,7 @@ class GroupApp(faust.App):
             broker_commit_interval=1.0,
             consumer_auto_offset_reset="earliest",
             consumer_max_fetch_size=_LARGEST_FETCH,
+            consumer_metadata_max_age_ms=_METADATA_SECONDS * 1_000,
             stream_wait_empty=False,
             stream_buffer_maxsize=4 * settings.batch,
             topic_allow_declare=False,
@@ -118,10 +121,12 @@ class GroupApp(faust.App):
 
     async def starts(self, committed: Mapping[Any, int]) -> dict[Any, int]:
         topic_partitions = {self._topic_partition(tp): tp for tp in committed}
-        found = await self._on_thread(
-            partial(
-                self.member.assigned,
-                {topic_partition: committed[tp] for topic_partition, tp in topic_partitions.items()},
+        found = await self._ending_on_failure(
+            self._on_thread(
+                partial(
+                    self.member.assigned,
+                    {topic_partition: committed[tp] for topic_partition, tp in topic_partitions.items()},
+                )
             )
         )
         return {topic_partitions[topic_partition]: offset for topic_partition, offset in found.items()}
@@ -161,6 +166,8 @@ class GroupApp(faust.App):
             if self._waiting is not None:
                 settings.meter.queued(self.member.name, self._waiting.qsize())
             await self._guarded(self.member.idle)
+            for topic_partition, offset in self.member.restarts().items():
+                await self._seek(topic_partition, offset)
 
         async def look() -> None:
             await self._guarded(self.member.look, self._lookout)
@@ -189,17 +196,26 @@ class GroupApp(faust.App):
     async def _go_back(self, topic_partition: Partition) -> None:
         """Fetch anew what was passed over because something before it is missing."""
         wanted = self.member.missing(topic_partition)
+        if wanted is not None:
+            await self._seek(topic_partition, wanted)
+
+    async def _seek(self, topic_partition: Partition, offset: int) -> None:
         tp = TP(self._prefix + topic_partition[0], topic_partition[1])
-        if wanted is not None and tp in self.consumer.assignment():
-            await self.consumer.seek(tp, wanted)
+        if tp in self.consumer.assignment():
+            await self.consumer.seek(tp, offset)
 
     async def _guarded(self, work: Callable[[], Any], thread: ThreadPoolExecutor | None = None) -> None:
         """An `Unavailable` comes out only while stopping. Anything else ends this app: never half a worker."""
         try:
-            await self._on_thread(work, thread)
+            await self._ending_on_failure(self._on_thread(work, thread))
         except Unavailable as error:
             self.log.warning("%s stops with work left that a restart repeats: %s", self.member.name, error)
-        except asyncio.CancelledError:
+
+    async def _ending_on_failure(self, work: Awaitable[T]) -> T:
+        """What ends this app is kept: Faust alone would log it and go on without this member."""
+        try:
+            return await work
+        except (Unavailable, asyncio.CancelledError):
             raise
         except BaseException as error:
             self.failure = error

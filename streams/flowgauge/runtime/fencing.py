@@ -1,7 +1,7 @@
 """The one rule by which every reader of verdicts counts them, and the processors that read them.
 
-A verdict whose `source.offset` does not rise within its partition is void: a worker that had lost its partition wrote
-it. So no image ever has two verdicts that count.
+A verdict whose `source.rank` (generation, then offset) does not rise within its partition is void: a worker that had
+lost its partition wrote it. So no image ever has two verdicts that count.
 """
 
 from abc import abstractmethod
@@ -14,6 +14,11 @@ from flowgauge.domain.dead_letters import dead_lettered
 from flowgauge.domain.messages import VERDICTS, Verdict
 from flowgauge.domain.ports import Log, Outgoing, Record
 from flowgauge.runtime.processor import Processor
+
+Rank = tuple[int, int]
+
+NOTHING_COUNTED: Rank = (0, -1)
+"""Below the rank of every verdict."""
 
 _LOOK_BACK = 1_000  # void records come in bursts of a batch; a longer burst than this would hide what it repeats
 
@@ -28,15 +33,15 @@ class Counted:
 
 @dataclass(frozen=True)
 class Count:
-    """What of a batch counts, what could not be read, and the highest source offset after it."""
+    """What of a batch counts, what could not be read, and the highest rank after it."""
 
     counted: Sequence[Counted]
     unreadable: Sequence[Outgoing]
-    highest: int
+    highest: Rank
 
 
-def count(records: Sequence[Record], highest: int) -> Count:
-    """Split `records` of one verdict partition, whose earlier records went up to source offset `highest`."""
+def count(records: Sequence[Record], highest: Rank = NOTHING_COUNTED) -> Count:
+    """Split `records` of one verdict partition, whose earlier records went up to the rank `highest`."""
     counted: list[Counted] = []
     unreadable: list[Outgoing] = []
     for record in records:
@@ -45,16 +50,16 @@ def count(records: Sequence[Record], highest: int) -> Count:
         except ValidationError as error:
             unreadable.append(dead_lettered(record, f"This is no verdict: {error.errors()[0]['msg']}."))
             continue
-        if verdict.source.offset > highest:
+        if verdict.source.rank > highest:
             counted.append(Counted(record, verdict))
-            highest = verdict.source.offset
+            highest = verdict.source.rank
     return Count(counted, unreadable, highest)
 
 
-def highest_before(log: Log, partition: int, offset: int) -> int:
-    """The highest source offset of the verdicts below `offset`; -1 where there are none."""
+def highest_before(log: Log, partition: int, offset: int) -> Rank:
+    """The highest rank of the verdicts below `offset`."""
     start = max(0, offset - _LOOK_BACK)
-    return count(log.read(VERDICTS, partition, start, offset - start), -1).highest
+    return count(log.read(VERDICTS, partition, start, offset - start)).highest
 
 
 class VerdictReader(Processor):
@@ -64,7 +69,7 @@ class VerdictReader(Processor):
 
     def __init__(self, log: Log) -> None:
         self._log = log
-        self._highest: dict[int, int] = {}
+        self._highest: dict[int, Rank] = {}
 
     def process(self, records: Sequence[Record]) -> list[Outgoing]:
         partition = records[0].partition

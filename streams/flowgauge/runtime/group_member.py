@@ -6,6 +6,7 @@ Apart from the engine that does the fetching, so that its rules can be tested wi
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
+from functools import partial
 from threading import Event
 from typing import TypeVar
 
@@ -13,6 +14,7 @@ from flowgauge.domain.errors import Stalled, Unavailable
 from flowgauge.domain.ports import Clock, Log, Record
 from flowgauge.runtime.liveness import STALL_SECONDS, Progress, Pulse
 from flowgauge.runtime.meter import Meter, Unmetered, measured
+from flowgauge.runtime.offset_alerts import expired_alerts, reset_alerts
 from flowgauge.runtime.processor import Processor
 from flowgauge.runtime.task import Observer, Partition, Step, StreamTask
 from flowgauge.runtime.worker import FIRST_PAUSE, LONGEST_PAUSE, OnUnavailable
@@ -55,6 +57,8 @@ class Member:
         self._sampled_at: datetime | None = None
         self._safe: Mapping[Partition, int] = {}
         self._missing: dict[Partition, int] = {}
+        self._topic_ids: dict[str, str] = {}
+        self._restarts: dict[Partition, int] = {}
         first = make()
         self.name, self.inputs = first.name, first.inputs
         self._task = self._carried_by(first)
@@ -62,10 +66,15 @@ class Member:
     def assigned(self, committed: Mapping[Partition, int]) -> dict[Partition, int]:
         """Where to start each partition of a new assignment, given what the group has committed."""
         task = self._carried_by(self._make())
+        topic_ids = {
+            topic: self._insisting(partial(self._log.topic_id, topic))
+            for topic in sorted({name for name, _ in committed})
+        }
         starts = {
-            topic_partition: self._insisting(_starting(task, topic_partition, at))
+            topic_partition: self._insisting(partial(self._start, task, topic_partition, at))
             for topic_partition, at in committed.items()
         }
+        self._topic_ids = topic_ids
         self._task = task
         for topic_partition in self._safe.keys() - starts.keys():
             self._meter.lag(self.name, topic_partition, None)
@@ -123,6 +132,11 @@ class Member:
         """Deliver what is owed. Raises `Unavailable` at the first failure: it comes again after a restart."""
         self._task.flush()
 
+    def restarts(self) -> dict[Partition, int]:
+        """Where to fetch from since the last `idle` found that a topic holds other records now; each is told once."""
+        restarts, self._restarts = self._restarts, {}
+        return restarts
+
     def missing(self, topic_partition: Partition) -> int | None:
         """The offset to fetch `topic_partition` from again, where the last `take` passed over what was ahead."""
         return self._missing.get(topic_partition)
@@ -145,6 +159,8 @@ class Member:
     def _sample(self) -> None:
         """Measure what waits. While the log is away nothing is known, and nothing is a stall."""
         with suppress(Unavailable):
+            if (outdated := self._outdated()) is not None:
+                self._restarts = self.assigned(outdated)
             for topic_partition, progress in self._progress.items():
                 position = self._task.at(topic_partition)
                 waiting = max(0, self._log.end(*topic_partition) - position)
@@ -155,6 +171,28 @@ class Member:
                         f" {self._stall_seconds:.0f} s, although {waiting} wait from offset {position} on.",
                         "Start the worker again.",
                     )
+
+    def _start(self, task: StreamTask, topic_partition: Partition, committed: int) -> int:
+        """The processor's position, or the first record that is left where the log has none there any more."""
+        position = task.position(topic_partition, lambda: committed)
+        begin, end = self._log.begin(*topic_partition), self._log.end(*topic_partition)
+        if begin <= position <= end:
+            return position
+        task.move(topic_partition, begin)
+        now = self._clock.now()
+        if position > end:
+            self._log.append(reset_alerts(*topic_partition, position, begin, end, now))
+        elif committed:  # a group that has never read is behind by nothing
+            self._log.append(expired_alerts(*topic_partition, committed, begin, now))
+        return begin
+
+    def _outdated(self) -> dict[Partition, int] | None:
+        """What to start from where a topic was made anew, or lost what comes next; None while all is as it was."""
+        anew = {topic for topic, known in self._topic_ids.items() if self._log.topic_id(topic) != known}
+        there = [each for each in self._safe if each[1] < self._log.partitions(each[0])]
+        if not anew and all(self._log.begin(*each) <= self._task.at(each) <= self._log.end(*each) for each in there):
+            return None
+        return {each: 0 if each[0] in anew else self._safe[each] for each in there}
 
     def _due(self, topic_partition: Partition, records: Sequence[Record]) -> list[Record]:
         position = self._task.position(topic_partition, lambda: self._safe[topic_partition])
@@ -183,10 +221,6 @@ class Member:
                 if self._stopping.wait(pause.total_seconds()):
                     raise
                 pause = min(2 * pause, LONGEST_PAUSE)
-
-
-def _starting(task: StreamTask, topic_partition: Partition, committed: int) -> Callable[[], int]:
-    return lambda: task.position(topic_partition, lambda: committed)
 
 
 def by_partition(records: Iterable[Record]) -> dict[Partition, list[Record]]:

@@ -54,6 +54,10 @@ class StreamTask:
             self._positions[topic_partition] = self.processor.position(*topic_partition, committed())
         return self._positions[topic_partition]
 
+    def move(self, topic_partition: Partition, offset: int) -> None:
+        """Go on at `offset`: the position of `topic_partition` lies where its log has nothing any more."""
+        self._positions[topic_partition] = offset
+
     def take(self, topic_partition: Partition, records: Sequence[Record]) -> int:
         """Process records from the position of `topic_partition`, or finish them, if these are the ones in hand."""
         if self._unfinished is None or self._unfinished[0] is None:

@@ -17,7 +17,8 @@ GROUPS = (Scoring, Alerting, Observing, Archive, Adaptation)
 
 
 class GroupStatus(FrozenModel):
-    """`lag`: records of `topic` beyond what the group has committed. Alerting commits the start of a window that is
+    """`lag`: records of `topic` that are there and beyond what the group has committed; all of them where that lies
+    beyond the end, as in a topic that was made anew. Alerting commits the start of a window that is
     open, archive that of a file that is being filled: their lag is what a restart would read again.
     """
 
@@ -74,8 +75,10 @@ def decoded(records: list[Record]) -> list[Alert]:
 
 
 def _lag(log: Log, group: str, topic: str) -> int:
-    topic_partitions = [(topic, number) for number in range(log.partitions(topic))]
-    return sum(
-        max(0, log.end(*topic_partition) - log.position(group, *topic_partition))
-        for topic_partition in topic_partitions
-    )
+    return sum(_waiting(log, group, topic, number) for number in range(log.partitions(topic)))
+
+
+def _waiting(log: Log, group: str, topic: str, partition: int) -> int:
+    begin, end = log.begin(topic, partition), log.end(topic, partition)
+    position = log.position(group, topic, partition)
+    return end - (begin if position > end else max(position, begin))
