@@ -106,6 +106,7 @@ class FolderSource:
         self._waiting: dict[str, _Waiting] = {}
         self._done: dict[str, Sight] = {}
         self._due: list[tuple[float, str]] = []
+        self._ready: list[str] = []
         self._listed = self._polled = float("-inf")
         self._listing_cost = self._poll_cost = 0.0
         self._dark_is_usual = False
@@ -120,13 +121,15 @@ class FolderSource:
         self._look(now)
         if self._disposal is not None:
             self._disposal.dispose(self._troubles)
+        while self._due and self._due[0][0] <= now:
+            heappush(self._ready, heappop(self._due)[1])
         count = 0
         for _ in range(max(limit, 1)):  # bounded too where files turn out to be known, so that scoring is not held up
-            if not self._due or self._due[0][0] > now or count == limit:
+            if not self._ready or count == limit:
                 break
-            due, path = heappop(self._due)
+            path = heappop(self._ready)
             waiting = self._waiting.get(path)
-            if waiting is not None and waiting.due == due:
+            if waiting is not None and waiting.due <= now:
                 count += self._take(path, waiting, now)
         return count
 

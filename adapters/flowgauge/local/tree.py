@@ -178,15 +178,18 @@ class Tree:
             yield path, Sight.of(facts)
 
     def _entries(self, folder: str) -> list[os.DirEntry[str]]:
+        trouble = f"{folder}/"  # not that of `_stat`, which may well be able to look at the folder itself
         try:
             with os.scandir(folder) as entries:
-                return list(entries)
+                found = list(entries)
         except FileNotFoundError:
             return []  # it went while its parent was listed: nothing to tell
         except OSError as error:
             self._folders.pop(folder, None)
-            self._troubles.about(folder, f"{folder} cannot be listed: {error.strerror}. {_LATER}")
+            self._troubles.about(trouble, f"{folder} cannot be listed: {error.strerror}. {_LATER}")
             return []
+        self._troubles.over(trouble)
+        return found
 
     def _stat(self, path: str) -> os.stat_result | None:
         try:
