@@ -4,13 +4,14 @@ import sys
 from pathlib import Path
 
 from flowgauge.app.bootstrap import embedded, folder_source, open_store
+from flowgauge.local.folder import FolderOptions
 from tests.support.streaming import LINE, adapt, load
 
 
 def main(root: Path, folder: Path) -> None:
     with open_store(str(root)) as store:
         # test images: the drift monitor would import river, four seconds of every restart
-        source = folder_source(store, folder, LINE, quiet_seconds=0, use_for_training=False)
+        source = folder_source(store, folder, LINE, FolderOptions(quiet_seconds=0, use_for_training=False))
         runner = embedded(store, load, adapt, [source], batch=4, archive_rows=64)
         print("streaming", flush=True)  # noqa: T201  the parent process waits for it
         if sys.argv[3:] == ["--once"]:

@@ -12,6 +12,7 @@ from flowgauge.adaptation.contract import Adapt, AdaptationInput, AdaptationOutc
 from flowgauge.app.bootstrap import embedded, folder_source, open_store
 from flowgauge.domain.errors import SettingsError, StoreBusy, Unavailable
 from flowgauge.domain.messages import IMAGES, VERDICTS, AdaptationRequest, AlertKind, Decision, Verdict
+from flowgauge.local.folder import FolderOptions
 from flowgauge.processors.adaptation import request_adaptation
 from flowgauge.processors.archive import archived
 from flowgauge.registry.lines import set_line
@@ -124,14 +125,14 @@ def test_run_streams_a_folder_until_it_is_stopped_and_leaves_nothing_behind(tmp_
     folder = tmp_path / "incoming"
     folder.mkdir()
     with fitted(open_store(str(tmp_path / "plant"))) as store:
-        source = folder_source(store, folder, LINE, quiet_seconds=0)
+        source = folder_source(store, folder, LINE, FolderOptions(quiet_seconds=0))
         with Running(embedded(store, load, adapt, [source])) as running:
             for name, data in images(30):
                 (folder / f".{name}").write_bytes(data)
                 (folder / f".{name}").rename(folder / f"{name}.png")
             eventually(lambda: len(verdicts(store.log)) == 30)
         assert running.error is None
-        assert Counter(each.image_id for each in archived(store.objects)) == Counter(
+        assert Counter(each.image_id.partition("@")[0] for each in archived(store.objects)) == Counter(
             f"{name}.png" for name, _ in images(30)
         )
 

@@ -6,7 +6,9 @@ from typing import Annotated
 import typer
 
 from flowgauge.cli import options
-from flowgauge.cli.output import live, stderr
+from flowgauge.cli.output import live, stderr, warn
+from flowgauge.local.disposal import After
+from flowgauge.local.folder import PATIENCE_SECONDS, FolderOptions, Identity
 
 
 def run(
@@ -15,20 +17,42 @@ def run(
     store: options.Store,
     once: Annotated[bool, typer.Option("--once", help="Work off what is there and stop.")] = False,
     batch: Annotated[int, typer.Option(min=1, help="Images that are scored together at most.")] = 16,
+    identity: Annotated[
+        Identity,
+        typer.Option(
+            help="What makes a file a new image: its name with its content; with its time too, for a camera that writes"
+            " one file again and again and may show two parts alike; or its name alone, where names are serials."
+        ),
+    ] = Identity.CONTENT,
+    patience: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            metavar="SECONDS",
+            help="How long to wait for a file that is not all there or may not be read, since its last change.",
+        ),
+    ] = PATIENCE_SECONDS,
+    after: Annotated[After, typer.Option(help="What becomes of a file once its verdict is stored.")] = After.KEEP,
+    move_to: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Where --after move puts files, with their subfolders.")
+    ] = None,
     device: options.DeviceOption = options.Device.AUTO,
     json: Annotated[bool, typer.Option("--json", help="Print verdicts and alerts, one JSON object a line.")] = False,
 ) -> None:
     """Score images as they appear in a folder, watch the line for drift, and adapt its gauge.
 
     Runs until Ctrl-C. Everything is durable: start it again after any crash
-    and it goes on where it was, with one verdict for each image. What cannot
-    be read is a dead letter (flowgauge dead-letters list). A line without a
+    and it goes on where it was, with one verdict for each image. A name that
+    comes again with other content is another image. A file is taken when it
+    is quiet and all there; what does not become so, and what cannot be read,
+    is a dead letter (flowgauge dead-letters list). A line without a
     gauge gets review verdicts and fills its buffer, from which
     flowgauge fit --from-buffer makes the first gauge.
 
     \b
     flowgauge run ./incoming --line press-3 --store ./plant
     flowgauge run ./incoming --line press-3 --store ./plant --once --json
+    flowgauge run ./incoming --line press-3 --after move --move-to ./scored
     """
     from flowgauge.adaptation.adapt import adapt
     from flowgauge.app.bootstrap import embedded, folder_source, open_store
@@ -38,7 +62,8 @@ def run(
 
     with open_store(store) as plant, live().status("waiting for images") as status:
         teller = Teller(status, as_json=json)
-        source = folder_source(plant, folder, line_name(line), quiet_seconds=0 if once else 1)
+        chosen = FolderOptions(patience_seconds=patience, identity=identity)
+        source = folder_source(plant, folder, line_name(line), chosen, after, move_to, warn)
         runner = embedded(
             plant,
             loading(device),
@@ -49,4 +74,7 @@ def run(
             unavailable=teller.unavailable,
         )
         runner.run_until_idle() if once else runner.run()
+        source.close()
+        if once and source.away is not None:
+            raise source.away
     stderr().print(teller.summary())

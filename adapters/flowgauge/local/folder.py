@@ -1,40 +1,86 @@
 """A folder in which images appear, as a source of image events."""
 
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from enum import StrEnum
+from hashlib import sha256
+from heapq import heappop, heappush
 from pathlib import Path
+from time import perf_counter
 
 from flowgauge.domain.dead_letters import dead_letter
 from flowgauge.domain.errors import Unavailable, UserError
 from flowgauge.domain.messages import IMAGES, Event
 from flowgauge.domain.ports import Clock, Outgoing
+from flowgauge.local.disposal import Disposal
+from flowgauge.local.folder_watch import FolderWatch, missing_mount
 from flowgauge.local.log import LocalLog
+from flowgauge.local.tree import Sight, Tell, Tree, Troubles
+from flowgauge.vision.completeness import Completeness, completeness
 
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"})
+PATIENCE_SECONDS = 30.0
+"""Shorter, and a copy over a slow share becomes a dead letter before its image; longer, and a person hears late of one
+that was broken off."""
+
 _LARGEST_BYTES = 256 * 2**20  # a record of the log holds the whole file, and so does memory
+_ID_DIGITS = 16  # of the hash: fewer, and two images of one name may meet; more, and ids are harder to read
+_AGAIN_SECONDS = 0.5  # until a file is tried again: less is more reading, more is a later verdict
+_POLL_SECONDS = 0.25  # between two looks at the folders' own times: more, and a verdict comes later than 2 s on a share
+_LISTING_SECONDS = 1.0  # between two whole listings at least: what was written anew in its place waits so long
+_SHARE_WATCHED, _SHARE_POLLED = 0.005, 0.02
+"""Of a core, for looking at a folder: with word from the kernel, when looking only guards against word that was lost,
+and without it. More costs processor time while nothing happens; less finds changes later."""
+
+
+class Identity(StrEnum):
+    """What makes two files the same image.
+
+    Content is the default, because a name comes again each morning, and because times are what shares, copies and
+    cameras with unset clocks get wrong: a file that is copied back, or whose time is set after its last byte, is no new
+    image. A camera that writes one file again and again may show two parts with the same bytes: that is what `CAPTURE`
+    is for. `NAME` is for plants whose names are serials.
+    """
+
+    CONTENT = "content"
+    CAPTURE = "capture"
+    NAME = "name"
 
 
 @dataclass(frozen=True)
-class _Sight:
-    """What a file looked like, and since when it has looked so."""
+class FolderOptions:
+    """`quiet_seconds`: how long a file must not have changed; `patience_seconds`: how long one is waited for that is
+    not all there, cannot be decoded to its end, or may not be read.
+    """
 
-    size: int
-    modified_ns: int
+    quiet_seconds: float = 1.0
+    patience_seconds: float = PATIENCE_SECONDS
+    identity: Identity = Identity.CONTENT
+    use_for_training: bool = True
+
+
+DEFAULTS = FolderOptions()
+
+
+@dataclass(frozen=True)
+class _Waiting:
+    """A file that is not taken yet: what it looks like, since when, when it is tried next, and whether it was given up,
+    which means that nobody waits for it, though it is still tried.
+    """
+
+    sight: Sight
     since: float
-
-    def same_file(self, other: "_Sight") -> bool:
-        return (self.size, self.modified_ns) == (other.size, other.modified_ns)
+    due: float
+    given_up: bool = False
 
 
 class FolderSource:
     """Publishes each image below `folder` once, however often the process is killed; in the order of their names.
 
-    An image's id is its path relative to `folder`, its time of capture the file's time of change. Hidden files and
-    folders, and files without the suffix of an image, are none; whatever else is unreadable is left to scoring.
-    A file is taken once it has not changed for `quiet_seconds`. A file that is written anew is published anew: with
-    other bytes under the same id it will be a dead letter.
+    An image's id is its path relative to `folder` and what `options.identity` adds, its time of capture the file's time
+    of change. A file is taken once it is quiet and all there (see `flowgauge.vision.completeness`); one that does not
+    become so within the patience is a dead letter, and one that may not be read too, but is taken when it may be.
+    Whatever vanishes or cannot be looked at is told to `tell` once, holds nothing else up, and is tried again.
     """
 
     def __init__(
@@ -43,8 +89,9 @@ class FolderSource:
         line: str,
         log: LocalLog,
         clock: Clock,
-        quiet_seconds: float = 1.0,
-        use_for_training: bool = True,
+        options: FolderOptions = DEFAULTS,
+        disposal: Disposal | None = None,
+        tell: Tell = lambda message: None,
     ) -> None:
         if not folder.is_dir():
             raise UserError(f"{folder} is no folder.", "Create it, or name the folder in which the images appear.")
@@ -52,89 +99,264 @@ class FolderSource:
         self._line = line
         self._log = log
         self._clock = clock
-        self._quiet_seconds = quiet_seconds
-        self._use_for_training = use_for_training
-        self._seen: dict[str, _Sight] = {}
-        self._prefix = f"{line}|"
-        self._published = log.published(self._prefix)
+        self._options = options
+        self._disposal = disposal
+        self._troubles = Troubles(tell)
+        self._tree = Tree(folder, self._troubles)
+        self._waiting: dict[str, _Waiting] = {}
+        self._done: dict[str, Sight] = {}
+        self._due: list[tuple[float, str]] = []
+        self._ready: list[str] = []
+        self._listed = self._polled = float("-inf")
+        self._listing_cost = self._poll_cost = 0.0
+        self._dark_is_usual = False
+        self._device = folder.stat().st_dev
+        self._watched: tuple[int, int] | None = None
+        self._watch: FolderWatch | None = None
+        self.away: Unavailable | None = None
 
     def publish(self, limit: int) -> int:
         """Append at most `limit` images that are ready; how many there were."""
+        now = self._clock.now().timestamp()
+        self._look(now)
+        if self._disposal is not None:
+            self._disposal.dispose(self._troubles)
+        while self._due and self._due[0][0] <= now:
+            heappush(self._ready, heappop(self._due)[1])
         count = 0
-        for path, name, sight in self._ready():
-            if count == limit:
+        for _ in range(max(limit, 1)):  # bounded too where files turn out to be known, so that scoring is not held up
+            if not self._ready or count == limit:
                 break
-            count += self._publish(path, name, sight)
+            path = heappop(self._ready)
+            waiting = self._waiting.get(path)
+            if waiting is not None and waiting.due <= now:
+                count += self._take(path, waiting, now)
         return count
 
-    def _publish(self, path: Path, name: str, sight: _Sight) -> bool:
-        token = self._token(name, sight)
-        record = self._record(path, name, sight)
-        if record is None:
+    def awaited(self) -> bool:
+        """Whether files that lie there now may still become images, or are to be moved or deleted once scored."""
+        waits = any(not waiting.given_up for waiting in self._waiting.values())
+        return self.away is None and (waits or (self._disposal is not None and self._disposal.owes()))
+
+    def close(self) -> None:
+        if self._watch is not None:
+            self._watch.close()
+
+    # looking
+
+    def _look(self, now: float) -> None:
+        """Hear what has changed; beside it, look at a pace that what it costs allows."""
+        share = _SHARE_WATCHED if self._watch is not None and self._watch.works else _SHARE_POLLED
+        if not 0 <= now - self._polled < max(_POLL_SECONDS, self._poll_cost / share):
+            self._polled, began = now, perf_counter()
+            if not self._is_there():
+                return
+            for path, sight in self._tree.fresh_files(lambda path: path in self._done or path in self._waiting):
+                self._sighted(path, sight, now)
+            self._poll_cost = perf_counter() - began
+        if self.away is None and self._watch is not None:
+            for changed in self._watch.changed():
+                for path, sight in self._tree.look(changed):
+                    self._sighted(path, sight, now)
+        pause = max(_LISTING_SECONDS, self._listing_cost / share)
+        if self.away is None and (self._tree.stale or not 0 <= now - self._listed < pause):
+            self._listed, began = now, perf_counter()
+            self._list(now)
+            self._listing_cost = perf_counter() - began
+
+    def _list(self, now: float) -> None:
+        listed = dict(self._tree.files())
+        unknown = {path: sight for path, sight in listed.items() if self._done.get(path) != sight}
+        if self._disposal is None:  # otherwise each file's id is wanted, and that needs its bytes
+            tokens = {self._seen_token(path, sight): path for path, sight in unknown.items()}
+            for token in self._log.known(list(tokens)):
+                path = tokens[token]
+                self._done[path] = unknown.pop(path)
+        for path, sight in unknown.items():
+            self._sighted(path, sight, now)
+        for path in self._done.keys() - listed.keys():
+            del self._done[path]
+
+    def _is_there(self) -> bool:
+        """Whether the folder can be listed. Says once that it is away, and once that it is back."""
+        folder = str(self._folder)
+        try:
+            facts = self._folder.stat()
+            with os.scandir(folder) as entries:
+                is_empty = next(entries, None) is None
+        except OSError as error:
+            return self._gone(f"{folder} is away: {error.strerror}.")
+        missing = missing_mount(self._folder) if is_empty else None
+        if missing is not None:
+            return self._gone(f"{folder} is empty, and the share that /etc/fstab wants at {missing} is not mounted.")
+        if is_empty and facts.st_dev != self._device:
+            return self._gone(f"{folder} is empty and on another file system than before: its share is not mounted.")
+        if self.away is not None:
+            self.away = None
+            self._troubles.over(folder)
+            self._troubles.about(f"{folder} ", f"{folder} is back.")
+        self._device = facts.st_dev
+        self._watch_again((facts.st_dev, facts.st_ino))
+        return True
+
+    def _gone(self, cause: str) -> bool:
+        self.away = Unavailable(cause, "Images are taken again as soon as it is back. Check the share.")
+        self._troubles.over(f"{self._folder} ")
+        self._troubles.about(str(self._folder), str(self.away))
+        return False
+
+    def _watch_again(self, number: tuple[int, int]) -> None:
+        """The kernel watches a folder and not its name: one that was made anew needs another watch, and a listing."""
+        if self._watched == number:
+            return
+        if self._watch is not None:
+            self._watch.close()
+        self._watched, self._watch, self._listed = number, FolderWatch(self._folder), float("-inf")
+
+    def _sighted(self, path: str, sight: Sight, now: float) -> None:
+        if self._done.get(path) == sight:
+            return
+        waiting = self._waiting.get(path)
+        if waiting is None or waiting.sight != sight:
+            self._await(path, _Waiting(sight, since=now, due=max(now, self._quiet_from(sight, now))))
+
+    def _quiet_from(self, sight: Sight, since: float) -> float:
+        """By the file's own time, or, where the clocks of folder and machine differ, by ours."""
+        return min(sight.modified_ns / 1e9, since) + self._options.quiet_seconds
+
+    def _await(self, path: str, waiting: _Waiting) -> None:
+        self._waiting[path] = waiting
+        heappush(self._due, (waiting.due, path))
+
+    # taking
+
+    def _take(self, path: str, waiting: _Waiting, now: float) -> bool:
+        """Publish the file, or wait on for it; whether there is an event more."""
+        sight = self._tree.sight(path)
+        if sight is None:
+            del self._waiting[path]  # gone, or not to be looked at: a listing finds it again
             return False
-        fresh = self._log.append_once(token, [record])
-        self._published.add(token)
-        self._seen.pop(name, None)
+        if sight != waiting.sight:
+            self._sighted(path, sight, now)
+            return False
+        if sight.size > _LARGEST_BYTES:
+            return self._refuse(path, waiting, b"", f"The file has {sight.size:,} bytes.")
+        data = self._read(path, waiting, now)
+        return data is not None and self._judge(path, waiting, data, now)
+
+    def _judge(self, path: str, waiting: _Waiting, data: bytes, now: float) -> bool:
+        state = completeness(data)
+        if state is Completeness.WHOLE or (state is Completeness.DARK and self._dark_is_usual):
+            return self._append(path, waiting, data)
+        if not self._outlasted(waiting, now):
+            self._await(path, replace(waiting, due=self._next_try(waiting, now)))
+            return False
+        if state is Completeness.CUT:
+            reason = "From some place on, the file holds nothing but zeros: it was not written to its end."
+            return self._refuse(path, waiting, data, reason)
+        # a camera whose images end in black does so each time: its next ones are not waited for
+        self._dark_is_usual |= state is Completeness.DARK
+        return self._append(path, waiting, data)
+
+    def _read(self, path: str, waiting: _Waiting, now: float) -> bytes | None:
+        """None where it cannot be read now, or changed meanwhile. After the patience a person hears of one that may not
+        be read, but it is tried on.
+        """
+        try:
+            data = Path(path).read_bytes()
+            after = Sight.of(Path(path).stat())
+        except FileNotFoundError:
+            del self._waiting[path]
+            return None
+        except OSError as error:
+            self._troubles.about(
+                f"{path} ", f"{path} cannot be read: {error.strerror}. The others go on; it is tried again."
+            )
+            given_up = waiting.given_up or self._outlasted(waiting, now)
+            if given_up and not waiting.given_up and isinstance(error, PermissionError):
+                self._letter(path, waiting.sight, b"", "The file may not be read; check its rights.", "unreadable")
+            self._await(path, replace(waiting, due=self._next_try(waiting, now), given_up=given_up))
+            return None
+        self._troubles.over(f"{path} ")
+        if after != waiting.sight:
+            self._sighted(path, after, now)
+            return None
+        return data
+
+    def _outlasted(self, waiting: _Waiting, now: float) -> bool:
+        """By when it last changed, or, where clocks differ, by when that was seen."""
+        last = min(waiting.sight.changed_ns / 1e9, waiting.since)
+        return last <= now - self._options.patience_seconds
+
+    def _next_try(self, waiting: _Waiting, now: float) -> float:
+        """Ever more seldom, and never later than the patience ends by much: some shares change bytes before times."""
+        wait = max(_AGAIN_SECONDS, min(now - waiting.since, self._options.patience_seconds / 4))
+        return now + wait
+
+    def _append(self, path: str, waiting: _Waiting, data: bytes) -> bool:
+        digest = sha256(data).hexdigest()
+        image_id, token = self._identity(path, waiting.sight, digest)
+        record = Outgoing(IMAGES, self._line, data, self._event(path, waiting.sight, image_id).headers())
+        fresh = self._log.append_once(token, [record], also=[self._seen_token(path, waiting.sight)])
+        if not fresh and self._disposal is None:
+            self._same_again(path)
+        if self._disposal is not None:
+            self._disposal.await_verdict(image_id, path, waiting.sight)
+        self._finish(path, waiting.sight)
         return fresh
 
-    def _ready(self) -> Iterator[tuple[Path, str, _Sight]]:
-        now = self._clock.now().timestamp()
-        for path in images_below(self._folder):
-            name = _text(path.relative_to(self._folder))
-            sight = self._sight(path, name, now)
-            if sight is not None and self._token(name, sight) not in self._published and self._settled(sight, now):
-                yield path, name, sight
+    def _same_again(self, path: str) -> None:
+        """One that a camera writes again and again may be frozen, and its parts would get no verdicts."""
+        if path in self._done:
+            self._troubles.about(
+                f"{path} same",
+                f"{path} was written again with the same bytes: it gets no second verdict. A camera may be frozen; "
+                "where that is another part, use --identity capture.",
+            )
 
-    def _sight(self, path: Path, name: str, now: float) -> _Sight | None:
-        """None for a file that has gone since it was listed."""
-        try:
-            stat = path.stat()
-        except FileNotFoundError:
-            return None
-        sight = _Sight(stat.st_size, stat.st_mtime_ns, now)
-        before = self._seen.get(name)
-        if before is None or not before.same_file(sight):
-            self._seen[name] = sight
-        return self._seen[name]
+    def _refuse(self, path: str, waiting: _Waiting, data: bytes, reason: str) -> bool:
+        fresh = self._letter(path, waiting.sight, data, reason, sha256(data).hexdigest())
+        self._finish(path, waiting.sight)
+        return fresh
 
-    def _settled(self, sight: _Sight, now: float) -> bool:
-        """By the file's own time, or, where the clocks of folder and machine differ, by ours."""
-        return min(sight.modified_ns / 1e9, sight.since) <= now - self._quiet_seconds
+    def _letter(self, path: str, sight: Sight, data: bytes, reason: str, kind: str) -> bool:
+        """Once for each state of the file, also across restarts. Headers are not validated: scoring does that."""
+        image_id, _ = self._identity(path, sight, kind)
+        letter = dead_letter(self._line, data, self._event(path, sight, image_id).headers(), reason)
+        token = f"{self._line}|letter|{self._tree.name(path)}|{kind}|{sight.size}|{sight.modified_ns}"
+        also = [] if kind == "unreadable" else [self._seen_token(path, sight)]
+        return self._log.append_once(token, [letter], also)
 
-    def _record(self, path: Path, name: str, sight: _Sight) -> Outgoing | None:
-        """None for a file that has gone. Headers are not validated here: scoring does that for every source."""
-        event = Event.model_construct(
-            image_id=name,
+    def _finish(self, path: str, sight: Sight) -> None:
+        del self._waiting[path]
+        self._done[path] = sight
+
+    def _event(self, path: str, sight: Sight, image_id: str) -> Event:
+        """Not validated here: scoring does that for every source."""
+        return Event.model_construct(
+            image_id=image_id,
             source=f"/lines/{self._line}",
             line=self._line,
             captured_at=datetime.fromtimestamp(sight.modified_ns / 1e9, UTC),
-            use_for_training=self._use_for_training,
+            use_for_training=self._options.use_for_training,
         )
-        if sight.size > _LARGEST_BYTES:
-            return dead_letter(self._line, b"", event.headers(), f"The file has {sight.size:,} bytes.")
-        try:
-            return Outgoing(IMAGES, self._line, path.read_bytes(), event.headers())
-        except FileNotFoundError:
-            return None
-        except PermissionError:
-            return dead_letter(self._line, b"", event.headers(), "The file may not be read; check its rights.")
-        except OSError as error:
-            raise Unavailable(f"{path} cannot be read: {error.strerror}.", "Check the disk or the share.") from error
 
-    def _token(self, name: str, sight: _Sight) -> str:
-        return f"{self._prefix}{name}|{sight.size}|{sight.modified_ns}"
+    def _identity(self, path: str, sight: Sight, digest: str) -> tuple[str, str]:
+        """The image's id, and the token under which it is published once."""
+        name = self._tree.name(path)
+        hashed = digest[:_ID_DIGITS]
+        parts = {
+            Identity.CONTENT: [hashed],
+            Identity.CAPTURE: [hashed, str(sight.modified_ns)],
+            Identity.NAME: [],
+        }[self._options.identity]
+        return "@".join([name, *parts]), "|".join([self._line, "image", *(parts or [digest]), name])
+
+    def _seen_token(self, path: str, sight: Sight) -> str:
+        facts = f"{sight.size}|{sight.modified_ns}|{sight.changed_ns}"
+        return f"{self._line}|seen|{self._options.identity}|{self._tree.name(path)}|{facts}"
 
 
 def images_below(folder: Path) -> list[Path]:
     """Files with the suffix of an image, in the order of their names; nothing that is hidden."""
-    found = (path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
-    return sorted(path for path in found if not _hidden(path.relative_to(folder)))
-
-
-def _hidden(path: Path) -> bool:
-    return any(part.startswith(".") for part in path.parts)
-
-
-def _text(path: Path) -> str:
-    """`path` with slashes; bytes that are no UTF-8 are spelled out, since an id is text."""
-    return os.fsencode(path.as_posix()).decode(errors="backslashreplace")
+    return sorted(Path(path) for path, _ in Tree(folder, Troubles(lambda message: None)).files())

@@ -1,7 +1,7 @@
 """Topics in SQLite: every append is one transaction that survives a power cut once it has returned."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from sqlite3 import Connection
@@ -48,20 +48,22 @@ class LocalLog:
         with self._database.writing() as connection:
             self._insert(connection, records)
 
-    def append_once(self, token: str, records: Sequence[Outgoing]) -> bool:
-        """`append`, unless something was appended under `token` before; then nothing, and False."""
+    def append_once(self, token: str, records: Sequence[Outgoing], also: Sequence[str] = ()) -> bool:
+        """`append`, unless something was appended under `token` before; then nothing, and False. The tokens `also`
+        are known afterwards in either case.
+        """
         with self._database.writing() as connection:
             fresh = connection.execute("INSERT OR IGNORE INTO published VALUES (?)", (token,)).rowcount == 1
             if fresh:
                 self._insert(connection, records)
+            connection.executemany("INSERT OR IGNORE INTO published VALUES (?)", [(each,) for each in also])
         return fresh
 
-    def published(self, prefix: str) -> set[str]:
-        """The tokens of `append_once` that start with `prefix`."""
-        query = "SELECT token FROM published WHERE substr(token, 1, ?) = ?"
+    def known(self, tokens: Iterable[str]) -> list[str]:
+        """Those of `tokens` that `append_once` was given before."""
+        query = "SELECT 1 FROM published WHERE token = ?"
         with self._database.reading() as connection:
-            rows = connection.execute(query, (len(prefix), prefix))
-            return {token for (token,) in rows}
+            return [token for token in tokens if connection.execute(query, (token,)).fetchone()]
 
     def read(self, topic: str, partition: int, offset: int, limit: int) -> list[Record]:
         query = """SELECT "offset", key, value, headers, at FROM records

@@ -9,12 +9,14 @@ from flowgauge.adaptation.contract import Adapt
 from flowgauge.domain.errors import SettingsError
 from flowgauge.domain.ports import Clock
 from flowgauge.local.clock import SystemClock
+from flowgauge.local.disposal import After, Disposal
 from flowgauge.local.file_system import refuse_network
-from flowgauge.local.folder import FolderSource
+from flowgauge.local.folder import DEFAULTS, FolderOptions, FolderSource
 from flowgauge.local.lock import only_runner
 from flowgauge.local.log import LocalLog
 from flowgauge.local.objects import LocalObjects
 from flowgauge.local.state import LocalState
+from flowgauge.local.tree import Tell
 from flowgauge.processors.adaptation import Adaptation
 from flowgauge.processors.alerting import Alerting
 from flowgauge.processors.archive import Archive
@@ -30,6 +32,7 @@ from flowgauge.runtime.worker import OnUnavailable, Worker
 from flowgauge.services.retention import PassRetention
 
 _SUPPORTED = "Name a directory, such as --store ./plant, or a bucket, such as --store s3://flowgauge."
+_MOVING = "Give --after move and --move-to FOLDER together."
 _BUCKET = "s3://"
 
 
@@ -70,10 +73,22 @@ def is_shared(store: Store) -> bool:
 
 
 def folder_source(
-    store: Store, folder: Path, line: str, quiet_seconds: float = 1.0, use_for_training: bool = True
+    store: Store,
+    folder: Path,
+    line: str,
+    options: FolderOptions = DEFAULTS,
+    after: After = After.KEEP,
+    move_to: Path | None = None,
+    tell: Tell = lambda message: None,
 ) -> FolderSource:
-    """Images that appear in `folder`, for `line`; see `FolderSource`."""
-    return FolderSource(folder, line, _local_log(store), store.clock, quiet_seconds, use_for_training)
+    """Images that appear in `folder`, for `line`; see `FolderSource`. Raises `UserError` for a `move_to` that is of no
+    use, or is missing.
+    """
+    if (after is After.MOVE) != (move_to is not None):
+        raise SettingsError("Moving files needs a folder to move them to, and nothing else does.", _MOVING)
+    log = _local_log(store)
+    disposal = None if after is After.KEEP else Disposal(folder, log, move_to)
+    return FolderSource(folder, line, log, store.clock, options, disposal, tell)
 
 
 def embedded(

@@ -21,6 +21,9 @@ class Source(Protocol):
     def publish(self, limit: int) -> int:
         """Append at most `limit` image events that are ready; how many there were."""
 
+    def awaited(self) -> bool:
+        """Whether what is there now may still become an event, or must still be tidied up after."""
+
 
 class Housekeeping(Protocol):
     def tidy(self) -> None:
@@ -86,9 +89,16 @@ class Runner:
         Raises the `Unavailable` that holds a worker up rather than waiting for its end.
         """
         with self._plant.alone():
-            while self._turn():
+            while self._turn() or self._awaited():
                 pass
             self._drain()
+
+    def _awaited(self) -> bool:
+        """After a rest, since whatever is awaited takes its time."""
+        awaited = any(source.awaited() for source in self._plant.sources) and not self._plant.stopping.is_set()
+        if awaited:
+            self._rest()
+        return awaited
 
     def _turn(self) -> int:
         done = self._publish()

@@ -1,0 +1,233 @@
+"""The image files below a folder, however much of it moves, vanishes or cannot be read meanwhile."""
+
+import os
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
+_LATER = "The others go on; it is tried again."
+
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Sight:
+    """What a file looked like. Times in nanoseconds; `changed_ns` moves with rights too, and nobody can set it.
+
+    The file's number is left out: some shares invent another one at every look.
+    """
+
+    size: int
+    modified_ns: int
+    changed_ns: int
+
+    @classmethod
+    def of(cls, facts: os.stat_result) -> "Sight":
+        return cls(facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns)
+
+
+class Troubles:
+    """Says of each path once what is wrong with it, and again only after it was well in between."""
+
+    def __init__(self, tell: Tell) -> None:
+        self._tell = tell
+        self._told: dict[str, str] = {}
+
+    def about(self, path: str, message: str) -> None:
+        if self._told.get(path) != message:
+            self._told[path] = message
+            self._tell(message)
+
+    def over(self, path: str) -> bool:
+        """Forget what was wrong with `path`; whether something was."""
+        return self._told.pop(path, None) is not None
+
+
+@dataclass
+class _Walk:
+    """What a look has come by: folders and files as (device, inode), and links, which it follows last. One that is not
+    `whole` leaves out files that are `known`, folders too, and does not follow links: it does not know what else leads
+    there.
+    """
+
+    whole: bool
+    known: Callable[[str], bool] = lambda path: False
+    visited: set[tuple[int, int]] = field(default_factory=set)
+    file_numbers: set[tuple[int, int]] = field(default_factory=set)
+    folder_links: list[str] = field(default_factory=list)
+    file_links: list[str] = field(default_factory=list)
+
+
+class Tree:
+    """Lists image files below `root`, by names relative to it. Hidden files and folders are left out.
+
+    Linked folders and files are followed, each target once, and under its own name where it lies below `root` too; a
+    link to a folder that holds `root` is passed over, and told. So is everything that cannot be looked at: it is tried
+    again at the next listing.
+    """
+
+    def __init__(self, root: Path, troubles: Troubles) -> None:
+        self._root = str(root)
+        self._troubles = troubles
+        self._folders: dict[str, int] = {}
+        self._links: set[str] = set()
+        self.stale = False
+        """Whether a look has come by something that only the next listing can tell."""
+
+    def name(self, path: str) -> str:
+        """`path` below the root with slashes; bytes that are no UTF-8 are spelled out, since an id is text."""
+        relative = os.path.relpath(path, self._root).replace(os.sep, "/")
+        return os.fsencode(relative).decode(errors="backslashreplace")
+
+    def files(self) -> Iterator[tuple[str, Sight]]:
+        """Every image file below the root: path and what it looks like."""
+        self._folders, self._links, self.stale = {}, set(), False
+        yield from self._all([self._root], _Walk(whole=True))
+
+    def fresh_files(self, known: Callable[[str], bool]) -> Iterator[tuple[str, Sight]]:
+        """Files that are not `known` (by path) in folders whose list of names has changed since they were listed."""
+        changed = [path for path, modified_ns in list(self._folders.items()) if self._modified(path) != modified_ns]
+        if changed:
+            yield from self._all(changed, _Walk(whole=False, known=known))
+
+    def look(self, place: str) -> Iterator[tuple[str, Sight]]:
+        """The file at `place`, or the files below that folder; nothing for what is none, or hidden. What lies behind a
+        link that no listing has followed yet is left to the next one.
+        """
+        relative = Path(os.path.relpath(place, self._root))
+        path = str(Path(self._root) / relative)
+        if any(part.startswith(".") for part in relative.parts):
+            return
+        if Path(path).is_symlink():
+            self.stale |= path not in self._links
+        elif str(Path(path).parent) in self._folders or Path(path).resolve() == Path(self._root).resolve() / relative:
+            facts = self._stat(path)
+            if facts is not None and stat.S_ISDIR(facts.st_mode):
+                yield from self._all([path], _Walk(whole=False))
+            elif facts is not None and _is_image(path, facts):
+                yield path, Sight.of(facts)
+
+    def sight(self, path: str) -> Sight | None:
+        """What the file looks like now; None where there is none to be looked at."""
+        facts = self._stat(path)
+        return Sight.of(facts) if facts is not None and _is_image(path, facts) else None
+
+    def _all(self, folders: list[str], walk: _Walk) -> Iterator[tuple[str, Sight]]:
+        """Links last, so that what can be reached in two ways has the name that does not depend on a link."""
+        for folder in folders:
+            yield from self._below(folder, walk)
+        while walk.folder_links:
+            links, walk.folder_links = sorted(walk.folder_links), []
+            for link in links:
+                if self._holds_root(link):
+                    self._troubles.about(
+                        link, f"The link {link} leads to a folder that holds {self._root}: passed over."
+                    )
+                else:
+                    yield from self._below(link, walk)
+        for link in sorted(walk.file_links):
+            facts = self._stat(link)
+            if facts is None or not _is_image(link, facts):
+                continue
+            number = (facts.st_dev, facts.st_ino)
+            if number not in walk.file_numbers:
+                walk.file_numbers.add(number)
+                yield link, Sight.of(facts)
+
+    def _below(self, top: str, walk: _Walk) -> Iterator[tuple[str, Sight]]:
+        waiting = [top]
+        while waiting:
+            folder = waiting.pop()
+            was_known = folder in self._folders
+            for entry in self._entered(folder, walk):
+                if _is_folder(entry):
+                    if walk.whole or not was_known or entry.path not in self._folders:
+                        waiting.append(entry.path)
+                elif entry.is_symlink():
+                    self._link(entry.path, walk)
+                elif _named_as_image(entry.name) and not walk.known(entry.path):
+                    yield from self._file(entry.path, walk)
+
+    def _entered(self, folder: str, walk: _Walk) -> list[os.DirEntry[str]]:
+        """What lies in `folder` and is not hidden, the first time that a walk comes there."""
+        facts = self._stat(folder)
+        if facts is None or (facts.st_dev, facts.st_ino) in walk.visited:
+            return []
+        walk.visited.add((facts.st_dev, facts.st_ino))
+        self._folders[folder] = facts.st_mtime_ns
+        return [entry for entry in self._entries(folder) if not entry.name.startswith(".")]
+
+    def _link(self, path: str, walk: _Walk) -> None:
+        if not walk.whole:
+            self.stale |= path not in self._links
+            return
+        self._links.add(path)
+        facts = self._stat(path)
+        if facts is not None and stat.S_ISDIR(facts.st_mode):
+            walk.folder_links.append(path)
+        elif facts is not None and _named_as_image(path):
+            walk.file_links.append(path)
+
+    def _file(self, path: str, walk: _Walk) -> Iterator[tuple[str, Sight]]:
+        facts = self._stat(path)
+        if facts is not None and stat.S_ISREG(facts.st_mode):
+            walk.file_numbers.add((facts.st_dev, facts.st_ino))
+            yield path, Sight.of(facts)
+
+    def _entries(self, folder: str) -> list[os.DirEntry[str]]:
+        trouble = f"{folder}/"  # not that of `_stat`, which may well be able to look at the folder itself
+        try:
+            with os.scandir(folder) as entries:
+                found = list(entries)
+        except FileNotFoundError:
+            return []  # it went while its parent was listed: nothing to tell
+        except OSError as error:
+            self._folders.pop(folder, None)
+            self._troubles.about(trouble, f"{folder} cannot be listed: {error.strerror}. {_LATER}")
+            return []
+        self._troubles.over(trouble)
+        return found
+
+    def _stat(self, path: str) -> os.stat_result | None:
+        try:
+            facts = Path(path).stat()
+        except FileNotFoundError:
+            if Path(path).is_symlink():
+                self._troubles.about(path, f"The link {path} leads nowhere. It is tried again.")
+            return None
+        except OSError as error:
+            self._troubles.about(
+                path, f"{path} cannot be looked at: {error.strerror}. The others go on; it is tried again."
+            )
+            return None
+        self._troubles.over(path)
+        return facts
+
+    def _modified(self, folder: str) -> int | None:
+        with suppress(OSError):  # the listing that follows says what is wrong
+            return Path(folder).stat().st_mtime_ns
+        return None
+
+    def _holds_root(self, link: str) -> bool:
+        root, target = os.path.realpath(self._root), os.path.realpath(link)
+        return os.path.commonpath([root, target]) == target
+
+
+def _is_image(path: str, facts: os.stat_result) -> bool:
+    """A pipe or a device by that name would hold its reader up for ever."""
+    return _named_as_image(path) and stat.S_ISREG(facts.st_mode)
+
+
+def _named_as_image(path: str) -> bool:
+    return path.lower().endswith(SUFFIXES)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """A folder itself, no link to one."""
+    try:
+        return entry.is_dir(follow_symlinks=False)
+    except OSError:  # its share went between the listing and now: the next listing says so
+        return False
