@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from pydantic import BaseModel
 
-from flowgauge.cli.options import Aspect, Device
+from flowgauge.cli.options import Aspect, Bits, Device
+from flowgauge.cli.output import warn
 from flowgauge.domain.errors import SettingsError
 from flowgauge.meta.initialization import MetaInit, read, shipped
 from flowgauge.models.backbones import LITE0, PIXELS_SPEC, BackboneSpec
@@ -23,6 +24,7 @@ from flowgauge.training.fit import FitSettings, embedder_for
 from flowgauge.training.gauge import Gauge
 from flowgauge.training.snapshot import load
 from flowgauge.training.thresholds import FALSE_ALARMS
+from flowgauge.vision.decoding import Picture, SixteenBit
 from flowgauge.vision.preprocessing import LARGEST, Preprocessing
 from flowgauge.vision.preprocessing import Aspect as Rule
 from flowgauge.vision.tiling import tiled_side
@@ -45,6 +47,7 @@ class Model:
     layers: str | None = None
     tiles: str | None = None
     false_alarms: float | None = None
+    bits: Bits | None = None
 
     def refining(self) -> "Model":
         """The same for images that nobody has called good."""
@@ -135,7 +138,42 @@ class Model:
                 f"{self.tiles} tiles of {self._size} pixels make an image of {side} pixels a side.",
                 f"Use fewer or smaller ones: {LARGEST} is the most.",
             )
-        return Preprocessing(size=side, aspect=Rule(self.aspect))
+        return Preprocessing(
+            size=side, aspect=Rule(self.aspect), sixteen_bit=None if self.bits is None else _SIXTEEN_BIT[self.bits]
+        )
+
+
+_SIXTEEN_BIT = {
+    Bits.TEN: SixteenBit.TEN_BIT,
+    Bits.TWELVE: SixteenBit.TWELVE_BIT,
+    Bits.FOURTEEN: SixteenBit.FOURTEEN_BIT,
+    Bits.SIXTEEN: SixteenBit.FULL_RANGE,
+}
+
+
+def seeing(settings: FitSettings, pictures: Sequence[Picture]) -> FitSettings:
+    """With the rule for 16-bit files that a person gave, or that the training images tell; what it is is said, and so
+    is when they are all but black."""
+    preprocessing = settings.preprocessing
+    peak = max((int(picture.deep.max()) for picture in pictures if picture.deep is not None), default=None)
+    if peak is not None:
+        guess = SixteenBit.holding(peak)
+        rule = preprocessing.sixteen_bit or guess
+        told = f"16-bit files are read as {rule}, 0 to {rule.white}; the brightest training value is {peak}."
+        if preprocessing.sixteen_bit is None:
+            warn(f"{told} If the camera has more bits than its images show, give --bits.")
+        elif peak > rule.white:
+            warn(f"{told} What is brighter is clipped: check --bits, of which these images need {guess}.")
+        preprocessing = preprocessing.model_copy(update={"sixteen_bit": rule})
+    seen = [preprocessing.seen(picture).statistics for picture in pictures]
+    if seen and max(max(each.brightness, each.contrast) for each in seen) < _BLACK:
+        warn("All training images are nearly black. Check the exposure, the lens cap and --bits.")
+    return settings.model_copy(update={"preprocessing": preprocessing})
+
+
+_BLACK = 0.03
+"""Of mean and deviation, in [0, 1]: 8 of 255 levels. With more, dark-field images would be warned of; with less, 12
+bits in a 16-bit file, which reach 16 levels, would not."""
 
 
 def changed(changes: Sequence[str]) -> dict[str, Any]:

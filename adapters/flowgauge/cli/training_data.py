@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from flowgauge.cli.opened import opened
 from flowgauge.cli.output import warn
 from flowgauge.cli.progress import Report
 from flowgauge.domain.errors import DatasetError, UnreadableImage, UserError
@@ -43,7 +44,7 @@ def gather(
         if masks is not None:
             raise UserError("Buffered images have no masks.", "Leave --masks out.")
         return from_line(store, line, limit)
-    return from_dataset(Dataset.open(dataset, masks), groups, limit, report)
+    return from_dataset(opened(dataset, masks), groups, limit, report)
 
 
 def from_dataset(dataset: Dataset, groups: Path | None, limit: int | None, report: Report) -> Good:

@@ -1,7 +1,7 @@
 """One pass over a data set: of each image what the checks need, and not its pixels."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import sha256
 
@@ -115,7 +115,8 @@ class _Surveyor:
     def look_at(self, batch: Sequence[Entry]) -> Bytes:
         """The squares (N, size, size, 3) of those that can be read."""
         found = list(sift(batch))
-        samples = [item for item in found if isinstance(item, Sample)]
+        seen = self._embedder.preprocessing.seen
+        samples = [replace(item, picture=seen(item.picture)) for item in found if isinstance(item, Sample)]
         self.unreadable += [item for item in found if isinstance(item, Unreadable)]
         size = self._embedder.preprocessing.size
         crops = np.zeros((0, size, size, 3), np.uint8)

@@ -117,13 +117,16 @@ def fit(
     groups = list(groups) if groups is not None else [str(index) for index in range(len(pictures))]
     embedder = embedder_for(settings, device).measured(pictures)
     backbone, preprocessing = embedder.backbone, embedder.preprocessing
+    pictures = [preprocessing.seen(picture) for picture in pictures]
     clear = [not preprocessing.unclear_reasons(picture) for picture in pictures]
     pictures, groups = list(compress(pictures, clear)), list(compress(groups, clear))
     folds = folds_of(groups, settings.folds)
     if init is not None:
         init.require_backbone(backbone.spec)
     trainer = Trainer(settings, backbone.shape(preprocessing.size), seed, progress, init)
-    training_set = embedder.training_set(preprocessing.crops(pictures), seed=seed, progress=progress).showing(groups)
+    crops = preprocessing.crops(pictures)
+    _require_different(crops)
+    training_set = embedder.training_set(crops, seed=seed, progress=progress).showing(groups)
     if labelled:
         defects = preprocessing.crops([picture for picture, _ in labelled])
         embedding = embedder.embed(defects, progress, what="reading labelled defects")
@@ -185,6 +188,16 @@ def folds_of(groups: Sequence[str], wanted: int) -> NDArray[np.intp]:
             f"Give at least {MINIMUM_IMAGES} images of different good parts; a hundred or more is better.",
         )
     return fold_of(groups, min(wanted, distinct))
+
+
+def _require_different(crops_NSSC: NDArray[np.uint8]) -> None:
+    """Raises `DatasetError` where too few images differ: copies have one score, and a threshold needs a spread."""
+    different = len({hashlib.sha256(crop.tobytes()).digest() for crop in crops_NSSC})
+    if different < MINIMUM_IMAGES:
+        raise DatasetError(
+            f"The {len(crops_NSSC)} training images show only {different} different pictures, the others are copies.",
+            f"Check that the camera is not frozen, and give at least {MINIMUM_IMAGES} images of different good parts.",
+        )
 
 
 @dataclass(frozen=True)
