@@ -29,23 +29,8 @@ from tests.support.tiffs import packed_tiff, word_tiff
 Values = NDArray[np.uint16]
 
 RULES = {10: SixteenBit.TEN_BIT, 12: SixteenBit.TWELVE_BIT, 14: SixteenBit.FOURTEEN_BIT, 16: SixteenBit.FULL_RANGE}
-QUICK = [
-    "--size=64",
-    "--set",
-    "members=2",
-    "--set",
-    "dimensions=24",
-    "--set",
-    "blocks=3",
-    "--set",
-    "hidden=48",
-    "--set",
-    "training.steps=40",
-    "--set",
-    "training.batch=256",
-    "--device",
-    "cpu",
-]
+QUICK = ["--size=64", "--set=members=2", "--set=dimensions=24", "--set=blocks=3", "--set=hidden=48"]
+QUICK += ["--set=training.steps=40", "--set=training.batch=256", "--device=cpu"]
 
 
 def values_of(bits: int, shape: tuple[int, int] = (16, 24), seed: int = 0) -> Values:
