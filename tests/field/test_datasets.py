@@ -3,9 +3,11 @@
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import Image
 
 from flowgauge.domain.errors import DatasetError
@@ -122,7 +124,7 @@ def test_gray_rims_are_no_defect_and_class_numbers_are(
     tmp_path: Path, values: tuple[int, ...], defective: tuple[bool, ...], depth: type
 ) -> None:
     write_mvtec(tmp_path, train=1, test_good=0, defects={"crack": 1})
-    columns = np.array([*values, *[0] * (SIDE - len(values))]).astype(depth)
+    columns: NDArray[Any] = np.array([*values, *[0] * (SIDE - len(values))]).astype(depth)
     (tmp_path / "ground_truth/crack/000_mask.png").unlink()
     Image.fromarray(np.repeat(columns[None], SIDE, axis=0)).save(tmp_path / "ground_truth/crack/000_mask.png")
     mask = read(Dataset.open(tmp_path).test[0]).mask

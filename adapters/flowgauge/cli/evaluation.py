@@ -1,7 +1,7 @@
 """Evaluations as the command line asks for them. Loads torch: imported when the command runs and not before."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from time import perf_counter
@@ -81,7 +81,7 @@ def evaluation(
     settings, where = model.settings(), torch_device(device)
     start = None if init is None else start_at(init)
 
-    def fitted(pictures: Sequence[Picture], parts: Sequence[str] | None, seed: int, progress: Progress) -> Gauge:
+    def fitted(pictures: Collection[Picture], parts: Sequence[str] | None, seed: int, progress: Progress) -> Gauge:
         return fit(
             pictures,
             line="evaluation",

@@ -1,7 +1,7 @@
 """From options to gauges. Loads torch, so commands import it when they run and not before."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -151,24 +151,34 @@ _SIXTEEN_BIT = {
 }
 
 
-def seeing(settings: FitSettings, pictures: Sequence[Picture]) -> FitSettings:
+def seeing(settings: FitSettings, pictures: Iterable[Picture]) -> FitSettings:
     """With the rule for 16-bit files that a person gave, or that the training images tell; what it is is said, and so
-    is when they are all but black."""
+    is when they are all but black. Looks at each picture once."""
     preprocessing = settings.preprocessing
-    peak = max((int(picture.deep.max()) for picture in pictures if picture.deep is not None), default=None)
+    lightest, lightest_deep, peak = 0.0, 0.0, None
+    for picture in pictures:
+        light = max(picture.statistics.brightness, picture.statistics.contrast)
+        if picture.deep is None:
+            lightest = max(lightest, light)
+        else:
+            lightest_deep = max(lightest_deep, light * SixteenBit.FULL_RANGE.white)
+            peak = max(int(picture.deep.max()), peak or 0)
     if peak is not None:
-        guess = SixteenBit.holding(peak)
-        rule = preprocessing.sixteen_bit or guess
-        told = f"16-bit files are read as {rule}, 0 to {rule.white}; the brightest training value is {peak}."
-        if preprocessing.sixteen_bit is None:
-            warn(f"{told} If the camera has more bits than its images show, give --bits.")
-        elif peak > rule.white:
-            warn(f"{told} What is brighter is clipped: check --bits, of which these images need {guess}.")
+        rule = preprocessing.sixteen_bit or SixteenBit.holding(peak)
+        _tell_bits(rule, peak, given=preprocessing.sixteen_bit is not None)
         preprocessing = preprocessing.model_copy(update={"sixteen_bit": rule})
-    seen = [preprocessing.seen(picture).statistics for picture in pictures]
-    if seen and max(max(each.brightness, each.contrast) for each in seen) < _BLACK:
+        lightest = max(lightest, lightest_deep / rule.white)
+    if lightest < _BLACK:
         warn("All training images are nearly black. Check the exposure, the lens cap and --bits.")
     return settings.model_copy(update={"preprocessing": preprocessing})
+
+
+def _tell_bits(rule: SixteenBit, peak: int, *, given: bool) -> None:
+    told = f"16-bit files are read as {rule}, 0 to {rule.white}; the brightest training value is {peak}."
+    if not given:
+        warn(f"{told} If the camera has more bits than its images show, give --bits.")
+    elif peak > rule.white:
+        warn(f"{told} What is brighter is clipped: these images need {SixteenBit.holding(peak)}; check --bits.")
 
 
 _BLACK = 0.03

@@ -268,6 +268,10 @@ def read(entry: Entry) -> Sample:
     return Sample(entry, picture, _mask(entry, picture))
 
 
+def picture_of(entry: Entry) -> Picture:
+    return read(entry).picture
+
+
 def _bytes(path: Path) -> bytes:
     try:
         return path.read_bytes()

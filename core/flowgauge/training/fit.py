@@ -1,11 +1,10 @@
 """The first gauge of a line, from good images: what a person asks for with `flowgauge fit`."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from importlib.metadata import version as installed_version
-from itertools import compress
 from typing import Any, Protocol
 
 import numpy as np
@@ -94,7 +93,7 @@ Labelled = tuple[Picture, str]
 
 
 def fit(
-    pictures: Sequence[Picture],
+    pictures: Collection[Picture],
     *,
     line: str,
     settings: FitSettings,
@@ -117,14 +116,14 @@ def fit(
     groups = list(groups) if groups is not None else [str(index) for index in range(len(pictures))]
     embedder = embedder_for(settings, device).measured(pictures)
     backbone, preprocessing = embedder.backbone, embedder.preprocessing
-    pictures = [preprocessing.seen(picture) for picture in pictures]
-    clear = [not preprocessing.unclear_reasons(picture) for picture in pictures]
-    pictures, groups = list(compress(pictures, clear)), list(compress(groups, clear))
+    looked_at = [_looked_at(preprocessing, picture) for picture in pictures]
+    groups = [group for group, looked in zip(groups, looked_at, strict=True) if looked is not None]
+    clear = [looked for looked in looked_at if looked is not None]
     folds = folds_of(groups, settings.folds)
     if init is not None:
         init.require_backbone(backbone.spec)
     trainer = Trainer(settings, backbone.shape(preprocessing.size), seed, progress, init)
-    crops = preprocessing.crops(pictures)
+    crops = np.stack([square for square, _ in clear])
     _require_different(crops)
     training_set = embedder.training_set(crops, seed=seed, progress=progress).showing(groups)
     if labelled:
@@ -143,17 +142,23 @@ def fit(
         created_at=at,
         software=f"flowgauge {installed_version('flowgauge')}",
         seed=seed,
-        images=len(pictures) - len(suspects),
+        images=len(clear) - len(suspects),
         backbone=backbone.spec,
         preprocessing=preprocessing,
         detector=DetectorSpec(name=settings.detector, config=detector.config.model_dump(mode="json")),
         threshold=settings.threshold(scores, folds, groups, seed),
         calibration=Calibration.of(scores),
         map_scale=map_scale(held_out.maps),
-        ranges=ranges_of([picture.statistics for picture in pictures]),
+        ranges=ranges_of([statistics for _, statistics in clear]),
         weights_sha256=_UNNAMED,
     )
     return _named(Gauge(manifest, backbone, detector.to(device)))
+
+
+def _looked_at(preprocessing: Preprocessing, picture: Picture) -> tuple[NDArray[np.uint8], Statistics] | None:
+    """What a fit keeps of a picture, its square and its statistics; None where its object is in doubt."""
+    picture = preprocessing.seen(picture)
+    return None if preprocessing.unclear_reasons(picture) else (preprocessing.square(picture), picture.statistics)
 
 
 def embedder_for(settings: FitSettings, device: str) -> Embedder:

@@ -6,7 +6,7 @@ large as the object. `embed` takes a square around the object that has the same 
 is not the object: it keeps scale and forgets place and background (Hönel and Nordqvist, From Lab to Factory, s.4).
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from enum import StrEnum
 from math import ceil
 from typing import Self
@@ -61,7 +61,7 @@ class Preprocessing(FrozenModel):
         """As the gauge sees it: 16-bit values by its own rule."""
         return picture.by(self.sixteen_bit or SixteenBit.FULL_RANGE)
 
-    def measured(self, pictures: Sequence[Picture]) -> Self:
+    def measured(self, pictures: Collection[Picture]) -> Self:
         """With the rule for 16-bit files, and for `embed` with the smallest window that every object fits into, and
         `margin` of it around. `unclear_reasons` then tells which pictures show none.
 
@@ -71,8 +71,8 @@ class Preprocessing(FrozenModel):
             return self.model_copy(update={"sixteen_bit": sixteen_bit_rule(pictures)}).measured(pictures)
         if not self.blackens:
             return self
-        pictures = [self.seen(picture) for picture in pictures]
-        sides = [_longer_side(object_box(picture)) for picture in pictures if picture.outline.any()]
+        seen = map(self.seen, pictures)
+        sides = [_longer_side(object_box(picture)) for picture in seen if picture.outline.any()]
         if 2 * len(sides) <= len(pictures):
             raise DatasetError(
                 f"Only {len(sides)} of {len(pictures)} images show an object that stands out from its ground.",
