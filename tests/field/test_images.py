@@ -230,16 +230,16 @@ def test_the_largest_image_is_a_setting_which_the_error_names(
     incoming, store = strip(tmp_path / "incoming", (1_000, 1_100)), tmp_path / "plant"
     run = ("run", incoming, "--line", "strip", "--once", "--device", "cpu", "--store")
     refused = flowgauge("--max-megapixels", 1, *run, store / "a")
-    assert "0 verdicts" in refused.out
+    assert "0 verdicts" in refused.err
     assert f"{MAX_MEGAPIXELS} to 2 or more" in refused.out
-    assert "1 verdicts" in flowgauge(*run, store / "b").out, "the limit of one call is not that of the next"
+    assert "1 verdicts" in flowgauge(*run, store / "b").err, "the limit of one call is not that of the next"
     monkeypatch.setenv(MAX_MEGAPIXELS, "1")
-    assert "1 dead letters" in flowgauge(*run, store / "c").out
-    assert "1 verdicts" in flowgauge("--max-megapixels", 2, *run, store / "d").out
+    assert "1 dead letters" in flowgauge(*run, store / "c").err
+    assert "1 verdicts" in flowgauge("--max-megapixels", 2, *run, store / "d").err
     monkeypatch.delenv(MAX_MEGAPIXELS)
     config = tmp_path / "flowgauge.toml"
     config.write_text("max_megapixels = 1\n")
-    assert "1 dead letters" in flowgauge("--config", config, *run, store / "e").out
+    assert "1 dead letters" in flowgauge("--config", config, *run, store / "e").err
     config.write_text('max_megapixels = "many"\n')
     assert "max_megapixels = many is no size" in flowgauge("--config", config, *run, store / "f").err
 
@@ -253,7 +253,7 @@ def test_floats_are_refused_in_plain_words_and_the_next_image_is_scored(flowgaug
     done = flowgauge("run", incoming, "--line", "a", "--store", tmp_path / "plant", "--once", "--device", "cpu")
     assert "a-height.tif  The image has 32 bits per pixel" in done.out
     assert "Save it with 8 or 16 bits" in done.out
-    assert "1 verdicts" in done.out
+    assert "1 verdicts" in done.err
 
 
 def test_sixteen_bit_colour_keeps_all_its_bits() -> None:
@@ -264,3 +264,15 @@ def test_sixteen_bit_colour_keeps_all_its_bits() -> None:
         assert picture.deep is not None
         np.testing.assert_array_equal(picture.deep, values)
         np.testing.assert_array_equal(picture.by(SixteenBit.TWELVE_BIT).pixels, np.rint(values / 4095 * 255))
+
+
+def test_the_doctor_sees_what_the_gauge_will_see(flowgauge: Shell, tmp_path: Path) -> None:
+    for place, numbers in (("train/good", range(10)), ("test/good", range(20, 22))):
+        (tmp_path / place).mkdir(parents=True)
+        for number in numbers:
+            Image.fromarray(part_in(12, number)).save(tmp_path / place / f"{number:03d}.tif")
+    report = tmp_path / "doctor.html"
+    done = flowgauge("check-data", tmp_path, "--json", "-", "--report", report, "--device", "cpu")
+    assert "16-bit files are read as 12-bit, 0 to 4095" in done.err
+    (exposure,) = [check for check in done.json["checks"] if check["name"] == "exposure"]
+    assert exposure["figures"]["brightness"] > 0.2, "and no 16th of it"

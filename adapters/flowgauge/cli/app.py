@@ -78,7 +78,7 @@ def flowgauge(
         typer.Option(
             envvar=MAX_MEGAPIXELS,
             min=1,
-            help="The largest image that is decoded, in millions of pixels (64): it bounds memory, some 20 MB each.",
+            help="The largest image that is decoded, in millions of pixels (64). It bounds memory, some 20 MB each.",
             show_default=False,
         ),
     ] = None,
