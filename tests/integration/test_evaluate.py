@@ -1,4 +1,4 @@
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from itertools import count
 from pathlib import Path
 
@@ -40,7 +40,7 @@ def judged(gauge: Gauge, trials: Sequence[Trial], groups: Groups | None = None) 
     """An evaluation whose every fit gives `gauge`, by a clock that ticks once each time it is read."""
     ticks = count()
 
-    def fitted(pictures: Sequence[Picture], parts: Sequence[str] | None, seed: int, progress: Progress) -> Gauge:
+    def fitted(pictures: Collection[Picture], parts: Sequence[str] | None, seed: int, progress: Progress) -> Gauge:
         assert len(pictures) == len(trials[0].train)
         return gauge
 

@@ -19,6 +19,11 @@ class Outcome:
     def json(self) -> Any:
         return json.loads(self.out)
 
+    @property
+    def lines(self) -> list[Any]:
+        """Of a stream of JSON, one document a line."""
+        return [json.loads(line) for line in self.out.splitlines()]
+
 
 class Shell:
     """Calls `flowgauge` and takes what it prints."""

@@ -50,6 +50,9 @@ class BrightnessGauge:
     threshold: float
     detector_name: str = "brightness"
 
+    def seen(self, picture: Picture) -> Picture:
+        return picture
+
     def predict(self, pictures: Sequence[Picture]) -> list[Prediction]:
         return [self._prediction(picture) for picture in pictures]
 

@@ -13,7 +13,8 @@ from PIL import Image
 from scipy import ndimage
 
 from flowgauge.domain.errors import UnreadableImage
-from flowgauge.vision.decoding import ImageLimits, Picture, SixteenBit, decode, statistics
+from flowgauge.domain.image_limits import ImageLimits
+from flowgauge.vision.decoding import Picture, SixteenBit, decode, statistics
 
 Pixels = NDArray[np.uint8]
 

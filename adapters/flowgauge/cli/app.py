@@ -9,7 +9,7 @@ import typer
 from flowgauge.cli.adapt import adapt
 from flowgauge.cli.benchmark import benchmark
 from flowgauge.cli.check_data import check_data
-from flowgauge.cli.config import defaults_for, read_config
+from flowgauge.cli.config import MAX_MEGAPIXELS_KEY, defaults_for, megapixels, read_config
 from flowgauge.cli.dead_letters import dead_letters
 from flowgauge.cli.demo import demo
 from flowgauge.cli.estimate import estimate
@@ -30,6 +30,7 @@ from flowgauge.cli.status import alerts, status
 from flowgauge.cli.store import store
 from flowgauge.cli.topics import topics
 from flowgauge.cli.worker import worker
+from flowgauge.domain.image_limits import MAX_MEGAPIXELS, ImageLimits, set_limits
 
 app = typer.Typer(
     name="flowgauge",
@@ -66,7 +67,20 @@ def flowgauge(
     context: typer.Context,
     config: Annotated[
         Path | None,
-        typer.Option(envvar="FLOWGAUGE_CONFIG", help="TOML file with defaults for store and device.", metavar="FILE"),
+        typer.Option(
+            envvar="FLOWGAUGE_CONFIG",
+            help="TOML file with defaults for store, device and max_megapixels.",
+            metavar="FILE",
+        ),
+    ] = None,
+    max_megapixels: Annotated[
+        float | None,
+        typer.Option(
+            envvar=MAX_MEGAPIXELS,
+            min=1,
+            help="The largest image that is decoded, in millions of pixels (64). It bounds memory, some 20 MB each.",
+            show_default=False,
+        ),
     ] = None,
     version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
 ) -> None:
@@ -80,5 +94,8 @@ def flowgauge(
     flowgauge fit ./good --line press-3 --store ./plant
     flowgauge run ./incoming --line press-3 --store ./plant
     """
-    if config is not None:
-        context.default_map = defaults_for(context.command, read_config(config))
+    settings = {} if config is None else read_config(config)
+    if max_megapixels is None and (text := settings.pop(MAX_MEGAPIXELS_KEY, None)) is not None:
+        max_megapixels = megapixels(text)
+    set_limits(ImageLimits() if max_megapixels is None else ImageLimits(max_pixels=round(max_megapixels * 1e6)))
+    context.default_map = defaults_for(context.command, settings)

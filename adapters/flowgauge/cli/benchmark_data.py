@@ -8,10 +8,11 @@ from pathlib import Path
 
 from flowgauge.cli.features import Features
 from flowgauge.cli.model import Model, torch_device
+from flowgauge.cli.opened import opened
 from flowgauge.cli.options import Device
 from flowgauge.cli.progress import Report
 from flowgauge.domain.errors import UserError
-from flowgauge.evaluation.datasets import Dataset, Entry
+from flowgauge.evaluation.datasets import Entry
 from flowgauge.evaluation.splits import Split, groups_of, read_groups, read_splits, trial
 from flowgauge.training.fit import FitSettings
 
@@ -41,7 +42,7 @@ class BenchmarkData:
     @cached_property
     def entries(self) -> list[Entry]:
         """All images that some split names, in order."""
-        found = Dataset.open(self.dataset, self.masks)
+        found = opened(self.dataset, self.masks)
         trials = [trial(found, split) for split in read_splits(self.splits).splits]
         return sorted({e.name: e for t in trials for e in (*t.train, *t.test)}.values(), key=lambda entry: entry.name)
 

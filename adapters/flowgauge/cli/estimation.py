@@ -15,6 +15,7 @@ from pydantic import TypeAdapter
 
 from flowgauge.cli.features import Features
 from flowgauge.cli.model import SHIPPED, Model, fitting_start, torch_device
+from flowgauge.cli.opened import opened
 from flowgauge.cli.options import Device
 from flowgauge.cli.output import as_json, write_whole
 from flowgauge.cli.progress import Report
@@ -138,7 +139,7 @@ class Estimation:
 
     @cached_property
     def _dataset(self) -> Dataset:
-        return Dataset.open(self.request.dataset, self.request.masks)
+        return opened(self.request.dataset, self.request.masks)
 
     @cached_property
     def _entries(self) -> list[Entry]:

@@ -20,6 +20,7 @@ def evaluate(
     size: options.Size = None,
     tiles: options.Tiles = None,
     aspect: options.AspectOption = options.Aspect.SQUASH,
+    bits: options.BitsOption = None,
     masks: options.Masks = None,
     refine: options.Refine = False,
     false_alarms: options.FalseAlarms = None,
@@ -56,16 +57,28 @@ def evaluate(
     under runs. --baseline tells the paired difference to an earlier result,
     with its interval over parts and seeds. Speeds are taken at batch 16, gauge and bare backbone in turns.
     """
-    from flowgauge.cli.evaluation import chosen_trials, compared, earlier_runs, evaluation
+    from flowgauge.cli.evaluation import chosen_trials, compared, earlier_runs, evaluation, tell_one_sided
     from flowgauge.cli.model import Model
 
     check_writable(json)
     others = None if baseline is None else earlier_runs(baseline)
     model = Model(
-        detector, weights, backbone, size, aspect, refine, members, tuple(changes or ()), layers, tiles, false_alarms
+        detector,
+        weights,
+        backbone,
+        size,
+        aspect,
+        refine,
+        members,
+        tuple(changes or ()),
+        layers,
+        tiles,
+        false_alarms,
+        bits,
     )
     with bars() as report:
         trials = chosen_trials(dataset, splits, seeds_of(seed), noise, limit, masks)
+        tell_one_sided(trials)
         found = evaluation(dataset.resolve().name, trials, model, init, groups, device, report)
     for name, cause in {name: cause for run in found.runs for name, cause in run.unreadable.items()}.items():
         warn(f"{name} is left out. {cause}")

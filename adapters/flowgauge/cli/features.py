@@ -9,6 +9,7 @@ from pathlib import Path
 
 from safetensors.torch import load_file, save_file
 
+from flowgauge.cli.model import seeing
 from flowgauge.cli.output import beside
 from flowgauge.cli.progress import Report
 from flowgauge.domain.errors import DatasetError
@@ -60,7 +61,8 @@ class Features:
         return restored(self._names, shape, embedder.detector, load_file(stored))
 
     def _made(self, stored: Path) -> Embedded:
-        data = embedded(self._names, self._pictures(), self.settings, self.device, self.report)
+        pictures = self._pictures()
+        data = embedded(self._names, pictures, seeing(self.settings, pictures), self.device, self.report)
         stored.parent.mkdir(parents=True, exist_ok=True)
         save_file({name: tensor.cpu() for name, tensor in data.tensors().items()}, beside(stored))
         beside(stored).replace(stored)

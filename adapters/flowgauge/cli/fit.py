@@ -29,6 +29,7 @@ def fit(
     size: options.Size = None,
     tiles: options.Tiles = None,
     aspect: options.AspectOption = options.Aspect.SQUASH,
+    bits: options.BitsOption = None,
     masks: options.Masks = None,
     refine: options.Refine = False,
     false_alarms: options.FalseAlarms = None,
@@ -56,7 +57,7 @@ def fit(
     flowgauge fit --from-buffer --line press-3 --store ./plant
     """
     from flowgauge.app.bootstrap import open_store
-    from flowgauge.cli.model import Model, start_at, torch_device
+    from flowgauge.cli.model import Model, seeing, start_at, torch_device
     from flowgauge.cli.training_data import gather, labels_for
     from flowgauge.domain.object_keys import line_name
     from flowgauge.registry.snapshots import SnapshotFiles, publish_snapshot
@@ -75,6 +76,7 @@ def fit(
         layers,
         tiles,
         false_alarms,
+        bits,
     ).settings()
     start = None if init is None else start_at(init)
     with open_store(store) as plant, bars() as report:
@@ -91,7 +93,7 @@ def fit(
         gauge = fit_gauge(
             good.pictures,
             line=line,
-            settings=settings,
+            settings=seeing(settings, good.pictures),
             at=plant.clock.now(),
             groups=good.groups,
             init=start,

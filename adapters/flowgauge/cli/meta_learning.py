@@ -14,10 +14,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from flowgauge.cli.model import Model, torch_device
+from flowgauge.cli.opened import opened
 from flowgauge.cli.options import Device
 from flowgauge.cli.progress import Report
 from flowgauge.domain.errors import UserError
-from flowgauge.evaluation.datasets import Dataset
 from flowgauge.meta.initialization import Card, MetaInit, write
 from flowgauge.meta.learners import parameters_of
 from flowgauge.meta.settings import MetaTraining, Turn
@@ -67,7 +67,7 @@ class MetaRun:
 
     def _lines(self, embedder: Embedder) -> Iterator[MetaLine]:
         sources = [(material, seed) for material in self._materials() for seed in range(self.lines_each)]
-        folders = [Dataset.open(Path(source)) for source in self.sources if not source.startswith(_PROCEDURAL)]
+        folders = [opened(Path(source)) for source in self.sources if not source.startswith(_PROCEDURAL)]
         total = len(sources) + len(folders)
         for done, (material, seed) in enumerate(sources):
             self.report("making lines", done, total)

@@ -1,7 +1,7 @@
 """From options to gauges. Loads torch, so commands import it when they run and not before."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from pydantic import BaseModel
 
-from flowgauge.cli.options import Aspect, Device
+from flowgauge.cli.options import Aspect, Bits, Device
+from flowgauge.cli.output import warn
 from flowgauge.domain.errors import SettingsError
 from flowgauge.meta.initialization import MetaInit, read, shipped
 from flowgauge.models.backbones import LITE0, PIXELS_SPEC, BackboneSpec
@@ -23,6 +24,7 @@ from flowgauge.training.fit import FitSettings, embedder_for
 from flowgauge.training.gauge import Gauge
 from flowgauge.training.snapshot import load
 from flowgauge.training.thresholds import FALSE_ALARMS
+from flowgauge.vision.decoding import Picture, SixteenBit
 from flowgauge.vision.preprocessing import LARGEST, Preprocessing
 from flowgauge.vision.preprocessing import Aspect as Rule
 from flowgauge.vision.tiling import tiled_side
@@ -45,6 +47,7 @@ class Model:
     layers: str | None = None
     tiles: str | None = None
     false_alarms: float | None = None
+    bits: Bits | None = None
 
     def refining(self) -> "Model":
         """The same for images that nobody has called good."""
@@ -135,7 +138,52 @@ class Model:
                 f"{self.tiles} tiles of {self._size} pixels make an image of {side} pixels a side.",
                 f"Use fewer or smaller ones: {LARGEST} is the most.",
             )
-        return Preprocessing(size=side, aspect=Rule(self.aspect))
+        return Preprocessing(
+            size=side, aspect=Rule(self.aspect), sixteen_bit=None if self.bits is None else _SIXTEEN_BIT[self.bits]
+        )
+
+
+_SIXTEEN_BIT = {
+    Bits.TEN: SixteenBit.TEN_BIT,
+    Bits.TWELVE: SixteenBit.TWELVE_BIT,
+    Bits.FOURTEEN: SixteenBit.FOURTEEN_BIT,
+    Bits.SIXTEEN: SixteenBit.FULL_RANGE,
+}
+
+
+def seeing(settings: FitSettings, pictures: Iterable[Picture]) -> FitSettings:
+    """With the rule for 16-bit files that a person gave, or that the training images tell; what it is is said, and so
+    is when they are all but black. Looks at each picture once."""
+    preprocessing = settings.preprocessing
+    lightest, lightest_deep, peak = 0.0, 0.0, None
+    for picture in pictures:
+        light = max(picture.statistics.brightness, picture.statistics.contrast)
+        if picture.deep is None:
+            lightest = max(lightest, light)
+        else:
+            lightest_deep = max(lightest_deep, light * SixteenBit.FULL_RANGE.white)
+            peak = max(int(picture.deep.max()), peak or 0)
+    if peak is not None:
+        rule = preprocessing.sixteen_bit or SixteenBit.holding(peak)
+        _tell_bits(rule, peak, given=preprocessing.sixteen_bit is not None)
+        preprocessing = preprocessing.model_copy(update={"sixteen_bit": rule})
+        lightest = max(lightest, lightest_deep / rule.white)
+    if lightest < _BLACK:
+        warn("All training images are nearly black. Check the exposure, the lens cap and --bits.")
+    return settings.model_copy(update={"preprocessing": preprocessing})
+
+
+def _tell_bits(rule: SixteenBit, peak: int, *, given: bool) -> None:
+    told = f"16-bit files are read as {rule}, 0 to {rule.white}; the brightest training value is {peak}."
+    if not given:
+        warn(f"{told} If the camera has more bits than its images show, give --bits.")
+    elif peak > rule.white:
+        warn(f"{told} What is brighter is clipped: these images need {SixteenBit.holding(peak)}; check --bits.")
+
+
+_BLACK = 0.03
+"""Of mean and deviation, in [0, 1]: 8 of 255 levels. With more, dark-field images would be warned of; with less, 12
+bits in a 16-bit file, which reach 16 levels, would not."""
 
 
 def changed(changes: Sequence[str]) -> dict[str, Any]:

@@ -13,6 +13,15 @@ class Device(StrEnum):
     CUDA = "cuda"
 
 
+class Bits(StrEnum):
+    """Of what cameras put into 16-bit files."""
+
+    TEN = "10"
+    TWELVE = "12"
+    FOURTEEN = "14"
+    SIXTEEN = "16"
+
+
 class Aspect(StrEnum):
     """The names of `flowgauge.vision.preprocessing.Aspect`, repeated here because that module loads torch."""
 
@@ -131,10 +140,19 @@ AspectOption = Annotated[
         " object, all at one scale, the background black.",
     ),
 ]
+BitsOption = Annotated[
+    Bits | None,
+    typer.Option(
+        "--bits",
+        help="How many bits the camera puts into 16-bit files. By default the fewest that hold all values of the"
+        " training images, which is said.",
+        show_default=False,
+    ),
+]
 Masks = Annotated[
     Path | None,
     typer.Option(
-        help="Folder of masks that cut the objects out: for each image a PNG of the same path, white on the object.",
+        help="Folder of masks that cut the objects out: for each image one of the same path, white on the object.",
         metavar="DIR",
     ),
 ]

@@ -73,7 +73,7 @@ def _predict_batch(gauge: Gauge, paths: Sequence[Path], masks: Path | None) -> l
 
 def _picture(path: Path, gauge: Gauge, masks: Path | None) -> Picture | Unjudged:
     try:
-        picture = decode(path.read_bytes(), sixteen_bit=gauge.manifest.preprocessing.sixteen_bit)
+        picture = gauge.seen(decode(path.read_bytes()))
     except UnreadableImage as error:
         return Unjudged(path, str(error))
     except OSError as error:

@@ -21,7 +21,7 @@ def left_in(
     if out is None or not out.exists():
         return None
     try:
-        document = json.loads(out.read_text())
+        document = json.loads(out.read_bytes())
         theirs, found = document["key"], read(document)
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{out} is no result of {what} ({error}).", f"Give {option} another name.") from error

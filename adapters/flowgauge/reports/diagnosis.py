@@ -19,6 +19,7 @@ from flowgauge.reports.pictures import data_uri
 from flowgauge.reports.wording import plural, significant
 from flowgauge.vision.decoding import Picture
 from flowgauge.vision.heatmaps import heatmap_png
+from flowgauge.vision.preprocessing import Preprocessing
 
 _SHOWN = 12
 _SIDE = 224
@@ -35,7 +36,7 @@ def render(dataset: str, found: Examination) -> str:
     entries = {look.entry.name: look.entry for look in found.seen.looks}
 
     def thumbnail(name: str) -> bytes | None:
-        return _thumbnail(entries.get(name))
+        return _thumbnail(entries.get(name), found.seen.preprocessing)
 
     sections = (
         _header(dataset, found),
@@ -95,11 +96,11 @@ def _picture(name: str, thumbnail: Thumbnail) -> Markup:
     return tag("img", src=data_uri(picture), alt=name, loading="lazy")
 
 
-def _thumbnail(entry: Entry | None) -> bytes | None:
+def _thumbnail(entry: Entry | None, preprocessing: Preprocessing) -> bytes | None:
     if entry is None:
         return None
     try:
-        image = Image.fromarray(read(entry).picture.pixels)
+        image = Image.fromarray(preprocessing.seen(read(entry).picture).pixels)
     except UnreadableImage:
         return None
     image.thumbnail((_SIDE, _SIDE))

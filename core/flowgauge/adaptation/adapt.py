@@ -75,7 +75,8 @@ class _Adaptation:
         self._given = given
         self._anchor = anchor
         self._settings = settings
-        clear = [item for item in given.buffered if not anchor.manifest.preprocessing.unclear_reasons(item[1])]
+        seen = [(entry, anchor.seen(picture)) for entry, picture in given.buffered]
+        clear = [item for item in seen if not anchor.manifest.preprocessing.unclear_reasons(item[1])]
         held_back = _hold_out_parts([part_of(entry) for entry, _ in clear], settings.recent)
         self.training = [item for item in clear if part_of(item[0]) not in held_back]
         self.hold_out = [picture for entry, picture in clear if part_of(entry) in held_back]

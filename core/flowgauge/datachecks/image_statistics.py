@@ -1,7 +1,7 @@
 """One pass over a data set: of each image what the checks need, and not its pixels."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import sha256
 
@@ -17,6 +17,7 @@ from flowgauge.domain.errors import DatasetError
 from flowgauge.evaluation.datasets import Dataset, Entry, Sample, Unreadable, sift
 from flowgauge.models.detector import Progress
 from flowgauge.training.training_set import Embedder
+from flowgauge.vision.preprocessing import Preprocessing
 from flowgauge.vision.segmentation import segmented
 
 SIDE = 64
@@ -56,7 +57,8 @@ class Summary:
 @dataclass(frozen=True, eq=False)
 class ImageStatistics:
     """`fine` and `coarse` (N, C, GRID, GRID) half floats: features of the backbone's last two strides, of length 1 at
-    each place; rows are in the order of `looks`, training images first."""
+    each place; rows are in the order of `looks`, training images first. `preprocessing`: through which they were
+    seen."""
 
     looks: tuple[Look, ...]
     unreadable: tuple[Unreadable, ...]
@@ -64,6 +66,7 @@ class ImageStatistics:
     coarse: Tensor
     summary: Summary
     trained: int
+    preprocessing: Preprocessing
 
     @property
     def names(self) -> list[str]:
@@ -101,7 +104,13 @@ def image_statistics(dataset: Dataset, embedder: Embedder, progress: Progress) -
         surveyor.look_at(batch)
     fine, coarse = (torch.cat(parts) for parts in zip(*surveyor.features, strict=True))
     return ImageStatistics(
-        tuple(surveyor.looks), tuple(surveyor.unreadable), fine, coarse, fitted_on.summary(), trained
+        tuple(surveyor.looks),
+        tuple(surveyor.unreadable),
+        fine,
+        coarse,
+        fitted_on.summary(),
+        trained,
+        embedder.preprocessing,
     )
 
 
@@ -115,7 +124,8 @@ class _Surveyor:
     def look_at(self, batch: Sequence[Entry]) -> Bytes:
         """The squares (N, size, size, 3) of those that can be read."""
         found = list(sift(batch))
-        samples = [item for item in found if isinstance(item, Sample)]
+        seen = self._embedder.preprocessing.seen
+        samples = [replace(item, picture=seen(item.picture)) for item in found if isinstance(item, Sample)]
         self.unreadable += [item for item in found if isinstance(item, Unreadable)]
         size = self._embedder.preprocessing.size
         crops = np.zeros((0, size, size, 3), np.uint8)

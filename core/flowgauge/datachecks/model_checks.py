@@ -59,7 +59,7 @@ def _rejected(entries: Sequence[Entry], gauge: Gauge, progress: Progress) -> dic
     """The share of the images that the gauge rejects, in each of the eight views."""
     alarms = []
     for number, entry in enumerate(entries):
-        picture = read(entry).picture
+        picture = gauge.seen(read(entry).picture)
         alarms.append([one.score > one.threshold for one in gauge.predict([_moved(picture, view) for view in VIEWS])])
         progress("judging turned images", number + 1, len(entries))
     return dict(zip(VIEWS, np.mean(alarms, axis=0).tolist(), strict=True))

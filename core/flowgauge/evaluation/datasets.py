@@ -1,27 +1,33 @@
 """Data sets as they lie in folders: the MVTec AD layout, or a plain folder of good images.
 
 MVTec AD: `train/good/*`, `test/good/*`, `test/<class>/*` and `ground_truth/<class>/<stem>_mask.png`, white on defects.
-Without a `ground_truth` folder only images can be judged, not places in them. Hidden files are no part of a data set.
-A second folder may cut out the objects: to each image a PNG of the same path in it, white on the object.
+`flowgauge.evaluation.folder_names` knows what else plants call these folders; images may lie in folders below them.
+Without a folder of masks only images can be judged, not places in them. Hidden files are no part of a data set.
+A second folder may cut out the objects: to each image a mask of the same path in it, white on the object.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Self
 
 import numpy as np
 
 from flowgauge.domain.errors import DatasetError, UnreadableImage
+from flowgauge.evaluation.folder_names import holds_masks, is_defective, is_good, is_test, is_train
+from flowgauge.evaluation.masks import SUFFIXES, Masks, defective_pixels, mask_beside
 from flowgauge.evaluation.metrics import Mask
 from flowgauge.training.fit import MINIMUM_IMAGES
 from flowgauge.vision.decoding import Picture, decode
 
 GOOD = "good"
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"})
 
 _LAYOUT = "Put good images into the folder itself, or follow the MVTec AD layout: train/good, test/<class>."
+_BESIDES = frozenset({"", ".txt", ".json", ".csv", ".md", ".xml", ".yaml", ".yml", ".toml", ".ini", ".db", ".log"})
+"""Suffixes of what nobody takes for an image, so that nobody misses it."""
 
 
 @dataclass(frozen=True)
@@ -43,9 +49,12 @@ class Entry:
 
 @dataclass(frozen=True)
 class Dataset:
+    """`notes` are sentences for people: how names were understood, and what was passed over."""
+
     root: Path
     train: tuple[Entry, ...]
     test: tuple[Entry, ...]
+    notes: tuple[str, ...] = ()
 
     @classmethod
     def open(cls, root: Path, outlines: Path | None = None) -> Self:
@@ -55,25 +64,33 @@ class Dataset:
         """
         if not root.is_dir():
             raise DatasetError(f"There is no folder {root}.", "Give the folder that holds the data set.")
-        train, test = _mvtec(root) if (root / "train").is_dir() else (_images(root, root, GOOD), ())
+        listing = _Listing(root)
+        training = _child(root, is_train)
+        train, test = (listing.plain(), ()) if training is None else listing.mvtec(training, _child(root, is_test))
         if not train:
             raise DatasetError(f"{root} holds no good images to learn from.", _LAYOUT)
-        if outlines is None:
-            return cls(root, train, test)
-        return cls(root, *(tuple(_outlined(entry, outlines) for entry in entries) for entries in (train, test)))
+        if outlines is not None:
+            train, test = (tuple(_outlined(entry, outlines) for entry in entries) for entries in (train, test))
+        return cls(root, train, test, tuple(listing.notes))
 
     @cached_property
     def _by_name(self) -> dict[str, Entry]:
         return {entry.name: entry for entry in (*self.train, *self.test)}
 
     def entry(self, name: str) -> Entry:
-        """The image of that relative path. Raises `DatasetError` if it is not part of this data set."""
-        try:
-            return self._by_name[name]
-        except KeyError as error:
+        """The image of that relative path, which Windows may have written. Raises `DatasetError` if it is not part of
+        this data set."""
+        found = self._by_name.get(name) or self._by_name.get(posix(name))
+        if found is None:
             raise DatasetError(
                 f"{self.root} has no image {name!r}.", "Check that the splits were made for this data set."
-            ) from error
+            )
+        return found
+
+
+def posix(name: str) -> str:
+    """A relative path with slashes, whatever system wrote it: `.\\test\\good\\0.png` is `test/good/0.png`."""
+    return PureWindowsPath(name).as_posix()
 
 
 def require_enough(good_images: int, where: object) -> None:
@@ -86,20 +103,139 @@ def require_enough(good_images: int, where: object) -> None:
         )
 
 
-def _mvtec(root: Path) -> tuple[tuple[Entry, ...], tuple[Entry, ...]]:
-    train = _images(root, root / "train" / GOOD, GOOD)
-    test = (entry for folder in _folders(root / "test") for entry in _images(root, folder, folder.name))
-    return train, tuple(_with_mask(root, entry) for entry in test)
+class _Listing:
+    """Finds the images below `root`, and keeps what people should know of it in `notes`."""
+
+    def __init__(self, root: Path) -> None:
+        self.notes: list[str] = []
+        self._root = root
+
+    def plain(self) -> tuple[Entry, ...]:
+        """All are good, but for those in folders whose name says otherwise."""
+
+        def beside(folder: str) -> bool:
+            return is_defective(folder) or is_test(folder) or holds_masks(folder)
+
+        return self._entries(self._root, self._images(self._root, beside), lambda parts: GOOD)
+
+    def mvtec(self, training: Path, testing: Path | None) -> tuple[tuple[Entry, ...], tuple[Entry, ...]]:
+        train = tuple(
+            entry
+            for folder in _folders(training)
+            if is_good(folder.name)
+            for entry in self._entries(folder, self._images(folder, is_defective), lambda parts: GOOD)
+        )
+        self._tell_good_folders(training)
+        self._tell_left_out([folder for folder in _folders(training) if not is_good(folder.name)])
+        if testing is None:
+            return train, ()
+        self._tell_good_folders(testing)
+        test = self._entries(
+            testing, self._images(testing, lambda folder: False), lambda parts: _kind(parts) if parts else ""
+        )
+        loose = sum(not entry.kind for entry in test)
+        if loose:
+            self.notes.append(
+                f"{self._name(testing)}: {loose} images lie in no folder of a class, and are passed over."
+            )
+        return train, self._with_masks(testing, tuple(entry for entry in test if entry.kind))
+
+    def _entries(
+        self, folder: Path, paths: Sequence[Path], kind: Callable[[tuple[str, ...]], str]
+    ) -> tuple[Entry, ...]:
+        return tuple(
+            Entry(self._name(path), path, kind(path.parent.relative_to(folder).parts)) for path in sorted(paths)
+        )
+
+    def _images(self, folder: Path, beside: Callable[[str], bool]) -> list[Path]:
+        """Below `folder`, in linked folders too, but not in folders of which `beside` is true; says what it leaves."""
+        found: list[Path] = []
+        other: Counter[str] = Counter()
+        for path in files_below(folder):
+            inner = path.parent.relative_to(folder).parts
+            if any(beside(part) for part in inner):
+                other[f"in {'/'.join(inner)}"] += path.suffix.lower() in SUFFIXES
+            elif path.suffix.lower() in SUFFIXES:
+                found.append(path)
+            elif path.suffix.lower() not in _BESIDES:
+                other[f"{path.suffix.lower()}"] += 1
+        left = ", ".join(f"{count} {what}" for what, count in sorted(other.items()) if count)
+        if left:
+            self.notes.append(f"{self._name(folder)}: {left} passed over.")
+        return found
+
+    def _tell_good_folders(self, parent: Path) -> None:
+        names = [folder.name for folder in _folders(parent) if is_good(folder.name) and folder.name != GOOD]
+        if names:
+            self.notes.append(f"{self._name(parent)}: {', '.join(names)} is taken for good images.")
+
+    def _tell_left_out(self, folders: Sequence[Path]) -> None:
+        if folders:
+            names = ", ".join(self._name(folder) for folder in folders)
+            self.notes.append(f"{names}: not called good, and passed over; good images train, those in {GOOD} or OK.")
+
+    def _with_masks(self, testing: Path, entries: tuple[Entry, ...]) -> tuple[Entry, ...]:
+        truth = _child(self._root, holds_masks)
+        if truth is None:
+            return entries
+        if truth.name != "ground_truth":
+            self.notes.append(f"{self._name(truth)} is taken for the masks of defects.")
+        masks = Masks.below(truth, files_below(truth))
+        defects = [entry for entry in entries if entry.defective]
+        alone = Counter(entry.path.stem.casefold() for entry in defects)
+
+        def with_mask(entry: Entry) -> Entry:
+            if not entry.defective:
+                return entry
+            mask = masks.of(entry.path.relative_to(testing), alone_of_its_name=alone[entry.path.stem.casefold()] == 1)
+            if mask is None:
+                wanted = truth / entry.path.relative_to(testing).parent / entry.path.stem
+                raise DatasetError(
+                    f"The defect {entry.name} has no mask {self._name(wanted)}_mask.png.",
+                    f"Add it, under this name or as {entry.path.name}, or remove the folder {truth.name} to judge "
+                    "whole images only.",
+                )
+            return replace(entry, mask=mask)
+
+        return tuple(map(with_mask, entries))
+
+    def _name(self, path: Path) -> str:
+        return path.relative_to(self._root).as_posix()
+
+
+def _kind(parts: tuple[str, ...]) -> str:
+    """Of an image so many folders below the test folder: good by any of their names, or of the class of the first."""
+    good = any(is_good(part) for part in parts) and not any(is_defective(part) for part in parts)
+    return GOOD if good else parts[0]
+
+
+def _child(root: Path, named: Callable[[str], bool]) -> Path | None:
+    return next((folder for folder in _folders(root) if named(folder.name)), None)
 
 
 def _folders(parent: Path) -> list[Path]:
     return sorted(path for path in parent.glob("*") if path.is_dir() and not path.name.startswith("."))
 
 
-def _images(root: Path, folder: Path, kind: str) -> tuple[Entry, ...]:
-    files = sorted(path for path in folder.glob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
-    visible = (path for path in files if not path.name.startswith("."))
-    return tuple(Entry(path.relative_to(root).as_posix(), path, kind) for path in visible)
+def files_below(folder: Path) -> Iterator[Path]:
+    """Every file that is not hidden, in folders below and in linked ones; each folder once, however links run.
+
+    Raises `DatasetError` for a folder that cannot be listed."""
+
+    def unlisted(error: OSError) -> None:
+        raise DatasetError(f"{error.filename} cannot be listed: {error.strerror}.", "Check the folder's rights.")
+
+    seen: set[tuple[int, int]] = set()
+    for where, folders, names in os.walk(folder, onerror=unlisted, followlinks=True):
+        status = Path(where).stat()
+        if (status.st_dev, status.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield from (
+            path for name in sorted(names) if not name.startswith(".") and (path := Path(where, name)).is_file()
+        )
 
 
 def _outlined(entry: Entry, outlines: Path) -> Entry:
@@ -108,23 +244,11 @@ def _outlined(entry: Entry, outlines: Path) -> Entry:
 
 def outline_of(name: str, outlines: Path) -> Path:
     """The mask that cuts out the object of that image. Raises `DatasetError` where it is missing."""
-    outline = (outlines / name).with_suffix(".png")
-    if not outline.is_file():
-        raise DatasetError(f"The image {name} has no mask {outline}.", "Add one to each image, white on the object.")
+    outline = mask_beside(outlines / name)
+    if outline is None:
+        wanted = (outlines / name).with_suffix(".png")
+        raise DatasetError(f"The image {name} has no mask {wanted}.", "Add one to each image, white on the object.")
     return outline
-
-
-def _with_mask(root: Path, entry: Entry) -> Entry:
-    truth = root / "ground_truth"
-    if not (entry.defective and truth.is_dir()):
-        return entry
-    mask = truth / entry.kind / f"{entry.path.stem}_mask.png"
-    if not mask.is_file():
-        raise DatasetError(
-            f"The defect {entry.name} has no mask {mask.relative_to(root)}.",
-            "Add it, or remove the folder ground_truth to judge whole images only.",
-        )
-    return replace(entry, mask=mask)
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,6 +266,10 @@ def read(entry: Entry) -> Sample:
     if entry.outline is not None:
         picture = cut_out(picture, entry.outline, entry.name)
     return Sample(entry, picture, _mask(entry, picture))
+
+
+def picture_of(entry: Entry) -> Picture:
+    return read(entry).picture
 
 
 def _bytes(path: Path) -> bytes:
@@ -167,7 +295,8 @@ def cut_out(picture: Picture, path: Path, name: str) -> Picture:
 
 
 def read_mask(path: Path, picture: Picture, name: str) -> Mask:
-    """(H, W), True where it is not black. Raises `DatasetError` unless it is an image of the size of `picture`."""
+    """(H, W), True on the defect: above half of white, for resampled edges are gray; or not 0 in a mask of class
+    numbers. Raises `DatasetError` unless it is an image of the size of `picture`."""
     mask = _readable_mask(path)
     if mask.size != picture.size:
         (width, height), (wanted_width, wanted_height) = mask.size, picture.size
@@ -176,7 +305,7 @@ def read_mask(path: Path, picture: Picture, name: str) -> Mask:
             f"{wanted_width} x {wanted_height}.",
             "Export the mask again at the size of the image.",
         )
-    return np.asarray(mask.pixels.any(axis=2))
+    return defective_pixels(mask)
 
 
 def _readable_mask(path: Path) -> Picture:

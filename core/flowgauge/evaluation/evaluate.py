@@ -1,11 +1,12 @@
 """Fit, judge, measure: one run per trial."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from typing import TypeVar
 
-from flowgauge.evaluation.datasets import Entry, Sample, Unreadable, evenly, require_enough, sift
+from flowgauge.evaluation.datasets import Entry, Sample, Unreadable, evenly, picture_of, read, require_enough, sift
 from flowgauge.evaluation.grid import map_on_grid, mask_on_grid
 from flowgauge.evaluation.results import Evaluation, Run
 from flowgauge.evaluation.speed import BATCH, Clock, side_by_side
@@ -14,6 +15,7 @@ from flowgauge.evaluation.summary import Case, Measured, summarise
 from flowgauge.models.prediction import Prediction
 from flowgauge.training.gauge import Gauge
 from flowgauge.vision.decoding import Picture
+from flowgauge.vision.pictures import Pictures
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how much of it is done, and how much there is."""
@@ -21,7 +23,7 @@ Progress = Callable[[str, int, int], None]
 Item = TypeVar("Item")
 
 
-Fitter = Callable[[Sequence[Picture], Sequence[str] | None, int, Progress], Gauge]
+Fitter = Callable[[Collection[Picture], Sequence[str] | None, int, Progress], Gauge]
 """A gauge from pictures, their groups and a seed."""
 
 
@@ -73,7 +75,9 @@ def _sieved(trial: Trial, groups: Groups | None, progress: Progress) -> tuple[Tr
 
 
 def _run(trial: Trial, unreadable: Sequence[Unreadable], conditions: Conditions, progress: Progress) -> tuple[str, Run]:
-    pictures = list(_pictures(trial.train))
+    pictures = Pictures()
+    for entry in trial.train:
+        pictures.add(read(entry).picture, partial(picture_of, entry))
     groups = None if conditions.groups is None else groups_of(trial.train, conditions.groups)
     start = conditions.clock()
     gauge = conditions.fit(pictures, groups, trial.seed, progress)

@@ -12,7 +12,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from flowgauge.domain.errors import DatasetError
 from flowgauge.domain.messages import FrozenModel
-from flowgauge.evaluation.datasets import Dataset, Entry, evenly
+from flowgauge.evaluation.datasets import Dataset, Entry, evenly, posix
 
 Groups = Mapping[str, str]
 Parsed = TypeVar("Parsed")
@@ -82,12 +82,13 @@ def read_splits(path: Path) -> Splits:
 
 def read_groups(path: Path) -> Groups:
     """Image path -> group (one part, say) of a JSON file. Raises `DatasetError` for anything else."""
-    return _parse(path, TypeAdapter(dict[str, str]), "groups: one object that maps each image's path to its group")
+    given = _parse(path, TypeAdapter(dict[str, str]), "groups: one object that maps each image's path to its group")
+    return {posix(name): group for name, group in given.items()} | given
 
 
 def _parse(path: Path, adapter: TypeAdapter[Parsed], form: str) -> Parsed:
     try:
-        return adapter.validate_python(json.loads(path.read_text()))
+        return adapter.validate_python(json.loads(path.read_bytes()))
     except OSError as error:
         raise DatasetError(f"{path} cannot be read: {error.strerror}.", "Check the path.") from error
     except (ValidationError, ValueError) as error:
@@ -107,26 +108,21 @@ def own_trial(dataset: Dataset, seed: int) -> Trial:
 
 def trial(dataset: Dataset, split: Split) -> Trial:
     """`split` of `dataset`. Raises `DatasetError` for a path that is not there or on both sides."""
-    test_names = (*split.test_good, *split.test_defect)
-    shared = sorted({*split.train} & {*test_names})
+    train = [dataset.entry(name) for name in split.train]
+    good, defects = ([dataset.entry(name) for name in names] for names in (split.test_good, split.test_defect))
+    shared = sorted({entry.name for entry in train} & {entry.name for entry in (*good, *defects)})
     if shared:
         raise DatasetError(
             f"The split of seed {split.seed} trains and tests on {len(shared)} images alike, {shared[0]} among them.",
             "Keep each image on one side.",
         )
-    train, test = ([dataset.entry(name) for name in names] for names in (split.train, test_names))
-    _check_labels(split, {entry.name: entry.defective for entry in test})
-    return Trial(split.seed, split.noise, tuple(train), tuple(test), len(split.mislabelled) / len(split.train))
-
-
-def _check_labels(split: Split, defective: Mapping[str, bool]) -> None:
-    wrong = [name for name in split.test_good if defective[name]]
-    wrong += [name for name in split.test_defect if not defective[name]]
+    wrong = [entry.name for entry in good if entry.defective] + [e.name for e in defects if not e.defective]
     if wrong:
         raise DatasetError(
             f"The split of seed {split.seed} and the folders disagree on whether {wrong[0]} is defective.",
             "Move the image to its class, or mend the split.",
         )
+    return Trial(split.seed, split.noise, tuple(train), (*good, *defects), len(split.mislabelled) / len(split.train))
 
 
 def groups_of(entries: Sequence[Entry], groups: Groups) -> list[str]:

@@ -1,7 +1,7 @@
 """Tasks of the outer loop: a line's images, some of them defective and called good, and others to be judged by."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from flowgauge.models.detector import Embedding, Progress, TrainingSet, joined, 
 from flowgauge.synthetic.procedural import DEFECTS, Condition, ProceduralLine
 from flowgauge.training.training_set import Embedder, on_grid
 from flowgauge.vision.decoding import Picture
+from flowgauge.vision.preprocessing import sixteen_bit_rule
 
 Crops = NDArray[np.uint8]
 
@@ -78,6 +79,8 @@ def dataset_line(dataset: Dataset, embedder: Embedder, size: LineSize, seed: int
             f"{dataset.root} has {len(goods)} good images and {len(defective)} defects with a mask: too few for tasks.",
             f"Give {_FEWEST_GOOD} good images and {_FEWEST_DEFECTS} defects with masks, or more.",
         )
+    rule = sixteen_bit_rule(read(entry).picture for entry in goods)
+    embedder = replace(embedder, preprocessing=embedder.preprocessing.model_copy(update={"sixteen_bit": rule}))
     crops, masks = zip(*(_crop_and_mask(entry, embedder) for entry in defective), strict=True)
     good = np.stack([embedder.preprocessing.square(read(entry).picture) for entry in goods])
     return _embedded(dataset.root.name, good, np.stack(crops), np.stack(masks), embedder, seed, progress)

@@ -48,5 +48,8 @@ class Predictor(Protocol):
     @property
     def detector_name(self) -> str: ...
 
+    def seen(self, picture: Picture) -> Picture:
+        """As the gauge sees it: 16-bit values by its own rule."""
+
     def predict(self, pictures: Sequence[Picture]) -> list[Prediction]:
         """One prediction per picture, in order; a picture's prediction does not depend on its neighbours."""

@@ -1,11 +1,10 @@
 """The first gauge of a line, from good images: what a person asks for with `flowgauge fit`."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from importlib.metadata import version as installed_version
-from itertools import compress
 from typing import Any, Protocol
 
 import numpy as np
@@ -94,7 +93,7 @@ Labelled = tuple[Picture, str]
 
 
 def fit(
-    pictures: Sequence[Picture],
+    pictures: Collection[Picture],
     *,
     line: str,
     settings: FitSettings,
@@ -117,13 +116,16 @@ def fit(
     groups = list(groups) if groups is not None else [str(index) for index in range(len(pictures))]
     embedder = embedder_for(settings, device).measured(pictures)
     backbone, preprocessing = embedder.backbone, embedder.preprocessing
-    clear = [not preprocessing.unclear_reasons(picture) for picture in pictures]
-    pictures, groups = list(compress(pictures, clear)), list(compress(groups, clear))
+    looked_at = [_looked_at(preprocessing, picture) for picture in pictures]
+    groups = [group for group, looked in zip(groups, looked_at, strict=True) if looked is not None]
+    clear = [looked for looked in looked_at if looked is not None]
     folds = folds_of(groups, settings.folds)
     if init is not None:
         init.require_backbone(backbone.spec)
     trainer = Trainer(settings, backbone.shape(preprocessing.size), seed, progress, init)
-    training_set = embedder.training_set(preprocessing.crops(pictures), seed=seed, progress=progress).showing(groups)
+    crops = np.stack([square for square, _ in clear])
+    _require_different(crops)
+    training_set = embedder.training_set(crops, seed=seed, progress=progress).showing(groups)
     if labelled:
         defects = preprocessing.crops([picture for picture, _ in labelled])
         embedding = embedder.embed(defects, progress, what="reading labelled defects")
@@ -140,17 +142,23 @@ def fit(
         created_at=at,
         software=f"flowgauge {installed_version('flowgauge')}",
         seed=seed,
-        images=len(pictures) - len(suspects),
+        images=len(clear) - len(suspects),
         backbone=backbone.spec,
         preprocessing=preprocessing,
         detector=DetectorSpec(name=settings.detector, config=detector.config.model_dump(mode="json")),
         threshold=settings.threshold(scores, folds, groups, seed),
         calibration=Calibration.of(scores),
         map_scale=map_scale(held_out.maps),
-        ranges=ranges_of([picture.statistics for picture in pictures]),
+        ranges=ranges_of([statistics for _, statistics in clear]),
         weights_sha256=_UNNAMED,
     )
     return _named(Gauge(manifest, backbone, detector.to(device)))
+
+
+def _looked_at(preprocessing: Preprocessing, picture: Picture) -> tuple[NDArray[np.uint8], Statistics] | None:
+    """What a fit keeps of a picture, its square and its statistics; None where its object is in doubt."""
+    picture = preprocessing.seen(picture)
+    return None if preprocessing.unclear_reasons(picture) else (preprocessing.square(picture), picture.statistics)
 
 
 def embedder_for(settings: FitSettings, device: str) -> Embedder:
@@ -185,6 +193,16 @@ def folds_of(groups: Sequence[str], wanted: int) -> NDArray[np.intp]:
             f"Give at least {MINIMUM_IMAGES} images of different good parts; a hundred or more is better.",
         )
     return fold_of(groups, min(wanted, distinct))
+
+
+def _require_different(crops_NSSC: NDArray[np.uint8]) -> None:
+    """Raises `DatasetError` where too few images differ: copies have one score, and a threshold needs a spread."""
+    different = len({hashlib.sha256(crop.tobytes()).digest() for crop in crops_NSSC})
+    if different < MINIMUM_IMAGES:
+        raise DatasetError(
+            f"The {len(crops_NSSC)} training images show only {different} different pictures, the others are copies.",
+            f"Check that the camera is not frozen, and give at least {MINIMUM_IMAGES} images of different good parts.",
+        )
 
 
 @dataclass(frozen=True)

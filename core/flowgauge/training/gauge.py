@@ -44,6 +44,9 @@ class Gauge:
     def detector_name(self) -> str:
         return self.manifest.detector.name
 
+    def seen(self, picture: Picture) -> Picture:
+        return self.manifest.preprocessing.seen(picture)
+
     def predict(self, pictures: Sequence[Picture]) -> list[Prediction]:
         """One prediction per picture, in order; a picture's prediction does not depend on its neighbours."""
         return predict_each([(self, picture) for picture in pictures])
@@ -98,6 +101,7 @@ def predict_each(items: Sequence[tuple[Gauge, Picture]]) -> list[Prediction]:
     for index, (gauge, _) in enumerate(items):
         key = (id(gauge.backbone), gauge.manifest.preprocessing, _reading(gauge))
         shared.setdefault(key, []).append(index)
+    items = [(gauge, gauge.seen(picture)) for gauge, picture in items]
     predictions: dict[int, Prediction] = {}
     for indices in shared.values():
         for chunk in _chunks(indices):

@@ -1,6 +1,6 @@
 """From pictures to what a detector is trained with: views of good images, and copies with synthetic anomalies."""
 
-from collections.abc import Sequence
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -30,7 +30,7 @@ class Embedder:
     preprocessing: Preprocessing
     detector: Detector
 
-    def measured(self, pictures: Sequence[Picture]) -> "Embedder":
+    def measured(self, pictures: Collection[Picture]) -> "Embedder":
         """With the preprocessing that has measured `pictures`. Raises `DatasetError` where it cannot."""
         return replace(self, preprocessing=self.preprocessing.measured(pictures))
 

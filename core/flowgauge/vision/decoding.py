@@ -3,6 +3,8 @@
 Poison data ends here: whatever `decode` cannot read becomes an `UnreadableImage` that names its cause and its remedy.
 """
 
+import re
+import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -10,6 +12,8 @@ from enum import StrEnum
 from functools import cached_property
 from hashlib import sha256
 from io import BytesIO
+from math import ceil
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +26,9 @@ from PIL.TiffImagePlugin import PREFIXES as TIFF_MAGICS
 from PIL.TiffImagePlugin import TiffImageFile
 
 from flowgauge.domain.errors import UnreadableImage
+from flowgauge.domain.image_limits import MAX_MEGAPIXELS, ImageLimits, current_limits
 from flowgauge.domain.messages import Statistics
+from flowgauge.vision.packed_tiff import packed_gray
 
 BACKGROUND = (0, 0, 0)
 """What shows through transparent pixels: black, as in an empty field of view."""
@@ -56,44 +62,52 @@ _UPRIGHT = {
 }
 """EXIF orientation -> what turns the picture upright. 1, absent or nonsense: as it lies."""
 
+_WITH_ALPHA = frozenset({"RGBA", "LA", "PA"})
+"""Modes with a channel of transparency. Of a palette, somebody has declared one colour transparent."""
+
+_COLOUR_16 = re.compile(r"(RGB|RGBX|RGBA);16([LBN])")
+"""Pillow's names of 16-bit colour as it lies in the file, by the order of its bytes."""
+
 _FLAT = (1 / 255) ** 2 / 12
 """The variance that rounding to 8 bits makes, added to both sides of the focus ratio: a flat image has focus 0."""
 
 
 class SixteenBit(StrEnum):
-    """How 16-bit gray becomes 8-bit: value / white * 255, rounded and clipped.
+    """How 16-bit files become 8-bit: value / white * 255, rounded and clipped. Cameras put 10, 12 or 14 bits into them.
 
     Fixed, never per image: stretched to its own darkest and brightest pixel, an image would hide every change of light
     from the drift monitor, and one glint would darken a whole part and move its score.
     """
 
-    FULL_RANGE = "full-range"
+    TEN_BIT = "10-bit"
     TWELVE_BIT = "12-bit"
+    FOURTEEN_BIT = "14-bit"
+    FULL_RANGE = "full-range"
 
     @property
     def white(self) -> int:
         """The value that becomes 255; anything brighter is clipped."""
-        return 65535 if self is SixteenBit.FULL_RANGE else 4095
+        return 65535 if self is SixteenBit.FULL_RANGE else (1 << int(self.removesuffix("-bit"))) - 1
 
-
-@dataclass(frozen=True)
-class ImageLimits:
-    """`max_pixels` bounds width times height as the header declares them; `min_side` is in pixels."""
-
-    max_pixels: int = 64_000_000
-    min_side: int = 8
+    @classmethod
+    def holding(cls, peak: int) -> "SixteenBit":
+        """The narrowest range that clips nothing of images whose brightest value is `peak`."""
+        return next(rule for rule in cls if peak <= rule.white)
 
 
 @dataclass(frozen=True, eq=False)
 class Picture:
     """A decoded image. `pixels`: (H, W, 3) uint8, RGB, upright; `sha256`: hex digest of the encoded bytes; `cut`:
-    (H, W), the object as somebody has cut it out, None where nobody has; `statistics`: how it was taken, measured here
+    (H, W), the object as somebody has cut it out, None where nobody has; `deep`: (H, W) or (H, W, 3) uint16, the values
+    of a 16-bit file, which became `pixels` by the rule `sixteen_bit`; `statistics`: how it was taken, measured here
     once, on the thread that decodes.
     """
 
     pixels: NDArray[np.uint8]
     sha256: str
     cut: NDArray[np.bool_] | None = None
+    deep: NDArray[np.uint16] | None = None
+    sixteen_bit: SixteenBit = SixteenBit.FULL_RANGE
     statistics: Statistics = field(init=False)
 
     def __post_init__(self) -> None:
@@ -116,7 +130,16 @@ class Picture:
 
     def cut_out(self, mask: NDArray[np.bool_]) -> "Picture":
         """The same with what the mask (H, W) leaves out as `BACKGROUND`, as if it had been transparent."""
-        return Picture(blackened(self.pixels, mask), self.sha256, mask)
+        deep = self.deep
+        if deep is not None:
+            deep = np.where(mask if deep.ndim == 2 else mask[:, :, None], deep, np.uint16(0))
+        return Picture(blackened(self.pixels, mask), self.sha256, mask, deep, self.sixteen_bit)
+
+    def by(self, rule: SixteenBit) -> "Picture":
+        """As a gauge of that rule sees it: the same, unless it comes of a 16-bit file that was decoded by another."""
+        if self.deep is None or rule is self.sixteen_bit:
+            return self
+        return Picture(_rgb_of(self.deep, rule), self.sha256, self.cut, self.deep, rule)
 
 
 def blackened(pixels: NDArray[np.uint8], mask: NDArray[np.bool_]) -> NDArray[np.uint8]:
@@ -124,23 +147,36 @@ def blackened(pixels: NDArray[np.uint8], mask: NDArray[np.bool_]) -> NDArray[np.
     return np.where(mask[:, :, None], pixels, np.array(BACKGROUND, np.uint8))
 
 
-def decode(
-    data: bytes, limits: ImageLimits = ImageLimits(), sixteen_bit: SixteenBit = SixteenBit.FULL_RANGE
-) -> Picture:
+def decode(data: bytes, limits: ImageLimits | None = None, sixteen_bit: SixteenBit = SixteenBit.FULL_RANGE) -> Picture:
     """The picture in `data`: a single PNG, JPEG, BMP or TIFF, told by its content and never by a name.
 
     Gray, 1-bit, palette and CMYK become RGB; transparency is composited on `BACKGROUND`, and what is mostly opaque is
-    then the object; 16-bit gray follows
-    `sixteen_bit` (16-bit colour keeps its high bytes, which is the full range); EXIF orientation is applied. Files of
-    several images (animated PNG, multi-page TIFF) are refused, since judging one would let the others pass unseen.
-    The previews that some cameras append to a JPEG do not count.
+    then the object, but an alpha channel that is 0 everywhere means nothing; 16-bit files follow `sixteen_bit`, and a
+    TIFF that declares 9 to 15 bits its own header; EXIF orientation is applied. Files of several images (animated PNG,
+    multi-page TIFF) are refused, since judging one would let the others pass unseen. The previews that some cameras
+    append to a JPEG do not count.
 
-    Raises `UnreadableImage` for everything else. The declared size is checked before any pixel is decoded.
+    Raises `UnreadableImage` for everything else. The declared size is checked before any pixel is decoded, against
+    those of the process where no `limits` are given.
     """
+    limits = current_limits() if limits is None else limits
+    digest = sha256(data).hexdigest()
+    packed = packed_gray(data)
+    if packed is not None:
+        _check_extent(packed.size, limits)
+        turned = _turned(Image.fromarray(packed.shades()), packed.orientation)
+        return Picture(_gray_to_rgb(np.asarray(turned)), digest)
     opened = _open(data)
-    _check_extent(opened, limits)
+    _check_extent(opened.size, limits)
+    if getattr(opened, "is_animated", False):
+        raise UnreadableImage("The file holds several images (frames or pages).", "Send each as an image of its own.")
+    deep = _deep_colour(opened, data)
     upright = _upright(_load(opened))
-    return Picture(_rgb(upright, sixteen_bit), sha256(data).hexdigest(), _cut(upright))
+    if upright.mode.startswith("I;16"):
+        deep = np.asarray(upright).astype(np.uint16)
+    if deep is not None:
+        return Picture(_rgb_of(deep, sixteen_bit), digest, _cut(upright), deep, sixteen_bit)
+    return Picture(_rgb(upright), digest, _cut(upright))
 
 
 def statistics(pixels: NDArray[np.uint8]) -> Statistics:
@@ -214,20 +250,19 @@ def _damaged(error: Exception) -> UnreadableImage:
     return UnreadableImage(f"The image is truncated or damaged ({error}).", _RECAPTURE)
 
 
-def _check_extent(image: ImageFile, limits: ImageLimits) -> None:
-    width, height = image.size
+def _check_extent(size: tuple[int, int], limits: ImageLimits) -> None:
+    width, height = size
     if width * height > limits.max_pixels:
         raise UnreadableImage(
             f"The image declares {width} x {height} pixels, more than the limit of {limits.max_pixels:,}.",
-            "Crop or shrink it, or raise the limit if the camera is really that large.",
+            f"Crop or shrink it; or, if the camera is really that large, set {MAX_MEGAPIXELS} to "
+            f"{ceil(width * height / 1e6)} or more, or --max-megapixels.",
         )
     if min(width, height) < limits.min_side:
         raise UnreadableImage(
             f"The image is only {width} x {height} pixels; at least {limits.min_side} x {limits.min_side} are needed.",
             "Check the camera's region of interest.",
         )
-    if getattr(image, "is_animated", False):
-        raise UnreadableImage("The file holds several images (frames or pages).", "Send each as an image of its own.")
 
 
 def _load(image: ImageFile) -> ImageFile:
@@ -243,16 +278,54 @@ def _upright(image: ImageFile) -> Image.Image:
         orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
     except Exception as error:
         raise _damaged(error) from error
+    return _turned(image, orientation)
+
+
+def _turned(image: Image.Image, orientation: int) -> Image.Image:
     turn = _UPRIGHT.get(orientation)
     return image if turn is None else image.transpose(turn)
 
 
-def _rgb(image: Image.Image, sixteen_bit: SixteenBit) -> NDArray[np.uint8]:
-    if image.mode.startswith("I;16"):
-        return _gray_to_rgb(_shades(sixteen_bit)[np.asarray(image)])
+def _deep_colour(image: ImageFile, data: bytes) -> NDArray[np.uint16] | None:
+    """(H, W, 3) of a file of 16-bit colours, composited on black; None for any other.
+
+    Pillow keeps 8 bits of each, the higher ones or, told that the bytes lie the other way round, the lower ones.
+    """
+    rawmodes = {_rawmode(tile.args) for tile in image.tile}
+    if len(rawmodes) != 1 or (match := _COLOUR_16.fullmatch(rawmodes.pop())) is None:
+        return None
+    channels, order = match.groups()
+    little = order == "L" or (order == "N" and sys.byteorder == "little")
+    low = _open(data)
+    swapped = f"{channels};16{'B' if little else 'L'}"
+    low.tile = [tile._replace(args=_with_rawmode(tile.args, swapped)) for tile in low.tile]
+    high = _upright(_load(_open(data)))
+    upper, lower = (np.asarray(each.convert("RGB"), np.uint16) for each in (high, _upright(_load(low))))
+    deep: NDArray[np.uint16] = upper * np.uint16(256) + lower
+    if high.has_transparency_data and (alpha := np.asarray(high.getchannel("A"), np.uint32)).any():
+        deep = (deep * alpha[:, :, None] // 255).astype(np.uint16)
+    return deep
+
+
+def _rawmode(arguments: Any) -> str:
+    return str(arguments if isinstance(arguments, str) else arguments[0])
+
+
+def _with_rawmode(arguments: Any, rawmode: str) -> Any:
+    return rawmode if isinstance(arguments, str) else (rawmode, *arguments[1:])
+
+
+def _rgb_of(deep: NDArray[np.uint16], rule: SixteenBit) -> NDArray[np.uint8]:
+    """(H, W, 3) of 16-bit values (H, W) or (H, W, 3)."""
+    shades = _shades(rule)[deep]
+    return _gray_to_rgb(shades) if deep.ndim == 2 else shades
+
+
+def _rgb(image: Image.Image) -> NDArray[np.uint8]:
     if image.mode in ("I", "F"):
         raise UnreadableImage(
-            "The image has 32 bits per pixel, whose range nothing declares.", "Save it with 8 or 16 bits per channel."
+            "The image has 32 bits per pixel, or signed values, whose range nothing declares.",
+            "Save it with 8 or 16 bits per channel.",
         )
     try:
         return np.array(_opaque(image).convert("RGB"))
@@ -269,9 +342,12 @@ def _cut(image: Image.Image) -> NDArray[np.bool_] | None:
 
 
 def _opaque(image: Image.Image) -> Image.Image:
+    """On `BACKGROUND`. A fourth channel that is 0 everywhere is the unused byte of a camera's BGRx and no alpha."""
     if not image.has_transparency_data:
         return image
     coloured = image.convert("RGBA")
+    if image.mode in _WITH_ALPHA and coloured.getchannel("A").getextrema() == (0, 0):
+        return coloured.convert("RGB")
     backdrop = Image.new("RGBA", image.size, (*BACKGROUND, 255))
     return Image.alpha_composite(backdrop, coloured)
 

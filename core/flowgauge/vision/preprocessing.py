@@ -6,7 +6,7 @@ large as the object. `embed` takes a square around the object that has the same 
 is not the object: it keeps scale and forgets place and background (Hönel and Nordqvist, From Lab to Factory, s.4).
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from enum import StrEnum
 from math import ceil
 from typing import Self
@@ -45,8 +45,8 @@ class Preprocessing(FrozenModel):
     """`size`: side of the square input in pixels; `mean` and `std` per channel for values in [0, 1].
 
     `margin` is the share of the object's longer side that `centre` leaves around it. `window`: the side of the square
-    that `embed` takes, in pixels of the original, which the images of a fit tell (`measured`). `sixteen_bit` is how
-    16-bit images become 8-bit ones.
+    that `embed` takes, in pixels of the original, and `sixteen_bit`: how 16-bit files become 8-bit; the images of a fit
+    tell both (`measured`) where nobody has. Until then 16-bit files are seen over their full range.
     """
 
     size: int = Field(256, ge=64, le=LARGEST, multiple_of=32)
@@ -55,17 +55,24 @@ class Preprocessing(FrozenModel):
     window: int | None = Field(None, ge=1)
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
-    sixteen_bit: SixteenBit = SixteenBit.FULL_RANGE
+    sixteen_bit: SixteenBit | None = None
 
-    def measured(self, pictures: Sequence[Picture]) -> Self:
-        """For `embed`, with the smallest window that every object fits into, and `margin` of it around; else the same.
-        `unclear_reasons` then tells which pictures show none.
+    def seen(self, picture: Picture) -> Picture:
+        """As the gauge sees it: 16-bit values by its own rule."""
+        return picture.by(self.sixteen_bit or SixteenBit.FULL_RANGE)
+
+    def measured(self, pictures: Collection[Picture]) -> Self:
+        """With the rule for 16-bit files, and for `embed` with the smallest window that every object fits into, and
+        `margin` of it around. `unclear_reasons` then tells which pictures show none.
 
         Raises `DatasetError` where most pictures show no object.
         """
+        if self.sixteen_bit is None:
+            return self.model_copy(update={"sixteen_bit": sixteen_bit_rule(pictures)}).measured(pictures)
         if not self.blackens:
             return self
-        sides = [_longer_side(object_box(picture)) for picture in pictures if picture.outline.any()]
+        seen = map(self.seen, pictures)
+        sides = [_longer_side(object_box(picture)) for picture in seen if picture.outline.any()]
         if 2 * len(sides) <= len(pictures):
             raise DatasetError(
                 f"Only {len(sides)} of {len(pictures)} images show an object that stands out from its ground.",
@@ -97,18 +104,19 @@ class Preprocessing(FrozenModel):
         """(size, size, 3): the box, padded where it leaves the image, resampled with antialiasing. Padding goes on like
         the edge, or is black where all background is.
         """
+        picture = self.seen(picture)
         left, top, right, bottom = self._box(picture)
         width, height = picture.size
         pad = [max(0, -top), max(0, bottom - height), max(0, -left), max(0, right - width)]
         above, below, before, after = (int(np.ceil(side)) for side in pad)
-        pixels = self._seen(picture)
+        pixels = self._visible(picture)
         if above or below or before or after:
             pixels = self._padded(pixels, ((above, below), (before, after), (0, 0)))
         shifted = (left + before, top + above, right + before, bottom + above)
         resized = Image.fromarray(pixels).resize((self.size, self.size), Image.Resampling.BILINEAR, box=shifted)
         return np.asarray(resized)
 
-    def _seen(self, picture: Picture) -> NDArray[np.uint8]:
+    def _visible(self, picture: Picture) -> NDArray[np.uint8]:
         if not self.blackens:
             return picture.pixels
         alone = np.zeros_like(picture.pixels)
@@ -155,6 +163,12 @@ class Preprocessing(FrozenModel):
                 if self.window is None:
                     raise ValueError("the window of `embed` has not been measured")
                 return _crop_around(object_box(picture), self.window)
+
+
+def sixteen_bit_rule(pictures: Iterable[Picture]) -> SixteenBit:
+    """The narrowest range that holds every value of the 16-bit files among `pictures`; the full one where none are."""
+    peaks = [int(picture.deep.max()) for picture in pictures if picture.deep is not None]
+    return SixteenBit.holding(max(peaks)) if peaks else SixteenBit.FULL_RANGE
 
 
 def _channels(values: tuple[float, float, float]) -> Tensor:

@@ -3,6 +3,7 @@
 from collections import OrderedDict, defaultdict
 from collections.abc import Sequence
 from concurrent.futures import Executor
+from dataclasses import replace
 from datetime import datetime
 
 from flowgauge.domain.dead_letters import GENERATION, OFFSET, TOPIC, dead_lettered
@@ -144,6 +145,7 @@ class Scoring(Processor):
     def _judged(self, images: Sequence[Image]) -> list[Scored]:
         """In the order of `images`, each line's judged together."""
         gauges = {image.event.line: self._gauges.gauge(image.event.line) for image in images}
+        images = [_seen_by(gauges[image.event.line], image) for image in images]
         predictions = _predictions(images, gauges)
         return [
             self._verdict(image, gauges[image.event.line], predictions.get(index)) for index, image in enumerate(images)
@@ -194,14 +196,15 @@ class Scoring(Processor):
         image = opened(records[0], self._store.objects)
         if isinstance(image, Refused) or image.key != str(verdict.verdict_id):  # of a topic that was made anew
             return None
-        return Scored(image, verdict, self._prediction_again(image, verdict))
+        gauge = self._gauge_again(verdict)
+        image = _seen_by(gauge, image)
+        return Scored(image, verdict, gauge.predict([image.picture])[0] if gauge else None)
 
-    def _prediction_again(self, image: Image, verdict: Verdict) -> Prediction | None:
+    def _gauge_again(self, verdict: Verdict) -> Predictor | None:
         if verdict.heatmap_uri is None or verdict.gauge_version is None:
             return None
         self._gauges.refresh()
-        gauge = self._gauges.version(verdict.line, verdict.gauge_version)
-        return gauge.predict([image.picture])[0] if gauge else None
+        return self._gauges.version(verdict.line, verdict.gauge_version)
 
     def _keep_artifacts(self) -> None:
         scored, self._scored = self._scored, []
@@ -234,6 +237,11 @@ class Scoring(Processor):
             recent[image.key] = image.picture.sha256
         while len(recent) > _WINDOW:
             recent.popitem(last=False)
+
+
+def _seen_by(gauge: Predictor | None, image: Image) -> Image:
+    """With the picture as the line's gauge sees it: statistics and heatmaps go by its rule for 16-bit files too."""
+    return image if gauge is None else replace(image, picture=gauge.seen(image.picture))
 
 
 def _predictions(images: Sequence[Image], gauges: dict[str, Predictor | None]) -> dict[int, Prediction]:
