@@ -25,7 +25,7 @@ from flowgauge.runtime.faust_app import record_of
 from flowgauge.runtime.worker import Worker
 from tests.support.folders import write_mvtec
 from tests.support.shell import Shell
-from tests.support.streaming import LINE, START, SetClock, load, png, verdicts
+from tests.support.streaming import LINE, START, SetClock, fitted, load, png, verdicts
 from tests.support.streaming import opened as opened_store
 
 LATIN_1 = "prüfling-00.png".encode("latin-1")
@@ -90,6 +90,18 @@ def test_two_ids_in_latin_1_are_two_images(tmp_path: Path) -> None:
     while worker.step():
         pass
     assert [each.image_id for each in verdicts(store.log)] == ["pr\\xfcfling", "pr\\xe4fling"]
+
+
+def test_two_cameras_of_one_line_that_count_alike_keep_their_images(tmp_path: Path) -> None:
+    store = fitted(opened_store(tmp_path, SetClock()))
+    for seed, source in enumerate((f"/lines/{LINE}", "/cameras/left", "/cameras/right")):
+        store.log.append([Outgoing(IMAGES, LINE, png(200, seed), {"ce_id": "1", "ce_source": source})])
+    worker = Worker(Scoring(store, Gauges(store.log, store.objects, load)), store.log, store.clock, 4)
+    while worker.step():
+        pass
+    kept = [store.objects.get(store.objects.name(str(each.image_uri))) for each in verdicts(store.log)]
+    assert kept == [png(200, seed) for seed in range(3)]
+    assert len({each.heatmap_uri for each in verdicts(store.log)}) == 3
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from uuid import NAMESPACE_URL, UUID, uuid5
 from flowgauge.domain.errors import InvalidName
 
 _LINE = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_HASH_DIGITS = 12  # hex; fewer, and two cameras of one line could share them; more are only longer to read
 _UNDECODED = re.compile("[\udc80-\udcff]")  # how Python keeps such bytes
 _LONGEST_SEGMENT = 180  # file systems allow 255 bytes, S3 1,024 for a whole key
 
@@ -59,12 +60,18 @@ def _day(at: date | datetime) -> str:
     return at.isoformat()[:10]  # and not strftime, which writes the year 1 as 1
 
 
-def image_object(line: str, at: datetime, image_id: str) -> str:
-    return f"images/{line_name(line)}/{_day(at)}/{encoded(image_id)}"
+def _of_source(line: str, image_id: str, source: str) -> str:
+    """Cameras that count their images alike must not overwrite one another's."""
+    own = source in ("", f"/lines/{line}")
+    return encoded(image_id if own else f"{image_id}@{sha256(source.encode()).hexdigest()[:_HASH_DIGITS]}")
 
 
-def heatmap_object(line: str, at: datetime, image_id: str) -> str:
-    return f"heatmaps/{line_name(line)}/{_day(at)}/{encoded(image_id)}.png"
+def image_object(line: str, at: datetime, image_id: str, source: str = "") -> str:
+    return f"images/{line_name(line)}/{_day(at)}/{_of_source(line, image_id, source)}"
+
+
+def heatmap_object(line: str, at: datetime, image_id: str, source: str = "") -> str:
+    return f"heatmaps/{line_name(line)}/{_day(at)}/{_of_source(line, image_id, source)}.png"
 
 
 def verdicts_folder(day: date) -> str:

@@ -52,14 +52,14 @@ class Artifacts:
     def image_uri(self, image: Image, at: datetime) -> str:
         """Where the image of an event `at` will lie, or lies already."""
         event = image.event
-        return image.uri or self._objects.uri(image_object(event.line, at, event.image_id))
+        return image.uri or self._objects.uri(image_object(event.line, at, event.image_id, event.source))
 
     def heatmap_uri(self, image: Image, at: datetime, prediction: Prediction | None) -> str | None:
         """Where the heatmap will lie; None where nobody needs one."""
         if prediction is None or prediction.decision is Decision.PASS:
             return None
         event = image.event
-        return self._objects.uri(heatmap_object(event.line, at, event.image_id))
+        return self._objects.uri(heatmap_object(event.line, at, event.image_id, event.source))
 
     def enqueue(self, scored: Iterable[Scored]) -> None:
         """To be followed by `flush`."""

@@ -53,7 +53,8 @@ def opened(record: Record, objects: Objects) -> Image | Refused:
     except ValidationError as error:
         problem = error.errors()[0]
         header = HEADERS[str(problem["loc"][0])]
-        return Refused(record, f"The headers describe no image: {header}: {problem['msg']}.")
+        complaint = problem["msg"].removeprefix("Value error, ").rstrip(".")
+        return Refused(record, f"The headers describe no image: {header}: {complaint}.")
     except (UnreadableImage, UserError) as error:
         return Refused(record, str(error))
 
