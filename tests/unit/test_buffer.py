@@ -5,6 +5,8 @@ from flowgauge.domain.lines import LineSettings
 from flowgauge.domain.ports import Buffered
 from tests.support.streaming import START, hash_bits
 
+NOW = START + timedelta(seconds=500)
+
 
 def buffered(number: int, fingerprint: str | None = None, seconds: float | None = None) -> Buffered:
     at = START + timedelta(seconds=number if seconds is None else seconds)
@@ -17,36 +19,36 @@ def settings(**changes: object) -> LineSettings:
 
 
 def test_an_empty_buffer_loses_nothing() -> None:
-    assert to_evict([], settings()) == []
+    assert to_evict([], settings(), NOW) == []
 
 
 def test_the_oldest_leave_a_buffer_that_is_too_large() -> None:
-    assert to_evict([buffered(number) for number in range(5)], settings(buffer_size=3)) == ["0", "1"]
+    assert to_evict([buffered(number) for number in range(5)], settings(buffer_size=3), NOW) == ["0", "1"]
 
 
 def test_what_is_older_than_the_maximum_age_before_the_newest_leaves() -> None:
     entries = [buffered(0, seconds=0), buffered(1, seconds=10), buffered(2, seconds=11)]
-    assert to_evict(entries, settings(buffer_max_age_seconds=5)) == ["0"]
+    assert to_evict(entries, settings(buffer_max_age_seconds=5), NOW) == ["0"]
 
 
 def test_of_views_that_look_alike_the_newest_stay() -> None:
     entries = [buffered(number, "00000000000000ff") for number in range(5)]
-    assert to_evict(entries, settings(near_duplicates=2)) == ["0", "1", "2"]
+    assert to_evict(entries, settings(near_duplicates=2), NOW) == ["0", "1", "2"]
 
 
 def test_views_look_alike_up_to_the_distance_that_was_set() -> None:
     entries = [buffered(0, "0000000000000000"), buffered(1, "0000000000000007")]
-    assert to_evict(entries, settings(near_duplicates=1, duplicate_distance=3)) == ["0"]
-    assert to_evict(entries, settings(near_duplicates=1, duplicate_distance=2)) == []
+    assert to_evict(entries, settings(near_duplicates=1, duplicate_distance=3), NOW) == ["0"]
+    assert to_evict(entries, settings(near_duplicates=1, duplicate_distance=2), NOW) == []
 
 
 def test_a_motionless_belt_does_not_push_out_what_passed_before() -> None:
     passed = [buffered(number) for number in range(10)]
     ranking = [buffered(number, "00000000000000ff") for number in range(10, 500)]
-    gone = to_evict([*passed, *ranking], settings(buffer_size=100, near_duplicates=5))
+    gone = to_evict([*passed, *ranking], settings(buffer_size=100, near_duplicates=5), NOW)
     assert {str(number) for number in range(10)}.isdisjoint(gone)
     assert len(gone) == 490 - 5
 
 
 def test_images_without_a_fingerprint_look_like_nothing_else() -> None:
-    assert to_evict([buffered(number, "") for number in range(5)], settings(near_duplicates=1)) == []
+    assert to_evict([buffered(number, "") for number in range(5)], settings(near_duplicates=1), NOW) == []

@@ -118,10 +118,10 @@ def test_a_bad_image_is_a_dead_letter_and_its_neighbours_do_not_notice(store: St
 @pytest.mark.parametrize(
     ("headers", "complaint"),
     [
-        ({}, "image_id"),
-        ({"ce_id": "x", "ce_time": "yesterday"}, "captured_at"),
-        ({"ce_id": "x" * 2000}, "image_id"),
-        ({"ce_id": ""}, "image_id"),
+        ({}, "ce_id"),
+        ({"ce_id": "x", "ce_time": "yesterday"}, "ce_time"),
+        ({"ce_id": "x" * 2000}, "ce_id"),
+        ({"ce_id": ""}, "ce_id"),
     ],
 )
 def test_headers_that_describe_no_image_are_a_dead_letter(

@@ -89,7 +89,7 @@ def evaluate(
         emit(document)
         return
     if json is not None:
-        json.write_text(as_json(document))
+        json.write_text(as_json(document), encoding="utf-8")
     _tell(document)
 
 

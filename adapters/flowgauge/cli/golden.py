@@ -1,6 +1,6 @@
 """`flowgauge golden`: images that people have labelled, by which every adaptation is judged."""
 
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Annotated
 
 import typer
@@ -27,14 +27,15 @@ def add(
 
     One half of them, chosen by their names, judges; the other half may train
     detectors that learn from labels. Adaptation never learns from either.
-    Adding an image again under another label or class moves it.
+    Adding an image again under another label or class moves it; another
+    image of the same name, from another folder, is kept beside it.
 
     \b
     flowgauge golden add press-3 ./scratched --label defect \\
         --class scratch --store ./plant
     """
     from flowgauge.app.bootstrap import open_store
-    from flowgauge.domain.object_keys import line_name
+    from flowgauge.domain.object_keys import line_name, path_text
     from flowgauge.registry.golden_sets import add_golden
 
     check_kind(label, kind)
@@ -43,8 +44,9 @@ def add(
         lost = 0
         for path in files:
             try:
-                add_golden(plant.objects, line_name(line), label, path.name, path.read_bytes(), kind)
-            except UnreadableImage as error:
+                image_id = path_text(PurePath(path.name))
+                add_golden(plant.objects, line_name(line), label, image_id, path.read_bytes(), kind)
+            except (UnreadableImage, OSError) as error:
                 lost += 1
                 warn(f"{path.name} is left out. {error}")
     say(f"{len(files) - lost} images were added to the golden set of line {line} as {label.value}.")

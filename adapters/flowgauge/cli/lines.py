@@ -58,6 +58,8 @@ def set_settings(
     \b
     policy                   who starts an adaptation: auto, propose or off
     deadline_seconds         a verdict this long after capture is late
+    clock_tolerance_seconds  a capture this far from its arrival: clock off
+    frozen_images            so many of the same picture alert; 0 is never
     buffer_size              images that may train; then the oldest leave
     buffer_minimum           fewer images than this train nothing
     buffer_max_age_seconds   images older than the newest by this leave

@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from flowgauge.domain.errors import FlowgaugeError
+from flowgauge.domain.object_keys import spelled
 
 _UNBOUNDED = 10_000  # columns of a pipe or a file: nothing is cut or folded there
 
@@ -39,15 +40,15 @@ def _console(*, stderr: bool) -> Console:
 
 
 def say(text: str) -> None:
-    stdout().print(escape(text))
+    stdout().print(escape(spelled(text)))
 
 
 def warn(text: str) -> None:
-    stderr().print(f"[yellow]Warning:[/] {escape(text)}")
+    stderr().print(f"[yellow]Warning:[/] {escape(spelled(text))}")
 
 
 def complain(error: FlowgaugeError) -> None:
-    stderr().print(f"[bold red]Error:[/] [red]{escape(str(error))}[/]")
+    stderr().print(f"[bold red]Error:[/] [red]{escape(spelled(str(error)))}[/]")
 
 
 def emit(document: Any) -> None:
@@ -57,16 +58,20 @@ def emit(document: Any) -> None:
 
 def emit_line(document: Any) -> None:
     """One JSON object on a line of its own, at once."""
-    print(json.dumps(document, ensure_ascii=False, allow_nan=False), flush=True)  # noqa: T201
+    print(_dumped(document), flush=True)  # noqa: T201
 
 
 def as_json(document: Any) -> str:
-    return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
+    return _dumped(document, indent=2)
+
+
+def _dumped(document: Any, indent: int | None = None) -> str:
+    return spelled(json.dumps(document, indent=indent, ensure_ascii=False, allow_nan=False), backslash=r"\\")
 
 
 def write_whole(path: Path, text: str) -> None:
     """Never half a file, whenever the run is interrupted."""
-    beside(path).write_text(text)
+    beside(path).write_text(spelled(text), encoding="utf-8")
     beside(path).replace(path)
 
 
@@ -88,4 +93,4 @@ def show(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
 def cell(value: object) -> str:
     if value is None:
         return "-"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return f"{value:.4g}" if isinstance(value, float) else spelled(str(value))

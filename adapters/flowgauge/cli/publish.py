@@ -28,8 +28,9 @@ def publish(
     """Send the images of a folder to the plant, as a production line would.
 
     Returns when the brokers have them all. The id of an image is its path
-    below the folder, its time of capture the file's; sending a folder twice
-    scores nothing twice.
+    below the folder, its time of capture the file's. An image that is sent
+    again is not scored again while it is among the last 10,000 of its
+    partition; beyond them it is: a larger folder is scored twice.
 
     \b
     export FLOWGAUGE_KAFKA_BOOTSTRAP=localhost:9092
@@ -59,16 +60,15 @@ def publish(
 
 
 def _events(paths: Sequence[Path], folder: Path, line: str) -> list["Event"]:
-    from datetime import UTC, datetime
-
-    from flowgauge.domain.messages import Event
+    from flowgauge.domain.messages import Event, from_epoch
+    from flowgauge.domain.object_keys import path_text
 
     return [
         Event(
-            image_id=path.relative_to(folder).as_posix(),
+            image_id=path_text(path.relative_to(folder)),
             source=f"/lines/{line}",
             line=line,
-            captured_at=datetime.fromtimestamp(path.stat().st_mtime, UTC),
+            captured_at=from_epoch(path.stat().st_mtime),
         )
         for path in paths
     ]

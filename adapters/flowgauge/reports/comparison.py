@@ -4,6 +4,7 @@ from base64 import b64decode
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from flowgauge.domain.object_keys import spelled
 from flowgauge.evaluation.comparison import Contender, Ranking, Shown, Spread, standings
 from flowgauge.reports.frame import key_figure, page, ruler, section
 from flowgauge.reports.markup import Markup, header_row, scrollable, tag
@@ -13,7 +14,7 @@ from flowgauge.reports.wording import auroc, percent, plural, significant
 
 
 def write_comparison(dataset: str, entrants: Sequence[Contender], path: Path) -> None:
-    path.write_text(render_comparison(dataset, entrants), encoding="utf-8")
+    path.write_text(spelled(render_comparison(dataset, entrants)), encoding="utf-8")
 
 
 def render_comparison(dataset: str, entrants: Sequence[Contender]) -> str:

@@ -12,6 +12,7 @@ from flowgauge.datachecks.examine import Examination
 from flowgauge.datachecks.image_statistics import Summary
 from flowgauge.datachecks.issue import Check, Figure, Finding, Level, Named
 from flowgauge.domain.errors import UnreadableImage
+from flowgauge.domain.object_keys import spelled
 from flowgauge.evaluation.datasets import Entry, read
 from flowgauge.reports.frame import page, ruler
 from flowgauge.reports.markup import Markup, header_row, join, number, scrollable, tag
@@ -28,7 +29,7 @@ Thumbnail = Callable[[str], bytes | None]
 
 
 def write_diagnosis(dataset: str, found: Examination, path: Path) -> None:
-    path.write_text(render(dataset, found), encoding="utf-8")
+    path.write_text(spelled(render(dataset, found)), encoding="utf-8")
 
 
 def render(dataset: str, found: Examination) -> str:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
+from flowgauge.domain.object_keys import spelled
 from flowgauge.evaluation.choices import Choice
 from flowgauge.evaluation.estimate import Figure
 from flowgauge.evaluation.estimate_report import EstimateReport, Origin
@@ -30,7 +31,7 @@ _ORIGINS = {
 
 
 def write_estimate(estimate_report: EstimateReport, path: Path) -> None:
-    path.write_text(render_estimate(estimate_report), encoding="utf-8")
+    path.write_text(spelled(render_estimate(estimate_report)), encoding="utf-8")
 
 
 def render_estimate(estimate_report: EstimateReport) -> str:

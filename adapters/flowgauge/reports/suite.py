@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from statistics import fmean
 
+from flowgauge.domain.object_keys import spelled
 from flowgauge.evaluation.comparison import Spread
 from flowgauge.evaluation.operating_points import PromisedRate, binomial_interval
 from flowgauge.evaluation.suite import SIGNIFICANCE, Figure, Ranking, SuiteResults, Summary, image_auroc, missed_at
@@ -20,7 +21,7 @@ _FEW_DATASETS = 10
 
 
 def write_suite(found: SuiteResults, path: Path) -> None:
-    path.write_text(render_suite(found), encoding="utf-8")
+    path.write_text(spelled(render_suite(found)), encoding="utf-8")
 
 
 def render_suite(found: SuiteResults) -> str:

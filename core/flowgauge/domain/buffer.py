@@ -1,24 +1,26 @@
 """Which of a line's recent images stay in its buffer."""
 
 from collections.abc import Iterable, Sequence
-from datetime import timedelta
+from datetime import datetime
 
 from flowgauge.domain.lines import LineSettings
 from flowgauge.domain.ports import Buffered
 
 
-def to_evict(buffered: Sequence[Buffered], settings: LineSettings) -> list[str]:
+def to_evict(buffered: Sequence[Buffered], settings: LineSettings, now: datetime) -> list[str]:
     """The ids of those that must go so that the rest keeps to `settings`; `buffered` is in order of capture.
 
-    Captures older than the maximum age before the newest go. Of views that look alike, no newcomer has more than
-    `near_duplicates` at its side: the oldest of them go, so that a standing belt neither fills the buffer nor freezes
-    it. The rule looks at fingerprints alone: views of one product under fixed light look more alike than they are,
-    which is why the default cap is a share of the buffer and not one.
+    Captures older than the maximum age before the newest go; one of the future neither stays nor is the newest. Of
+    views that look alike, no newcomer has more than `near_duplicates` at its side: the oldest of them go, so that a
+    standing belt neither fills the buffer nor freezes it. The rule looks at fingerprints alone: views of one product
+    under fixed light look more alike than they are, which is why the default cap is a share of the buffer and not one.
     """
     if not buffered:
         return []
-    oldest = buffered[-1].captured_at - timedelta(seconds=settings.buffer_max_age_seconds)
-    young = [entry for entry in buffered if entry.captured_at >= oldest]
+    possible = [e for e in buffered if (e.captured_at - now).total_seconds() <= settings.clock_tolerance_seconds]
+    newest = min(now, possible[-1].captured_at) if possible else now
+    age_limit = settings.buffer_max_age_seconds
+    young = [entry for entry in possible if (newest - entry.captured_at).total_seconds() <= age_limit]
     kept = _capped(reversed(young), settings)
     kept_ids = {entry.image_id for entry in kept[: settings.buffer_size]}
     return [entry.image_id for entry in buffered if entry.image_id not in kept_ids]

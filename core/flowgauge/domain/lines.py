@@ -23,6 +23,13 @@ class LineSettings(Message):
     policy: Policy = Policy.AUTO
     deadline_seconds: float | None = Field(None, gt=0, description="a verdict later than this after capture is `late`")
 
+    clock_tolerance_seconds: float = Field(
+        86_400, gt=0, description="a capture further than this from its image's arrival: the camera's clock is off"
+    )
+    frozen_images: int = Field(
+        20, ge=0, description="so many images in a row that show the same picture, or none, raise an alert; 0: never"
+    )
+
     buffer_size: int = Field(400, ge=1, description="images that may train; beyond it the oldest leave")
     buffer_minimum: int = Field(48, ge=1, description="fewer images than this train nothing")
     buffer_max_age_seconds: float = Field(7 * 86_400, gt=0, description="counted back from the newest capture")

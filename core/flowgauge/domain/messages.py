@@ -3,12 +3,14 @@
 Additions are minor versions; readers ignore fields that they do not know. Times are RFC 3339 in UTC.
 """
 
-from datetime import UTC, datetime
+import re
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from enum import StrEnum
 from typing import Annotated, Any, Self
 from uuid import UUID
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field
 
 from flowgauge.domain.object_keys import line_name
 
@@ -22,7 +24,49 @@ SNAPSHOTS = "snapshots"
 DEAD_LETTERS = "dead-letters"
 TOPICS = (IMAGES, VERDICTS, ALERTS, ADAPTATIONS, SNAPSHOTS, DEAD_LETTERS)
 
-Instant = Annotated[AwareDatetime, AfterValidator(lambda at: at.astimezone(UTC))]
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_NUMBER = re.compile(r"[+-]?[0-9]{1,19}([.][0-9]{1,9})?")
+_MOST_SECONDS = 20_000_000_000
+"""Of a number without a unit: 20e9 s is the year 2603, 20e9 ms August 1970. Smaller, and seconds of this century are
+read as milliseconds; larger, and milliseconds of the seventies are read as seconds of a far future."""
+
+
+def from_epoch(seconds: float) -> datetime:
+    """The instant so many seconds after 1970; the first or the last one that there is for what lies beyond."""
+    try:
+        return _EPOCH + timedelta(seconds=seconds)
+    except OverflowError:
+        return (datetime.max if seconds > 0 else datetime.min).replace(tzinfo=UTC)
+
+
+def _in_utc(at: datetime) -> datetime:
+    try:
+        return at.astimezone(UTC)
+    except OverflowError as error:
+        raise ValueError(f"{at.isoformat()} lies outside the years 1 to 9999 in UTC") from error
+
+
+def _stamped(value: object) -> object:
+    """What a camera may send as a time: a number counts seconds, milli-, micro- or nanoseconds since 1970, by its size.
+
+    Text without a zone means UTC; a program's own time must have one, for `datetime.now()` has the machine's.
+    """
+    if isinstance(value, datetime) and value.tzinfo is None:
+        raise ValueError("a time of a program needs its zone")
+    if not isinstance(value, str) or not _NUMBER.fullmatch(value.strip()):
+        return value
+    seconds = Decimal(value.strip())
+    while abs(seconds) > _MOST_SECONDS:
+        seconds /= 1_000
+    return _EPOCH + timedelta(microseconds=int(seconds * 1_000_000))
+
+
+def _zoned(at: datetime) -> datetime:
+    return at.replace(tzinfo=UTC) if at.tzinfo is None else at
+
+
+Instant = Annotated[AwareDatetime, AfterValidator(_in_utc)]
+CaptureTime = Annotated[datetime, BeforeValidator(_stamped), AfterValidator(_zoned), AfterValidator(_in_utc)]
 Line = Annotated[str, AfterValidator(line_name)]
 
 
@@ -122,6 +166,15 @@ class Verdict(Message):
         True, description="False keeps the image from buffer and drift monitor (test images)"
     )
     subject: str | None = Field(None, description="the part's serial: images of one part share folds and splits")
+    arrived_at: Instant | None = Field(None, description="when the image's record was appended to its topic")
+    clock_off: bool = Field(
+        False, description="captured_at and arrived_at differ by more than the line's clock_tolerance_seconds"
+    )
+
+    @property
+    def event_time(self) -> datetime:
+        """What age, dates and drift go by: the capture, or the arrival where the camera's clock is off."""
+        return self.arrived_at if self.clock_off and self.arrived_at is not None else self.captured_at
 
 
 class AlertKind(StrEnum):
@@ -139,6 +192,8 @@ class AlertKind(StrEnum):
     THRESHOLD_DISAGREES = "threshold_disagrees"
     OFFSETS_RESET = "offsets_reset"
     RECORDS_EXPIRED = "records_expired"
+    CLOCK_OFF = "clock_off"
+    FROZEN_CAMERA = "frozen_camera"
 
 
 class Alert(Message):
@@ -186,13 +241,30 @@ class SnapshotAnnouncement(Message):
     at: Instant
 
 
+KEY = "key"
+HEADERS = {
+    "image_id": "ce_id",
+    "source": "ce_source",
+    "line": KEY,
+    "captured_at": "ce_time",
+    "subject": "ce_subject",
+    "use_for_training": "ce_usefortraining",
+}
+"""Where each field of an event comes from."""
+
+
+def header_text(value: bytes) -> str:
+    """The text of a header or key. Bytes that are no UTF-8 are spelled out, so that different ones stay different."""
+    return value.decode(errors="backslashreplace")
+
+
 class Event(FrozenModel):
     """An image event's identity, out of its CloudEvents headers."""
 
     image_id: str = Field(min_length=1, max_length=1024)
     source: str
     line: Line
-    captured_at: Instant
+    captured_at: CaptureTime
     subject: str | None = None
     use_for_training: bool = True
 
@@ -210,13 +282,16 @@ class Event(FrozenModel):
 
     @classmethod
     def from_headers(cls, headers: dict[str, str], key: str, arrived_at: datetime) -> Self:
-        """The event that `headers` describe. Raises pydantic's `ValidationError` for headers that describe none."""
+        """The event that `headers` describe. Raises pydantic's `ValidationError` for headers that describe none.
+
+        Without a time, or with an empty one, the image was captured when it arrived.
+        """
         return cls.model_validate(
             {
                 "image_id": headers.get("ce_id"),
                 "source": headers.get("ce_source", f"/lines/{key}"),
                 "line": key,
-                "captured_at": headers.get("ce_time", arrived_at),
+                "captured_at": headers.get("ce_time", "").strip() or arrived_at,
                 "subject": headers.get("ce_subject"),
                 "use_for_training": headers.get("ce_usefortraining", "true"),
             }

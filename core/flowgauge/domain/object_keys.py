@@ -6,12 +6,15 @@ Every function that builds a path percent-encodes what comes from outside, so an
 import re
 from datetime import date, datetime
 from hashlib import sha256
+from pathlib import PurePath
 from urllib.parse import quote
 from uuid import NAMESPACE_URL, UUID, uuid5
 
 from flowgauge.domain.errors import InvalidName
 
 _LINE = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_HASH_DIGITS = 12  # hex; fewer, and two cameras of one line could share them; more are only longer to read
+_UNDECODED = re.compile("[\udc80-\udcff]")  # how Python keeps such bytes
 _LONGEST_SEGMENT = 180  # file systems allow 255 bytes, S3 1,024 for a whole key
 
 
@@ -36,25 +39,47 @@ def encoded(text: str) -> str:
     return segment.replace(".", "%2E") if not segment.strip(".") else segment
 
 
+def spelled(text: str, backslash: str = "\\") -> str:
+    """`text` with the bytes of file names that are no UTF-8, which no file or terminal takes, written as `\\xfc`."""
+    return _UNDECODED.sub(lambda found: f"{backslash}x{ord(found[0]) - 0xDC00:02x}", text)
+
+
+def path_text(path: PurePath) -> str:
+    """`path` with slashes, as the text that an id must be."""
+    return spelled(path.as_posix())
+
+
 def verdict_id(source: str, image_id: str) -> UUID:
     """UUIDv5 of `ce_source` and `ce_id`: the same event has the same verdict id wherever it is scored."""
+    if "#" in source:  # where it ends and the id begins would be anybody's guess
+        return uuid5(uuid5(NAMESPACE_URL, source), image_id)
     return uuid5(NAMESPACE_URL, f"{source}#{image_id}")
 
 
 def _day(at: date | datetime) -> str:
-    return at.strftime("%Y-%m-%d")
+    return at.isoformat()[:10]  # and not strftime, which writes the year 1 as 1
 
 
-def image_object(line: str, captured_at: datetime, image_id: str) -> str:
-    return f"images/{line_name(line)}/{_day(captured_at)}/{encoded(image_id)}"
+def _of_source(line: str, image_id: str, source: str) -> str:
+    """Cameras that count their images alike must not overwrite one another's."""
+    own = source in ("", f"/lines/{line}")
+    return encoded(image_id if own else f"{image_id}@{sha256(source.encode()).hexdigest()[:_HASH_DIGITS]}")
 
 
-def heatmap_object(line: str, captured_at: datetime, image_id: str) -> str:
-    return f"heatmaps/{line_name(line)}/{_day(captured_at)}/{encoded(image_id)}.png"
+def image_object(line: str, at: datetime, image_id: str, source: str = "") -> str:
+    return f"images/{line_name(line)}/{_day(at)}/{_of_source(line, image_id, source)}"
+
+
+def heatmap_object(line: str, at: datetime, image_id: str, source: str = "") -> str:
+    return f"heatmaps/{line_name(line)}/{_day(at)}/{_of_source(line, image_id, source)}.png"
+
+
+def verdicts_folder(day: date) -> str:
+    return f"verdicts/date={_day(day)}/"
 
 
 def verdicts_object(day: date, partition: int, first_offset: int) -> str:
-    return f"verdicts/date={_day(day)}/{partition}-{first_offset:012d}.parquet"
+    return f"{verdicts_folder(day)}{partition}-{first_offset:012d}.parquet"
 
 
 def snapshot_prefix(line: str, version: str) -> str:

@@ -93,7 +93,7 @@ class Objects(Protocol):
 
 @dataclass(frozen=True)
 class Buffered:
-    """A buffered image: a reference, never pixels."""
+    """A buffered image: a reference, never pixels. `captured_at` is its verdict's `event_time`."""
 
     image_id: str
     image_uri: str

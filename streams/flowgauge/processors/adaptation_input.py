@@ -63,7 +63,7 @@ def anchor_version(manifest: bytes) -> str:
 def _pictures(store: Store, request: AdaptationRequest, settings: LineSettings) -> list[tuple[Buffered, Picture]]:
     """The buffer without what is too old, what cannot be read any more, and what people have labelled."""
     entries = _since(request.since, store.state.buffer(request.line))
-    barred = set(to_evict(entries, settings))
+    barred = set(to_evict(entries, settings, store.clock.now()))
     labelled = {
         sha256(store.objects.get(golden.name)).hexdigest() for golden in golden_set(store.objects, request.line)
     }

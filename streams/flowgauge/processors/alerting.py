@@ -61,6 +61,9 @@ _MESSAGES = {
     AlertKind.REJECT: "{line}: {count} rejected, the first is {example}.",
     AlertKind.NO_GAUGE: "{line} has no gauge: {count} images are for review. "
     "Make one with `flowgauge fit --line {line} --from-buffer`.",
+    AlertKind.CLOCK_OFF: "{line}: the camera's clock is {off} {side}: {count} images, the first is {example}, captured "
+    "at {captured_at} by that clock. They are filed by when they arrived. Set the clock; where images are meant to "
+    "come so late, run `flowgauge lines set {line} clock_tolerance_seconds=SECONDS`.",
     AlertKind.DEAD_LETTER: "{line}: {count} messages could not be processed, the first is {example}. {reason}",
 }
 
@@ -90,9 +93,12 @@ class Alerting(VerdictReader):
         reported: list[Outgoing] = []
         for item in counted:
             verdict = item.verdict
+            if verdict.clock_off and verdict.arrived_at is not None:
+                detail = _clock(verdict.captured_at, verdict.arrived_at)
+                reported += self._add(AlertKind.CLOCK_OFF, verdict.line, item.record, verdict.image_id, **detail)
             if verdict.decision is Decision.REJECT:
-                detail = {"image_uri": verdict.image_uri, "heatmap_uri": verdict.heatmap_uri}
-                reported += self._add(AlertKind.REJECT, verdict.line, item.record, verdict.image_id, **detail)
+                evidence = {"image_uri": verdict.image_uri, "heatmap_uri": verdict.heatmap_uri}
+                reported += self._add(AlertKind.REJECT, verdict.line, item.record, verdict.image_id, **evidence)
             elif NO_GAUGE in verdict.reasons:
                 reported += self._add(AlertKind.NO_GAUGE, verdict.line, item.record, verdict.image_id)
         return reported
@@ -137,6 +143,17 @@ class Alerting(VerdictReader):
             tally = self._open.pop(key)
             if tally.reported < tally.count:
                 yield tally.report()
+
+
+def _clock(captured_at: datetime, arrived_at: datetime) -> dict[str, Any]:
+    ahead = captured_at - arrived_at
+    return {
+        "off": str(timedelta(seconds=round(abs(ahead.total_seconds())))),
+        "side": "ahead" if ahead > timedelta() else "behind",
+        "off_seconds": ahead.total_seconds(),
+        "captured_at": captured_at.isoformat(),
+        "arrived_at": arrived_at.isoformat(),
+    }
 
 
 def _line(key: str) -> str:

@@ -1,4 +1,4 @@
-"""The archive: verdicts as Parquet files in the object store, one per date of capture and stretch of offsets."""
+"""The archive: verdicts as Parquet files in the object store, one per date of their events and stretch of offsets."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from flowgauge.domain.messages import Verdict
-from flowgauge.domain.object_keys import verdicts_object
+from flowgauge.domain.object_keys import verdicts_folder, verdicts_object
 from flowgauge.domain.ports import Objects, Outgoing, Record
 from flowgauge.runtime.backend import Store
 from flowgauge.runtime.fencing import Counted, VerdictReader
@@ -75,6 +75,8 @@ _SCHEMA = pa.schema(
         ("peak", pa.list_(pa.float64())),
         ("use_for_training", pa.bool_()),
         ("subject", pa.string()),
+        ("arrived_at", pa.timestamp("us", tz="UTC")),
+        ("clock_off", pa.bool_()),
     ]
 )
 
@@ -155,14 +157,14 @@ class Archive(VerdictReader):
     def _put(self, partition: int, first: int, stretch: Stretch) -> None:
         of_day: defaultdict[date, list[Verdict]] = defaultdict(list)
         for _, verdict in sorted(stretch.items()):
-            of_day[verdict.captured_at.date()].append(verdict)
+            of_day[verdict.event_time.date()].append(verdict)
         for day, verdicts in of_day.items():
             self._objects.put(verdicts_object(day, partition, first), _parquet(verdicts))
 
 
 def archived(objects: Objects, line: str | None = None, day: date | None = None) -> Iterator[Verdict]:
-    """Verdicts of the archive (of `line`, captured on `day`), by date, partition and offset."""
-    prefix = "verdicts/" if day is None else f"verdicts/date={day:%Y-%m-%d}/"
+    """Verdicts of the archive (of `line`, of events on `day`), by date, partition and offset."""
+    prefix = "verdicts/" if day is None else verdicts_folder(day)
     for name in objects.names(prefix):
         for row in pq.read_table(BytesIO(objects.get(name)), partitioning=None).to_pylist():
             verdict = Verdict.model_validate(row)
@@ -171,9 +173,9 @@ def archived(objects: Objects, line: str | None = None, day: date | None = None)
 
 
 def archived_days(objects: Objects) -> list[date]:
-    """The dates of capture that the archive has verdicts of."""
+    """The dates of events that the archive has verdicts of."""
     folders = {name.split("/")[1] for name in objects.names("verdicts/")}
-    return sorted(date.fromisoformat(folder.removeprefix("date=")) for folder in folders)
+    return sorted(date(*map(int, folder.removeprefix("date=").split("-"))) for folder in folders)
 
 
 def _parquet(verdicts: Sequence[Verdict]) -> bytes:

@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from functools import partial
 
 from flowgauge.domain.errors import Unavailable
@@ -48,17 +49,17 @@ class Artifacts:
         self._room = room_bytes
         self._distant: deque[Verdict] = deque()
 
-    def image_uri(self, image: Image) -> str:
-        """Where the image will lie, or lies already."""
+    def image_uri(self, image: Image, at: datetime) -> str:
+        """Where the image of an event `at` will lie, or lies already."""
         event = image.event
-        return image.uri or self._objects.uri(image_object(event.line, event.captured_at, event.image_id))
+        return image.uri or self._objects.uri(image_object(event.line, at, event.image_id, event.source))
 
-    def heatmap_uri(self, image: Image, prediction: Prediction | None) -> str | None:
+    def heatmap_uri(self, image: Image, at: datetime, prediction: Prediction | None) -> str | None:
         """Where the heatmap will lie; None where nobody needs one."""
         if prediction is None or prediction.decision is Decision.PASS:
             return None
         event = image.event
-        return self._objects.uri(heatmap_object(event.line, event.captured_at, event.image_id))
+        return self._objects.uri(heatmap_object(event.line, at, event.image_id, event.source))
 
     def enqueue(self, scored: Iterable[Scored]) -> None:
         """To be followed by `flush`."""

@@ -1,4 +1,4 @@
-"""One line as observing watches it: drift, images since the last adaptation, and its schedule."""
+"""One line as observing watches it: drift, a frozen camera, images since the last adaptation, and its schedule."""
 
 from collections.abc import Callable, Iterator
 from datetime import datetime
@@ -12,6 +12,7 @@ from flowgauge.domain.messages import AlertKind, Instant, Message, Reason, Verdi
 from flowgauge.domain.ports import Outgoing
 from flowgauge.domain.schedule import last_tick, next_tick
 from flowgauge.drift.statistics import NOTHING_SEEN, Drift, DriftMonitor, MonitorState, Observation
+from flowgauge.processors.frozen_camera import FrozenRun
 from flowgauge.processors.triggers import Trigger, punctuated, seen_in
 from flowgauge.runtime.alerts import alert
 from flowgauge.runtime.fencing import Counted
@@ -44,6 +45,7 @@ class LineState(Message):
     scores: list[float] = Field(default_factory=list)
     subject: str | None = None
     threshold_checked: bool = False
+    frozen: FrozenRun = FrozenRun()
 
 
 class Watch:
@@ -65,6 +67,7 @@ class Watch:
         self._scores = list(state.scores)
         self._subject = state.subject
         self._threshold_checked = state.threshold_checked
+        self._frozen = state.frozen
 
     @property
     def state(self) -> LineState:
@@ -80,6 +83,7 @@ class Watch:
             scores=self._scores,
             subject=self._subject,
             threshold_checked=self._threshold_checked,
+            frozen=self._frozen,
         )
 
     @property
@@ -101,6 +105,8 @@ class Watch:
             self._reported_at = None
             self._scores, self._subject, self._threshold_checked = [], None, False
         self._images_since += 1
+        self._frozen = self._frozen.followed_by(verdict)
+        yield from self._frozen.alerts(verdict, settings.frozen_images)
         if (observation := _observation(verdict)) is not None:
             yield from self._on_drift(self._monitor.observe(observation, settings.warmup_images), verdict)
             yield from self._on_count(verdict)
@@ -237,5 +243,5 @@ def _observation(verdict: Verdict) -> Observation | None:
             "focus": round(seen.focus, _DIGITS),
         },
         peak=(round(x, 3), round(y, 3)),
-        at=verdict.captured_at,
+        at=verdict.event_time,
     )

@@ -95,7 +95,7 @@ class Observing(VerdictReader):
         if entries:
             self._state.buffer_add(line, entries, settings.buffer_size)
             held = self._state.buffer(line)
-            gone = to_evict(held, settings)
+            gone = to_evict(held, settings, self._clock.now())
             self._state.buffer_remove(line, gone)
             self._meter.buffered(line, len(held) - len(gone), settings.buffer_size)
 
@@ -137,7 +137,7 @@ def _buffered(verdict: Verdict) -> Buffered | None:
         image_id=verdict.image_id,
         image_uri=verdict.image_uri,
         image_sha256=verdict.image_sha256,
-        captured_at=verdict.captured_at,
+        captured_at=verdict.event_time,
         score=verdict.score,
         decision=verdict.decision,
         fingerprint=verdict.statistics.fingerprint,

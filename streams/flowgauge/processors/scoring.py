@@ -155,15 +155,18 @@ class Scoring(Processor):
         record, event = image.record, image.event
         now = self._store.clock.now()
         settings = self._settings.of(event.line)
+        apart = abs((event.captured_at - record.at).total_seconds())
+        clock_off = apart > settings.clock_tolerance_seconds
+        at = record.at if clock_off else event.captured_at
         verdict = Verdict(
             verdict_id=verdict_id(event.source, event.image_id),
             image_id=event.image_id,
             image_sha256=image.picture.sha256,
-            image_uri=self.artifacts.image_uri(image),
+            image_uri=self.artifacts.image_uri(image, at),
             line=event.line,
             captured_at=event.captured_at,
             scored_at=now,
-            late=_late((now - event.captured_at).total_seconds(), settings),
+            late=_late((now - at).total_seconds(), settings),
             score=prediction.score if prediction else None,
             threshold=prediction.threshold if prediction else None,
             decision=prediction.decision if prediction else Decision.REVIEW,
@@ -171,7 +174,7 @@ class Scoring(Processor):
             gauge_version=gauge.version if gauge else None,
             detector=gauge.detector_name if gauge else None,
             regions=prediction.regions if prediction else (),
-            heatmap_uri=self.artifacts.heatmap_uri(image, prediction),
+            heatmap_uri=self.artifacts.heatmap_uri(image, at, prediction),
             statistics=image.picture.statistics,
             source=Source(
                 topic=record.topic,
@@ -184,6 +187,8 @@ class Scoring(Processor):
             peak=prediction.peak if prediction else None,
             use_for_training=event.use_for_training,
             subject=event.subject,
+            arrived_at=record.at,
+            clock_off=clock_off,
         )
         return Scored(image, verdict, prediction)
 

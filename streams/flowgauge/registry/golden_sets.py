@@ -2,12 +2,15 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from hashlib import sha256
 from urllib.parse import unquote
 
 from flowgauge.domain.golden import Label, is_hold_out
 from flowgauge.domain.object_keys import encoded, golden_object, line_name
 from flowgauge.domain.ports import Objects
 from flowgauge.vision.decoding import Picture, decode
+
+_HASH_DIGITS = 12  # hex; fewer, and two images of one name could share them; more are only longer to read
 
 
 @dataclass(frozen=True)
@@ -25,13 +28,18 @@ class Golden:
 
 
 def add_golden(objects: Objects, line: str, label: Label, image_id: str, data: bytes, kind: str = "") -> Golden:
-    """Store `data` under its label and class, and forget another one that it had. Raises `UnreadableImage`."""
+    """Store `data` under its label and class, and forget another one that it had. Raises `UnreadableImage`.
+
+    Another image of the same id stays: the newcomer's id then has a piece of its content's hash behind it.
+    """
     decode(data)
+    named = {other.rpartition("/")[2]: other for other in objects.names(f"golden/{line_name(line)}/")}
+    if encoded(image_id) in named and objects.get(named[encoded(image_id)]) != data:
+        image_id = f"{image_id}@{sha256(data).hexdigest()[:_HASH_DIGITS]}"
     name = golden_object(line, label, image_id, kind)
     objects.put(name, data)
-    for other in objects.names(f"golden/{line_name(line)}/"):
-        if other.rpartition("/")[2] == encoded(image_id) and other != name:
-            objects.delete(other)
+    if (before := named.get(encoded(image_id), name)) != name:
+        objects.delete(before)
     return Golden(image_id, label, name, kind)
 
 

@@ -7,7 +7,7 @@ from hashlib import sha256
 from pydantic import ValidationError
 
 from flowgauge.domain.errors import UnreadableImage, UserError
-from flowgauge.domain.messages import IMAGES, Event
+from flowgauge.domain.messages import HEADERS, IMAGES, Event
 from flowgauge.domain.object_keys import verdict_id
 from flowgauge.domain.ports import Objects, Outgoing, Record
 from flowgauge.vision.decoding import Picture, decode
@@ -52,9 +52,9 @@ def opened(record: Record, objects: Objects) -> Image | Refused:
         return Image(record, event, data, decode(data), uri)
     except ValidationError as error:
         problem = error.errors()[0]
-        return Refused(
-            record, f"The headers describe no image: {'.'.join(map(str, problem['loc']))}: {problem['msg']}."
-        )
+        header = HEADERS[str(problem["loc"][0])]
+        complaint = problem["msg"].removeprefix("Value error, ").rstrip(".")
+        return Refused(record, f"The headers describe no image: {header}: {complaint}.")
     except (UnreadableImage, UserError) as error:
         return Refused(record, str(error))
 

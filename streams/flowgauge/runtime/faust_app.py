@@ -13,7 +13,6 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from functools import partial
 from itertools import islice
 from typing import Any, TypeVar
@@ -24,6 +23,7 @@ from faust.transport.drivers import aiokafka
 from faust.types import TP
 
 from flowgauge.domain.errors import Unavailable
+from flowgauge.domain.messages import from_epoch, header_text
 from flowgauge.domain.ports import Record
 from flowgauge.runtime.group_member import Member, by_partition
 from flowgauge.runtime.liveness import Deadline
@@ -178,7 +178,7 @@ class GroupApp(faust.App):
     async def _carry(self, events: Sequence[Any], most_ahead: int) -> None:
         if self.should_stop:
             return
-        records = [self._record(event.message) for event in events]
+        records = [record_of(event.message, self._prefix) for event in events]
         for event in events:
             event.ack()
         self.member.prefetch([*records, *self._queued(most_ahead)])
@@ -190,7 +190,9 @@ class GroupApp(faust.App):
         """What comes next, left where it is: a stream hands nothing out while its agent is at work."""
         # asyncio's queue has no way to look into it, and says that subclasses keep their items there
         return [
-            self._record(event.message) for event in islice(self._waiting._queue, most) if hasattr(event, "message")
+            record_of(event.message, self._prefix)
+            for event in islice(self._waiting._queue, most)
+            if hasattr(event, "message")
         ]
 
     async def _go_back(self, topic_partition: Partition) -> None:
@@ -229,18 +231,20 @@ class GroupApp(faust.App):
     def _topic_partition(self, tp: Any) -> Partition:
         return tp.topic.removeprefix(self._prefix), tp.partition
 
-    def _record(self, message: Any) -> Record:
-        headers = message.headers or {}
-        pairs = headers.items() if isinstance(headers, Mapping) else headers
-        return Record(
-            topic=message.topic.removeprefix(self._prefix),
-            partition=message.partition,
-            offset=message.offset,
-            key=(message.key or b"").decode(errors="replace"),
-            value=message.value or b"",
-            headers={name: (value or b"").decode(errors="replace") for name, value in pairs},
-            at=datetime.fromtimestamp(message.timestamp, UTC),
-        )
+
+def record_of(message: Any, prefix: str) -> Record:
+    """What Faust read, from a topic whose name starts with `prefix`. What others sent may be no UTF-8, at any time."""
+    headers = message.headers or {}
+    pairs = headers.items() if isinstance(headers, Mapping) else headers
+    return Record(
+        topic=message.topic.removeprefix(prefix),
+        partition=message.partition,
+        offset=message.offset,
+        key=header_text(message.key or b""),
+        value=message.value or b"",
+        headers={name: header_text(value or b"") for name, value in pairs},
+        at=from_epoch(message.timestamp),
+    )
 
 
 Overdue = Callable[[BaseException | None], None]

@@ -71,7 +71,7 @@ def measured(meter: Meter, step: Step, now: datetime) -> None:
     for outgoing in step.outgoing:
         if outgoing.topic == VERDICTS:
             verdict = Verdict.decode(outgoing.value)
-            meter.verdict(verdict, (now - verdict.captured_at).total_seconds())
+            meter.verdict(verdict, (now - verdict.event_time).total_seconds())
         elif outgoing.topic == ALERTS:
             meter.alert(Alert.decode(outgoing.value))
         elif outgoing.topic == DEAD_LETTERS:
