@@ -2,6 +2,7 @@
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,12 +11,14 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from flowgauge.app.bootstrap import open_store
+from flowgauge.cli.features import Features
 from flowgauge.cli.output import as_json
 from flowgauge.cli.publish import _events
 from flowgauge.domain.golden import Label
 from flowgauge.domain.messages import IMAGES, header_text
 from flowgauge.domain.object_keys import encoded, path_text, spelled, verdict_id
 from flowgauge.domain.ports import Objects, Outgoing, Record
+from flowgauge.evaluation.datasets import Dataset
 from flowgauge.local.objects import LocalObjects
 from flowgauge.processors.scoring import Scoring
 from flowgauge.registry.gauges import Gauges
@@ -23,6 +26,7 @@ from flowgauge.registry.golden_sets import add_golden, golden_set
 from flowgauge.runtime.events import Image, opened
 from flowgauge.runtime.faust_app import record_of
 from flowgauge.runtime.worker import Worker
+from flowgauge.training.fit import FitSettings
 from tests.support.folders import write_mvtec
 from tests.support.shell import Shell
 from tests.support.streaming import LINE, START, SetClock, fitted, load, png, verdicts
@@ -182,6 +186,13 @@ def test_commands_over_a_data_set_write_names_that_are_no_utf_8(flowgauge: Shell
     assert "Traceback" not in done.err
     assert done.code == 0, done.err
     assert r"pr\xfcfling-000.png" in json.dumps(json.loads(out.read_text()), ensure_ascii=False).replace("\\\\", "\\")
+
+
+def test_features_are_kept_under_names_that_are_no_utf_8(tmp_path: Path) -> None:
+    entries = Dataset.open(undecodable(write_mvtec(tmp_path, train=3, test_good=1, defects={}))).train
+    features = Features(entries, FitSettings(), "cpu", tmp_path, lambda *_: None)
+    renamed = [replace(entry, name=f"other-{entry.name}") for entry in entries]
+    assert features.images_sha256 != replace(features, entries=renamed).images_sha256
 
 
 def test_a_mistake_about_a_folder_whose_name_is_no_utf_8_is_told(flowgauge: Shell, tmp_path: Path) -> None:

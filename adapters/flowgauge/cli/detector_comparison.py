@@ -153,7 +153,7 @@ def contents_digest(dataset: Dataset, files: Iterable[Path | None], settings: st
     """Changes with images' names and masks, with what the files of splits and groups say, and with `settings`."""
     digest = sha256(settings.encode())
     for entry in (*dataset.train, *dataset.test):
-        digest.update(entry.name.encode() + (entry.outline.read_bytes() if entry.outline else b""))
+        digest.update(os.fsencode(entry.name) + (entry.outline.read_bytes() if entry.outline else b""))
     for path in files:
         digest.update(path.read_bytes() if path else b"")
     return digest.hexdigest()

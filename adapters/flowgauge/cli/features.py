@@ -1,5 +1,6 @@
 """A data set's features, read once and kept on disk. Loads torch: imported when a command runs and not before."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -40,7 +41,7 @@ class Features:
         digest = sha256()
         for entry in self.entries:
             for path in filter(None, (entry.path, entry.outline)):
-                digest.update(entry.name.encode() + sha256(path.read_bytes()).digest())
+                digest.update(os.fsencode(entry.name) + sha256(path.read_bytes()).digest())
         return digest.hexdigest()
 
     @cached_property
