@@ -23,7 +23,7 @@ demo-stack: $(STAMP)  ## the same on Kafka, Redis and MinIO, which it starts: tw
 	set -a && . .native/env && set +a && $(BIN)/flowgauge demo --stack --out demo-stack
 
 test: $(STAMP)  ## all tests
-	$(BIN)/python -m pytest -n 2 --dist loadfile tests/unit tests/contract tests/integration
+	$(BIN)/python -m pytest -n 2 --dist loadfile tests/unit tests/contract tests/field tests/integration
 
 faults: $(STAMP)  ## every fault on real servers, at full length, with three seeds: a table, and faults.json
 	$(BIN)/python -m pytest tests/integration/test_faults.py --long --outcomes faults.json

@@ -205,11 +205,11 @@ def test_every_alert_is_tested_and_explained() -> None:
     assert {name for name in alerts if f"`{name}`" not in OPERATIONS.read_text()} == set()
 
 
-def test_ensembles_of_the_dashboard_have_a_number_and_a_patch_of_their_own() -> None:
-    ensembles = json.loads(DASHBOARD.read_text())["ensembles"]
-    assert len({ensemble["id"] for ensemble in ensembles}) == len(ensembles)
-    assert all(ensemble["gridPos"]["x"] + ensemble["gridPos"]["w"] <= 24 for ensemble in ensembles)
-    assert not [pair for pair in combinations([ensemble["gridPos"] for ensemble in ensembles], 2) if _overlap(*pair)]
+def test_charts_of_the_dashboard_have_a_number_and_do_not_overlap() -> None:
+    charts = json.loads(DASHBOARD.read_text())["panels"]
+    assert len({chart["id"] for chart in charts}) == len(charts)
+    assert all(chart["gridPos"]["x"] + chart["gridPos"]["w"] <= 24 for chart in charts)
+    assert not [pair for pair in combinations([chart["gridPos"] for chart in charts], 2) if _overlap(*pair)]
 
 
 def _overlap(a: dict[str, int], b: dict[str, int]) -> bool:

@@ -67,7 +67,7 @@ def test_the_page_is_well_formed_and_asks_nothing_of_the_network(page: str) -> N
     assert "@import" not in page
 
 
-def test_every_image_stands_in_both_ensembles(story: Story, page: str) -> None:
+def test_every_image_stands_in_both_charts(story: Story, page: str) -> None:
     titles = [title for title in outline(page).titles if title.startswith("image ")]
     assert len(titles) == 2 * len(story.points)
     for point in story.points:

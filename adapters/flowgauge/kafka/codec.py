@@ -1,8 +1,9 @@
 """Between the port's records and the client library's: UTF-8 keys and headers, times in whole milliseconds."""
 
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, Protocol
 
+from flowgauge.domain.messages import from_epoch, header_text
 from flowgauge.domain.ports import Outgoing, Record
 
 Headers = list[tuple[str, bytes]]
@@ -31,13 +32,13 @@ def sent(record: Outgoing, at: datetime) -> dict[str, Any]:
 
 
 def received(topic: str, record: Received) -> Record:
-    """What others sent may be no UTF-8: such bytes are replaced, and the record is judged like any other."""
+    """What others sent may be no UTF-8: such bytes are spelled, so that different ids stay different."""
     return Record(
         topic=topic,
         partition=record.partition,
         offset=record.offset,
-        key=(record.key or b"").decode(errors="replace"),
+        key=header_text(record.key or b""),
         value=record.value or b"",
-        headers={name: (value or b"").decode(errors="replace") for name, value in record.headers},
-        at=datetime.fromtimestamp(record.timestamp / 1000, UTC),
+        headers={name: header_text(value or b"") for name, value in record.headers},
+        at=from_epoch(record.timestamp / 1000),
     )

@@ -94,7 +94,7 @@ class ImagePublisher:
                 f"{event.image_id} has {len(data):,} bytes, and more than {self._inline_limit:,} need an object store.",
                 "Name one with --store s3://BUCKET.",
             )
-        uri = self._objects.put(image_object(event.line, event.captured_at, event.image_id), data)
+        uri = self._objects.put(image_object(event.line, event.captured_at, event.image_id, event.source), data)
         claim = {"ce_dataref": uri, "ce_datasha256": sha256(data).hexdigest(), "ce_datasize": str(len(data))}
         return b"", event.headers() | claim
 

@@ -2,7 +2,6 @@
 
 import os
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from enum import StrEnum
 from hashlib import sha256
 from heapq import heappop, heappush
@@ -11,7 +10,7 @@ from time import perf_counter
 
 from flowgauge.domain.dead_letters import dead_letter
 from flowgauge.domain.errors import Unavailable, UserError
-from flowgauge.domain.messages import IMAGES, Event
+from flowgauge.domain.messages import IMAGES, Event, from_epoch
 from flowgauge.domain.ports import Clock, Outgoing
 from flowgauge.local.disposal import Disposal
 from flowgauge.local.folder_watch import FolderWatch, missing_mount
@@ -337,7 +336,7 @@ class FolderSource:
             image_id=image_id,
             source=f"/lines/{self._line}",
             line=self._line,
-            captured_at=datetime.fromtimestamp(sight.modified_ns / 1e9, UTC),
+            captured_at=from_epoch(sight.modified_ns / 1e9),
             use_for_training=self._options.use_for_training,
         )
 
