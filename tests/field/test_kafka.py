@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from time import monotonic, sleep
 from uuid import uuid4
 
@@ -22,7 +23,7 @@ from flowgauge.runtime.fencing import count
 from flowgauge.runtime.roles import Role
 from flowgauge.services.status import group_statuses
 from flowgauge.settings.environment import kafka_settings
-from tests.support.clusters import LINES, PARTITIONS, Cluster, plant
+from tests.support.clusters import LINES, PARTITIONS, TIMEOUT_SECONDS, Cluster, plant
 from tests.support.servers import S3Address, plant_variables
 from tests.support.shell import Shell
 from tests.support.streaming import event, png
@@ -199,6 +200,21 @@ def test_partitions_that_companions_lack_are_refused_with_the_command_that_adds_
     cluster.store.log.topic_id(VERDICTS)
     scored(cluster, 1)
     cluster.stop()
+
+
+@pytest.mark.slow
+def test_a_worker_at_work_ends_and_says_which_command_adds_the_partitions(
+    cluster: Cluster, settings: KafkaSettings, tmp_path: Path
+) -> None:
+    cluster.publish(0, 2)
+    with (tmp_path / "err").open("wb") as errors:
+        worker = cluster.start(Role.SCORING, stderr=errors)
+    scored(cluster, len(once(0, 2)))
+    administered(settings, lambda admin: admin.create_partitions({settings.topic(IMAGES): PARTITIONS + 2}))
+    assert worker.wait(TIMEOUT_SECONDS) == 2
+    said = (tmp_path / "err").read_text()
+    assert "flowgauge topics create" in said
+    cluster.workers.clear()
 
 
 def publish(settings: KafkaSettings, codec: str | None, images: list[bytes], partition: int) -> None:

@@ -16,7 +16,7 @@ from flowgauge.models.prediction import Prediction, Predictor
 from flowgauge.processors.artifacts import ROOM_BYTES, Artifacts, Scored
 from flowgauge.processors.deadline_monitor import DeadlineMonitor
 from flowgauge.processors.decoding import Prefetch
-from flowgauge.processors.start_offset import Start, find_start
+from flowgauge.processors.start_offset import Start, ensure_partition, find_start
 from flowgauge.registry.gauges import Gauges
 from flowgauge.registry.line_settings import SettingsCache
 from flowgauge.runtime.alerts import OncePerWindow
@@ -74,6 +74,7 @@ class Scoring(Processor):
         self._untold: list[Outgoing] = []
 
     def position(self, topic: str, partition: int, committed: int) -> int:
+        ensure_partition(self._store.log, partition)
         tail = [Verdict.decode(record.value) for record in _tail(self._store.log, partition)]
         start = find_start(self._store.log, partition, tail, committed, self._store.clock.now())
         self._recent[partition] = OrderedDict((str(verdict.verdict_id), verdict.image_sha256) for verdict in tail)

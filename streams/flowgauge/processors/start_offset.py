@@ -29,11 +29,9 @@ def find_start(log: Log, partition: int, tail: Sequence[Verdict], committed: int
     """The start after `tail`, the last verdicts of `partition`; after `committed` where verdicts are gone.
 
     Offsets begin anew where the topic has another id than in the last verdict, or ends before it. Then everything that
-    is there is scored: what was sent before is known by its id. Raises `SettingsError` where verdicts or dead letters
-    lack the partition.
+    is there is scored: what was sent before is known by its id.
     """
     topic_id = log.topic_id(IMAGES)
-    _ensure_companions(log, partition)
     begin, end = log.begin(IMAGES, partition), log.end(IMAGES, partition)
     last = max((verdict.source for verdict in tail), key=lambda source: source.rank, default=None)
     lines = sorted({verdict.line for verdict in tail}) or [NO_LINE]
@@ -52,10 +50,11 @@ def find_start(log: Log, partition: int, tail: Sequence[Verdict], committed: int
 def ensure_companions(log: Log) -> None:
     """Raises `SettingsError` unless verdicts and dead letters have every partition that images have."""
     log.topic_id(IMAGES)
-    _ensure_companions(log, log.partitions(IMAGES) - 1)
+    ensure_partition(log, log.partitions(IMAGES) - 1)
 
 
-def _ensure_companions(log: Log, partition: int) -> None:
+def ensure_partition(log: Log, partition: int) -> None:
+    """Raises `SettingsError` where verdicts or dead letters lack the partition."""
     for topic in (VERDICTS, DEAD_LETTERS):
         if log.partitions(topic) <= partition:
             log.topic_id(topic)  # partitions may have been added since it was asked
