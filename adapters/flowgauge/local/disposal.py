@@ -66,7 +66,8 @@ class Disposal:
             return
         partitions = range(self.log.partitions(IMAGES))
         positions = [self.log.position(_SCORING, IMAGES, number) for number in partitions]
-        all_scored = all(self.log.end(IMAGES, number) <= positions[number] for number in partitions)
+        # not by the end: a dead letter behind the last verdict may have left the log, and is read for ever
+        all_scored = not any(self.log.read(IMAGES, number, positions[number], 1) for number in partitions)
         self._read_verdicts()
         for image_id in list(self._owed):
             partition, offset = self._scored.get(image_id, (0, -1))

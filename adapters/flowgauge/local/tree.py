@@ -124,7 +124,7 @@ class Tree:
             for link in links:
                 if self._holds_root(link):
                     self._troubles.about(
-                        link, f"The link {link} leads to a folder that holds {self._root}: passed over."
+                        f"{link} around", f"The link {link} leads to a folder that holds {self._root}: passed over."
                     )
                 else:
                     yield from self._below(link, walk)
