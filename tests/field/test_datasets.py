@@ -244,3 +244,14 @@ def test_a_one_sided_test_says_before_the_fit_what_cannot_be_had(
     early = flowgauge("evaluate", tmp_path / "few", *QUICK)
     assert early.code == 2
     assert early.err.index(said) < early.err.index("at least 8"), "before the work"
+
+
+def test_an_estimate_without_defects_is_refused_before_anything_is_read(flowgauge: Shell, tmp_path: Path) -> None:
+    write_plain(tmp_path / "set" / "train" / "good", 12)
+    write_plain(tmp_path / "set" / "test" / "OK", 4)
+    for path in (tmp_path / "set" / "test" / "OK").iterdir():
+        path.write_bytes(b"")
+    done = flowgauge("estimate", tmp_path / "set", "--size", "64", "--device", "cpu")
+    assert done.code == 2
+    assert "0 defective images of 0 parts are too few" in done.err
+    assert "test: OK is taken for good images." in done.err
