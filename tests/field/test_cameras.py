@@ -1,5 +1,6 @@
 """Cameras that lie: the same picture again and again, or none at all."""
 
+import re
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -46,8 +47,8 @@ def test_the_command_says_that_a_camera_is_frozen_and_since_which_image(flowgaug
     for number in range(25):
         (folder / f"b{number:02}.png").write_bytes(png(100, 99))
     assert flowgauge("run", folder, "--line", LINE, "--store", tmp_path / "plant", "--once").code == 0
-    told = flowgauge("alerts", "--store", tmp_path / "plant").out
-    assert f"{LINE}: the last 20 images show the same picture, since b00.png of 20" in told
+    printed = flowgauge("alerts", "--store", tmp_path / "plant").out
+    assert re.search(rf"{LINE}: the last 20 images show the same picture, since b00\.png@\w+ of 20", printed)
 
 
 def test_a_frozen_camera_is_one_alert_whose_count_grows(store: Store) -> None:
@@ -95,7 +96,7 @@ def test_a_grabber_that_repeats_its_ring_of_buffers_is_frozen(store: Store, ring
 
 
 @pytest.mark.parametrize(("gray", "look"), [(4, "black"), (252, "white")])
-def test_a_lens_cap_and_a_blinded_sensor_are_told_though_noise_makes_every_image_another(
+def test_a_lens_cap_and_a_blinded_sensor_are_reported_though_noise_makes_every_image_another(
     store: Store, gray: int, look: str
 ) -> None:
     frames = [noisy(gray, number, 2.0) for number in range(20)]
@@ -108,17 +109,17 @@ def test_a_lens_cap_and_a_blinded_sensor_are_told_though_noise_makes_every_image
 
 
 @pytest.mark.parametrize("gray", [0, 255])
-def test_frames_of_one_value_are_told_even_where_they_pass(store: Store, gray: int) -> None:
+def test_frames_of_one_value_are_reported_even_where_they_pass(store: Store, gray: int) -> None:
     append_verdicts(store.log, shown([noisy(gray, 0, 0.0)] * 20))
     observe(store)
     assert alert_kinds(store) == [AlertKind.FROZEN_CAMERA]
 
 
-def test_a_standing_belt_a_dark_field_and_plain_goods_are_no_frozen_camera(store: Store) -> None:
-    standing = [noisy(100, number, 0.6) for number in range(100)]
+def test_a_motionless_belt_a_dark_field_and_plain_goods_are_no_frozen_camera(store: Store) -> None:
+    belt = [noisy(100, number, 0.6) for number in range(100)]
     dark_field = [noisy(4, number, 2.0) for number in range(60)]
     plain = [noisy(200, number, 1.0) for number in range(60)]
-    append_verdicts(store.log, shown(standing))
+    append_verdicts(store.log, shown(belt))
     append_verdicts(store.log, shown(dark_field, 100, decision=Decision.PASS))
     append_verdicts(store.log, shown(plain, 160, decision=Decision.REVIEW))
     observe(store)

@@ -86,13 +86,13 @@ def test_masks_are_found_by_their_images_name(tmp_path: Path, folder: str, name:
     assert (f"{folder} is taken for the masks of defects." in dataset.notes) == (folder != "ground_truth")
 
 
-@pytest.mark.parametrize("place", ["", "scratch", "test/scratch", "Scratch", "scratch/monday"])
-def test_masks_lie_as_the_images_do_or_all_together(tmp_path: Path, place: str) -> None:
+@pytest.mark.parametrize("subfolder", ["", "scratch", "test/scratch", "Scratch", "scratch/monday"])
+def test_masks_lie_as_the_images_do_or_all_together(tmp_path: Path, subfolder: str) -> None:
     write_plain(tmp_path / "train" / "good", 1)
     write_image(tmp_path / "test" / "scratch" / "monday" / "a.png", 1)
-    write_mask(tmp_path / "ground_truth" / place / "a.png")
+    write_mask(tmp_path / "ground_truth" / subfolder / "a.png")
     (defect,) = Dataset.open(tmp_path).test
-    assert (defect.kind, defect.mask) == ("scratch", tmp_path / "ground_truth" / place / "a.png")
+    assert (defect.kind, defect.mask) == ("scratch", tmp_path / "ground_truth" / subfolder / "a.png")
 
 
 def test_one_mask_is_not_given_to_two_defects(tmp_path: Path) -> None:
@@ -143,8 +143,8 @@ def test_masks_that_cut_objects_out_have_other_extensions_too(tmp_path: Path) ->
 
 
 def test_folders_of_days_and_linked_folders_belong_to_the_folder_above(tmp_path: Path) -> None:
-    for place in ("good", "good/2025-11-24", "good/2025-11-25/night", "elsewhere"):
-        write_plain(tmp_path / place, 2)
+    for subfolder in ("good", "good/2025-11-24", "good/2025-11-25/night", "elsewhere"):
+        write_plain(tmp_path / subfolder, 2)
     (tmp_path / "good" / "camera-1").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
     (tmp_path / "good" / "round").symlink_to(tmp_path / "good", target_is_directory=True)
     write_image(tmp_path / "good" / ".trash" / "000.png", 0)

@@ -22,10 +22,11 @@ from PIL import Image
 from flowgauge.domain.dead_letters import REASON
 from flowgauge.domain.messages import DEAD_LETTERS, IMAGES
 from flowgauge.local import folder_watch
-from flowgauge.local.folder import DEFAULTS, FolderOptions, FolderSource, Identity, images_below
+from flowgauge.local.folder import FolderSource, images_below
+from flowgauge.local.folder_options import DEFAULTS, FolderOptions, Identity
 from flowgauge.local.folder_watch import missing_mount
 from flowgauge.local.log import LocalLog
-from flowgauge.local.tree import Tree, Troubles
+from flowgauge.local.tree import Notices, Tree
 from flowgauge.vision.completeness import Completeness, completeness
 from tests.support.shell import Shell
 from tests.support.streaming import LINE, SetClock, png, records
@@ -33,7 +34,7 @@ from tests.support.streaming import LINE, SetClock, png, records
 FORMATS = ("BMP", "TIFF", "JPEG", "PNG")
 NOBODY = 65534
 TIMEOUT_SECONDS = 30
-PATIENCE = DEFAULTS.patience_seconds
+WAIT = DEFAULTS.wait_seconds
 
 
 def texture(seed: int, height: int = 64, width: int = 50) -> NDArray[np.uint8]:
@@ -58,12 +59,12 @@ class Incoming:
         self.root = root
         self.clock = SetClock(datetime.now(UTC))
         self.log = LocalLog(store / "log.db", self.clock)
-        self.told: list[str] = []
+        self.notices: list[str] = []
         root.mkdir(exist_ok=True)
         self.start()
 
     def start(self, options: FolderOptions = DEFAULTS) -> None:
-        self.source = FolderSource(self.root, LINE, self.log, self.clock, options, tell=self.told.append)
+        self.source = FolderSource(self.root, LINE, self.log, self.clock, options, tell=self.notices.append)
 
     def restart(self, options: FolderOptions = DEFAULTS) -> None:
         self.source.close()
@@ -128,8 +129,8 @@ def test_a_name_that_comes_again_with_other_bytes_is_another_image(flowgauge: Sh
 def test_a_file_that_is_always_written_anew_is_another_image_each_time(incoming: Incoming) -> None:
     """Also where size and time stay the same, as of a BMP from a camera whose clock was never set."""
     ids = []
-    for shot in range(3):
-        incoming.write("camera.bmp", encoded(texture(shot), "BMP"), at=0)
+    for frame in range(3):
+        incoming.write("camera.bmp", encoded(texture(frame), "BMP"), at=0)
         ids += incoming.after(3)
     assert len(set(ids)) == 3
 
@@ -142,13 +143,13 @@ def test_what_was_scored_is_not_scored_again_whatever_its_times(incoming: Incomi
     assert incoming.after(3) == []
 
 
-def test_bytes_that_come_again_under_a_name_are_told_and_may_count_as_another_capture(incoming: Incoming) -> None:
+def test_bytes_that_come_again_under_a_name_are_reported_and_may_count_as_another_capture(incoming: Incoming) -> None:
     incoming.restart(FolderOptions(identity=Identity.CONTENT))
     incoming.write("camera.png", png(100))
     assert len(incoming.after(3)) == 1
     incoming.write("camera.png", png(100))
     assert incoming.after(3) == []
-    assert any("written again with the same bytes" in message for message in incoming.told)
+    assert any("written again with the same bytes" in message for message in incoming.notices)
     incoming.restart(FolderOptions(identity=Identity.CAPTURE))
     assert len(incoming.after(3)) == 1
     incoming.write("camera.png", png(100))
@@ -170,25 +171,22 @@ def test_a_folder_that_vanishes_while_it_is_listed_takes_nothing_with_it(tmp_pat
     for day in "abc":
         (tmp_path / day / "deep").mkdir(parents=True)
         (tmp_path / day / "deep" / "0.png").write_bytes(png(100))
-    listing = Tree(tmp_path, Troubles(lambda message: None)).files()
+    listing = Tree(tmp_path, Notices(lambda message: None)).files()
     first, _ = next(listing)
     gone = next(day for day in "abc" if day not in Path(first).parts)
     shutil.rmtree(tmp_path / gone)
     assert len([first, *(path for path, _ in listing)]) == 2
 
 
-def test_what_cannot_be_looked_at_is_told_once_and_taken_when_it_can_be(incoming: Incoming) -> None:
+def test_what_cannot_be_looked_at_is_reported_once_and_taken_when_it_can_be(incoming: Incoming) -> None:
     """A name that the file system refuses: a real error that is none of absence, as a stale handle is."""
     (incoming.root / "refused.png").symlink_to("x" * 300)
     (incoming.root / "itself.png").symlink_to("itself.png")
     (incoming.root / "nowhere.png").symlink_to(incoming.root.parent / "later.png")
     incoming.write("well.png", png(100))
     assert incoming.names_after(5) == ["well.png"]
-    assert sorted(sum(name in message for message in incoming.told) for name in ("refused", "itself", "nowhere")) == [
-        1,
-        1,
-        1,
-    ]
+    said = [sum(name in message for message in incoming.notices) for name in ("refused", "itself", "nowhere")]
+    assert said == [1, 1, 1]
     (incoming.root.parent / "later.png").write_bytes(png(120))
     assert incoming.names_after(5) == ["nowhere.png"]
 
@@ -199,17 +197,17 @@ def test_a_pipe_by_the_name_of_an_image_holds_nobody_up(incoming: Incoming) -> N
     assert incoming.names_after(3) == ["b.png"]
 
 
-def test_a_folder_that_is_away_is_told_once_and_its_images_are_taken_when_it_is_back(incoming: Incoming) -> None:
+def test_a_folder_that_is_away_is_reported_once_and_its_images_are_taken_when_it_is_back(incoming: Incoming) -> None:
     incoming.write("a.png", png(100))
     assert incoming.names_after(3) == ["a.png"]
     incoming.root.rename(incoming.root.with_name("elsewhere"))
     assert incoming.after(5) == []
     assert incoming.source.away is not None
-    assert sum("is away" in message for message in incoming.told) == 1
+    assert sum("is away" in message for message in incoming.notices) == 1
     incoming.write("b.png", png(120))
     assert incoming.names_after(3) == ["b.png"]
     assert incoming.source.away is None
-    assert sum(message.endswith("is back.") for message in incoming.told) == 1
+    assert sum(message.endswith("is back.") for message in incoming.notices) == 1
 
 
 def test_a_share_that_is_not_mounted_is_no_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -255,26 +253,26 @@ def test_a_file_that_may_not_be_read_is_one_dead_letter_and_has_a_verdict_once_i
     public.write("b.png", png(120))
     (public.root / "a.png").chmod(0)
     with without_rights():
-        assert public.names_after(PATIENCE - 5) == ["b.png"]
+        assert public.names_after(WAIT - 5) == ["b.png"]
         assert public.reasons() == []
         assert public.source.awaited()
-        assert public.after(PATIENCE) == []
+        assert public.after(WAIT) == []
         public.restart()
-        assert public.after(2 * PATIENCE) == []
+        assert public.after(2 * WAIT) == []
     assert public.reasons() == ["The file may not be read; check its rights."]
     assert not public.source.awaited()
     (public.root / "a.png").chmod(0o644)
     with without_rights():
-        assert public.names_after(PATIENCE) == ["a.png"]
+        assert public.names_after(WAIT) == ["a.png"]
 
 
-def test_a_folder_that_may_not_be_listed_is_told_once_and_listed_once_it_may(public: Incoming) -> None:
+def test_a_folder_that_may_not_be_listed_is_reported_once_and_listed_once_it_may(public: Incoming) -> None:
     public.write("closed/a.png", png(100))
     public.write("open/b.png", png(120))
     (public.root / "closed").chmod(0)
     with without_rights():
         assert public.names_after(5) == ["open/b.png"]
-    assert sum("closed cannot be listed" in message for message in public.told) == 1
+    assert sum("closed cannot be listed" in message for message in public.notices) == 1
     (public.root / "closed").chmod(0o755)
     assert public.names_after(5) == ["closed/a.png"]
 
@@ -286,23 +284,23 @@ def test_a_folder_that_may_not_be_listed_is_told_once_and_listed_once_it_may(pub
 def test_a_copy_under_way_is_waited_for_and_scored_once(incoming: Incoming, form: str) -> None:
     whole = encoded(texture(0), form)
     incoming.write(f"a.{form.lower()}", under_way(whole, len(whole) // 2))
-    assert incoming.after(PATIENCE - 5) == []
+    assert incoming.after(WAIT - 5) == []
     incoming.write(f"a.{form.lower()}", whole)
-    assert len(incoming.after(PATIENCE)) == 1
+    assert len(incoming.after(WAIT)) == 1
     assert records(incoming.log, IMAGES)[0].value == whole
     assert incoming.reasons() == []
 
 
-def test_a_copy_that_breaks_off_is_a_dead_letter_after_the_patience_and_scored_when_it_is_whole(
+def test_a_copy_that_breaks_off_is_a_dead_letter_after_the_timeout_and_scored_when_it_is_whole(
     incoming: Incoming,
 ) -> None:
     whole = encoded(texture(0), "BMP")
     incoming.write("a.bmp", under_way(whole, len(whole) // 2))
-    assert incoming.after(2 * PATIENCE) == []
+    assert incoming.after(2 * WAIT) == []
     assert len(incoming.reasons()) == 1
     assert "not written to its end" in incoming.reasons()[0]
     incoming.restart()
-    assert incoming.after(2 * PATIENCE) == []
+    assert incoming.after(2 * WAIT) == []
     assert len(incoming.reasons()) == 1
     incoming.write("a.bmp", whole)
     assert incoming.names_after(3) == ["a.bmp"]
@@ -314,11 +312,11 @@ def test_once_waits_for_copies_too(flowgauge: Shell, tmp_path: Path) -> None:
         whole = encoded(texture(0), form)
         (tmp_path / "in" / f"a.{form.lower()}").write_bytes(under_way(whole, len(whole) // 2))
     (tmp_path / "in" / "b.png").write_bytes(png(100))
-    assert run_once(flowgauge, tmp_path / "in", tmp_path / "plant", "--patience", "0.5") == ["b.png"]
+    assert run_once(flowgauge, tmp_path / "in", tmp_path / "plant", "--wait", "0.5") == ["b.png"]
     assert len(flowgauge("dead-letters", "list", "--store", tmp_path / "plant", "--json").json) == 4
     for form in FORMATS:
         (tmp_path / "in" / f"a.{form.lower()}").write_bytes(encoded(texture(0), form))
-    found = run_once(flowgauge, tmp_path / "in", tmp_path / "plant", "--patience", "0.5")
+    found = run_once(flowgauge, tmp_path / "in", tmp_path / "plant", "--wait", "0.5")
     assert sorted(found) == ["a.bmp", "a.jpeg", "a.png", "a.tiff"]
 
 
@@ -326,7 +324,7 @@ def test_a_picture_with_a_black_border_is_waited_for_once_and_its_likes_are_take
     pixels = texture(0)
     pixels[:8] = pixels[-8:] = 0
     incoming.write("a.bmp", encoded(pixels, "BMP"))
-    assert incoming.after(PATIENCE - 5) == []
+    assert incoming.after(WAIT - 5) == []
     assert incoming.names_after(10) == ["a.bmp"]
     pixels[20:30] += 3
     incoming.write("b.bmp", encoded(pixels, "BMP"))
@@ -396,7 +394,7 @@ def test_linked_folders_and_files_are_followed_once_each(incoming: Incoming, tmp
     (incoming.root / "around").symlink_to(tmp_path, target_is_directory=True)
     names = ["camera-1/0.png", "camera-1/1.png", "linked.png", "real/0.png"]
     assert sorted(incoming.names_after(3)) == names
-    assert sum("around" in message for message in incoming.told) == 1
+    assert sum("around" in message for message in incoming.notices) == 1
     (tmp_path / "elsewhere" / "2.png").write_bytes(png(150))
     assert incoming.names_after(3) == ["camera-1/2.png"]
     assert sorted(str(path.relative_to(incoming.root)) for path in images_below(incoming.root)) == sorted(

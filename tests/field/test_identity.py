@@ -195,7 +195,7 @@ def test_features_are_kept_under_names_that_are_no_utf_8(tmp_path: Path) -> None
     assert features.images_sha256 != replace(features, entries=renamed).images_sha256
 
 
-def test_a_mistake_about_a_folder_whose_name_is_no_utf_8_is_told(flowgauge: Shell, tmp_path: Path) -> None:
+def test_a_mistake_about_a_folder_whose_name_is_no_utf_8_is_reported(flowgauge: Shell, tmp_path: Path) -> None:
     folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/gut\xe9"))
     folder.mkdir()
     done = flowgauge("golden", "add", LINE, folder, "--label", "good", "--store", tmp_path / "plant")

@@ -82,7 +82,7 @@ def once(first: int, last: int) -> Counter[str]:
     return Counter(f"{line}/{number:04d}" for line in LINES for number in range(first, last))
 
 
-def told(cluster: Cluster, kind: AlertKind) -> list[Alert]:
+def alerts_of(cluster: Cluster, kind: AlertKind) -> list[Alert]:
     return [alert for alert in alerts(cluster.store.log) if alert.kind is kind]
 
 
@@ -92,7 +92,7 @@ def scored(cluster: Cluster, total: int) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("away", [True, False], ids=["while-away", "while-working"])
-def test_images_of_a_topic_that_was_made_anew_are_scored_once_and_it_is_told(
+def test_images_of_a_topic_that_was_made_anew_are_scored_once_and_it_is_reported(
     cluster: Cluster, settings: KafkaSettings, away: bool
 ) -> None:
     """The new topic is shorter than the former. A frame that both held is not scored again."""
@@ -109,7 +109,7 @@ def test_images_of_a_topic_that_was_made_anew_are_scored_once_and_it_is_told(
         cluster.start(Role.ALL)
     every = once(0, _BEFORE + _AFTER)
     scored(cluster, len(every))
-    reset = told(cluster, AlertKind.OFFSETS_RESET)
+    reset = alerts_of(cluster, AlertKind.OFFSETS_RESET)
     assert {alert.line for alert in reset} == set(LINES)
     assert all(alert.detail["known"] == _BEFORE for alert in reset)
     cluster.publish(_BEFORE + _AFTER, _BEFORE + _AFTER + 1)
@@ -121,7 +121,7 @@ def test_images_of_a_topic_that_was_made_anew_are_scored_once_and_it_is_told(
 
 
 @pytest.mark.slow
-def test_a_topic_that_was_made_anew_and_is_longer_than_the_former_is_told_by_its_id(
+def test_a_topic_that_was_made_anew_and_is_longer_than_the_former_is_reported_by_its_id(
     cluster: Cluster, settings: KafkaSettings
 ) -> None:
     cluster.publish(0, 3)
@@ -137,7 +137,7 @@ def test_a_topic_that_was_made_anew_and_is_longer_than_the_former_is_told_by_its
     cluster.wait("the dead letter", lambda: cluster.ends(DEAD_LETTERS) == 1)
     cluster.stop()
     assert counted(cluster) == once(0, 12)
-    assert {alert.line for alert in told(cluster, AlertKind.OFFSETS_RESET)} == set(LINES)
+    assert {alert.line for alert in alerts_of(cluster, AlertKind.OFFSETS_RESET)} == set(LINES)
 
 
 @pytest.mark.slow
@@ -171,7 +171,7 @@ def test_images_that_expired_while_no_worker_was_there_are_counted(cluster: Clus
     scored(cluster, len(once(0, 7)))
     cluster.stop()
     assert counted(cluster) == once(0, 4) + once(7, 10)
-    found = told(cluster, AlertKind.RECORDS_EXPIRED)
+    found = alerts_of(cluster, AlertKind.RECORDS_EXPIRED)
     assert {(alert.line, alert.detail["first"], alert.detail["expired"]) for alert in found} == {
         (line, 4, 3) for line in LINES
     }

@@ -181,7 +181,7 @@ def test_one_image_from_the_future_throws_no_other_out_of_the_buffer_and_one_ale
     assert f"clock is {ahead} ahead" in alert.message
 
 
-def test_a_clock_that_is_behind_is_told_as_such_and_one_within_the_bound_is_not(store: Store) -> None:
+def test_a_clock_that_is_behind_is_reported_as_such_and_one_within_the_bound_is_not(store: Store) -> None:
     set_line(store.objects, LINE, clock_tolerance_seconds=60)
     for number, seconds in enumerate((-60, 60, -61)):
         send(store, str(number), (START + timedelta(seconds=seconds)).isoformat(), number)
@@ -223,7 +223,7 @@ def test_an_archive_that_already_holds_the_year_1_is_still_read(store: Store) ->
 
 
 @given(st.lists(st.datetimes(timezones=st.just(UTC)), max_size=6), st.floats(1e-3, 1e300), st.floats(1e-3, 1e300))
-def test_any_captures_in_any_buffer_are_judged_without_a_fault(
+def test_any_captures_in_any_buffer_are_tested_without_a_fault(
     times: list[datetime], age: float, tolerance: float
 ) -> None:
     held = [entry(str(number), at) for number, at in enumerate(sorted(times))]

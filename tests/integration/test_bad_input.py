@@ -54,8 +54,8 @@ def with_broken(folder: Path) -> dict[str, str]:
 
 def run_once(flowgauge: Shell, folder: Path, store: Path) -> list[dict[str, object]]:
     """Work the folder off; all verdicts and alerts that came of it."""
-    patience = ("--patience", "0")  # nobody completes these files
-    done = flowgauge("run", folder, "--line", LINE, "--store", store, "--once", "--json", "--device", "cpu", *patience)
+    wait = ("--wait", "0")  # nobody completes these files
+    done = flowgauge("run", folder, "--line", LINE, "--store", store, "--once", "--json", "--device", "cpu", *wait)
     assert done.code == 0, done.err
     return [json.loads(line) for line in done.out.splitlines()]
 

@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 from flowgauge.app.bootstrap import embedded, folder_source, open_store
-from flowgauge.local.folder import FolderOptions
+from flowgauge.local.folder_options import FolderOptions
 from tests.support.streaming import LINE, adapt, load
 
 

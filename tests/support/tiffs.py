@@ -30,14 +30,14 @@ def _tiff(
     pieces = [rows[start : start + per_strip].tobytes() for start in range(0, height, per_strip)]
     facts = {256: width, 257: height, 258: bits, 259: 1, 262: 1, 277: 1, 278: per_strip}
     facts |= {int(name[1:]): value for name, value in tags.items()}
-    places = 8 + 2 + 12 * (len(facts) + 2) + 4
-    offsets, counts = places, places + 4 * len(pieces)
+    lists_at = 8 + 2 + 12 * (len(facts) + 2) + 4
+    offsets, counts = lists_at, lists_at + 4 * len(pieces)
     data = counts + 4 * len(pieces)
     starts = [data + sum(map(len, pieces[:number])) for number in range(len(pieces))]
     lists = {273: (starts, offsets), 279: ([len(piece) for piece in pieces], counts)}
     entries = {tag: struct.pack(f"{order}HHII", tag, 4, 1, value) for tag, value in facts.items()}
-    for tag, (numbers, place) in lists.items():
-        entries[tag] = struct.pack(f"{order}HHII", tag, 4, len(numbers), numbers[0] if len(numbers) == 1 else place)
+    for tag, (numbers, at) in lists.items():
+        entries[tag] = struct.pack(f"{order}HHII", tag, 4, len(numbers), numbers[0] if len(numbers) == 1 else at)
     directory = struct.pack(f"{order}H", len(entries)) + b"".join(entries[tag] for tag in sorted(entries)) + bytes(4)
     tables = b"".join(struct.pack(f"{order}{len(numbers)}I", *numbers) for numbers, _ in lists.values())
     magic = (b"II" if order == "<" else b"MM") + struct.pack(f"{order}HI", 42, 8)

@@ -12,7 +12,7 @@ from flowgauge.adaptation.contract import Adapt, AdaptationInput, AdaptationOutc
 from flowgauge.app.bootstrap import embedded, folder_source, open_store
 from flowgauge.domain.errors import SettingsError, StoreBusy, Unavailable
 from flowgauge.domain.messages import IMAGES, VERDICTS, AdaptationRequest, AlertKind, Decision, Verdict
-from flowgauge.local.folder import FolderOptions
+from flowgauge.local.folder_options import FolderOptions
 from flowgauge.processors.adaptation import request_adaptation
 from flowgauge.processors.archive import archived
 from flowgauge.registry.lines import set_line

@@ -174,11 +174,11 @@ def seeing(settings: FitSettings, pictures: Iterable[Picture]) -> FitSettings:
 
 
 def _tell_bits(rule: SixteenBit, peak: int, *, given: bool) -> None:
-    told = f"16-bit files are read as {rule}, 0 to {rule.white}; the brightest training value is {peak}."
+    message = f"16-bit files are read as {rule}, 0 to {rule.white}; the brightest training value is {peak}."
     if not given:
-        warn(f"{told} If the camera has more bits than its images show, give --bits.")
+        warn(f"{message} If the camera has more bits than its images show, give --bits.")
     elif peak > rule.white:
-        warn(f"{told} What is brighter is clipped: these images need {SixteenBit.holding(peak)}; check --bits.")
+        warn(f"{message} What is brighter is clipped: these images need {SixteenBit.holding(peak)}; check --bits.")
 
 
 _BLACK = 0.03

@@ -7,8 +7,7 @@ import typer
 
 from flowgauge.cli import options
 from flowgauge.cli.output import live, stderr, warn
-from flowgauge.local.disposal import After
-from flowgauge.local.folder import PATIENCE_SECONDS, FolderOptions, Identity
+from flowgauge.local.folder_options import WAIT_SECONDS, After, FolderOptions, Identity
 
 
 def run(
@@ -24,14 +23,14 @@ def run(
             " one file again and again and may show two parts alike; or its name alone, where names are serials."
         ),
     ] = Identity.CONTENT,
-    patience: Annotated[
+    wait: Annotated[
         float,
         typer.Option(
             min=0,
             metavar="SECONDS",
             help="How long to wait for a file that is not all there or may not be read, since its last change.",
         ),
-    ] = PATIENCE_SECONDS,
+    ] = WAIT_SECONDS,
     after: Annotated[After, typer.Option(help="What becomes of a file once its verdict is stored.")] = After.KEEP,
     move_to: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Where --after move puts files, with their subfolders.")
@@ -62,7 +61,7 @@ def run(
 
     with open_store(store) as plant, live().status("waiting for images") as status:
         teller = Teller(status, as_json=json)
-        chosen = FolderOptions(patience_seconds=patience, identity=identity)
+        chosen = FolderOptions(wait_seconds=wait, identity=identity)
         source = folder_source(plant, folder, line_name(line), chosen, after, move_to, warn)
         runner = embedded(
             plant,

@@ -2,29 +2,20 @@
 
 import shutil
 from dataclasses import dataclass, field
-from enum import StrEnum
 from pathlib import Path
 
 from flowgauge.domain.errors import UserError
 from flowgauge.domain.messages import IMAGES, VERDICTS, Verdict
 from flowgauge.local.log import LocalLog
-from flowgauge.local.tree import Sight, Troubles
+from flowgauge.local.tree import Notices, Sight
 
 _PAGE = 1_000  # verdicts read at once: more would hold the next image up, fewer takes more queries
 _KNOWN = 100_000  # verdicts, as many as an embedded log keeps: fewer, and a restart leaves files where they are
 _SCORING = "scoring"  # behind the position of this group, verdicts and their images are stored
 
 
-class After(StrEnum):
-    """What becomes of a file that was scored."""
-
-    KEEP = "keep"
-    MOVE = "move"
-    DELETE = "delete"
-
-
 @dataclass(frozen=True)
-class _Owed:
+class _Pending:
     path: Path
     sight: Sight
 
@@ -40,7 +31,7 @@ class Disposal:
     folder: Path
     log: LocalLog
     target: Path | None = None
-    _owed: dict[str, list[_Owed]] = field(default_factory=dict)
+    _pending: dict[str, list[_Pending]] = field(default_factory=dict)
     _scored: dict[str, tuple[int, int]] = field(default_factory=dict)
     _read: dict[int, int] = field(default_factory=dict)
 
@@ -56,26 +47,26 @@ class Disposal:
             raise UserError(f"{self.target} cannot be made: {error.strerror}.", "Name another folder.") from error
 
     def await_verdict(self, image_id: str, path: str, sight: Sight) -> None:
-        self._owed.setdefault(image_id, []).append(_Owed(Path(path), sight))
+        self._pending.setdefault(image_id, []).append(_Pending(Path(path), sight))
 
-    def owes(self) -> bool:
-        return bool(self._owed)
+    def has_pending(self) -> bool:
+        return bool(self._pending)
 
-    def dispose(self, troubles: Troubles) -> None:
-        if not self._owed:
+    def dispose(self, notices: Notices) -> None:
+        if not self._pending:
             return
         partitions = range(self.log.partitions(IMAGES))
         positions = [self.log.position(_SCORING, IMAGES, number) for number in partitions]
         # not by the end: a dead letter behind the last verdict may have left the log, and is read for ever
         all_scored = not any(self.log.read(IMAGES, number, positions[number], 1) for number in partitions)
         self._read_verdicts()
-        for image_id in list(self._owed):
+        for image_id in list(self._pending):
             partition, offset = self._scored.get(image_id, (0, -1))
             if 0 <= offset < positions[partition]:
-                for owed in self._owed.pop(image_id):
-                    self._remove(owed, troubles)
+                for pending in self._pending.pop(image_id):
+                    self._remove(pending, notices)
             elif all_scored:  # it is a dead letter, or its verdict is no longer kept
-                del self._owed[image_id]
+                del self._pending[image_id]
 
     def _read_verdicts(self) -> None:
         for partition in range(self.log.partitions(VERDICTS)):
@@ -86,33 +77,33 @@ class Disposal:
         while len(self._scored) > _KNOWN:
             del self._scored[next(iter(self._scored))]
 
-    def _remove(self, owed: _Owed, troubles: Troubles) -> None:
+    def _remove(self, pending: _Pending, notices: Notices) -> None:
         try:
-            if Sight.of(owed.path.stat()) != owed.sight:
+            if Sight.of(pending.path.stat()) != pending.sight:
                 return
             if self.target is not None:
-                self._move(owed.path, self.target)
+                self._move(pending.path, self.target)
             else:
-                owed.path.unlink()
+                pending.path.unlink()
         except FileNotFoundError:
             return  # somebody else took it away, which is what was wanted
         except OSError as error:
             verb = "deleted" if self.target is None else f"moved to {self.target}"
-            troubles.about(f"{owed.path} kept", f"{owed.path} cannot be {verb}: {error.strerror}. It stays.")
+            notices.about(f"{pending.path} kept", f"{pending.path} cannot be {verb}: {error.strerror}. It stays.")
 
     def _move(self, path: Path, target: Path) -> None:
         """By way of a hidden file, so that nobody sees half of one in the target; what a link leads to is copied."""
         relative = path.relative_to(self.folder)
-        wanted = place = target / relative
-        place.parent.mkdir(parents=True, exist_ok=True)
+        wanted = destination = target / relative
+        destination.parent.mkdir(parents=True, exist_ok=True)
         number = 0
-        while place.exists():
+        while destination.exists():
             number += 1
-            place = wanted.with_stem(f"{wanted.stem}~{number}")
-        half = place.with_name(f".{place.name}.part")
+            destination = wanted.with_stem(f"{wanted.stem}~{number}")
+        half = destination.with_name(f".{destination.name}.part")
         if path.is_symlink():
             shutil.copy2(path, half)
             path.unlink()
         else:
             shutil.move(path, half)
-        half.rename(place)
+        half.rename(destination)

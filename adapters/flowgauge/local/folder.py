@@ -2,7 +2,6 @@
 
 import os
 from dataclasses import dataclass, replace
-from enum import StrEnum
 from hashlib import sha256
 from heapq import heappop, heappush
 from pathlib import Path
@@ -13,14 +12,11 @@ from flowgauge.domain.errors import Unavailable, UserError
 from flowgauge.domain.messages import IMAGES, Event, from_epoch
 from flowgauge.domain.ports import Clock, Outgoing
 from flowgauge.local.disposal import Disposal
+from flowgauge.local.folder_options import DEFAULTS, FolderOptions, Identity
 from flowgauge.local.folder_watch import FolderWatch, missing_mount
 from flowgauge.local.log import LocalLog
-from flowgauge.local.tree import Sight, Tell, Tree, Troubles
+from flowgauge.local.tree import Notices, Sight, Tell, Tree
 from flowgauge.vision.completeness import Completeness, completeness
-
-PATIENCE_SECONDS = 30.0
-"""Shorter, and a copy over a slow share becomes a dead letter before its image; longer, and a person hears late of one
-that was broken off."""
 
 _LARGEST_BYTES = 256 * 2**20  # a record of the log holds the whole file, and so does memory
 _ID_DIGITS = 16  # of the hash: fewer, and two images of one name may meet; more, and ids are harder to read
@@ -30,35 +26,6 @@ _LISTING_SECONDS = 1.0  # between two whole listings at least: what was written 
 _SHARE_WATCHED, _SHARE_POLLED = 0.005, 0.02
 """Of a core, for looking at a folder: with word from the kernel, when looking only guards against word that was lost,
 and without it. More costs processor time while nothing happens; less finds changes later."""
-
-
-class Identity(StrEnum):
-    """What makes two files the same image.
-
-    Content is the default, because a name comes again each morning, and because times are what shares, copies and
-    cameras with unset clocks get wrong: a file that is copied back, or whose time is set after its last byte, is no new
-    image. A camera that writes one file again and again may show two parts with the same bytes: that is what `CAPTURE`
-    is for. `NAME` is for plants whose names are serials.
-    """
-
-    CONTENT = "content"
-    CAPTURE = "capture"
-    NAME = "name"
-
-
-@dataclass(frozen=True)
-class FolderOptions:
-    """`quiet_seconds`: how long a file must not have changed; `patience_seconds`: how long one is waited for that is
-    not all there, cannot be decoded to its end, or may not be read.
-    """
-
-    quiet_seconds: float = 1.0
-    patience_seconds: float = PATIENCE_SECONDS
-    identity: Identity = Identity.CONTENT
-    use_for_training: bool = True
-
-
-DEFAULTS = FolderOptions()
 
 
 @dataclass(frozen=True)
@@ -100,8 +67,8 @@ class FolderSource:
         self._clock = clock
         self._options = options
         self._disposal = disposal
-        self._troubles = Troubles(tell)
-        self._tree = Tree(folder, self._troubles)
+        self._notices = Notices(tell)
+        self._tree = Tree(folder, self._notices)
         self._waiting: dict[str, _Waiting] = {}
         self._done: dict[str, Sight] = {}
         self._due: list[tuple[float, str]] = []
@@ -119,7 +86,7 @@ class FolderSource:
         now = self._clock.now().timestamp()
         self._look(now)
         if self._disposal is not None:
-            self._disposal.dispose(self._troubles)
+            self._disposal.dispose(self._notices)
         while self._due and self._due[0][0] <= now:
             heappush(self._ready, heappop(self._due)[1])
         count = 0
@@ -135,7 +102,7 @@ class FolderSource:
     def awaited(self) -> bool:
         """Whether files that lie there now may still become images, or are to be moved or deleted once scored."""
         waits = any(not waiting.given_up for waiting in self._waiting.values())
-        return self.away is None and (waits or (self._disposal is not None and self._disposal.owes()))
+        return self.away is None and (waits or (self._disposal is not None and self._disposal.has_pending()))
 
     def close(self) -> None:
         if self._watch is not None:
@@ -192,16 +159,16 @@ class FolderSource:
             return self._gone(f"{folder} is empty and on another file system than before: its share is not mounted.")
         if self.away is not None:
             self.away = None
-            self._troubles.over(folder)
-            self._troubles.about(f"{folder} ", f"{folder} is back.")
+            self._notices.over(folder)
+            self._notices.about(f"{folder} ", f"{folder} is back.")
         self._device = facts.st_dev
         self._watch_again((facts.st_dev, facts.st_ino))
         return True
 
     def _gone(self, cause: str) -> bool:
         self.away = Unavailable(cause, "Images are taken again as soon as it is back. Check the share.")
-        self._troubles.over(f"{self._folder} ")
-        self._troubles.about(str(self._folder), str(self.away))
+        self._notices.over(f"{self._folder} ")
+        self._notices.about(str(self._folder), str(self.away))
         return False
 
     def _watch_again(self, number: tuple[int, int]) -> None:
@@ -241,9 +208,9 @@ class FolderSource:
         if sight.size > _LARGEST_BYTES:
             return self._refuse(path, waiting, b"", f"The file has {sight.size:,} bytes.")
         data = self._read(path, waiting, now)
-        return data is not None and self._judge(path, waiting, data, now)
+        return data is not None and self._assess(path, waiting, data, now)
 
-    def _judge(self, path: str, waiting: _Waiting, data: bytes, now: float) -> bool:
+    def _assess(self, path: str, waiting: _Waiting, data: bytes, now: float) -> bool:
         state = completeness(data)
         if state is Completeness.WHOLE or (state is Completeness.DARK and self._dark_is_usual):
             return self._append(path, waiting, data)
@@ -268,7 +235,7 @@ class FolderSource:
             del self._waiting[path]
             return None
         except OSError as error:
-            self._troubles.about(
+            self._notices.about(
                 f"{path} ", f"{path} cannot be read: {error.strerror}. The others go on; it is tried again."
             )
             given_up = waiting.given_up or self._outlasted(waiting, now)
@@ -276,7 +243,7 @@ class FolderSource:
                 self._letter(path, waiting.sight, b"", "The file may not be read; check its rights.", "unreadable")
             self._await(path, replace(waiting, due=self._next_try(waiting, now), given_up=given_up))
             return None
-        self._troubles.over(f"{path} ")
+        self._notices.over(f"{path} ")
         if after != waiting.sight:
             self._sighted(path, after, now)
             return None
@@ -285,11 +252,11 @@ class FolderSource:
     def _outlasted(self, waiting: _Waiting, now: float) -> bool:
         """By when it last changed, or, where clocks differ, by when that was seen."""
         last = min(waiting.sight.changed_ns / 1e9, waiting.since)
-        return last <= now - self._options.patience_seconds
+        return last <= now - self._options.wait_seconds
 
     def _next_try(self, waiting: _Waiting, now: float) -> float:
         """Ever more seldom, and never later than the patience ends by much: some shares change bytes before times."""
-        wait = max(_AGAIN_SECONDS, min(now - waiting.since, self._options.patience_seconds / 4))
+        wait = max(_AGAIN_SECONDS, min(now - waiting.since, self._options.wait_seconds / 4))
         return now + wait
 
     def _append(self, path: str, waiting: _Waiting, data: bytes) -> bool:
@@ -307,7 +274,7 @@ class FolderSource:
     def _same_again(self, path: str) -> None:
         """One that a camera writes again and again may be frozen, and its parts would get no verdicts."""
         if path in self._done:
-            self._troubles.about(
+            self._notices.about(
                 f"{path} same",
                 f"{path} was written again with the same bytes: it gets no second verdict. A camera may be frozen; "
                 "where that is another part, use --identity capture.",
@@ -358,4 +325,4 @@ class FolderSource:
 
 def images_below(folder: Path) -> list[Path]:
     """Files with the suffix of an image, in the order of their names; nothing that is hidden."""
-    return sorted(Path(path) for path, _ in Tree(folder, Troubles(lambda message: None)).files())
+    return sorted(Path(path) for path, _ in Tree(folder, Notices(lambda message: None)).files())

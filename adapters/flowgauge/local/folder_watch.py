@@ -50,18 +50,18 @@ class FolderWatch:
 def file_system(folder: Path) -> str:
     """The type of what is mounted at or above `folder`, such as ext4, nfs4 or fuse.sshfs; "" where nothing tells."""
     mounts = {Path(point): kind for point, kind in _rows(_MOUNTS)}
-    return next((mounts[place] for place in _at_and_above(folder) if place in mounts), "")
+    return next((mounts[above] for above in _at_and_above(folder) if above in mounts), "")
 
 
 def missing_mount(folder: Path) -> Path | None:
     """The place at or above `folder` where /etc/fstab wants something mounted and nothing is."""
     wanted = {Path(point) for point, _ in _rows(_FSTAB)}
-    return next((place for place in _at_and_above(folder) if place in wanted and not place.is_mount()), None)
+    return next((above for above in _at_and_above(folder) if above in wanted and not above.is_mount()), None)
 
 
 def _at_and_above(folder: Path) -> list[Path]:
-    place = folder.resolve()
-    return [place, *place.parents]
+    above = folder.resolve()
+    return [above, *above.parents]
 
 
 def _rows(table: Path) -> list[tuple[str, str]]:

@@ -29,21 +29,21 @@ class Sight:
         return cls(facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns)
 
 
-class Troubles:
+class Notices:
     """Says of each path once what is wrong with it, and again only after it was well in between."""
 
     def __init__(self, tell: Tell) -> None:
         self._tell = tell
-        self._told: dict[str, str] = {}
+        self._said: dict[str, str] = {}
 
     def about(self, path: str, message: str) -> None:
-        if self._told.get(path) != message:
-            self._told[path] = message
+        if self._said.get(path) != message:
+            self._said[path] = message
             self._tell(message)
 
     def over(self, path: str) -> bool:
         """Forget what was wrong with `path`; whether something was."""
-        return self._told.pop(path, None) is not None
+        return self._said.pop(path, None) is not None
 
 
 @dataclass
@@ -69,9 +69,9 @@ class Tree:
     again at the next listing.
     """
 
-    def __init__(self, root: Path, troubles: Troubles) -> None:
+    def __init__(self, root: Path, notices: Notices) -> None:
         self._root = str(root)
-        self._troubles = troubles
+        self._notices = notices
         self._folders: dict[str, int] = {}
         self._links: set[str] = set()
         self.stale = False
@@ -93,11 +93,11 @@ class Tree:
         if changed:
             yield from self._all(changed, _Walk(whole=False, known=known))
 
-    def look(self, place: str) -> Iterator[tuple[str, Sight]]:
-        """The file at `place`, or the files below that folder; nothing for what is none, or hidden. What lies behind a
+    def look(self, start: str) -> Iterator[tuple[str, Sight]]:
+        """The file at `start`, or the files below that folder; nothing for what is none, or hidden. What lies behind a
         link that no listing has followed yet is left to the next one.
         """
-        relative = Path(os.path.relpath(place, self._root))
+        relative = Path(os.path.relpath(start, self._root))
         path = str(Path(self._root) / relative)
         if any(part.startswith(".") for part in relative.parts):
             return
@@ -123,7 +123,7 @@ class Tree:
             links, walk.folder_links = sorted(walk.folder_links), []
             for link in links:
                 if self._holds_root(link):
-                    self._troubles.about(
+                    self._notices.about(
                         f"{link} around", f"The link {link} leads to a folder that holds {self._root}: passed over."
                     )
                 else:
@@ -178,7 +178,7 @@ class Tree:
             yield path, Sight.of(facts)
 
     def _entries(self, folder: str) -> list[os.DirEntry[str]]:
-        trouble = f"{folder}/"  # not that of `_stat`, which may well be able to look at the folder itself
+        notice = f"{folder}/"  # not that of `_stat`, which may well be able to look at the folder itself
         try:
             with os.scandir(folder) as entries:
                 found = list(entries)
@@ -186,9 +186,9 @@ class Tree:
             return []  # it went while its parent was listed: nothing to tell
         except OSError as error:
             self._folders.pop(folder, None)
-            self._troubles.about(trouble, f"{folder} cannot be listed: {error.strerror}. {_LATER}")
+            self._notices.about(notice, f"{folder} cannot be listed: {error.strerror}. {_LATER}")
             return []
-        self._troubles.over(trouble)
+        self._notices.over(notice)
         return found
 
     def _stat(self, path: str) -> os.stat_result | None:
@@ -196,14 +196,14 @@ class Tree:
             facts = Path(path).stat()
         except FileNotFoundError:
             if Path(path).is_symlink():
-                self._troubles.about(path, f"The link {path} leads nowhere. It is tried again.")
+                self._notices.about(path, f"The link {path} leads nowhere. It is tried again.")
             return None
         except OSError as error:
-            self._troubles.about(
+            self._notices.about(
                 path, f"{path} cannot be looked at: {error.strerror}. The others go on; it is tried again."
             )
             return None
-        self._troubles.over(path)
+        self._notices.over(path)
         return facts
 
     def _modified(self, folder: str) -> int | None:

@@ -41,7 +41,7 @@ class PrometheusMeter:
         self._alerts = counter(
             "alerts", "Alerts by kind; one that is told again with a new count counts again.", "line", "kind"
         )
-        self._troubles = counter("troubles", "Times that work waited because a server was away.", "group")
+        self._outages = counter("troubles", "Times that work waited because a server was away.", "group")
         self._adaptations = counter("adaptations", "Adaptations that were decided.", "line", "outcome")
         self._batches = histogram("batch_records", "Records of a batch.", _BATCH_BUCKETS, "group")
         self._stages = histogram("stage_seconds", "Seconds of a batch's stage.", _STEP_BUCKETS, "group", "stage")
@@ -81,7 +81,7 @@ class PrometheusMeter:
                 self._adapting.labels(line).observe(seconds)
 
     def unavailable(self, group: str) -> None:
-        self._troubles.labels(group).inc()
+        self._outages.labels(group).inc()
 
     def timed(self, group: str, phase: str) -> AbstractContextManager[None]:
         return self._stages.labels(group, phase).time()

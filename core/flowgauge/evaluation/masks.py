@@ -45,8 +45,8 @@ class Masks:
         """The mask of the image of that path below the test folder; None where there is none. One outside of the
         class's folder counts where no other image could mean it."""
         parents, stem = _key(image, image.stem.casefold())
-        places = [parents, parents[:1], ()] if alone_of_its_name else [parents]
-        return next((found for place in places if (found := self.named.get((place, stem)))), None)
+        folders = [parents, parents[:1], ()] if alone_of_its_name else [parents]
+        return next((found for parent in folders if (found := self.named.get((parent, stem)))), None)
 
 
 def _key(path: PurePath, stem: str) -> tuple[tuple[str, ...], str]:
@@ -54,13 +54,13 @@ def _key(path: PurePath, stem: str) -> tuple[tuple[str, ...], str]:
     return parents[1:] if parents and is_test(parents[0]) else parents, stem
 
 
-def mask_beside(place: Path) -> Path | None:
-    """The mask in the folder of `place` that belongs to an image of its name; None where there is none."""
-    usual = place.with_suffix(".png")
-    if usual.is_file() or not place.parent.is_dir():
+def mask_beside(parent: Path) -> Path | None:
+    """The mask in the folder of `parent` that belongs to an image of its name; None where there is none."""
+    usual = parent.with_suffix(".png")
+    if usual.is_file() or not parent.parent.is_dir():
         return usual if usual.is_file() else None
-    masks = Masks.below(place.parent, (path for path in place.parent.iterdir() if path.is_file()))
-    return masks.of(PurePath(place.name), alone_of_its_name=False)
+    masks = Masks.below(parent.parent, (path for path in parent.parent.iterdir() if path.is_file()))
+    return masks.of(PurePath(parent.name), alone_of_its_name=False)
 
 
 def defective_pixels(mask: Picture) -> Mask:

@@ -64,8 +64,8 @@ class PackedGray:
             return rows.view(f"{self.words}u2").astype(np.uint16)
         bits = np.unpackbits(rows, axis=1)[:, : width * self.bits].reshape(len(rows), width, self.bits)
         value: NDArray[np.uint16] = np.zeros((len(rows), width), np.uint16)
-        for place in range(self.bits):
-            value = value * np.uint16(2) + bits[:, :, place]
+        for index in range(self.bits):
+            value = value * np.uint16(2) + bits[:, :, index]
         return value
 
 
@@ -106,8 +106,8 @@ def _declared(data: bytes) -> PackedGray | None:
         unread.append("several pages")
     if _OFFSETS not in tags:
         unread.append("tiles")
-    places = zip(np.ravel(tags.get(_OFFSETS, ())), np.ravel(tags.get(_COUNTS, ())), strict=True)
-    strips = b"".join(data[int(start) : int(start + count)] for start, count in places)
+    strips_at = zip(np.ravel(tags.get(_OFFSETS, ())), np.ravel(tags.get(_COUNTS, ())), strict=True)
+    strips = b"".join(data[int(start) : int(start + count)] for start, count in strips_at)
     order = "<" if data.startswith(b"II") else ">"
     return PackedGray(
         size=size,

@@ -9,9 +9,10 @@ from flowgauge.adaptation.contract import Adapt
 from flowgauge.domain.errors import SettingsError
 from flowgauge.domain.ports import Clock
 from flowgauge.local.clock import SystemClock
-from flowgauge.local.disposal import After, Disposal
+from flowgauge.local.disposal import Disposal
 from flowgauge.local.file_system import refuse_network
-from flowgauge.local.folder import DEFAULTS, FolderOptions, FolderSource
+from flowgauge.local.folder import FolderSource
+from flowgauge.local.folder_options import DEFAULTS, After, FolderOptions
 from flowgauge.local.lock import only_runner
 from flowgauge.local.log import LocalLog
 from flowgauge.local.objects import LocalObjects

@@ -97,8 +97,8 @@ class Alerting(VerdictReader):
                 detail = _clock(verdict.captured_at, verdict.arrived_at)
                 reported += self._add(AlertKind.CLOCK_OFF, verdict.line, item.record, verdict.image_id, **detail)
             if verdict.decision is Decision.REJECT:
-                evidence = {"image_uri": verdict.image_uri, "heatmap_uri": verdict.heatmap_uri}
-                reported += self._add(AlertKind.REJECT, verdict.line, item.record, verdict.image_id, **evidence)
+                artifacts = {"image_uri": verdict.image_uri, "heatmap_uri": verdict.heatmap_uri}
+                reported += self._add(AlertKind.REJECT, verdict.line, item.record, verdict.image_id, **artifacts)
             elif NO_GAUGE in verdict.reasons:
                 reported += self._add(AlertKind.NO_GAUGE, verdict.line, item.record, verdict.image_id)
         return reported

@@ -71,7 +71,7 @@ class Scoring(Processor):
         self._recent: dict[int, OrderedDict[str, str]] = {}
         self._dead_lettered: dict[int, set[int]] = {}
         self._starts: dict[int, Start] = {}
-        self._untold: list[Outgoing] = []
+        self._pending_alerts: list[Outgoing] = []
 
     def position(self, topic: str, partition: int, committed: int) -> int:
         ensure_partition(self._store.log, partition)
@@ -85,7 +85,7 @@ class Scoring(Processor):
             if verdict.source.generation == start.generation and committed <= verdict.source.offset
         )
         self._starts[partition] = start
-        self._untold += start.alerts
+        self._pending_alerts += start.alerts
         return start.offset
 
     def prefetch(self, records: Sequence[Record]) -> None:
@@ -104,14 +104,14 @@ class Scoring(Processor):
         verdicts = [_published(scored) for scored in self._scored]
         if self._hands is None:  # then it is there when the verdict is read
             self._keep_artifacts()
-        return [*dead_letters, *verdicts, *self._gauges.alerts(), *self._owing(), *overdue, *self._told()]
+        return [*dead_letters, *verdicts, *self._gauges.alerts(), *self._owing(), *overdue, *self._unreported()]
 
     def checkpoint(self) -> None:
         self._keep_artifacts()
 
     def idle(self, now: datetime) -> list[Outgoing]:
         self._flush()
-        return [*self._owing(), *self._told()]
+        return [*self._owing(), *self._unreported()]
 
     def flush(self) -> list[Outgoing]:
         """Raises `Unavailable` while evidence cannot be stored: the next worker finds what is owed."""
@@ -233,9 +233,9 @@ class Scoring(Processor):
             for each in self._once.alert(line, AlertKind.STORE_UNAVAILABLE, now, message)
         ]
 
-    def _told(self) -> list[Outgoing]:
-        untold, self._untold = self._untold, []
-        return untold
+    def _unreported(self) -> list[Outgoing]:
+        pending_alerts, self._pending_alerts = self._pending_alerts, []
+        return pending_alerts
 
     def _remember(self, images: Sequence[Image], partition: int) -> None:
         recent = self._recent[partition]
