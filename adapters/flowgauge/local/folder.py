@@ -178,6 +178,8 @@ class FolderSource:
         if self._watch is not None:
             self._watch.close()
         self._watched, self._watch, self._listed = number, FolderWatch(self._folder), float("-inf")
+        if self._watch.reason:
+            self._notices.about(f"{self._folder} watch", f"{self._watch.reason}: it is polled.")
 
     def _sighted(self, path: str, sight: Sight, now: float) -> None:
         if self._done.get(path) == sight:

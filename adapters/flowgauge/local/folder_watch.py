@@ -6,11 +6,8 @@ from watchfiles._rust_notify import (
     RustNotify,  # documented; its iterator would need a thread and waits for bursts to end
 )
 
-# others than this machine may write there, of whom its kernel does not know
-_SHARED = frozenset(
-    {"9p", "afs", "ceph", "cifs", "fuse", "glusterfs", "lustre", "ncpfs", "nfs", "nfs4", "smb3", "smbfs", "vboxsf"}
-)
-_MOUNTS = Path("/proc/self/mounts")
+from flowgauge.local.file_system import file_system, is_network
+
 _FSTAB = Path("/etc/fstab")
 _AT_ONCE_MS = 1  # longer holds scoring up; 0 would wait without end
 
@@ -22,7 +19,7 @@ class FolderWatch:
         self._notify: RustNotify | None = None
         self.reason = ""
         kind = file_system(folder)
-        if kind.partition(".")[0] in _SHARED:
+        if is_network(kind) or kind.startswith("fuse"):  # others may write there, of whom this kernel does not know
             self.reason = f"{folder} lies on a share ({kind}), whose changes no kernel reports"
             return
         try:
@@ -45,12 +42,6 @@ class FolderWatch:
         if self._notify is not None:
             self._notify.close()
             self._notify = None
-
-
-def file_system(folder: Path) -> str:
-    """The type of what is mounted at or above `folder`, such as ext4, nfs4 or fuse.sshfs; "" where nothing tells."""
-    mounts = {Path(point): kind for point, kind in _rows(_MOUNTS)}
-    return next((mounts[above] for above in _at_and_above(folder) if above in mounts), "")
 
 
 def missing_mount(folder: Path) -> Path | None:
