@@ -60,13 +60,14 @@ def offsets(items: list[Image | Refused]) -> list[int]:
 def test_what_was_foreseen_is_opened_once_and_comes_in_its_order(
     store: Store, calls: Calls, threads: ThreadPoolExecutor
 ) -> None:
-    sent = records(store.log, IMAGES)[:8]
+    *sent, last = records(store.log, IMAGES)[:9]
     prefetching = Prefetch(store.objects, threads)
+    assert offsets(prefetching.images([last])) == [8], "which tells how large images are"
     prefetching.prefetch(sent[:6])
     prefetching.prefetch(sent[2:6])
     assert offsets(prefetching.images(sent[:3])) == [0, 1, 2]
     assert offsets(prefetching.images(sent[3:])) == [3, 4, 5, 6, 7]
-    assert sorted(calls.offsets) == list(range(8))
+    assert sorted(calls.offsets) == list(range(9))
 
 
 def test_nothing_is_opened_ahead_without_threads(store: Store, calls: Calls) -> None:
@@ -90,10 +91,29 @@ def test_a_store_that_was_away_when_an_image_was_foreseen_is_asked_again(
 
 
 def test_what_never_has_its_turn_does_not_pile_up(store: Store, calls: Calls, threads: ThreadPoolExecutor) -> None:
-    sent = records(store.log, IMAGES)
+    first, *sent = records(store.log, IMAGES)
     prefetching = Prefetch(store.objects, threads)
+    assert offsets(prefetching.images([first])) == [0]
     for record in sent:
         prefetching.prefetch([record])
     assert len(prefetching) == 64
-    assert offsets(prefetching.images(sent)) == list(range(MANY))
+    assert offsets(prefetching.images(sent)) == list(range(1, MANY))
     assert len(prefetching) == 0
+
+
+def test_decoded_images_that_wait_have_a_room_in_bytes(
+    store: Store, calls: Calls, threads: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent = records(store.log, IMAGES)
+    prefetching = Prefetch(store.objects, threads)
+    prefetching.prefetch(sent)
+    assert len(prefetching) == 4, "nothing has told its size yet"
+    (image,) = prefetching.images(sent[:1])
+    assert isinstance(image, Image)
+    monkeypatch.setattr(decoding_module, "_ROOM_BYTES", 7 * image.picture.pixels.nbytes + 1)
+    prefetching.prefetch(sent[1:])
+    assert len(prefetching) == 7
+    monkeypatch.setattr(decoding_module, "_ROOM_BYTES", 1)
+    prefetching.prefetch(sent[1:])
+    assert len(prefetching) == 1, "one always fits"
+    assert offsets(prefetching.images(sent[1:])) == list(range(1, MANY))
