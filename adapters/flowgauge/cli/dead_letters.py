@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 dead_letters = typer.Typer(no_args_is_help=True, help="Messages that could not be processed.")
 
 Line = Annotated[str | None, typer.Option(help="Only this line's.")]
-Image = Annotated[str | None, typer.Option(help="Only those of the image with this id.")]
+Image = Annotated[
+    str | None, typer.Option(help="Only those of the image with this id, or file of this name in a hot folder.")
+]
 
 
 @dead_letters.command("list")

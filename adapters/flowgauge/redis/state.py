@@ -45,9 +45,9 @@ class RedisState:
         self._prefix = prefix
         self._url = url
         self._joining = Lock()
-        alone = self._opened(Redis)
-        self._address = _address(alone)
-        self._client: Client = alone
+        self._alone = self._opened(Redis)
+        self._address = _address(self._alone)
+        self._client: Client = self._alone
 
     def get(self, key: str) -> bytes | None:
         stored = cast(bytes | None, self._answer(lambda client: client.get(self._key("value", key))))
@@ -100,6 +100,7 @@ class RedisState:
 
     def close(self) -> None:
         self._client.close()
+        self._alone.close()  # not before: where a cluster's client takes over, other threads may still ask this one
 
     def _answer(self, ask: Callable[[Client], T]) -> T:
         client = self._client
@@ -121,7 +122,6 @@ class RedisState:
             if isinstance(self._client, RedisCluster):
                 return self._client
             cluster = self._opened(RedisCluster)
-            self._client.close()
             self._client = cluster
             return cluster
 

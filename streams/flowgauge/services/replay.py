@@ -15,13 +15,16 @@ _TTL_SECONDS = 30 * 86_400.0  # as long as dead letters are kept
 
 @dataclass(frozen=True)
 class DeadLetters:
-    """Which dead letters are meant: all, or those of a line, of an image, or of both."""
+    """Which dead letters are meant: all, or those of a line, of an image, or of both. `image_id` may leave out what a
+    hot folder adds to a file's name, from the last `@` on.
+    """
 
     line: str | None = None
     image_id: str | None = None
 
     def match(self, letter: Record) -> bool:
-        return self.line in (None, letter.key) and self.image_id in (None, letter.headers.get("ce_id"))
+        image_id = letter.headers.get("ce_id", "")
+        return self.line in (None, letter.key) and self.image_id in (None, image_id, image_id.rpartition("@")[0])
 
 
 @dataclass
