@@ -1,9 +1,12 @@
+import ast
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 
+from flowgauge import reports
 from flowgauge.domain.messages import Decision
 from flowgauge.reports.figures import adapted, frozen, judged, phase_figures, rates, rejection
 from flowgauge.reports.headline import headline
@@ -195,3 +198,18 @@ def test_the_page_reads_on_both_schemes_and_on_a_phone(page: str) -> None:
     assert "prefers-color-scheme: dark" in page
     assert 'name="viewport"' in page
     assert re.search(r'<svg[^>]*role="img"[^>]*aria-label="[^"]+"', page)
+
+
+def test_every_class_of_the_style_sheet_is_one_that_pages_use() -> None:
+    """A class that is renamed on one side alone leaves the page without its style, and nothing else tells."""
+    folder = Path(reports.__file__).parent
+    used = {
+        word
+        for path in folder.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+        for word in re.findall(r"[a-z][a-z-]*", node.value)
+    }
+    styled = set(re.findall(r"\.([a-z][a-z-]*)", (folder / "report.css").read_text(encoding="utf-8")))
+    assert len(styled) > 20
+    assert styled - used == set()

@@ -42,7 +42,7 @@ def legend() -> Markup:
     truths = [(_key(Decision.PASS, truth), truth.value) for truth in (Truth.GOOD, Truth.DEFECT)]
     shapes = [(_key(decision, Truth.UNKNOWN), decision.value) for decision in Decision]
     lines = [(_stroke(kind), words) for kind, words in _LINES.items()]
-    uses = {"may train": "use_for_training", "only judged": ""}
+    uses = {"may train": "trains", "only judged": ""}
     faint = [(_key(Decision.PASS, Truth.UNKNOWN, class_), words) for words, class_ in uses.items()]
     groups = (("truth", truths), ("decision", shapes), ("use", faint), ("events", lines))
     return tag("dl", *(_group(name, entries) for name, entries in groups), class_="legend")
@@ -111,7 +111,7 @@ def _dot(point: Point, across: Scale, up: Scale, gauge: Gauge) -> Markup:
         f"image {point.index} · {point.image_id} · {point.truth.value} · {call.decision.value} · "
         f"score {significant(call.score)}, threshold {significant(call.threshold)} · gauge {short(call.version)}"
     )
-    strength = "use_for_training" if point.use_for_training else ""
+    strength = "trains" if point.use_for_training else ""
     return symbol(across(point.index), up(call.score), call.decision, point.truth, title, strength)
 
 
