@@ -61,7 +61,7 @@ def baselines_of(variants: Sequence[Variant], detector: str) -> Mapping[Variant,
     if detector != HeadFlow.name:
         raise UserError(f"{wanted[0]} needs the features that {HeadFlow.name} keeps.", "Leave --detector out.")
     try:
-        from flowgauge.anomalib.baselines import BASELINES as FOUND
+        from flowgauge.anomalib.detectors import BASELINES as FOUND
     except ModuleNotFoundError as error:
         raise UserError(
             f"{wanted[0]} needs {error.name}, which is not installed.",
