@@ -10,6 +10,7 @@ from functools import partial
 from threading import Event
 from typing import TypeVar
 
+from flowgauge.domain.backoff import waits
 from flowgauge.domain.errors import Stalled, Unavailable
 from flowgauge.domain.ports import Clock, Log, Record
 from flowgauge.runtime.liveness import STALL_SECONDS, Progress, Pulse
@@ -17,7 +18,7 @@ from flowgauge.runtime.meter import Meter, Unmetered, measured
 from flowgauge.runtime.offset_alerts import expired_alerts, reset_alerts
 from flowgauge.runtime.processor import Processor
 from flowgauge.runtime.task import Observer, Partition, Step, StreamTask
-from flowgauge.runtime.worker import FIRST_PAUSE, LONGEST_PAUSE, OnUnavailable
+from flowgauge.runtime.worker import OnUnavailable
 
 T = TypeVar("T")
 
@@ -210,7 +211,7 @@ class Member:
         self._safe = {topic_partition: self._task.safe(topic_partition) for topic_partition in self._safe}
 
     def _insisting(self, work: Callable[[], T]) -> T:
-        pause = FIRST_PAUSE
+        seconds = waits()
         while True:
             try:
                 return work()
@@ -218,9 +219,8 @@ class Member:
                 self.pulse.beat()
                 self._meter.unavailable(self.name)
                 self._unavailable(self.name, error)
-                if self._stopping.wait(pause.total_seconds()):
+                if self._stopping.wait(next(seconds)):
                     raise
-                pause = min(2 * pause, LONGEST_PAUSE)
 
 
 def by_partition(records: Iterable[Record]) -> dict[Partition, list[Record]]:

@@ -4,13 +4,12 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import Executor
 from dataclasses import dataclass
-from datetime import datetime, timedelta
 from threading import Condition
 
+from flowgauge.domain.backoff import Backoff
 from flowgauge.domain.errors import Unavailable
 from flowgauge.domain.ports import Clock
 from flowgauge.runtime.task import Partition
-from flowgauge.runtime.worker import FIRST_PAUSE, LONGEST_PAUSE
 
 
 @dataclass(frozen=True)
@@ -32,7 +31,7 @@ class Outbox:
     """
 
     def __init__(self, clock: Clock, executor: Executor | None = None, hands: int = 4) -> None:
-        self._clock = clock
+        self._backoff = Backoff(clock)
         self._executor = executor
         self._hands = hands
         self._lock = Condition()
@@ -40,8 +39,6 @@ class Outbox:
         self._unpaid: defaultdict[Partition, set[int]] = defaultdict(set)
         self._lines: defaultdict[str, int] = defaultdict(int)
         self._at_work = 0
-        self._pause = FIRST_PAUSE
-        self._resume_at: datetime | None = None
         self._failure: BaseException | None = None
         self.size = 0
         self.unavailable: Unavailable | None = None
@@ -73,7 +70,7 @@ class Outbox:
     def flush(self) -> None:
         """Pay what can be paid, or see to it that others do. Raises what a payment raised, but `Unavailable`."""
         self._raise_failure()
-        if self._paused():
+        if self._backoff.waiting():
             return
         if self._executor is None:
             self._pay_all()
@@ -88,9 +85,8 @@ class Outbox:
         """Nothing is tried before a pause has passed."""
         with self._lock:
             self.unavailable = error
-            if not self._paused():  # else another hand has just failed too
-                self._resume_at = self._clock.now() + self._pause
-                self._pause = min(2 * self._pause, LONGEST_PAUSE)
+            if not self._backoff.waiting():  # else another hand has just failed too
+                self._backoff.failed()
 
     def finish(self) -> None:
         """Return when everything is paid. Raises the `Unavailable` that prevents it."""
@@ -100,10 +96,6 @@ class Outbox:
         self._raise_failure()
         if self.unavailable is not None:
             raise self.unavailable
-
-    def _paused(self) -> bool:
-        """A clock that is set back prolongs no pause."""
-        return self._resume_at is not None and timedelta() < self._resume_at - self._clock.now() <= LONGEST_PAUSE
 
     def _raise_failure(self) -> None:
         if self._failure is not None:
@@ -141,4 +133,5 @@ class Outbox:
             if not self._lines[upload.line]:
                 del self._lines[upload.line]
             self.size -= upload.size
-            self.unavailable, self._resume_at, self._pause = None, None, FIRST_PAUSE
+            self.unavailable = None
+            self._backoff.succeeded()

@@ -1,15 +1,12 @@
 """One processor on a log: read, process, append, checkpoint, commit; whatever fails is tried again in its place."""
 
 from collections.abc import Callable
-from datetime import datetime, timedelta
 
+from flowgauge.domain.backoff import Backoff
 from flowgauge.domain.errors import Unavailable
 from flowgauge.domain.ports import Clock, Log
 from flowgauge.runtime.processor import Processor
 from flowgauge.runtime.task import Observer, Partition, StreamTask
-
-FIRST_PAUSE = timedelta(seconds=0.1)
-LONGEST_PAUSE = timedelta(seconds=10)  # longer, and a repaired store waits for us
 
 OnUnavailable = Callable[[str, Unavailable], None]
 
@@ -36,8 +33,7 @@ class Worker:
         self._clock = clock
         self._batch = batch
         self._unavailable = unavailable
-        self._pause = FIRST_PAUSE
-        self._resume_at: datetime | None = None
+        self._backoff = Backoff(clock)
         self._error: Unavailable | None = None
 
     @property
@@ -47,14 +43,17 @@ class Worker:
 
     def step(self) -> int:
         """Work off one batch of each partition; how many records there were. 0 also while pausing."""
-        if self._pausing():
+        if self._backoff.waiting():
             return 0
         try:
             done = self._round()
         except Unavailable as error:
-            self._back_off(error)
+            self._unavailable(self.processor.name, error)
+            self._error = error
+            self._backoff.failed()
             return 0
-        self._error, self._resume_at, self._pause = None, None, FIRST_PAUSE
+        self._error = None
+        self._backoff.succeeded()
         return done
 
     def flush(self) -> None:
@@ -99,13 +98,3 @@ class Worker:
 
     def _partitions(self) -> list[Partition]:
         return [(topic, number) for topic in self.processor.inputs for number in range(self._log.partitions(topic))]
-
-    def _pausing(self) -> bool:
-        """Never for longer than the longest pause, also when the clock was set back."""
-        return self._resume_at is not None and timedelta() < self._resume_at - self._clock.now() <= LONGEST_PAUSE
-
-    def _back_off(self, error: Unavailable) -> None:
-        self._unavailable(self.processor.name, error)
-        self._error = error
-        self._resume_at = self._clock.now() + self._pause
-        self._pause = min(2 * self._pause, LONGEST_PAUSE)
