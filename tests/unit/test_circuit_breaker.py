@@ -7,7 +7,7 @@ from threading import Event
 import pytest
 
 from flowgauge.domain.errors import StoreFull, Unavailable
-from flowgauge.s3.circuit_breaker import Breaker
+from flowgauge.s3.bucket import Breaker
 
 AWAY = Unavailable("It is away.", "Start it.")
 

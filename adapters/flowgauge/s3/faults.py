@@ -23,7 +23,7 @@ _TRANSIENT_CODES = frozenset(
 )
 _KEYS = "Check the access key, the secret key and the region; temporary keys need FLOWGAUGE_S3_SESSION_TOKEN too."
 _TOKEN = "Temporary keys need their FLOWGAUGE_S3_SESSION_TOKEN, and end: get new ones, and set all three variables."
-_REMEDIES = {
+_BY_CODE = {
     "NoSuchBucket": "Create the bucket, or name another.",
     "AccessDenied": "Check the keys, and grant them this; docs/security.md lists who needs what.",
     "SignatureDoesNotMatch": _KEYS,
@@ -36,59 +36,42 @@ _REMEDIES = {
     "InvalidTokenId": _TOKEN,  # what MinIO calls a token that is none of the key's
     "RequestTimeTooSkewed": "Set this machine's clock: signatures hold for minutes only.",
 }
+_BY_KIND: tuple[tuple[type[Exception], str], ...] = (
+    (Damaged, "Restore the object, or delete it: then it counts as missing."),
+    (SSLError, "Check the certificate of the server and FLOWGAUGE_S3_CA_FILE."),
+    (InvalidResponseError, "Check that the endpoint is an S3 service."),
+    (ParseError, "Check that the endpoint is an S3 service."),
+    (Exception, "Check that the object store runs and can be reached."),
+)
 
 
-def transient(fault: Exception) -> bool:
+def transient(fault: BaseException | None) -> bool:
     """Worth another try soon: connections, servers that fail or ask for patience, bytes damaged on their way."""
-    if isinstance(fault, S3Error):
-        return fault.code in _TRANSIENT_CODES or _failing(fault.response.status)
-    if isinstance(fault, ServerError):
-        return _failing(fault.status_code)
+    if isinstance(fault, S3Error) and fault.code in _TRANSIENT_CODES:
+        return True
+    if isinstance(fault, S3Error | ServerError):
+        status = fault.response.status if isinstance(fault, S3Error) else fault.status_code
+        return status == 429 or (status >= 500 and status not in _LASTING)
     return isinstance(fault, HTTPError | InvalidResponseError | Damaged) and not isinstance(fault, SSLError)
-
-
-def _failing(status: int) -> bool:
-    return (status >= 500 and status not in _LASTING) or status == 429
 
 
 @contextmanager
 def s3_faults(address: str) -> Iterator[None]:
-    """Every fault of a library inside becomes `StoreFull` or `Unavailable`, which names `address` and the remedy."""
+    """Every fault of a library inside becomes `StoreFull` or `Unavailable` (`AuthorizationFailed` where the keys lack
+    the right), which names `address` and the remedy."""
     try:
         yield
+    except S3Error as fault:
+        code = fault.code or ""
+        if fault.response.status == _NO_SPACE_STATUS or "QuotaExceeded" in code:
+            remedy = "Free some, and the work goes on by itself."
+            raise StoreFull(f"No space is left for {address}.", remedy) from fault
+        kind = AuthorizationFailed if code == "AccessDenied" else Unavailable
+        reason = f"{fault.code}: {fault.message}".removesuffix(".")
+        raise kind(f"{address} cannot be used: {reason}.", _BY_CODE.get(code, "Check the object store.")) from fault
     except FAULTS as fault:
-        raise _unavailable(fault, address) from fault
-
-
-def _unavailable(fault: Exception, address: str) -> Unavailable:
-    if _out_of_space(fault):
-        return StoreFull(f"No space is left for {address}.", "Free some, and the work goes on by itself.")
-    kind = AuthorizationFailed if isinstance(fault, S3Error) and fault.code == "AccessDenied" else Unavailable
-    return kind(f"{address} cannot be used: {_named(fault)}.", _remedy(fault))
-
-
-def _out_of_space(fault: Exception) -> bool:
-    if not isinstance(fault, S3Error):
-        return False
-    return fault.response.status == _NO_SPACE_STATUS or "QuotaExceeded" in (fault.code or "")
-
-
-def _remedy(fault: Exception) -> str:
-    match fault:
-        case S3Error():
-            return _REMEDIES.get(fault.code or "", "Check the object store.")
-        case Damaged():
-            return "Restore the object, or delete it: then it counts as missing."
-        case SSLError():
-            return "Check the certificate of the server and FLOWGAUGE_S3_CA_FILE."
-        case InvalidResponseError() | ParseError():
-            return "Check that the endpoint is an S3 service."
-        case _:
-            return "Check that the object store runs and can be reached."
-
-
-def _named(fault: Exception) -> str:
-    if isinstance(fault, S3Error):
-        return f"{fault.code}: {fault.message}".removesuffix(".")
-    inner = next((each for each in (fault.__cause__, *fault.args) if isinstance(each, OSError)), fault)
-    return str(inner).partition(", Body:")[0].removesuffix(".")  # which may be a whole page
+        inner = next((each for each in (fault.__cause__, *fault.args) if isinstance(each, OSError)), fault)
+        # The body that a server sent may be a whole page.
+        reason = str(inner).partition(", Body:")[0].removesuffix(".")
+        remedy = next(words for kind, words in _BY_KIND if isinstance(fault, kind))
+        raise Unavailable(f"{address} cannot be used: {reason}.", remedy) from fault

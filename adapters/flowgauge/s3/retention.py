@@ -1,6 +1,6 @@
 """How long a bucket keeps images and heatmaps: lifecycle rules, which the service itself carries out."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 from xml.etree import ElementTree
 
@@ -16,9 +16,7 @@ from minio.lifecycleconfig import (
 
 from flowgauge.domain.errors import Unavailable, UserError
 from flowgauge.domain.messages import Decision
-from flowgauge.s3.client import bucket_name, client, connections
-from flowgauge.s3.faults import s3_faults
-from flowgauge.s3.retry import with_retries
+from flowgauge.s3.bucket import Bucket
 from flowgauge.s3.settings import S3Settings
 
 TAG = "decision"
@@ -41,67 +39,89 @@ class Lifecycle:
     """
 
     def __init__(self, settings: S3Settings, bucket: str) -> None:
-        self._bucket = bucket_name(bucket)
-        self._address = f"The bucket {bucket} at {settings.endpoint}"
-        self._retry = settings.retry_seconds
-        self._http = connections(settings)
-        self._client = client(settings, self._http)
+        self._bucket = Bucket(settings, bucket)
 
     def days(self) -> dict[Decision, int | None]:
-        found = {_text(rule, "ID"): _text(rule, "Expiration/Days") for rule in self._rules()}
+        found = {rule.findtext("ID", ""): rule.findtext("Expiration/Days", "") for rule in self._rules()}
         kept = {decision: found.get(_id(_PREFIXES[0], decision)) for decision in Decision}
         return {decision: int(days) if days else None for decision, days in kept.items()}
 
     def others(self) -> list[str]:
         """The ids of rules that are not ours; a rule without one counts as well."""
-        return [_text(rule, "ID") or "(no id)" for rule in self._rules() if not _is_ours(rule)]
+        return [rule.findtext("ID", "") or "(no id)" for rule in self._rules() if not _is_ours(rule)]
 
     def set(self, days: Days) -> None:
         """Replace our rules. Uploads that were never finished go after a day; a service that has no rule for that, as
         MinIO has none, forgets them by itself.
         """
         others = [rule for rule in self._rules() if not _is_ours(rule)]
-        ours = [_expiring(prefix, decision, kept) for decision, kept in days.items() if kept for prefix in _PREFIXES]
+        aborting = Rule(
+            status=ENABLED,
+            rule_id=f"{_OURS}unfinished",
+            rule_filter=Filter(prefix=""),
+            abort_incomplete_multipart_upload=AbortIncompleteMultipartUpload(days_after_initiation=1),
+        )
+        expiring = []
+        for decision, kept in days.items():
+            tags = Tags(for_object=True)
+            tags[TAG] = decision.value
+            expiring += [
+                Rule(
+                    status=ENABLED,
+                    rule_id=_id(prefix, decision),
+                    rule_filter=Filter(and_operator=AndOperator(prefix=f"{prefix}/", tags=tags)),
+                    expiration=Expiration(days=kept),
+                    noncurrent_version_expiration=NoncurrentVersionExpiration(noncurrent_days=1),
+                )
+                for prefix in _PREFIXES
+                if kept
+            ]
         try:
-            self._store([*ours, _aborting()], others)
+            self._store([*expiring, aborting], others)
         except Unavailable as error:
             if _code(error) not in _NO_SUCH_ACTION:
                 raise
-            self._store(ours, others)
+            self._store(expiring, others)
 
     def close(self) -> None:
-        """Let go of connections."""
-        self._http.clear()
+        self._bucket.close()
 
     def _rules(self) -> list[ElementTree.Element]:
         """As the service wrote them: the library drops what it does not know, such as a condition on sizes."""
+        client, name = self._bucket.client, self._bucket.name
         try:
-            answer = self._ask(lambda: self._client._execute("GET", self._bucket, query_params={"lifecycle": ""}))
+            answer = self._ask(lambda: client._execute("GET", name, query_params={"lifecycle": ""}))
         except Unavailable as error:
             if _code(error) == _NO_RULES:
                 return []
             raise
-        return list(_without_namespaces(ElementTree.fromstring(answer.data)))
+        document = ElementTree.fromstring(answer.data)
+        for element in document.iter():
+            # `set` writes them without the namespace, in which `findtext` would not find them either.
+            element.tag = element.tag.rpartition("}")[2]
+        return document.findall("Rule")
 
     def _store(self, ours: Sequence[Rule], others: Sequence[ElementTree.Element]) -> None:
+        client, name = self._bucket.client, self._bucket.name
         if ours or others:
-            self._ask(lambda: self._client.set_bucket_lifecycle(self._bucket, _Merged(ours, others)))
+            self._ask(lambda: client.set_bucket_lifecycle(name, _Merged(ours, others)))
         else:
-            self._ask(lambda: self._client.delete_bucket_lifecycle(self._bucket))
+            self._ask(lambda: client.delete_bucket_lifecycle(name))
 
     def _ask(self, attempt: Callable[[], T]) -> T:
         try:
-            with s3_faults(self._address):
-                return with_retries(attempt, self._retry)
+            return self._bucket.ask(attempt)
         except Unavailable as error:
             if _code(error) == "NotImplemented":
-                cause = f"{self._address} has no lifecycle rules."
+                cause = f"{self._bucket.address} has no lifecycle rules."
                 remedy = "Use a service that has them, or delete images with a job of your own."
                 raise UserError(cause, remedy) from error
             raise
 
 
 class _Merged(LifecycleConfig):
+    """Our rules, and those of others as they were read."""
+
     def __init__(self, ours: Sequence[Rule], others: Sequence[ElementTree.Element]) -> None:
         super().__init__(list(ours))
         self._others = others
@@ -112,43 +132,12 @@ class _Merged(LifecycleConfig):
         return made
 
 
-def _expiring(prefix: str, decision: Decision, days: int) -> Rule:
-    tags = Tags(for_object=True)
-    tags[TAG] = decision.value
-    return Rule(
-        status=ENABLED,
-        rule_id=_id(prefix, decision),
-        rule_filter=Filter(and_operator=AndOperator(prefix=f"{prefix}/", tags=tags)),
-        expiration=Expiration(days=days),
-        noncurrent_version_expiration=NoncurrentVersionExpiration(noncurrent_days=1),
-    )
-
-
-def _aborting() -> Rule:
-    return Rule(
-        status=ENABLED,
-        rule_id=f"{_OURS}unfinished",
-        rule_filter=Filter(prefix=""),
-        abort_incomplete_multipart_upload=AbortIncompleteMultipartUpload(days_after_initiation=1),
-    )
-
-
 def _id(prefix: str, decision: Decision) -> str:
     return f"{_OURS}{prefix}-{decision.value}"
 
 
 def _is_ours(rule: ElementTree.Element) -> bool:
-    return _text(rule, "ID").startswith(_OURS)
-
-
-def _text(rule: ElementTree.Element, path: str) -> str:
-    return rule.findtext(path) or ""
-
-
-def _without_namespaces(document: ElementTree.Element) -> Iterator[ElementTree.Element]:
-    for element in document.iter():
-        element.tag = element.tag.rpartition("}")[2]
-    return iter(document.findall("Rule"))
+    return rule.findtext("ID", "").startswith(_OURS)
 
 
 def _code(error: Unavailable) -> str | None:

@@ -1,7 +1,7 @@
 """How to reach the object store: one frozen object."""
 
 from pathlib import Path
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
 
@@ -31,8 +31,10 @@ class S3Settings(BaseModel):
 
     @field_validator("endpoint")
     @classmethod
-    def _names_a_server(cls, endpoint: str) -> str:
-        if not _is_server(urlsplit(endpoint)):
+    def names_a_server(cls, endpoint: str) -> str:
+        url = urlsplit(endpoint)
+        beside = url.path.strip("/") or url.query or url.fragment or url.username or url.password
+        if url.scheme not in ("http", "https") or not url.hostname or beside:
             raise SettingsError(
                 "The S3 endpoint is not the URL of a server.", "Write https://host or http://host:port."
             )
@@ -40,21 +42,7 @@ class S3Settings(BaseModel):
 
     @field_validator("ca_file")
     @classmethod
-    def _is_there(cls, ca_file: Path | None) -> Path | None:
+    def is_a_file(cls, ca_file: Path | None) -> Path | None:
         if ca_file is not None and not ca_file.is_file():
             raise SettingsError(f"There is no file {ca_file}.", "Set FLOWGAUGE_S3_CA_FILE to a PEM file.")
         return ca_file
-
-    @property
-    def host(self) -> str:
-        """With the port, if one is given."""
-        return urlsplit(self.endpoint).netloc
-
-    @property
-    def secure(self) -> bool:
-        return urlsplit(self.endpoint).scheme == "https"
-
-
-def _is_server(url: SplitResult) -> bool:
-    beside = url.path.strip("/") or url.query or url.fragment or url.username or url.password
-    return url.scheme in ("http", "https") and bool(url.hostname) and not beside
