@@ -7,19 +7,19 @@ is lost. This tells it at once.
 import socket
 import ssl
 from collections.abc import Iterator
-from contextlib import contextmanager
-from struct import Struct, unpack_from
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from flowgauge.domain.errors import AuthenticationFailed, Unavailable
-from flowgauge.kafka.settings import KafkaSettings
-from kafka.errors import KafkaError
+from flowgauge.kafka.settings import KafkaSettings, Security
+from kafka.errors import KafkaError, KafkaProtocolError, UnsupportedSaslMechanismError
 from kafka.net.sasl import get_sasl_mechanism
+from kafka.protocol.metadata import MetadataRequest
+from kafka.protocol.parser import KafkaProtocol
+from kafka.protocol.sasl import SaslAuthenticateRequest, SaslHandshakeRequest
 
+# Longer delays every start whose first broker is away; shorter passes over brokers that are busy.
 _SECONDS = 3.0
-_HEAD = Struct(">hhih")  # key of the request, version, correlation, length of the client's name
-_METADATA, _HANDSHAKE, _AUTHENTICATE = (3, 4), (17, 1), (36, 0)
-_UNKNOWN_MECHANISM = 33
 _DEFAULT_PORT = 9092
 
 _SASL_REMEDY = "Check FLOWGAUGE_KAFKA_USERNAME, _PASSWORD and _MECHANISM."
@@ -36,14 +36,18 @@ def ensure_admitted(settings: KafkaSettings) -> None:
     """
     context = tls_context(settings)
     closed: Unavailable | None = None
-    for host, port in map(_host_and_port, settings.addresses):
+    for address in settings.addresses:
+        host, found, port = address.rpartition(":")
+        if not found or not port.isdigit():
+            host, port = address, str(_DEFAULT_PORT)
         try:
-            with _named(f"{host}:{port}"), _connected(host, port, context) as connection:
-                _greet(_Line(connection), settings)
+            with _connection(host.strip("[]"), int(port), context) as connection:
+                _log_in(connection, settings)
             return
         except Unavailable as error:
             closed = error
-        except (OSError, KafkaError):  # away, which the client library has its own patience for
+        except (OSError, KafkaError):
+            # It is away: the client library waits for it as long as its own deadlines say.
             continue
     if closed is not None:
         raise closed
@@ -51,7 +55,7 @@ def ensure_admitted(settings: KafkaSettings) -> None:
 
 def tls_context(settings: KafkaSettings) -> ssl.SSLContext | None:
     """None where the listener speaks no TLS. Raises `AuthenticationFailed` for files that are missing or no PEM."""
-    if not settings.encrypted:
+    if settings.security not in (Security.SSL, Security.SASL_SSL):
         return None
     try:
         context = ssl.create_default_context(cafile=settings.ca_file)
@@ -66,105 +70,60 @@ def tls_context(settings: KafkaSettings) -> ssl.SSLContext | None:
     return context
 
 
-class _Line:
-    """Requests and answers in Kafka's framing; raises `EOFError` where the broker closes the connection."""
-
-    def __init__(self, connection: socket.socket) -> None:
-        self._connection = connection
-
-    def ask(self, kind: tuple[int, int], body: bytes) -> bytes:
-        request = _HEAD.pack(*kind, 1, -1) + body
-        self._connection.sendall(len(request).to_bytes(4) + request)
-        return self._read(int.from_bytes(self._read(4)))[4:]
-
-    def _read(self, count: int) -> bytes:
-        found = b""
-        while len(found) < count:
-            part = self._connection.recv(count - len(found))
-            if not part:
-                raise EOFError("the connection was closed")
-            found += part
-        return found
-
-
 @contextmanager
-def _connected(host: str, port: int, context: ssl.SSLContext | None) -> Iterator[socket.socket]:
-    with socket.create_connection((host, port), timeout=_SECONDS) as plain:
-        if context is None:
-            yield plain
-            return
-        with context.wrap_socket(plain, server_hostname=host) as protected:
-            yield protected
-
-
-def _host_and_port(address: str) -> tuple[str, int]:
-    """Also of an IPv6 address in brackets, and of a host without a port."""
-    host, found, port = address.rpartition(":")
-    if not found or not port.isdigit():
-        return address.strip("[]"), _DEFAULT_PORT
-    return host.strip("[]"), int(port)
-
-
-@contextmanager
-def _named(address: str) -> Iterator[None]:
+def _connection(host: str, port: int, context: ssl.SSLContext | None) -> Iterator[socket.socket]:
+    """Under TLS where there is a `context`. What the other side objects to becomes `AuthenticationFailed`; that it
+    closes without a word, or speaks another protocol, becomes `Unavailable`.
+    """
+    broker = f"Kafka at {host}:{port}"
     try:
-        yield
-    except (EOFError, ConnectionResetError, ssl.SSLEOFError) as error:
-        raise Unavailable(f"Kafka at {address} closes connections like ours.", _PROTOCOL_REMEDY) from error
+        with ExitStack() as opened:
+            connection = opened.enter_context(socket.create_connection((host, port), timeout=_SECONDS))
+            if context is not None:
+                connection = opened.enter_context(context.wrap_socket(connection, server_hostname=host))
+            yield connection
+    except (EOFError, ConnectionResetError, KafkaProtocolError, ssl.SSLEOFError) as error:
+        raise Unavailable(f"{broker} closes connections like ours.", _PROTOCOL_REMEDY) from error
     except ssl.SSLCertVerificationError as error:
-        cause = f"The certificate of Kafka at {address} is not trusted: {error.verify_message}."
+        cause = f"The certificate of {broker} is not trusted: {error.verify_message}."
         raise AuthenticationFailed(cause, _AUTHORITY_REMEDY) from error
     except ssl.SSLError as error:
-        raise _refused_tls(address, error) from error
+        reason = (error.reason or str(error)).replace("_", " ").lower()
+        # What the other side says of our certificate comes as an alert; the rest is no TLS that we speak.
+        if "alert" in reason and "version" not in reason:
+            cause, remedy = f"{broker} refuses our certificate, or wants one ({reason}).", _CERTIFICATE_REMEDY
+        else:
+            cause, remedy = f"{broker} does not speak our TLS ({reason}).", _PROTOCOL_REMEDY
+        raise AuthenticationFailed(cause, remedy) from error
 
 
-def _refused_tls(address: str, error: ssl.SSLError) -> AuthenticationFailed:
-    """What the other side says of our certificate comes as an alert; the rest is no TLS that we speak."""
-    reason = (error.reason or str(error)).replace("_", " ").lower()
-    if "alert" in reason and "version" not in reason:
-        return AuthenticationFailed(
-            f"Kafka at {address} refuses our certificate, or wants one ({reason}).", _CERTIFICATE_REMEDY
-        )
-    return AuthenticationFailed(f"Kafka at {address} does not speak our TLS ({reason}).", _PROTOCOL_REMEDY)
+def _log_in(connection: socket.socket, settings: KafkaSettings) -> None:
+    """Authenticate where a password is asked for, and get one answer: brokers close on clients that they do not want.
 
+    Raises `AuthenticationFailed` with the broker's reason, and `EOFError` where it closes the connection.
+    """
+    protocol = KafkaProtocol()
 
-def _greet(line: _Line, settings: KafkaSettings) -> None:
+    def ask(request: Any) -> Any:
+        protocol.send_request(request)
+        connection.sendall(protocol.send_bytes())
+        while received := connection.recv(65_536):
+            for _, answer in protocol.receive_bytes(received):
+                return answer
+        raise EOFError("the connection was closed")
+
     if settings.by_password:
-        _authenticate(line, settings)
-    line.ask(_METADATA, b"\0\0\0\0" + b"\0")  # of no topic
-
-
-def _authenticate(line: _Line, settings: KafkaSettings) -> None:
-    name = settings.mechanism.encode()
-    answer = line.ask(_HANDSHAKE, len(name).to_bytes(2) + name)
-    if unpack_from(">h", answer)[0] == _UNKNOWN_MECHANISM:
-        offered = ", ".join(_texts(answer[2:]))
-        raise AuthenticationFailed(f"Kafka takes no passwords by {settings.mechanism}, but by {offered}.", _SASL_REMEDY)
-    mechanism = _mechanism(settings)
-    while not mechanism.is_done():
-        token = mechanism.auth_bytes()
-        mechanism.receive(_accepted(line.ask(_AUTHENTICATE, len(token).to_bytes(4) + token), settings))
-
-
-def _mechanism(settings: KafkaSettings) -> Any:
-    options = settings.client_options()
-    return get_sasl_mechanism(settings.mechanism)(host=settings.addresses[0], **options)
-
-
-def _accepted(answer: bytes, settings: KafkaSettings) -> bytes:
-    """The broker's token. Raises `AuthenticationFailed` where it gives a reason instead."""
-    code, length = unpack_from(">hh", answer)
-    text = answer[4 : 4 + max(0, length)].decode(errors="replace")
-    if code:
-        cause = f"Kafka does not admit the user {settings.username}: {text.removesuffix('.') or f'error {code}'}."
-        raise AuthenticationFailed(cause, _SASL_REMEDY)
-    return answer[4 + max(0, length) + 4 :]
-
-
-def _texts(answer: bytes) -> Iterator[str]:
-    """An array of strings."""
-    at = 4
-    for _ in range(int.from_bytes(answer[:4])):
-        length = int.from_bytes(answer[at : at + 2])
-        yield answer[at + 2 : at + 2 + length].decode(errors="replace")
-        at += 2 + length
+        handshake = ask(SaslHandshakeRequest(mechanism=settings.mechanism.value, version=1))
+        if handshake.error_code == UnsupportedSaslMechanismError.errno:
+            offered = ", ".join(handshake.mechanisms)
+            cause = f"Kafka takes no passwords by {settings.mechanism}, but by {offered}."
+            raise AuthenticationFailed(cause, _SASL_REMEDY)
+        sasl = get_sasl_mechanism(settings.mechanism)(host=settings.addresses[0], **settings.client_options())
+        while not sasl.is_done():
+            answer = ask(SaslAuthenticateRequest(auth_bytes=sasl.auth_bytes(), version=0))
+            if answer.error_code:
+                reason = (answer.error_message or "").removesuffix(".") or f"error {answer.error_code}"
+                cause = f"Kafka does not admit the user {settings.username}: {reason}."
+                raise AuthenticationFailed(cause, _SASL_REMEDY)
+            sasl.receive(answer.auth_bytes)
+    ask(MetadataRequest(topics=MetadataRequest.NO_TOPICS, allow_auto_topic_creation=False, version=4))

@@ -1,12 +1,20 @@
-"""What the client library raises, as what our ports raise."""
+"""What the client libraries raise, as what our ports raise."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
-from flowgauge.domain.errors import AuthenticationFailed, AuthorizationFailed, FlowgaugeError, Unavailable
+from aiokafka import codec as of_groups
+
+from flowgauge.domain.errors import (
+    AuthenticationFailed,
+    AuthorizationFailed,
+    FlowgaugeError,
+    SettingsError,
+    Unavailable,
+)
 from flowgauge.kafka.auth_probe import ensure_admitted
-from flowgauge.kafka.compression import missing_codecs
 from flowgauge.kafka.settings import KafkaSettings
+from kafka import codec as of_log
 from kafka.errors import (
     AuthorizationError,
     KafkaError,
@@ -16,12 +24,19 @@ from kafka.errors import (
     UnsupportedCodecError,
 )
 
-_REMEDIES: tuple[tuple[tuple[type[Exception], ...], str], ...] = (
-    ((UnknownTopicOrPartitionError,), "Create topics and partitions that are missing with `flowgauge topics create`."),
+_REMEDIES: tuple[tuple[type[Exception] | tuple[type[Exception], ...], str], ...] = (
+    (UnknownTopicOrPartitionError, "Create topics and partitions that are missing with `flowgauge topics create`."),
     (
         (MessageSizeTooLargeError, RecordListTooLargeError),
         "Raise max.message.bytes of the topic (`flowgauge topics check` says to what), or send a claim check.",
     ),
+)
+# What brings the codecs that a producer or a topic may compress with, for both clients of Kafka.
+_CODECS = (
+    ("cramjam", lambda: of_groups.has_snappy() and of_groups.has_lz4() and of_groups.has_zstd()),
+    ("python-snappy", of_log.has_snappy),
+    ("lz4", of_log.has_lz4),
+    ("zstandard", of_log.has_zstd),
 )
 
 
@@ -39,35 +54,35 @@ def kafka_faults(settings: KafkaSettings, right: str) -> Iterator[None]:
 
 def translated(error: BaseException, settings: KafkaSettings, right: str) -> FlowgaugeError:
     """A client that is not let in says no more than that it waited, so brokers are asked whether that is so."""
-    if _denied(error):
+    name, text = type(error).__name__, str(error)
+    reason = text if name in text else f"{name}: {text}" if text else name
+    # A producer that may write nowhere is told so in words only.
+    if isinstance(error, AuthorizationError) or "AuthorizationFailedError" in text:
         cause = f"Kafka at {settings.bootstrap} does not let {settings.who} do this: it needs {right}."
         return AuthorizationFailed(cause, "Grant it with kafka-acls; docs/security.md lists who needs what.")
     if isinstance(error, UnsupportedCodecError):
-        return missing_codecs(_named(error))
+        return _missing_codecs(reason)
     remedy = next((words for kinds, words in _REMEDIES if isinstance(error, kinds)), None)
-    if remedy is None and (refusal := _refusal(settings)) is not None:
-        return refusal
-    cause = f"Kafka at {settings.bootstrap} does not do as asked ({_named(error)})."
+    if remedy is None:
+        # Brokers that close without a reason give none to tell of.
+        with suppress(Unavailable):
+            try:
+                ensure_admitted(settings)
+            except AuthenticationFailed as refusal:
+                return refusal
+    cause = f"Kafka at {settings.bootstrap} does not do as asked ({reason})."
     return Unavailable(cause, remedy or "Check that the brokers run and can be reached.")
 
 
-def _denied(error: BaseException) -> bool:
-    """A producer that may write nowhere is told so in words only."""
-    return isinstance(error, AuthorizationError) or "AuthorizationFailedError" in str(error)
+def ensure_codecs() -> None:
+    """Raises `SettingsError` that names the packages without which a compressed batch would stop a reader."""
+    missing = [package for package, is_there in _CODECS if not is_there()]
+    if missing:
+        raise _missing_codecs(", ".join(missing))
 
 
-def _refusal(settings: KafkaSettings) -> AuthenticationFailed | None:
-    """Why we are not let in; None where we are, or where nobody is there to say so."""
-    try:
-        ensure_admitted(settings)
-    except AuthenticationFailed as refusal:
-        return refusal
-    except Unavailable:
-        return None
-    return None
-
-
-def _named(error: BaseException) -> str:
-    text = str(error)
-    name = type(error).__name__
-    return text if name in text else f"{name}: {text}" if text else name
+def _missing_codecs(what: str) -> SettingsError:
+    return SettingsError(
+        f"Images, or other records of a topic, may be compressed, and what unpacks them is missing: {what}.",
+        "Install the extra again: pip install 'flowgauge[stream]'.",
+    )

@@ -1,22 +1,25 @@
 """The log on Kafka: what the processors read and append beside what a worker's consumer group brings them."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from threading import Lock
 from typing import Any
 
+from flowgauge.domain.messages import from_epoch, header_text
 from flowgauge.domain.ports import Clock, Outgoing, Record
 from flowgauge.kafka.auth_probe import ensure_admitted
-from flowgauge.kafka.codec import received, sent
 from flowgauge.kafka.faults import kafka_faults
-from flowgauge.kafka.limits import LARGEST_LETTER
-from flowgauge.kafka.readers import Group, Reader, open_consumer
-from flowgauge.kafka.settings import KafkaSettings
-from kafka import KafkaAdminClient, KafkaProducer
-from kafka.errors import KafkaError, for_code
-from kafka.structs import TopicPartition
+from flowgauge.kafka.settings import LARGEST_DEAD_LETTER, KafkaSettings
+from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
+from kafka.errors import KafkaConnectionError, KafkaError, KafkaTimeoutError, OffsetOutOfRangeError, for_code
+from kafka.structs import OffsetAndMetadata, TopicPartition
 
+# Longer than a producer's delivery may take finds nothing more; shorter gives up what is still under way.
 _FLUSH_SECONDS = 10
+# A read that has been promised records gives up after polls of ten seconds together: fewer give up a broker that is
+# busy, more hold up a batch. Longer polls would keep others waiting for the connection.
+_POLL_MS = 200
+_POLLS = 50
 
 
 class KafkaLog:
@@ -32,12 +35,12 @@ class KafkaLog:
         self._clock = clock
         self._lock = Lock()
         self._appending = Lock()
-        self._producer: Any = None
-        self._readers: dict[TopicPartition, Reader] = {}
-        self._groups: dict[str, Group] = {}
-        self._partitions: dict[str, int] = {}
-        self._admin: Any = None
         self._describing = Lock()
+        self._producer: Any = None
+        self._admin: Any = None
+        self._readers: dict[TopicPartition, _Reader] = {}
+        self._groups: dict[str, tuple[Lock, Any]] = {}
+        self._partitions: dict[str, int] = {}
         self._admitted = False
 
     def partitions(self, topic: str) -> int:
@@ -47,138 +50,222 @@ class KafkaLog:
         return self._partitions[topic]
 
     def topic_id(self, topic: str) -> str:
-        with self._faults(self._on([topic], "Describe")), self._describing:
-            found = self._described(self.settings.topic(topic))
+        name = self.settings.topic(topic)
+        with kafka_faults(self.settings, f"Describe on the topic {name}"), self._describing:
+            try:
+                if self._admin is None:
+                    self._ensure_admitted()
+                    self._admin = KafkaAdminClient(**self.settings.client_options(), request_timeout_ms=10_000)
+                (found,) = self._admin.describe_topics([name])
+                if found["error_code"]:
+                    raise for_code(found["error_code"])(name)
+            except KafkaError:
+                # The next call makes a new connection.
+                stuck, self._admin = self._admin, None
+                if stuck is not None:
+                    stuck.close()
+                raise
         self._partitions[topic] = len(found["partitions"])
-        known = found.get("topic_id")
-        return str(known) if known else ""
+        return str(found.get("topic_id") or "")
 
     def append(self, records: Sequence[Outgoing]) -> None:
-        at = self._clock.now()
-        right = self._on(sorted({record.topic for record in records}), "Write")
-        with self._appending, self._faults(right), self._renewing_producer():
-            producer = self._opened_producer()
-            futures = [producer.send(self.settings.topic(record.topic), **sent(record, at)) for record in records]
-            producer.flush(timeout=_FLUSH_SECONDS)
-            for future in futures:
-                future.get(timeout=1)
+        timestamp_ms = int(self._clock.now().timestamp() * 1000)
+        topics = sorted({self.settings.topic(record.topic) for record in records})
+        right = f"Write on {', '.join(f'the topic {topic}' for topic in topics)}"
+        with self._appending, kafka_faults(self.settings, right):
+            try:
+                producer = self._opened_producer()
+                futures = [
+                    producer.send(
+                        self.settings.topic(record.topic),
+                        key=record.key.encode(),
+                        value=record.value,
+                        headers=[(name, text.encode()) for name, text in record.headers.items()],
+                        partition=record.partition,
+                        timestamp_ms=timestamp_ms,
+                    )
+                    for record in records
+                ]
+                producer.flush(timeout=_FLUSH_SECONDS)
+                for future in futures:
+                    future.get(timeout=1)
+            except KafkaError:
+                # An idempotent producer that gave a record up is stuck: the next append gets a new one.
+                with self._lock:
+                    stuck, self._producer = self._producer, None
+                if stuck is not None:
+                    stuck.close(timeout=0)
+                raise
 
     def read(self, topic: str, partition: int, offset: int, limit: int) -> list[Record]:
-        with self._faults(self._on([topic], "Read")), self._reading(topic, partition) as reader:
+        with self._reading(topic, partition) as reader:
             found = reader.read(offset, limit)
-        return [received(topic, record) for record in found]
+        return [
+            Record(
+                topic=topic,
+                partition=record.partition,
+                offset=record.offset,
+                # What others sent may be no UTF-8: such bytes are spelled, so that different ids stay different.
+                key=header_text(record.key or b""),
+                value=record.value or b"",
+                headers={name: header_text(value or b"") for name, value in record.headers},
+                at=from_epoch(record.timestamp / 1000),
+            )
+            for record in found
+        ]
 
     def end(self, topic: str, partition: int) -> int:
-        with self._faults(self._on([topic], "Read")), self._reading(topic, partition) as reader:
+        with self._reading(topic, partition) as reader:
             return reader.end()
 
     def begin(self, topic: str, partition: int) -> int:
-        with self._faults(self._on([topic], "Read")), self._reading(topic, partition) as reader:
+        with self._reading(topic, partition) as reader:
             return reader.begin()
 
     def position(self, group: str, topic: str, partition: int) -> int:
-        with self._faults(self._of(group, topic)):
-            return self._group(group).committed(self._topic_partition(topic, partition))
+        with self._consumer_of(group, topic) as consumer:
+            return int(consumer.committed(TopicPartition(self.settings.topic(topic), partition)) or 0)
 
     def commit(self, group: str, topic: str, partition: int, offset: int) -> None:
-        with self._faults(self._of(group, topic)):
-            self._group(group).commit(self._topic_partition(topic, partition), offset)
+        topic_partition = TopicPartition(self.settings.topic(topic), partition)
+        with self._consumer_of(group, topic) as consumer:
+            consumer.assign([topic_partition])
+            consumer.commit({topic_partition: OffsetAndMetadata(offset, "", -1)})
 
     def close(self) -> None:
         with self._lock:
             for reader in self._readers.values():
                 reader.close()
-            for group in self._groups.values():
-                group.close()
+            for _, consumer in self._groups.values():
+                consumer.close(autocommit=False)
             if self._admin is not None:
                 self._admin.close()
             if self._producer is not None:
-                with suppress(KafkaError):  # what was owed has been flushed by whoever appended it
+                # What was to be sent has been flushed by whoever appended it.
+                with suppress(KafkaError):
                     self._producer.close(timeout=5)
-
-    def _topic_partition(self, topic: str, partition: int) -> TopicPartition:
-        return TopicPartition(self.settings.topic(topic), partition)
-
-    def _faults(self, right: str) -> Any:
-        return kafka_faults(self.settings, right)
-
-    def _of(self, group: str, topic: str) -> str:
-        return f"Read on the group {self.settings.topic(group)} and the topic {self.settings.topic(topic)}"
-
-    def _on(self, topics: Iterable[str], operation: str) -> str:
-        return f"{operation} on {', '.join(f'the topic {self.settings.topic(topic)}' for topic in topics)}"
 
     def _opened_producer(self) -> Any:
         with self._lock:
             if self._producer is None:
-                self._enter()
+                self._ensure_admitted()
                 self._producer = KafkaProducer(
                     **self.settings.client_options(),
                     acks="all",
                     enable_idempotence=True,
                     allow_auto_create_topics=False,
-                    max_request_size=LARGEST_LETTER,
+                    max_request_size=LARGEST_DEAD_LETTER,
                     max_block_ms=10_000,
                     request_timeout_ms=5_000,
                     delivery_timeout_ms=10_000,
                 )
             return self._producer
 
-    def _described(self, name: str) -> dict[str, Any]:
-        """What the brokers say of the topic `name` now; after a failure the next call makes a new connection."""
-        try:
-            if self._admin is None:
-                self._enter()
-                self._admin = KafkaAdminClient(**self.settings.client_options(), request_timeout_ms=10_000)
-            (found,) = self._admin.describe_topics([name])
-            if found["error_code"]:
-                raise for_code(found["error_code"])(name)
-            return dict(found)
-        except KafkaError:
-            stuck, self._admin = self._admin, None
-            if stuck is not None:
-                stuck.close()
-            raise
+    def _opened_consumer(self, **options: Any) -> Any:
+        self._ensure_admitted()
+        return KafkaConsumer(
+            **self.settings.client_options(),
+            **options,
+            enable_auto_commit=False,
+            auto_offset_reset="none",
+            allow_auto_create_topics=False,
+            max_partition_fetch_bytes=LARGEST_DEAD_LETTER,
+            request_timeout_ms=10_000,
+        )
 
-    def _enter(self) -> None:
+    def _ensure_admitted(self) -> None:
         """Before the first connection: a client that is refused would only seem to wait."""
         if not self._admitted:
             ensure_admitted(self.settings)
             self._admitted = True
 
     @contextmanager
-    def _renewing_producer(self) -> Iterator[None]:
-        """After a failure the next append gets a new one: an idempotent producer that gave a record up is stuck."""
-        try:
-            yield
-        except KafkaError:
+    def _reading(self, topic: str, partition: int) -> Iterator["_Reader"]:
+        """The partition's connection; after a failure the next read makes a new one."""
+        topic_partition = TopicPartition(self.settings.topic(topic), partition)
+        with kafka_faults(self.settings, f"Read on the topic {topic_partition.topic}"):
             with self._lock:
-                stuck, self._producer = self._producer, None
-            if stuck is not None:
-                stuck.close(timeout=0)
-            raise
+                if topic_partition not in self._readers:
+                    self._readers[topic_partition] = _Reader(self._opened_consumer(), topic_partition)
+                reader = self._readers[topic_partition]
+            try:
+                yield reader
+            except KafkaError:
+                with self._lock:
+                    if self._readers.get(topic_partition) is reader:
+                        del self._readers[topic_partition]
+                reader.close()
+                raise
 
     @contextmanager
-    def _reading(self, topic: str, partition: int) -> Iterator[Reader]:
-        """The partition's connection; after a failure the next read makes a new one."""
-        topic_partition = self._topic_partition(topic, partition)
-        with self._lock:
-            if topic_partition not in self._readers:
-                self._enter()
-                self._readers[topic_partition] = Reader(open_consumer(self.settings), topic_partition)
-            reader = self._readers[topic_partition]
-        try:
-            yield reader
-        except KafkaError:
+    def _consumer_of(self, group: str, topic: str) -> Iterator[Any]:
+        """For what a group has committed; no member of it, so only for groups whose members are not alive."""
+        name = self.settings.topic(group)
+        with kafka_faults(self.settings, f"Read on the group {name} and the topic {self.settings.topic(topic)}"):
             with self._lock:
-                if self._readers.get(topic_partition) is reader:
-                    del self._readers[topic_partition]
-            reader.close()
-            raise
+                if name not in self._groups:
+                    self._groups[name] = Lock(), self._opened_consumer(group_id=name)
+                alone, consumer = self._groups[name]
+            with alone:
+                yield consumer
 
-    def _group(self, name: str) -> Group:
+
+class _Reader:
+    """One partition, one connection; calls are one at a time, and those that wait for a closed one raise."""
+
+    def __init__(self, consumer: Any, topic_partition: TopicPartition) -> None:
+        self._consumer = consumer
+        self._topic_partition = topic_partition
+        self._lock = Lock()
+        self._next = -1
+        self._closed = False
+        consumer.assign([topic_partition])
+
+    def read(self, offset: int, limit: int) -> list[Any]:
+        """At most `limit` records from `offset` on, of those that are there when it is called. What compaction removed
+        of them leaves nothing to return.
+        """
+        with self._alone():
+            end = self._offset(self._consumer.end_offsets)
+            if offset >= end or limit < 1:
+                return []
+            # Going on where the last read ended keeps what has been fetched ahead.
+            if offset != self._next:
+                self._consumer.seek(self._topic_partition, offset)
+            for _ in range(_POLLS):
+                try:
+                    found = self._consumer.poll(timeout_ms=_POLL_MS, max_records=limit)
+                except OffsetOutOfRangeError:
+                    # Retention has taken them: the oldest that is left comes next.
+                    self._consumer.seek(self._topic_partition, self._offset(self._consumer.beginning_offsets))
+                    found = {}
+                records = list(found.get(self._topic_partition, []))
+                self._next = records[-1].offset + 1 if records else int(self._consumer.position(self._topic_partition))
+                if records or self._next >= end:
+                    return records
+        seconds = _POLLS * _POLL_MS / 1000
+        raise KafkaTimeoutError(f"no records of {self._topic_partition.topic} came within {seconds:.0f} s")
+
+    def end(self) -> int:
+        with self._alone():
+            return self._offset(self._consumer.end_offsets)
+
+    def begin(self) -> int:
+        with self._alone():
+            return self._offset(self._consumer.beginning_offsets)
+
+    def close(self) -> None:
         with self._lock:
-            if name not in self._groups:
-                self._enter()
-                self._groups[name] = Group(open_consumer(self.settings, group_id=self.settings.topic(name)))
-            return self._groups[name]
+            if not self._closed:
+                self._closed = True
+                self._consumer.close(autocommit=False)
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        with self._lock:
+            if self._closed:
+                raise KafkaConnectionError("another call failed on this connection meanwhile")
+            yield
+
+    def _offset(self, offsets: Any) -> int:
+        return int(offsets([self._topic_partition])[self._topic_partition])

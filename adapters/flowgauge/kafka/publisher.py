@@ -1,7 +1,5 @@
 """What a production line sends its images with."""
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
 from hashlib import sha256
 from threading import Condition
 from types import TracebackType
@@ -13,13 +11,13 @@ from flowgauge.domain.object_keys import image_object
 from flowgauge.domain.ports import Objects
 from flowgauge.kafka.auth_probe import ensure_admitted
 from flowgauge.kafka.faults import kafka_faults, translated
-from flowgauge.kafka.limits import LARGEST_MESSAGE
-from flowgauge.kafka.settings import KafkaSettings
+from flowgauge.kafka.settings import LARGEST_MESSAGE, KafkaSettings
 from kafka import KafkaProducer
 
 INLINE_LIMIT = 1024 * 1024
 """Bytes; larger images travel by claim check."""
 
+# Larger takes more of the camera's memory when brokers are slow; smaller leaves a fast network idle between answers.
 _WINDOW_BYTES = 64 * 1024 * 1024
 
 
@@ -40,6 +38,7 @@ class ImagePublisher:
         window_bytes: int = _WINDOW_BYTES,
     ) -> None:
         self._settings = settings
+        self._right = f"Write on the topic {settings.topic(IMAGES)}"
         self._objects = objects
         self._inline_limit = inline_limit
         self._window = _Window(window_bytes)
@@ -47,7 +46,7 @@ class ImagePublisher:
 
     def __enter__(self) -> "ImagePublisher":
         ensure_admitted(self._settings)
-        with self._faults():
+        with kafka_faults(self._settings, self._right):
             self._producer = KafkaProducer(
                 **self._settings.client_options(),
                 acks="all",
@@ -59,17 +58,28 @@ class ImagePublisher:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        with self._faults():
+        with kafka_faults(self._settings, self._right):
             self._producer.close(timeout=None if kind is None else 1)
         if kind is None:
             self._raise_failure()
 
     def publish(self, event: Event, data: bytes, partition: int | None = None) -> None:
         """Hand over one image. Raises `Unavailable` when an earlier one could not be sent."""
-        value, headers = self._packed(event, data)
-        self._window.enter(len(value))
+        value, headers = data, event.headers()
+        if len(data) > self._inline_limit:
+            if self._objects is None:
+                raise UserError(
+                    f"{event.image_id} has {len(data):,} bytes, and more than {self._inline_limit:,} need an object"
+                    " store.",
+                    "Name one with --store s3://BUCKET.",
+                )
+            uri = self._objects.put(image_object(event.line, event.captured_at, event.image_id, event.source), data)
+            claim = {"ce_dataref": uri, "ce_datasha256": sha256(data).hexdigest(), "ce_datasize": str(len(data))}
+            value, headers = b"", headers | claim
+        size = len(value)
+        self._window.enter(size)
         self._raise_failure()
-        with self._faults():
+        with kafka_faults(self._settings, self._right):
             future = self._producer.send(
                 self._settings.topic(IMAGES),
                 key=event.line.encode(),
@@ -77,33 +87,14 @@ class ImagePublisher:
                 headers=[(name, text.encode()) for name, text in headers.items()],
                 partition=partition,
             )
-        future.add_callback(self._window.left(len(value)))
-        future.add_errback(self._window.failed(len(value)))
+        future.add_callback(lambda _: self._window.leave(size))
+        future.add_errback(lambda error: self._window.leave(size, error))
 
     def flush(self) -> None:
         """Wait until all that was handed over is durable. Raises `Unavailable`."""
-        with self._faults():
+        with kafka_faults(self._settings, self._right):
             self._producer.flush()
         self._raise_failure()
-
-    def _packed(self, event: Event, data: bytes) -> tuple[bytes, dict[str, str]]:
-        if len(data) <= self._inline_limit:
-            return data, event.headers()
-        if self._objects is None:
-            raise UserError(
-                f"{event.image_id} has {len(data):,} bytes, and more than {self._inline_limit:,} need an object store.",
-                "Name one with --store s3://BUCKET.",
-            )
-        uri = self._objects.put(image_object(event.line, event.captured_at, event.image_id, event.source), data)
-        claim = {"ce_dataref": uri, "ce_datasha256": sha256(data).hexdigest(), "ce_datasize": str(len(data))}
-        return b"", event.headers() | claim
-
-    def _faults(self) -> AbstractContextManager[None]:
-        return kafka_faults(self._settings, self._right)
-
-    @property
-    def _right(self) -> str:
-        return f"Write on the topic {self._settings.topic(IMAGES)}"
 
     def _raise_failure(self) -> None:
         if self._window.failure is not None:
@@ -124,17 +115,9 @@ class _Window:
             self._changed.wait_for(lambda: self._under_way == 0 or self._under_way + count <= self._size)
             self._under_way += count
 
-    def left(self, count: int) -> Callable[[object], None]:
-        return lambda _: self._leave(count)
-
-    def failed(self, count: int) -> Callable[[BaseException], None]:
-        def note(error: BaseException) -> None:
-            self.failure = self.failure or error
-            self._leave(count)
-
-        return note
-
-    def _leave(self, count: int) -> None:
+    def leave(self, count: int, failure: BaseException | None = None) -> None:
+        """The first `failure` is kept."""
+        self.failure = self.failure or failure
         with self._changed:
             self._under_way -= count
             self._changed.notify_all()

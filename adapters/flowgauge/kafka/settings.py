@@ -8,6 +8,12 @@ from pydantic import BaseModel, ConfigDict, SecretStr, model_validator
 
 from flowgauge.domain.errors import SettingsError
 
+LARGEST_MESSAGE = 10 * 1024 * 1024
+"""Bytes; what our topics are created with, and twice what JSON and inline images need."""
+
+LARGEST_DEAD_LETTER = LARGEST_MESSAGE + 64 * 1024
+"""Bytes; a dead letter is the largest message, where it lay, and why it could not be processed."""
+
 
 class Security(StrEnum):
     """The listener's protocol. `SSL` with a client certificate is mTLS."""
@@ -45,7 +51,7 @@ class KafkaSettings(BaseModel):
     key_file: Path | None = None
 
     @model_validator(mode="after")
-    def _credentials_fit(self) -> "KafkaSettings":
+    def credentials_fit(self) -> "KafkaSettings":
         if self.by_password and (self.username is None or self.password is None):
             raise SettingsError(
                 f"{self.security} needs a user and a password.",
@@ -64,10 +70,6 @@ class KafkaSettings(BaseModel):
         return self.security in (Security.SASL_PLAINTEXT, Security.SASL_SSL)
 
     @property
-    def encrypted(self) -> bool:
-        return self.security in (Security.SSL, Security.SASL_SSL)
-
-    @property
     def who(self) -> str:
         """As whom the brokers know us, for messages."""
         if self.by_password:
@@ -83,7 +85,9 @@ class KafkaSettings(BaseModel):
         options: dict[str, Any] = {
             "bootstrap_servers": self.addresses,
             "security_protocol": self.security.value,
+            # Longer holds up a worker whose brokers are away; shorter gives brokers up that are busy.
             "bootstrap_timeout_ms": 10_000,
+            # Longer, and a broker that is back stands idle for us.
             "reconnect_backoff_max_ms": 1_000,
         }
         if self.by_password and self.password is not None:

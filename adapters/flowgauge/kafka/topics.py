@@ -9,14 +9,16 @@ from typing import Any
 from flowgauge.domain.messages import ADAPTATIONS, ALERTS, DEAD_LETTERS, IMAGES, SNAPSHOTS, TOPICS, VERDICTS
 from flowgauge.kafka.auth_probe import ensure_admitted
 from flowgauge.kafka.faults import kafka_faults
-from flowgauge.kafka.limits import LARGEST_LETTER, LARGEST_MESSAGE
-from flowgauge.kafka.settings import KafkaSettings
+from flowgauge.kafka.settings import LARGEST_DEAD_LETTER, LARGEST_MESSAGE, KafkaSettings
 from kafka import KafkaAdminClient
 from kafka.admin import ConfigResource, ConfigResourceType
 from kafka.errors import KafkaTimeoutError, TopicAuthorizationFailedError
 
-_EXTENDING_SECONDS = 30.0  # shorter fails where brokers are busy; longer keeps a person waiting for brokers that hang
+# Shorter fails where brokers are busy; longer keeps a person waiting for brokers that hang.
+_EXTENDING_SECONDS = 30.0
 _DAY_MS = 86_400_000
+# Shorter loses images that wait for a repair over a weekend, or records that nobody has looked at yet; longer takes the
+# brokers' disks. Verdicts outlive their images: a worker looks up in them what it has done.
 _KEPT_MS = {
     IMAGES: 3 * _DAY_MS,
     VERDICTS: 7 * _DAY_MS,
@@ -27,6 +29,7 @@ _KEPT_MS = {
 _COMPANIONS = (VERDICTS, DEAD_LETTERS)
 _PER_LINE = (IMAGES, *_COMPANIONS)
 _RETENTION, _CLEANUP, _LARGEST = "retention.ms", "cleanup.policy", "max.message.bytes"
+_COMPACTED = {_CLEANUP: "compact"}
 _TIME, _BROKERS_TIME = "message.timestamp.type", "LogAppendTime"
 
 
@@ -58,8 +61,18 @@ class Topics:
         """Make those that are missing and wait until they can be used; their names. Others stay as they are."""
         with self._faults("Create"):
             there = set(self._admin.list_topics())
-            wanted = {self._settings.topic(name): _wanted(name, plan) for name in TOPICS}
-            missing = {name: made for name, made in wanted.items() if name not in there}
+            missing = {}
+            for name in TOPICS:
+                topic = self._settings.topic(name)
+                if topic in there:
+                    continue
+                largest = LARGEST_DEAD_LETTER if name == DEAD_LETTERS else LARGEST_MESSAGE
+                expiry = {_CLEANUP: "delete", _RETENTION: str(_KEPT_MS[name])} if name in _KEPT_MS else _COMPACTED
+                missing[topic] = {
+                    "num_partitions": plan.partitions if name in _PER_LINE else 1,
+                    "replication_factor": plan.replication,
+                    "configs": {_LARGEST: str(largest), _TIME: _BROKERS_TIME} | expiry,
+                }
             if missing:
                 self._admin.create_topics(missing)
                 self._admin.wait_for_topics(list(missing), timeout_ms=30_000)
@@ -93,9 +106,22 @@ class Topics:
             missing = [name for name in TOPICS if self._settings.topic(name) not in counts]
             if missing:
                 return [f"Topic {self._settings.topic(n)} is missing: run `flowgauge topics create`." for n in missing]
-            configs = {name: self._config(name) for name in TOPICS}
-        partitions = {name: counts[self._settings.topic(name)] for name in TOPICS}
-        return [*_partition_faults(partitions), *_config_faults(configs)]
+            configs = {}
+            for name in TOPICS:
+                topic = self._settings.topic(name)
+                resource = ConfigResource(ConfigResourceType.TOPIC, topic)
+                answer = self._admin.describe_configs([resource], config_filter="all")
+                (found,) = (by_name[topic] for by_name in answer.values() if topic in by_name)
+                configs[name] = {key: str(value["value"]) for key, value in found.items()}
+        images = counts[self._settings.topic(IMAGES)]
+        companions = {name: counts[self._settings.topic(name)] for name in _COMPANIONS}
+        too_few = [
+            f"Images have {images} partitions and {name} {count}: what comes of an image lies in the"
+            " partition of the same number. Run `flowgauge topics create`, which adds those that are missing."
+            for name, count in companions.items()
+            if count < images
+        ]
+        return [*too_few, *_config_faults(configs)]
 
     def _partition_counts(self) -> dict[str, int]:
         described = self._admin.describe_topics([self._settings.topic(name) for name in _PER_LINE])
@@ -104,53 +130,23 @@ class Topics:
     def _faults(self, operation: str) -> AbstractContextManager[None]:
         return kafka_faults(self._settings, f"{operation} on the topics that begin with {self._settings.prefix}")
 
-    def _config(self, name: str) -> dict[str, str]:
-        topic = self._settings.topic(name)
-        answer = self._admin.describe_configs([ConfigResource(ConfigResourceType.TOPIC, topic)], config_filter="all")
-        (found,) = (by_name[topic] for by_name in answer.values() if topic in by_name)
-        return {key: str(value["value"]) for key, value in found.items()}
-
-
-def _wanted(name: str, plan: Plan) -> dict[str, Any]:
-    return {
-        "num_partitions": plan.partitions if name in _PER_LINE else 1,
-        "replication_factor": plan.replication,
-        "configs": {_LARGEST: str(_largest(name)), _TIME: _BROKERS_TIME} | _cleanup(name),
-    }
-
-
-def _largest(name: str) -> int:
-    return LARGEST_LETTER if name == DEAD_LETTERS else LARGEST_MESSAGE
-
-
-def _cleanup(name: str) -> dict[str, str]:
-    if name == SNAPSHOTS:
-        return {_CLEANUP: "compact"}
-    return {_CLEANUP: "delete", _RETENTION: str(_KEPT_MS[name])}
-
-
-def _partition_faults(counts: Mapping[str, int]) -> list[str]:
-    return [
-        f"Images have {counts[IMAGES]} partitions and {name} {counts[name]}: what comes of an image lies in the"
-        " partition of the same number. Run `flowgauge topics create`, which adds those that are missing."
-        for name in _COMPANIONS
-        if counts[name] < counts[IMAGES]
-    ]
-
 
 def _config_faults(configs: Mapping[str, Mapping[str, str]]) -> list[str]:
     faults = []
-    if _kept(configs[VERDICTS]) < _kept(configs[IMAGES]):
+    # A negative time is for ever.
+    images, verdicts = (int(configs[name][_RETENTION]) for name in (IMAGES, VERDICTS))
+    if verdicts >= 0 and (images < 0 or verdicts < images):
         faults.append(
             "Verdicts are kept for a shorter time than images: a worker that finds no verdict starts over. Raise the"
             f" verdict topic's {_RETENTION}."
         )
     if configs[SNAPSHOTS][_CLEANUP] != "compact":
         faults.append(f"Snapshots would expire: set the snapshot topic's {_CLEANUP} to compact.")
-    if int(configs[DEAD_LETTERS][_LARGEST]) < int(configs[IMAGES][_LARGEST]) + LARGEST_LETTER - LARGEST_MESSAGE:
+    envelope = LARGEST_DEAD_LETTER - LARGEST_MESSAGE
+    if int(configs[DEAD_LETTERS][_LARGEST]) < int(configs[IMAGES][_LARGEST]) + envelope:
         faults.append(
             "The largest message that images take would have no room among dead letters and hold its partition up."
-            f" Let the dead-letter topic's {_LARGEST} exceed the image topic's by {LARGEST_LETTER - LARGEST_MESSAGE}."
+            f" Let the dead-letter topic's {_LARGEST} exceed the image topic's by {envelope}."
         )
     by_clients = [name for name, config in configs.items() if config[_TIME] != _BROKERS_TIME]
     if by_clients:
@@ -159,8 +155,3 @@ def _config_faults(configs: Mapping[str, Mapping[str, str]]) -> list[str]:
             f" sends, and alerts are counted in wrong windows. Set {_TIME} to {_BROKERS_TIME}."
         )
     return faults
-
-
-def _kept(config: Mapping[str, str]) -> float:
-    kept = int(config[_RETENTION])
-    return float("inf") if kept < 0 else kept

@@ -18,7 +18,7 @@ from flowgauge.domain.errors import AuthorizationFailed, SettingsError, Unavaila
 from flowgauge.domain.messages import IMAGES
 from flowgauge.domain.ports import Clock
 from flowgauge.kafka.auth_probe import ensure_admitted, tls_context
-from flowgauge.kafka.compression import ensure_codecs
+from flowgauge.kafka.faults import ensure_codecs
 from flowgauge.kafka.log import KafkaLog
 from flowgauge.kafka.settings import KafkaSettings
 from flowgauge.processors.adaptation import Adaptation

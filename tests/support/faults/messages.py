@@ -10,8 +10,8 @@ import pytest
 
 from flowgauge.domain.errors import Unavailable, UserError
 from flowgauge.domain.messages import IMAGES, AlertKind, Decision
-from flowgauge.kafka.limits import LARGEST_MESSAGE
 from flowgauge.kafka.publisher import INLINE_LIMIT, ImagePublisher
+from flowgauge.kafka.settings import LARGEST_MESSAGE
 from flowgauge.registry.lines import line_settings
 from flowgauge.runtime.alerts import window_start
 from flowgauge.settings.environment import kafka_settings
