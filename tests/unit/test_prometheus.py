@@ -10,8 +10,7 @@ from prometheus_client import CollectorRegistry
 from flowgauge.domain.errors import SettingsError
 from flowgauge.domain.messages import IMAGES, AlertKind, Decision
 from flowgauge.processors.scoring import Scoring
-from flowgauge.prometheus.metrics import PrometheusMeter, names
-from flowgauge.prometheus.server import serving
+from flowgauge.prometheus.metrics import PrometheusMeter, names, serving
 from flowgauge.registry.gauges import Gauges
 from flowgauge.runtime.alerts import alert
 from flowgauge.runtime.meter import measured

@@ -1,16 +1,33 @@
-"""What a worker tells Prometheus of itself. Counters are of this process; rates and sums are Prometheus's."""
+"""What a worker tells Prometheus of itself, and where Prometheus reads it. Counters are of this process; rates and sums
+are Prometheus's.
+"""
 
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from threading import Lock
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    PlatformCollector,
+    ProcessCollector,
+    start_http_server,
+)
 
+from flowgauge.domain.errors import SettingsError
 from flowgauge.domain.messages import IMAGES, Alert, AlertKind, Verdict
 
-_MOST_LINES = 2_000  # labels that anybody who may publish can invent; what exceeds it is counted as one line
+# Anybody who may publish can invent lines, and each is a label that is kept: more take memory here and in Prometheus,
+# with fewer a large plant has lines that are counted as one.
+_MOST_LINES = 2_000
 _OTHER = "(other)"
 _OUTCOMES = {AlertKind.ADAPTATION_ACCEPTED: "accepted", AlertKind.ADAPTATION_REFUSED: "refused"}
 
+# Upper bounds: seconds of a step of a batch, of an image's way and of an adaptation; records of a batch. More of them
+# take more series; fewer, and quantiles between two of them are guesses.
 _STEP_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 _LATENCY_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1_800, 7_200)
 _ADAPTATION_BUCKETS = (5, 15, 30, 60, 120, 300, 600, 1_800, 3_600)
@@ -25,36 +42,37 @@ class PrometheusMeter:
         self._versions: dict[str, tuple[str, int]] = {}
         self._lock = Lock()
 
-        def counter(name: str, words: str, *labels: str) -> Counter:
-            return Counter(f"flowgauge_{name}", words, labels, registry=registry)
+        counter = partial(Counter, namespace="flowgauge", registry=registry)
+        gauge = partial(Gauge, namespace="flowgauge", registry=registry)
+        histogram = partial(Histogram, namespace="flowgauge", registry=registry)
 
-        def gauge(name: str, words: str, *labels: str) -> Gauge:
-            return Gauge(f"flowgauge_{name}", words, labels, registry=registry)
-
-        def histogram(name: str, words: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
-            return Histogram(f"flowgauge_{name}", words, labels, registry=registry, buckets=buckets)
-
-        self._images = counter("images", "Images that got a verdict.", "line")
-        self._verdicts = counter("verdicts", "Verdicts by decision.", "line", "decision")
-        self._late = counter("late_verdicts", "Verdicts past the line's deadline.", "line")
-        self._dead_letters = counter("dead_letters", "Messages that could not be processed.", "line")
+        self._images = counter("images", "Images that got a verdict.", ["line"])
+        self._verdicts = counter("verdicts", "Verdicts by decision.", ["line", "decision"])
+        self._late = counter("late_verdicts", "Verdicts past the line's deadline.", ["line"])
+        self._dead_letters = counter("dead_letters", "Messages that could not be processed.", ["line"])
         self._alerts = counter(
-            "alerts", "Alerts by kind; one that is told again with a new count counts again.", "line", "kind"
+            "alerts", "Alerts by kind; one that is told again with a new count counts again.", ["line", "kind"]
         )
-        self._outages = counter("troubles", "Times that work waited because a server was away.", "group")
-        self._adaptations = counter("adaptations", "Adaptations that were decided.", "line", "outcome")
-        self._batches = histogram("batch_records", "Records of a batch.", _BATCH_BUCKETS, "group")
-        self._stages = histogram("stage_seconds", "Seconds of a batch's stage.", _STEP_BUCKETS, "group", "stage")
-        self._latency = histogram("latency_seconds", "From capture to a durable verdict.", _LATENCY_BUCKETS, "line")
-        self._adapting = histogram("adaptation_seconds", "Seconds of an adaptation.", _ADAPTATION_BUCKETS, "line")
+        self._outages = counter("troubles", "Times that work waited because a server was away.", ["group"])
+        self._adaptations = counter("adaptations", "Adaptations that were decided.", ["line", "outcome"])
+        self._batches = histogram("batch_records", "Records of a batch.", ["group"], buckets=_BATCH_BUCKETS)
+        self._stages = histogram(
+            "stage_seconds", "Seconds of a batch's stage.", ["group", "stage"], buckets=_STEP_BUCKETS
+        )
+        self._latency = histogram(
+            "latency_seconds", "From capture to a durable verdict.", ["line"], buckets=_LATENCY_BUCKETS
+        )
+        self._adapting = histogram(
+            "adaptation_seconds", "Seconds of an adaptation.", ["line"], buckets=_ADAPTATION_BUCKETS
+        )
         self._lag = gauge(
-            "lag_records", "Records that wait in a partition of this worker.", "group", "topic", "partition"
+            "lag_records", "Records that wait in a partition of this worker.", ["group", "topic", "partition"]
         )
-        self._queued = gauge("queued_records", "Records that were fetched and wait in memory.", "group")
+        self._queued = gauge("queued_records", "Records that were fetched and wait in memory.", ["group"])
         self._pending = gauge("pending_uploads", "Images whose evidence waits for the object store.")
-        self._gauge = gauge("gauge_info", "1 for the version that a line was last scored with.", "line", "version")
-        self._buffer = gauge("buffer_images", "Images in the line's buffer.", "line")
-        self._buffer_limit = gauge("buffer_limit", "Images that the line's buffer may hold.", "line")
+        self._gauge = gauge("gauge_info", "1 for the version that a line was last scored with.", ["line", "version"])
+        self._buffer = gauge("buffer_images", "Images in the line's buffer.", ["line"])
+        self._buffer_limit = gauge("buffer_limit", "Images that the line's buffer may hold.", ["line"])
 
     def batch(self, group: str, records: int) -> None:
         self._batches.labels(group).observe(records)
@@ -67,7 +85,13 @@ class PrometheusMeter:
         if verdict.late:
             self._late.labels(line).inc()
         if line != _OTHER and verdict.gauge_version is not None:
-            self._scored_with(line, verdict.gauge_version, verdict.source.partition)
+            version, partition = verdict.gauge_version, verdict.source.partition
+            with self._lock:
+                before, _ = self._versions.get(line, (None, partition))
+                self._versions[line] = version, partition
+            if before not in (None, version):
+                self._gauge.remove_by_labels({"line": line})
+            self._gauge.labels(line, version).set(1)
 
     def dead_letter(self, line: str) -> None:
         self._dead_letters.labels(self._line(line)).inc()
@@ -93,7 +117,13 @@ class PrometheusMeter:
             return
         self._lag.remove_by_labels({"group": group, "topic": topic, "partition": str(partition)})
         if topic == IMAGES:
-            self._forget_gauges(partition)
+            # Its lines are scored by another worker from now on.
+            with self._lock:
+                gone = [line for line, (_, number) in self._versions.items() if number == partition]
+                for line in gone:
+                    del self._versions[line]
+            for line in gone:
+                self._gauge.remove_by_labels({"line": line})
 
     def queued(self, group: str, records: int) -> None:
         self._queued.labels(group).set(records)
@@ -105,28 +135,29 @@ class PrometheusMeter:
         self._buffer.labels(self._line(line)).set(images)
         self._buffer_limit.labels(self._line(line)).set(limit)
 
-    def _scored_with(self, line: str, version: str, partition: int) -> None:
-        with self._lock:
-            before, _ = self._versions.get(line, (None, partition))
-            self._versions[line] = version, partition
-        if before not in (None, version):
-            self._gauge.remove_by_labels({"line": line})
-        self._gauge.labels(line, version).set(1)
-
-    def _forget_gauges(self, partition: int) -> None:
-        """Its lines are scored by another worker from now on."""
-        with self._lock:
-            gone = [line for line, (_, number) in self._versions.items() if number == partition]
-            for line in gone:
-                del self._versions[line]
-        for line in gone:
-            self._gauge.remove_by_labels({"line": line})
-
     def _line(self, line: str) -> str:
         with self._lock:
             if len(self._lines) < _MOST_LINES:
                 self._lines.add(line)
             return line if line in self._lines else _OTHER
+
+
+@contextmanager
+def serving(registry: CollectorRegistry, port: int, host: str = "0.0.0.0") -> Iterator[int]:
+    """Serves `registry`, and what the operating system knows of this process, at `/metrics`; gives the port, which the
+    system chooses for 0. Raises `SettingsError` for a port that is taken."""
+    ProcessCollector(registry=registry)
+    PlatformCollector(registry=registry)
+    try:
+        server, thread = start_http_server(port, host, registry)
+    except OSError as error:
+        raise SettingsError(f"Metrics cannot be served on port {port}: {error.strerror}.", "Take another.") from error
+    try:
+        yield server.server_port
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
 
 
 def names() -> frozenset[str]:
