@@ -12,7 +12,7 @@ from flowgauge.domain.ports import Clock, Log, Outgoing
 from flowgauge.kafka.log import KafkaLog
 from flowgauge.kafka.settings import KafkaSettings
 from flowgauge.kafka.topics import Plan, Topics
-from flowgauge.local.clock import SystemClock
+from flowgauge.local import SystemClock
 from flowgauge.local.log import LocalLog
 
 Opener = Callable[[Path, Clock], Log]

@@ -21,10 +21,10 @@ from PIL import Image
 
 from flowgauge.domain.dead_letters import REASON
 from flowgauge.domain.messages import DEAD_LETTERS, IMAGES
-from flowgauge.local import folder_watch
+from flowgauge.local import file_system
+from flowgauge.local.file_system import missing_mount
 from flowgauge.local.folder import FolderSource, images_below
 from flowgauge.local.folder_options import DEFAULTS, FolderOptions, Identity
-from flowgauge.local.folder_watch import missing_mount
 from flowgauge.local.log import LocalLog
 from flowgauge.local.tree import Notices, Tree
 from flowgauge.vision.completeness import Completeness, completeness
@@ -213,7 +213,7 @@ def test_a_folder_that_is_away_is_reported_once_and_its_images_are_taken_when_it
 def test_a_share_that_is_not_mounted_is_no_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "share" / "incoming").mkdir(parents=True)
     table = tmp_path / "fstab"
-    monkeypatch.setattr(folder_watch, "_FSTAB", table)
+    monkeypatch.setattr(file_system, "_FSTAB", table)
     assert missing_mount(tmp_path / "share" / "incoming") is None
     table.write_text(f"# comment\n//nas/line {tmp_path}/share cifs ro 0 0\nproc /proc proc defaults 0 0\n")
     assert missing_mount(tmp_path / "share" / "incoming") == tmp_path / "share"

@@ -9,7 +9,7 @@ from uuid import uuid4
 import pytest
 
 from flowgauge.domain.errors import SettingsError, Unavailable
-from flowgauge.local.clock import SystemClock
+from flowgauge.local import SystemClock
 from flowgauge.redis.state import RedisState
 from flowgauge.s3.objects import S3Objects
 from flowgauge.settings.environment import redis_url, s3_settings

@@ -13,7 +13,7 @@ from kafka.admin import ConfigResource, ConfigResourceType
 
 from flowgauge.domain.messages import IMAGES, TOPICS
 from flowgauge.kafka.log import KafkaLog
-from flowgauge.local.clock import SystemClock
+from flowgauge.local import SystemClock
 from flowgauge.settings.environment import kafka_settings
 from tests.support.shell import Shell
 from tests.support.streaming import png

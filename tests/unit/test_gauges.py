@@ -7,7 +7,7 @@ from flowgauge.domain.errors import GaugeMissing, SnapshotOfOtherSchema, Unavail
 from flowgauge.domain.messages import SNAPSHOTS, Alert, AlertKind, SnapshotAnnouncement
 from flowgauge.domain.object_keys import snapshot_prefix
 from flowgauge.domain.ports import Outgoing
-from flowgauge.local.snapshots import SnapshotFolder
+from flowgauge.local.objects import SnapshotFolder
 from flowgauge.models.prediction import Predictor
 from flowgauge.registry.gauges import Gauges
 from flowgauge.registry.snapshots import active_snapshot, announcements, fetch_snapshot, publish_snapshot, roll_back

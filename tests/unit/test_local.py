@@ -11,8 +11,8 @@ from flowgauge.domain.errors import SettingsError, StoreBusy, StoreFull, Unavail
 from flowgauge.domain.messages import DEAD_LETTERS, IMAGES, Event
 from flowgauge.domain.ports import Outgoing
 from flowgauge.local.database import Database, Durability
+from flowgauge.local.file_system import only_runner
 from flowgauge.local.folder import FolderSource
-from flowgauge.local.lock import only_runner
 from flowgauge.local.log import LocalLog
 from flowgauge.local.objects import LocalObjects
 from tests.support.streaming import LINE, START, SetClock, png, records

@@ -82,7 +82,7 @@ def worker(
     from flowgauge.app.bootstrap import open_store
     from flowgauge.app.cluster import Pace, group_members
     from flowgauge.cli.worker_messages import Teller
-    from flowgauge.local.snapshots import SnapshotFolder
+    from flowgauge.local.objects import SnapshotFolder
     from flowgauge.runtime.liveness import Watchdog
 
     sys.setswitchinterval(_SWITCH_SECONDS)
@@ -140,8 +140,7 @@ def _meter(port: int | None, stack: ExitStack) -> "Meter":
         return Unmetered()
     from prometheus_client import CollectorRegistry
 
-    from flowgauge.prometheus.metrics import PrometheusMeter
-    from flowgauge.prometheus.server import serving
+    from flowgauge.prometheus.metrics import PrometheusMeter, serving
 
     registry = CollectorRegistry()
     stack.enter_context(serving(registry, port))

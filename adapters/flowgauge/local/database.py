@@ -8,9 +8,10 @@ from pathlib import Path
 from threading import RLock
 
 from flowgauge.domain.errors import StoreFull, Unavailable, UserError
-from flowgauge.local.faults import READ_ONLY_REMEDY, read_only
+from flowgauge.local.file_system import READ_ONLY_REMEDY, read_only
 
-_BUSY_SECONDS = 30  # another process may hold the write lock for one batch; longer means that it hangs
+# Another process may hold the write lock for one batch: shorter gives that up, longer waits for one that hangs.
+_BUSY_SECONDS = 30
 _BEYOND_REPAIR = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 _NO_SPACE = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE})
 
@@ -65,16 +66,15 @@ class Database:
         try:
             yield
         except sqlite3.DatabaseError as error:
-            raise self._named(error) from error
-
-    def _named(self, error: sqlite3.DatabaseError) -> Exception:
-        code = getattr(error, "sqlite_errorcode", None)
-        if code in _NO_SPACE:
-            return StoreFull(f"No space is left for {self._path}.", "Free some, and the work goes on by itself.")
-        if isinstance(error, sqlite3.OperationalError) and read_only(self._path):
-            return Unavailable(f"{self._path} lies on a read-only file system.", READ_ONLY_REMEDY)
-        if code in _BEYOND_REPAIR:
-            return UserError(f"{self._path} is damaged or no database.", "Restore it, or use a new store.")
-        if isinstance(error, sqlite3.OperationalError):
-            return Unavailable(f"{self._path} cannot be used: {error}.", "Check the disk and its rights.")
-        return error
+            code, path = getattr(error, "sqlite_errorcode", None), self._path
+            is_operational = isinstance(error, sqlite3.OperationalError)
+            if code in _NO_SPACE:
+                remedy = "Free some, and the work goes on by itself."
+                raise StoreFull(f"No space is left for {path}.", remedy) from error
+            if is_operational and read_only(path):
+                raise Unavailable(f"{path} lies on a read-only file system.", READ_ONLY_REMEDY) from error
+            if code in _BEYOND_REPAIR:
+                raise UserError(f"{path} is damaged or no database.", "Restore it, or use a new store.") from error
+            if is_operational:
+                raise Unavailable(f"{path} cannot be used: {error}.", "Check the disk and its rights.") from error
+            raise

@@ -9,15 +9,12 @@ from flowgauge.domain.messages import IMAGES, VERDICTS, Verdict
 from flowgauge.local.log import LocalLog
 from flowgauge.local.tree import Notices, Sight
 
-_PAGE = 1_000  # verdicts read at once: more would hold the next image up, fewer takes more queries
-_KNOWN = 100_000  # verdicts, as many as an embedded log keeps: fewer, and a restart leaves files where they are
-_SCORING = "scoring"  # behind the position of this group, verdicts and their images are stored
-
-
-@dataclass(frozen=True)
-class _Pending:
-    path: Path
-    sight: Sight
+# Verdicts read at once: more would hold the next image up, fewer takes more queries.
+_PAGE = 1_000
+# Verdicts, as many as an embedded log keeps: more take memory, and with fewer a restart leaves files where they are.
+_KNOWN = 100_000
+# Behind the position of this group, verdicts and their images are stored.
+_SCORING = "scoring"
 
 
 @dataclass
@@ -31,7 +28,7 @@ class Disposal:
     folder: Path
     log: LocalLog
     target: Path | None = None
-    _pending: dict[str, list[_Pending]] = field(default_factory=dict)
+    _pending: dict[str, list[tuple[Path, Sight]]] = field(default_factory=dict)
     _scored: dict[str, tuple[int, int]] = field(default_factory=dict)
     _read: dict[int, int] = field(default_factory=dict)
 
@@ -47,7 +44,7 @@ class Disposal:
             raise UserError(f"{self.target} cannot be made: {error.strerror}.", "Name another folder.") from error
 
     def await_verdict(self, image_id: str, path: str, sight: Sight) -> None:
-        self._pending.setdefault(image_id, []).append(_Pending(Path(path), sight))
+        self._pending.setdefault(image_id, []).append((Path(path), sight))
 
     def has_pending(self) -> bool:
         return bool(self._pending)
@@ -57,15 +54,16 @@ class Disposal:
             return
         partitions = range(self.log.partitions(IMAGES))
         positions = [self.log.position(_SCORING, IMAGES, number) for number in partitions]
-        # not by the end: a dead letter behind the last verdict may have left the log, and is read for ever
+        # Not by the end: a dead letter behind the last verdict may have left the log, and is read for ever.
         all_scored = not any(self.log.read(IMAGES, number, positions[number], 1) for number in partitions)
         self._read_verdicts()
         for image_id in list(self._pending):
             partition, offset = self._scored.get(image_id, (0, -1))
             if 0 <= offset < positions[partition]:
-                for pending in self._pending.pop(image_id):
-                    self._remove(pending, notices)
-            elif all_scored:  # it is a dead letter, or its verdict is no longer kept
+                for path, sight in self._pending.pop(image_id):
+                    self._remove(path, sight, notices)
+            elif all_scored:
+                # It is a dead letter, or its verdict is no longer kept.
                 del self._pending[image_id]
 
     def _read_verdicts(self) -> None:
@@ -77,19 +75,20 @@ class Disposal:
         while len(self._scored) > _KNOWN:
             del self._scored[next(iter(self._scored))]
 
-    def _remove(self, pending: _Pending, notices: Notices) -> None:
+    def _remove(self, path: Path, sight: Sight, notices: Notices) -> None:
         try:
-            if Sight.of(pending.path.stat()) != pending.sight:
+            if Sight.of(path.stat()) != sight:
                 return
             if self.target is not None:
-                self._move(pending.path, self.target)
+                self._move(path, self.target)
             else:
-                pending.path.unlink()
+                path.unlink()
         except FileNotFoundError:
-            return  # somebody else took it away, which is what was wanted
+            # Somebody else took it away, which is what was wanted.
+            return
         except OSError as error:
             verb = "deleted" if self.target is None else f"moved to {self.target}"
-            notices.about(f"{pending.path} kept", f"{pending.path} cannot be {verb}: {error.strerror}. It stays.")
+            notices.about(f"{path} kept", f"{path} cannot be {verb}: {error.strerror}. It stays.")
 
     def _move(self, path: Path, target: Path) -> None:
         """By way of a hidden file, so that nobody sees half of one in the target; what a link leads to is copied."""

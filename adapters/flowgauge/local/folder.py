@@ -12,20 +12,25 @@ from flowgauge.domain.errors import Unavailable, UserError
 from flowgauge.domain.messages import IMAGES, Event, from_epoch
 from flowgauge.domain.ports import Clock, Outgoing
 from flowgauge.local.disposal import Disposal
+from flowgauge.local.file_system import missing_mount
 from flowgauge.local.folder_options import DEFAULTS, FolderOptions, Identity
-from flowgauge.local.folder_watch import FolderWatch, missing_mount
 from flowgauge.local.log import LocalLog
-from flowgauge.local.tree import Notices, Sight, Tell, Tree
+from flowgauge.local.tree import FolderWatch, Notices, Sight, Tell, Tree
 from flowgauge.vision.completeness import Completeness, completeness
 
-_LARGEST_BYTES = 256 * 2**20  # a record of the log holds the whole file, and so does memory
-_ID_DIGITS = 16  # of the hash: fewer, and two images of one name may meet; more, and ids are harder to read
-_AGAIN_SECONDS = 0.5  # until a file is tried again: less is more reading, more is a later verdict
-_POLL_SECONDS = 0.25  # between two looks at the folders' own times: more, and a verdict comes later than 2 s on a share
-_LISTING_SECONDS = 1.0  # between two whole listings at least: what was written anew in its place waits so long
+# A record of the log holds the whole file, and so does memory: larger takes more of it, smaller refuses large scans.
+_LARGEST_BYTES = 256 * 2**20
+# Of the hash: fewer, and two images of one name may meet; more, and ids are harder to read.
+_ID_DIGITS = 16
+# Until a file is tried again: less is more reading, more is a later verdict.
+_AGAIN_SECONDS = 0.5
+# Between two looks at the folders' own times: more, and a verdict comes later than 2 s on a share; less costs a core.
+_POLL_SECONDS = 0.25
+# Between two whole listings at least: what was written anew in its place waits so long; less costs a core.
+_LISTING_SECONDS = 1.0
+# Of a core, for looking at a folder: with word from the kernel, when looking only guards against word that was lost,
+# and without it. More costs processor time while nothing happens; less finds changes later.
 _SHARE_WATCHED, _SHARE_POLLED = 0.005, 0.02
-"""Of a core, for looking at a folder: with word from the kernel, when looking only guards against word that was lost,
-and without it. More costs processor time while nothing happens; less finds changes later."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +95,8 @@ class FolderSource:
         while self._due and self._due[0][0] <= now:
             heappush(self._ready, heappop(self._due)[1])
         count = 0
-        for _ in range(max(limit, 1)):  # bounded too where files turn out to be known, so that scoring is not held up
+        # Bounded too where files turn out to be known, so that scoring is not held up.
+        for _ in range(max(limit, 1)):
             if not self._ready or count == limit:
                 break
             path = heappop(self._ready)
@@ -133,7 +139,8 @@ class FolderSource:
     def _list(self, now: float) -> None:
         listed = dict(self._tree.files())
         unknown = {path: sight for path, sight in listed.items() if self._done.get(path) != sight}
-        if self._disposal is None:  # otherwise each file's id is wanted, and that needs its bytes
+        # With a disposal each file's id is wanted, and that needs its bytes.
+        if self._disposal is None:
             tokens = {self._seen_token(path, sight): path for path, sight in unknown.items()}
             for token in self._log.known(list(tokens)):
                 path = tokens[token]
@@ -162,7 +169,13 @@ class FolderSource:
             self._notices.over(folder)
             self._notices.about(f"{folder} ", f"{folder} is back.")
         self._device = facts.st_dev
-        self._watch_again((facts.st_dev, facts.st_ino))
+        # The kernel watches a folder and not its name: one that was made anew needs another watch, and a listing.
+        if self._watched != (facts.st_dev, facts.st_ino):
+            self.close()
+            self._watched = facts.st_dev, facts.st_ino
+            self._watch, self._listed = FolderWatch(self._folder), float("-inf")
+            if self._watch.reason:
+                self._notices.about(f"{folder} watch", f"{self._watch.reason}: it is polled.")
         return True
 
     def _gone(self, cause: str) -> bool:
@@ -171,28 +184,16 @@ class FolderSource:
         self._notices.about(str(self._folder), str(self.away))
         return False
 
-    def _watch_again(self, number: tuple[int, int]) -> None:
-        """The kernel watches a folder and not its name: one that was made anew needs another watch, and a listing."""
-        if self._watched == number:
-            return
-        if self._watch is not None:
-            self._watch.close()
-        self._watched, self._watch, self._listed = number, FolderWatch(self._folder), float("-inf")
-        if self._watch.reason:
-            self._notices.about(f"{self._folder} watch", f"{self._watch.reason}: it is polled.")
-
     def _sighted(self, path: str, sight: Sight, now: float) -> None:
         if self._done.get(path) == sight:
             return
         waiting = self._waiting.get(path)
         if waiting is None or waiting.sight != sight:
-            self._await(path, _Waiting(sight, since=now, due=max(now, self._quiet_from(sight, now))))
+            # Quiet by the file's own time, or, where the clocks of folder and machine differ, by ours.
+            quiet_from = min(sight.modified_ns / 1e9, now) + self._options.quiet_seconds
+            self._wait(path, _Waiting(sight, since=now, due=max(now, quiet_from)))
 
-    def _quiet_from(self, sight: Sight, since: float) -> float:
-        """By the file's own time, or, where the clocks of folder and machine differ, by ours."""
-        return min(sight.modified_ns / 1e9, since) + self._options.quiet_seconds
-
-    def _await(self, path: str, waiting: _Waiting) -> None:
+    def _wait(self, path: str, waiting: _Waiting) -> None:
         self._waiting[path] = waiting
         heappush(self._due, (waiting.due, path))
 
@@ -202,29 +203,28 @@ class FolderSource:
         """Publish the file, or wait on for it; whether there is an event more."""
         sight = self._tree.sight(path)
         if sight is None:
-            del self._waiting[path]  # gone, or not to be looked at: a listing finds it again
+            # Gone, or not to be looked at: a listing finds it again.
+            del self._waiting[path]
             return False
         if sight != waiting.sight:
             self._sighted(path, sight, now)
             return False
         if sight.size > _LARGEST_BYTES:
-            return self._refuse(path, waiting, b"", f"The file has {sight.size:,} bytes.")
+            return self._refuse(path, sight, b"", f"The file has {sight.size:,} bytes.")
         data = self._read(path, waiting, now)
-        return data is not None and self._assess(path, waiting, data, now)
-
-    def _assess(self, path: str, waiting: _Waiting, data: bytes, now: float) -> bool:
+        if data is None:
+            return False
         state = completeness(data)
-        if state is Completeness.WHOLE or (state is Completeness.DARK and self._dark_is_usual):
-            return self._append(path, waiting, data)
-        if not self._outlasted(waiting, now):
-            self._await(path, replace(waiting, due=self._next_try(waiting, now)))
+        is_whole = state is Completeness.WHOLE or (state is Completeness.DARK and self._dark_is_usual)
+        if not is_whole and not self._outlasted(waiting, now):
+            self._wait(path, self._later(waiting, now))
             return False
         if state is Completeness.CUT:
             reason = "From some place on, the file holds nothing but zeros: it was not written to its end."
-            return self._refuse(path, waiting, data, reason)
-        # a camera whose images end in black does so each time: its next ones are not waited for
+            return self._refuse(path, sight, data, reason)
+        # A camera whose images end in black does so each time: its next ones are not waited for.
         self._dark_is_usual |= state is Completeness.DARK
-        return self._append(path, waiting, data)
+        return self._append(path, sight, data)
 
     def _read(self, path: str, waiting: _Waiting, now: float) -> bytes | None:
         """None where it cannot be read now, or changed meanwhile. After the patience a person hears of one that may not
@@ -243,7 +243,7 @@ class FolderSource:
             given_up = waiting.given_up or self._outlasted(waiting, now)
             if given_up and not waiting.given_up and isinstance(error, PermissionError):
                 self._letter(path, waiting.sight, b"", "The file may not be read; check its rights.", "unreadable")
-            self._await(path, replace(waiting, due=self._next_try(waiting, now), given_up=given_up))
+            self._wait(path, replace(self._later(waiting, now), given_up=given_up))
             return None
         self._notices.over(f"{path} ")
         if after != waiting.sight:
@@ -256,69 +256,56 @@ class FolderSource:
         last = min(waiting.sight.changed_ns / 1e9, waiting.since)
         return last <= now - self._options.wait_seconds
 
-    def _next_try(self, waiting: _Waiting, now: float) -> float:
+    def _later(self, waiting: _Waiting, now: float) -> _Waiting:
         """Ever more seldom, and never later than the patience ends by much: some shares change bytes before times."""
         wait = max(_AGAIN_SECONDS, min(now - waiting.since, self._options.wait_seconds / 4))
-        return now + wait
+        return replace(waiting, due=now + wait)
 
-    def _append(self, path: str, waiting: _Waiting, data: bytes) -> bool:
-        digest = sha256(data).hexdigest()
-        image_id, token = self._identity(path, waiting.sight, digest)
-        record = Outgoing(IMAGES, self._line, data, self._event(path, waiting.sight, image_id).headers())
-        fresh = self._log.append_once(token, [record], also=[self._seen_token(path, waiting.sight)])
-        if not fresh and self._disposal is None:
-            self._same_again(path)
+    def _append(self, path: str, sight: Sight, data: bytes) -> bool:
+        event, token = self._event(path, sight, sha256(data).hexdigest())
+        record = Outgoing(IMAGES, self._line, data, event.headers())
+        fresh = self._log.append_once(token, [record], also=[self._seen_token(path, sight)])
         if self._disposal is not None:
-            self._disposal.await_verdict(image_id, path, waiting.sight)
-        self._finish(path, waiting.sight)
-        return fresh
-
-    def _same_again(self, path: str) -> None:
-        """One that a camera writes again and again may be frozen, and its parts would get no verdicts."""
-        if path in self._done:
+            self._disposal.await_verdict(event.image_id, path, sight)
+        elif not fresh and path in self._done:
+            # A camera that writes one image again and again may be frozen, and its parts would get no verdicts.
             self._notices.about(
                 f"{path} same",
                 f"{path} was written again with the same bytes: it gets no second verdict. A camera may be frozen; "
                 "where that is another part, use --identity capture.",
             )
+        self._done[path] = self._waiting.pop(path).sight
+        return fresh
 
-    def _refuse(self, path: str, waiting: _Waiting, data: bytes, reason: str) -> bool:
-        fresh = self._letter(path, waiting.sight, data, reason, sha256(data).hexdigest())
-        self._finish(path, waiting.sight)
+    def _refuse(self, path: str, sight: Sight, data: bytes, reason: str) -> bool:
+        fresh = self._letter(path, sight, data, reason, sha256(data).hexdigest())
+        self._done[path] = self._waiting.pop(path).sight
         return fresh
 
     def _letter(self, path: str, sight: Sight, data: bytes, reason: str, kind: str) -> bool:
-        """Once for each state of the file, also across restarts. Headers are not validated: scoring does that."""
-        image_id, _ = self._identity(path, sight, kind)
-        letter = dead_letter(self._line, data, self._event(path, sight, image_id).headers(), reason)
+        """Once for each state of the file, also across restarts."""
+        event, _ = self._event(path, sight, kind)
         token = f"{self._line}|letter|{self._tree.name(path)}|{kind}|{sight.size}|{sight.modified_ns}"
         also = [] if kind == "unreadable" else [self._seen_token(path, sight)]
-        return self._log.append_once(token, [letter], also)
+        return self._log.append_once(token, [dead_letter(self._line, data, event.headers(), reason)], also)
 
-    def _finish(self, path: str, sight: Sight) -> None:
-        del self._waiting[path]
-        self._done[path] = sight
-
-    def _event(self, path: str, sight: Sight, image_id: str) -> Event:
-        """Not validated here: scoring does that for every source."""
-        return Event.model_construct(
-            image_id=image_id,
-            source=f"/lines/{self._line}",
-            line=self._line,
-            captured_at=from_epoch(sight.modified_ns / 1e9),
-            use_for_training=self._options.use_for_training,
-        )
-
-    def _identity(self, path: str, sight: Sight, digest: str) -> tuple[str, str]:
-        """The image's id, and the token under which it is published once."""
-        name = self._tree.name(path)
-        hashed = digest[:_ID_DIGITS]
+    def _event(self, path: str, sight: Sight, digest: str) -> tuple[Event, str]:
+        """The image's event, and the token under which it is published once."""
+        name, hashed = self._tree.name(path), digest[:_ID_DIGITS]
         parts = {
             Identity.CONTENT: [hashed],
             Identity.CAPTURE: [hashed, str(sight.modified_ns)],
             Identity.NAME: [],
         }[self._options.identity]
-        return "@".join([name, *parts]), "|".join([self._line, "image", *(parts or [digest]), name])
+        # Not validated here: scoring does that for every source.
+        event = Event.model_construct(
+            image_id="@".join([name, *parts]),
+            source=f"/lines/{self._line}",
+            line=self._line,
+            captured_at=from_epoch(sight.modified_ns / 1e9),
+            use_for_training=self._options.use_for_training,
+        )
+        return event, "|".join([self._line, "image", *(parts or [digest]), name])
 
     def _seen_token(self, path: str, sight: Sight) -> str:
         facts = f"{sight.size}|{sight.modified_ns}|{sight.changed_ns}"

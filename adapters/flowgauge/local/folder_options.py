@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
+# Shorter, and a copy over a slow share becomes a dead letter before its image; longer, and a person hears late of one
+# that was broken off.
 WAIT_SECONDS = 30.0
-"""Shorter, and a copy over a slow share becomes a dead letter before its image; longer, and a person hears late of one
-that was broken off."""
 
 
 class After(StrEnum):

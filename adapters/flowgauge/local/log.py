@@ -1,7 +1,7 @@
 """Topics in SQLite: every append is one transaction that survives a power cut once it has returned."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from pathlib import Path
 from sqlite3 import Connection
@@ -39,7 +39,18 @@ class LocalLog:
     def __init__(self, path: Path, clock: Clock, partitions: int = 1) -> None:
         self._clock = clock
         self._database = Database(path, _SCHEMA, Durability.FULL)
-        self._partitions = self._agree_on(partitions, path)
+        with self._database.writing() as connection:
+            connection.executemany(
+                "INSERT OR IGNORE INTO topics VALUES (?, ?)", [(name, partitions) for name in TOPICS]
+            )
+            found = connection.execute("SELECT name, partitions FROM topics").fetchall()
+        self._partitions: dict[str, int] = dict(found)
+        made = self._partitions[TOPICS[0]]
+        if made != partitions:
+            raise SettingsError(
+                f"{path} was made with {made} partitions, not {partitions}.",
+                "Open it with as many, or use a new store.",
+            )
 
     def partitions(self, topic: str) -> int:
         return self._partitions[topic]
@@ -110,33 +121,18 @@ class LocalLog:
     def close(self) -> None:
         self._database.close()
 
-    def _agree_on(self, partitions: int, path: Path) -> Mapping[str, int]:
-        topics = [(name, partitions) for name in TOPICS]
-        with self._database.writing() as connection:
-            connection.executemany("INSERT OR IGNORE INTO topics VALUES (?, ?)", topics)
-            made = dict(connection.execute("SELECT name, partitions FROM topics").fetchall())
-        if made[TOPICS[0]] != partitions:
-            raise SettingsError(
-                f"{path} was made with {made[TOPICS[0]]} partitions, not {partitions}.",
-                "Open it with as many, or use a new store.",
-            )
-        return made
-
     def _insert(self, connection: Connection, records: Sequence[Outgoing]) -> None:
         at = self._clock.now().isoformat()
         for record in records:
-            partition = self._partition(record)
+            partition = record.partition
+            if partition is None:
+                partition = crc32(record.key.encode()) % self._partitions[record.topic]
             offset = _end(connection, record.topic, partition)
             connection.execute(
                 "INSERT INTO records VALUES (?, ?, ?, ?, ?, ?, ?)",
                 (record.topic, partition, offset, record.key, json.dumps(dict(record.headers)), at, record.value),
             )
             connection.execute("INSERT OR REPLACE INTO ends VALUES (?, ?, ?)", (record.topic, partition, offset + 1))
-
-    def _partition(self, record: Outgoing) -> int:
-        if record.partition is not None:
-            return record.partition
-        return crc32(record.key.encode()) % self._partitions[record.topic]
 
 
 def _end(connection: Connection, topic: str, partition: int) -> int:

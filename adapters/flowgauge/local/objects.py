@@ -1,18 +1,25 @@
-"""Objects as files below one directory, which may be moved: their addresses do not name it."""
+"""Objects as files below one directory, which may be moved: their addresses do not name it; and a worker's own copies
+of snapshots.
+"""
 
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from hashlib import sha256
 from pathlib import Path
 from time import time
 from uuid import uuid4
 
 from flowgauge.domain.errors import Unavailable
-from flowgauge.local.faults import named_faults
+from flowgauge.local.file_system import named_faults
 
 _SCHEME = "store:///"
 _UNFINISHED = ".unfinished"
+# Shorter takes a file from a writer on a slow disk; longer leaves more behind for a while.
 _ABANDONED_SECONDS = 3_600
+# Of a dozen megabytes each: more fill a worker's disk, fewer are fetched again where more lines share it.
+_KEPT_SNAPSHOTS = 256
+_MANIFEST, _WEIGHTS = ".json", ".safetensors"
 
 
 class LocalObjects:
@@ -39,10 +46,18 @@ class LocalObjects:
         unfinished = self._root / _UNFINISHED / uuid4().hex
         with _translated(path):
             try:
-                _write(unfinished, data)
+                with unfinished.open("xb") as file:
+                    file.write(data)
+                    file.flush()
+                    os.fsync(file.fileno())
                 path.parent.mkdir(parents=True, exist_ok=True)
                 unfinished.replace(path)
-                _sync_folder(path.parent)
+                # A rename is durable only once the folder that holds the new name is.
+                descriptor = os.open(path.parent, os.O_RDONLY)
+                try:
+                    os.fsync(descriptor)
+                finally:
+                    os.close(descriptor)
             finally:
                 unfinished.unlink(missing_ok=True)
         return self.uri(name)
@@ -82,20 +97,42 @@ class LocalObjects:
         return self._root.joinpath(*segments)
 
 
-def _write(path: Path, data: bytes) -> None:
-    with path.open("xb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
+class SnapshotFolder:
+    """Snapshots on the worker's own disk, under the SHA-256 of their manifest: the `kept` that were used last. What
+    cannot be written or read here is as if it were not kept: the object store has it.
+    """
 
+    def __init__(self, root: Path, kept: int = _KEPT_SNAPSHOTS) -> None:
+        self._root = root
+        self._kept = kept
 
-def _sync_folder(folder: Path) -> None:
-    """A rename is durable only once the folder that holds the new name is."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    def get(self, digest: str) -> tuple[bytes, bytes] | None:
+        """Manifest and weights; None where they are not here whole. The weights' own hash is in the manifest."""
+        path = self._root / digest
+        with suppress(OSError):
+            manifest = path.with_suffix(_MANIFEST).read_bytes()
+            weights = path.with_suffix(_WEIGHTS).read_bytes()
+            os.utime(path.with_suffix(_MANIFEST))
+            if sha256(manifest).hexdigest() == digest:
+                return manifest, weights
+        return None
+
+    def put(self, digest: str, manifest: bytes, weights: bytes) -> None:
+        with suppress(OSError):
+            self._root.mkdir(parents=True, exist_ok=True)
+            # The manifest last: where it is, the snapshot is whole.
+            for suffix, data in ((_WEIGHTS, weights), (_MANIFEST, manifest)):
+                path = (self._root / digest).with_suffix(suffix)
+                unfinished = path.with_name(f"{path.name}.{uuid4().hex}")
+                try:
+                    unfinished.write_bytes(data)
+                    unfinished.replace(path)
+                finally:
+                    unfinished.unlink(missing_ok=True)
+            manifests = sorted(self._root.glob(f"*{_MANIFEST}"), key=lambda path: path.stat().st_mtime)
+            for path in manifests[: -self._kept]:
+                path.unlink(missing_ok=True)
+                path.with_suffix(_WEIGHTS).unlink(missing_ok=True)
 
 
 @contextmanager

@@ -51,7 +51,11 @@ class LocalState:
             connection.execute("DELETE FROM leases WHERE key = ? AND owner = ?", (key, owner))
 
     def buffer_add(self, line: str, entries: Sequence[Buffered], limit: int) -> None:
-        rows = [(line, entry.image_id, _instant(entry), _encoded(entry)) for entry in entries]
+        rows = []
+        for entry in entries:
+            # Of one length and in UTC, so that text sorts as time does.
+            instant = entry.captured_at.astimezone(UTC).isoformat(timespec="microseconds")
+            rows.append((line, entry.image_id, instant, json.dumps(asdict(entry) | {"captured_at": instant})))
         to_evict = """DELETE FROM buffered WHERE line = ?1 AND image_id IN (
             SELECT image_id FROM buffered WHERE line = ?1
             ORDER BY captured_at DESC, image_id DESC LIMIT -1 OFFSET ?2)"""
@@ -63,7 +67,8 @@ class LocalState:
         query = "SELECT entry FROM buffered WHERE line = ? ORDER BY captured_at, image_id"
         with self._database.reading() as connection:
             rows = connection.execute(query, (line,)).fetchall()
-        return [_decoded(entry) for (entry,) in rows]
+        found = [json.loads(entry) for (entry,) in rows]
+        return [Buffered(**entry | {"captured_at": datetime.fromisoformat(entry["captured_at"])}) for entry in found]
 
     def buffer_remove(self, line: str, image_ids: Sequence[str]) -> None:
         with self._database.writing() as connection:
@@ -76,17 +81,3 @@ class LocalState:
 
     def _now(self) -> float:
         return self._clock.now().timestamp()
-
-
-def _instant(entry: Buffered) -> str:
-    """Of one length and in UTC, so that text sorts as time does."""
-    return entry.captured_at.astimezone(UTC).isoformat(timespec="microseconds")
-
-
-def _encoded(entry: Buffered) -> str:
-    return json.dumps(asdict(entry) | {"captured_at": _instant(entry)})
-
-
-def _decoded(entry: str) -> Buffered:
-    fields = json.loads(entry)
-    return Buffered(**fields | {"captured_at": datetime.fromisoformat(fields["captured_at"])})

@@ -1,14 +1,22 @@
-"""The image files below a folder, however much of it moves, vanishes or cannot be read meanwhile."""
+"""The image files below a folder, however much of it moves, vanishes or cannot be read meanwhile, and the kernel's word
+of what changes there.
+"""
 
 import os
 import stat
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+# Documented; its iterator would need a thread and waits for bursts to end.
+from watchfiles._rust_notify import RustNotify
+
+from flowgauge.local.file_system import file_system, is_network
+
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 _LATER = "The others go on; it is tried again."
+# Longer holds scoring up; 0 would wait without end.
+_AT_ONCE_MS = 1
 
 Tell = Callable[[str], None]
 
@@ -89,7 +97,15 @@ class Tree:
 
     def fresh_files(self, known: Callable[[str], bool]) -> Iterator[tuple[str, Sight]]:
         """Files that are not `known` (by path) in folders whose list of names has changed since they were listed."""
-        changed = [path for path, modified_ns in list(self._folders.items()) if self._modified(path) != modified_ns]
+        changed = []
+        for folder, listed_ns in self._folders.items():
+            try:
+                is_as_listed = Path(folder).stat().st_mtime_ns == listed_ns
+            except OSError:
+                # The listing that follows says what is wrong.
+                is_as_listed = False
+            if not is_as_listed:
+                changed.append(folder)
         if changed:
             yield from self._all(changed, _Walk(whole=False, known=known))
 
@@ -122,7 +138,8 @@ class Tree:
         while walk.folder_links:
             links, walk.folder_links = sorted(walk.folder_links), []
             for link in links:
-                if self._holds_root(link):
+                root, target = os.path.realpath(self._root), os.path.realpath(link)
+                if os.path.commonpath([root, target]) == target:
                     self._notices.about(
                         f"{link} around", f"The link {link} leads to a folder that holds {self._root}: passed over."
                     )
@@ -149,7 +166,10 @@ class Tree:
                 elif entry.is_symlink():
                     self._link(entry.path, walk)
                 elif _named_as_image(entry.name) and not walk.known(entry.path):
-                    yield from self._file(entry.path, walk)
+                    facts = self._stat(entry.path)
+                    if facts is not None and stat.S_ISREG(facts.st_mode):
+                        walk.file_numbers.add((facts.st_dev, facts.st_ino))
+                        yield entry.path, Sight.of(facts)
 
     def _entered(self, folder: str, walk: _Walk) -> list[os.DirEntry[str]]:
         """What lies in `folder` and is not hidden, the first time that a walk comes there."""
@@ -158,7 +178,20 @@ class Tree:
             return []
         walk.visited.add((facts.st_dev, facts.st_ino))
         self._folders[folder] = facts.st_mtime_ns
-        return [entry for entry in self._entries(folder) if not entry.name.startswith(".")]
+        # Not the notice of `_stat`, which may well be able to look at the folder itself.
+        notice = f"{folder}/"
+        try:
+            with os.scandir(folder) as entries:
+                found = [entry for entry in entries if not entry.name.startswith(".")]
+        except FileNotFoundError:
+            # It went while its parent was listed: nothing to tell.
+            return []
+        except OSError as error:
+            self._folders.pop(folder, None)
+            self._notices.about(notice, f"{folder} cannot be listed: {error.strerror}. {_LATER}")
+            return []
+        self._notices.over(notice)
+        return found
 
     def _link(self, path: str, walk: _Walk) -> None:
         if not walk.whole:
@@ -171,26 +204,6 @@ class Tree:
         elif facts is not None and _named_as_image(path):
             walk.file_links.append(path)
 
-    def _file(self, path: str, walk: _Walk) -> Iterator[tuple[str, Sight]]:
-        facts = self._stat(path)
-        if facts is not None and stat.S_ISREG(facts.st_mode):
-            walk.file_numbers.add((facts.st_dev, facts.st_ino))
-            yield path, Sight.of(facts)
-
-    def _entries(self, folder: str) -> list[os.DirEntry[str]]:
-        notice = f"{folder}/"  # not that of `_stat`, which may well be able to look at the folder itself
-        try:
-            with os.scandir(folder) as entries:
-                found = list(entries)
-        except FileNotFoundError:
-            return []  # it went while its parent was listed: nothing to tell
-        except OSError as error:
-            self._folders.pop(folder, None)
-            self._notices.about(notice, f"{folder} cannot be listed: {error.strerror}. {_LATER}")
-            return []
-        self._notices.over(notice)
-        return found
-
     def _stat(self, path: str) -> os.stat_result | None:
         try:
             facts = Path(path).stat()
@@ -199,21 +212,44 @@ class Tree:
                 self._notices.about(path, f"The link {path} leads nowhere. It is tried again.")
             return None
         except OSError as error:
-            self._notices.about(
-                path, f"{path} cannot be looked at: {error.strerror}. The others go on; it is tried again."
-            )
+            self._notices.about(path, f"{path} cannot be looked at: {error.strerror}. {_LATER}")
             return None
         self._notices.over(path)
         return facts
 
-    def _modified(self, folder: str) -> int | None:
-        with suppress(OSError):  # the listing that follows says what is wrong
-            return Path(folder).stat().st_mtime_ns
-        return None
 
-    def _holds_root(self, link: str) -> bool:
-        root, target = os.path.realpath(self._root), os.path.realpath(link)
-        return os.path.commonpath([root, target]) == target
+class FolderWatch:
+    """Collects the paths that change below `folder`. One that cannot watch says why in `reason`, and finds nothing."""
+
+    def __init__(self, folder: Path) -> None:
+        self._notify: RustNotify | None = None
+        self.reason = ""
+        kind = file_system(folder)
+        # Others may write there, of whom this kernel does not know.
+        if is_network(kind) or kind.startswith("fuse"):
+            self.reason = f"{folder} lies on a share ({kind}), whose changes no kernel reports"
+            return
+        try:
+            self._notify = RustNotify([str(folder)], False, False, 0, True, True)
+        except OSError as error:
+            # Too many watches, or a file system without them.
+            self.reason = f"the system does not watch {folder} ({error})"
+
+    @property
+    def works(self) -> bool:
+        return self._notify is not None
+
+    def changed(self) -> set[str]:
+        """Paths, also of what has gone, since the last call."""
+        if self._notify is None:
+            return set()
+        found = self._notify.watch(_AT_ONCE_MS, _AT_ONCE_MS, _AT_ONCE_MS, None)
+        return {path for _, path in found} if isinstance(found, set) else set()
+
+    def close(self) -> None:
+        if self._notify is not None:
+            self._notify.close()
+            self._notify = None
 
 
 def _is_image(path: str, facts: os.stat_result) -> bool:
@@ -229,5 +265,6 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
     """A folder itself, no link to one."""
     try:
         return entry.is_dir(follow_symlinks=False)
-    except OSError:  # its share went between the listing and now: the next listing says so
+    except OSError:
+        # Its share went between the listing and now: the next listing says so.
         return False

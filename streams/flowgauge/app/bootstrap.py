@@ -8,12 +8,11 @@ from threading import Event
 from flowgauge.adaptation.contract import Adapt
 from flowgauge.domain.errors import SettingsError
 from flowgauge.domain.ports import Clock
-from flowgauge.local.clock import SystemClock
+from flowgauge.local import SystemClock
 from flowgauge.local.disposal import Disposal
-from flowgauge.local.file_system import refuse_network
+from flowgauge.local.file_system import only_runner, refuse_network
 from flowgauge.local.folder import FolderSource
 from flowgauge.local.folder_options import DEFAULTS, After, FolderOptions
-from flowgauge.local.lock import only_runner
 from flowgauge.local.log import LocalLog
 from flowgauge.local.objects import LocalObjects
 from flowgauge.local.state import LocalState
