@@ -21,7 +21,6 @@ from flowgauge.anomalib.detectors import (
     Patchcore,
     PatchcoreConfig,
     offer_all,
-    padim,
 )
 from flowgauge.domain.seeding import seeded
 from flowgauge.evaluation import baselines as baselines
@@ -73,7 +72,7 @@ def test_all_training_images_train_a_baseline_and_nothing_says_which_are_mislabe
 
     def remembering(good: Embedding, shape: FeatureShape, seed: int) -> Predictor:
         shown.append(good)
-        return padim(good, shape, seed)
+        return BASELINES[Variant.PADIM](good, shape, seed)
 
     untold = SPLIT.model_copy(update={"mislabelled": ()})
     reported, silent = (
@@ -114,7 +113,7 @@ def test_covariances_are_inverted_on_one_thread(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(torch.linalg, "inv", inverted)
     torch.set_num_threads(2)
     try:
-        padim(data().plain(SPLIT.train), data().shape, 0)
+        BASELINES[Variant.PADIM](data().plain(SPLIT.train), data().shape, 0)
         assert seen == [1]
         assert torch.get_num_threads() == 2
     finally:

@@ -38,7 +38,6 @@ def test_objects_of_any_size_go_through_tls(minio: GuardedMinio) -> None:
         for name, data in (("small", b"bytes"), ("empty", b""), ("large", large)):
             objects.put(name, data, tags={"decision": "pass"})
             assert objects.get(name) == data
-        assert objects.presigned("small", 60).startswith("https://")
 
 
 @pytest.mark.parametrize("authority", ["strange", "none"])

@@ -15,8 +15,8 @@ from deploy.native.servers import KAFKA_ALONE
 from flowgauge.cli.app import app
 from flowgauge.domain.messages import IMAGES
 from flowgauge.processors.scoring import Scoring
-from flowgauge.prometheus.metrics import names
 from flowgauge.runtime.roles import Role
+from tests.unit.test_prometheus import names
 
 ROOT = Path(__file__).parents[2]
 COMPOSE = ROOT / "docker-compose.yml"

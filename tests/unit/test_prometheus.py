@@ -10,12 +10,19 @@ from prometheus_client import CollectorRegistry
 from flowgauge.domain.errors import SettingsError
 from flowgauge.domain.messages import IMAGES, AlertKind, Decision
 from flowgauge.processors.scoring import Scoring
-from flowgauge.prometheus.metrics import PrometheusMeter, names, serving
+from flowgauge.prometheus.metrics import PrometheusMeter, serving
 from flowgauge.registry.gauges import Gauges
 from flowgauge.runtime.alerts import alert
 from flowgauge.runtime.meter import measured
 from flowgauge.runtime.task import Step
 from tests.support.streaming import LINE, START, SetClock, fitted, load, opened, png, records, send
+
+
+def names() -> frozenset[str]:
+    """The names of all metrics, without the endings that Prometheus gives to samples."""
+    registry = CollectorRegistry()
+    PrometheusMeter(registry)
+    return frozenset(metric.name for metric in registry.collect())
 
 
 @pytest.fixture

@@ -8,8 +8,9 @@ beforehand cannot train it unless its training is written again.
 
 import warnings
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import redirect_stderr
+from functools import partial
 from io import StringIO
 from typing import Any, Self
 
@@ -306,21 +307,15 @@ def offer_all() -> None:
     offer(Fastflow, FastflowConfig)
 
 
-def patchcore(good: Embedding, shape: FeatureShape, seed: int) -> Predictor:
-    return _fitted(Patchcore(PatchcoreConfig(), shape), good, seed)
+def _fitted(
+    kind: Callable[[Any, FeatureShape], BaselineDetector],
+    config: FrozenModel,
+    good: Embedding,
+    shape: FeatureShape,
+    seed: int,
+) -> Predictor:
+    detector = kind(config, shape)
 
-
-def padim(good: Embedding, shape: FeatureShape, seed: int) -> Predictor:
-    return _fitted(Padim(PadimConfig(), shape), good, seed)
-
-
-BASELINES: dict[Variant, Baseline] = {Variant.PATCHCORE: patchcore, Variant.PADIM: padim}
-"""In the noise benchmark, on the features that `headflow` keeps. One thing differs from what they would have seen:
-features finer than the grid come as the means over its patches, so that PaDiM works on this grid and not on the finest.
-"""
-
-
-def _fitted(detector: BaselineDetector, good: Embedding, seed: int) -> Predictor:
     def means(embedding: Embedding) -> Embedding:
         """Without the maxima that stand behind the means where a level is finer than the grid."""
         return {
@@ -337,6 +332,15 @@ def _fitted(detector: BaselineDetector, good: Embedding, seed: int) -> Predictor
     )
     detector.learn(training_set, seed=seed, progress=lambda what, done, total: None)
     return lambda embedding: detector.score_embedding(means(embedding)).image
+
+
+BASELINES: dict[Variant, Baseline] = {
+    Variant.PATCHCORE: partial(_fitted, Patchcore, PatchcoreConfig()),
+    Variant.PADIM: partial(_fitted, Padim, PadimConfig()),
+}
+"""In the noise benchmark, on the features that `headflow` keeps. One thing differs from what they would have seen:
+features finer than the grid come as the means over its patches, so that PaDiM works on this grid and not on the finest.
+"""
 
 
 def _features(embedding: Embedding, rows: Tensor) -> Features:

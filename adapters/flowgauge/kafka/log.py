@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from threading import Lock
 from typing import Any
 
@@ -20,6 +21,16 @@ _FLUSH_SECONDS = 10
 # busy, more hold up a batch. Longer polls would keep others waiting for the connection.
 _POLL_MS = 200
 _POLLS = 50
+
+
+@dataclass
+class _Reader:
+    """A connection to one partition, for one call at a time. `next` is the offset that it would fetch."""
+
+    consumer: Any
+    alone: Lock = field(default_factory=Lock)
+    next: int = -1
+    closed: bool = False
 
 
 class KafkaLog:
@@ -99,7 +110,7 @@ class KafkaLog:
 
     def read(self, topic: str, partition: int, offset: int, limit: int) -> list[Record]:
         with self._reading(topic, partition) as reader:
-            found = reader.read(offset, limit)
+            found = _fetched(reader, TopicPartition(self.settings.topic(topic), partition), offset, limit)
         return [
             Record(
                 topic=topic,
@@ -115,12 +126,14 @@ class KafkaLog:
         ]
 
     def end(self, topic: str, partition: int) -> int:
+        topic_partition = TopicPartition(self.settings.topic(topic), partition)
         with self._reading(topic, partition) as reader:
-            return reader.end()
+            return int(reader.consumer.end_offsets([topic_partition])[topic_partition])
 
     def begin(self, topic: str, partition: int) -> int:
+        topic_partition = TopicPartition(self.settings.topic(topic), partition)
         with self._reading(topic, partition) as reader:
-            return reader.begin()
+            return int(reader.consumer.beginning_offsets([topic_partition])[topic_partition])
 
     def position(self, group: str, topic: str, partition: int) -> int:
         with self._consumer_of(group, topic) as consumer:
@@ -134,8 +147,7 @@ class KafkaLog:
 
     def close(self) -> None:
         with self._lock:
-            for reader in self._readers.values():
-                reader.close()
+            readers = list(self._readers.values())
             for _, consumer in self._groups.values():
                 consumer.close(autocommit=False)
             if self._admin is not None:
@@ -144,6 +156,11 @@ class KafkaLog:
                 # What was to be sent has been flushed by whoever appended it.
                 with suppress(KafkaError):
                     self._producer.close(timeout=5)
+        for reader in readers:
+            with reader.alone:
+                if not reader.closed:
+                    reader.closed = True
+                    reader.consumer.close(autocommit=False)
 
     def _opened_producer(self) -> Any:
         with self._lock:
@@ -180,22 +197,30 @@ class KafkaLog:
             self._admitted = True
 
     @contextmanager
-    def _reading(self, topic: str, partition: int) -> Iterator["_Reader"]:
-        """The partition's connection; after a failure the next read makes a new one."""
+    def _reading(self, topic: str, partition: int) -> Iterator[_Reader]:
+        """The partition's connection; after a failure the next read makes a new one, and those that wait for this one
+        raise.
+        """
         topic_partition = TopicPartition(self.settings.topic(topic), partition)
         with kafka_faults(self.settings, f"Read on the topic {topic_partition.topic}"):
             with self._lock:
                 if topic_partition not in self._readers:
-                    self._readers[topic_partition] = _Reader(self._opened_consumer(), topic_partition)
+                    consumer = self._opened_consumer()
+                    consumer.assign([topic_partition])
+                    self._readers[topic_partition] = _Reader(consumer)
                 reader = self._readers[topic_partition]
-            try:
-                yield reader
-            except KafkaError:
-                with self._lock:
-                    if self._readers.get(topic_partition) is reader:
-                        del self._readers[topic_partition]
-                reader.close()
-                raise
+            with reader.alone:
+                if reader.closed:
+                    raise KafkaConnectionError("another call failed on this connection meanwhile")
+                try:
+                    yield reader
+                except KafkaError:
+                    with self._lock:
+                        if self._readers.get(topic_partition) is reader:
+                            del self._readers[topic_partition]
+                    reader.closed = True
+                    reader.consumer.close(autocommit=False)
+                    raise
 
     @contextmanager
     def _consumer_of(self, group: str, topic: str) -> Iterator[Any]:
@@ -210,62 +235,26 @@ class KafkaLog:
                 yield consumer
 
 
-class _Reader:
-    """One partition, one connection; calls are one at a time, and those that wait for a closed one raise."""
-
-    def __init__(self, consumer: Any, topic_partition: TopicPartition) -> None:
-        self._consumer = consumer
-        self._topic_partition = topic_partition
-        self._lock = Lock()
-        self._next = -1
-        self._closed = False
-        consumer.assign([topic_partition])
-
-    def read(self, offset: int, limit: int) -> list[Any]:
-        """At most `limit` records from `offset` on, of those that are there when it is called. What compaction removed
-        of them leaves nothing to return.
-        """
-        with self._alone():
-            end = self._offset(self._consumer.end_offsets)
-            if offset >= end or limit < 1:
-                return []
-            # Going on where the last read ended keeps what has been fetched ahead.
-            if offset != self._next:
-                self._consumer.seek(self._topic_partition, offset)
-            for _ in range(_POLLS):
-                try:
-                    found = self._consumer.poll(timeout_ms=_POLL_MS, max_records=limit)
-                except OffsetOutOfRangeError:
-                    # Retention has taken them: the oldest that is left comes next.
-                    self._consumer.seek(self._topic_partition, self._offset(self._consumer.beginning_offsets))
-                    found = {}
-                records = list(found.get(self._topic_partition, []))
-                self._next = records[-1].offset + 1 if records else int(self._consumer.position(self._topic_partition))
-                if records or self._next >= end:
-                    return records
-        seconds = _POLLS * _POLL_MS / 1000
-        raise KafkaTimeoutError(f"no records of {self._topic_partition.topic} came within {seconds:.0f} s")
-
-    def end(self) -> int:
-        with self._alone():
-            return self._offset(self._consumer.end_offsets)
-
-    def begin(self) -> int:
-        with self._alone():
-            return self._offset(self._consumer.beginning_offsets)
-
-    def close(self) -> None:
-        with self._lock:
-            if not self._closed:
-                self._closed = True
-                self._consumer.close(autocommit=False)
-
-    @contextmanager
-    def _alone(self) -> Iterator[None]:
-        with self._lock:
-            if self._closed:
-                raise KafkaConnectionError("another call failed on this connection meanwhile")
-            yield
-
-    def _offset(self, offsets: Any) -> int:
-        return int(offsets([self._topic_partition])[self._topic_partition])
+def _fetched(reader: _Reader, topic_partition: TopicPartition, offset: int, limit: int) -> list[Any]:
+    """At most `limit` records from `offset` on, of those that are there when it is called. What compaction removed of
+    them leaves nothing to return.
+    """
+    consumer = reader.consumer
+    end = int(consumer.end_offsets([topic_partition])[topic_partition])
+    if offset >= end or limit < 1:
+        return []
+    # Going on where the last read ended keeps what has been fetched ahead.
+    if offset != reader.next:
+        consumer.seek(topic_partition, offset)
+    for _ in range(_POLLS):
+        try:
+            found = consumer.poll(timeout_ms=_POLL_MS, max_records=limit)
+        except OffsetOutOfRangeError:
+            # Retention has taken them: the oldest that is left comes next.
+            consumer.seek(topic_partition, consumer.beginning_offsets([topic_partition])[topic_partition])
+            found = {}
+        records = list(found.get(topic_partition, []))
+        reader.next = records[-1].offset + 1 if records else int(consumer.position(topic_partition))
+        if records or reader.next >= end:
+            return records
+    raise KafkaTimeoutError(f"no records of {topic_partition.topic} came within {_POLLS * _POLL_MS / 1000:.0f} s")

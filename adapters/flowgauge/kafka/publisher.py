@@ -24,25 +24,22 @@ _WINDOW_BYTES = 64 * 1024 * 1024
 class ImagePublisher:
     """Sends each image once, in order, to all in-sync replicas. A context manager; `close` sends what is left.
 
-    At most `window_bytes` are under way: `publish` waits until there is room, so memory does not grow when the brokers
-    are slow. Images above `inline_limit` bytes are stored in `objects`, and the event names them; without a store they
-    raise `UserError`.
+    At most 64 MiB are under way, or one image that is larger: `publish` waits until there is room, so memory does not
+    grow when the brokers are slow. Images above `inline_limit` bytes are stored in `objects`, and the event names them;
+    without a store they raise `UserError`.
     """
 
     def __init__(
-        self,
-        settings: KafkaSettings,
-        objects: Objects | None = None,
-        *,
-        inline_limit: int = INLINE_LIMIT,
-        window_bytes: int = _WINDOW_BYTES,
+        self, settings: KafkaSettings, objects: Objects | None = None, *, inline_limit: int = INLINE_LIMIT
     ) -> None:
         self._settings = settings
         self._right = f"Write on the topic {settings.topic(IMAGES)}"
         self._objects = objects
         self._inline_limit = inline_limit
-        self._window = _Window(window_bytes)
         self._producer: Any = None
+        self._under_way = 0
+        self._changed = Condition()
+        self._failure: BaseException | None = None
 
     def __enter__(self) -> "ImagePublisher":
         ensure_admitted(self._settings)
@@ -77,7 +74,9 @@ class ImagePublisher:
             claim = {"ce_dataref": uri, "ce_datasha256": sha256(data).hexdigest(), "ce_datasize": str(len(data))}
             value, headers = b"", headers | claim
         size = len(value)
-        self._window.enter(size)
+        with self._changed:
+            self._changed.wait_for(lambda: self._under_way == 0 or self._under_way + size <= _WINDOW_BYTES)
+            self._under_way += size
         self._raise_failure()
         with kafka_faults(self._settings, self._right):
             future = self._producer.send(
@@ -87,8 +86,16 @@ class ImagePublisher:
                 headers=[(name, text.encode()) for name, text in headers.items()],
                 partition=partition,
             )
-        future.add_callback(lambda _: self._window.leave(size))
-        future.add_errback(lambda error: self._window.leave(size, error))
+
+        def arrived(result: object) -> None:
+            with self._changed:
+                if isinstance(result, BaseException):
+                    self._failure = self._failure or result
+                self._under_way -= size
+                self._changed.notify_all()
+
+        future.add_callback(arrived)
+        future.add_errback(arrived)
 
     def flush(self) -> None:
         """Wait until all that was handed over is durable. Raises `Unavailable`."""
@@ -97,27 +104,5 @@ class ImagePublisher:
         self._raise_failure()
 
     def _raise_failure(self) -> None:
-        if self._window.failure is not None:
-            raise translated(self._window.failure, self._settings, self._right)
-
-
-class _Window:
-    """How many bytes are under way, at most; an image larger than the window goes alone."""
-
-    def __init__(self, size: int) -> None:
-        self._size = size
-        self._under_way = 0
-        self._changed = Condition()
-        self.failure: BaseException | None = None
-
-    def enter(self, count: int) -> None:
-        with self._changed:
-            self._changed.wait_for(lambda: self._under_way == 0 or self._under_way + count <= self._size)
-            self._under_way += count
-
-    def leave(self, count: int, failure: BaseException | None = None) -> None:
-        """The first `failure` is kept."""
-        self.failure = self.failure or failure
-        with self._changed:
-            self._under_way -= count
-            self._changed.notify_all()
+        if self._failure is not None:
+            raise translated(self._failure, self._settings, self._right)

@@ -118,7 +118,7 @@ class FolderSource:
 
     def _look(self, now: float) -> None:
         """Hear what has changed; beside it, look at a pace that what it costs allows."""
-        share = _SHARE_WATCHED if self._watch is not None and self._watch.works else _SHARE_POLLED
+        share = _SHARE_WATCHED if self._watch is not None and not self._watch.reason else _SHARE_POLLED
         if not 0 <= now - self._polled < max(_POLL_SECONDS, self._poll_cost / share):
             self._polled, began = now, perf_counter()
             if not self._is_there():
@@ -191,11 +191,8 @@ class FolderSource:
         if waiting is None or waiting.sight != sight:
             # Quiet by the file's own time, or, where the clocks of folder and machine differ, by ours.
             quiet_from = min(sight.modified_ns / 1e9, now) + self._options.quiet_seconds
-            self._wait(path, _Waiting(sight, since=now, due=max(now, quiet_from)))
-
-    def _wait(self, path: str, waiting: _Waiting) -> None:
-        self._waiting[path] = waiting
-        heappush(self._due, (waiting.due, path))
+            waiting = self._waiting[path] = _Waiting(sight, since=now, due=max(now, quiet_from))
+            heappush(self._due, (waiting.due, path))
 
     # taking
 
@@ -217,7 +214,7 @@ class FolderSource:
         state = completeness(data)
         is_whole = state is Completeness.WHOLE or (state is Completeness.DARK and self._dark_is_usual)
         if not is_whole and not self._outlasted(waiting, now):
-            self._wait(path, self._later(waiting, now))
+            self._retry(path, waiting, now)
             return False
         if state is Completeness.CUT:
             reason = "From some place on, the file holds nothing but zeros: it was not written to its end."
@@ -242,8 +239,8 @@ class FolderSource:
             )
             given_up = waiting.given_up or self._outlasted(waiting, now)
             if given_up and not waiting.given_up and isinstance(error, PermissionError):
-                self._letter(path, waiting.sight, b"", "The file may not be read; check its rights.", "unreadable")
-            self._wait(path, replace(self._later(waiting, now), given_up=given_up))
+                self._refuse(path, waiting.sight, None, "The file may not be read; check its rights.")
+            self._retry(path, replace(waiting, given_up=given_up), now)
             return None
         self._notices.over(f"{path} ")
         if after != waiting.sight:
@@ -256,10 +253,11 @@ class FolderSource:
         last = min(waiting.sight.changed_ns / 1e9, waiting.since)
         return last <= now - self._options.wait_seconds
 
-    def _later(self, waiting: _Waiting, now: float) -> _Waiting:
+    def _retry(self, path: str, waiting: _Waiting, now: float) -> None:
         """Ever more seldom, and never later than the patience ends by much: some shares change bytes before times."""
         wait = max(_AGAIN_SECONDS, min(now - waiting.since, self._options.wait_seconds / 4))
-        return replace(waiting, due=now + wait)
+        self._waiting[path] = replace(waiting, due=now + wait)
+        heappush(self._due, (now + wait, path))
 
     def _append(self, path: str, sight: Sight, data: bytes) -> bool:
         event, token = self._event(path, sight, sha256(data).hexdigest())
@@ -277,17 +275,18 @@ class FolderSource:
         self._done[path] = self._waiting.pop(path).sight
         return fresh
 
-    def _refuse(self, path: str, sight: Sight, data: bytes, reason: str) -> bool:
-        fresh = self._letter(path, sight, data, reason, sha256(data).hexdigest())
-        self._done[path] = self._waiting.pop(path).sight
-        return fresh
-
-    def _letter(self, path: str, sight: Sight, data: bytes, reason: str, kind: str) -> bool:
-        """Once for each state of the file, also across restarts."""
+    def _refuse(self, path: str, sight: Sight, data: bytes | None, reason: str) -> bool:
+        """A dead letter, once for each state of the file, also across restarts. One without `data`, which may not be
+        read, is still waited for.
+        """
+        kind = "unreadable" if data is None else sha256(data).hexdigest()
         event, _ = self._event(path, sight, kind)
+        letter = dead_letter(self._line, data or b"", event.headers(), reason)
         token = f"{self._line}|letter|{self._tree.name(path)}|{kind}|{sight.size}|{sight.modified_ns}"
-        also = [] if kind == "unreadable" else [self._seen_token(path, sight)]
-        return self._log.append_once(token, [dead_letter(self._line, data, event.headers(), reason)], also)
+        fresh = self._log.append_once(token, [letter], [] if data is None else [self._seen_token(path, sight)])
+        if data is not None:
+            self._done[path] = self._waiting.pop(path).sight
+        return fresh
 
     def _event(self, path: str, sight: Sight, digest: str) -> tuple[Event, str]:
         """The image's event, and the token under which it is published once."""

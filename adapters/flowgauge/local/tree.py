@@ -235,10 +235,6 @@ class FolderWatch:
             # Too many watches, or a file system without them.
             self.reason = f"the system does not watch {folder} ({error})"
 
-    @property
-    def works(self) -> bool:
-        return self._notify is not None
-
     def changed(self) -> set[str]:
         """Paths, also of what has gone, since the last call."""
         if self._notify is None:

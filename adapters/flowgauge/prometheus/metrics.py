@@ -158,10 +158,3 @@ def serving(registry: CollectorRegistry, port: int, host: str = "0.0.0.0") -> It
         server.shutdown()
         server.server_close()
         thread.join()
-
-
-def names() -> frozenset[str]:
-    """The names of all metrics, without the endings that Prometheus gives to samples."""
-    registry = CollectorRegistry()
-    PrometheusMeter(registry)
-    return frozenset(metric.name for metric in registry.collect())

@@ -1,9 +1,8 @@
-"""Objects in one bucket of any S3 service, by plain S3 calls: put, get, list, delete, presign."""
+"""Objects in one bucket of any S3 service, by plain S3 calls: put, get, list, delete."""
 
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from datetime import timedelta
 from functools import partial
 from hashlib import sha256
 from io import BytesIO
@@ -149,14 +148,6 @@ class S3Objects:
         _check(name)
         with suppress(KeyError):
             self._ask(lambda: self._client.remove_object(self._bucket.name, name), name)
-
-    def presigned(self, name: str, seconds: int) -> str:
-        """A URL that whoever has it may read the object by; the object need not be there.
-
-        Raises `ValueError` unless `seconds` are 1 second to 7 days.
-        """
-        _check(name)
-        return self._client.presigned_get_object(self._bucket.name, name, timedelta(seconds=seconds))
 
     def uri(self, name: str) -> str:
         return self._scheme + name
