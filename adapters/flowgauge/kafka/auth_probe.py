@@ -107,6 +107,7 @@ def _log_in(connection: socket.socket, settings: KafkaSettings) -> None:
     def ask(request: Any) -> Any:
         protocol.send_request(request)
         connection.sendall(protocol.send_bytes())
+        # One answer comes in few pieces: more bytes at once gain nothing, fewer take more calls.
         while received := connection.recv(65_536):
             for _, answer in protocol.receive_bytes(received):
                 return answer

@@ -53,10 +53,10 @@ def kafka_faults(settings: KafkaSettings, right: str) -> Iterator[None]:
 
 
 def translated(error: BaseException, settings: KafkaSettings, right: str) -> FlowgaugeError:
-    """A client that is not let in says no more than that it waited, so brokers are asked whether that is so."""
+    """`error` as ours. A client that brokers refuse reports only a timeout, so they are asked whether they do."""
     name, text = type(error).__name__, str(error)
     reason = text if name in text else f"{name}: {text}" if text else name
-    # A producer that may write nowhere is told so in words only.
+    # A producer that may write to no topic gets this error by its name only.
     if isinstance(error, AuthorizationError) or "AuthorizationFailedError" in text:
         cause = f"Kafka at {settings.bootstrap} does not let {settings.who} do this: it needs {right}."
         return AuthorizationFailed(cause, "Grant it with kafka-acls; docs/security.md lists who needs what.")
@@ -64,7 +64,7 @@ def translated(error: BaseException, settings: KafkaSettings, right: str) -> Flo
         return _missing_codecs(reason)
     remedy = next((words for kinds, words in _REMEDIES if isinstance(error, kinds)), None)
     if remedy is None:
-        # Brokers that close without a reason give none to tell of.
+        # Brokers that close without a reason do not say that they refuse us.
         with suppress(Unavailable):
             try:
                 ensure_admitted(settings)

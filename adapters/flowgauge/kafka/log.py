@@ -15,8 +15,8 @@ from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
 from kafka.errors import KafkaConnectionError, KafkaError, KafkaTimeoutError, OffsetOutOfRangeError, for_code
 from kafka.structs import OffsetAndMetadata, TopicPartition
 
-# Longer than a producer's delivery may take finds nothing more; shorter gives up what is still under way.
-_FLUSH_SECONDS = 10
+# Longer holds a batch up for brokers that are away; shorter gives those up that are busy.
+_SECONDS = 10
 # A read that has been promised records gives up after polls of ten seconds together: fewer give up a broker that is
 # busy, more hold up a batch. Longer polls would keep others waiting for the connection.
 _POLL_MS = 200
@@ -66,7 +66,7 @@ class KafkaLog:
             try:
                 if self._admin is None:
                     self._ensure_admitted()
-                    self._admin = KafkaAdminClient(**self.settings.client_options(), request_timeout_ms=10_000)
+                    self._admin = KafkaAdminClient(**self.settings.client_options(), request_timeout_ms=_SECONDS * 1000)
                 (found,) = self._admin.describe_topics([name])
                 if found["error_code"]:
                     raise for_code(found["error_code"])(name)
@@ -97,7 +97,7 @@ class KafkaLog:
                     )
                     for record in records
                 ]
-                producer.flush(timeout=_FLUSH_SECONDS)
+                producer.flush(timeout=_SECONDS)
                 for future in futures:
                     future.get(timeout=1)
             except KafkaError:
@@ -116,7 +116,7 @@ class KafkaLog:
                 topic=topic,
                 partition=record.partition,
                 offset=record.offset,
-                # What others sent may be no UTF-8: such bytes are spelled, so that different ids stay different.
+                # What others sent may be no UTF-8: such bytes are escaped, so that different ids stay different.
                 key=header_text(record.key or b""),
                 value=record.value or b"",
                 headers={name: header_text(value or b"") for name, value in record.headers},
@@ -172,9 +172,10 @@ class KafkaLog:
                     enable_idempotence=True,
                     allow_auto_create_topics=False,
                     max_request_size=LARGEST_DEAD_LETTER,
-                    max_block_ms=10_000,
-                    request_timeout_ms=5_000,
-                    delivery_timeout_ms=10_000,
+                    max_block_ms=_SECONDS * 1000,
+                    # A broker that has just died leaves time for a second try with another.
+                    request_timeout_ms=_SECONDS * 500,
+                    delivery_timeout_ms=_SECONDS * 1000,
                 )
             return self._producer
 
@@ -187,7 +188,7 @@ class KafkaLog:
             auto_offset_reset="none",
             allow_auto_create_topics=False,
             max_partition_fetch_bytes=LARGEST_DEAD_LETTER,
-            request_timeout_ms=10_000,
+            request_timeout_ms=_SECONDS * 1000,
         )
 
     def _ensure_admitted(self) -> None:

@@ -50,6 +50,7 @@ class ImagePublisher:
                 enable_idempotence=True,
                 allow_auto_create_topics=False,
                 max_request_size=LARGEST_MESSAGE,
+                # Longer delays a lone image; shorter sends smaller batches.
                 linger_ms=5,
             )
         return self

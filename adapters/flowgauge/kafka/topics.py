@@ -15,7 +15,9 @@ from kafka.admin import ConfigResource, ConfigResourceType
 from kafka.errors import KafkaTimeoutError, TopicAuthorizationFailedError
 
 # Shorter fails where brokers are busy; longer keeps a person waiting for brokers that hang.
-_EXTENDING_SECONDS = 30.0
+_APPEARING_SECONDS = 30
+# The same for one answer.
+_ANSWER_SECONDS = 15
 _DAY_MS = 86_400_000
 # Shorter loses images that wait for a repair over a weekend, or records that nobody has looked at yet; longer takes the
 # brokers' disks. Verdicts outlive their images: a worker looks up in them what it has done.
@@ -51,7 +53,7 @@ class Topics:
     def __enter__(self) -> "Topics":
         ensure_admitted(self._settings)
         with self._faults("Describe"):
-            self._admin = KafkaAdminClient(**self._settings.client_options(), request_timeout_ms=15_000)
+            self._admin = KafkaAdminClient(**self._settings.client_options(), request_timeout_ms=_ANSWER_SECONDS * 1000)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -75,7 +77,7 @@ class Topics:
                 }
             if missing:
                 self._admin.create_topics(missing)
-                self._admin.wait_for_topics(list(missing), timeout_ms=30_000)
+                self._admin.wait_for_topics(list(missing), timeout_ms=_APPEARING_SECONDS * 1000)
         return sorted(missing)
 
     def extend(self) -> dict[str, int]:
@@ -89,7 +91,7 @@ class Topics:
             short = {names[name]: images for name in _COMPANIONS if counts[names[name]] < images}
             if short:
                 self._admin.create_partitions(short)
-            deadline = monotonic() + _EXTENDING_SECONDS
+            deadline = monotonic() + _APPEARING_SECONDS
             while any(self._partition_counts()[topic] < count for topic, count in short.items()):
                 if monotonic() > deadline:
                     raise KafkaTimeoutError(f"new partitions of {', '.join(short)} did not appear")

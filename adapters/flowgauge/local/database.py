@@ -7,8 +7,8 @@ from enum import StrEnum
 from pathlib import Path
 from threading import RLock
 
-from flowgauge.domain.errors import StoreFull, Unavailable, UserError
-from flowgauge.local.file_system import READ_ONLY_REMEDY, read_only
+from flowgauge.domain.errors import UserError
+from flowgauge.local.file_system import disk_fault, read_only
 
 # Another process may hold the write lock for one batch: shorter gives that up, longer waits for one that hangs.
 _BUSY_SECONDS = 30
@@ -66,15 +66,13 @@ class Database:
         try:
             yield
         except sqlite3.DatabaseError as error:
-            code, path = getattr(error, "sqlite_errorcode", None), self._path
-            is_operational = isinstance(error, sqlite3.OperationalError)
-            if code in _NO_SPACE:
-                remedy = "Free some, and the work goes on by itself."
-                raise StoreFull(f"No space is left for {path}.", remedy) from error
-            if is_operational and read_only(path):
-                raise Unavailable(f"{path} lies on a read-only file system.", READ_ONLY_REMEDY) from error
+            code = getattr(error, "sqlite_errorcode", None)
             if code in _BEYOND_REPAIR:
-                raise UserError(f"{path} is damaged or no database.", "Restore it, or use a new store.") from error
-            if is_operational:
-                raise Unavailable(f"{path} cannot be used: {error}.", "Check the disk and its rights.") from error
+                raise UserError(
+                    f"{self._path} is damaged or no database.", "Restore it, or use a new store."
+                ) from error
+            is_full = code in _NO_SPACE
+            if is_full or isinstance(error, sqlite3.OperationalError):
+                is_read_only = read_only(self._path)
+                raise disk_fault(self._path, error, is_full=is_full, is_read_only=is_read_only) from error
             raise

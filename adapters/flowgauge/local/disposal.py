@@ -7,7 +7,7 @@ from pathlib import Path
 from flowgauge.domain.errors import UserError
 from flowgauge.domain.messages import IMAGES, VERDICTS, Verdict
 from flowgauge.local.log import LocalLog
-from flowgauge.local.tree import Notices, Sight
+from flowgauge.local.tree import Notices, Signature
 
 # Verdicts read at once: more would hold the next image up, fewer takes more queries.
 _PAGE = 1_000
@@ -22,13 +22,13 @@ class Disposal:
     """Deletes files below `folder` whose images have verdicts, or moves them below `target`, subfolders kept.
 
     What became a dead letter stays. So does a file that was written anew since it was read: it is another image. What
-    cannot be moved or deleted is told once, and stays until the next start.
+    cannot be moved or deleted is reported once, and stays until the next start.
     """
 
     folder: Path
     log: LocalLog
     target: Path | None = None
-    _pending: dict[str, list[tuple[Path, Sight]]] = field(default_factory=dict)
+    _pending: dict[str, list[tuple[Path, Signature]]] = field(default_factory=dict)
     _scored: dict[str, tuple[int, int]] = field(default_factory=dict)
     _read: dict[int, int] = field(default_factory=dict)
 
@@ -43,8 +43,8 @@ class Disposal:
         except OSError as error:
             raise UserError(f"{self.target} cannot be made: {error.strerror}.", "Name another folder.") from error
 
-    def await_verdict(self, image_id: str, path: str, sight: Sight) -> None:
-        self._pending.setdefault(image_id, []).append((Path(path), sight))
+    def await_verdict(self, image_id: str, path: str, signature: Signature) -> None:
+        self._pending.setdefault(image_id, []).append((Path(path), signature))
 
     def has_pending(self) -> bool:
         return bool(self._pending)
@@ -60,8 +60,8 @@ class Disposal:
         for image_id in list(self._pending):
             partition, offset = self._scored.get(image_id, (0, -1))
             if 0 <= offset < positions[partition]:
-                for path, sight in self._pending.pop(image_id):
-                    self._remove(path, sight, notices)
+                for path, signature in self._pending.pop(image_id):
+                    self._remove(path, signature, notices)
             elif all_scored:
                 # It is a dead letter, or its verdict is no longer kept.
                 del self._pending[image_id]
@@ -75,34 +75,31 @@ class Disposal:
         while len(self._scored) > _KNOWN:
             del self._scored[next(iter(self._scored))]
 
-    def _remove(self, path: Path, sight: Sight, notices: Notices) -> None:
+    def _remove(self, path: Path, signature: Signature, notices: Notices) -> None:
+        """Delete or move the file, unless it was written anew."""
         try:
-            if Sight.of(path.stat()) != sight:
+            if Signature.of(path.stat()) != signature:
                 return
-            if self.target is not None:
-                self._move(path, self.target)
-            else:
+            if self.target is None:
                 path.unlink()
+                return
+            wanted = destination = self.target / path.relative_to(self.folder)
+            destination.parent.mkdir(parents=True, exist_ok=True)
+            number = 0
+            while destination.exists():
+                number += 1
+                destination = wanted.with_stem(f"{wanted.stem}~{number}")
+            # By way of a hidden file, so that nobody sees half of one in the target. What a link leads to is copied.
+            half = destination.with_name(f".{destination.name}.part")
+            if path.is_symlink():
+                shutil.copy2(path, half)
+                path.unlink()
+            else:
+                shutil.move(path, half)
+            half.rename(destination)
         except FileNotFoundError:
             # Somebody else took it away, which is what was wanted.
             return
         except OSError as error:
             verb = "deleted" if self.target is None else f"moved to {self.target}"
             notices.about(f"{path} kept", f"{path} cannot be {verb}: {error.strerror}. It stays.")
-
-    def _move(self, path: Path, target: Path) -> None:
-        """By way of a hidden file, so that nobody sees half of one in the target; what a link leads to is copied."""
-        relative = path.relative_to(self.folder)
-        wanted = destination = target / relative
-        destination.parent.mkdir(parents=True, exist_ok=True)
-        number = 0
-        while destination.exists():
-            number += 1
-            destination = wanted.with_stem(f"{wanted.stem}~{number}")
-        half = destination.with_name(f".{destination.name}.part")
-        if path.is_symlink():
-            shutil.copy2(path, half)
-            path.unlink()
-        else:
-            shutil.move(path, half)
-        half.rename(destination)

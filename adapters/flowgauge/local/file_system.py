@@ -17,10 +17,7 @@ from flowgauge.domain.errors import SettingsError, StoreBusy, StoreFull, Unavail
 ALLOW_NETWORK = "FLOWGAUGE_ALLOW_NETWORK_STORE"
 """The variable that insists, where it is 1."""
 
-READ_ONLY_REMEDY = "Mount it for writing (one with errors becomes read-only by itself), and the work goes on by itself."
-
 _FSTAB = Path("/etc/fstab")
-_NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
 # Types of mounts, without the prefix of FUSE, that others than this machine may write on.
 _NETWORK = re.compile(
     "nfs|nfs4|cifs|smb|smb2|smb3|smbfs|smbnetfs|ncpfs|afs|afpfs|coda|9p|virtiofs|ceph|glusterfs|lustre|beegfs|gpfs|panfs|"
@@ -47,7 +44,7 @@ def is_network(kind: str) -> bool:
 
 def refuse_network(folder: Path) -> None:
     """Raises `SettingsError` where `folder`, which need not exist, lies on a file system of another machine: SQLite's
-    log, our lock and the kernel's word of changes need one that is this machine's alone.
+    log, our lock and the kernel's reports of changes need one that is this machine's alone.
     """
     kind = file_system(folder)
     if not is_network(kind) or os.environ.get(ALLOW_NETWORK) == "1":
@@ -78,17 +75,25 @@ def read_only(path: Path) -> bool:
         return False
 
 
+def disk_fault(path: Path, reason: object, *, is_full: bool, is_read_only: bool) -> Unavailable:
+    if is_full:
+        return StoreFull(f"No space is left for {path}.", "Free some, and the work goes on by itself.")
+    if is_read_only:
+        return Unavailable(
+            f"{path} lies on a read-only file system.",
+            "Mount it for writing (one with errors becomes read-only by itself), and the work goes on by itself.",
+        )
+    return Unavailable(f"{path} cannot be used: {reason}.", "Check the disk and its rights.")
+
+
 @contextmanager
 def named_faults(path: Path) -> Iterator[None]:
     """Turns every `OSError` of the block into `StoreFull` or `Unavailable`, naming `path`."""
     try:
         yield
     except OSError as error:
-        if error.errno in _NO_SPACE:
-            raise StoreFull(f"No space is left for {path}.", "Free some, and the work goes on by itself.") from error
-        if error.errno == errno.EROFS:
-            raise Unavailable(f"{path} lies on a read-only file system.", READ_ONLY_REMEDY) from error
-        raise Unavailable(f"{path} cannot be used: {error.strerror}.", "Check the disk and its rights.") from error
+        is_full, is_read_only = error.errno in (errno.ENOSPC, errno.EDQUOT), error.errno == errno.EROFS
+        raise disk_fault(path, error.strerror, is_full=is_full, is_read_only=is_read_only) from error
 
 
 @contextmanager

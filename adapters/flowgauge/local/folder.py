@@ -15,7 +15,7 @@ from flowgauge.local.disposal import Disposal
 from flowgauge.local.file_system import missing_mount
 from flowgauge.local.folder_options import DEFAULTS, FolderOptions, Identity
 from flowgauge.local.log import LocalLog
-from flowgauge.local.tree import FolderWatch, Notices, Sight, Tell, Tree
+from flowgauge.local.tree import FolderWatch, Notices, Signature, Tell, Tree
 from flowgauge.vision.completeness import Completeness, completeness
 
 # A record of the log holds the whole file, and so does memory: larger takes more of it, smaller refuses large scans.
@@ -24,22 +24,22 @@ _LARGEST_BYTES = 256 * 2**20
 _ID_DIGITS = 16
 # Until a file is tried again: less is more reading, more is a later verdict.
 _AGAIN_SECONDS = 0.5
-# Between two looks at the folders' own times: more, and a verdict comes later than 2 s on a share; less costs a core.
+# Between two polls of the folders' own times: more, and a verdict comes later than 2 s on a share; less costs a core.
 _POLL_SECONDS = 0.25
 # Between two whole listings at least: what was written anew in its place waits so long; less costs a core.
 _LISTING_SECONDS = 1.0
-# Of a core, for looking at a folder: with word from the kernel, when looking only guards against word that was lost,
-# and without it. More costs processor time while nothing happens; less finds changes later.
+# Of a core, for polling a folder: beside reports of the kernel, when polling only guards against those that were lost,
+# and without them. More costs processor time while nothing happens; less finds changes later.
 _SHARE_WATCHED, _SHARE_POLLED = 0.005, 0.02
 
 
 @dataclass(frozen=True)
 class _Waiting:
-    """A file that is not taken yet: what it looks like, since when, when it is tried next, and whether it was given up,
-    which means that nobody waits for it, though it is still tried.
+    """A file that is not taken yet: since when it has its signature, when it is tried next, and whether it was given
+    up, which means that nobody waits for it, though it is still tried.
     """
 
-    sight: Sight
+    signature: Signature
     since: float
     due: float
     given_up: bool = False
@@ -50,8 +50,8 @@ class FolderSource:
 
     An image's id is its path relative to `folder` and what `options.identity` adds, its time of capture the file's time
     of change. A file is taken once it is quiet and all there (see `flowgauge.vision.completeness`); one that does not
-    become so within the patience is a dead letter, and one that may not be read too, but is taken when it may be.
-    Whatever vanishes or cannot be looked at is told to `tell` once, holds nothing else up, and is tried again.
+    become so within `options.wait_seconds` is a dead letter, and one that may not be read too, but is taken when it
+    may be. Whatever vanishes or cannot be read is reported to `tell` once, holds nothing else up, and is tried again.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class FolderSource:
         self._notices = Notices(tell)
         self._tree = Tree(folder, self._notices)
         self._waiting: dict[str, _Waiting] = {}
-        self._done: dict[str, Sight] = {}
+        self._done: dict[str, Signature] = {}
         self._due: list[tuple[float, str]] = []
         self._ready: list[str] = []
         self._listed = self._polled = float("-inf")
@@ -89,7 +89,7 @@ class FolderSource:
     def publish(self, limit: int) -> int:
         """Append at most `limit` images that are ready; how many there were."""
         now = self._clock.now().timestamp()
-        self._look(now)
+        self._scan(now)
         if self._disposal is not None:
             self._disposal.dispose(self._notices)
         while self._due and self._due[0][0] <= now:
@@ -114,22 +114,22 @@ class FolderSource:
         if self._watch is not None:
             self._watch.close()
 
-    # looking
+    # scanning
 
-    def _look(self, now: float) -> None:
-        """Hear what has changed; beside it, look at a pace that what it costs allows."""
+    def _scan(self, now: float) -> None:
+        """Take what the kernel reports; beside it, poll at a pace that its cost allows."""
         share = _SHARE_WATCHED if self._watch is not None and not self._watch.reason else _SHARE_POLLED
         if not 0 <= now - self._polled < max(_POLL_SECONDS, self._poll_cost / share):
             self._polled, began = now, perf_counter()
             if not self._is_there():
                 return
-            for path, sight in self._tree.fresh_files(lambda path: path in self._done or path in self._waiting):
-                self._sighted(path, sight, now)
+            for path, signature in self._tree.fresh_files(lambda path: path in self._done or path in self._waiting):
+                self._observe(path, signature, now)
             self._poll_cost = perf_counter() - began
         if self.away is None and self._watch is not None:
             for changed in self._watch.changed():
-                for path, sight in self._tree.look(changed):
-                    self._sighted(path, sight, now)
+                for path, signature in self._tree.files_at(changed):
+                    self._observe(path, signature, now)
         pause = max(_LISTING_SECONDS, self._listing_cost / share)
         if self.away is None and (self._tree.stale or not 0 <= now - self._listed < pause):
             self._listed, began = now, perf_counter()
@@ -138,15 +138,15 @@ class FolderSource:
 
     def _list(self, now: float) -> None:
         listed = dict(self._tree.files())
-        unknown = {path: sight for path, sight in listed.items() if self._done.get(path) != sight}
+        unknown = {path: signature for path, signature in listed.items() if self._done.get(path) != signature}
         # With a disposal each file's id is wanted, and that needs its bytes.
         if self._disposal is None:
-            tokens = {self._seen_token(path, sight): path for path, sight in unknown.items()}
+            tokens = {self._seen_token(path, signature): path for path, signature in unknown.items()}
             for token in self._log.known(list(tokens)):
                 path = tokens[token]
                 self._done[path] = unknown.pop(path)
-        for path, sight in unknown.items():
-            self._sighted(path, sight, now)
+        for path, signature in unknown.items():
+            self._observe(path, signature, now)
         for path in self._done.keys() - listed.keys():
             del self._done[path]
 
@@ -184,30 +184,30 @@ class FolderSource:
         self._notices.about(str(self._folder), str(self.away))
         return False
 
-    def _sighted(self, path: str, sight: Sight, now: float) -> None:
-        if self._done.get(path) == sight:
+    def _observe(self, path: str, signature: Signature, now: float) -> None:
+        if self._done.get(path) == signature:
             return
         waiting = self._waiting.get(path)
-        if waiting is None or waiting.sight != sight:
+        if waiting is None or waiting.signature != signature:
             # Quiet by the file's own time, or, where the clocks of folder and machine differ, by ours.
-            quiet_from = min(sight.modified_ns / 1e9, now) + self._options.quiet_seconds
-            waiting = self._waiting[path] = _Waiting(sight, since=now, due=max(now, quiet_from))
+            quiet_from = min(signature.modified_ns / 1e9, now) + self._options.quiet_seconds
+            waiting = self._waiting[path] = _Waiting(signature, since=now, due=max(now, quiet_from))
             heappush(self._due, (waiting.due, path))
 
     # taking
 
     def _take(self, path: str, waiting: _Waiting, now: float) -> bool:
         """Publish the file, or wait on for it; whether there is an event more."""
-        sight = self._tree.sight(path)
-        if sight is None:
-            # Gone, or not to be looked at: a listing finds it again.
+        signature = self._tree.signature(path)
+        if signature is None:
+            # Gone, or not to be read: a listing finds it again.
             del self._waiting[path]
             return False
-        if sight != waiting.sight:
-            self._sighted(path, sight, now)
+        if signature != waiting.signature:
+            self._observe(path, signature, now)
             return False
-        if sight.size > _LARGEST_BYTES:
-            return self._refuse(path, sight, b"", f"The file has {sight.size:,} bytes.")
+        if signature.size > _LARGEST_BYTES:
+            return self._refuse(path, signature, b"", f"The file has {signature.size:,} bytes.")
         data = self._read(path, waiting, now)
         if data is None:
             return False
@@ -218,18 +218,18 @@ class FolderSource:
             return False
         if state is Completeness.CUT:
             reason = "From some place on, the file holds nothing but zeros: it was not written to its end."
-            return self._refuse(path, sight, data, reason)
+            return self._refuse(path, signature, data, reason)
         # A camera whose images end in black does so each time: its next ones are not waited for.
         self._dark_is_usual |= state is Completeness.DARK
-        return self._append(path, sight, data)
+        return self._append(path, signature, data)
 
     def _read(self, path: str, waiting: _Waiting, now: float) -> bytes | None:
-        """None where it cannot be read now, or changed meanwhile. After the patience a person hears of one that may not
-        be read, but it is tried on.
+        """None where it cannot be read now, or changed meanwhile. One that may not be read becomes a dead letter after
+        `wait_seconds`, but is tried on.
         """
         try:
             data = Path(path).read_bytes()
-            after = Sight.of(Path(path).stat())
+            after = Signature.of(Path(path).stat())
         except FileNotFoundError:
             del self._waiting[path]
             return None
@@ -239,32 +239,32 @@ class FolderSource:
             )
             given_up = waiting.given_up or self._outlasted(waiting, now)
             if given_up and not waiting.given_up and isinstance(error, PermissionError):
-                self._refuse(path, waiting.sight, None, "The file may not be read; check its rights.")
+                self._refuse(path, waiting.signature, None, "The file may not be read; check its rights.")
             self._retry(path, replace(waiting, given_up=given_up), now)
             return None
         self._notices.over(f"{path} ")
-        if after != waiting.sight:
-            self._sighted(path, after, now)
+        if after != waiting.signature:
+            self._observe(path, after, now)
             return None
         return data
 
     def _outlasted(self, waiting: _Waiting, now: float) -> bool:
         """By when it last changed, or, where clocks differ, by when that was seen."""
-        last = min(waiting.sight.changed_ns / 1e9, waiting.since)
+        last = min(waiting.signature.changed_ns / 1e9, waiting.since)
         return last <= now - self._options.wait_seconds
 
     def _retry(self, path: str, waiting: _Waiting, now: float) -> None:
-        """Ever more seldom, and never later than the patience ends by much: some shares change bytes before times."""
+        """Ever more seldom, and soon after `wait_seconds` at the latest: some shares change bytes before times."""
         wait = max(_AGAIN_SECONDS, min(now - waiting.since, self._options.wait_seconds / 4))
         self._waiting[path] = replace(waiting, due=now + wait)
         heappush(self._due, (now + wait, path))
 
-    def _append(self, path: str, sight: Sight, data: bytes) -> bool:
-        event, token = self._event(path, sight, sha256(data).hexdigest())
+    def _append(self, path: str, signature: Signature, data: bytes) -> bool:
+        event, token = self._event(path, signature, sha256(data).hexdigest())
         record = Outgoing(IMAGES, self._line, data, event.headers())
-        fresh = self._log.append_once(token, [record], also=[self._seen_token(path, sight)])
+        fresh = self._log.append_once(token, [record], also=[self._seen_token(path, signature)])
         if self._disposal is not None:
-            self._disposal.await_verdict(event.image_id, path, sight)
+            self._disposal.await_verdict(event.image_id, path, signature)
         elif not fresh and path in self._done:
             # A camera that writes one image again and again may be frozen, and its parts would get no verdicts.
             self._notices.about(
@@ -272,28 +272,28 @@ class FolderSource:
                 f"{path} was written again with the same bytes: it gets no second verdict. A camera may be frozen; "
                 "where that is another part, use --identity capture.",
             )
-        self._done[path] = self._waiting.pop(path).sight
+        self._done[path] = self._waiting.pop(path).signature
         return fresh
 
-    def _refuse(self, path: str, sight: Sight, data: bytes | None, reason: str) -> bool:
+    def _refuse(self, path: str, signature: Signature, data: bytes | None, reason: str) -> bool:
         """A dead letter, once for each state of the file, also across restarts. One without `data`, which may not be
         read, is still waited for.
         """
         kind = "unreadable" if data is None else sha256(data).hexdigest()
-        event, _ = self._event(path, sight, kind)
+        event, _ = self._event(path, signature, kind)
         letter = dead_letter(self._line, data or b"", event.headers(), reason)
-        token = f"{self._line}|letter|{self._tree.name(path)}|{kind}|{sight.size}|{sight.modified_ns}"
-        fresh = self._log.append_once(token, [letter], [] if data is None else [self._seen_token(path, sight)])
+        token = f"{self._line}|letter|{self._tree.name(path)}|{kind}|{signature.size}|{signature.modified_ns}"
+        fresh = self._log.append_once(token, [letter], [] if data is None else [self._seen_token(path, signature)])
         if data is not None:
-            self._done[path] = self._waiting.pop(path).sight
+            self._done[path] = self._waiting.pop(path).signature
         return fresh
 
-    def _event(self, path: str, sight: Sight, digest: str) -> tuple[Event, str]:
+    def _event(self, path: str, signature: Signature, digest: str) -> tuple[Event, str]:
         """The image's event, and the token under which it is published once."""
         name, hashed = self._tree.name(path), digest[:_ID_DIGITS]
         parts = {
             Identity.CONTENT: [hashed],
-            Identity.CAPTURE: [hashed, str(sight.modified_ns)],
+            Identity.CAPTURE: [hashed, str(signature.modified_ns)],
             Identity.NAME: [],
         }[self._options.identity]
         # Not validated here: scoring does that for every source.
@@ -301,13 +301,13 @@ class FolderSource:
             image_id="@".join([name, *parts]),
             source=f"/lines/{self._line}",
             line=self._line,
-            captured_at=from_epoch(sight.modified_ns / 1e9),
+            captured_at=from_epoch(signature.modified_ns / 1e9),
             use_for_training=self._options.use_for_training,
         )
         return event, "|".join([self._line, "image", *(parts or [digest]), name])
 
-    def _seen_token(self, path: str, sight: Sight) -> str:
-        facts = f"{sight.size}|{sight.modified_ns}|{sight.changed_ns}"
+    def _seen_token(self, path: str, signature: Signature) -> str:
+        facts = f"{signature.size}|{signature.modified_ns}|{signature.changed_ns}"
         return f"{self._line}|seen|{self._options.identity}|{self._tree.name(path)}|{facts}"
 
 

@@ -28,22 +28,23 @@ class LocalState:
     def get(self, key: str) -> bytes | None:
         query = "SELECT value FROM entries WHERE key = ? AND expires > ?"
         with self._database.reading() as connection:
-            row = connection.execute(query, (key, self._now())).fetchone()
+            row = connection.execute(query, (key, self._clock.now().timestamp())).fetchone()
         return row[0] if row else None
 
     def put(self, key: str, value: bytes, ttl_seconds: float) -> None:
-        now = self._now()
+        now = self._clock.now().timestamp()
         with self._database.writing() as connection:
             connection.execute("DELETE FROM entries WHERE expires <= ?", (now,))
             connection.execute("INSERT OR REPLACE INTO entries VALUES (?, ?, ?)", (key, value, now + ttl_seconds))
 
     def lease(self, key: str, owner: str, ttl_seconds: float) -> bool:
         with self._database.writing() as connection:
+            now = self._clock.now().timestamp()
             row = connection.execute("SELECT owner, expires FROM leases WHERE key = ?", (key,)).fetchone()
-            held_by_another = row is not None and row[0] != owner and row[1] > self._now()
+            held_by_another = row is not None and row[0] != owner and row[1] > now
             if not held_by_another:
-                expires = self._now() + ttl_seconds
-                connection.execute("INSERT OR REPLACE INTO leases VALUES (?, ?, ?)", (key, owner, expires))
+                values = (key, owner, now + ttl_seconds)
+                connection.execute("INSERT OR REPLACE INTO leases VALUES (?, ?, ?)", values)
         return not held_by_another
 
     def release(self, key: str, owner: str) -> None:
@@ -78,6 +79,3 @@ class LocalState:
 
     def close(self) -> None:
         self._database.close()
-
-    def _now(self) -> float:
-        return self._clock.now().timestamp()

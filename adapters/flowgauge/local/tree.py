@@ -1,5 +1,5 @@
-"""The image files below a folder, however much of it moves, vanishes or cannot be read meanwhile, and the kernel's word
-of what changes there.
+"""The image files below a folder, however much of it moves, vanishes or cannot be read meanwhile, and what the kernel
+reports of changes there.
 """
 
 import os
@@ -22,10 +22,9 @@ Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Sight:
-    """What a file looked like. Times in nanoseconds; `changed_ns` moves with rights too, and nobody can set it.
-
-    The file's number is left out: some shares invent another one at every look.
+class Signature:
+    """What tells a file from a later state of it. Times in nanoseconds; `changed_ns` moves with rights too, and nobody
+    can set it. The inode is left out: some shares invent another one at every `stat`.
     """
 
     size: int
@@ -33,7 +32,7 @@ class Sight:
     changed_ns: int
 
     @classmethod
-    def of(cls, facts: os.stat_result) -> "Sight":
+    def of(cls, facts: os.stat_result) -> "Signature":
         return cls(facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns)
 
 
@@ -56,8 +55,8 @@ class Notices:
 
 @dataclass
 class _Walk:
-    """What a look has come by: folders and files as (device, inode), and links, which it follows last. One that is not
-    `whole` leaves out files that are `known`, folders too, and does not follow links: it does not know what else leads
+    """What a walk has come by: folders and files as (device, inode), and links, which it follows last. One that is not
+    `whole` leaves out files and folders that are `known` and does not follow links: it does not know what else leads
     there.
     """
 
@@ -73,7 +72,7 @@ class Tree:
     """Lists image files below `root`, by names relative to it. Hidden files and folders are left out.
 
     Linked folders and files are followed, each target once, and under its own name where it lies below `root` too; a
-    link to a folder that holds `root` is passed over, and told. So is everything that cannot be looked at: it is tried
+    link to a folder that holds `root` is passed over, and reported. So is everything that cannot be read: it is tried
     again at the next listing.
     """
 
@@ -83,19 +82,19 @@ class Tree:
         self._folders: dict[str, int] = {}
         self._links: set[str] = set()
         self.stale = False
-        """Whether a look has come by something that only the next listing can tell."""
+        """Whether something was found that only the next listing can follow."""
 
     def name(self, path: str) -> str:
         """`path` below the root with slashes; bytes that are no UTF-8 are spelled out, since an id is text."""
         relative = os.path.relpath(path, self._root).replace(os.sep, "/")
         return os.fsencode(relative).decode(errors="backslashreplace")
 
-    def files(self) -> Iterator[tuple[str, Sight]]:
-        """Every image file below the root: path and what it looks like."""
+    def files(self) -> Iterator[tuple[str, Signature]]:
+        """Every image file below the root: path and signature."""
         self._folders, self._links, self.stale = {}, set(), False
         yield from self._all([self._root], _Walk(whole=True))
 
-    def fresh_files(self, known: Callable[[str], bool]) -> Iterator[tuple[str, Sight]]:
+    def fresh_files(self, known: Callable[[str], bool]) -> Iterator[tuple[str, Signature]]:
         """Files that are not `known` (by path) in folders whose list of names has changed since they were listed."""
         changed = []
         for folder, listed_ns in self._folders.items():
@@ -109,7 +108,7 @@ class Tree:
         if changed:
             yield from self._all(changed, _Walk(whole=False, known=known))
 
-    def look(self, start: str) -> Iterator[tuple[str, Sight]]:
+    def files_at(self, start: str) -> Iterator[tuple[str, Signature]]:
         """The file at `start`, or the files below that folder; nothing for what is none, or hidden. What lies behind a
         link that no listing has followed yet is left to the next one.
         """
@@ -124,14 +123,14 @@ class Tree:
             if facts is not None and stat.S_ISDIR(facts.st_mode):
                 yield from self._all([path], _Walk(whole=False))
             elif facts is not None and _is_image(path, facts):
-                yield path, Sight.of(facts)
+                yield path, Signature.of(facts)
 
-    def sight(self, path: str) -> Sight | None:
-        """What the file looks like now; None where there is none to be looked at."""
+    def signature(self, path: str) -> Signature | None:
+        """The file's present one; None where there is no image file, or it cannot be read."""
         facts = self._stat(path)
-        return Sight.of(facts) if facts is not None and _is_image(path, facts) else None
+        return Signature.of(facts) if facts is not None and _is_image(path, facts) else None
 
-    def _all(self, folders: list[str], walk: _Walk) -> Iterator[tuple[str, Sight]]:
+    def _all(self, folders: list[str], walk: _Walk) -> Iterator[tuple[str, Signature]]:
         """Links last, so that what can be reached in two ways has the name that does not depend on a link."""
         for folder in folders:
             yield from self._below(folder, walk)
@@ -152,9 +151,9 @@ class Tree:
             number = (facts.st_dev, facts.st_ino)
             if number not in walk.file_numbers:
                 walk.file_numbers.add(number)
-                yield link, Sight.of(facts)
+                yield link, Signature.of(facts)
 
-    def _below(self, top: str, walk: _Walk) -> Iterator[tuple[str, Sight]]:
+    def _below(self, top: str, walk: _Walk) -> Iterator[tuple[str, Signature]]:
         waiting = [top]
         while waiting:
             folder = waiting.pop()
@@ -169,7 +168,7 @@ class Tree:
                     facts = self._stat(entry.path)
                     if facts is not None and stat.S_ISREG(facts.st_mode):
                         walk.file_numbers.add((facts.st_dev, facts.st_ino))
-                        yield entry.path, Sight.of(facts)
+                        yield entry.path, Signature.of(facts)
 
     def _entered(self, folder: str, walk: _Walk) -> list[os.DirEntry[str]]:
         """What lies in `folder` and is not hidden, the first time that a walk comes there."""
