@@ -14,10 +14,18 @@ from flowgauge.kafka.settings import KafkaSettings, Security
 
 
 @contextmanager
-def closing_door() -> Iterator[int]:
-    """The port of a server that closes the one connection it takes without a word."""
+def closing_door(answer: bytes = b"") -> Iterator[int]:
+    """The port of a server that closes the one connection it takes, after `answer` to what it was asked if there is
+    one."""
+
+    def serve() -> None:
+        with listening.accept()[0] as connection:
+            if answer:
+                connection.recv(1024)
+                connection.sendall(answer)
+
     with create_server(("127.0.0.1", 0)) as listening:
-        server = Thread(target=lambda: listening.accept()[0].close())
+        server = Thread(target=serve)
         server.start()
         yield listening.getsockname()[1]
         server.join()
@@ -32,6 +40,15 @@ def test_brokers_that_are_away_are_passed_over(bootstrap: str) -> None:
 def test_a_door_that_closes_is_reported_with_what_may_be_wrong(security: Security) -> None:
     with closing_door() as port, pytest.raises(Unavailable, match=f"127.0.0.1:{port} closes.*FLOWGAUGE_KAFKA_SECURITY"):
         ensure_admitted(KafkaSettings(bootstrap=f"127.0.0.1:1,127.0.0.1:{port}", security=security))
+
+
+@pytest.mark.parametrize(
+    "answer", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"\x15\x03\x03\x00\x02\x02\x46", b"\0\0\0\x08\0\0"]
+)
+def test_a_server_that_speaks_no_kafka_is_reported_with_what_may_be_wrong(answer: bytes) -> None:
+    """HTTP, an alert of TLS, and an answer that ends in its middle."""
+    with closing_door(answer) as port, pytest.raises(Unavailable, match=f"127.0.0.1:{port} closes.*_SECURITY"):
+        ensure_admitted(KafkaSettings(bootstrap=f"127.0.0.1:{port}"))
 
 
 @pytest.mark.parametrize("kind", ["missing", "no PEM"])
