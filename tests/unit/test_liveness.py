@@ -89,7 +89,7 @@ def test_a_member_that_is_given_nothing_although_records_wait_raises(tmp_path: P
     member.assigned({PARTITION: 0})
     if stalls:
         with pytest.raises(Stalled, match=f"no records of {IMAGES} 0 .* 3 wait from offset 0"):
-            member.idle()
+            member.punctuate()
     else:
-        member.idle()
+        member.punctuate()
         assert member.pulse.silent_seconds < 60

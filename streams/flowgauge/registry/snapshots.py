@@ -11,32 +11,21 @@ from flowgauge.domain.errors import GaugeMissing
 from flowgauge.domain.messages import SNAPSHOTS, SnapshotAnnouncement
 from flowgauge.domain.object_keys import line_name, snapshot_prefix
 from flowgauge.domain.ports import Log, Objects, Outgoing, Record
-from flowgauge.runtime.backend import Store
+from flowgauge.runtime.backend import Store, records_from
 
-_PAGE = 1_000
 MANIFEST, WEIGHTS = "manifest.json", "weights.safetensors"
-
-
-class Snapshot(Protocol):
-    """A snapshot as it is stored. The manifest names the SHA-256 of the weights, so its own hash covers both."""
-
-    @property
-    def manifest(self) -> bytes: ...
-
-    @property
-    def weights(self) -> bytes: ...
-
-    @property
-    def sha256(self) -> str: ...
 
 
 @dataclass(frozen=True)
 class SnapshotFiles:
+    """A snapshot as it is stored."""
+
     manifest: bytes
     weights: bytes
 
     @property
     def sha256(self) -> str:
+        """The manifest's. The manifest names the SHA-256 of the weights, so this one covers both."""
         return sha256(self.manifest).hexdigest()
 
 
@@ -49,9 +38,10 @@ class SnapshotDisk(Protocol):
     def put(self, digest: str, manifest: bytes, weights: bytes) -> None: ...
 
 
-def store_snapshot(objects: Objects, line: str, version: str, files: Snapshot) -> str:
-    """Store both objects, the manifest last, and return the snapshot's URI. Repeating it changes nothing."""
+def store_snapshot(objects: Objects, line: str, version: str, files: SnapshotFiles) -> str:
+    """Store both objects and return the snapshot's URI. Repeating it changes nothing."""
     prefix = snapshot_prefix(line, version)
+    # the manifest last: a snapshot that has one is whole, whenever the process ends
     objects.put(f"{prefix}/{WEIGHTS}", files.weights)
     return objects.put(f"{prefix}/{MANIFEST}", files.manifest)
 
@@ -75,21 +65,15 @@ def announcements(log: Log, line: str | None = None) -> Iterator[SnapshotAnnounc
                 yield message
 
 
-Unreadable = Callable[[Record], None]
-"""Told of a record of the snapshots topic that is no announcement."""
-
-
 def announcements_since(
-    log: Log, partition: int, offset: int, unreadable: Unreadable = lambda record: None
+    log: Log, partition: int, offset: int, unreadable: Callable[[Record], None] = lambda record: None
 ) -> Iterator[tuple[SnapshotAnnouncement, int]]:
-    """Announcements from `offset` on, each with the offset after it. What is none is passed over."""
-    while records := log.read(SNAPSHOTS, partition, offset, _PAGE):
-        for record in records:
-            try:
-                yield SnapshotAnnouncement.decode(record.value), record.offset + 1
-            except ValidationError:
-                unreadable(record)
-        offset = records[-1].offset + 1
+    """Announcements from `offset` on, each with the offset after it; `unreadable` is told of what is none."""
+    for record in records_from(log, SNAPSHOTS, partition, offset):
+        try:
+            yield SnapshotAnnouncement.decode(record.value), record.offset + 1
+        except ValidationError:
+            unreadable(record)
 
 
 def active_snapshots(log: Log) -> Mapping[str, SnapshotAnnouncement]:
@@ -109,7 +93,7 @@ def active_snapshot(log: Log, line: str) -> SnapshotAnnouncement:
     return found
 
 
-def announcement(store: Store, line: str, version: str, files: Snapshot, parent: str | None) -> Outgoing:
+def announcement(store: Store, line: str, version: str, files: SnapshotFiles, parent: str | None) -> Outgoing:
     """The record that makes `version` active, with the next epoch of its line; for whoever appends it."""
     epochs = [message.epoch for message in announcements(store.log, line)]
     message = SnapshotAnnouncement(
@@ -124,7 +108,7 @@ def announcement(store: Store, line: str, version: str, files: Snapshot, parent:
     return Outgoing(SNAPSHOTS, line, message.encode())
 
 
-def publish_snapshot(store: Store, line: str, version: str, files: Snapshot, parent: str | None) -> None:
+def publish_snapshot(store: Store, line: str, version: str, files: SnapshotFiles, parent: str | None) -> None:
     """Store a snapshot and make it the active one of `line`."""
     store_snapshot(store.objects, line, version, files)
     store.log.append([announcement(store, line, version, files, parent)])

@@ -1,9 +1,10 @@
 """Whether a worker gets on: a supervisor can start one anew that has ended, and none that only looks alive."""
 
 from collections.abc import Callable, Mapping
-from threading import Event, Thread, Timer
+from threading import Event, Thread
 from time import monotonic
 
+# shorter, and a large batch or an adaptation step is taken for a stall; longer, and images wait for a worker that hangs
 STALL_SECONDS = 300.0
 
 
@@ -63,18 +64,3 @@ class Watchdog:
                 if pulse.silent_seconds > self._limit:
                     self._on_stall(name, pulse.silent_seconds)
                     return
-
-
-class Deadline:
-    """A context manager: `on_missed` is called, from a thread of its own, if it lasts longer than `seconds`."""
-
-    def __init__(self, seconds: float, on_missed: Callable[[], None]) -> None:
-        self._timer = Timer(seconds, on_missed)
-        self._timer.daemon = True
-
-    def __enter__(self) -> "Deadline":
-        self._timer.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._timer.cancel()
