@@ -53,9 +53,6 @@ class Trigger:
             since=self.since,
         )
 
-    def requested(self) -> Outgoing:
-        return Outgoing(ADAPTATIONS, self.line, self.request.encode())
-
     def proposed(self) -> Outgoing:
         """The alert that asks a person. Its detail holds the request, for whoever approves it."""
         request = self.request
@@ -234,8 +231,10 @@ class LineMonitor:
             return
         self._state.asked_at, self._state.images_since = now, 0
         # on what may be a wave of defects a person decides, whatever the policy: a gauge that they trained passes them
-        automatic = self._settings.policy is Policy.AUTO and not trigger.defects
-        yield trigger.requested() if automatic else trigger.proposed()
+        if self._settings.policy is Policy.AUTO and not trigger.defects:
+            yield Outgoing(ADAPTATIONS, self._line, trigger.request.encode())
+        else:
+            yield trigger.proposed()
 
     def _cooling(self, last: datetime | None, now: datetime) -> bool:
         return last is not None and (now - last).total_seconds() < self._settings.cool_down_seconds

@@ -96,22 +96,23 @@ class Scoring(Processor):
         self._remember(images, partition)
         self._scored = scored
         self.skipped += len(items) - len(images) - len(dead_letters)
+        # a verdict lies in the partition of its image's number: there it is the checkpoint of this partition alone
         verdicts = [
-            Outgoing(VERDICTS, verdict.line, verdict.encode(), partition=verdict.source.partition)
-            for verdict in (each.verdict for each in scored)
+            Outgoing(VERDICTS, each.verdict.line, each.verdict.encode(), partition=partition) for each in scored
         ]
         if self._uploaders is None:  # then they are there when the verdict is read
             self.checkpoint()
         return [*dead_letters, *verdicts, *self._gauges.alerts(), *overdue, *self._due_alerts()]
 
     def checkpoint(self) -> None:
-        """Begin to store the images of the batch, which its verdicts name."""
+        """Go on storing what verdicts name: the images of the last batch, and what is still pending."""
         scored, self._scored = self._scored, []
         self.artifacts.enqueue(scored)
-        self._upload()
+        self.artifacts.flush()
+        self._meter.pending(self.artifacts.pending)
 
     def punctuate(self, now: datetime) -> list[Outgoing]:
-        self._upload()
+        self.checkpoint()
         return self._due_alerts()
 
     def flush(self) -> list[Outgoing]:
@@ -138,11 +139,8 @@ class Scoring(Processor):
             elif known[item.key] != item.picture.sha256:
                 refused.append(Refused(item.record, "Another image was sent under the same id."))
         start = self._starts[partition]
-        return images, [
-            dead_lettered(each.record, each.reason, start.generation)
-            for each in refused
-            if each.record.offset not in start.dead_lettered
-        ]
+        new = [each for each in refused if each.record.offset not in start.dead_lettered]
+        return images, [dead_lettered(each.record, each.reason, start.generation) for each in new]
 
     def _score(self, images: Sequence[Image]) -> list[Scored]:
         """In the order of `images`; those of a line are scored together, each as its gauge sees it."""
@@ -156,12 +154,12 @@ class Scoring(Processor):
             if (gauge := gauges[line]) is not None:
                 found = gauge.predict([images[index].picture for index in indices])
                 predictions.update(zip(indices, found, strict=True))
-        return [
-            Scored(
-                image, self._verdict(image, gauges[image.event.line], predictions.get(index)), predictions.get(index)
-            )
-            for index, image in enumerate(images)
-        ]
+        scored: list[Scored] = []
+        for index, image in enumerate(images):
+            prediction = predictions.get(index)
+            verdict = self._verdict(image, gauges[image.event.line], prediction)
+            scored.append(Scored(image, verdict, prediction))
+        return scored
 
     def _verdict(self, image: Image, gauge: Predictor | None, prediction: Prediction | None) -> Verdict:
         record, event, start = image.record, image.event, self._starts[image.record.partition]
@@ -257,10 +255,6 @@ class Scoring(Processor):
             gauge = self._gauges.version(verdict.line, verdict.gauge_version)
         image = image.seen_by(gauge)
         return Scored(image, verdict, gauge.predict([image.picture])[0] if gauge else None)
-
-    def _upload(self) -> None:
-        self.artifacts.flush()
-        self._meter.pending(self.artifacts.pending)
 
     def _due_alerts(self) -> list[Outgoing]:
         """One per line and window while the store does not take what is pending; and what a start had to tell."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from flowgauge.domain.errors import GaugeMissing, InvalidName, SnapshotCorrupt, SnapshotInvalid, Unavailable
 from flowgauge.domain.messages import SNAPSHOTS, AlertKind, SnapshotAnnouncement
 from flowgauge.domain.object_keys import line_name
-from flowgauge.domain.ports import Log, Objects, Outgoing, Record
+from flowgauge.domain.ports import Log, Objects, Outgoing
 from flowgauge.models.prediction import Predictor
 from flowgauge.registry.snapshots import SnapshotDisk, announcements_since, fetch_snapshot
 from flowgauge.runtime.alerts import alert
@@ -45,7 +45,6 @@ class Gauges:
         self._capacity = capacity
         self._read: dict[int, int] = {}
         self._announced: defaultdict[str, list[SnapshotAnnouncement]] = defaultdict(list)
-        self._passed_over: set[str] = set()
         self._broken: set[tuple[str, int]] = set()
         self._held: OrderedDict[str, Held] = OrderedDict()
         self._alerts: list[Outgoing] = []
@@ -53,15 +52,21 @@ class Gauges:
     def refresh(self) -> None:
         """Read what has been announced since the last call. Raises `Unavailable`."""
         for partition in range(self._log.partitions(SNAPSHOTS)):
-            start = self._read.get(partition, 0)
-            for message, after in announcements_since(self._log, partition, start, self._unreadable):
+            for record, message in announcements_since(self._log, partition, self._read.get(partition, 0)):
+                self._read[partition] = record.offset + 1
+                if message is None:
+                    source = f"{partition}:{record.offset}"
+                    why = f"The record {source} of the snapshots topic is no announcement; the gauge before it stays."
+                    with suppress(InvalidName):  # a key that names no line names nobody to tell
+                        line, kind = line_name(record.key), AlertKind.SNAPSHOT_INVALID
+                        self._alerts.append(alert(line, kind, source, record.at, why))
+                    continue
                 known = self._announced[message.line]
                 # two workers that announce at once take the same epoch: whoever reads must choose the same one
                 if all(message.epoch != other.epoch for other in known):
                     known.append(message)
                     known.sort(key=lambda announced: -announced.epoch)
                     del known[_REMEMBERED:]
-                self._read[partition] = after
 
     def gauge(self, line: str) -> Predictor | None:
         """The gauge to score `line` with; None while it has none that loads.
@@ -100,16 +105,6 @@ class Gauges:
         """The `snapshot_invalid` alerts since the last call."""
         due, self._alerts = self._alerts, []
         return due
-
-    def _unreadable(self, record: Record) -> None:
-        source = f"{record.partition}:{record.offset}"
-        if source in self._passed_over:
-            return
-        self._passed_over.add(source)
-        message = f"The record {source} of the snapshots topic is no announcement; the gauge before it stays."
-        with suppress(InvalidName):  # a key that names no line names nobody to tell
-            line = line_name(record.key)
-            self._alerts.append(alert(line, AlertKind.SNAPSHOT_INVALID, source, record.at, message))
 
     def _activated(self, announced: SnapshotAnnouncement) -> Predictor | None:
         """The announced gauge, in memory from now on; None where it is broken, which is reported. While the store is

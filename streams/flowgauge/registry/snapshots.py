@@ -1,6 +1,6 @@
 """The snapshots topic: which gauge is active, and which were."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Protocol
@@ -38,12 +38,12 @@ class SnapshotDisk(Protocol):
     def put(self, digest: str, manifest: bytes, weights: bytes) -> None: ...
 
 
-def store_snapshot(objects: Objects, line: str, version: str, files: SnapshotFiles) -> str:
-    """Store both objects and return the snapshot's URI. Repeating it changes nothing."""
+def store_snapshot(objects: Objects, line: str, version: str, files: SnapshotFiles) -> None:
+    """Store both objects. Repeating it changes nothing."""
     prefix = snapshot_prefix(line, version)
     # the manifest last: a snapshot that has one is whole, whenever the process ends
     objects.put(f"{prefix}/{WEIGHTS}", files.weights)
-    return objects.put(f"{prefix}/{MANIFEST}", files.manifest)
+    objects.put(f"{prefix}/{MANIFEST}", files.manifest)
 
 
 def fetch_snapshot(objects: Objects, line: str, version: str) -> SnapshotFiles:
@@ -60,20 +60,18 @@ def fetch_snapshot(objects: Objects, line: str, version: str) -> SnapshotFiles:
 def announcements(log: Log, line: str | None = None) -> Iterator[SnapshotAnnouncement]:
     """All announcements (of `line`) in log order."""
     for partition in range(log.partitions(SNAPSHOTS)):
-        for message, _ in announcements_since(log, partition, 0):
-            if line in (None, message.line):
+        for _, message in announcements_since(log, partition, 0):
+            if message is not None and line in (None, message.line):
                 yield message
 
 
-def announcements_since(
-    log: Log, partition: int, offset: int, unreadable: Callable[[Record], None] = lambda record: None
-) -> Iterator[tuple[SnapshotAnnouncement, int]]:
-    """Announcements from `offset` on, each with the offset after it; `unreadable` is told of what is none."""
+def announcements_since(log: Log, partition: int, offset: int) -> Iterator[tuple[Record, SnapshotAnnouncement | None]]:
+    """The records from `offset` on, each with its announcement; None for what is none."""
     for record in records_from(log, SNAPSHOTS, partition, offset):
         try:
-            yield SnapshotAnnouncement.decode(record.value), record.offset + 1
+            yield record, SnapshotAnnouncement.decode(record.value)
         except ValidationError:
-            unreadable(record)
+            yield record, None
 
 
 def active_snapshots(log: Log) -> Mapping[str, SnapshotAnnouncement]:

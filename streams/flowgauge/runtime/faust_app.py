@@ -12,7 +12,7 @@ any is held, Faust hangs in a rebalance.
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from threading import Timer
@@ -27,7 +27,7 @@ from flowgauge.domain.errors import Unavailable
 from flowgauge.domain.messages import from_epoch, header_text
 from flowgauge.domain.ports import Record
 from flowgauge.runtime.group_member import Member, by_partition
-from flowgauge.runtime.meter import Meter, Unmetered
+from flowgauge.runtime.meter import Meter
 from flowgauge.runtime.roles import lower_priority
 from flowgauge.runtime.task import Partition
 
@@ -56,12 +56,12 @@ class GroupSettings:
 
     brokers: str
     prefix: str
-    batch: int = 16
-    linger_seconds: float = 0.02
-    session_seconds: float = 15.0
-    credentials: Any = None
-    nice: int = 0
-    meter: Meter = field(default_factory=Unmetered)
+    batch: int
+    linger_seconds: float
+    session_seconds: float
+    credentials: Any
+    nice: int
+    meter: Meter
 
 
 class Consumer(aiokafka.Consumer):
@@ -95,12 +95,15 @@ class GroupApp(faust.App):
             broker=settings.brokers,
             broker_credentials=settings.credentials,
             broker_session_timeout=settings.session_seconds,
+            # ten in a session: with few, a busy machine loses its partitions for two heartbeats that are late
             broker_heartbeat_interval=settings.session_seconds / 10,
+            # longer, and a restart repeats more; shorter, and brokers store offsets all the time
             broker_commit_interval=1.0,
             consumer_auto_offset_reset="earliest",
             consumer_max_fetch_size=_LARGEST_FETCH,
             consumer_metadata_max_age_ms=_METADATA_SECONDS * 1_000,
             stream_wait_empty=False,
+            # the next batches, to look ahead into: less, and decoders have nothing to begin with; more takes memory
             stream_buffer_maxsize=4 * settings.batch,
             topic_allow_declare=False,
             topic_disable_leader=True,

@@ -123,7 +123,7 @@ class Member:
         now = self._clock.now()
         if self._committable:
             task = self._task
-            self._insisting(lambda: task.punctuate(now))
+            self._insisting(lambda: task.deliver(lambda: task.processor.punctuate(now)))
             self._publish_offsets()
         if self._sampled_at is None or abs(now - self._sampled_at) >= _SAMPLE_INTERVAL:
             self._sampled_at = now
@@ -146,7 +146,7 @@ class Member:
 
     def flush(self) -> None:
         """Deliver what is pending. Raises `Unavailable` at the first failure: it comes again after a restart."""
-        self._task.flush()
+        self._task.deliver(self._task.processor.flush)
 
     def restarts(self) -> dict[Partition, int]:
         """Where to fetch from since the last `punctuate` found that a topic holds other records; each is told once."""

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from datetime import datetime
 
 from flowgauge.domain.ports import Log, Outgoing, Record
 from flowgauge.runtime.processor import Processor
@@ -77,21 +76,14 @@ class StreamTask:
         self._observer(step)
         return len(step.records)
 
-    def punctuate(self, now: datetime) -> None:
-        """Deliver what is due by `now`, as durably as what follows from a batch."""
+    def deliver(self, due: Callable[[], list[Outgoing]]) -> None:
+        """Append what `due`, the processor's `punctuate` or `flush`, returns: as durably as the results of a batch."""
         self.finish()
-        self._deliver(self.processor.punctuate(now))
-
-    def flush(self) -> None:
-        """Let the processor deliver what is pending; what is not delivered comes at a restart."""
-        self.finish()
-        self._deliver(self.processor.flush())
+        outgoing = due()
+        if outgoing:
+            self._unfinished = None, Step(self.processor.name, (), outgoing)
+            self.finish()
 
     def committable_offset(self, topic_partition: Partition) -> int:
         """Up to where a commit of `topic_partition`, whose position is known, loses nothing."""
         return self.processor.committable_offset(*topic_partition, self.positions[topic_partition])
-
-    def _deliver(self, due: Sequence[Outgoing]) -> None:
-        if due:
-            self._unfinished = None, Step(self.processor.name, (), due)
-            self.finish()

@@ -1,6 +1,7 @@
 """One processor on a log: read, process, append, checkpoint, commit; whatever fails is tried again in its place."""
 
 from collections.abc import Callable
+from functools import partial
 
 from flowgauge.domain.errors import Unavailable
 from flowgauge.domain.ports import Clock, Log
@@ -50,7 +51,7 @@ class Worker:
                     done += self._task.take(topic_partition, records)
                     self._commit(topic_partition)
             if not done:
-                self._task.punctuate(self._clock.now())
+                self._task.deliver(partial(self.processor.punctuate, self._clock.now()))
                 for topic_partition in self._partitions():
                     self._commit(topic_partition)
         except Unavailable as error:
@@ -64,7 +65,7 @@ class Worker:
 
     def flush(self) -> None:
         """Let the processor deliver what is pending. Raises `Unavailable`; what is not delivered comes at a restart."""
-        self._task.flush()
+        self._task.deliver(self.processor.flush)
 
     def lag(self) -> int:
         """How many records wait."""
