@@ -185,7 +185,7 @@ def test_a_restart_that_gets_half_way_takes_nothing_back(store: Store) -> None:
     assert offsets(store) == list(range(7))
 
 
-def test_void_verdicts_are_not_archived(store: Store) -> None:
+def test_fenced_verdicts_are_not_archived(store: Store) -> None:
     append(store, [0, 1, 2, 1, 2, 3, 4, 5, 6, 7, 8, 3, 9])
     archive(store, rows=4)
     assert offsets(store) == list(range(10))

@@ -36,7 +36,7 @@ def read(store: Store, batch: int) -> list[int]:
 
 
 @pytest.mark.parametrize("batch", [1, 2, 100])
-def test_a_verdict_whose_source_offset_does_not_rise_is_void(store: Store, batch: int) -> None:
+def test_a_verdict_whose_source_offset_does_not_rise_is_fenced(store: Store, batch: int) -> None:
     append_verdicts(store.log, [verdict(offset) for offset in (0, 1, 3, 2, 3, 4, 0, 5)])
     assert read(store, batch) == [0, 1, 3, 4, 5]
 

@@ -101,7 +101,10 @@ class Adaptation(Processor):
             decided = audit(self._store, request.line, adapted_version(request)) is not None
             # one that was decided before comes again after a crash, and its decision stands
             if request.request_id != other.request_id and not decided:
-                outgoing.append(_coalesced(request, other))
+                line, kind, trigger = request.line, AlertKind.ADAPTATION_COALESCED, str(request.request_id)
+                why = f"{line}: of several requests to adapt, that of {other.requested_by} is carried out alone."
+                instead = str(other.request_id)
+                outgoing.append(alert(line, kind, trigger, request.requested_at, why, instead=instead))
         for request in chosen.values():
             outgoing += self._decided(request)
         return outgoing
@@ -303,14 +306,3 @@ def _refused(request: AdaptationRequest, why: str, **detail: Any) -> Outgoing:
     message = f"{request.line} keeps its gauge, the adaptation was refused. {why}"
     trigger = str(request.request_id)
     return alert(request.line, AlertKind.ADAPTATION_REFUSED, trigger, request.requested_at, message, why=why, **detail)
-
-
-def _coalesced(request: AdaptationRequest, other: AdaptationRequest) -> Outgoing:
-    return alert(
-        request.line,
-        AlertKind.ADAPTATION_COALESCED,
-        str(request.request_id),
-        request.requested_at,
-        f"{request.line}: of several requests to adapt, that of {other.requested_by} is carried out alone.",
-        instead=str(other.request_id),
-    )

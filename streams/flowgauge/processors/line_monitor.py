@@ -174,6 +174,7 @@ class LineMonitor:
             score=round(verdict.standard_score, _DIGITS),
             # every number of `Statistics`, so that one which is added there is monitored too
             statistics={name: round(value, _DIGITS) for name, value in verdict.statistics if isinstance(value, float)},
+            # the monitor asks for the third of the image alone
             peak=(round(x, 3), round(y, 3)),
             at=verdict.event_time,
         )

@@ -14,12 +14,11 @@ from flowgauge.registry.lines import SettingsCache
 from flowgauge.registry.snapshots import MANIFEST
 from flowgauge.runtime.backend import Store
 from flowgauge.runtime.fencing import Counted, VerdictReader
-from flowgauge.runtime.meter import Meter, Unmetered
+from flowgauge.runtime.meter import UNMETERED, Meter
 from flowgauge.training.thresholds import Threshold
 
 # what a line may pause without losing its schedule and what was seen of its drift; longer only keeps dead lines' state
 _TTL_SECONDS = 30 * 86_400
-_UNMETERED = Unmetered()
 
 
 class Observing(VerdictReader):
@@ -32,7 +31,7 @@ class Observing(VerdictReader):
 
     name = "observing"
 
-    def __init__(self, store: Store, meter: Meter = _UNMETERED) -> None:
+    def __init__(self, store: Store, meter: Meter = UNMETERED) -> None:
         super().__init__(store.log)
         self._meter = meter
         self._state = store.state

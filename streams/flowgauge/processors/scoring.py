@@ -17,11 +17,10 @@ from flowgauge.registry.lines import SettingsCache
 from flowgauge.runtime.alerts import OncePerWindow
 from flowgauge.runtime.backend import Store
 from flowgauge.runtime.events import Image, Prefetch, Refused, opened
-from flowgauge.runtime.meter import Meter, Unmetered
+from flowgauge.runtime.meter import UNMETERED, Meter
 from flowgauge.runtime.processor import Processor
 
 NO_GAUGE = "no gauge"
-_UNMETERED = Unmetered()
 
 
 class Scoring(Processor):
@@ -47,7 +46,7 @@ class Scoring(Processor):
         decoders: Executor | None = None,
         uploaders: Executor | None = None,
         room_bytes: int = ROOM_BYTES,
-        meter: Meter = _UNMETERED,
+        meter: Meter = UNMETERED,
     ) -> None:
         self.skipped = 0
         self.artifacts = Artifacts(store.objects, Outbox(store.clock, uploaders), self._remade, room_bytes)

@@ -15,6 +15,9 @@ from flowgauge.runtime.alerts import alert
 
 # announcements per line: with fewer there is nothing to fall back to when the newest are broken; more only take memory
 _REMEMBERED = 16
+# gauges in memory: more, and a worker of many lines outgrows it; fewer than lines that send at a time, and every batch
+# loads one again
+_IN_MEMORY = 32
 
 Load = Callable[[bytes, bytes], Predictor]
 """Manifest and weights to a gauge; raises `SnapshotInvalid`."""
@@ -36,7 +39,7 @@ class Gauges:
     """
 
     def __init__(
-        self, log: Log, objects: Objects, load: Load, capacity: int = 32, disk: SnapshotDisk | None = None
+        self, log: Log, objects: Objects, load: Load, capacity: int = _IN_MEMORY, disk: SnapshotDisk | None = None
     ) -> None:
         self._log = log
         self._objects = objects

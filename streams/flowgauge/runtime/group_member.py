@@ -15,7 +15,7 @@ from flowgauge.domain.ports import Clock, Log, Record
 from flowgauge.runtime.alerts import expired_alerts, reset_alerts
 from flowgauge.runtime.backoff import FIRST_PAUSE, LONGEST_PAUSE
 from flowgauge.runtime.liveness import STALL_SECONDS, Progress, Pulse
-from flowgauge.runtime.meter import Meter, Unmetered, measured
+from flowgauge.runtime.meter import UNMETERED, Meter, measured
 from flowgauge.runtime.processor import Processor
 from flowgauge.runtime.task import Observer, Partition, Step, StreamTask
 from flowgauge.runtime.worker import OnUnavailable
@@ -24,7 +24,6 @@ T = TypeVar("T")
 
 # three questions to the brokers per partition each time; longer, and lag and topics that were made anew are seen late
 _SAMPLE_INTERVAL = timedelta(seconds=5)
-_UNMETERED = Unmetered()
 
 
 class Member:
@@ -42,7 +41,7 @@ class Member:
         observer: Observer = lambda step: None,
         unavailable: OnUnavailable = lambda name, error: None,
         stopping: Event | None = None,
-        meter: Meter = _UNMETERED,
+        meter: Meter = UNMETERED,
         pulse: Pulse | None = None,
         stall_seconds: float = STALL_SECONDS,
     ) -> None:

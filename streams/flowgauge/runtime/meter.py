@@ -46,6 +46,9 @@ class Unmetered:
         return lambda *_: nullcontext()
 
 
+UNMETERED = Unmetered()
+
+
 def measured(meter: Meter, step: Step, now: datetime) -> None:
     """Tell `meter` what has become durable `now`."""
     if step.records:
