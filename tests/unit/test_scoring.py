@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from flowgauge.domain.dead_letters import REASON
-from flowgauge.domain.messages import ALERTS, DEAD_LETTERS, IMAGES, Alert, AlertKind, Decision
+from flowgauge.domain.messages import ALERTS, DEAD_LETTERS, IMAGES, VERDICTS, Alert, AlertKind, Decision
 from flowgauge.domain.ports import Objects, Outgoing
 from flowgauge.processors.scoring import NO_GAUGE, Scoring
 from flowgauge.registry.gauges import Gauges
@@ -341,6 +341,18 @@ def test_what_was_pending_when_a_worker_was_killed_is_stored_by_the_next(store: 
     (prediction,) = BrightnessGauge(LINE, "fit-1", 150).predict([decode(png(200))])
     expected = heatmap_png(decode(png(200)), prediction.anomaly_map, prediction.map_ceiling)
     assert store.objects.get(heatmap) == expected, "it is not that of the gauge that rejected the image"
+
+
+def test_what_two_workers_believed_to_be_theirs_is_stored_by_the_next(store: Store, clock: SetClock) -> None:
+    send(store, [("bright", png(200))])
+    away = Failing(store.objects, ["put"], 1_000)
+    broken = Store(store.uri, store.log, away, store.state, store.clock)
+    Worker(Scoring(broken, Gauges(store.log, store.objects, load)), store.log, clock, 16).step()
+    (written,) = records(store.log, VERDICTS)
+    store.log.append([Outgoing(VERDICTS, LINE, written.value, partition=0)])
+    score(store)
+    assert kept(store) == ["bright", "bright.png"]
+    assert store.log.position("scoring", IMAGES, 0) == 1
 
 
 def test_what_has_no_room_in_memory_is_read_again_from_the_log(store: Store, clock: SetClock) -> None:

@@ -1,7 +1,7 @@
 """What is kept of an image beside its verdict: the image itself, and a heatmap where a person may want to look. Uploads
 wait in an outbox while their store is away."""
 
-from collections import defaultdict, deque
+from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import Executor
 from dataclasses import dataclass
@@ -63,31 +63,29 @@ class Outbox:
         self._backoff = Backoff(clock)
         self._lock = Condition()
         self._waiting: deque[Upload] = deque()
-        self._pending: defaultdict[Partition, set[int]] = defaultdict(set)
-        self._lines: defaultdict[str, int] = defaultdict(int)
+        self._pending: dict[tuple[Partition, int], Upload] = {}
         self._at_work = 0
         self._failure: BaseException | None = None
 
     def __len__(self) -> int:
-        return sum(self._lines.values())
+        return len(self._pending)
 
     @property
     def lines(self) -> list[str]:
         """Those that something is pending of."""
         with self._lock:
-            return sorted(self._lines)
+            return sorted({upload.line for upload in self._pending.values()})
 
     def first(self, topic_partition: Partition) -> int | None:
         """The lowest offset of `topic_partition` that something is pending of."""
         with self._lock:
-            return min(self._pending[topic_partition], default=None)
+            return min((offset for source, offset in self._pending if source == topic_partition), default=None)
 
     def enqueue(self, upload: Upload) -> None:
-        """At most one for each offset."""
+        """To be followed by `flush`."""
         with self._lock:
             self._waiting.append(upload)
-            self._pending[upload.topic_partition].add(upload.offset)
-            self._lines[upload.line] += 1
+            self._pending[upload.topic_partition, upload.offset] = upload
             self.size += upload.size
 
     def flush(self) -> None:
@@ -145,10 +143,8 @@ class Outbox:
                 self.postpone(error)
                 return
             with self._lock:
-                self._pending[upload.topic_partition].discard(upload.offset)
-                self._lines[upload.line] -= 1
-                if not self._lines[upload.line]:
-                    del self._lines[upload.line]
+                # an offset is found twice at a start where two workers believed that the partition was theirs
+                self._pending.pop((upload.topic_partition, upload.offset), None)
                 self.size -= upload.size
                 self.unavailable = None
                 self._backoff.succeeded()

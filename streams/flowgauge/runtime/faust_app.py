@@ -71,7 +71,9 @@ class Consumer(aiokafka.Consumer):
 
     async def seek_to_committed(self) -> Mapping[Any, int]:
         committed = await super().seek_to_committed()
-        starts = await self.app.starts({tp: offset or 0 for tp, offset in committed.items()})
+        offsets = {self.app.partition_of(tp): offset or 0 for tp, offset in committed.items()}
+        found = await self.app.on_thread(partial(self.app.member.assigned, offsets))
+        starts = {tp: found[self.app.partition_of(tp)] for tp in committed}
         await self.seek_wait(starts)
         return starts
 
@@ -132,13 +134,6 @@ class GroupApp(faust.App):
     def partition_of(self, tp: Any) -> Partition:
         """Faust's name of a partition as ours, without the prefix."""
         return tp.topic.removeprefix(self._settings.prefix), tp.partition
-
-    async def starts(self, committed: Mapping[Any, int]) -> dict[Any, int]:
-        """The member's start of each partition that the group has assigned to it, by Faust's names."""
-        found = await self._run(
-            partial(self.member.assigned, {self.partition_of(tp): offset for tp, offset in committed.items()})
-        )
-        return {tp: found[self.partition_of(tp)] for tp in committed}
 
     async def _on_partitions_assigned(self, assigned: set[Any], generation_id: int = 0) -> None:
         """Faust seeks nowhere for an assignment of nothing, and what the member held is another's now."""
@@ -201,11 +196,11 @@ class GroupApp(faust.App):
     async def _guarded(self, work: Callable[[], Any], thread: ThreadPoolExecutor | None = None) -> None:
         """An `Unavailable` comes out only while stopping. Anything else ends this app: never half a worker."""
         try:
-            await self._run(work, thread)
+            await self.on_thread(work, thread)
         except Unavailable as error:
             self.log.warning("%s stops with work left that a restart repeats: %s", self.member.name, error)
 
-    async def _run(self, work: Callable[[], T], thread: ThreadPoolExecutor | None = None) -> T:
+    async def on_thread(self, work: Callable[[], T], thread: ThreadPoolExecutor | None = None) -> T:
         """Run `work` on the processor's own thread, unless another is given. What it raises but `Unavailable` ends the
         app, and stays its `failure`: Faust alone would log it and go on without this member."""
         try:
