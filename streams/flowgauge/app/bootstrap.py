@@ -129,7 +129,7 @@ def embedded(
             scoring=scoring,
             downstream=downstream,
             adaptation=adaptation,
-            housekeeping=[LogTrimming(log, store.clock, groups, log.trim), PassRetention(store)],
+            housekeeping=[LogTrimming(log, store.clock, groups, log.trim).tidy, PassRetention(store).tidy],
             alone=_alone(store),
             unavailable=unavailable,
             stopping=stopping,

@@ -35,11 +35,6 @@ class Source(Protocol):
         """Whether what is there now may still become an event, or must still be tidied up after."""
 
 
-class Housekeeping(Protocol):
-    def tidy(self) -> None:
-        """Called often, between two batches: delete what nobody needs any more, when it is time to."""
-
-
 class LogTrimming:
     """Keeps an embedded log from growing for ever: trims each partition below what all the `groups` (name -> topics)
     that read it have committed. Images go at once: their objects remain."""
@@ -69,14 +64,15 @@ class LogTrimming:
 
 @dataclass(frozen=True)
 class RunnerConfig:
-    """What a runner runs. `alone` is held while it does, so that no second one works on the same store; `backlog` is
-    how many images may wait in the log before sources are asked for more."""
+    """What a runner runs. Each of `housekeeping` is called often, between two batches: it deletes what nobody needs any
+    more, when it is time to. `alone` is held while a runner runs, so that no second one works on the same store;
+    `backlog` is how many images may wait in the log before sources are asked for more."""
 
     sources: Sequence[Source]
     scoring: Worker
     downstream: Sequence[Worker]
     adaptation: Worker
-    housekeeping: Sequence[Housekeeping]
+    housekeeping: Sequence[Callable[[], None]]
     alone: Callable[[], AbstractContextManager[None]]
     unavailable: OnUnavailable
     stopping: Event
@@ -179,8 +175,8 @@ class Runner:
 
     def _tidy(self) -> None:
         try:
-            for housekeeper in self._config.housekeeping:
-                housekeeper.tidy()
+            for tidy in self._config.housekeeping:
+                tidy()
         except Unavailable as error:
             self._config.unavailable("housekeeping", error)
 
