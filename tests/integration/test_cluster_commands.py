@@ -14,7 +14,7 @@ import pytest
 
 from flowgauge.app.bootstrap import open_store
 from flowgauge.domain.messages import VERDICTS, Reason, Verdict
-from flowgauge.processors.triggers import Trigger
+from flowgauge.processors.line_monitor import Trigger
 from tests.support.plants import LINE, SIDE, tiny_dataset
 from tests.support.servers import S3Address, plant_variables
 from tests.support.shell import Outcome, Shell

@@ -9,7 +9,7 @@ import pytest
 from flowgauge.app.bootstrap import open_store
 from flowgauge.domain.messages import ADAPTATIONS, AdaptationRequest, Reason
 from flowgauge.local.file_system import only_runner
-from flowgauge.processors.triggers import Trigger
+from flowgauge.processors.line_monitor import Trigger
 from flowgauge.synthetic.procedural import ProceduralLine, write_dataset
 from tests.support.plants import LINE, SIDE, fitted_store, tiny_dataset
 from tests.support.shell import Shell

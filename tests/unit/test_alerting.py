@@ -67,9 +67,9 @@ def test_a_window_stays_open_for_records_that_are_still_to_be_read_whatever_the_
     clock.advance(3_600)
     lagging = Alerting(store)
     lagging.process([first])
-    assert lagging.idle(clock.now()) == []
+    assert lagging.punctuate(clock.now()) == []
     lagging.process(rest)
-    (last,) = lagging.idle(clock.now())
+    (last,) = lagging.punctuate(clock.now())
     assert Alert.decode(last.value).count == 3
 
 
@@ -103,7 +103,7 @@ def test_a_worker_whose_clock_is_ahead_loses_none_of_a_count(store: Store, clock
     for offset in range(4):
         append_rejects(store, offset)
         store.log.append(worker.process(records(store.log, VERDICTS)[offset:]))
-        store.log.append(worker.idle(clock.now() + timedelta(hours=1)))
+        store.log.append(worker.punctuate(clock.now() + timedelta(hours=1)))
     assert alert_counts(store) == [(AlertKind.REJECT, 4)]
 
 

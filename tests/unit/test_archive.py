@@ -1,11 +1,16 @@
 from collections.abc import Iterable
 from datetime import date, timedelta
+from io import BytesIO
 from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from pydantic import BaseModel
 
-from flowgauge.domain.messages import VERDICTS, Decision, Region
-from flowgauge.processors.archive import Archive, archived
+from flowgauge.domain.messages import VERDICTS, Decision, FrozenModel, Instant, Region, Source, Statistics, Verdict
+from flowgauge.processors.archive import SCHEMA, Archive, archived, columns
 from flowgauge.runtime.backend import Store
 from flowgauge.runtime.worker import Worker
 from tests.support.failing import Failing
@@ -64,6 +69,81 @@ def test_an_archived_verdict_is_the_verdict(store: Store) -> None:
     assert list(archived(store.objects)) == [full, bare]
 
 
+def test_an_archive_keeps_the_columns_that_it_has_had_from_the_first_file_on() -> None:
+    time = "timestamp[us, tz=UTC]"
+    box = "left: int32, top: int32, right: int32, bottom: int32, score: double"
+    assert {field.name: str(field.type) for field in SCHEMA} == {
+        "schema_version": "int32",
+        "verdict_id": "string",
+        "image_id": "string",
+        "image_sha256": "string",
+        "image_uri": "string",
+        "line": "string",
+        "captured_at": time,
+        "scored_at": time,
+        "late": "bool",
+        "score": "double",
+        "threshold": "double",
+        "decision": "string",
+        "reasons": "list<item: string>",
+        "gauge_version": "string",
+        "detector": "string",
+        "regions": f"list<item: struct<{box}>>",
+        "heatmap_uri": "string",
+        "statistics": "struct<brightness: double, contrast: double, focus: double, fingerprint: string>",
+        "source": "struct<topic: string, partition: int32, offset: int64, generation: int64, topic_id: string>",
+        "standard_score": "double",
+        "peak": "list<item: double>",
+        "use_for_training": "bool",
+        "subject": "string",
+        "arrived_at": time,
+        "clock_off": "bool",
+    }
+
+
+@pytest.mark.parametrize(
+    ("model", "kept"),
+    [
+        (Verdict, SCHEMA),
+        (Region, SCHEMA.field("regions").type.value_type),
+        (Statistics, SCHEMA.field("statistics").type),
+        (Source, SCHEMA.field("source").type),
+    ],
+)
+def test_every_field_of_a_verdict_has_a_column(model: type[BaseModel], kept: Any) -> None:
+    assert [field.name for field in kept] == list(model.model_fields)
+
+
+def test_a_field_that_is_added_gets_the_column_of_its_type_and_none_is_dropped_in_silence() -> None:
+    class More(FrozenModel):
+        weight: float | None = None
+        camera: int
+        serviced_at: Instant | None = None
+        boxes: tuple[Region, ...] = ()
+
+    types = {field.name: field.type for field in columns(More)}
+    assert (types["weight"], types["camera"]) == (pa.float64(), pa.int64())
+    assert types["serviced_at"] == pa.timestamp("us", tz="UTC")
+    assert types["boxes"].value_type == SCHEMA.field("regions").type.value_type
+
+    class Unknown(FrozenModel):
+        wave: complex
+
+    with pytest.raises(KeyError):
+        columns(Unknown)
+
+
+def test_an_archive_of_before_a_field_was_added_is_read(store: Store) -> None:
+    append(store, range(3))
+    archive(store)
+    [name] = files(store)
+    table = pq.read_table(BytesIO(store.objects.get(name)), partitioning=None)
+    buffer = BytesIO()
+    pq.write_table(table.drop_columns(["clock_off", "arrived_at", "subject"]), buffer)
+    store.objects.put(name, buffer.getvalue())
+    assert list(archived(store.objects)) == [verdict(number) for number in range(3)]
+
+
 def test_files_hold_aligned_stretches_of_offsets_of_one_partition_and_date(store: Store) -> None:
     append(store, range(20))
     archive(store)
@@ -105,7 +185,7 @@ def test_a_restart_that_gets_half_way_takes_nothing_back(store: Store) -> None:
     assert offsets(store) == list(range(7))
 
 
-def test_void_verdicts_are_not_archived(store: Store) -> None:
+def test_fenced_verdicts_are_not_archived(store: Store) -> None:
     append(store, [0, 1, 2, 1, 2, 3, 4, 5, 6, 7, 8, 3, 9])
     archive(store, rows=4)
     assert offsets(store) == list(range(10))

@@ -6,7 +6,7 @@ import pytest
 from flowgauge.domain.errors import UserError
 from flowgauge.domain.messages import AdaptationRequest, AlertKind, Reason
 from flowgauge.processors.adaptation import request_adaptation
-from flowgauge.processors.triggers import Trigger
+from flowgauge.processors.line_monitor import Trigger
 from flowgauge.runtime.alerts import alert
 from flowgauge.runtime.backend import Store
 from flowgauge.services.decisions import Decisions, approved

@@ -8,10 +8,9 @@ import pytest
 from flowgauge.domain.errors import Unavailable
 from flowgauge.domain.messages import IMAGES
 from flowgauge.domain.ports import Objects, Record
-from flowgauge.processors import decoding as decoding_module
-from flowgauge.processors.decoding import Prefetch
+from flowgauge.runtime import events as events_module
 from flowgauge.runtime.backend import Store
-from flowgauge.runtime.events import Image, Refused, opened
+from flowgauge.runtime.events import Image, Prefetch, Refused, opened
 from tests.support import streaming
 from tests.support.streaming import SetClock, png, records, send
 
@@ -36,7 +35,7 @@ class Calls:
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
     calls = Calls()
-    monkeypatch.setattr(decoding_module, "opened", calls)
+    monkeypatch.setattr(events_module, "opened", calls)
     return calls
 
 
@@ -110,10 +109,10 @@ def test_decoded_images_that_wait_have_a_room_in_bytes(
     assert len(prefetching) == 4, "nothing has told its size yet"
     (image,) = prefetching.images(sent[:1])
     assert isinstance(image, Image)
-    monkeypatch.setattr(decoding_module, "_ROOM_BYTES", 7 * image.picture.pixels.nbytes + 1)
+    monkeypatch.setattr(events_module, "_ROOM_BYTES", 7 * image.picture.pixels.nbytes + 1)
     prefetching.prefetch(sent[1:])
     assert len(prefetching) == 7
-    monkeypatch.setattr(decoding_module, "_ROOM_BYTES", 1)
+    monkeypatch.setattr(events_module, "_ROOM_BYTES", 1)
     prefetching.prefetch(sent[1:])
     assert len(prefetching) == 1, "one always fits"
     assert offsets(prefetching.images(sent[1:])) == list(range(1, MANY))

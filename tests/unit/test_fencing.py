@@ -5,7 +5,7 @@ import pytest
 from flowgauge.domain.messages import DEAD_LETTERS, VERDICTS
 from flowgauge.domain.ports import Outgoing
 from flowgauge.runtime.backend import Store
-from flowgauge.runtime.fencing import Counted, VerdictReader, count, highest_before
+from flowgauge.runtime.fencing import Counted, VerdictReader, count
 from flowgauge.runtime.worker import Worker
 from tests.support.streaming import LINE, SetClock, append_verdicts, opened, records, verdict
 
@@ -36,7 +36,7 @@ def read(store: Store, batch: int) -> list[int]:
 
 
 @pytest.mark.parametrize("batch", [1, 2, 100])
-def test_a_verdict_whose_source_offset_does_not_rise_is_void(store: Store, batch: int) -> None:
+def test_a_verdict_whose_source_offset_does_not_rise_is_fenced(store: Store, batch: int) -> None:
     append_verdicts(store.log, [verdict(offset) for offset in (0, 1, 3, 2, 3, 4, 0, 5)])
     assert read(store, batch) == [0, 1, 3, 4, 5]
 
@@ -48,9 +48,10 @@ def test_a_reader_that_starts_late_knows_what_counted_before(store: Store) -> No
 
 
 def test_nothing_counts_before_the_first_record(store: Store) -> None:
-    append_verdicts(store.log, [verdict(7)])
-    assert highest_before(store.log, 0, 0) == (0, -1)
-    assert highest_before(store.log, 0, 1) == (0, 7)
+    append_verdicts(store.log, [verdict(7), verdict(7)])
+    assert read(store, 1) == [7], "the first record has nothing before it"
+    store.log.commit("reader", VERDICTS, 0, 1)
+    assert read(store, 1) == [], "the second repeats the rank of the first"
 
 
 def test_what_is_no_verdict_is_a_dead_letter_and_its_neighbours_count(store: Store) -> None:

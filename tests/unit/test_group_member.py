@@ -29,13 +29,13 @@ class Echo(Processor):
     def __init__(self, store: Store) -> None:
         self._store = store
 
-    def position(self, topic: str, partition: int, committed: int) -> int:
+    def start_offset(self, topic: str, partition: int, committed: int) -> int:
         return self._store.log.end(ADAPTATIONS, 0)
 
     def process(self, records: Sequence[Record]) -> list[Outgoing]:
         return [Outgoing(ADAPTATIONS, record.key, str(record.offset).encode()) for record in records]
 
-    def safe(self, topic: str, partition: int, read: int) -> int:
+    def committable_offset(self, topic: str, partition: int, read: int) -> int:
         return read - read % 2
 
 
@@ -81,9 +81,9 @@ def test_a_fetch_that_is_ahead_of_its_turn_is_passed_over_and_what_is_missing_is
     member.assigned({PARTITION: 0})
     member.take(fetched(store, 0, 2))
     assert member.take(fetched(store, 4, 2)) == 0
-    assert member.missing(PARTITION) == 2
+    assert member.rewind_to(PARTITION) == 2
     assert member.take(fetched(store, 2, 4)) == 4
-    assert member.missing(PARTITION) is None
+    assert member.rewind_to(PARTITION) is None
     assert echoed(store) == [0, 1, 2, 3, 4, 5]
 
 
@@ -112,14 +112,14 @@ def test_records_of_a_partition_that_is_not_assigned_are_passed_over(store: Stor
     member.assigned({})
     assert member.take(fetched(store, 0, 3)) == 0
     assert echoed(store) == []
-    assert member.safe(PARTITION) is None
+    assert member.committable_offset(PARTITION) is None
 
 
-def test_only_what_is_safe_may_be_committed(store: Store, member: Member) -> None:
+def test_only_what_loses_nothing_may_be_committed(store: Store, member: Member) -> None:
     member.assigned({PARTITION: 0})
-    assert member.safe(PARTITION) == 0
+    assert member.committable_offset(PARTITION) == 0
     member.take(fetched(store, 0, 5))
-    assert member.safe(PARTITION) == 4
+    assert member.committable_offset(PARTITION) == 4
 
 
 @pytest.mark.parametrize("method", ["append", "read"])
@@ -160,7 +160,7 @@ def test_a_log_that_no_longer_admits_us_is_seen_while_nothing_comes(store: Store
 
     member = Member(lambda: Echo(store), cast(Log, Refusing()), store.clock)
     with pytest.raises(AuthenticationFailed, match="no longer fits"):
-        member.look()
+        member.probe()
 
 
 def test_a_log_that_is_away_is_reported_and_not_waited_for(store: Store) -> None:
@@ -168,5 +168,5 @@ def test_a_log_that_is_away_is_reported_and_not_waited_for(store: Store) -> None
     log = Failing(store.log, ["end"], times=2)
     member = Member(lambda: Echo(store), log, store.clock, unavailable=lambda name, error: reported.append(name))
     for _ in range(3):
-        member.look()
+        member.probe()
     assert reported == ["echo", "echo"]

@@ -8,8 +8,7 @@ from flowgauge.domain.golden import Label, is_hold_out
 from flowgauge.domain.lines import LineSettings, Policy
 from flowgauge.domain.object_keys import line_settings_object
 from flowgauge.registry.golden_sets import add_golden, golden_set, hold_out_pictures
-from flowgauge.registry.line_settings import SettingsCache
-from flowgauge.registry.lines import line_settings, lines, set_line
+from flowgauge.registry.lines import SettingsCache, line_settings, lines, set_line
 from flowgauge.runtime.backend import Store
 from tests.support.streaming import LINE, SetClock, append_verdicts, fitted, opened, png, verdict
 

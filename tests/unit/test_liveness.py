@@ -10,7 +10,7 @@ import pytest
 from flowgauge.domain.errors import Stalled
 from flowgauge.domain.messages import IMAGES
 from flowgauge.runtime.group_member import Member
-from flowgauge.runtime.liveness import Progress, Pulse, Watchdog
+from flowgauge.runtime.liveness import Progress, Pulse, watchdog
 from tests.support.streaming import SetClock, opened, png, send
 from tests.unit.test_group_member import PARTITION, Echo
 
@@ -44,7 +44,7 @@ def test_a_watchdog_names_the_pulse_that_fell_silent() -> None:
 
     seconds.now = 11
     alive.beat()
-    with Watchdog({"alive": alive, "silent": silent}, 0.04, bark):
+    with watchdog({"alive": alive, "silent": silent}, 0.04, bark):
         seconds.now = 11.01
         assert barked.wait(30)
     assert reported == ["silent 11"]
@@ -53,8 +53,8 @@ def test_a_watchdog_names_the_pulse_that_fell_silent() -> None:
 def test_a_process_that_hangs_is_ended_with_a_word() -> None:
     hanging = (
         "from flowgauge.cli.worker import _end\n"
-        "from flowgauge.runtime.liveness import Pulse, Watchdog\n"
-        "with Watchdog({'scoring': Pulse()}, 0.1, _end):\n"
+        "from flowgauge.runtime.liveness import Pulse, watchdog\n"
+        "with watchdog({'scoring': Pulse()}, 0.1, _end):\n"
         "    while True: pass\n"
     )
     done = subprocess.run([sys.executable, "-c", hanging], capture_output=True, text=True, timeout=120, check=False)
@@ -89,7 +89,7 @@ def test_a_member_that_is_given_nothing_although_records_wait_raises(tmp_path: P
     member.assigned({PARTITION: 0})
     if stalls:
         with pytest.raises(Stalled, match=f"no records of {IMAGES} 0 .* 3 wait from offset 0"):
-            member.idle()
+            member.punctuate()
     else:
-        member.idle()
+        member.punctuate()
         assert member.pulse.silent_seconds < 60

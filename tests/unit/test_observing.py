@@ -5,7 +5,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from flowgauge.domain.messages import ALERTS, VERDICTS, AdaptationRequest, Alert, AlertKind, Decision, Reason, Verdict
+from flowgauge.domain.messages import (
+    ALERTS,
+    VERDICTS,
+    AdaptationRequest,
+    Alert,
+    AlertKind,
+    Decision,
+    Reason,
+    Statistics,
+    Verdict,
+)
 from flowgauge.processors.line_monitor import LineState
 from flowgauge.processors.observing import Observing
 from flowgauge.registry.lines import set_line
@@ -44,10 +54,21 @@ def test_test_images_and_images_that_were_not_kept_never_train(store: Store) -> 
     assert [entry.image_id for entry in store.state.buffer(LINE)] == ["image-0002"]
 
 
-def test_a_void_verdict_does_not_train(store: Store) -> None:
+def test_a_fenced_verdict_does_not_train(store: Store) -> None:
     append_verdicts(store.log, [verdict(5), verdict(3, "late")])
     observe(store)
     assert [entry.image_id for entry in store.state.buffer(LINE)] == ["image-0005"]
+
+
+def test_drift_is_looked_for_in_every_number_of_the_statistics(store: Store) -> None:
+    append_verdicts(store.log, [verdict(0)])
+    observe(store)
+    stored = store.state.get(f"observing/{LINE}")
+    assert stored is not None
+    (observation,) = LineState.decode(stored).monitor.seen
+    numbers = {name for name, field in Statistics.model_fields.items() if field.annotation is float}
+    assert observation.statistics.keys() == numbers
+    assert numbers >= {"brightness", "contrast", "focus"}
 
 
 def test_verdicts_of_a_topic_that_was_made_anew_are_observed(store: Store) -> None:

@@ -180,7 +180,7 @@ def test_a_worker_without_the_partition_asks_for_nothing(scheduled: Store, camer
     append_verdicts(scheduled.log, camera.verdicts(20))
     observe(scheduled)
     set_to(clock, TICK)
-    assert Observing(scheduled).idle(clock.now()) == []
+    assert Observing(scheduled).punctuate(clock.now()) == []
 
 
 def test_a_worker_that_lost_the_line_goes_on_from_what_the_other_stored(
@@ -194,7 +194,7 @@ def test_a_worker_that_lost_the_line_goes_on_from_what_the_other_stored(
     append_verdicts(scheduled.log, at(camera, TICK + timedelta(minutes=1)))
     observe(scheduled)
     before = scheduled.state.get(f"observing/{LINE}")
-    assert loser.idle(clock.now()) == []
+    assert loser.punctuate(clock.now()) == []
     assert scheduled.state.get(f"observing/{LINE}") == before
 
 

@@ -54,7 +54,7 @@ def test_a_batch_is_counted_by_line_and_decision_with_its_stages(
     store = fitted(opened(tmp_path, clock))
     send(store, [("good", png(100)), ("bright", png(200)), ("bad", b"no image")])
     scoring = Scoring(store, Gauges(store.log, store.objects, load), meter=meter)
-    scoring.position(IMAGES, 0, 0)
+    scoring.start_offset(IMAGES, 0, 0)
     images = records(store.log, IMAGES)
     outgoing = scoring.process(images)
     clock.advance(3)
@@ -80,7 +80,7 @@ def test_a_swap_leaves_one_version_per_line(tmp_path: Path, meter: PrometheusMet
         fitted(store, version)
         send(store, [(version, png(100))])
         scoring = Scoring(store, Gauges(store.log, store.objects, load))
-        scoring.position(IMAGES, 0, 0)
+        scoring.start_offset(IMAGES, 0, 0)
         measured(meter, Step("scoring", [], scoring.process(records(store.log, IMAGES)[-1:])), clock.now())
     assert gauges(page) == [f'flowgauge_gauge_info{{line="{LINE}",version="fit-2"}}']
     meter.lag("scoring", (IMAGES, 1), None)

@@ -3,12 +3,15 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
+from threading import current_thread
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from flowgauge.domain.dead_letters import REASON
-from flowgauge.domain.messages import ALERTS, DEAD_LETTERS, IMAGES, Alert, AlertKind, Decision
+from flowgauge.domain.messages import ALERTS, DEAD_LETTERS, IMAGES, VERDICTS, Alert, AlertKind, Decision
 from flowgauge.domain.ports import Objects, Outgoing
 from flowgauge.processors.scoring import NO_GAUGE, Scoring
 from flowgauge.registry.gauges import Gauges
@@ -16,9 +19,10 @@ from flowgauge.registry.lines import set_line
 from flowgauge.runtime.backend import Store
 from flowgauge.runtime.events import image_record
 from flowgauge.runtime.worker import Worker
-from flowgauge.vision.decoding import decode
+from flowgauge.vision.decoding import Picture, SixteenBit, decode
 from flowgauge.vision.heatmaps import heatmap_png
 from tests.support.failing import Failing
+from tests.support.files import encoded
 from tests.support.streaming import (
     LINE,
     BrightnessGauge,
@@ -257,13 +261,40 @@ def test_an_end_that_cannot_be_read_costs_no_verdict(store: Store, clock: SetClo
     log = Failing(store.log, ["end"], times=0)
     scoring = Scoring(Store(store.uri, log, store.objects, store.state, clock), Gauges(store.log, store.objects, load))
     worker = Worker(scoring, store.log, clock, 16)
-    scoring.position(IMAGES, 0, 0)
+    scoring.start_offset(IMAGES, 0, 0)
     log.left = 2
     for _ in range(6):
         worker.step()
         clock.advance(20)
     assert [each.image_id for each in verdicts(store.log)] == ["a", "b"]
     assert [each.kind for each in raised(store)] == [AlertKind.BACKLOG]
+
+
+def test_a_sixteen_bit_image_becomes_what_its_gauge_sees_on_the_decoding_threads(store: Store) -> None:
+    converted: list[str] = []
+
+    class TwelveBit(BrightnessGauge):
+        def seen(self, picture: Picture) -> Picture:
+            if picture.sixteen_bit is not SixteenBit.TWELVE_BIT:
+                converted.append(current_thread().name)
+            return picture.by(SixteenBit.TWELVE_BIT)
+
+    def twelve_bit(manifest: bytes, weights: bytes) -> TwelveBit:
+        return TwelveBit(**vars(load(manifest, weights)))
+
+    deep = encoded(Image.fromarray(np.full((16, 16), 2_048, np.uint16)), "TIFF")
+    with ThreadPoolExecutor(2, thread_name_prefix="decode") as decoders:
+        scoring = Scoring(store, Gauges(store.log, store.objects, twelve_bit), decoders)
+        worker = Worker(scoring, store.log, store.clock, 16)
+        send(store, [("before its gauge is in memory", deep)])
+        worker.step()
+        converted.clear()
+        send(store, [(str(number), deep) for number in range(4)])
+        scoring.prefetch(records(store.log, IMAGES)[1:])
+        worker.step()
+    assert [each.score for each in verdicts(store.log)] == [128.0] * 5
+    assert len(converted) == 4
+    assert all(name.startswith("decode") for name in converted)
 
 
 def test_an_image_that_must_not_train_says_so_in_its_verdict(store: Store) -> None:
@@ -312,6 +343,18 @@ def test_what_was_pending_when_a_worker_was_killed_is_stored_by_the_next(store: 
     assert store.objects.get(heatmap) == expected, "it is not that of the gauge that rejected the image"
 
 
+def test_what_two_workers_believed_to_be_theirs_is_stored_by_the_next(store: Store, clock: SetClock) -> None:
+    send(store, [("bright", png(200))])
+    away = Failing(store.objects, ["put"], 1_000)
+    broken = Store(store.uri, store.log, away, store.state, store.clock)
+    Worker(Scoring(broken, Gauges(store.log, store.objects, load)), store.log, clock, 16).step()
+    (written,) = records(store.log, VERDICTS)
+    store.log.append([Outgoing(VERDICTS, LINE, written.value, partition=0)])
+    score(store)
+    assert kept(store) == ["bright", "bright.png"]
+    assert store.log.position("scoring", IMAGES, 0) == 1
+
+
 def test_what_has_no_room_in_memory_is_read_again_from_the_log(store: Store, clock: SetClock) -> None:
     send(store, [(f"{number:02d}", png(200)) for number in range(40)])
     objects = Failing(store.objects, ["put"], 1)
@@ -328,10 +371,10 @@ def test_what_has_no_room_in_memory_is_read_again_from_the_log(store: Store, clo
     assert len(kept(store)) == 80
 
 
-def test_hands_store_beside_scoring(store: Store) -> None:
+def test_uploaders_store_beside_scoring(store: Store) -> None:
     send(store, [(f"{number:02d}", png(200)) for number in range(20)])
-    with ThreadPoolExecutor(4) as hands:
-        scoring = Scoring(store, Gauges(store.log, store.objects, load), hands=hands)
+    with ThreadPoolExecutor(4) as uploaders:
+        scoring = Scoring(store, Gauges(store.log, store.objects, load), uploaders=uploaders)
         worker = Worker(scoring, store.log, store.clock, 4)
         while worker.step():
             pass
@@ -354,12 +397,14 @@ class Broken:
         return getattr(self._objects, name)
 
 
-def test_a_fault_of_ours_in_the_hands_ends_the_worker(store: Store) -> None:
+def test_a_fault_of_ours_in_an_uploader_ends_the_worker(store: Store) -> None:
     send(store, [("x", png(100))])
     objects: Any = Broken(store.objects)
-    with ThreadPoolExecutor(1) as hands:
+    with ThreadPoolExecutor(1) as uploaders:
         broken = Store(store.uri, store.log, objects, store.state, store.clock)
-        worker = Worker(Scoring(broken, Gauges(store.log, store.objects, load), hands=hands), store.log, store.clock, 4)
+        worker = Worker(
+            Scoring(broken, Gauges(store.log, store.objects, load), uploaders=uploaders), store.log, store.clock, 4
+        )
         worker.step()
         with pytest.raises(ZeroDivisionError):
             worker.flush()

@@ -149,7 +149,7 @@ def test_pauses_double_up_to_ten_seconds(store: Store, clock: SetClock) -> None:
 class Clockwork(Echo):
     """Says the minute, once, when it is idle."""
 
-    def idle(self, now: datetime) -> list[Outgoing]:
+    def punctuate(self, now: datetime) -> list[Outgoing]:
         minute = f"{now:%H:%M}".encode()
         if minute in self.minutes:
             return []

@@ -83,7 +83,7 @@ def worker(
     from flowgauge.app.cluster import Pace, group_members
     from flowgauge.cli.worker_messages import Teller
     from flowgauge.local.objects import SnapshotFolder
-    from flowgauge.runtime.liveness import Watchdog
+    from flowgauge.runtime.liveness import watchdog
 
     sys.setswitchinterval(_SWITCH_SECONDS)
     load, adapt = _model(role, device, threads)
@@ -100,7 +100,7 @@ def worker(
             meter=_meter(metrics_port, stack),
             disk=SnapshotFolder(cache or Path.home() / ".cache" / "flowgauge" / "snapshots"),
         )
-        stack.enter_context(Watchdog({app.member.name: app.member.pulse for app in members}, stall_timeout, _end))
+        stack.enter_context(watchdog({app.member.name: app.member.pulse for app in members}, stall_timeout, _end))
         asyncio.run(_run(members))
     stderr().print(teller.summary())
 

@@ -31,10 +31,13 @@ class Backoff:
         self._resume_at: datetime | None = None
 
     def failed(self) -> None:
-        self._resume_at = self._clock.now() + timedelta(seconds=next(self._waits))
+        # of attempts made side by side the first failure counts, or four uploads would skip four waits at once
+        if not self.waiting():
+            self._resume_at = self._clock.now() + timedelta(seconds=next(self._waits))
 
     def waiting(self) -> bool:
+        # read once, since another thread may reset it
         resume_at = self._resume_at
-        # A clock that is set back prolongs no wait beyond the longest.
+        # a clock that is set back prolongs no wait beyond the longest
         longest = timedelta(seconds=LONGEST_SECONDS)
         return resume_at is not None and timedelta() < resume_at - self._clock.now() <= longest

@@ -20,12 +20,11 @@ from flowgauge.local.tree import Tell
 from flowgauge.processors.adaptation import Adaptation
 from flowgauge.processors.alerting import Alerting
 from flowgauge.processors.archive import Archive
-from flowgauge.processors.log_trimming import LogTrimming, readers
 from flowgauge.processors.observing import Observing
 from flowgauge.processors.scoring import Scoring
 from flowgauge.registry.gauges import Gauges, Load
 from flowgauge.runtime.backend import Store
-from flowgauge.runtime.local_runner import Plant, Runner, Source
+from flowgauge.runtime.local_runner import LogTrimming, Runner, RunnerConfig, Source
 from flowgauge.runtime.processor import Processor
 from flowgauge.runtime.task import Observer
 from flowgauge.runtime.worker import OnUnavailable, Worker
@@ -124,12 +123,12 @@ def embedded(
     groups = {each.processor.name: each.processor.inputs for each in (scoring, *downstream, adaptation)}
     log = _local_log(store)
     return Runner(
-        Plant(
+        RunnerConfig(
             sources=sources,
             scoring=scoring,
             downstream=downstream,
             adaptation=adaptation,
-            housekeeping=[LogTrimming(log, store.clock, readers(groups), log.trim), PassRetention(store)],
+            housekeeping=[LogTrimming(log, store.clock, groups, log.trim).tidy, PassRetention(store).tidy],
             alone=_alone(store),
             unavailable=unavailable,
             stopping=stopping,

@@ -35,9 +35,8 @@ from flowgauge.runtime.faust_app import GroupApp, GroupSettings
 from flowgauge.runtime.group_member import Member
 from flowgauge.runtime.liveness import STALL_SECONDS, Pulse
 from flowgauge.runtime.meter import Meter, Unmetered
-from flowgauge.runtime.priority import lower_priority
 from flowgauge.runtime.processor import Processor
-from flowgauge.runtime.roles import Role
+from flowgauge.runtime.roles import Role, lower_priority
 from flowgauge.runtime.task import Observer
 from flowgauge.runtime.worker import OnUnavailable
 from flowgauge.s3.objects import S3Objects

@@ -1,22 +1,42 @@
 """Adaptation: requests in; a new snapshot and its announcement out, or a refusal with its reasons."""
 
+import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
+from hashlib import sha256
 from typing import Any
 
 from pydantic import ValidationError
 
-from flowgauge.adaptation.contract import Adapt, AdaptationInput, AdaptationOutcome, Progress, adapted_version
+from flowgauge.adaptation.contract import (
+    Adapt,
+    AdaptationInput,
+    AdaptationOutcome,
+    Progress,
+    adaptation_seed,
+    adapted_version,
+)
+from flowgauge.domain.buffer import to_evict
 from flowgauge.domain.dead_letters import dead_lettered
-from flowgauge.domain.errors import AuthenticationFailed, FlowgaugeError, Unavailable
+from flowgauge.domain.errors import (
+    AuthenticationFailed,
+    DatasetError,
+    FlowgaugeError,
+    SnapshotCorrupt,
+    Unavailable,
+    UnreadableImage,
+)
+from flowgauge.domain.golden import Label
+from flowgauge.domain.lines import LineSettings
 from flowgauge.domain.messages import ADAPTATIONS, AdaptationRequest, AlertKind, SnapshotAnnouncement
 from flowgauge.domain.object_keys import adaptation_object
-from flowgauge.domain.ports import Outgoing, Record
+from flowgauge.domain.ports import Buffered, Outgoing, Record
 from flowgauge.domain.trace import AdaptationReport
-from flowgauge.processors.adaptation_input import gathered
 from flowgauge.registry.gauges import Load
+from flowgauge.registry.golden_sets import golden_set, hold_out_pictures
+from flowgauge.registry.lines import line_settings
 from flowgauge.registry.snapshots import (
     SnapshotFiles,
     active_snapshot,
@@ -28,8 +48,11 @@ from flowgauge.registry.snapshots import (
 from flowgauge.runtime.alerts import alert
 from flowgauge.runtime.backend import Store
 from flowgauge.runtime.processor import Processor
+from flowgauge.vision.decoding import Picture, decode
 
-_LEASE_SECONDS = 300.0  # what a holder that was killed keeps another worker waiting; progress renews it
+# longer, and a holder that was killed keeps another worker waiting; shorter, and it runs out between two steps of
+# progress, which renew it
+_LEASE_SECONDS = 300.0
 
 log = logging.getLogger(__name__)
 
@@ -65,20 +88,26 @@ class Adaptation(Processor):
         self._alive = alive
 
     def process(self, records: Sequence[Record]) -> list[Outgoing]:
-        requests, dead_letters = _requests(records)
-        chosen = coalesced(requests)
-        decided = [outgoing for request in chosen for outgoing in self._decided(request)]
-        return [*dead_letters, *self._left_out(requests, chosen), *decided]
-
-    def _left_out(
-        self, requests: Sequence[AdaptationRequest], chosen: Sequence[AdaptationRequest]
-    ) -> Iterator[Outgoing]:
-        instead = {request.line: request for request in chosen}
+        requests: list[AdaptationRequest] = []
+        outgoing: list[Outgoing] = []
+        for record in records:
+            try:
+                requests.append(AdaptationRequest.decode(record.value))
+            except ValidationError as error:
+                outgoing.append(dead_lettered(record, f"This is no request to adapt: {error.errors()[0]['msg']}."))
+        chosen = {request.line: request for request in coalesced(requests)}
         for request in requests:
-            other = instead[request.line]
+            other = chosen[request.line]
             decided = audit(self._store, request.line, adapted_version(request)) is not None
+            # one that was decided before comes again after a crash, and its decision stands
             if request.request_id != other.request_id and not decided:
-                yield _coalesced(request, other)
+                line, kind, trigger = request.line, AlertKind.ADAPTATION_COALESCED, str(request.request_id)
+                why = f"{line}: of several requests to adapt, that of {other.requested_by} is carried out alone."
+                instead = str(other.request_id)
+                outgoing.append(alert(line, kind, trigger, request.requested_at, why, instead=instead))
+        for request in chosen.values():
+            outgoing += self._decided(request)
+        return outgoing
 
     def _decided(self, request: AdaptationRequest) -> list[Outgoing]:
         report = audit(self._store, request.line, adapted_version(request))
@@ -86,7 +115,7 @@ class Adaptation(Processor):
             return self._announced(report)
         with self._leased(request.line) as progress:
             try:
-                return self._carried_out(request, progress)
+                return self._announced(self._carried_out(request, progress))
             except (Unavailable, AuthenticationFailed):
                 raise
             except FlowgaugeError as error:
@@ -95,82 +124,103 @@ class Adaptation(Processor):
                 log.exception("The adaptation of line %s failed.", request.line)
                 return [_refused(request, f"It failed with {type(error).__name__}: {error}.")]
 
-    def _carried_out(self, request: AdaptationRequest, progress: Progress) -> list[Outgoing]:
+    def _carried_out(self, request: AdaptationRequest, progress: Progress) -> AdaptationReport:
+        """The record of the adaptation, stored with its snapshot if that was accepted."""
         active = active_snapshot(self._store.log, request.line)
         began = self._store.clock.now()
-        given = gathered(self._store, self._load, request, active, progress)
+        given = self._gathered(request, active, progress)
         outcome = self._adapt(given)
+        # another worker may have decided while this one had lost its lease: the first decision stands
         decided = audit(self._store, request.line, given.version)
-        if decided is not None:  # by another worker, while this one had lost its lease
-            return self._announced(decided)
-        report = self._report(request, given, outcome, began)
+        if decided is not None:
+            return decided
+        report = _report(request, given, outcome, began, self._store.clock.now())
+        # The snapshot before the record, the record before the announcement: a crash after any of them leaves nothing
+        # that is named and not there, and the redelivered request goes on from the record.
         if outcome.accepted:
             files = SnapshotFiles(outcome.manifest, outcome.weights)
             store_snapshot(self._store.objects, request.line, given.version, files)
         self._store.objects.put(adaptation_object(request.line, given.version), report.encode())
-        return self._announced(report)
+        return report
 
-    def _report(
-        self, request: AdaptationRequest, given: AdaptationInput, outcome: AdaptationOutcome, began: datetime
-    ) -> AdaptationReport:
-        at = self._store.clock.now()
-        rejected = {image_id for round_ in outcome.trace.rounds for image_id in round_.rejected}
-        return AdaptationReport(
-            request=request,
-            line=request.line,
-            version=given.version,
-            anchor=given.anchor.version,
-            parent=given.parent.version,
-            accepted=outcome.accepted,
-            at=at,
-            seconds=(at - began).total_seconds(),
-            trace=outcome.trace,
-            gate=outcome.gate,
-            buffered=tuple(entry.image_id for entry, _ in given.buffered),
-            rejected_uris={
-                entry.image_id: entry.image_uri for entry, _ in given.buffered if entry.image_id in rejected
-            },
+    def _gathered(
+        self, request: AdaptationRequest, active: SnapshotAnnouncement, progress: Progress
+    ) -> AdaptationInput:
+        """The line's gauges, its buffer as pictures, and the hold-out of its golden set.
+
+        Raises `DatasetError` for a buffer that is too small, `GaugeMissing` and `SnapshotInvalid` for a line whose
+        gauge or anchor cannot be loaded, and `Unavailable`.
+        """
+        objects, line = self._store.objects, request.line
+        settings = line_settings(objects, line)
+        buffered = _buffered_pictures(self._store, request, settings)
+        lacking = settings.buffer_minimum - len(buffered)
+        if lacking > 0:
+            raise DatasetError(
+                f"The buffer of {line} holds {len(buffered)} images that may train, {lacking} too few.",
+                "Let more images pass, or lower buffer_minimum.",
+            )
+        files = fetch_snapshot(objects, line, active.version)
+        anchor = parent = self._load(files.manifest, files.weights)
+        version = anchor_version(files.manifest)
+        if version != parent.version:
+            files = fetch_snapshot(objects, line, version)
+            anchor = self._load(files.manifest, files.weights)
+        return AdaptationInput(
+            line=line,
+            version=adapted_version(request),
+            at=request.requested_at,
+            anchor=anchor,
+            parent=parent,
+            buffered=buffered,
+            golden_good=hold_out_pictures(objects, line, Label.GOOD),
+            golden_defect=hold_out_pictures(objects, line, Label.DEFECT),
+            seed=adaptation_seed(request),
+            progress=progress,
         )
 
     def _announced(self, report: AdaptationReport) -> list[Outgoing]:
         """What follows from a decision that is on record; nothing if it followed before."""
+        request, line, version = report.request, report.line, report.version
         if not report.accepted:
-            return [_refused(report.request, " ".join(report.gate.refusals), seconds=report.seconds)]
-        if any(message.version == report.version for message in announcements(self._store.log, report.line)):
+            return [_refused(request, " ".join(report.gate.refusals), seconds=report.seconds)]
+        if any(message.version == version for message in announcements(self._store.log, line)):
             return []
-        active = active_snapshot(self._store.log, report.line)
+        active = active_snapshot(self._store.log, line)
+        # the gate compared the candidate with its parent: whatever took the parent's place it was not compared with
         if active.version != report.parent:
-            return [_refused(report.request, f"Meanwhile {active.version} became the line's gauge, which stays.")]
-        files = fetch_snapshot(self._store.objects, report.line, report.version)
-        return [announcement(self._store, report.line, report.version, files, report.parent), _accepted(report, active)]
+            return [_refused(request, f"Meanwhile {active.version} became the line's gauge, which stays.")]
+        files = fetch_snapshot(self._store.objects, line, version)
+        trained = f"{report.trace.trained} of {report.trace.buffered} buffered images"
+        accepted = alert(
+            line,
+            AlertKind.ADAPTATION_ACCEPTED,
+            str(request.request_id),
+            report.at,
+            f"{line} has a new gauge {version}: {trained} trained it.",
+            version=version,
+            parent=active.version,
+            suspects=len(report.rejected_uris),
+            seconds=report.seconds,
+        )
+        return [announcement(self._store, line, version, files, report.parent), accepted]
 
     @contextmanager
     def _leased(self, line: str) -> Iterator[Progress]:
         key = f"adaptation/{line}"
-        self._hold(key)
+
+        def hold() -> None:
+            self._alive()
+            if self._stopping():
+                raise Unavailable("The runner is stopping.", "The adaptation begins anew at its next start.")
+            if not self._store.state.lease(key, self._owner, _LEASE_SECONDS):
+                raise Unavailable("Another worker adapts this line.", "Nothing is to be done.")
+
+        hold()
         try:
-            yield lambda what, share: self._hold(key)
+            yield lambda what, share: hold()
         finally:
             self._store.state.release(key, self._owner)
-
-    def _hold(self, key: str) -> None:
-        self._alive()
-        if self._stopping():
-            raise Unavailable("The runner is stopping.", "The adaptation begins anew at its next start.")
-        if not self._store.state.lease(key, self._owner, _LEASE_SECONDS):
-            raise Unavailable("Another worker adapts this line.", "Nothing is to be done.")
-
-
-def _requests(records: Sequence[Record]) -> tuple[list[AdaptationRequest], list[Outgoing]]:
-    """Those that can be read, and the dead letters of the others."""
-    requests: list[AdaptationRequest] = []
-    dead_letters: list[Outgoing] = []
-    for record in records:
-        try:
-            requests.append(AdaptationRequest.decode(record.value))
-        except ValidationError as error:
-            dead_letters.append(dead_lettered(record, f"This is no request to adapt: {error.errors()[0]['msg']}."))
-    return requests, dead_letters
 
 
 def coalesced(requests: Sequence[AdaptationRequest]) -> list[AdaptationRequest]:
@@ -181,6 +231,14 @@ def coalesced(requests: Sequence[AdaptationRequest]) -> list[AdaptationRequest]:
         if earlier is None or request.by_person or not earlier.by_person:
             chosen[request.line] = request
     return list(chosen.values())
+
+
+def anchor_version(manifest: bytes) -> str:
+    """The version that a person fitted, out of any snapshot's manifest."""
+    try:
+        return str(json.loads(manifest)["anchor"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise SnapshotCorrupt("The manifest names no anchor.", "Fit the line again.") from error
 
 
 def audit(store: Store, line: str, version: str) -> AdaptationReport | None:
@@ -202,33 +260,49 @@ def request_adaptation(store: Store, request: AdaptationRequest) -> None:
     store.log.append([Outgoing(ADAPTATIONS, request.line, request.encode())])
 
 
-def _accepted(report: AdaptationReport, active: SnapshotAnnouncement) -> Outgoing:
-    trace = report.trace
-    images = f"{trace.trained} of {trace.buffered} buffered images"
-    message = f"{report.line} has a new gauge {report.version}: {images} trained it."
-    detail: dict[str, Any] = {
-        "version": report.version,
-        "parent": active.version,
-        "suspects": len(report.rejected_uris),
-        "seconds": report.seconds,
+def _buffered_pictures(
+    store: Store, request: AdaptationRequest, settings: LineSettings
+) -> list[tuple[Buffered, Picture]]:
+    """The buffer without what is too old, what cannot be read any more, and what people have labelled."""
+    buffer = store.state.buffer(request.line)
+    entries = [entry for entry in buffer if request.since is None or entry.captured_at >= request.since]
+    barred = set(to_evict(entries, settings, store.clock.now()))
+    # a labelled image tests the candidate, or is a defect: either way it must not train
+    labelled = {
+        sha256(store.objects.get(golden.name)).hexdigest() for golden in golden_set(store.objects, request.line)
     }
-    trigger = str(report.request.request_id)
-    return alert(report.line, AlertKind.ADAPTATION_ACCEPTED, trigger, report.at, message, **detail)
+    pictures: list[tuple[Buffered, Picture]] = []
+    for entry in entries:
+        if entry.image_id in barred or entry.image_sha256 in labelled:
+            continue
+        try:
+            pictures.append((entry, decode(store.objects.get(store.objects.name(entry.image_uri)))))
+        except (KeyError, UnreadableImage):
+            continue  # its retention has passed
+    return pictures
+
+
+def _report(
+    request: AdaptationRequest, given: AdaptationInput, outcome: AdaptationOutcome, began: datetime, at: datetime
+) -> AdaptationReport:
+    rejected = {image_id for round_ in outcome.trace.rounds for image_id in round_.rejected}
+    return AdaptationReport(
+        request=request,
+        line=request.line,
+        version=given.version,
+        anchor=given.anchor.version,
+        parent=given.parent.version,
+        accepted=outcome.accepted,
+        at=at,
+        seconds=(at - began).total_seconds(),
+        trace=outcome.trace,
+        gate=outcome.gate,
+        buffered=tuple(entry.image_id for entry, _ in given.buffered),
+        rejected_uris={entry.image_id: entry.image_uri for entry, _ in given.buffered if entry.image_id in rejected},
+    )
 
 
 def _refused(request: AdaptationRequest, why: str, **detail: Any) -> Outgoing:
     message = f"{request.line} keeps its gauge, the adaptation was refused. {why}"
     trigger = str(request.request_id)
     return alert(request.line, AlertKind.ADAPTATION_REFUSED, trigger, request.requested_at, message, why=why, **detail)
-
-
-def _coalesced(request: AdaptationRequest, other: AdaptationRequest) -> Outgoing:
-    message = f"{request.line}: of several requests to adapt, that of {other.requested_by} is carried out alone."
-    return alert(
-        request.line,
-        AlertKind.ADAPTATION_COALESCED,
-        str(request.request_id),
-        request.requested_at,
-        message,
-        instead=str(other.request_id),
-    )

@@ -11,7 +11,7 @@ from flowgauge.domain.messages import DEAD_LETTERS, VERDICTS, AlertKind, Decisio
 from flowgauge.domain.object_keys import line_name
 from flowgauge.domain.ports import Outgoing, Record
 from flowgauge.processors.scoring import NO_GAUGE
-from flowgauge.registry.line_settings import SettingsCache
+from flowgauge.registry.lines import SettingsCache
 from flowgauge.runtime.alerts import NO_LINE, alert, window_start
 from flowgauge.runtime.backend import Store
 from flowgauge.runtime.fencing import Counted, VerdictReader
@@ -19,8 +19,11 @@ from flowgauge.runtime.fencing import Counted, VerdictReader
 Key = tuple[str, AlertKind, str, int]
 """Line, kind, and the topic and partition that it was seen in."""
 
-_LATE = timedelta(seconds=5)  # between a record's time and the moment at which a broker shows it
-_EXAMPLES = 10  # image ids that an alert names: enough to look at, few enough to read
+# between a record's time and the moment at which a broker shows it: shorter, and a window is told before its last
+# records are there; longer, and people wait for the count
+_LATE = timedelta(seconds=5)
+# image ids that an alert names: fewer are not enough to look at, more not read
+_EXAMPLES = 10
 
 
 @dataclass
@@ -85,29 +88,43 @@ class Alerting(VerdictReader):
         self._open: dict[Key, Tally] = {}
 
     def process(self, records: Sequence[Record]) -> list[Outgoing]:
-        topic, partition = records[0].topic, records[0].partition
-        reported = super().process(records) if topic == VERDICTS else self._dead_letters(records)
-        return [*reported, *self._passed(records[-1].at, topic, partition)]
+        last = records[-1]
+        reported = super().process(records) if last.topic == VERDICTS else self._dead_letters(records)
+        # windows of this partition that no later record can fall into
+        passed = [
+            key for key, tally in self._open.items() if key[2:] == (last.topic, last.partition) and tally.end <= last.at
+        ]
+        return [*reported, *self._closed(passed)]
 
     def receive(self, counted: Sequence[Counted]) -> list[Outgoing]:
         reported: list[Outgoing] = []
-        for item in counted:
-            verdict = item.verdict
+        for record, verdict in ((item.record, item.verdict) for item in counted):
             if verdict.clock_off and verdict.arrived_at is not None:
-                detail = _clock(verdict.captured_at, verdict.arrived_at)
-                reported += self._add(AlertKind.CLOCK_OFF, verdict.line, item.record, verdict.image_id, **detail)
+                ahead = verdict.captured_at - verdict.arrived_at
+                reported += self._add(
+                    AlertKind.CLOCK_OFF,
+                    verdict.line,
+                    record,
+                    verdict.image_id,
+                    off=str(timedelta(seconds=round(abs(ahead.total_seconds())))),
+                    side="ahead" if ahead > timedelta() else "behind",
+                    off_seconds=ahead.total_seconds(),
+                    captured_at=verdict.captured_at.isoformat(),
+                    arrived_at=verdict.arrived_at.isoformat(),
+                )
             if verdict.decision is Decision.REJECT:
                 artifacts = {"image_uri": verdict.image_uri, "heatmap_uri": verdict.heatmap_uri}
-                reported += self._add(AlertKind.REJECT, verdict.line, item.record, verdict.image_id, **artifacts)
+                reported += self._add(AlertKind.REJECT, verdict.line, record, verdict.image_id, **artifacts)
             elif NO_GAUGE in verdict.reasons:
-                reported += self._add(AlertKind.NO_GAUGE, verdict.line, item.record, verdict.image_id)
+                reported += self._add(AlertKind.NO_GAUGE, verdict.line, record, verdict.image_id)
         return reported
 
-    def safe(self, topic: str, partition: int, read: int) -> int:
+    def committable_offset(self, topic: str, partition: int, read: int) -> int:
+        # a restart counts an open window again from its first record, so that its last alert tells the whole count
         firsts = [tally.first for tally in self._open.values()]
         return min([read, *(first.offset for first in firsts if (first.topic, first.partition) == (topic, partition))])
 
-    def idle(self, now: datetime) -> list[Outgoing]:
+    def punctuate(self, now: datetime) -> list[Outgoing]:
         due = [tally for tally in self._open.values() if tally.end + _LATE <= now]
         return [tally.report() for tally in due if tally.reported < tally.count]
 
@@ -118,8 +135,12 @@ class Alerting(VerdictReader):
     def _dead_letters(self, records: Sequence[Record]) -> list[Outgoing]:
         reported: list[Outgoing] = []
         for record in records:
+            try:
+                line = line_name(record.key)
+            except InvalidName:  # which may be why it is a dead letter; it must be told all the same
+                line = NO_LINE
             example, reason = record.headers.get("ce_id", "without an id"), record.headers.get(REASON, "")
-            reported += self._add(AlertKind.DEAD_LETTER, _line(record.key), record, example, reason=reason)
+            reported += self._add(AlertKind.DEAD_LETTER, line, record, example, reason=reason)
         return reported
 
     def _add(self, kind: AlertKind, line: str, record: Record, example: str, **detail: Any) -> list[Outgoing]:
@@ -133,32 +154,8 @@ class Alerting(VerdictReader):
         tally.add(example, **detail)
         return [*before, tally.report()] if new else before
 
-    def _passed(self, now: datetime, topic: str, partition: int) -> Iterator[Outgoing]:
-        """The windows of this partition that no record after `now` can fall into."""
-        keys = [key for key, tally in self._open.items() if key[2:] == (topic, partition) and tally.end <= now]
-        return self._closed(keys)
-
     def _closed(self, keys: Iterable[Key]) -> Iterator[Outgoing]:
         for key in keys:
             tally = self._open.pop(key)
             if tally.reported < tally.count:
                 yield tally.report()
-
-
-def _clock(captured_at: datetime, arrived_at: datetime) -> dict[str, Any]:
-    ahead = captured_at - arrived_at
-    return {
-        "off": str(timedelta(seconds=round(abs(ahead.total_seconds())))),
-        "side": "ahead" if ahead > timedelta() else "behind",
-        "off_seconds": ahead.total_seconds(),
-        "captured_at": captured_at.isoformat(),
-        "arrived_at": arrived_at.isoformat(),
-    }
-
-
-def _line(key: str) -> str:
-    """A dead letter may be one because its key names no line; it must be told all the same."""
-    try:
-        return line_name(key)
-    except InvalidName:
-        return NO_LINE

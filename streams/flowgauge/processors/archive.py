@@ -4,9 +4,12 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from datetime import date, datetime, timedelta
 from io import BytesIO
+from typing import Any, get_args, get_origin
+from uuid import UUID
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import AwareDatetime, BaseModel
 
 from flowgauge.domain.messages import Verdict
 from flowgauge.domain.object_keys import verdicts_folder, verdicts_object
@@ -14,71 +17,42 @@ from flowgauge.domain.ports import Objects, Outgoing, Record
 from flowgauge.runtime.backend import Store
 from flowgauge.runtime.fencing import Counted, VerdictReader
 
-_FLUSH_INTERVAL = timedelta(seconds=30)  # how far the archive may lag behind a line that is slow
+# how far the archive may lag behind a line that is slow; shorter, and its open file is written again all the time
+_FLUSH_INTERVAL = timedelta(seconds=30)
 
-_SCHEMA = pa.schema(
-    [
-        ("schema_version", pa.int32()),
-        ("verdict_id", pa.string()),
-        ("image_id", pa.string()),
-        ("image_sha256", pa.string()),
-        ("image_uri", pa.string()),
-        ("line", pa.string()),
-        ("captured_at", pa.timestamp("us", tz="UTC")),
-        ("scored_at", pa.timestamp("us", tz="UTC")),
-        ("late", pa.bool_()),
-        ("score", pa.float64()),
-        ("threshold", pa.float64()),
-        ("decision", pa.string()),
-        ("reasons", pa.list_(pa.string())),
-        ("gauge_version", pa.string()),
-        ("detector", pa.string()),
-        (
-            "regions",
-            pa.list_(
-                pa.struct(
-                    [
-                        ("left", pa.int32()),
-                        ("top", pa.int32()),
-                        ("right", pa.int32()),
-                        ("bottom", pa.int32()),
-                        ("score", pa.float64()),
-                    ]
-                )
-            ),
-        ),
-        ("heatmap_uri", pa.string()),
-        (
-            "statistics",
-            pa.struct(
-                [
-                    ("brightness", pa.float64()),
-                    ("contrast", pa.float64()),
-                    ("focus", pa.float64()),
-                    ("fingerprint", pa.string()),
-                ]
-            ),
-        ),
-        (
-            "source",
-            pa.struct(
-                [
-                    ("topic", pa.string()),
-                    ("partition", pa.int32()),
-                    ("offset", pa.int64()),
-                    ("generation", pa.int64()),
-                    ("topic_id", pa.string()),
-                ]
-            ),
-        ),
-        ("standard_score", pa.float64()),
-        ("peak", pa.list_(pa.float64())),
-        ("use_for_training", pa.bool_()),
-        ("subject", pa.string()),
-        ("arrived_at", pa.timestamp("us", tz="UTC")),
-        ("clock_off", pa.bool_()),
-    ]
-)
+_COLUMNS = {
+    str: pa.string(),
+    UUID: pa.string(),
+    bool: pa.bool_(),
+    int: pa.int64(),
+    float: pa.float64(),
+    AwareDatetime: pa.timestamp("us", tz="UTC"),
+}
+# written with 32 bits from the first archive on: warehouses that read old and new files as one table want one width
+_OF_32_BITS = {"schema_version", "partition", "left", "top", "right", "bottom"}
+
+
+def columns(model: type[BaseModel]) -> list[pa.Field]:
+    """A column for every field of `model`, in order."""
+    return [pa.field(name, _column(name, field.annotation)) for name, field in model.model_fields.items()]
+
+
+def _column(name: str, annotation: Any) -> pa.DataType:
+    """The column type of a field: a model is a struct, a tuple a list of its first item's type, and every column may be
+    empty. Raises `KeyError` for a type that has none, so that a new field is never dropped in silence."""
+    if get_origin(annotation) is tuple:
+        return pa.list_(_column(name, get_args(annotation)[0]))
+    if get_args(annotation):  # what is optional or annotated with validators is stored as what it wraps
+        return _column(name, get_args(annotation)[0])
+    if issubclass(annotation, BaseModel):
+        return pa.struct(columns(annotation))
+    if annotation is int and name in _OF_32_BITS:
+        return pa.int32()
+    return _COLUMNS[str if issubclass(annotation, str) else annotation]
+
+
+SCHEMA = pa.schema(columns(Verdict))
+"""Of every file: pyarrow leaves out what a row holds beyond it, without a word."""
 
 
 Stretch = dict[int, Verdict]
@@ -87,8 +61,7 @@ Stretch = dict[int, Verdict]
 
 class Archive(VerdictReader):
     """Holds the verdicts of the stretch of `rows` offsets that is being filled, and commits only its start: a restart
-    reads the stretch again and rewrites the same files with at least what they held. For that it writes nothing before
-    it has read what was there when it started."""
+    reads the stretch again and rewrites the same files with at least what they held."""
 
     name = "archive"
 
@@ -103,10 +76,10 @@ class Archive(VerdictReader):
         self._read: dict[int, int] = {}
         self._written_at: datetime | None = None
 
-    def position(self, topic: str, partition: int, committed: int) -> int:
+    def start_offset(self, topic: str, partition: int, committed: int) -> int:
         """A stretch that was committed half-way, with another number of rows, is read again from its start."""
         self._there[partition] = self._log.end(topic, partition)
-        return self._start(committed)
+        return self._start_of_stretch(committed)
 
     def process(self, records: Sequence[Record]) -> list[Outgoing]:
         outgoing = super().process(records)
@@ -114,52 +87,53 @@ class Archive(VerdictReader):
         return outgoing
 
     def receive(self, counted: Sequence[Counted]) -> list[Outgoing]:
-        """Stretches that are full are written first and forgotten last, so that a repetition finds them whole."""
         for item in counted:
             partition, offset = item.record.partition, item.record.offset
-            self._open[partition].setdefault(self._start(offset), {})[offset] = item.verdict
+            self._open[partition].setdefault(self._start_of_stretch(offset), {})[offset] = item.verdict
             self._unwritten.add(partition)
         for partition in {item.record.partition for item in counted}:
-            self._close(partition)
+            stretches = self._open[partition]
+            full = sorted(stretches)[:-1]
+            # all are written before the first is forgotten: a store that leaves in between has this batch come again,
+            # and the repetition must find the stretches whole
+            for first in full:
+                self._put(partition, first, stretches[first])
+            for first in full:
+                del stretches[first]
         return []
 
-    def safe(self, topic: str, partition: int, read: int) -> int:
-        return min(self._open[partition], default=self._start(read))
+    def committable_offset(self, topic: str, partition: int, read: int) -> int:
+        return min(self._open[partition], default=self._start_of_stretch(read))
 
-    def idle(self, now: datetime) -> list[Outgoing]:
+    def punctuate(self, now: datetime) -> list[Outgoing]:
+        # a clock that was set back must not hold the archive up, so the interval is looked at from both sides
         if self._written_at is None or not timedelta() <= now - self._written_at < _FLUSH_INTERVAL:
             self.flush()
         return []
 
     def flush(self) -> list[Outgoing]:
         for partition in sorted(self._unwritten):
+            # after a restart an open stretch is written once all that lay there has been read again: before, its file
+            # would lose verdicts that the worker before this one had written
             if self._read.get(partition, 0) >= self._there[partition]:
-                self._write(partition)
+                for first, stretch in self._open[partition].items():
+                    self._put(partition, first, stretch)
+                self._unwritten.discard(partition)
+                self._written_at = self._clock.now()
         return []
 
-    def _start(self, offset: int) -> int:
+    def _start_of_stretch(self, offset: int) -> int:
         return offset - offset % self._rows
 
-    def _close(self, partition: int) -> None:
-        stretches = self._open[partition]
-        full = sorted(stretches)[:-1]
-        for first in full:
-            self._put(partition, first, stretches[first])
-        for first in full:
-            del stretches[first]
-
-    def _write(self, partition: int) -> None:
-        for first, stretch in self._open[partition].items():
-            self._put(partition, first, stretch)
-        self._unwritten.discard(partition)
-        self._written_at = self._clock.now()
-
     def _put(self, partition: int, first: int, stretch: Stretch) -> None:
-        of_day: defaultdict[date, list[Verdict]] = defaultdict(list)
+        of_day: defaultdict[date, list[dict[str, Any]]] = defaultdict(list)
         for _, verdict in sorted(stretch.items()):
-            of_day[verdict.event_time.date()].append(verdict)
-        for day, verdicts in of_day.items():
-            self._objects.put(verdicts_object(day, partition, first), _parquet(verdicts))
+            row = verdict.model_dump() | {"verdict_id": str(verdict.verdict_id)}
+            of_day[verdict.event_time.date()].append(row)
+        for day, rows in of_day.items():
+            buffer = BytesIO()
+            pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), buffer, compression="zstd")
+            self._objects.put(verdicts_object(day, partition, first), buffer.getvalue())
 
 
 def archived(objects: Objects, line: str | None = None, day: date | None = None) -> Iterator[Verdict]:
@@ -176,10 +150,3 @@ def archived_days(objects: Objects) -> list[date]:
     """The dates of events that the archive has verdicts of."""
     folders = {name.split("/")[1] for name in objects.names("verdicts/")}
     return sorted(date(*map(int, folder.removeprefix("date=").split("-"))) for folder in folders)
-
-
-def _parquet(verdicts: Sequence[Verdict]) -> bytes:
-    rows = [verdict.model_dump() | {"verdict_id": str(verdict.verdict_id)} for verdict in verdicts]
-    buffer = BytesIO()
-    pq.write_table(pa.Table.from_pylist(rows, schema=_SCHEMA), buffer, compression="zstd")
-    return buffer.getvalue()

@@ -1,23 +1,30 @@
-"""What is kept of an image beside its verdict: the image itself, and a heatmap where a person may want to look."""
+"""What is kept of an image beside its verdict: the image itself, and a heatmap where a person may want to look. Uploads
+wait in an outbox while their store is away."""
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from datetime import datetime
-from functools import partial
+from threading import Condition
 
+from flowgauge.domain.backoff import Backoff
 from flowgauge.domain.errors import Unavailable
 from flowgauge.domain.messages import IMAGES, Decision, Verdict
 from flowgauge.domain.object_keys import heatmap_object, image_object
-from flowgauge.domain.ports import Objects
+from flowgauge.domain.ports import Clock, Objects
 from flowgauge.models.prediction import Prediction
 from flowgauge.runtime.events import Image
-from flowgauge.runtime.outbox import Outbox, Upload
 from flowgauge.runtime.task import Partition
 from flowgauge.vision.heatmaps import heatmap_png
 
-ROOM_BYTES = 256 * 2**20  # of images that wait in memory for their store; what exceeds it is read again from the log
-_AT_ONCE = 16  # images that are read again between two batches
+# of images that wait in memory for their store: what exceeds it is read again from the log, more exhausts a worker
+ROOM_BYTES = 256 * 2**20
+# images that are read again between two batches: more delay the next batch, fewer the end of what is pending
+_AT_ONCE = 16
+# uploads beside each other: fewer, and a camera's images come quicker than a store at a distance takes them; more only
+# fill its queue
+UPLOADERS = 4
 
 
 @dataclass(frozen=True)
@@ -29,19 +36,129 @@ class Scored:
     prediction: Prediction | None
 
 
+@dataclass(frozen=True)
+class Upload:
+    """What the store lacks of one record. `put` may be repeated and raises `Unavailable`; `size` is what waiting costs,
+    in bytes of memory."""
+
+    topic_partition: Partition
+    offset: int
+    line: str
+    size: int
+    put: Callable[[], None]
+
+
+class Outbox:
+    """Uploads that are tried until they succeed; `enqueue`, `flush` and `finish` are called from one thread.
+
+    Without `executor`, `flush` uploads in the caller's thread; with one, up to `UPLOADERS` threads do so beside it.
+    While the store is away nobody tries before a pause has passed (see `Backoff`). `size` is what waits, in bytes;
+    `unavailable` is why the last attempt failed, None once one has succeeded.
+    """
+
+    def __init__(self, clock: Clock, executor: Executor | None = None) -> None:
+        self.size = 0
+        self.unavailable: Unavailable | None = None
+        self._executor = executor
+        self._backoff = Backoff(clock)
+        self._lock = Condition()
+        self._waiting: deque[Upload] = deque()
+        self._pending: dict[tuple[Partition, int], Upload] = {}
+        self._at_work = 0
+        self._failure: BaseException | None = None
+
+    def __len__(self) -> int:
+        return len(self._pending)
+
+    @property
+    def lines(self) -> list[str]:
+        """Those that something is pending of."""
+        with self._lock:
+            return sorted({upload.line for upload in self._pending.values()})
+
+    def first(self, topic_partition: Partition) -> int | None:
+        """The lowest offset of `topic_partition` that something is pending of."""
+        with self._lock:
+            return min((offset for source, offset in self._pending if source == topic_partition), default=None)
+
+    def enqueue(self, upload: Upload) -> None:
+        """To be followed by `flush`."""
+        with self._lock:
+            self._waiting.append(upload)
+            self._pending[upload.topic_partition, upload.offset] = upload
+            self.size += upload.size
+
+    def flush(self) -> None:
+        """Upload what can be uploaded, or see to it that others do. Raises what an upload raised, but `Unavailable`."""
+        if self._failure is not None:
+            raise self._failure
+        if self._backoff.waiting():
+            return
+        if self._executor is None:
+            self._upload_all()
+            return
+        with self._lock:
+            missing = min(len(self._waiting), UPLOADERS) - self._at_work
+            self._at_work += max(0, missing)
+        for _ in range(missing):
+            self._executor.submit(self._work)
+
+    def postpone(self, error: Unavailable) -> None:
+        """Nothing is tried before a pause has passed."""
+        with self._lock:
+            self.unavailable = error
+            self._backoff.failed()
+
+    def finish(self) -> None:
+        """Return when nothing is pending. Raises the `Unavailable` that prevents it."""
+        self._upload_all()
+        with self._lock:
+            self._lock.wait_for(lambda: not self._at_work)
+        if self._failure is not None:
+            raise self._failure
+        if self.unavailable is not None:
+            raise self.unavailable
+
+    def _work(self) -> None:
+        try:
+            self._upload_all()
+        except BaseException as error:
+            self._failure = error
+        finally:
+            with self._lock:
+                self._at_work -= 1
+                self._lock.notify_all()
+
+    def _upload_all(self) -> None:
+        while True:
+            with self._lock:
+                if not self._waiting:
+                    return
+                upload = self._waiting.popleft()
+            try:
+                upload.put()
+            except Unavailable as error:
+                with self._lock:
+                    self._waiting.appendleft(upload)
+                self.postpone(error)
+                return
+            with self._lock:
+                # an offset is found twice at a start where two workers believed that the partition was theirs
+                self._pending.pop((upload.topic_partition, upload.offset), None)
+                self.size -= upload.size
+                self.unavailable = None
+                self._backoff.succeeded()
+
+
 class Artifacts:
     """Stored under names that depend on the image alone: so a verdict can name what will be there, storing it again
     changes nothing, and a store that is away or full does not stop scoring.
 
-    What is owed when a worker ends is found again by `recover`. `remake` scores an image of ours once more.
+    What is pending when a worker ends is found again by `recover`. `remake` scores an image of ours once more.
     """
 
     def __init__(
-        self,
-        objects: Objects,
-        outbox: Outbox,
-        remake: Callable[[Verdict], Scored | None],
-        room_bytes: int,
+        self, objects: Objects, outbox: Outbox, remake: Callable[[Verdict], Scored | None], room_bytes: int
     ) -> None:
         self.outbox = outbox
         self._objects = objects
@@ -49,23 +166,19 @@ class Artifacts:
         self._room = room_bytes
         self._distant: deque[Verdict] = deque()
 
-    def image_uri(self, image: Image, at: datetime) -> str:
-        """Where the image of an event `at` will lie, or lies already."""
-        event = image.event
-        return image.uri or self._objects.uri(image_object(event.line, at, event.image_id, event.source))
-
-    def heatmap_uri(self, image: Image, at: datetime, prediction: Prediction | None) -> str | None:
-        """Where the heatmap will lie; None where nobody needs one."""
+    def uris(self, image: Image, at: datetime, prediction: Prediction | None) -> tuple[str, str | None]:
+        """Where the image of an event `at` will lie, or lies already, and its heatmap; None where nobody needs one."""
+        line, image_id, source = image.event.line, image.event.image_id, image.event.source
+        image_uri = image.uri or self._objects.uri(image_object(line, at, image_id, source))
         if prediction is None or prediction.decision is Decision.PASS:
-            return None
-        event = image.event
-        return self._objects.uri(heatmap_object(event.line, at, event.image_id, event.source))
+            return image_uri, None
+        return image_uri, self._objects.uri(heatmap_object(line, at, image_id, source))
 
     def enqueue(self, scored: Iterable[Scored]) -> None:
         """To be followed by `flush`."""
         for each in scored:
             if self.outbox.size < self._room:
-                self.outbox.enqueue(self._upload(each))
+                self._enqueue(each)
             else:
                 self._distant.append(each.verdict)
 
@@ -74,10 +187,10 @@ class Artifacts:
         self._distant.extend(verdicts)
 
     def flush(self) -> None:
-        """Go on paying; returns at once where others do it. Reads again what had no room before."""
+        """Go on uploading; returns at once where others do it. Reads again what had no room before."""
         if self._distant and self.outbox.unavailable is None:
             try:
-                self._reopen(_AT_ONCE)
+                self._reopen()
             except Unavailable as error:
                 self.outbox.postpone(error)
         self.outbox.flush()
@@ -85,57 +198,46 @@ class Artifacts:
     def finish(self) -> None:
         """Raises the `Unavailable` that keeps something from being stored."""
         while self._distant:
-            self._reopen(_AT_ONCE)
+            self._reopen()
             self.outbox.finish()
         self.outbox.finish()
 
     @property
     def pending(self) -> int:
-        """Images whose evidence is not all stored."""
+        """Images that are not stored yet, or whose heatmaps are not."""
         return len(self._distant) + len(self.outbox)
 
     def first(self, topic_partition: Partition) -> int | None:
-        """The lowest image offset of `topic_partition` that something is owed for."""
-        distant = (
-            verdict.source.offset for verdict in self._distant if (IMAGES, verdict.source.partition) == topic_partition
-        )
-        pending = [
-            offset for offset in (self.outbox.first(topic_partition), min(distant, default=None)) if offset is not None
-        ]
-        return min(pending, default=None)
+        """The lowest image offset of `topic_partition` that something is pending of."""
+        offsets = [each.source.offset for each in self._distant if (IMAGES, each.source.partition) == topic_partition]
+        in_outbox = self.outbox.first(topic_partition)
+        return min(offsets if in_outbox is None else [*offsets, in_outbox], default=None)
 
-    def _reopen(self, most: int) -> None:
-        while self._distant and most and self.outbox.size < self._room:
+    def _reopen(self) -> None:
+        for _ in range(_AT_ONCE):
+            if not self._distant or self.outbox.size >= self._room:
+                return
             again = self._remake(self._distant[0])
+            # only now: `remake` raises `Unavailable` while the log is away, and the image stays pending
             self._distant.popleft()
             if again is not None:
-                self.outbox.enqueue(self._upload(again))
-            most -= 1
+                self._enqueue(again)
 
-    def _upload(self, scored: Scored) -> Iterator[Upload]:
-        verdict = scored.verdict
-        pieces = list(self._pieces(scored))
-        if pieces:
-            yield Upload(
-                topic_partition=(IMAGES, verdict.source.partition),
-                offset=verdict.source.offset,
-                line=verdict.line,
-                size=len(scored.image.data) + (scored.image.picture.pixels.nbytes if verdict.heatmap_uri else 0),
-                pay=lambda: [piece() for piece in pieces],
-            )
+    def _enqueue(self, scored: Scored) -> None:
+        image, verdict, prediction = scored.image, scored.verdict, scored.prediction
+        # a claim check lies in the store already
+        image_uri = None if image.uri is not None else verdict.image_uri
+        heatmap_uri = None if prediction is None else verdict.heatmap_uri
+        tags = {"decision": verdict.decision.value}
 
-    def _pieces(self, scored: Scored) -> Iterator[Callable[[], object]]:
-        image, verdict = scored.image, scored.verdict
-        if image.uri is None and verdict.image_uri is not None:
-            yield partial(self._objects.put, self._objects.name(verdict.image_uri), image.data, _tags(verdict))
-        if scored.prediction is not None and verdict.heatmap_uri is not None:
-            yield partial(self._put_heatmap, verdict, verdict.heatmap_uri, image, scored.prediction)
+        def put() -> None:
+            if image_uri is not None:
+                self._objects.put(self._objects.name(image_uri), image.data, tags)
+            if heatmap_uri is not None and prediction is not None:
+                png = heatmap_png(image.picture, prediction.anomaly_map, prediction.map_ceiling)
+                self._objects.put(self._objects.name(heatmap_uri), png, tags)
 
-    def _put_heatmap(self, verdict: Verdict, uri: str, image: Image, prediction: Prediction) -> None:
-        png = heatmap_png(image.picture, prediction.anomaly_map, prediction.map_ceiling)
-        self._objects.put(self._objects.name(uri), png, _tags(verdict))
-
-
-def _tags(verdict: Verdict) -> dict[str, str]:
-    """What rules of retention go by."""
-    return {"decision": verdict.decision.value}
+        if image_uri is not None or heatmap_uri is not None:
+            pixels = image.picture.pixels.nbytes if verdict.heatmap_uri else 0
+            source = IMAGES, verdict.source.partition
+            self.outbox.enqueue(Upload(source, verdict.source.offset, verdict.line, len(image.data) + pixels, put))

@@ -6,17 +6,17 @@ from flowgauge.domain.messages import AlertKind, Decision, FrozenModel, Instant,
 from flowgauge.domain.ports import Outgoing
 from flowgauge.runtime.alerts import alert
 
+# Pictures among which one comes again: a frame grabber that hangs repeats all buffers of its ring, rarely more than
+# eight. Larger only costs state.
 _RING = 8
-"""Pictures among which one comes again: a frame grabber that hangs repeats all buffers of its ring, rarely more than
-eight. Larger only costs state."""
 
+# Mean gray values beyond which an even image shows nothing. Nearer to the middle, plain goods would count as blank;
+# nearer to the ends, the noise behind a lens cap would not.
 _BLACK, _WHITE = 0.05, 0.95
-"""Mean gray values beyond which an even image shows nothing. Nearer to the middle, plain goods would count as blank;
-nearer to the ends, the noise behind a lens cap would not."""
 
+# Standard deviation of gray values below which an image is even: about five of 255 gray levels, more than sensors'
+# noise. Larger, and a dark picture with few bright edges would count as blank.
 _EVEN = 0.02
-"""Standard deviation of gray values below which an image is even: about five of 255 gray levels, more than sensors'
-noise. Larger, and a dark picture with few bright edges would count as blank."""
 
 
 class FrozenRun(FrozenModel):
@@ -32,7 +32,12 @@ class FrozenRun(FrozenModel):
     first: str = ""
 
     def followed_by(self, verdict: Verdict) -> "FrozenRun":
-        look = _look(verdict)
+        seen = verdict.statistics
+        # equal for equal pixels, however they are encoded, and in live images never: sensors' noise moves all figures
+        look = f"{seen.fingerprint} {seen.brightness!r} {seen.contrast!r} {seen.focus!r}"
+        # a gauge that passes even images at the end of the scale was fitted to them, as in a dark field
+        if verdict.decision is not Decision.PASS and seen.contrast < _EVEN:
+            look = "black" if seen.brightness < _BLACK else "white" if seen.brightness > _WHITE else look
         recent = (*self.recent, look)[-_RING:]
         if look in self.recent:
             return FrozenRun(recent=recent, images=self.images + 1, since=self.since, first=self.first)
@@ -58,17 +63,3 @@ class FrozenRun(FrozenModel):
             last=verdict.image_id,
             look=look if look in ("black", "white") else "same",
         )
-
-
-def _look(verdict: Verdict) -> str:
-    """Equal for equal pixels, however they are encoded, and in live images never: sensors' noise moves all figures.
-
-    A gauge that passes even images at the end of the scale was fitted to them, as in a dark field.
-    """
-    seen = verdict.statistics
-    if verdict.decision is not Decision.PASS and seen.contrast < _EVEN:
-        if seen.brightness < _BLACK:
-            return "black"
-        if seen.brightness > _WHITE:
-            return "white"
-    return f"{seen.fingerprint} {seen.brightness!r} {seen.contrast!r} {seen.focus!r}"

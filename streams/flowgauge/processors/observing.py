@@ -1,29 +1,29 @@
-"""Observing: fills each line's buffer, watches for drift, and says when it is time to adapt."""
+"""Observing: fills each line's buffer, monitors it for drift, and says when it is time to adapt."""
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 
 from flowgauge.domain.buffer import to_evict
 from flowgauge.domain.messages import Verdict
 from flowgauge.domain.object_keys import snapshot_prefix
 from flowgauge.domain.ports import Buffered, Outgoing
-from flowgauge.processors.line_monitor import LineState, Watch
-from flowgauge.registry.line_settings import SettingsCache
+from flowgauge.processors.line_monitor import LineMonitor, LineState
+from flowgauge.registry.lines import SettingsCache
 from flowgauge.registry.snapshots import MANIFEST
 from flowgauge.runtime.backend import Store
 from flowgauge.runtime.fencing import Counted, VerdictReader
-from flowgauge.runtime.meter import Meter, Unmetered
+from flowgauge.runtime.meter import UNMETERED, Meter
 from flowgauge.training.thresholds import Threshold
 
+# what a line may pause without losing its schedule and what was seen of its drift; longer only keeps dead lines' state
 _TTL_SECONDS = 30 * 86_400
-_UNMETERED = Unmetered()
 
 
 class Observing(VerdictReader):
-    """Learns from verdicts with `use_for_training` alone. What it learned is stored after its requests and alerts are
-    durable; a crash in between repeats them with the ids that they had.
+    """Looks at verdicts with `use_for_training` alone. State is stored after the requests and alerts that followed from
+    it are durable; a crash in between repeats them with the ids that they had.
 
     A line is known by its verdicts, and after a restart by what was stored of its partition, so that the schedule of a
     line that pauses holds too.
@@ -31,26 +31,25 @@ class Observing(VerdictReader):
 
     name = "observing"
 
-    def __init__(self, store: Store, meter: Meter = _UNMETERED) -> None:
+    def __init__(self, store: Store, meter: Meter = UNMETERED) -> None:
         super().__init__(store.log)
         self._meter = meter
         self._state = store.state
         self._objects = store.objects
         self._clock = store.clock
         self._settings = SettingsCache(store)
-        self._watches: dict[str, Watch] = {}
+        self._monitors: dict[str, LineMonitor] = {}
         self._touched: set[str] = set()
         self._minute: datetime | None = None
 
-    def position(self, topic: str, partition: int, committed: int) -> int:
+    def start_offset(self, topic: str, partition: int, committed: int) -> int:
         known = self._state.get(_partition_key(partition))
         end = self._log.end(topic, partition)
         for line in json.loads(known) if known else ():
             self._restore(line)
-            state = self._watches[line].state
+            state = self._monitors[line].state
             if state.seen.get(partition, -1) >= end:  # of a topic that was made anew: its verdicts would pass unseen
-                seen = state.seen | {partition: -1}
-                self._watches[line] = Watch(line, state.model_copy(update={"seen": seen}), self._threshold)
+                state.seen[partition] = -1
                 self._touched.add(line)
         return committed
 
@@ -59,39 +58,64 @@ class Observing(VerdictReader):
         for item in counted:
             if item.verdict.use_for_training:
                 of_line[item.verdict.line].append(item)
+        # whatever may raise `Unavailable` comes first and may be repeated: the monitors see each verdict once
         for line, items in of_line.items():
             self._fill(line, [item.verdict for item in items])
             self._restore(line)
         self._touched |= of_line.keys()
-        return [outgoing for line, items in of_line.items() for outgoing in self._watch(line, items)]
+        outgoing: list[Outgoing] = []
+        for line, items in of_line.items():
+            self._keep_to_schedule(line, self._clock.now())
+            settings = self._settings.of(line)
+            for item in items:
+                outgoing += self._monitors[line].see(item, settings)
+        return outgoing
 
-    def idle(self, now: datetime) -> list[Outgoing]:
+    def punctuate(self, now: datetime) -> list[Outgoing]:
         """What schedules ask for of lines that pause; looked at once in every minute."""
         minute = now.replace(second=0, microsecond=0)
         if minute == self._minute:
             return []
-        self._touched |= {line for line in self._watches if self._keep_to_schedule(line, now)}
-        self._refresh(self._due(now))
+        self._touched |= {line for line in self._monitors if self._keep_to_schedule(line, now)}
+        # another worker may have had a line since: what it has asked for is in the state that it stored
+        stored = {line: self._state.get(_key(line)) for line in self._due(now)}
+        for line, state in stored.items():
+            if state is not None:
+                self._monitors[line] = LineMonitor(line, LineState.decode(state), self._threshold)
         due = self._due(now)
         self._minute = minute
         self._touched |= {*due}
-        asked = [out for line in due for out in self._watches[line].tick(now, self._settings.of(line))]
-        if not asked:
+        asked = [out for line in due for out in self._monitors[line].tick(now, self._settings.of(line))]
+        if not asked:  # then nobody appends anything, after which `checkpoint` would be called
             self.checkpoint()
         return asked
 
     def checkpoint(self) -> None:
         for line in sorted(self._touched):
-            self._state.put(_key(line), self._watches[line].state.encode(), _TTL_SECONDS)
-        partitions = {number for line in self._touched for number in self._watches[line].partitions}
+            self._state.put(_key(line), self._monitors[line].state.encode(), _TTL_SECONDS)
+        partitions = {number for line in self._touched for number in self._monitors[line].partitions}
         for number in sorted(partitions):
-            lines = sorted(line for line, watch in self._watches.items() if number in watch.partitions)
+            lines = sorted(line for line, monitor in self._monitors.items() if number in monitor.partitions)
             self._state.put(_partition_key(number), json.dumps(lines).encode(), _TTL_SECONDS)
         self._touched = set()
 
     def _fill(self, line: str, verdicts: Sequence[Verdict]) -> None:
+        """Add to the buffer what was kept of the images, and evict what should leave it."""
         settings = self._settings.of(line)
-        entries = [entry for verdict in verdicts if (entry := _buffered(verdict)) is not None]
+        entries = [
+            Buffered(
+                image_id=verdict.image_id,
+                image_uri=verdict.image_uri,
+                image_sha256=verdict.image_sha256,
+                captured_at=verdict.event_time,
+                score=verdict.score,
+                decision=verdict.decision,
+                fingerprint=verdict.statistics.fingerprint,
+                subject=verdict.subject,
+            )
+            for verdict in verdicts
+            if verdict.image_uri is not None
+        ]
         if entries:
             self._state.buffer_add(line, entries, settings.buffer_size)
             held = self._state.buffer(line)
@@ -99,26 +123,17 @@ class Observing(VerdictReader):
             self._state.buffer_remove(line, gone)
             self._meter.buffered(line, len(held) - len(gone), settings.buffer_size)
 
-    def _watch(self, line: str, items: Sequence[Counted]) -> list[Outgoing]:
-        self._keep_to_schedule(line, self._clock.now())
-        settings = self._settings.of(line)
-        return [outgoing for item in items for outgoing in self._watches[line].see(item, settings)]
-
     def _keep_to_schedule(self, line: str, now: datetime) -> bool:
-        return self._watches[line].schedule(self._settings.of(line).adapt_schedule, now)
+        return self._monitors[line].schedule(self._settings.of(line).adapt_schedule, now)
 
     def _due(self, now: datetime) -> list[str]:
-        return [line for line, watch in self._watches.items() if watch.due(now)]
+        return [line for line, monitor in self._monitors.items() if monitor.due(now)]
 
     def _restore(self, line: str) -> None:
-        if line not in self._watches:
+        if line not in self._monitors:
             stored = self._state.get(_key(line))
-            self._watches[line] = Watch(line, LineState.decode(stored) if stored else LineState(), self._threshold)
-
-    def _refresh(self, lines: Iterable[str]) -> None:
-        """Go on from what is stored, where it is: another worker may have had the line since."""
-        stored = {line: state for line in lines if (state := self._state.get(_key(line))) is not None}
-        self._watches |= {line: Watch(line, LineState.decode(state), self._threshold) for line, state in stored.items()}
+            state = LineState.decode(stored) if stored else LineState()
+            self._monitors[line] = LineMonitor(line, state, self._threshold)
 
     def _threshold(self, line: str, version: str) -> Threshold | None:
         """Out of the gauge's manifest, without loading the gauge; None where there is none that can be read."""
@@ -127,22 +142,6 @@ class Observing(VerdictReader):
             return Threshold.model_validate(json.loads(manifest)["threshold"])
         except (KeyError, ValueError):
             return None
-
-
-def _buffered(verdict: Verdict) -> Buffered | None:
-    """None for an image that was not kept: there is nothing to learn from."""
-    if verdict.image_uri is None:
-        return None
-    return Buffered(
-        image_id=verdict.image_id,
-        image_uri=verdict.image_uri,
-        image_sha256=verdict.image_sha256,
-        captured_at=verdict.event_time,
-        score=verdict.score,
-        decision=verdict.decision,
-        fingerprint=verdict.statistics.fingerprint,
-        subject=verdict.subject,
-    )
 
 
 def _key(line: str) -> str:

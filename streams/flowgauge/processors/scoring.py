@@ -3,46 +3,37 @@
 from collections import OrderedDict, defaultdict
 from collections.abc import Sequence
 from concurrent.futures import Executor
-from dataclasses import replace
 from datetime import datetime
 
-from flowgauge.domain.dead_letters import GENERATION, OFFSET, TOPIC, dead_lettered
-from flowgauge.domain.errors import Unavailable
-from flowgauge.domain.lines import LineSettings
-from flowgauge.domain.messages import DEAD_LETTERS, IMAGES, VERDICTS, AlertKind, Decision, Source, Verdict
+from flowgauge.domain.dead_letters import dead_lettered
+from flowgauge.domain.messages import IMAGES, VERDICTS, AlertKind, Decision, Source, Verdict
 from flowgauge.domain.object_keys import verdict_id
-from flowgauge.domain.ports import Log, Outgoing, Record
+from flowgauge.domain.ports import Outgoing, Record
 from flowgauge.models.prediction import Prediction, Predictor
-from flowgauge.processors.artifacts import ROOM_BYTES, Artifacts, Scored
-from flowgauge.processors.deadline_monitor import DeadlineMonitor
-from flowgauge.processors.decoding import Prefetch
-from flowgauge.processors.start_offset import Start, ensure_partition, find_start
+from flowgauge.processors.artifacts import ROOM_BYTES, Artifacts, Outbox, Scored
+from flowgauge.processors.start_offset import WINDOW, Start, ensure_partition, find_start
 from flowgauge.registry.gauges import Gauges
-from flowgauge.registry.line_settings import SettingsCache
+from flowgauge.registry.lines import SettingsCache
 from flowgauge.runtime.alerts import OncePerWindow
 from flowgauge.runtime.backend import Store
-from flowgauge.runtime.events import Image, Refused, opened
-from flowgauge.runtime.meter import Meter, Unmetered
-from flowgauge.runtime.outbox import Outbox
+from flowgauge.runtime.events import Image, Prefetch, Refused, opened
+from flowgauge.runtime.meter import UNMETERED, Meter
 from flowgauge.runtime.processor import Processor
 
 NO_GAUGE = "no gauge"
-_WINDOW = 10_000  # recent events per partition among which a second delivery is noticed
-_UNMETERED = Unmetered()
-_PAGE = 16  # dead letters in memory at once
 
 
 class Scoring(Processor):
     """Writes one verdict per image, in order, to the partition of the same number.
 
     Starts after the highest source offset in the verdict partition, whatever was committed (see `find_start` for
-    offsets that begin anew, and images and verdicts that have expired). An event that was sent
-    twice is skipped and counted in `skipped`; the same id with other bytes is a dead letter, and so is everything that
-    cannot be decoded. Dead letters after the last verdict are not repeated at a restart.
+    offsets that begin anew, and images and verdicts that have expired). An event that was sent twice is skipped and
+    counted in `skipped`; the same id with other bytes is a dead letter, and so is everything that cannot be decoded.
+    Dead letters after the last verdict are not repeated at a restart.
 
-    `decoders` decode images beside scoring, those of the next batch too. Images and heatmaps are stored by `hands`
-    beside scoring, after their verdicts; without hands, before them. What is owed is not committed, so that the next
-    worker finds it.
+    `decoders` decode images beside scoring, those of the next batch too. Images and heatmaps are stored by `uploaders`
+    beside scoring, after their verdicts; without uploaders, before them. What is pending is not committed, so that the
+    next worker finds it.
     """
 
     name = "scoring"
@@ -53,38 +44,36 @@ class Scoring(Processor):
         store: Store,
         gauges: Gauges,
         decoders: Executor | None = None,
-        hands: Executor | None = None,
+        uploaders: Executor | None = None,
         room_bytes: int = ROOM_BYTES,
-        meter: Meter = _UNMETERED,
+        meter: Meter = UNMETERED,
     ) -> None:
         self.skipped = 0
+        self.artifacts = Artifacts(store.objects, Outbox(store.clock, uploaders), self._remade, room_bytes)
         self._store = store
         self._gauges = gauges
-        self._prefetch = Prefetch(store.objects, decoders)
-        self._hands = hands
+        self._prefetch = Prefetch(store.objects, decoders, gauges.loaded)
+        self._uploaders = uploaders
         self._meter = meter
-        self._settings = SettingsCache(store, hands)
-        self.artifacts = Artifacts(store.objects, Outbox(store.clock, hands), self._remade, room_bytes)
-        self._scored: list[Scored] = []
+        self._settings = SettingsCache(store, uploaders)
         self._once = OncePerWindow(lambda line: self._settings.of(line).alert_window_seconds)
-        self._deadlines = DeadlineMonitor(store.log, self._settings, self._once)
-        self._recent: dict[int, OrderedDict[str, str]] = {}
-        self._dead_lettered: dict[int, set[int]] = {}
         self._starts: dict[int, Start] = {}
+        self._recent: dict[int, OrderedDict[str, str]] = {}
+        self._scored: list[Scored] = []
         self._pending_alerts: list[Outgoing] = []
 
-    def position(self, topic: str, partition: int, committed: int) -> int:
+    def start_offset(self, topic: str, partition: int, committed: int) -> int:
         ensure_partition(self._store.log, partition)
-        tail = [Verdict.decode(record.value) for record in _tail(self._store.log, partition)]
-        start = find_start(self._store.log, partition, tail, committed, self._store.clock.now())
+        start, tail = find_start(self._store.log, partition, committed, self._store.clock.now())
+        self._starts[partition] = start
         self._recent[partition] = OrderedDict((str(verdict.verdict_id), verdict.image_sha256) for verdict in tail)
-        self._dead_lettered[partition] = _dead_lettered_from(self._store.log, partition, start)
+        # What was pending was not committed, so it lies from `committed` on; storing more than that again is harmless.
+        # Offsets of another generation would name other images.
         self.artifacts.recover(
             verdict
             for verdict in tail
             if verdict.source.generation == start.generation and committed <= verdict.source.offset
         )
-        self._starts[partition] = start
         self._pending_alerts += start.alerts
         return start.offset
 
@@ -92,82 +81,103 @@ class Scoring(Processor):
         self._prefetch.prefetch(records)
 
     def process(self, records: Sequence[Record]) -> list[Outgoing]:
+        partition = records[0].partition
+        # between two batches, so that all images of a batch are scored by one version of their line's gauge
         self._gauges.refresh()
         with self._meter.timed(self.name, "decode"):
             items = self._prefetch.images(records)
-        images, dead_letters, skipped = self._sifted(items, records[0].partition)
+        images, dead_letters = self._sifted(items, partition)
         with self._meter.timed(self.name, "score"):
-            self._scored = self._judged(images)
-        overdue = self._deadlines.overdue([image.record for image in images], self._store.clock.now())
-        self._remember(images, records[0].partition)
-        self.skipped += skipped
-        verdicts = [_published(scored) for scored in self._scored]
-        if self._hands is None:  # then it is there when the verdict is read
-            self._keep_artifacts()
-        return [*dead_letters, *verdicts, *self._gauges.alerts(), *self._owing(), *overdue, *self._unreported()]
+            scored = self._score(images)
+        overdue = self._overdue([image.record for image in images])
+        # Nothing raises `Unavailable` from here on. Before, a batch that comes again would find its own images among
+        # the recent ones and skip them as sent twice.
+        self._remember(images, partition)
+        self._scored = scored
+        self.skipped += len(items) - len(images) - len(dead_letters)
+        # a verdict lies in the partition of its image's number: there it is the checkpoint of this partition alone
+        verdicts = [
+            Outgoing(VERDICTS, each.verdict.line, each.verdict.encode(), partition=partition) for each in scored
+        ]
+        if self._uploaders is None:  # then they are there when the verdict is read
+            self.checkpoint()
+        return [*dead_letters, *verdicts, *self._gauges.alerts(), *overdue, *self._due_alerts()]
 
     def checkpoint(self) -> None:
-        self._keep_artifacts()
+        """Go on storing what verdicts name: the images of the last batch, and what is still pending."""
+        scored, self._scored = self._scored, []
+        self.artifacts.enqueue(scored)
+        self.artifacts.flush()
+        self._meter.pending(self.artifacts.pending)
 
-    def idle(self, now: datetime) -> list[Outgoing]:
-        self._flush()
-        return [*self._owing(), *self._unreported()]
+    def punctuate(self, now: datetime) -> list[Outgoing]:
+        self.checkpoint()
+        return self._due_alerts()
 
     def flush(self) -> list[Outgoing]:
-        """Raises `Unavailable` while evidence cannot be stored: the next worker finds what is owed."""
+        """Raises `Unavailable` while something cannot be stored: the next worker finds what is pending."""
         self.artifacts.finish()
         return []
 
-    def safe(self, topic: str, partition: int, read: int) -> int:
+    def committable_offset(self, topic: str, partition: int, read: int) -> int:
+        # the commit is what a restart finds pending uploads by; scoring itself goes on after the last verdict
         first = self.artifacts.first((topic, partition))
         return read if first is None else min(read, first)
 
-    def _sifted(self, items: Sequence[Image | Refused], partition: int) -> tuple[list[Image], list[Outgoing], int]:
-        """The images to score, the dead letters, and how many were sent before."""
+    def _sifted(self, items: Sequence[Image | Refused], partition: int) -> tuple[list[Image], list[Outgoing]]:
+        """The images to score, and the dead letters; the others were sent before."""
         known = dict(self._recent[partition])
         images: list[Image] = []
-        dead_letters: list[Outgoing] = []
+        refused: list[Refused] = []
         for item in items:
             if isinstance(item, Refused):
-                dead_letters += self._letter(item)
+                refused.append(item)
             elif item.key not in known:
                 known[item.key] = item.picture.sha256
                 images.append(item)
             elif known[item.key] != item.picture.sha256:
-                dead_letters += self._letter(Refused(item.record, "Another image was sent under the same id."))
-        return images, dead_letters, len(items) - len(images) - len(dead_letters)
+                refused.append(Refused(item.record, "Another image was sent under the same id."))
+        start = self._starts[partition]
+        new = [each for each in refused if each.record.offset not in start.dead_lettered]
+        return images, [dead_lettered(each.record, each.reason, start.generation) for each in new]
 
-    def _letter(self, refused: Refused) -> list[Outgoing]:
-        if refused.record.offset in self._dead_lettered[refused.record.partition]:
-            return []
-        start = self._starts[refused.record.partition]
-        return [dead_lettered(refused.record, refused.reason, start.generation)]
-
-    def _judged(self, images: Sequence[Image]) -> list[Scored]:
-        """In the order of `images`, each line's judged together."""
+    def _score(self, images: Sequence[Image]) -> list[Scored]:
+        """In the order of `images`; those of a line are scored together, each as its gauge sees it."""
         gauges = {image.event.line: self._gauges.gauge(image.event.line) for image in images}
-        images = [_seen_by(gauges[image.event.line], image) for image in images]
-        predictions = _predictions(images, gauges)
-        return [
-            self._verdict(image, gauges[image.event.line], predictions.get(index)) for index, image in enumerate(images)
-        ]
+        images = [image.seen_by(gauges[image.event.line]) for image in images]
+        of_line: defaultdict[str, list[int]] = defaultdict(list)
+        for index, image in enumerate(images):
+            of_line[image.event.line].append(index)
+        predictions: dict[int, Prediction] = {}
+        for line, indices in of_line.items():
+            if (gauge := gauges[line]) is not None:
+                found = gauge.predict([images[index].picture for index in indices])
+                predictions.update(zip(indices, found, strict=True))
+        scored: list[Scored] = []
+        for index, image in enumerate(images):
+            prediction = predictions.get(index)
+            verdict = self._verdict(image, gauges[image.event.line], prediction)
+            scored.append(Scored(image, verdict, prediction))
+        return scored
 
-    def _verdict(self, image: Image, gauge: Predictor | None, prediction: Prediction | None) -> Scored:
-        record, event = image.record, image.event
+    def _verdict(self, image: Image, gauge: Predictor | None, prediction: Prediction | None) -> Verdict:
+        record, event, start = image.record, image.event, self._starts[image.record.partition]
         now = self._store.clock.now()
         settings = self._settings.of(event.line)
-        apart = abs((event.captured_at - record.at).total_seconds())
-        clock_off = apart > settings.clock_tolerance_seconds
+        # a camera's clock that contradicts the arrival steers nothing: age, folders by date and drift go by the arrival
+        clock_off = abs((event.captured_at - record.at).total_seconds()) > settings.clock_tolerance_seconds
         at = record.at if clock_off else event.captured_at
-        verdict = Verdict(
+        deadline = settings.deadline_seconds
+        image_uri, heatmap_uri = self.artifacts.uris(image, at, prediction)
+        return Verdict(
             verdict_id=verdict_id(event.source, event.image_id),
             image_id=event.image_id,
             image_sha256=image.picture.sha256,
-            image_uri=self.artifacts.image_uri(image, at),
+            image_uri=image_uri,
             line=event.line,
             captured_at=event.captured_at,
             scored_at=now,
-            late=_late((now - at).total_seconds(), settings),
+            late=deadline is not None and (now - at).total_seconds() > deadline,
             score=prediction.score if prediction else None,
             threshold=prediction.threshold if prediction else None,
             decision=prediction.decision if prediction else Decision.REVIEW,
@@ -175,14 +185,14 @@ class Scoring(Processor):
             gauge_version=gauge.version if gauge else None,
             detector=gauge.detector_name if gauge else None,
             regions=prediction.regions if prediction else (),
-            heatmap_uri=self.artifacts.heatmap_uri(image, at, prediction),
+            heatmap_uri=heatmap_uri,
             statistics=image.picture.statistics,
             source=Source(
                 topic=record.topic,
                 partition=record.partition,
                 offset=record.offset,
-                generation=self._starts[record.partition].generation,
-                topic_id=self._starts[record.partition].topic_id,
+                generation=start.generation,
+                topic_id=start.topic_id,
             ),
             standard_score=prediction.standard_score if prediction else None,
             peak=prediction.peak if prediction else None,
@@ -191,10 +201,45 @@ class Scoring(Processor):
             arrived_at=record.at,
             clock_off=clock_off,
         )
-        return Scored(image, verdict, prediction)
+
+    def _overdue(self, records: Sequence[Record]) -> list[Outgoing]:
+        """An alert per line and window of those of `records`, all of one partition and in order, that have waited for
+        longer than their line's deadline. Raises `Unavailable`; nothing has changed then."""
+        now = self._store.clock.now()
+        late: dict[str, tuple[Record, float]] = {}
+        for record in records:
+            deadline = self._settings.of(record.key).deadline_seconds
+            if deadline is not None and (now - record.at).total_seconds() > deadline:
+                late.setdefault(record.key, (record, deadline))
+        if not late:
+            return []
+        behind = self._store.log.end(IMAGES, records[-1].partition) - records[-1].offset - 1
+        partitions = self._store.log.partitions(IMAGES)
+        remedy = (
+            f"Start more scoring workers: {partitions} partitions of images can keep as many busy."
+            if partitions > 1
+            else "Score on a faster device, or spread the lines over more partitions and workers."
+        )
+        alerts: list[Outgoing] = []
+        for line, (record, deadline) in late.items():
+            waited = round((now - record.at).total_seconds(), 1)
+            message = (
+                f"{line}: images wait {waited:g} s to be scored, longer than the line's deadline of {deadline:g} s, "
+                f"and {behind} more wait behind. {remedy}"
+            )
+            detail = {"waited_seconds": waited, "deadline_seconds": deadline, "behind": behind}
+            alerts += self._once.alert(line, AlertKind.BACKLOG, now, message, **detail)
+        return alerts
+
+    def _remember(self, images: Sequence[Image], partition: int) -> None:
+        recent = self._recent[partition]
+        for image in images:
+            recent[image.key] = image.picture.sha256
+        while len(recent) > WINDOW:
+            recent.popitem(last=False)
 
     def _remade(self, verdict: Verdict) -> Scored | None:
-        """The image of a verdict of ours once more, judged if a heatmap is due; None where the log has it no longer."""
+        """The image of a verdict of ours once more, scored if a heatmap is due; None where the log has it no longer."""
         source = verdict.source
         records = self._store.log.read(IMAGES, source.partition, source.offset, 1)
         if not records or records[0].offset != source.offset:
@@ -202,97 +247,23 @@ class Scoring(Processor):
         image = opened(records[0], self._store.objects)
         if isinstance(image, Refused) or image.key != str(verdict.verdict_id):  # of a topic that was made anew
             return None
-        gauge = self._gauge_again(verdict)
-        image = _seen_by(gauge, image)
+        gauge = None
+        if verdict.heatmap_uri is not None and verdict.gauge_version is not None:
+            # by the gauge that decided, which may not be the line's any more: its heatmap explains its decision
+            self._gauges.refresh()
+            gauge = self._gauges.version(verdict.line, verdict.gauge_version)
+        image = image.seen_by(gauge)
         return Scored(image, verdict, gauge.predict([image.picture])[0] if gauge else None)
 
-    def _gauge_again(self, verdict: Verdict) -> Predictor | None:
-        if verdict.heatmap_uri is None or verdict.gauge_version is None:
-            return None
-        self._gauges.refresh()
-        return self._gauges.version(verdict.line, verdict.gauge_version)
-
-    def _keep_artifacts(self) -> None:
-        scored, self._scored = self._scored, []
-        self.artifacts.enqueue(scored)
-        self._flush()
-
-    def _flush(self) -> None:
-        self.artifacts.flush()
-        self._meter.pending(self.artifacts.pending)
-
-    def _owing(self) -> list[Outgoing]:
-        """One alert per line and window while the store does not take what is owed."""
+    def _due_alerts(self) -> list[Outgoing]:
+        """One per line and window while the store does not take what is pending; and what a start had to tell."""
+        due, self._pending_alerts = self._pending_alerts, []
         unavailable = self.artifacts.outbox.unavailable
-        if unavailable is None:
-            return []
-        now, message = self._store.clock.now(), _not_kept(unavailable)
-        return [
-            each
-            for line in self.artifacts.outbox.lines
-            for each in self._once.alert(line, AlertKind.STORE_UNAVAILABLE, now, message)
-        ]
-
-    def _unreported(self) -> list[Outgoing]:
-        pending_alerts, self._pending_alerts = self._pending_alerts, []
-        return pending_alerts
-
-    def _remember(self, images: Sequence[Image], partition: int) -> None:
-        recent = self._recent[partition]
-        for image in images:
-            recent[image.key] = image.picture.sha256
-        while len(recent) > _WINDOW:
-            recent.popitem(last=False)
-
-
-def _seen_by(gauge: Predictor | None, image: Image) -> Image:
-    """With the picture as the line's gauge sees it: statistics and heatmaps go by its rule for 16-bit files too."""
-    return image if gauge is None else replace(image, picture=gauge.seen(image.picture))
-
-
-def _predictions(images: Sequence[Image], gauges: dict[str, Predictor | None]) -> dict[int, Prediction]:
-    """By index in `images`; images of lines without a gauge are missing."""
-    of_line: defaultdict[str, list[int]] = defaultdict(list)
-    for index, image in enumerate(images):
-        of_line[image.event.line].append(index)
-    judged: dict[int, Prediction] = {}
-    for line, indices in of_line.items():
-        if (gauge := gauges[line]) is not None:
-            predictions = gauge.predict([images[index].picture for index in indices])
-            judged.update(zip(indices, predictions, strict=True))
-    return judged
-
-
-def _published(scored: Scored) -> Outgoing:
-    verdict = scored.verdict
-    return Outgoing(VERDICTS, verdict.line, verdict.encode(), partition=verdict.source.partition)
-
-
-def _late(seconds: float, settings: LineSettings) -> bool:
-    return settings.deadline_seconds is not None and seconds > settings.deadline_seconds
-
-
-def _not_kept(error: Unavailable) -> str:
-    return f"Images are scored; they and their heatmaps are stored once that is possible again. {error}"
-
-
-def _tail(log: Log, partition: int) -> list[Record]:
-    return log.read(VERDICTS, partition, max(0, log.end(VERDICTS, partition) - _WINDOW), _WINDOW)
-
-
-def _dead_lettered_from(log: Log, partition: int, start: Start) -> set[int]:
-    """Image offsets, from `start` on, that are dead letters already. Read backwards: each may hold a large image."""
-    generation = str(start.generation)
-    found: set[int] = set()
-    end = log.end(DEAD_LETTERS, partition)
-    while end > 0:
-        first = max(0, end - _PAGE)
-        dead_letters = log.read(DEAD_LETTERS, partition, first, end - first)
-        of_images = [letter.headers for letter in dead_letters if letter.headers.get(TOPIC) == IMAGES]
-        ours = [each for each in of_images if each.get(GENERATION, "0") == generation]
-        offsets = {int(each[OFFSET]) for each in ours}
-        found |= {offset for offset in offsets if offset >= start.offset}
-        if not dead_letters or len(ours) < len(of_images) or any(offset < start.offset for offset in offsets):
-            break
-        end = first
-    return found
+        if unavailable is not None:
+            now = self._store.clock.now()
+            message = (
+                f"Images are scored; they and their heatmaps are stored once that is possible again. {unavailable}"
+            )
+            for line in self.artifacts.outbox.lines:
+                due += self._once.alert(line, AlertKind.STORE_UNAVAILABLE, now, message)
+        return due

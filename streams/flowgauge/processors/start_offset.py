@@ -1,50 +1,64 @@
-"""Where scoring begins in a partition of images, and what people should know of it.
+"""Where scoring begins in a partition of images, what it knows of the images before, and what people should know of it.
 
 Verdicts tell how far scoring has come, for as long as offsets mean the same images. A topic that is deleted and made
 anew counts from 0 again: then another generation of offsets begins, and verdicts of the former one say nothing of it.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+from flowgauge.domain.dead_letters import GENERATION, OFFSET, TOPIC
 from flowgauge.domain.errors import SettingsError
 from flowgauge.domain.messages import DEAD_LETTERS, IMAGES, VERDICTS, Verdict
 from flowgauge.domain.ports import Log, Outgoing
-from flowgauge.runtime.alerts import NO_LINE
-from flowgauge.runtime.offset_alerts import expired_alerts, reset_alerts
+from flowgauge.runtime.alerts import NO_LINE, expired_alerts, reset_alerts
+
+# recent events per partition among which a second delivery is noticed: fewer, and a camera that sends its last hour
+# again is scored twice; more only take memory and time at a start
+WINDOW = 10_000
+# dead letters in memory at once: each may hold a large image; with fewer a start takes more round trips
+_PAGE = 16
 
 
 @dataclass(frozen=True)
 class Start:
-    """`offset` is the first image to score; `generation` and `topic_id` are those of `Source`."""
+    """`offset` is the first image to score; `generation` and `topic_id` are those of `Source`; `dead_lettered` are the
+    offsets from `offset` on that are dead letters already.
+    """
 
     offset: int
     generation: int
     topic_id: str
     alerts: tuple[Outgoing, ...] = ()
+    dead_lettered: frozenset[int] = frozenset()
 
 
-def find_start(log: Log, partition: int, tail: Sequence[Verdict], committed: int, now: datetime) -> Start:
-    """The start after `tail`, the last verdicts of `partition`; after `committed` where verdicts are gone.
+def find_start(log: Log, partition: int, committed: int, now: datetime) -> tuple[Start, list[Verdict]]:
+    """The start after the last verdict of `partition`, or after `committed` where verdicts are gone; and the last
+    `WINDOW` verdicts, of whatever generation.
 
     Offsets begin anew where the topic has another id than in the last verdict, or ends before it. Then everything that
     is there is scored: what was sent before is known by its id.
     """
     topic_id = log.topic_id(IMAGES)
     begin, end = log.begin(IMAGES, partition), log.end(IMAGES, partition)
-    last = max((verdict.source for verdict in tail), key=lambda source: source.rank, default=None)
+    records = log.read(VERDICTS, partition, max(0, log.end(VERDICTS, partition) - WINDOW), WINDOW)
+    tail = [Verdict.decode(record.value) for record in records]
     lines = sorted({verdict.line for verdict in tail}) or [NO_LINE]
+    # the highest, not the last: a worker that had lost the partition may have written after its successor
+    last = max((verdict.source for verdict in tail), key=lambda source: source.rank, default=None)
     if last is None:
-        return _without_verdicts(log, partition, committed, now, Start(begin, 0, topic_id), end)
-    if (last.topic_id and topic_id and last.topic_id != topic_id) or last.offset >= end:
-        generation = max(last.generation + 1, int(now.timestamp()))
-        return Start(
-            begin, generation, topic_id, reset_alerts(IMAGES, partition, last.offset + 1, begin, end, now, lines)
-        )
-    known = last.offset + 1
-    expired = expired_alerts(IMAGES, partition, known, begin, now, lines)
-    return Start(max(known, begin), last.generation, topic_id, expired)
+        offset, generation, alerts = _without_verdicts(log, partition, committed, now)
+    elif (last.topic_id and topic_id and last.topic_id != topic_id) or last.offset >= end:
+        # the time rather than the next number: verdicts that expired may have told of later generations
+        offset, generation = begin, max(last.generation + 1, int(now.timestamp()))
+        alerts = reset_alerts(IMAGES, partition, last.offset + 1, begin, end, now, lines)
+    else:
+        # never what was committed: a crash between a verdict and its commit would score the image again
+        offset, generation = max(last.offset + 1, begin), last.generation
+        alerts = expired_alerts(IMAGES, partition, last.offset + 1, begin, now, lines)
+    dead_lettered = _dead_lettered(log, partition, offset, generation)
+    return Start(offset, generation, topic_id, alerts, dead_lettered), tail
 
 
 def ensure_companions(log: Log) -> None:
@@ -66,15 +80,32 @@ def ensure_partition(log: Log, partition: int) -> None:
             )
 
 
-def _without_verdicts(log: Log, partition: int, committed: int, now: datetime, first: Start, end: int) -> Start:
-    """Before the first verdict the whole topic is due. Once verdicts have expired, the group's commits tell how far
-    scoring has come; those of a topic that is gone lie beyond its end."""
+def _without_verdicts(log: Log, partition: int, committed: int, now: datetime) -> tuple[int, int, tuple[Outgoing, ...]]:
+    """Offset, generation and alerts. Before the first verdict the whole topic is due. Once verdicts have expired, the
+    group's commits tell how far scoring has come; those of a topic that is gone lie beyond its end."""
+    begin, end = log.begin(IMAGES, partition), log.end(IMAGES, partition)
     never_scored = log.end(VERDICTS, partition) == 0
     generation = 0 if never_scored else int(now.timestamp())
     if committed > end:
-        alerts = reset_alerts(IMAGES, partition, committed, first.offset, end, now)
-        return Start(first.offset, generation, first.topic_id, alerts)
+        return begin, generation, reset_alerts(IMAGES, partition, committed, begin, end, now)
     if not committed and not never_scored:
-        return Start(first.offset, generation, first.topic_id)
-    expired = expired_alerts(IMAGES, partition, committed, first.offset, now)
-    return Start(max(committed, first.offset), generation, first.topic_id, expired)
+        return begin, generation, ()
+    return max(committed, begin), generation, expired_alerts(IMAGES, partition, committed, begin, now)
+
+
+def _dead_lettered(log: Log, partition: int, start: int, generation: int) -> frozenset[int]:
+    """Image offsets, from `start` on, that are dead letters already. Read backwards: each may hold a large image."""
+    found: set[int] = set()
+    end = log.end(DEAD_LETTERS, partition)
+    while end > 0:
+        first = max(0, end - _PAGE)
+        dead_letters = log.read(DEAD_LETTERS, partition, first, end - first)
+        of_images = [letter.headers for letter in dead_letters if letter.headers.get(TOPIC) == IMAGES]
+        ours = [each for each in of_images if each.get(GENERATION, "0") == str(generation)]
+        offsets = {int(each[OFFSET]) for each in ours}
+        found |= {offset for offset in offsets if offset >= start}
+        # what lies before is of images before the start, or of another generation
+        if not dead_letters or len(ours) < len(of_images) or any(offset < start for offset in offsets):
+            break
+        end = first
+    return frozenset(found)

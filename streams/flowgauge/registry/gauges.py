@@ -8,12 +8,16 @@ from dataclasses import dataclass
 from flowgauge.domain.errors import GaugeMissing, InvalidName, SnapshotCorrupt, SnapshotInvalid, Unavailable
 from flowgauge.domain.messages import SNAPSHOTS, AlertKind, SnapshotAnnouncement
 from flowgauge.domain.object_keys import line_name
-from flowgauge.domain.ports import Log, Objects, Outgoing, Record
+from flowgauge.domain.ports import Log, Objects, Outgoing
 from flowgauge.models.prediction import Predictor
 from flowgauge.registry.snapshots import SnapshotDisk, announcements_since, fetch_snapshot
 from flowgauge.runtime.alerts import alert
 
-_REMEMBERED = 16  # announcements per line: where to fall back to when the newest are broken
+# announcements per line: with fewer there is nothing to fall back to when the newest are broken; more only take memory
+_REMEMBERED = 16
+# gauges in memory: more, and a worker of many lines outgrows it; fewer than lines that send at a time, and every batch
+# loads one again
+_IN_MEMORY = 32
 
 Load = Callable[[bytes, bytes], Predictor]
 """Manifest and weights to a gauge; raises `SnapshotInvalid`."""
@@ -29,12 +33,13 @@ class Gauges:
     """`refresh` between two batches is the only moment at which a gauge is swapped.
 
     Of a line's announcements the highest epoch wins, the first in log order among equals. One that is broken is
-    reported once and passed over for good; the next highest that loads takes its place. Snapshots that have loaded are
-    kept on `disk`, and while the object store is away a worker that starts takes the highest that lies there.
+    reported once and passed over for good; the next highest that loads takes its place. The `capacity` gauges that were
+    used last stay in memory. Snapshots that have loaded are kept on `disk`, and while the object store is away a worker
+    that starts takes the highest that lies there.
     """
 
     def __init__(
-        self, log: Log, objects: Objects, load: Load, capacity: int = 32, disk: SnapshotDisk | None = None
+        self, log: Log, objects: Objects, load: Load, capacity: int = _IN_MEMORY, disk: SnapshotDisk | None = None
     ) -> None:
         self._log = log
         self._objects = objects
@@ -43,7 +48,6 @@ class Gauges:
         self._capacity = capacity
         self._read: dict[int, int] = {}
         self._announced: defaultdict[str, list[SnapshotAnnouncement]] = defaultdict(list)
-        self._passed_over: set[str] = set()
         self._broken: set[tuple[str, int]] = set()
         self._held: OrderedDict[str, Held] = OrderedDict()
         self._alerts: list[Outgoing] = []
@@ -51,10 +55,21 @@ class Gauges:
     def refresh(self) -> None:
         """Read what has been announced since the last call. Raises `Unavailable`."""
         for partition in range(self._log.partitions(SNAPSHOTS)):
-            start = self._read.get(partition, 0)
-            for message, after in announcements_since(self._log, partition, start, self._unreadable):
-                self._remember(message)
-                self._read[partition] = after
+            for record, message in announcements_since(self._log, partition, self._read.get(partition, 0)):
+                self._read[partition] = record.offset + 1
+                if message is None:
+                    source = f"{partition}:{record.offset}"
+                    why = f"The record {source} of the snapshots topic is no announcement; the gauge before it stays."
+                    with suppress(InvalidName):  # a key that names no line names nobody to tell
+                        line, kind = line_name(record.key), AlertKind.SNAPSHOT_INVALID
+                        self._alerts.append(alert(line, kind, source, record.at, why))
+                    continue
+                known = self._announced[message.line]
+                # two workers that announce at once take the same epoch: whoever reads must choose the same one
+                if all(message.epoch != other.epoch for other in known):
+                    known.append(message)
+                    known.sort(key=lambda announced: -announced.epoch)
+                    del known[_REMEMBERED:]
 
     def gauge(self, line: str) -> Predictor | None:
         """The gauge to score `line` with; None while it has none that loads.
@@ -65,7 +80,7 @@ class Gauges:
         away: Unavailable | None = None
         for announced in self._announced.get(line, []):
             try:
-                if (line, announced.epoch) not in self._broken and (gauge := self._loaded(announced)):
+                if (line, announced.epoch) not in self._broken and (gauge := self._activated(announced)):
                     return gauge
             except Unavailable as error:
                 away = away or error
@@ -73,11 +88,16 @@ class Gauges:
             raise away
         return None
 
+    def loaded(self, line: str) -> Predictor | None:
+        """The gauge of `line` that is in memory; asks nobody. From any thread."""
+        held = self._held.get(line)
+        return None if held is None else held.gauge
+
     def version(self, line: str, version: str) -> Predictor | None:
         """One of the line's gauges, active or not; None where it was never announced or does not load."""
-        held = self._held.get(line)
-        if held is not None and held.gauge.version == version:
-            return held.gauge
+        gauge = self.loaded(line)
+        if gauge is not None and gauge.version == version:
+            return gauge
         announced = [each for each in self._announced.get(line, []) if each.version == version]
         try:
             return self._verified(announced[0]) if announced else None
@@ -89,43 +109,36 @@ class Gauges:
         due, self._alerts = self._alerts, []
         return due
 
-    def _unreadable(self, record: Record) -> None:
-        source = f"{record.partition}:{record.offset}"
-        if source in self._passed_over:
-            return
-        self._passed_over.add(source)
-        message = f"The record {source} of the snapshots topic is no announcement; the gauge before it stays."
-        with suppress(InvalidName):  # a key that names no line names nobody to tell
-            line = line_name(record.key)
-            self._alerts.append(alert(line, AlertKind.SNAPSHOT_INVALID, source, record.at, message))
-
-    def _remember(self, message: SnapshotAnnouncement) -> None:
-        known = self._announced[message.line]
-        if all(message.epoch != other.epoch for other in known):
-            known.append(message)
-            known.sort(key=lambda announced: -announced.epoch)
-            del known[_REMEMBERED:]
-
-    def _loaded(self, announced: SnapshotAnnouncement) -> Predictor | None:
+    def _activated(self, announced: SnapshotAnnouncement) -> Predictor | None:
+        """The announced gauge, in memory from now on; None where it is broken, which is reported. While the store is
+        away, the gauge of the line that is in memory."""
         held = self._held.get(announced.line)
-        if held is not None and held.announced == announced:
-            self._held.move_to_end(announced.line)
-            return held.gauge
-        try:
-            gauge = self._verified(announced)
-        except (SnapshotInvalid, GaugeMissing) as error:
-            self._report(announced, error)
-            return None
-        except Unavailable:
-            if held is None:
-                raise
-            return held.gauge
-        self._hold(Held(announced, gauge))
-        return gauge
+        if held is None or held.announced != announced:
+            try:
+                held = Held(announced, self._verified(announced))
+            except (SnapshotInvalid, GaugeMissing) as error:
+                self._broken.add((announced.line, announced.epoch))
+                trigger = f"{announced.epoch}:{announced.sha256}"
+                message = f"Snapshot {announced.version} was not activated; the gauge before it stays. {error}"
+                line, version, kind = announced.line, announced.version, AlertKind.SNAPSHOT_INVALID
+                self._alerts.append(alert(line, kind, trigger, announced.at, message, version=version))
+                return None
+            except Unavailable:
+                if held is None:
+                    raise
+                return held.gauge
+        self._held[announced.line] = held
+        self._held.move_to_end(announced.line)
+        if len(self._held) > self._capacity:
+            self._held.popitem(last=False)
+        return held.gauge
 
     def _verified(self, announced: SnapshotAnnouncement) -> Predictor:
-        if (gauge := self._from_disk(announced)) is not None:
-            return gauge
+        """Loaded from disk, else from the object store, where its manifest must be the one that was announced."""
+        found = self._disk.get(announced.sha256) if self._disk is not None else None
+        if found is not None:
+            with suppress(SnapshotInvalid):  # files that were damaged on our disk may be whole in the object store
+                return self._load(*found)
         files = fetch_snapshot(self._objects, announced.line, announced.version)
         if files.sha256 != announced.sha256:
             raise SnapshotCorrupt(
@@ -136,25 +149,3 @@ class Gauges:
         if self._disk is not None:
             self._disk.put(files.sha256, files.manifest, files.weights)
         return gauge
-
-    def _from_disk(self, announced: SnapshotAnnouncement) -> Predictor | None:
-        """Verified like any other; what does not load is left to the object store."""
-        found = self._disk.get(announced.sha256) if self._disk is not None else None
-        try:
-            return self._load(*found) if found else None
-        except SnapshotInvalid:
-            return None
-
-    def _hold(self, held: Held) -> None:
-        self._held[held.announced.line] = held
-        self._held.move_to_end(held.announced.line)
-        if len(self._held) > self._capacity:
-            self._held.popitem(last=False)
-
-    def _report(self, announced: SnapshotAnnouncement, error: SnapshotInvalid | GaugeMissing) -> None:
-        self._broken.add((announced.line, announced.epoch))
-        trigger = f"{announced.epoch}:{announced.sha256}"
-        message = f"Snapshot {announced.version} was not activated; the gauge before it stays. {error}"
-        self._alerts.append(
-            alert(announced.line, AlertKind.SNAPSHOT_INVALID, trigger, announced.at, message, version=announced.version)
-        )

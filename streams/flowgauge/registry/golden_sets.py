@@ -10,7 +10,8 @@ from flowgauge.domain.object_keys import encoded, golden_object, line_name
 from flowgauge.domain.ports import Objects
 from flowgauge.vision.decoding import Picture, decode
 
-_HASH_DIGITS = 12  # hex; fewer, and two images of one name could share them; more are only longer to read
+# hex; fewer, and two images of one name could share them; more are only longer to read
+_HASH_DIGITS = 12
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ def golden_set(objects: Objects, line: str) -> Iterator[Golden]:
 
 
 def hold_out_pictures(objects: Objects, line: str, label: Label) -> list[Picture]:
-    """The half of the golden set that judges."""
+    """The hold-out half of the golden set, by which the gate tests a candidate."""
     chosen = (golden for golden in golden_set(objects, line) if golden.label is label and golden.is_hold_out)
     return [decode(objects.get(golden.name)) for golden in chosen]
 

@@ -1,8 +1,11 @@
-"""Lines: their settings in the object store, and which there are."""
+"""Lines: their settings in the object store, cached where they are read often, and which lines there are."""
+
+from concurrent.futures import Executor
+from datetime import datetime, timedelta
 
 from pydantic import ValidationError
 
-from flowgauge.domain.errors import SettingsError
+from flowgauge.domain.errors import SettingsError, Unavailable
 from flowgauge.domain.lines import LineSettings
 from flowgauge.domain.messages import VERDICTS
 from flowgauge.domain.object_keys import line_settings_object
@@ -10,7 +13,11 @@ from flowgauge.domain.ports import Objects
 from flowgauge.registry.snapshots import active_snapshots
 from flowgauge.runtime.backend import Store
 
+# verdicts of a partition that are read for the lines they name: with fewer, lines that pause are missing from the list;
+# with more, the list takes longer
 _RECENT = 1_000
+# what a change waits at most; shorter, and every worker asks the object store for every line all the time
+_FRESH = timedelta(seconds=2)
 
 
 def line_settings(objects: Objects, line: str) -> LineSettings:
@@ -47,6 +54,38 @@ def lines(store: Store) -> list[str]:
         start = max(0, store.log.end(VERDICTS, partition) - _RECENT)
         found |= {record.key for record in store.log.read(VERDICTS, partition, start, _RECENT)}
     return sorted(found)
+
+
+class SettingsCache:
+    """The settings of each line, read anew every two seconds; after the first time by `readers`, if there are any.
+
+    While they cannot be read, or do not hold, the last that did stay in force: scoring must not stop for them.
+    """
+
+    def __init__(self, store: Store, readers: Executor | None = None) -> None:
+        self._store = store
+        self._readers = readers
+        self._known: dict[str, tuple[datetime, LineSettings]] = {}
+
+    def of(self, line: str) -> LineSettings:
+        now = self._store.clock.now()
+        read_at, settings = self._known.get(line, (None, LineSettings()))
+        if read_at is not None and abs(now - read_at) < _FRESH:
+            return settings
+        if read_at is None or self._readers is None:
+            return self._read(line, settings)
+        # marked as read before it is, or every image of the meantime would ask the store too
+        self._known[line] = now, settings
+        self._readers.submit(self._read, line, settings)
+        return settings
+
+    def _read(self, line: str, otherwise: LineSettings) -> LineSettings:
+        try:
+            settings = line_settings(self._store.objects, line)
+        except (Unavailable, SettingsError):
+            settings = otherwise
+        self._known[line] = self._store.clock.now(), settings
+        return settings
 
 
 def _problems(error: ValidationError) -> str:

@@ -1,6 +1,6 @@
 """The snapshots topic: which gauge is active, and which were."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Protocol
@@ -11,32 +11,21 @@ from flowgauge.domain.errors import GaugeMissing
 from flowgauge.domain.messages import SNAPSHOTS, SnapshotAnnouncement
 from flowgauge.domain.object_keys import line_name, snapshot_prefix
 from flowgauge.domain.ports import Log, Objects, Outgoing, Record
-from flowgauge.runtime.backend import Store
+from flowgauge.runtime.backend import Store, records_from
 
-_PAGE = 1_000
 MANIFEST, WEIGHTS = "manifest.json", "weights.safetensors"
-
-
-class Snapshot(Protocol):
-    """A snapshot as it is stored. The manifest names the SHA-256 of the weights, so its own hash covers both."""
-
-    @property
-    def manifest(self) -> bytes: ...
-
-    @property
-    def weights(self) -> bytes: ...
-
-    @property
-    def sha256(self) -> str: ...
 
 
 @dataclass(frozen=True)
 class SnapshotFiles:
+    """A snapshot as it is stored."""
+
     manifest: bytes
     weights: bytes
 
     @property
     def sha256(self) -> str:
+        """The manifest's. The manifest names the SHA-256 of the weights, so this one covers both."""
         return sha256(self.manifest).hexdigest()
 
 
@@ -49,11 +38,12 @@ class SnapshotDisk(Protocol):
     def put(self, digest: str, manifest: bytes, weights: bytes) -> None: ...
 
 
-def store_snapshot(objects: Objects, line: str, version: str, files: Snapshot) -> str:
-    """Store both objects, the manifest last, and return the snapshot's URI. Repeating it changes nothing."""
+def store_snapshot(objects: Objects, line: str, version: str, files: SnapshotFiles) -> None:
+    """Store both objects. Repeating it changes nothing."""
     prefix = snapshot_prefix(line, version)
+    # the manifest last: a snapshot that has one is whole, whenever the process ends
     objects.put(f"{prefix}/{WEIGHTS}", files.weights)
-    return objects.put(f"{prefix}/{MANIFEST}", files.manifest)
+    objects.put(f"{prefix}/{MANIFEST}", files.manifest)
 
 
 def fetch_snapshot(objects: Objects, line: str, version: str) -> SnapshotFiles:
@@ -70,26 +60,18 @@ def fetch_snapshot(objects: Objects, line: str, version: str) -> SnapshotFiles:
 def announcements(log: Log, line: str | None = None) -> Iterator[SnapshotAnnouncement]:
     """All announcements (of `line`) in log order."""
     for partition in range(log.partitions(SNAPSHOTS)):
-        for message, _ in announcements_since(log, partition, 0):
-            if line in (None, message.line):
+        for _, message in announcements_since(log, partition, 0):
+            if message is not None and line in (None, message.line):
                 yield message
 
 
-Unreadable = Callable[[Record], None]
-"""Told of a record of the snapshots topic that is no announcement."""
-
-
-def announcements_since(
-    log: Log, partition: int, offset: int, unreadable: Unreadable = lambda record: None
-) -> Iterator[tuple[SnapshotAnnouncement, int]]:
-    """Announcements from `offset` on, each with the offset after it. What is none is passed over."""
-    while records := log.read(SNAPSHOTS, partition, offset, _PAGE):
-        for record in records:
-            try:
-                yield SnapshotAnnouncement.decode(record.value), record.offset + 1
-            except ValidationError:
-                unreadable(record)
-        offset = records[-1].offset + 1
+def announcements_since(log: Log, partition: int, offset: int) -> Iterator[tuple[Record, SnapshotAnnouncement | None]]:
+    """The records from `offset` on, each with its announcement; None for what is none."""
+    for record in records_from(log, SNAPSHOTS, partition, offset):
+        try:
+            yield record, SnapshotAnnouncement.decode(record.value)
+        except ValidationError:
+            yield record, None
 
 
 def active_snapshots(log: Log) -> Mapping[str, SnapshotAnnouncement]:
@@ -109,7 +91,7 @@ def active_snapshot(log: Log, line: str) -> SnapshotAnnouncement:
     return found
 
 
-def announcement(store: Store, line: str, version: str, files: Snapshot, parent: str | None) -> Outgoing:
+def announcement(store: Store, line: str, version: str, files: SnapshotFiles, parent: str | None) -> Outgoing:
     """The record that makes `version` active, with the next epoch of its line; for whoever appends it."""
     epochs = [message.epoch for message in announcements(store.log, line)]
     message = SnapshotAnnouncement(
@@ -124,7 +106,7 @@ def announcement(store: Store, line: str, version: str, files: Snapshot, parent:
     return Outgoing(SNAPSHOTS, line, message.encode())
 
 
-def publish_snapshot(store: Store, line: str, version: str, files: Snapshot, parent: str | None) -> None:
+def publish_snapshot(store: Store, line: str, version: str, files: SnapshotFiles, parent: str | None) -> None:
     """Store a snapshot and make it the active one of `line`."""
     store_snapshot(store.objects, line, version, files)
     store.log.append([announcement(store, line, version, files, parent)])

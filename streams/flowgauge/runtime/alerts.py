@@ -1,14 +1,14 @@
-"""How alerts are made: ids that a replay makes again, and one alert for many of a kind."""
+"""How alerts are made: ids that a replay makes again, one alert for many of a kind, and what offsets tell people."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 from uuid import NAMESPACE_URL, UUID, uuid5
 
 from flowgauge.domain.messages import ALERTS, Alert, AlertKind
 from flowgauge.domain.ports import Log, Outgoing
+from flowgauge.runtime.backend import records_from
 
-_PAGE = 1_000
 NO_LINE = "no-line"
 """Stands in alerts of what belongs to no line, or names none."""
 
@@ -21,7 +21,7 @@ def alert_id(line: str, kind: AlertKind, trigger: str) -> UUID:
 def alert(
     line: str, kind: AlertKind, trigger: str, at: datetime, message: str, count: int = 1, **detail: Any
 ) -> Outgoing:
-    """The record of an alert. The same line, kind and occasion make the same alert, whatever its count."""
+    """The record of an alert. The same line, kind and trigger make the same alert, whatever its count."""
     made = Alert(
         alert_id=alert_id(line, kind, trigger),
         line=line,
@@ -55,14 +55,42 @@ class OncePerWindow:
 
 
 def alerts(log: Log, line: str | None = None) -> list[Alert]:
-    """What people should see, in the order of first occurrence. Of records with one id the highest count holds: a
-    worker that starts anew tells of an open window from its beginning."""
+    """What people should see (of `line`), in the order of first occurrence."""
     latest: dict[UUID, Alert] = {}
     for partition in range(log.partitions(ALERTS)):
-        offset = 0
-        while records := log.read(ALERTS, partition, offset, _PAGE):
-            for message in (Alert.decode(record.value) for record in records):
-                if line in (None, message.line) and message.count >= latest.get(message.alert_id, message).count:
-                    latest[message.alert_id] = message
-            offset = records[-1].offset + 1
+        for record in records_from(log, ALERTS, partition):
+            message = Alert.decode(record.value)
+            # a worker that starts anew tells of an open window from its beginning: the highest count holds
+            if line in (None, message.line) and message.count >= latest.get(message.alert_id, message).count:
+                latest[message.alert_id] = message
     return list(latest.values())
+
+
+def reset_alerts(
+    topic: str, partition: int, known: int, begin: int, end: int, now: datetime, lines: Sequence[str] = (NO_LINE,)
+) -> tuple[Outgoing, ...]:
+    """That `topic` holds other records than those that were read up to offset `known`."""
+    message = (
+        f"Offsets of {topic}, partition {partition}, have begun anew: they were read up to {known}, and now reach from"
+        f" {begin} to {end}. All {end - begin} records that are there are read. What the former topic held unread is"
+        " gone with it: send it again."
+    )
+    detail: dict[str, Any] = {"topic": topic, "partition": partition, "known": known, "waiting": end - begin}
+    trigger = f"{topic}/{partition}/{known}/{begin}"
+    return tuple(alert(line, AlertKind.OFFSETS_RESET, trigger, now, message, **detail) for line in lines)
+
+
+def expired_alerts(
+    topic: str, partition: int, known: int, begin: int, now: datetime, lines: Sequence[str] = (NO_LINE,)
+) -> tuple[Outgoing, ...]:
+    """That the records from `known` to `begin` left `topic` before they were read; none where all are there."""
+    if begin <= known:
+        return ()
+    message = (
+        f"{begin - known} records of {topic}, partition {partition}, expired before they were read: offsets {known} to"
+        f" {begin - 1}. Send them again, and raise the topic's retention.ms or start more workers (`flowgauge status`"
+        " shows who lags)."
+    )
+    detail: dict[str, Any] = {"topic": topic, "partition": partition, "first": known, "expired": begin - known}
+    trigger = f"{topic}/{partition}/{known}"
+    return tuple(alert(line, AlertKind.RECORDS_EXPIRED, trigger, now, message, **detail) for line in lines)

@@ -1,9 +1,13 @@
 """One place where a plant's lines live: their log, their objects and their state, behind ports."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Self
 
-from flowgauge.domain.ports import Clock, Log, Objects, State
+from flowgauge.domain.ports import Clock, Log, Objects, Record, State
+
+# small records of one read; more only take memory, with fewer a long topic takes many round trips to a broker
+_PAGE = 1_000
 
 
 @dataclass(frozen=True)
@@ -25,3 +29,10 @@ class Store:
     def close(self) -> None:
         for part in (self.log, self.state):
             part.close()
+
+
+def records_from(log: Log, topic: str, partition: int, offset: int = 0) -> Iterator[Record]:
+    """The records of a partition from `offset` to its end, page by page. For topics whose records are small."""
+    while page := log.read(topic, partition, offset, _PAGE):
+        yield from page
+        offset = page[-1].offset + 1

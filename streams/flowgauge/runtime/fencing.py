@@ -1,6 +1,6 @@
 """The one rule by which every reader of verdicts counts them, and the processors that read them.
 
-A verdict whose `source.rank` (generation, then offset) does not rise within its partition is void: a worker that had
+A verdict whose `source.rank` (generation, then offset) does not rise within its partition is fenced: a worker that had
 lost its partition wrote it. So no image ever has two verdicts that count.
 """
 
@@ -20,7 +20,9 @@ Rank = tuple[int, int]
 NOTHING_COUNTED: Rank = (0, -1)
 """Below the rank of every verdict."""
 
-_LOOK_BACK = 1_000  # void records come in bursts of a batch; a longer burst than this would hide what it repeats
+# fenced records come in bursts of a batch; a burst longer than this would hide the rank that it repeats, a longer look
+# back only costs time at a start
+_LOOK_BACK = 1_000
 
 
 @dataclass(frozen=True)
@@ -50,16 +52,12 @@ def count(records: Sequence[Record], highest: Rank = NOTHING_COUNTED) -> Count:
         except ValidationError as error:
             unreadable.append(dead_lettered(record, f"This is no verdict: {error.errors()[0]['msg']}."))
             continue
+        # Two workers may believe for a while that a partition is theirs. Both score the images in order, so the rank of
+        # whoever comes second does not rise. The generation comes first: offsets of a topic that was made anew are low.
         if verdict.source.rank > highest:
             counted.append(Counted(record, verdict))
             highest = verdict.source.rank
     return Count(counted, unreadable, highest)
-
-
-def highest_before(log: Log, partition: int, offset: int) -> Rank:
-    """The highest rank of the verdicts below `offset`."""
-    start = max(0, offset - _LOOK_BACK)
-    return count(log.read(VERDICTS, partition, start, offset - start)).highest
 
 
 class VerdictReader(Processor):
@@ -72,11 +70,13 @@ class VerdictReader(Processor):
         self._highest: dict[int, Rank] = {}
 
     def process(self, records: Sequence[Record]) -> list[Outgoing]:
-        partition = records[0].partition
+        partition, offset = records[0].partition, records[0].offset
         if partition not in self._highest:
-            self._highest[partition] = highest_before(self._log, partition, records[0].offset)
+            start = max(0, offset - _LOOK_BACK)
+            self._highest[partition] = count(self._log.read(VERDICTS, partition, start, offset - start)).highest
         result = count(records, self._highest[partition])
         outgoing = self.receive(result.counted)
+        # after `receive`, which may raise: the batch comes again then, and must count again
         self._highest[partition] = result.highest
         return [*result.unreadable, *outgoing]
 

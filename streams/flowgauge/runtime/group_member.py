@@ -13,21 +13,21 @@ from typing import TypeVar
 from flowgauge.domain.backoff import waits
 from flowgauge.domain.errors import Stalled, Unavailable
 from flowgauge.domain.ports import Clock, Log, Record
+from flowgauge.runtime.alerts import expired_alerts, reset_alerts
 from flowgauge.runtime.liveness import STALL_SECONDS, Progress, Pulse
-from flowgauge.runtime.meter import Meter, Unmetered, measured
-from flowgauge.runtime.offset_alerts import expired_alerts, reset_alerts
+from flowgauge.runtime.meter import UNMETERED, Meter, measured
 from flowgauge.runtime.processor import Processor
 from flowgauge.runtime.task import Observer, Partition, Step, StreamTask
 from flowgauge.runtime.worker import OnUnavailable
 
 T = TypeVar("T")
 
-_SAMPLE_INTERVAL = timedelta(seconds=5)  # one question to the brokers per partition
-_UNMETERED = Unmetered()
+# three questions to the brokers per partition each time; longer, and lag and topics that were made anew are seen late
+_SAMPLE_INTERVAL = timedelta(seconds=5)
 
 
 class Member:
-    """All calls but `prefetch`, `safe`, `look` and `stop` come from one thread; none overlap.
+    """All calls but `prefetch`, `committable_offset`, `probe` and `stop` come from one thread; none overlap.
 
     Every assignment begins with a new processor: what the last one remembered of a partition may be out of date, since
     another member may have had it in between.
@@ -41,7 +41,7 @@ class Member:
         observer: Observer = lambda step: None,
         unavailable: OnUnavailable = lambda name, error: None,
         stopping: Event | None = None,
-        meter: Meter = _UNMETERED,
+        meter: Meter = UNMETERED,
         pulse: Pulse | None = None,
         stall_seconds: float = STALL_SECONDS,
     ) -> None:
@@ -56,17 +56,17 @@ class Member:
         self._stall_seconds = stall_seconds
         self._progress: dict[Partition, Progress] = {}
         self._sampled_at: datetime | None = None
-        self._safe: Mapping[Partition, int] = {}
-        self._missing: dict[Partition, int] = {}
+        self._committable: Mapping[Partition, int] = {}
+        self._rewind_to: dict[Partition, int] = {}
         self._topic_ids: dict[str, str] = {}
         self._restarts: dict[Partition, int] = {}
         first = make()
         self.name, self.inputs = first.name, first.inputs
-        self._task = self._carried_by(first)
+        self._task = self._task_of(first)
 
     def assigned(self, committed: Mapping[Partition, int]) -> dict[Partition, int]:
         """Where to start each partition of a new assignment, given what the group has committed."""
-        task = self._carried_by(self._make())
+        task = self._task_of(self._make())
         topic_ids = {
             topic: self._insisting(partial(self._log.topic_id, topic))
             for topic in sorted({name for name, _ in committed})
@@ -75,54 +75,68 @@ class Member:
             topic_partition: self._insisting(partial(self._start, task, topic_partition, at))
             for topic_partition, at in committed.items()
         }
+        # nothing of the former assignment changes before all of the new one is known: a broker that leaves in between
+        # leaves a member that is whole
         self._topic_ids = topic_ids
         self._task = task
-        for topic_partition in self._safe.keys() - starts.keys():
+        for topic_partition in self._committable.keys() - starts.keys():
             self._meter.lag(self.name, topic_partition, None)
-        self._safe = dict(starts)
-        self._missing = {}
+        self._committable = dict(starts)
+        self._rewind_to = {}
         self._progress = {topic_partition: Progress(self._stall_seconds) for topic_partition in starts}
         return starts
 
     def prefetch(self, records: Sequence[Record]) -> None:
         """Tell the processor what `take` will be given soon. From any thread."""
-        self._task.processor.prefetch([r for r in records if (r.topic, r.partition) in self._safe])
+        self._task.processor.prefetch([r for r in records if (r.topic, r.partition) in self._committable])
 
     def take(self, records: Sequence[Record]) -> int:
-        """Carry what is due of `records`, which are of one partition and in order; how many there were.
+        """Process what is due of `records`, which are of one partition and in order; how many there were.
 
         Returns once their results are durable. While something is `Unavailable` it tries again, until `stop`: then it
-        raises it. Records of a partition that is not assigned, that were carried before, or that a fetch from before
-        the last assignment left ahead of their turn, are passed over; `missing` tells of the latter.
+        raises it. Records of a partition that is not assigned, that were processed before, or that a fetch from before
+        the last assignment left ahead of their turn, are passed over; `rewind_to` tells of the latter.
         """
         topic_partition = records[0].topic, records[0].partition
-        if topic_partition not in self._safe:
-            return 0
-        due = self._due(topic_partition, records)
-        if not due:
+        if topic_partition not in self._committable:
             return 0
         task = self._task
+        position = task.position(topic_partition, lambda: self._committable[topic_partition])
+        due = [record for record in records if record.offset >= position]
+        self._rewind_to = {}
+        if due and due[0].offset > position:
+            # compaction and transactions leave offsets without records; only what the log still holds was missed
+            between = self._insisting(lambda: self._log.read(*topic_partition, position, 1))
+            if not between or between[0].offset < due[0].offset:
+                self._rewind_to = {topic_partition: position}
+                return 0
+        if not due:
+            return 0
         done = self._insisting(lambda: task.take(topic_partition, due))
-        self._moved()
+        self._publish_offsets()
         self.pulse.beat()
         return done
 
-    def idle(self) -> None:
+    def punctuate(self) -> None:
         """To be called every second or so: what is due by now. Raises `Stalled` when records wait and none come."""
         now = self._clock.now()
-        if self._safe:
+        if self._committable:
             task = self._task
-            self._insisting(lambda: task.idle(now))
-            self._moved()
+            self._insisting(lambda: task.deliver(lambda: task.processor.punctuate(now)))
+            self._publish_offsets()
         if self._sampled_at is None or abs(now - self._sampled_at) >= _SAMPLE_INTERVAL:
             self._sampled_at = now
-            self._sample()
+            # while the log is away nothing is known, and nothing is a stall
+            with suppress(Unavailable):
+                if (outdated := self._outdated()) is not None:
+                    self._restarts = self.assigned(outdated)
+                self._sample()
         self.pulse.beat()
 
-    def look(self) -> None:
+    def probe(self) -> None:
         """Ask the log for a sign of life: while nothing comes, a refusal would else go unseen. From any thread.
 
-        Raises what is not `Unavailable`, such as `NotAdmitted`.
+        Raises what is not `Unavailable`, such as `AuthenticationFailed`.
         """
         try:
             self._log.end(self.inputs[0], 0)
@@ -130,48 +144,32 @@ class Member:
             self._unavailable(self.name, error)
 
     def flush(self) -> None:
-        """Deliver what is owed. Raises `Unavailable` at the first failure: it comes again after a restart."""
-        self._task.flush()
+        """Deliver what is pending. Raises `Unavailable` at the first failure: it comes again after a restart."""
+        self._task.deliver(self._task.processor.flush)
 
     def restarts(self) -> dict[Partition, int]:
-        """Where to fetch from since the last `idle` found that a topic holds other records now; each is told once."""
+        """Where to fetch from since the last `punctuate` found that a topic holds other records; each is told once."""
         restarts, self._restarts = self._restarts, {}
         return restarts
 
-    def missing(self, topic_partition: Partition) -> int | None:
+    def rewind_to(self, topic_partition: Partition) -> int | None:
         """The offset to fetch `topic_partition` from again, where the last `take` passed over what was ahead."""
-        return self._missing.get(topic_partition)
+        return self._rewind_to.get(topic_partition)
 
     def stop(self) -> None:
-        """Have `take` and `idle` give up what they cannot deliver. From any thread."""
+        """Have `take` and `punctuate` give up what they cannot deliver. From any thread."""
         self._stopping.set()
 
-    def safe(self, topic_partition: Partition) -> int | None:
+    def committable_offset(self, topic_partition: Partition) -> int | None:
         """Up to where a commit loses nothing; None for a partition that is not assigned. From any thread."""
-        return self._safe.get(topic_partition)
+        return self._committable.get(topic_partition)
 
-    def _carried_by(self, processor: Processor) -> StreamTask:
-        return StreamTask(processor, self._log, self._observed, lambda: self._meter.timed(self.name, "publish"))
+    def _task_of(self, processor: Processor) -> StreamTask:
+        def observer(step: Step) -> None:
+            measured(self._meter, step, self._clock.now())
+            self._observer(step)
 
-    def _observed(self, step: Step) -> None:
-        measured(self._meter, step, self._clock.now())
-        self._observer(step)
-
-    def _sample(self) -> None:
-        """Measure what waits. While the log is away nothing is known, and nothing is a stall."""
-        with suppress(Unavailable):
-            if (outdated := self._outdated()) is not None:
-                self._restarts = self.assigned(outdated)
-            for topic_partition, progress in self._progress.items():
-                position = self._task.at(topic_partition)
-                waiting = max(0, self._log.end(*topic_partition) - position)
-                self._meter.lag(self.name, topic_partition, waiting)
-                if not progress.at(position, waiting) and self._log.read(*topic_partition, position, 1):
-                    raise Stalled(
-                        f"{self.name} got no records of {' '.join(map(str, topic_partition))} for"
-                        f" {self._stall_seconds:.0f} s, although {waiting} wait from offset {position} on.",
-                        "Start the worker again.",
-                    )
+        return StreamTask(processor, self._log, observer, lambda: self._meter.timed(self.name, "publish"))
 
     def _start(self, task: StreamTask, topic_partition: Partition, committed: int) -> int:
         """The processor's position, or the first record that is left where the log has none there any more."""
@@ -179,7 +177,7 @@ class Member:
         begin, end = self._log.begin(*topic_partition), self._log.end(*topic_partition)
         if begin <= position <= end:
             return position
-        task.move(topic_partition, begin)
+        task.positions[topic_partition] = begin
         now = self._clock.now()
         if position > end:
             self._log.append(reset_alerts(*topic_partition, position, begin, end, now))
@@ -189,33 +187,39 @@ class Member:
 
     def _outdated(self) -> dict[Partition, int] | None:
         """What to start from where a topic was made anew, or lost what comes next; None while all is as it was."""
+        # the id tells a topic that was made anew even where its new offsets have passed the old position already
         anew = {topic for topic, known in self._topic_ids.items() if self._log.topic_id(topic) != known}
-        there = [each for each in self._safe if each[1] < self._log.partitions(each[0])]
-        if not anew and all(self._log.begin(*each) <= self._task.at(each) <= self._log.end(*each) for each in there):
+        there = [each for each in self._committable if each[1] < self._log.partitions(each[0])]
+        positions = self._task.positions
+        if not anew and all(self._log.begin(*each) <= positions[each] <= self._log.end(*each) for each in there):
             return None
-        return {each: 0 if each[0] in anew else self._safe[each] for each in there}
+        return {each: 0 if each[0] in anew else self._committable[each] for each in there}
 
-    def _due(self, topic_partition: Partition, records: Sequence[Record]) -> list[Record]:
-        position = self._task.position(topic_partition, lambda: self._safe[topic_partition])
-        due = [record for record in records if record.offset >= position]
-        ahead = bool(due) and due[0].offset > position and not self._is_gap(topic_partition, position, due[0].offset)
-        self._missing = {topic_partition: position} if ahead else {}
-        return [] if ahead else due
+    def _sample(self) -> None:
+        """Measure what waits. Raises `Stalled` where the log gives out records that the fetch does not bring."""
+        for topic_partition, progress in self._progress.items():
+            position = self._task.positions[topic_partition]
+            waiting = max(0, self._log.end(*topic_partition) - position)
+            self._meter.lag(self.name, topic_partition, waiting)
+            if not progress.at(position, waiting) and self._log.read(*topic_partition, position, 1):
+                raise Stalled(
+                    f"{self.name} got no records of {' '.join(map(str, topic_partition))} for"
+                    f" {self._stall_seconds:.0f} s, although {waiting} wait from offset {position} on.",
+                    "Start the worker again.",
+                )
 
-    def _is_gap(self, topic_partition: Partition, start: int, end: int) -> bool:
-        """Compaction and transactions leave offsets without records."""
-        between = self._insisting(lambda: self._log.read(*topic_partition, start, 1))
-        return bool(between) and between[0].offset >= end
-
-    def _moved(self) -> None:
-        self._safe = {topic_partition: self._task.safe(topic_partition) for topic_partition in self._safe}
+    def _publish_offsets(self) -> None:
+        # one assignment of a new mapping, since the event loop reads it while this thread works
+        self._committable = {each: self._task.committable_offset(each) for each in self._committable}
 
     def _insisting(self, work: Callable[[], T]) -> T:
+        """Repeat `work` while something is away, with growing pauses. Raises `Unavailable` only once stopped."""
         seconds = waits()
         while True:
             try:
                 return work()
             except Unavailable as error:
+                # waiting for a server is no stall: the watchdog must not end a worker that a restart does not mend
                 self.pulse.beat()
                 self._meter.unavailable(self.name)
                 self._unavailable(self.name, error)

@@ -1,9 +1,11 @@
 """Whether a worker gets on: a supervisor can start one anew that has ended, and none that only looks alive."""
 
-from collections.abc import Callable, Mapping
-from threading import Event, Thread, Timer
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from threading import Event, Thread
 from time import monotonic
 
+# shorter, and a large batch or an adaptation step is taken for a stall; longer, and images wait for a worker that hangs
 STALL_SECONDS = 300.0
 
 
@@ -22,59 +24,42 @@ class Pulse:
         return self._now() - self._last
 
 
-class Progress:
+class Progress(Pulse):
     """Whether the offset of a partition in which records wait still rises."""
 
     def __init__(self, limit_seconds: float, now: Callable[[], float] = monotonic) -> None:
+        super().__init__(now)
         self._limit = limit_seconds
-        self._now = now
         self._position = -1
-        self._since = now()
 
     def at(self, position: int, waiting: int) -> bool:
         """To be told now and then; False when `waiting` records have waited at `position` for the limit."""
         if position != self._position or not waiting:
-            self._position, self._since = position, self._now()
-        return self._now() - self._since < self._limit
+            self._position = position
+            self.beat()
+        return self.silent_seconds < self._limit
 
 
-class Watchdog:
-    """A context manager: while it lasts, a thread of its own calls `on_stall(name, seconds)` once a pulse has been
-    silent for `limit_seconds`. The processors' threads and the event loop may hang; this one does not."""
+@contextmanager
+def watchdog(
+    pulses: Mapping[str, Pulse], limit_seconds: float, on_stall: Callable[[str, float], None]
+) -> Iterator[None]:
+    """While it lasts, a thread of its own calls `on_stall(name, seconds)` once a pulse has been silent for the limit.
+    The processors' threads and the event loop may hang; this one does not."""
+    ended = Event()
 
-    def __init__(self, pulses: Mapping[str, Pulse], limit_seconds: float, on_stall: Callable[[str, float], None]):
-        self._pulses = pulses
-        self._limit = limit_seconds
-        self._on_stall = on_stall
-        self._ended = Event()
-        self._thread = Thread(target=self._watch, name="watchdog", daemon=True)
-
-    def __enter__(self) -> "Watchdog":
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._ended.set()
-        self._thread.join()
-
-    def _watch(self) -> None:
-        while not self._ended.wait(min(1.0, self._limit / 4)):
-            for name, pulse in self._pulses.items():
-                if pulse.silent_seconds > self._limit:
-                    self._on_stall(name, pulse.silent_seconds)
+    def watch() -> None:
+        # four looks within the limit, so that it is missed by a quarter at most; more often gains nothing
+        while not ended.wait(min(1.0, limit_seconds / 4)):
+            for name, pulse in pulses.items():
+                if pulse.silent_seconds > limit_seconds:
+                    on_stall(name, pulse.silent_seconds)
                     return
 
-
-class Deadline:
-    """A context manager: `on_missed` is called, from a thread of its own, if it lasts longer than `seconds`."""
-
-    def __init__(self, seconds: float, on_missed: Callable[[], None]) -> None:
-        self._timer = Timer(seconds, on_missed)
-        self._timer.daemon = True
-
-    def __enter__(self) -> "Deadline":
-        self._timer.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._timer.cancel()
+    thread = Thread(target=watch, name="watchdog", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()

@@ -2,7 +2,7 @@
 
 from contextlib import AbstractContextManager, nullcontext
 from datetime import datetime
-from typing import Protocol
+from typing import Any, Protocol
 
 from flowgauge.domain.messages import ALERTS, DEAD_LETTERS, VERDICTS, Alert, Verdict
 from flowgauge.runtime.task import Partition, Step
@@ -34,34 +34,19 @@ class Meter(Protocol):
         """So many have been fetched and wait in memory."""
 
     def pending(self, images: int) -> None:
-        """The evidence of so many images waits for the object store."""
+        """So many images, or their heatmaps, wait for the object store."""
 
     def buffered(self, line: str, images: int, limit: int) -> None: ...
 
 
 class Unmetered:
-    """Nobody listens."""
+    """A `Meter` to which nobody listens: every method does nothing."""
 
-    def batch(self, group: str, records: int) -> None: ...
+    def __getattr__(self, name: str) -> Any:
+        return lambda *_: nullcontext()
 
-    def verdict(self, verdict: Verdict, seconds: float) -> None: ...
 
-    def dead_letter(self, line: str) -> None: ...
-
-    def alert(self, alert: Alert) -> None: ...
-
-    def unavailable(self, group: str) -> None: ...
-
-    def timed(self, group: str, phase: str) -> AbstractContextManager[None]:
-        return nullcontext()
-
-    def lag(self, group: str, topic_partition: Partition, records: int | None) -> None: ...
-
-    def queued(self, group: str, records: int) -> None: ...
-
-    def pending(self, images: int) -> None: ...
-
-    def buffered(self, line: str, images: int, limit: int) -> None: ...
+UNMETERED = Unmetered()
 
 
 def measured(meter: Meter, step: Step, now: datetime) -> None:

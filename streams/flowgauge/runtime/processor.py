@@ -1,4 +1,4 @@
-"""What turns records into records, whoever carries them: the in-process runner today, an engine of its own tomorrow."""
+"""What turns records into records, whoever drives it: the in-process runner or a member of a consumer group."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -9,11 +9,11 @@ from flowgauge.domain.ports import Outgoing, Record
 
 class Processor(ABC):
     """Driven in this order, for each batch of one partition: `process`, append of what it returned, `checkpoint`,
-    commit of `safe`. Calls never overlap.
+    commit of `committable_offset`. Calls never overlap.
 
-    A batch whose `process` raised `Unavailable` comes again, so until it returns nothing may have changed that is not
-    repeatable. After a crash the records from the last commit on come again: ids and names that a processor makes
-    depend on its records alone, and its effects may be repeated.
+    Delivery is at least once. A batch whose `process` raised `Unavailable` comes again, so until it returns nothing may
+    have changed that is not repeatable. After a crash the records from the last commit on come again: ids and names
+    that a processor makes depend on its records alone, and its effects may be repeated.
     """
 
     name: str
@@ -22,7 +22,7 @@ class Processor(ABC):
     inputs: tuple[str, ...]
     """The topics."""
 
-    def position(self, topic: str, partition: int, committed: int) -> int:
+    def start_offset(self, topic: str, partition: int, committed: int) -> int:
         """Called before the first record of a partition: the offset to start at."""
         return committed
 
@@ -33,17 +33,17 @@ class Processor(ABC):
     def process(self, records: Sequence[Record]) -> list[Outgoing]:
         """Called with one or more records of one partition, in order."""
 
-    def checkpoint(self) -> None:  # noqa: B027  most processors learn nothing
-        """Called once what `process` or `idle` returned has been appended: the place to store what it learned."""
+    def checkpoint(self) -> None:  # noqa: B027  most processors keep no state
+        """Called once what `process` or `punctuate` returned has been appended: the place to store state."""
 
-    def safe(self, topic: str, partition: int, read: int) -> int:
+    def committable_offset(self, topic: str, partition: int, read: int) -> int:
         """Up to which offset (exclusive) a commit loses nothing; `read` is the offset after the last record given."""
         return read
 
-    def idle(self, now: datetime) -> list[Outgoing]:
+    def punctuate(self, now: datetime) -> list[Outgoing]:
         """Called while there are no records: what is due by now."""
         return []
 
     def flush(self) -> list[Outgoing]:
-        """Called after the last record for now, at a stop for example: what is owed, due or not. More may follow."""
+        """Called after the last record for now, at a stop for example: what is pending, due or not. More may follow."""
         return []

@@ -1,6 +1,10 @@
-"""What a worker process may do, apart from what doing it loads."""
+"""What a worker process may do, apart from what doing it loads, and who goes first on a busy machine."""
 
+import os
+import sys
+from collections.abc import Callable
 from enum import StrEnum
+from threading import get_native_id
 
 
 class Role(StrEnum):
@@ -10,3 +14,10 @@ class Role(StrEnum):
     DOWNSTREAM = "downstream"
     ADAPTATION = "adaptation"
     ALL = "all"
+
+
+def lower_priority(nice: int) -> Callable[[], None]:
+    """What a thread does when it starts, to leave the cores to others; nothing for 0, and nothing where threads have no
+    priority of their own, as anywhere but on Linux.
+    """
+    return lambda: os.setpriority(os.PRIO_PROCESS, get_native_id(), nice) if nice and sys.platform == "linux" else None

@@ -3,12 +3,12 @@
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from datetime import datetime
 
 from flowgauge.domain.ports import Log, Outgoing, Record
 from flowgauge.runtime.processor import Processor
 
 Partition = tuple[str, int]
+"""Topic and number."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,6 @@ class Step:
 
 Observer = Callable[[Step], None]
 
-
 Timed = Callable[[], AbstractContextManager[None]]
 """Measures what is done inside: publishing a batch's results."""
 
@@ -30,33 +29,26 @@ Timed = Callable[[], AbstractContextManager[None]]
 class StreamTask:
     """Drives `processor` in the order that it asks for. Calls never overlap; all raise `Unavailable`.
 
-    What was processed but is not durable yet is kept, and `finish` goes on where it failed: nothing is processed twice.
+    `positions` are the offsets after the last record that is durable, by partition. What was processed but is not
+    durable yet is kept, and `finish` goes on where it failed: nothing is processed twice.
     """
 
     def __init__(
-        self,
-        processor: Processor,
-        log: Log,
-        observer: Observer = lambda step: None,
-        timed: Timed = nullcontext,
+        self, processor: Processor, log: Log, observer: Observer = lambda step: None, timed: Timed = nullcontext
     ) -> None:
         self.processor = processor
+        self.positions: dict[Partition, int] = {}
         self._timed = timed
         self._log = log
         self._observer = observer
-        self._positions: dict[Partition, int] = {}
         self._unfinished: tuple[Partition | None, Step] | None = None
         self._appended = False
 
     def position(self, topic_partition: Partition, committed: Callable[[], int]) -> int:
         """The offset that `topic_partition` goes on at; asks the processor when it is named for the first time."""
-        if topic_partition not in self._positions:
-            self._positions[topic_partition] = self.processor.position(*topic_partition, committed())
-        return self._positions[topic_partition]
-
-    def move(self, topic_partition: Partition, offset: int) -> None:
-        """Go on at `offset`: the position of `topic_partition` lies where its log has nothing any more."""
-        self._positions[topic_partition] = offset
+        if topic_partition not in self.positions:
+            self.positions[topic_partition] = self.processor.start_offset(*topic_partition, committed())
+        return self.positions[topic_partition]
 
     def take(self, topic_partition: Partition, records: Sequence[Record]) -> int:
         """Process records from the position of `topic_partition`, or finish them, if these are the ones in hand."""
@@ -70,40 +62,28 @@ class StreamTask:
         if self._unfinished is None:
             return 0
         topic_partition, step = self._unfinished
+        # Results before state before position: a crash after any of the three repeats the batch and loses nothing.
+        # State that was stored before its results could swallow the alerts that a repetition would make.
         if not self._appended:
             with self._timed():
-                self._append(step.outgoing)
+                if step.outgoing:
+                    self._log.append(step.outgoing)
             self._appended = True
         self.processor.checkpoint()
         if topic_partition is not None:
-            self._positions[topic_partition] = step.records[-1].offset + 1
+            self.positions[topic_partition] = step.records[-1].offset + 1
         self._unfinished, self._appended = None, False
         self._observer(step)
         return len(step.records)
 
-    def idle(self, now: datetime) -> None:
-        """Deliver what is due by `now`, as durably as what follows from a batch."""
+    def deliver(self, due: Callable[[], list[Outgoing]]) -> None:
+        """Append what `due`, the processor's `punctuate` or `flush`, returns: as durably as the results of a batch."""
         self.finish()
-        self._deliver(self.processor.idle(now))
-
-    def flush(self) -> None:
-        """Let the processor deliver what it owes; what is not delivered comes at a restart."""
-        self.finish()
-        self._deliver(self.processor.flush())
-
-    def at(self, topic_partition: Partition) -> int:
-        """The position of `topic_partition`, which is known."""
-        return self._positions[topic_partition]
-
-    def safe(self, topic_partition: Partition) -> int:
-        """Up to where a commit of `topic_partition`, whose position is known, loses nothing."""
-        return self.processor.safe(*topic_partition, self._positions[topic_partition])
-
-    def _deliver(self, due: Sequence[Outgoing]) -> None:
-        if due:
-            self._unfinished = None, Step(self.processor.name, (), due)
+        outgoing = due()
+        if outgoing:
+            self._unfinished = None, Step(self.processor.name, (), outgoing)
             self.finish()
 
-    def _append(self, outgoing: Sequence[Outgoing]) -> None:
-        if outgoing:
-            self._log.append(outgoing)
+    def committable_offset(self, topic_partition: Partition) -> int:
+        """Up to where a commit of `topic_partition`, whose position is known, loses nothing."""
+        return self.processor.committable_offset(*topic_partition, self.positions[topic_partition])

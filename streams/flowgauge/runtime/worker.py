@@ -1,6 +1,7 @@
 """One processor on a log: read, process, append, checkpoint, commit; whatever fails is tried again in its place."""
 
 from collections.abc import Callable
+from functools import partial
 
 from flowgauge.domain.backoff import Backoff
 from flowgauge.domain.errors import Unavailable
@@ -9,13 +10,14 @@ from flowgauge.runtime.processor import Processor
 from flowgauge.runtime.task import Observer, Partition, StreamTask
 
 OnUnavailable = Callable[[str, Unavailable], None]
+"""Told the name of a group, and what is away."""
 
 
 class Worker:
     """Moves `processor` along its partitions, at most `batch` records of one partition at a time.
 
-    `Unavailable` never escapes: it is told to `unavailable`, and the step that failed is repeated after a pause that
-    doubles from a tenth of a second to ten. What was processed but not appended is kept, and appended first.
+    `Unavailable` never escapes from `step`: `unavailable` is told of it, and the step that failed is repeated after a
+    pause (see `Backoff`). `error` is what holds the worker up at the moment; None while all is well.
     """
 
     def __init__(
@@ -28,37 +30,42 @@ class Worker:
         unavailable: OnUnavailable = lambda name, error: None,
     ) -> None:
         self.processor = processor
+        self.error: Unavailable | None = None
         self._task = StreamTask(processor, log, observer)
         self._log = log
         self._clock = clock
         self._batch = batch
         self._unavailable = unavailable
         self._backoff = Backoff(clock)
-        self._error: Unavailable | None = None
-
-    @property
-    def error(self) -> Unavailable | None:
-        """What holds the worker up at the moment; None while all is well."""
-        return self._error
 
     def step(self) -> int:
         """Work off one batch of each partition; how many records there were. 0 also while pausing."""
         if self._backoff.waiting():
             return 0
         try:
-            done = self._round()
+            # what was processed but not appended goes first, so that results keep the order of their records
+            done = self._task.finish()
+            for topic_partition in self._partitions():
+                records = self._log.read(*topic_partition, self._position(topic_partition), self._batch)
+                if records:
+                    done += self._task.take(topic_partition, records)
+                    self._commit(topic_partition)
+            if not done:
+                self._task.deliver(partial(self.processor.punctuate, self._clock.now()))
+                for topic_partition in self._partitions():
+                    self._commit(topic_partition)
         except Unavailable as error:
             self._unavailable(self.processor.name, error)
-            self._error = error
+            self.error = error
             self._backoff.failed()
             return 0
-        self._error = None
+        self.error = None
         self._backoff.succeeded()
         return done
 
     def flush(self) -> None:
-        """Let the processor deliver what it owes. Raises `Unavailable`; what was not delivered comes at a restart."""
-        self._task.flush()
+        """Let the processor deliver what is pending. Raises `Unavailable`; what is not delivered comes at a restart."""
+        self._task.deliver(self.processor.flush)
 
     def lag(self) -> int:
         """How many records wait."""
@@ -66,32 +73,11 @@ class Worker:
             self._log.end(*topic_partition) - self._position(topic_partition) for topic_partition in self._partitions()
         )
 
-    def _round(self) -> int:
-        done = self._task.finish()
-        for topic_partition in self._partitions():
-            done += self._advance(topic_partition)
-        if not done:
-            self._task.idle(self._clock.now())
-            self._commit_all()
-        return done
-
-    def _advance(self, topic_partition: Partition) -> int:
-        records = self._log.read(*topic_partition, self._position(topic_partition), self._batch)
-        if not records:
-            return 0
-        done = self._task.take(topic_partition, records)
-        self._commit(topic_partition)
-        return done
-
-    def _commit_all(self) -> None:
-        for topic_partition in self._partitions():
-            self._commit(topic_partition)
-
     def _commit(self, topic_partition: Partition) -> None:
         self._position(topic_partition)
-        safe = self._task.safe(topic_partition)
-        if safe != self._log.position(self.processor.name, *topic_partition):
-            self._log.commit(self.processor.name, *topic_partition, safe)
+        offset = self._task.committable_offset(topic_partition)
+        if offset != self._log.position(self.processor.name, *topic_partition):
+            self._log.commit(self.processor.name, *topic_partition, offset)
 
     def _position(self, topic_partition: Partition) -> int:
         return self._task.position(topic_partition, lambda: self._log.position(self.processor.name, *topic_partition))
