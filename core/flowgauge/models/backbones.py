@@ -44,13 +44,13 @@ SHORT_NAMES: Mapping[str, str] = {
 """What people call backbones, and timm's names with the tags of their weights. WideResNet-50's are torchvision's, on
 which PatchCore (arXiv 2106.08265) and most of its successors report."""
 _LAST_TRACKER = ".num_batches_tracked"
+# Blocks of a transformer whose tokens are used unless `layers` says otherwise: the last one and others spread evenly
+# over its second half. With fewer, small defects have no earlier layer to show in; each more costs its channels' memory
+# in every detector.
 _LAYERS = 3
-"""Blocks of a transformer whose tokens are used unless `layers` says otherwise: the last one and others spread evenly
-over its second half. With fewer, small defects have no earlier layer to show in; each more costs its channels' memory
-in every detector."""
+# Crops in one pass: sixteen images of 2 x 2. With more, 256-pixel crops of a ConvNet's first stages alone take over a
+# gigabyte; with fewer, a batch of tiled images takes several passes.
 _CROPS_AT_ONCE = 64
-"""Crops in one pass: sixteen images of 2 x 2. With more, 256-pixel crops of a ConvNet's first stages alone take over a
-gigabyte; with fewer, a batch of tiled images takes several passes."""
 
 
 class Origin(StrEnum):

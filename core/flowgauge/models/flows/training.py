@@ -13,19 +13,15 @@ from flowgauge.models.flows.flow import Flow
 
 
 class Training(FrozenModel):
-    """Adam on batches of rows; every `check_every` steps the held-out rows are scored, and after `patience` checks
-    without a better mean likelihood the best state is taken.
+    """AdamW on batches of rows, in one cycle of the learning rate."""
 
-    `noise` is the standard deviation of Gaussian noise on the (standardised) inputs: more makes the density smoother.
-    """
-
-    steps: int = Field(600, ge=1)
-    batch: int = Field(256, ge=2)
-    learning_rate: float = Field(1e-3, gt=0)
+    steps: int = Field(600, ge=1, description="of the optimiser, at most")
+    batch: int = Field(256, ge=2, description="rows of a step")
+    learning_rate: float = Field(1e-3, gt=0, description="the highest of the cycle")
     weight_decay: float = Field(1e-4, ge=0)
-    noise: float = Field(0.0, ge=0)
-    check_every: int = Field(25, ge=1)
-    patience: int = Field(4, ge=1)
+    noise: float = Field(0.0, ge=0, description="deviation of Gaussian noise on the inputs: more, a smoother density")
+    check_every: int = Field(25, ge=1, description="steps after which the held-out rows' likelihood is measured")
+    patience: int = Field(4, ge=1, description="checks without a better likelihood after which the best state is taken")
 
 
 @dataclass(frozen=True)
@@ -38,7 +34,7 @@ class Rows:
 
 def maximise_likelihood(flow: Flow, rows: Rows, training: Training, *, seed: int, progress: Progress) -> None:
     """Fit `flow` to `rows` in place. Deterministic for a seed on one machine."""
-    trained, judged = rows.x[~rows.held_out], rows.x[rows.held_out]
+    trained, held_out = rows.x[~rows.held_out], rows.x[rows.held_out]
     generator = torch.Generator().manual_seed(seed)
     optimiser = torch.optim.AdamW(flow.parameters(), lr=training.learning_rate, weight_decay=training.weight_decay)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, training.learning_rate, total_steps=training.steps)
@@ -53,7 +49,7 @@ def maximise_likelihood(flow: Flow, rows: Rows, training: Training, *, seed: int
         progress("fitting the flow", step + 1, training.steps)
         if (step + 1) % training.check_every == 0:
             with torch.no_grad():
-                loss = float(flow.nll(judged).mean())
+                loss = float(flow.nll(held_out).mean())
             waited = 0 if loss < best else waited + 1
             if loss < best:
                 best, best_state = loss, copy.deepcopy(flow.state_dict())

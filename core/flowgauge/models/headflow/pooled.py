@@ -18,15 +18,15 @@ from flowgauge.models.flows.training import Rows, Training, held_out_images, max
 
 def pooled(features: Sequence[Tensor]) -> Tensor:
     """(B, 3 * sum C): mean, deviation and maximum of every channel of the (B, C, H, W) features."""
-    statistics = [_statistics(feature.float()) for feature in features]
-    return torch.cat([torch.cat(kind, dim=1) for kind in zip(*statistics, strict=True)], dim=1)
-
-
-def _statistics(x_BCHW: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    # in three passes that go with the memory's order: `torch.std` takes six times as long on channels-last features
-    mean = x_BCHW.mean(dim=(2, 3), keepdim=True)
-    deviation = (x_BCHW - mean).square_().mean(dim=(2, 3)).sqrt()
-    return mean.flatten(1), deviation, F.adaptive_max_pool2d(x_BCHW, 1).flatten(1)
+    means, deviations, maxima = [], [], []
+    for feature in features:
+        # in three passes that go with the memory's order: `torch.std` takes six times as long on channels-last features
+        x_BCHW = feature.float()
+        mean = x_BCHW.mean(dim=(2, 3), keepdim=True)
+        means.append(mean.flatten(1))
+        deviations.append((x_BCHW - mean).square_().mean(dim=(2, 3)).sqrt())
+        maxima.append(F.adaptive_max_pool2d(x_BCHW, 1).flatten(1))
+    return torch.cat([*means, *deviations, *maxima], dim=1)
 
 
 class PooledConfig(FrozenModel):
@@ -63,6 +63,7 @@ class PooledDensity(nn.Module):
 
     def cross_fitted(self, pooled_NP: Tensor, image: Tensor, *, seed: int, progress: Progress) -> Tensor:
         """(N,): each image's negative log-likelihood under another density, trained by the half that it is not in."""
+        # halves in the order of capture: neighbours in time, which look alike, are on one side
         later = image > image.median()
         nll = torch.empty(len(image))
         for rows in (later, ~later):
