@@ -59,9 +59,11 @@ def pyramid(features: Sequence[Tensor], shape: FeatureShape) -> Embedding:
     """
     grid, levels = shape.strides[shape.grid], {}
     for name, stride, feature in zip(shape.keys, shape.strides, features, strict=True):
-        # the mean alone would dilute a defect that is smaller than a cell of the grid
-        pools = (F.avg_pool2d, F.max_pool2d) if stride < grid else ()
-        levels[name] = torch.cat([pool(feature, grid // stride) for pool in pools], dim=1) if pools else feature
+        levels[name] = feature
+        if stride < grid:
+            # the mean alone would dilute a defect that is smaller than a cell of the grid
+            factor = grid // stride
+            levels[name] = torch.cat([F.avg_pool2d(feature, factor), F.max_pool2d(feature, factor)], dim=1)
     return levels | {MEANS: torch.cat([level.float().mean(dim=(2, 3)) for level in levels.values()], dim=1)}
 
 

@@ -110,7 +110,7 @@ class CsFlow(Adaptable):
         with torch.no_grad():
             z_ND, log_det_N = self.flow(x_ND)
             after, before = self.flow.energies(z_ND), self.flow.energies(x_ND)
-            # the paper's maps are E(z) alone, which tell what is odd but blur where: each patch of z depends on all
+            # the paper's maps are E(z) alone, which show what is odd but blur where: each patch of z depends on all
             # patches around it
             share = self.config.whitened_share
             return self.flow.token_scores_of(z_ND, log_det_N), after ** (1 - share) * before**share

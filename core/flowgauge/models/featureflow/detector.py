@@ -139,7 +139,7 @@ class FeatureFlow(Ensemble, CrossFitted):
         return _MIRRORED[: 4 if wanted >= 4 else min(wanted, 2)]
 
     def patch_features(self, embedding: Embedding) -> Tensor:
-        """Of the coarsest stride: finer ones tell the texture's phase rather than what it is."""
+        """Of the coarsest stride: finer ones depend on the texture's phase."""
         return embedding[self.shape.keys[self.shape.coarsest]]
 
     @property
@@ -187,7 +187,7 @@ class FeatureFlow(Ensemble, CrossFitted):
         maximise_likelihood(self.member_flow(member), rows, training, seed=seed, progress=progress)
 
     def realign_member(self, member: int, embedding: Embedding, images: int) -> None:
-        """Whiten as recent images of the line ask for, in the axes that the flows know. Defects among them move it
+        """Whiten by recent images of the line, in the axes that the flows were fitted in. Defects among them move it
         little: they cover few patches.
         """
         own = images / (images + _ANCHOR_IMAGES)
@@ -214,7 +214,7 @@ class FeatureFlow(Ensemble, CrossFitted):
         """Take the maps' location and scale, of each place where parts lie still, and the scale of each flow's image
         scores.
         """
-        maps_NKHW = self._as_maps(token_scores_NTK)
+        maps_NKHW = token_scores_NTK.transpose(1, 2).reshape(len(token_scores_NTK), -1, *self.grid)
         self.location.copy_(maps_NKHW.mean(dim=(0, 2, 3))[:, None, None].expand_as(self.location))
         self.scale.copy_(maps_NKHW.std(dim=(0, 2, 3)).clamp_min(1e-6)[:, None, None].expand_as(self.scale))
         if self._lies_still(embedding):
@@ -274,12 +274,10 @@ class FeatureFlow(Ensemble, CrossFitted):
     def _mean_of_members(self, nll_BTK: Tensor) -> Tensor:
         return torch.stack(torch.split(nll_BTK, self.terms, dim=2)).mean(dim=0)
 
-    def _as_maps(self, nll_BTK: Tensor) -> Tensor:
-        return nll_BTK.transpose(1, 2).reshape(len(nll_BTK), -1, *self.grid)
-
     def _standard_maps(self, nll_BTK: Tensor) -> Tensor:
         """(B, K, h, w): 0 where a patch is as likely as usual, 1 a deviation of good patches above it."""
-        return (self._as_maps(nll_BTK) - self.location) / self.scale
+        maps_BKHW = nll_BTK.transpose(1, 2).reshape(len(nll_BTK), -1, *self.grid)
+        return (maps_BKHW - self.location) / self.scale
 
     def maps(self, token_scores_BTK: Tensor) -> Tensor:
         return self._standard_maps(token_scores_BTK).mean(dim=1)

@@ -56,7 +56,7 @@ class CrossScaleFlow(Flow):
     parameters.
     """
 
-    # a row is a whole image: more cost memory and tell no more
+    # a row is a whole image: more cost memory and gain nothing
     most_rows = 16
 
     def __init__(

@@ -16,7 +16,7 @@ class Flow(nn.Module, ABC):
 
     dimensions: int
     most_rows: ClassVar[int] = 2**20
-    """How many rows the inner loop may draw at once: where a row is a whole image, few tell enough."""
+    """How many rows the inner loop may draw at once: where a row is a whole image, few are enough."""
 
     @abstractmethod
     def forward(self, x_ND: Tensor) -> tuple[Tensor, Tensor]: ...

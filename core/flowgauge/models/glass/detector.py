@@ -80,7 +80,7 @@ class Glass(PatchDetector):
             )
 
     def learn(self, training_set: TrainingSet, *, seed: int, progress: Progress) -> None:
-        # every ninth patch tells mean and deviation as well as all
+        # every ninth patch gives mean and deviation as well as all
         some = training_set.good[PATCHES][:, :, ::3, ::3].float()
         self.mean.copy_(some.mean(dim=(0, 2, 3)))
         self.deviation.copy_(some.std(dim=(0, 2, 3)).clamp_min(1e-6))

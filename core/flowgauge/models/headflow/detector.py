@@ -185,7 +185,7 @@ class HeadFlow(Adaptable):
         return levels | {POOLED: pooled(features)}
 
     def patch_features(self, embedding: Embedding) -> Tensor:
-        """Of the coarsest level: finer ones tell the texture's phase rather than what it is."""
+        """Of the coarsest level: finer ones depend on the texture's phase."""
         return embedding[self.shape.keys[self.shape.coarsest]]
 
     def learn(self, training_set: TrainingSet, *, seed: int, progress: Progress) -> None:

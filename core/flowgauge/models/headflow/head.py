@@ -84,7 +84,7 @@ class Head(nn.Module):
         inputs = {name: scale(embedding[name]) for name, scale in scales.items()}
         centre = torch.cat([scale.mean.flatten() for scale in scales.values()])
         deviation = torch.cat([scale.deviation.flatten() for scale in scales.values()])
-        # what the image looks like as a whole tells which patches are odd in it
+        # which patches are odd depends on what the image as a whole looks like
         together = self.context((embedding[MEANS].float() - centre) / deviation)[:, :, None, None]
         side = inputs[self.keys[0]].shape[-1]
         for name, layer in self.enter.items():
@@ -101,8 +101,9 @@ class Head(nn.Module):
 
 
 def fit_head(head: Head, training_set: TrainingSet, config: HeadConfig, *, seed: int, progress: Progress) -> None:
-    """Tell anomalous patches from all others, in place. `training_set` holds good views and copies with synthetic
-    anomalies with their masks."""
+    """Train the head, in place, to separate anomalous patches from all others: on good views, and on copies with
+    synthetic anomalies and their masks. Deterministic for a seed on one machine.
+    """
     head.measure(training_set.good)
     rows = length(training_set.good) + length(training_set.synthetic)
     size = min(config.batch, rows)

@@ -56,7 +56,7 @@ class PooledDensity(nn.Module):
         """Fit to good images, N >= 2; `image` (N,) says which rows show the same one."""
         self.centre.copy_(pooled_NP.mean(dim=0))
         self.deviation.copy_(pooled_NP.std(dim=0).clamp_min(1e-6))
-        rows = Rows(self._standardised(pooled_NP), held_out_images(image, 0.15, seed))
+        rows = Rows((pooled_NP.float() - self.centre) / self.deviation, held_out_images(image, 0.15, seed))
         self.flow.requires_grad_(True)
         maximise_likelihood(self.flow, rows, self._config.training, seed=seed, progress=progress)
         self.requires_grad_(False)
@@ -77,7 +77,4 @@ class PooledDensity(nn.Module):
         self.centre.copy_(pooled_NP.float().median(dim=0)[0])
 
     def forward(self, pooled_BP: Tensor) -> Tensor:
-        return self.flow.nll(self._standardised(pooled_BP))
-
-    def _standardised(self, pooled_BP: Tensor) -> Tensor:
-        return (pooled_BP.float() - self.centre) / self.deviation
+        return self.flow.nll((pooled_BP.float() - self.centre) / self.deviation)

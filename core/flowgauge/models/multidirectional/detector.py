@@ -1,4 +1,4 @@
-"""`multidirectional`: a few labelled defects train which directions of the features tell defects of any kind.
+"""`multidirectional`: a few labelled defects train which directions of the features separate defects of any kind.
 
 A multi-directional meta-learning framework for class-generalizable anomaly detection (arXiv 2601.19833): the inner
 level shapes the embedding by good images alone, the outer level maximises the softmax confidence margin between them
@@ -6,8 +6,6 @@ and a few labelled defects; first order, one class of defects an episode. Where 
 linear, so that good patches have a likelihood in it and it cannot collapse; labels are of whole images, so an image's
 most anomalous patches speak for it; and the outer level pulls towards the embedding that knows no defects.
 """
-
-from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -19,11 +17,14 @@ from flowgauge.domain.messages import FrozenModel
 from flowgauge.models.detector import Embedding, FeatureShape, Progress, Scores, TrainingSet, length
 from flowgauge.models.patch_scores import PatchDetector, highest, patches_of
 
+# images whose patches are in memory together in single precision
+_CHUNK = 32
+
 
 class MultidirectionalConfig(FrozenModel):
     top: float = Field(0.03, gt=0, le=1, description="share of patches whose mean is the image's score")
     shrinkage: float = Field(0.01, gt=0, le=1, description="of good patches' covariance towards its mean variance")
-    episodes: int = Field(150, ge=0, description="of the outer level; with 0 no label is asked for")
+    episodes: int = Field(150, ge=0, description="of the outer level; with 0 no label is needed")
     inner_steps: int = Field(2, ge=0, description="on good images, before each step on the margin")
     alpha: float = Field(0.02, gt=0, description="length of the inner steps")
     learning_rate: float = Field(1e-3, gt=0, description="of the outer steps")
@@ -51,15 +52,16 @@ class Multidirectional(PatchDetector):
         self.directions = nn.Parameter(torch.eye(channels))
 
     def learn(self, training_set: TrainingSet, *, seed: int, progress: Progress) -> None:
-        """Raises `DatasetError` where labels are asked for and there are none."""
+        """Raises `DatasetError` where labels are needed and there are none."""
         if self.config.episodes and not training_set.kinds:
             raise DatasetError(
                 "multidirectional learns from labelled defects, and there are none that may train.",
                 "Label some: flowgauge label VERDICT_ID defect, or flowgauge golden add LINE DIR --label defect.",
             )
         good = training_set.good
-        # one patch in five tells the covariance as well as all
-        x_NC = torch.cat([patches_of(good, rows)[:, ::5].flatten(0, 1) for rows in _chunks(length(good))])
+        chunks = torch.split(torch.arange(length(good)), _CHUNK)
+        # one patch in five gives the covariance as well as all
+        x_NC = torch.cat([patches_of(good, rows)[:, ::5].flatten(0, 1) for rows in chunks])
         self.mean.copy_(x_NC.mean(dim=0))
         # W = L^-T of the Cholesky factor L L^T = Sigma + a mean(diag Sigma) I: then x W has unit covariance
         covariance = torch.cov(x_NC.double().T)
@@ -78,8 +80,9 @@ class Multidirectional(PatchDetector):
 
     def _calibrate(self, good: Embedding) -> None:
         """In units of the deviation of good images' scores, from their median: so that the margin has a scale."""
+        chunks = torch.split(torch.arange(length(good)), _CHUNK)
         with torch.no_grad():
-            parts = [self._energy(self.white(good, rows), self.directions) for rows in _chunks(length(good))]
+            parts = [self._energy(self.white(good, rows), self.directions) for rows in chunks]
         scores = torch.cat([highest(energy_BT, self.config.top) for energy_BT in parts])
         self.location.copy_(scores.median())
         self.scale.copy_(scores.std().clamp_min(1e-6))
@@ -161,7 +164,3 @@ class _Outer:
     def _good(self, images: int) -> Tensor:
         rows = torch.randint(len(self._training_set.image), (images,), generator=self._generator)
         return self._detector.white(self._training_set.good, rows)
-
-
-def _chunks(rows: int) -> Sequence[Tensor]:
-    return [torch.arange(start, min(start + 32, rows)) for start in range(0, rows, 32)]
