@@ -68,12 +68,9 @@ class CsFlow(Adaptable):
             top=config.top,
             seed=0,
         )
-        self.centre: Tensor
-        self.spread: Tensor
-        self.unit: Tensor
-        self.register_buffer("centre", torch.zeros(()))
-        self.register_buffer("spread", torch.ones(()))
-        self.register_buffer("unit", torch.ones(()))
+        self.centre = nn.Buffer(torch.zeros(()))
+        self.spread = nn.Buffer(torch.ones(()))
+        self.unit = nn.Buffer(torch.ones(()))
 
     def training_views(self, images: int) -> tuple[View, ...]:
         return self.config.augmentations
@@ -132,13 +129,10 @@ class CsFlow(Adaptable):
 class _Whiten(nn.Module):
     """(B, C, S, S), less what each patch is on average and multiplied by the channels' whitening matrix."""
 
-    centre: Tensor
-    whitening: Tensor
-
     def __init__(self, channels: int, side: int) -> None:
         super().__init__()
-        self.register_buffer("centre", torch.zeros(channels, side, side))
-        self.register_buffer("whitening", torch.eye(channels))
+        self.centre = nn.Buffer(torch.zeros(channels, side, side))
+        self.whitening = nn.Buffer(torch.eye(channels))
 
     def measure(self, x_NCSS: Tensor, shrinkage: float) -> None:
         """Take centre and covariance from good images."""

@@ -112,14 +112,10 @@ class FeatureFlow(Ensemble, CrossFitted):
                 for number, each in enumerate(dimensions)
             ]
         )
-        self.location: Tensor
-        self.scale: Tensor
-        self.centre: Tensor
-        self.spread: Tensor
-        self.register_buffer("location", torch.zeros(terms, *self.grid))
-        self.register_buffer("scale", torch.ones(terms, *self.grid))
-        self.register_buffer("centre", torch.zeros(terms))
-        self.register_buffer("spread", torch.ones(terms))
+        self.location = nn.Buffer(torch.zeros(terms, *self.grid))
+        self.scale = nn.Buffer(torch.ones(terms, *self.grid))
+        self.centre = nn.Buffer(torch.zeros(terms))
+        self.spread = nn.Buffer(torch.ones(terms))
 
     def embed(self, features: Sequence[Tensor]) -> Embedding:
         """`stride<s>` (B, C, H, W) in half precision, each patch the mean over its 3 x 3 neighbourhood. A stride finer
@@ -316,13 +312,10 @@ class FeatureFlow(Ensemble, CrossFitted):
 class Whitening(nn.Module):
     """(..., C) -> (..., D): standardised channels on their first D principal components, each of unit variance."""
 
-    mean: Tensor
-    projection: Tensor
-
     def __init__(self, channels: int, dimensions: int) -> None:
         super().__init__()
-        self.register_buffer("mean", torch.zeros(channels))
-        self.register_buffer("projection", torch.eye(channels, dimensions))
+        self.mean = nn.Buffer(torch.zeros(channels))
+        self.projection = nn.Buffer(torch.eye(channels, dimensions))
 
     def measure(self, parts: Iterable[Tensor]) -> None:
         """Take mean and principal components of patches (N, C), which come in parts so that all need not be in memory

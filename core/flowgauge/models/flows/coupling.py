@@ -52,16 +52,14 @@ class CouplingFlow(Flow):
 class _Block(fm.AllInOneBlock):  # type: ignore[misc]
     """FrEIA's block, permuting by index."""
 
-    order: Tensor
-    order_back: Tensor
     w_perm: Any
     w_perm_inv: Any
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         # FrEIA multiplies with a D x D permutation matrix: storing and reading it would weigh more than the networks
-        self.register_buffer("order", self.w_perm.flatten(1).argmax(dim=1))
-        self.register_buffer("order_back", self.w_perm_inv.flatten(1).argmax(dim=1))
+        self.order = nn.Buffer(self.w_perm.flatten(1).argmax(dim=1))
+        self.order_back = nn.Buffer(self.w_perm_inv.flatten(1).argmax(dim=1))
         self.w_perm = self.w_perm_inv = None
 
     def _permute(self, x: Tensor, rev: bool = False) -> tuple[Tensor, Tensor]:

@@ -102,17 +102,14 @@ class CrossScaleFlow(Flow):
 
 
 class _Block(nn.Module):
-    order: Tensor
-    order_back: Tensor
-
     def __init__(self, scales: Scales, hidden: int, kernel: int, clamp: float) -> None:
         super().__init__()
         self._clamp = clamp
         self._kept = scales.channels // 2
         rest = scales.channels - self._kept
         order = torch.stack([torch.randperm(scales.channels) for _ in scales.sides])
-        self.register_buffer("order", order)
-        self.register_buffer("order_back", order.argsort(dim=1))
+        self.order = nn.Buffer(order)
+        self.order_back = nn.Buffer(order.argsort(dim=1))
         self.first = _Conditioner(self._kept, 2 * rest, len(scales.sides), hidden, kernel)
         self.second = _Conditioner(rest, 2 * self._kept, len(scales.sides), hidden, kernel)
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from flowgauge.domain.messages import FrozenModel
 from flowgauge.domain.seeding import seeded
 from flowgauge.models.detector import Embedding, FeatureShape, Progress, Scores, TextureOverlay, TrainingSet, length
+from flowgauge.models.flows.training import one_cycle
 from flowgauge.models.patch_scores import PATCHES, PatchDetector, highest, patches_of
 
 
@@ -64,10 +65,8 @@ class Glass(PatchDetector):
         self.anomalies_per_image = config.anomalies_per_image if config.local else 0
         self.overlay = config.overlay
         channels = sum(shape.channels)
-        self.mean: Tensor
-        self.deviation: Tensor
-        self.register_buffer("mean", torch.zeros(channels))
-        self.register_buffer("deviation", torch.ones(channels))
+        self.mean = nn.Buffer(torch.zeros(channels))
+        self.deviation = nn.Buffer(torch.ones(channels))
         with seeded(0):
             self.adaptor = nn.Linear(channels, channels)
             nn.init.eye_(self.adaptor.weight)
@@ -85,13 +84,9 @@ class Glass(PatchDetector):
         self.mean.copy_(some.mean(dim=(0, 2, 3)))
         self.deviation.copy_(some.std(dim=(0, 2, 3)).clamp_min(1e-6))
         config, generator = self.config, torch.Generator().manual_seed(seed)
-        optimiser = torch.optim.AdamW(self.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, config.learning_rate, total_steps=config.steps)
+        descend = one_cycle(self, config.learning_rate, config.weight_decay, config.steps)
         for step in range(config.steps):
-            optimiser.zero_grad(set_to_none=True)
-            self._loss(training_set, generator).backward()  # type: ignore[no-untyped-call]
-            optimiser.step()
-            schedule.step()
+            descend(self._loss(training_set, generator))
             progress("training the discriminator", step + 1, config.steps)
         self.zero_grad(set_to_none=True)
 

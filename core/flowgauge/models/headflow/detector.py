@@ -88,21 +88,16 @@ class Member(nn.Module):
     them where there are any, so that several members speak on one scale.
     """
 
-    centre: Tensor
-    spread: Tensor
-    whole_centre: Tensor
-    whole_spread: Tensor
-
     def __init__(self, config: HeadFlowConfig, shape: FeatureShape) -> None:
         super().__init__()
         self._config = config.head
         with seeded(0):
             self.head = Head(config.head, shape).to(memory_format=torch.channels_last)
             self.pooled = PooledDensity(config.pooled, 3 * sum(shape.channels))
-        self.register_buffer("centre", torch.zeros(config.head.dimensions))
-        self.register_buffer("spread", torch.ones(()))
-        self.register_buffer("whole_centre", torch.zeros(()))
-        self.register_buffer("whole_spread", torch.ones(()))
+        self.centre = nn.Buffer(torch.zeros(config.head.dimensions))
+        self.spread = nn.Buffer(torch.ones(()))
+        self.whole_centre = nn.Buffer(torch.zeros(()))
+        self.whole_spread = nn.Buffer(torch.ones(()))
 
     def learn(self, training_set: TrainingSet, *, seed: int, progress: Progress) -> None:
         """The head, from where its parameters stand, and the pooled density."""
@@ -151,8 +146,7 @@ class HeadFlow(Adaptable):
         super().__init__(config, shape, (side, side))
         self.anomalies_per_image = config.anomalies_per_image
         self.members = nn.ModuleList(Member(config, shape) for _ in range(config.members))
-        self.pooled_scale: Tensor
-        self.register_buffer("pooled_scale", torch.zeros(()))
+        self.pooled_scale = nn.Buffer(torch.zeros(()))
         self.flow = CouplingFlow(
             config.head.dimensions, blocks=config.blocks, hidden=config.hidden, clamp=config.clamp, seed=0
         )

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from flowgauge.domain.messages import FrozenModel
 from flowgauge.domain.seeding import seeded
 from flowgauge.models.detector import Embedding, FeatureShape, Progress, TrainingSet, length
+from flowgauge.models.flows.training import one_cycle
 from flowgauge.models.patch_scores import MEANS, pyramid_channels, to_grid
 from flowgauge.models.windows import SYNTHETIC_SHARE, UNCLEAR, Windows
 
@@ -39,13 +40,10 @@ class HeadConfig(FrozenModel):
 class Standardise(nn.Module):
     """(B, C, H, W), less the mean and over the deviation that each channel had when `measure` was called."""
 
-    mean: Tensor
-    deviation: Tensor
-
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.register_buffer("mean", torch.zeros(channels, 1, 1))
-        self.register_buffer("deviation", torch.ones(channels, 1, 1))
+        self.mean = nn.Buffer(torch.zeros(channels, 1, 1))
+        self.deviation = nn.Buffer(torch.ones(channels, 1, 1))
 
     def measure(self, features_BCHW: Tensor) -> None:
         features = features_BCHW.float()
@@ -108,16 +106,12 @@ def fit_head(head: Head, training_set: TrainingSet, config: HeadConfig, *, seed:
     rows = length(training_set.good) + length(training_set.synthetic)
     size = min(config.batch, rows)
     batches = config.epochs * (rows // size)
-    optimiser = torch.optim.AdamW(head.parameters(), config.learning_rate, weight_decay=1e-2)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, config.learning_rate, total_steps=batches, pct_start=0.1)
+    descend = one_cycle(head, config.learning_rate, 1e-2, batches, rising=0.1)
     windows = Windows(training_set, config.side(training_set.mask.shape[1]), seed)
     with seeded(seed):
         orders = torch.cat([torch.randperm(rows)[: rows // size * size] for _ in range(config.epochs)])
         for step, batch in enumerate(torch.split(orders, size), start=1):
-            optimiser.zero_grad(set_to_none=True)
-            _loss(head, *windows.of(batch)).backward()  # type: ignore[no-untyped-call]
-            optimiser.step()
-            schedule.step()
+            descend(_loss(head, *windows.of(batch)))
             progress("training the head", step, batches)
 
 

@@ -41,14 +41,11 @@ class PooledConfig(FrozenModel):
 class PooledDensity(nn.Module):
     """Negative log-likelihoods (B,) of pooled features (B, P), in nats per dimension (RAD, arXiv 2508.17789 s.3.1)."""
 
-    centre: Tensor
-    deviation: Tensor
-
     def __init__(self, config: PooledConfig, dimensions: int) -> None:
         super().__init__()
         self._config = config
-        self.register_buffer("centre", torch.zeros(dimensions))
-        self.register_buffer("deviation", torch.ones(dimensions))
+        self.centre = nn.Buffer(torch.zeros(dimensions))
+        self.deviation = nn.Buffer(torch.ones(dimensions))
         self.flow = CouplingFlow(dimensions, blocks=config.blocks, hidden=config.hidden, clamp=config.clamp, seed=0)
         self.requires_grad_(False)
 

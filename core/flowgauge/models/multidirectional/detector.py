@@ -41,14 +41,10 @@ class Multidirectional(PatchDetector):
     def __init__(self, config: MultidirectionalConfig, shape: FeatureShape) -> None:
         super().__init__(config, shape)
         channels = sum(shape.channels)
-        self.mean: Tensor
-        self.whitening: Tensor
-        self.location: Tensor
-        self.scale: Tensor
-        self.register_buffer("mean", torch.zeros(channels))
-        self.register_buffer("whitening", torch.eye(channels))
-        self.register_buffer("location", torch.zeros(()))
-        self.register_buffer("scale", torch.ones(()))
+        self.mean = nn.Buffer(torch.zeros(channels))
+        self.whitening = nn.Buffer(torch.eye(channels))
+        self.location = nn.Buffer(torch.zeros(()))
+        self.scale = nn.Buffer(torch.ones(()))
         self.directions = nn.Parameter(torch.eye(channels))
 
     def learn(self, training_set: TrainingSet, *, seed: int, progress: Progress) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from flowgauge.domain.messages import FrozenModel
 from flowgauge.models.adaptable import Adaptable
@@ -45,10 +45,8 @@ class Rad(Adaptable):
         super().__init__(config, shape, (side, side))
         self.views = config.views
         dimensions = 3 * sum(shape.channels)
-        self.mean: Tensor
-        self.deviation: Tensor
-        self.register_buffer("mean", torch.zeros(dimensions))
-        self.register_buffer("deviation", torch.ones(dimensions))
+        self.mean = nn.Buffer(torch.zeros(dimensions))
+        self.deviation = nn.Buffer(torch.ones(dimensions))
         self.flow = CouplingFlow(dimensions, blocks=config.blocks, hidden=config.hidden, clamp=config.clamp, seed=0)
 
     def embed(self, features: Sequence[Tensor]) -> Embedding:
