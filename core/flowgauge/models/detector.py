@@ -193,9 +193,10 @@ class Detector(nn.Module, ABC):
         detector keeps of them, by rules without parameters.
         """
 
-    @abstractmethod
     def patch_features(self, embedding: Embedding) -> Tensor:
         """(B, C, h, w): the backbone's features of each patch, by which images are compared with one another."""
+        # of the coarsest level, where an embedding has them by level: finer ones depend on the texture's phase
+        return embedding[self.shape.keys[self.shape.coarsest]]
 
     @abstractmethod
     def learn(self, training_set: TrainingSet, *, seed: int, progress: Progress) -> None:

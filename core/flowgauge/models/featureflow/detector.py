@@ -100,6 +100,7 @@ class FeatureFlow(Ensemble, CrossFitted):
     def __init__(self, config: FeatureFlowConfig, shape: FeatureShape) -> None:
         side, stride = shape.sides[shape.grid], shape.strides[shape.grid]
         super().__init__(config, shape, (side, side))
+        self.member_count = config.members
         widths = pyramid_channels(shape)
         coarse = [width for width, each in zip(widths, shape.strides, strict=True) if each >= stride]
         inputs = [sum(widths), *coarse] if len(widths) > 1 else widths
@@ -133,14 +134,6 @@ class FeatureFlow(Ensemble, CrossFitted):
         """As many mirrored views as make up for few images: one, two or four of each."""
         wanted = max(1, _ENOUGH_VIEWS // max(1, images))
         return _MIRRORED[: 4 if wanted >= 4 else min(wanted, 2)]
-
-    def patch_features(self, embedding: Embedding) -> Tensor:
-        """Of the coarsest stride: finer ones depend on the texture's phase."""
-        return embedding[self.shape.keys[self.shape.coarsest]]
-
-    @property
-    def member_count(self) -> int:
-        return self.config.members
 
     def member_flow(self, member: int) -> ProductFlow:
         return self.flow.part(member * self.terms, (member + 1) * self.terms)

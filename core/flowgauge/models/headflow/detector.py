@@ -178,10 +178,6 @@ class HeadFlow(Adaptable):
         levels = {name: nhwc(feature.half()) for name, feature in pyramid(features, self.shape).items()}
         return levels | {POOLED: pooled(features)}
 
-    def patch_features(self, embedding: Embedding) -> Tensor:
-        """Of the coarsest level: finer ones depend on the texture's phase."""
-        return embedding[self.shape.keys[self.shape.coarsest]]
-
     def learn(self, training_set: TrainingSet, *, seed: int, progress: Progress) -> None:
         rows_N, tokens_NTD = self._train_members(training_set, seed, progress)
         images, patches, _ = tokens_NTD.shape
