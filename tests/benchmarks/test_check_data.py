@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from flowgauge.synthetic.procedural import ProceduralLine, write_dataset
+from flowgauge.synthetic.procedural import ProceduralLine
 from tests.support import planting
 from tests.support.examination import examined, issue_checks, named
+from tests.support.folders import write_dataset
 
 MATERIALS = ("turned-washer", "leather", "woven-fabric")
 LINES = [(material, seed) for seed in (0, 1) for material in MATERIALS]

@@ -9,10 +9,10 @@ from PIL import Image
 
 from flowgauge.datachecks.issue import Level
 from flowgauge.datachecks.model_checks import positions_check, turned_check
-from flowgauge.synthetic.procedural import write_dataset
 from flowgauge.training.gauge import Gauge
 from flowgauge.training.snapshot import save
 from tests.support.examination import looked_at, silent
+from tests.support.folders import write_dataset
 from tests.support.gauges import gauge, line
 from tests.support.shell import Shell
 

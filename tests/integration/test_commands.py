@@ -10,7 +10,8 @@ from flowgauge.app.bootstrap import open_store
 from flowgauge.domain.messages import ADAPTATIONS, AdaptationRequest, Reason
 from flowgauge.local.file_system import only_runner
 from flowgauge.processors.line_monitor import Trigger
-from flowgauge.synthetic.procedural import ProceduralLine, write_dataset
+from flowgauge.synthetic.procedural import ProceduralLine
+from tests.support.folders import write_dataset
 from tests.support.plants import LINE, SIDE, fitted_store, tiny_dataset
 from tests.support.shell import Shell
 

@@ -5,10 +5,11 @@ from pathlib import Path
 from flowgauge.datachecks.examine import Examination, examine
 from flowgauge.datachecks.image_statistics import ImageStatistics, image_statistics
 from flowgauge.evaluation.datasets import Dataset
-from flowgauge.synthetic.procedural import ProceduralLine, write_dataset
+from flowgauge.synthetic.procedural import ProceduralLine
 from flowgauge.training.fit import FitSettings, embedder_for
 from flowgauge.training.training_set import Embedder
 from flowgauge.vision.preprocessing import Preprocessing
+from tests.support.folders import write_dataset
 
 TRAIN, TEST_GOOD, PER_KIND, SIDE = 64, 16, 2, 128
 

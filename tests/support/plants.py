@@ -9,7 +9,8 @@ from tempfile import mkdtemp
 import pytest
 
 from flowgauge.cli import main
-from flowgauge.synthetic.procedural import ProceduralLine, write_dataset
+from flowgauge.synthetic.procedural import ProceduralLine
+from tests.support.folders import write_dataset
 
 LINE = "press-3"
 SIDE = 128

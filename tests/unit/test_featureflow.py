@@ -8,7 +8,7 @@ import torch
 from flowgauge.models.detector import TrainingSet
 from flowgauge.models.featureflow.detector import FeatureFlow, Whitening
 from flowgauge.models.flows.coupling import CouplingFlow
-from flowgauge.models.flows.product import ProductFlow
+from flowgauge.models.flows.flow import ProductFlow
 from flowgauge.models.registry import create
 from tests.support.detectors import CONFIGS, SHAPE, features, small, training_set
 

@@ -10,9 +10,9 @@ from PIL import Image
 
 from flowgauge.domain.errors import SettingsError, UserError
 from flowgauge.models.adaptable import require_adaptable
-from flowgauge.models.glass.detector import Glass, focal_loss
-from flowgauge.models.glass.synthesis import Hypothesis, Synthesis, ascended, projected, synthesised
-from flowgauge.synthetic.texture_overlay import TextureOverlay, paste, procedural_textures, textures_of
+from flowgauge.models.detector import TextureOverlay
+from flowgauge.models.glass.detector import Glass, Hypothesis, Synthesis, ascended, focal_loss, projected, synthesised
+from flowgauge.synthetic.texture_overlay import paste, procedural_textures, textures_of
 from flowgauge.training.training_set import paste_all
 from tests.support.detectors import features, trained
 from tests.support.gauges import line

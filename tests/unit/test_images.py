@@ -5,6 +5,7 @@ import time
 import tracemalloc
 import warnings
 import zlib
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from PIL import Image
 from scipy import ndimage
 
 from flowgauge.domain.errors import UnreadableImage
-from flowgauge.domain.image_limits import ImageLimits
+from flowgauge.domain.image_limits import ImageLimits, set_limits
 from flowgauge.vision.decoding import Picture, SixteenBit, decode, statistics
 
 Pixels = NDArray[np.uint8]
@@ -22,6 +23,13 @@ Pixels = NDArray[np.uint8]
 @pytest.fixture
 def pixels() -> Pixels:
     return np.random.default_rng(7).integers(0, 256, (40, 60, 3), dtype=np.uint8)
+
+
+@pytest.fixture
+def limit() -> Iterator[Callable[[ImageLimits], None]]:
+    """Sets the process's limits until the test has ended."""
+    yield set_limits
+    set_limits(ImageLimits())
 
 
 def encoded(image: Image.Image, form: str, **options: object) -> bytes:
@@ -141,14 +149,17 @@ def test_a_decompression_bomb_costs_neither_time_nor_memory() -> None:
     assert peak < 1_000_000
 
 
-def test_the_limits_are_settings(pixels: Pixels) -> None:
+def test_the_limits_are_settings(pixels: Pixels, limit: Callable[[ImageLimits], None]) -> None:
     png = encoded(Image.fromarray(pixels), "PNG")
 
+    limit(ImageLimits(max_pixels=2399))
     with pytest.raises(UnreadableImage, match="declares 60 x 40"):
-        decode(png, ImageLimits(max_pixels=2399))
-    assert decode(png, ImageLimits(max_pixels=2400)).size == (60, 40)
+        decode(png)
+    limit(ImageLimits(max_pixels=2400))
+    assert decode(png).size == (60, 40)
+    limit(ImageLimits(min_side=41))
     with pytest.raises(UnreadableImage, match="at least 41"):
-        decode(png, ImageLimits(min_side=41))
+        decode(png)
 
 
 def test_the_limit_is_ours_and_pillows_stays_as_it_was(pixels: Pixels, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,7 +174,7 @@ def test_sixteen_bit_gray_follows_the_stored_rule(order: str) -> None:
     values = np.linspace(0, 65535, 8 * 16).astype(np.uint16).reshape(8, 16)
 
     full = decode(gray16_tiff(values, order)).pixels
-    twelve = decode(gray16_tiff(values, order), sixteen_bit=SixteenBit.TWELVE_BIT).pixels
+    twelve = decode(gray16_tiff(values, order)).by(SixteenBit.TWELVE_BIT).pixels
 
     np.testing.assert_array_equal(full[..., 0], np.rint(values / 257))
     np.testing.assert_array_equal(twelve[..., 2], np.rint(np.minimum(values, 4095) / 4095 * 255))
@@ -251,7 +262,10 @@ def test_exif_orientation_is_applied(pixels: Pixels, form: str, orientation: int
 
 
 @pytest.mark.parametrize("form", ["PNG", "JPEG", "BMP", "TIFF"])
-def test_damaged_bytes_give_a_picture_or_a_reason_and_no_warning(pixels: Pixels, form: str) -> None:
+def test_damaged_bytes_give_a_picture_or_a_reason_and_no_warning(
+    pixels: Pixels, form: str, limit: Callable[[ImageLimits], None]
+) -> None:
+    limit(ImageLimits(max_pixels=1_000_000))
     rng = np.random.default_rng(3)
     whole = encoded(Image.fromarray(pixels), form)
     refused = 0
@@ -262,7 +276,7 @@ def test_damaged_bytes_give_a_picture_or_a_reason_and_no_warning(pixels: Pixels,
             for index in rng.integers(0, min(200, len(whole)), rng.integers(1, 6)):
                 damaged[index] = rng.integers(256)
             try:
-                decode(bytes(damaged), ImageLimits(max_pixels=1_000_000))
+                decode(bytes(damaged))
             except UnreadableImage:
                 refused += 1
 

@@ -5,8 +5,9 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from flowgauge.synthetic.procedural import DEFECTS, MATERIALS, NOMINAL, Condition, ProceduralLine, write_dataset
+from flowgauge.synthetic.procedural import DEFECTS, MATERIALS, NOMINAL, Condition, ProceduralLine
 from flowgauge.vision.decoding import statistics
+from tests.support.folders import write_dataset
 
 SIZE = 96
 

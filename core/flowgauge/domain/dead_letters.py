@@ -10,7 +10,8 @@ REASON = "flowgauge_reason"
 TOPIC, PARTITION, OFFSET = "flowgauge_topic", "flowgauge_partition", "flowgauge_offset"
 GENERATION = "flowgauge_generation"
 REPLAYED_FROM = "flowgauge_replayed_from"
-_LONGEST_REASON = 1_000  # characters; it may quote what was sent, and a letter must not outgrow its topic
+# characters; a reason may quote what was sent, and a letter must not outgrow its topic
+_LONGEST_REASON = 1_000
 
 _OURS = (REASON, TOPIC, PARTITION, OFFSET, GENERATION, REPLAYED_FROM)
 

@@ -3,7 +3,7 @@
 FlowgaugeError
 ├── UserError                  something a person can mend; exit code 2 on the command line
 │   ├── InvalidName            a line, image id or version that cannot name anything
-│   ├── DatasetError           a data set that cannot train or be judged
+│   ├── DatasetError           a data set that cannot train or test
 │   ├── SettingsError          a setting that does not parse or contradicts another
 │   ├── GaugeMissing           a line (or a version of it) without a snapshot
 │   ├── StoreBusy              another runner works on the same store

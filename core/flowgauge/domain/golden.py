@@ -10,6 +10,6 @@ class Label(StrEnum):
 
 
 def is_hold_out(image_id: str) -> bool:
-    """True for the half of the golden set that judges (gates, calibration); the other half may train detectors that
-    learn from labels. Decided by a hash of the id, so an image never changes sides."""
+    """True for the hold-out half of the golden set (gates, calibration); the other half may train detectors that learn
+    from labels. Decided by a hash of the id, so an image never changes sides."""
     return sha256(image_id.encode()).digest()[0] % 2 == 0

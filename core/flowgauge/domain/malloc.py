@@ -1,10 +1,11 @@
-"""How this process asks for memory. All of it speaks to glibc; nothing happens on other C libraries."""
+"""Settings of glibc's memory allocator; nothing happens on other C libraries."""
 
 import ctypes
 import sys
 from functools import cache
 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -2, -4, -8
+# room at the heap's end that each growth asks for: less, and it grows more often; more, and idle memory is held
 _KEPT_BYTES = 256 * 2**20
 
 
@@ -14,7 +15,7 @@ def share_one_heap() -> None:
     A heap of another thread gives its pages back whenever the block at its end is freed, and faults them in again for
     the next batch: a model lost a quarter of its speed to that, and what each heap held at its worst added up.
     """
-    _tell({_M_ARENA_MAX: 1})
+    _mallopt({_M_ARENA_MAX: 1})
 
 
 @cache
@@ -22,10 +23,10 @@ def keep_freed_memory() -> None:
     """Keep what is freed: without it the page faults of every batch's activations cost a CPU more than the arithmetic
     does (36 against 91 images per second was measured).
     """
-    _tell({_M_MMAP_MAX: 0, _M_TRIM_THRESHOLD: 2**31 - 1, _M_TOP_PAD: _KEPT_BYTES})
+    _mallopt({_M_MMAP_MAX: 0, _M_TRIM_THRESHOLD: 2**31 - 1, _M_TOP_PAD: _KEPT_BYTES})
 
 
-def _tell(settings: dict[int, int]) -> None:
+def _mallopt(settings: dict[int, int]) -> None:
     if not sys.platform.startswith("linux"):
         return
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)

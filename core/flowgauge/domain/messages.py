@@ -26,9 +26,9 @@ TOPICS = (IMAGES, VERDICTS, ALERTS, ADAPTATIONS, SNAPSHOTS, DEAD_LETTERS)
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _NUMBER = re.compile(r"[+-]?[0-9]{1,19}([.][0-9]{1,9})?")
+# Of a number without a unit: 20e9 s is the year 2603, 20e9 ms August 1970. Smaller, and seconds of this century are
+# read as milliseconds; larger, and milliseconds of the seventies are read as seconds of a far future.
 _MOST_SECONDS = 20_000_000_000
-"""Of a number without a unit: 20e9 s is the year 2603, 20e9 ms August 1970. Smaller, and seconds of this century are
-read as milliseconds; larger, and milliseconds of the seventies are read as seconds of a far future."""
 
 
 def from_epoch(seconds: float) -> datetime:
@@ -40,6 +40,8 @@ def from_epoch(seconds: float) -> datetime:
 
 
 def _in_utc(at: datetime) -> datetime:
+    """A time without a zone counts as UTC."""
+    at = at.replace(tzinfo=UTC) if at.tzinfo is None else at
     try:
         return at.astimezone(UTC)
     except OverflowError as error:
@@ -61,12 +63,8 @@ def _stamped(value: object) -> object:
     return _EPOCH + timedelta(microseconds=int(seconds * 1_000_000))
 
 
-def _zoned(at: datetime) -> datetime:
-    return at.replace(tzinfo=UTC) if at.tzinfo is None else at
-
-
 Instant = Annotated[AwareDatetime, AfterValidator(_in_utc)]
-CaptureTime = Annotated[datetime, BeforeValidator(_stamped), AfterValidator(_zoned), AfterValidator(_in_utc)]
+CaptureTime = Annotated[datetime, BeforeValidator(_stamped), AfterValidator(_in_utc)]
 Line = Annotated[str, AfterValidator(line_name)]
 
 
@@ -104,7 +102,7 @@ class Source(FrozenModel):
     partition: int
     offset: int
     generation: int = Field(0, description="rises whenever offsets begin anew, as in a topic that was made anew")
-    topic_id: str = Field("", description="of the topic, by which one that was made anew is told; empty if unknown")
+    topic_id: str = Field("", description="of the topic, which changes when it is made anew; empty if unknown")
 
     @property
     def rank(self) -> tuple[int, int]:

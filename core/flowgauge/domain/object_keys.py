@@ -13,9 +13,12 @@ from uuid import NAMESPACE_URL, UUID, uuid5
 from flowgauge.domain.errors import InvalidName
 
 _LINE = re.compile(r"[A-Za-z0-9._-]{1,64}")
-_HASH_DIGITS = 12  # hex; fewer, and two cameras of one line could share them; more are only longer to read
-_UNDECODED = re.compile("[\udc80-\udcff]")  # how Python keeps such bytes
-_LONGEST_SEGMENT = 180  # file systems allow 255 bytes, S3 1,024 for a whole key
+# hex digits; fewer, and two cameras of one line could share them; more are only longer to read
+_HASH_DIGITS = 12
+# how Python keeps bytes of names that are no UTF-8
+_UNDECODED = re.compile("[\udc80-\udcff]")
+# file systems allow 255 bytes, S3 1,024 for a whole key
+_LONGEST_SEGMENT = 180
 
 
 def line_name(text: str) -> str:
@@ -51,13 +54,15 @@ def path_text(path: PurePath) -> str:
 
 def verdict_id(source: str, image_id: str) -> UUID:
     """UUIDv5 of `ce_source` and `ce_id`: the same event has the same verdict id wherever it is scored."""
-    if "#" in source:  # where it ends and the id begins would be anybody's guess
+    if "#" in source:
+        # where it ends and the id begins would be anybody's guess
         return uuid5(uuid5(NAMESPACE_URL, source), image_id)
     return uuid5(NAMESPACE_URL, f"{source}#{image_id}")
 
 
 def _day(at: date | datetime) -> str:
-    return at.isoformat()[:10]  # and not strftime, which writes the year 1 as 1
+    # and not strftime, which writes the year 1 as 1
+    return at.isoformat()[:10]
 
 
 def _of_source(line: str, image_id: str, source: str) -> str:

@@ -54,7 +54,7 @@ class Log(Protocol):
         """The lowest offset of a record that is left; `end` where there is none."""
 
     def topic_id(self, topic: str) -> str:
-        """Another one once the topic was deleted and made anew; empty where nothing tells."""
+        """Another one once the topic was deleted and made anew; empty where it is unknown."""
 
     def position(self, group: str, topic: str, partition: int) -> int:
         """Where `group` goes on reading: what it last committed, else 0."""

@@ -1,4 +1,4 @@
-"""Has the line changed? ADWIN on scores and on how the images were taken, so that an alert can name its cause.
+"""Drift of a line: ADWIN on scores and on image statistics, so that an alert can name its cause.
 
 ADWIN keeps a window of recent values and cuts it where the means of the two parts differ more than chance allows
 (Bifet and Gavalda, SDM 2007). Its bound assumes values of unit scale, so every signal is standardised first: scores by
@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import sqrt
+from operator import attrgetter
 from statistics import fmean, median, pstdev
 from typing import TYPE_CHECKING, Self
 
@@ -17,10 +18,12 @@ from flowgauge.domain.messages import FrozenModel, Instant
 if TYPE_CHECKING:
     from river.drift import ADWIN
 
+# ADWIN's chance of a false cut: larger, and a steady line alarms; smaller, and a drift is found later
 DELTA = 0.002
+# images between two looks for a cut: fewer cost time and find nothing sooner that matters
 CLOCK = 4
 REFERENCE = 30
-"""Values that must be seen before anything is judged, and that image statistics are standardised by."""
+"""Values that must be seen before anything is decided, and that image statistics are standardised by."""
 
 WINDOW = 600
 """Values kept per signal. When they are reached, the older half is forgotten: a drift slower than this is found by the
@@ -37,12 +40,18 @@ MOVED = 1.0
 """A scene changed if the median of a statistic went this many deviations: it stays where it is while defects fill less
 than half of the images."""
 
+# images whose mean is the level of the scores: fewer, and a few defects are a drift; more, and it comes late
 _RECENT = 32
+# a normal distribution's deviation is 1.4826 times its median absolute deviation
 _MAD_TO_SIGMA = 1.4826
+# cells a side into which the picture is divided to see whether peaks gather in one place
 _GRID = 3
-_SHORTEST = 5  # a change shorter than this tells nothing about its cause
-_RISE = 0.5  # deviations by which scores must have moved to be named
-_SURE = 4.0  # standard errors: below it there was no change, the level was off all along
+# images: a change shorter than this shows nothing of its cause
+_SHORTEST = 5
+# deviations by which scores must have moved to be named
+_RISE = 0.5
+# standard errors: below it there was no change, the level was off all along
+_SURE = 4.0
 
 SCORE = "score"
 
@@ -77,8 +86,8 @@ class Drift(FrozenModel):
 
 
 class Observation(FrozenModel):
-    """What the monitor is told of one image: its standard score and statistics by name, where its map peaks, and when
-    it was captured."""
+    """One image: its standard score and statistics by name, where its map peaks (x and y as shares of width and
+    height), and when it was captured."""
 
     score: float
     statistics: dict[str, float]
@@ -95,9 +104,9 @@ class Reference:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Self:
-        """A statistic that stood still counts in thousandths of its size."""
         centre = median(values)
         deviation = _MAD_TO_SIGMA * median(abs(value - centre) for value in values)
+        # a statistic that stood still counts in thousandths of its size
         return cls(centre, max(deviation, 1e-3 * abs(centre), 1e-6))
 
     def moved(self, value: float) -> bool:
@@ -108,7 +117,7 @@ class MonitorState(FrozenModel):
     """All of a monitor: restoring it and going on is the same as never having stopped.
 
     `seen` holds at most `WINDOW` observations and those since a drift; `fired` are the signals that drifted, `settled`
-    is how many observations the monitor waits for until it judges that drift.
+    is how many observations it waits for until that drift has settled.
     """
 
     seen: tuple[Observation, ...] = ()
@@ -120,8 +129,8 @@ NOTHING_SEEN = MonitorState()
 
 
 class DriftMonitor:
-    """Fed one observation per image, in order. It tells of a drift twice: when it is certain, and, judged, when
-    `warmup` more images have shown what has become of the line; then it starts afresh, as it does after a swap."""
+    """Fed one observation per image, in order. It reports a drift twice: when it is certain, and when `warmup` more
+    images have shown what has become of the line; then it starts afresh, as it does after a swap."""
 
     def __init__(self, state: MonitorState = NOTHING_SEEN) -> None:
         self._start()
@@ -135,7 +144,11 @@ class DriftMonitor:
 
     def observe(self, observation: Observation, warmup: int) -> Drift | None:
         """The drift that this observation made certain, or that has now settled, if any."""
-        self._forget_if_full()
+        if len(self._seen) == WINDOW and not self._fired:
+            recent = self._seen[WINDOW // 2 :]
+            self._start()
+            for each in recent:
+                self._fed(each)
         fired = self._fed(observation)
         if not self._fired:
             if not fired:
@@ -143,9 +156,6 @@ class DriftMonitor:
             self._fired, self._settled = fired, len(self._seen) + warmup
         elif len(self._seen) < self._settled:
             return None
-        return self._reset_with_drift()
-
-    def _reset_with_drift(self) -> Drift:
         settled = len(self._seen) >= self._settled
         drift = self._drift(settled)
         if settled:
@@ -159,34 +169,32 @@ class DriftMonitor:
         self._fired = ()
         self._settled = 0
 
-    def _forget_if_full(self) -> None:
-        if len(self._seen) == WINDOW and not self._fired:
-            recent = self._seen[WINDOW // 2 :]
-            self._start()
-            for observation in recent:
-                self._fed(observation)
-
     def _fed(self, observation: Observation) -> tuple[str, ...]:
         """The signals that drift, if any."""
         self._seen.append(observation)
         if len(self._seen) < REFERENCE:
             return ()
+        new = [observation]
         if len(self._seen) == REFERENCE:
-            self._refer()
-        new = self._seen if len(self._seen) == REFERENCE else [observation]
-        fired = tuple(name for name in self._detectors if any([self._cuts(name, each) for each in new]))
-        return fired or self._off_level()
+            from river.drift import ADWIN  # its imports take seconds, and scoring alone does not need them
 
-    def _refer(self) -> None:
-        """The reference is complete: detectors begin with it."""
-        names = self._seen[0].statistics
-        self._references = {name: Reference.of([seen.statistics[name] for seen in self._seen]) for name in names}
-        self._detectors = {name: _adwin() for name in (SCORE, *names)}
-
-    def _cuts(self, name: str, observation: Observation) -> bool:
-        detector = self._detectors[name]
-        detector.update(self._standardised(name, observation))  # type: ignore[no-untyped-call]
-        return bool(detector.drift_detected)
+            # the reference is complete: detectors begin with it
+            new, names = self._seen, self._seen[0].statistics
+            self._references = {name: Reference.of([seen.statistics[name] for seen in self._seen]) for name in names}
+            self._detectors = {
+                name: ADWIN(delta=DELTA, clock=CLOCK, grace_period=REFERENCE)  # type: ignore[no-untyped-call]
+                for name in (SCORE, *names)
+            }
+        fired = []
+        for name, detector in self._detectors.items():
+            cuts = []
+            for each in new:
+                detector.update(self._standardised(name, each))  # type: ignore[no-untyped-call]
+                cuts.append(bool(detector.drift_detected))
+            fired += [name] if any(cuts) else []
+        # ADWIN compares a line with itself: one that was off from the start has nothing to be compared with
+        off_level = _mean(SCORE, self._seen[-_RECENT:]) > LEVEL
+        return tuple(fired) or ((SCORE,) if off_level else ())
 
     def _standardised(self, name: str, observation: Observation) -> float:
         if name == SCORE:
@@ -194,31 +202,25 @@ class DriftMonitor:
         reference = self._references[name]
         return _clipped((observation.statistics[name] - reference.centre) / reference.deviation)
 
-    def _off_level(self) -> tuple[str, ...]:
-        return (SCORE,) if _mean(SCORE, self._seen[-_RECENT:]) > LEVEL else ()
-
     def _drift(self, settled: bool) -> Drift:
-        """A line that was off from the start has no before: then the calibration's is meant, and of image statistics
-        nothing can be said."""
-        parted = max((self._change(name) for name in self._fired), key=_strength).index
-        before, after = self._seen[:parted], self._seen[parted:]
-        scene = bool(before) and any(self._median_moved(name, after) for name in self._references)
-        signals = [name for name in self._references if before and self._mean_moved(name, after)]
+        found = [strongest_change([self._standardised(name, seen) for seen in self._seen]) for name in self._fired]
+        # A line that was off from the start has no before: then the calibration's is meant, and of image statistics
+        # nothing can be said.
+        index = max(
+            (change if change.strength > _SURE else Change(0, change.strength) for change in found), key=_strength
+        ).index
+        before, after = self._seen[:index], self._seen[index:]
+        references = self._references.items() if before else ()
+        scene = any(reference.moved(median(seen.statistics[name] for seen in after)) for name, reference in references)
+        signals = [name for name, reference in references if reference.moved(_mean(name, after))]
         rise = _mean(SCORE, after) - _mean(SCORE, before)
         signals += [SCORE] if abs(rise) > _RISE or not (signals or settled) else []
         causes = tuple(Cause(signal=name, before=_mean(name, before), after=_mean(name, after)) for name in signals)
-        defects = rise > _RISE and not scene and _like_defects(before, after)
+        # A changed scene moves all images and shows everywhere; defects move some, or show in one place. Moves all: the
+        # lower quartile of the scores went at least half as far as their mean.
+        moves_all = _lower_quartile(after) - _lower_quartile(before) >= rise / 2
+        defects = rise > _RISE and not scene and (not moves_all or _one_location(before, after))
         return Drift(causes=causes, defects=defects if settled else None, since=after[0].at)
-
-    def _change(self, name: str) -> "Change":
-        change = strongest_change([self._standardised(name, seen) for seen in self._seen])
-        return change if change.strength > _SURE else Change(0, change.strength)
-
-    def _median_moved(self, name: str, after: Sequence[Observation]) -> bool:
-        return self._references[name].moved(median(seen.statistics[name] for seen in after))
-
-    def _mean_moved(self, name: str, after: Sequence[Observation]) -> bool:
-        return self._references[name].moved(_mean(name, after))
 
 
 @dataclass(frozen=True)
@@ -229,9 +231,11 @@ class Change:
     strength: float
 
 
+_strength = attrgetter("strength")
+
+
 def strongest_change(values: Sequence[float]) -> Change:
-    """Where the means of the two parts differ most, in standard errors:
-    |mean_after - mean_before| / deviation * sqrt(k (n - k) / n), with at least `_SHORTEST` values on both sides.
+    """Where the means of the two parts differ most, in standard errors, with at least `_SHORTEST` values on both sides.
 
     ADWIN itself knows only that there was a change: it cuts at the borders of its buckets, often long before it.
 
@@ -243,48 +247,28 @@ def strongest_change(values: Sequence[float]) -> Change:
     for index, value in enumerate(values):
         left, right = index, len(values) - index
         if left >= _SHORTEST and right >= _SHORTEST:
+            # the two-sample z: abs(mean_after - mean_before) / deviation * sqrt(k (n - k) / n)
             difference = abs((total - before) / right - before / left) / deviation
             best = max(best, Change(index, difference * sqrt(left * right / len(values))), key=_strength)
         before += value
     return best
 
 
-def _strength(change: Change) -> float:
-    return change.strength
-
-
-def _like_defects(before: Sequence[Observation], after: Sequence[Observation]) -> bool:
-    """A changed scene moves all images and shows everywhere; defects move some, or show in one place.
-
-    Moves all: the lower quartile of the scores went at least half as far as their mean.
-    """
-    rise = _mean(SCORE, after) - _mean(SCORE, before)
-    return _lower_quartile(after) - _lower_quartile(before) < rise / 2 or _one_location(before, after)
-
-
 def _lower_quartile(observations: Sequence[Observation]) -> float:
-    """That of a normal calibration where nothing was seen."""
+    """Of the scores; where nothing was seen, that of a normal distribution, which the calibration is taken for."""
     scores = sorted(_clipped(observation.score) for observation in observations)
     return scores[len(scores) // 4] if scores else -0.674
 
 
 def _one_location(before: Sequence[Observation], after: Sequence[Observation]) -> bool:
     """True if half of the peaks fall into one ninth of the picture, and markedly fewer did before."""
-    cell, hits = Counter(map(_cell, after)).most_common(1)[0]
+    cells_before, cells_after = (
+        Counter(tuple(min(int(share * _GRID), _GRID - 1) for share in seen.peak) for seen in part)
+        for part in (before, after)
+    )
+    cell, hits = cells_after.most_common(1)[0]
     share = hits / len(after)
-    earlier = sum(_cell(observation) == cell for observation in before) / max(len(before), 1)
-    return share >= 0.5 and share - earlier > 0.25
-
-
-def _cell(observation: Observation) -> tuple[int, int]:
-    x, y = observation.peak
-    return min(int(x * _GRID), _GRID - 1), min(int(y * _GRID), _GRID - 1)
-
-
-def _adwin() -> "ADWIN":
-    from river.drift import ADWIN  # its imports take seconds, and scoring alone does not need them
-
-    return ADWIN(delta=DELTA, clock=CLOCK, grace_period=REFERENCE)  # type: ignore[no-untyped-call]
+    return share >= 0.5 and share - cells_before[cell] / max(len(before), 1) > 0.25
 
 
 def _mean(name: str, observations: Sequence[Observation]) -> float:

@@ -54,10 +54,8 @@ class Ensemble(Adaptable):
     train, and these out-of-fold scores set the scales and the threshold, as in a first fit (CV+, arXiv 1905.02928).
     """
 
-    @property
-    @abstractmethod
-    def member_count(self) -> int:
-        """M."""
+    member_count: int
+    """M."""
 
     @abstractmethod
     def member_flow(self, member: int) -> Flow:

@@ -37,20 +37,19 @@ SHORT_NAMES: Mapping[str, str] = {
     "lite1": "tf_efficientnet_lite1",
     "lite2": "tf_efficientnet_lite2",
     "convnext": "convnext_tiny.fb_in22k",
+    # torchvision's weights, on which PatchCore (arXiv 2106.08265) and most of its successors report
     "wideresnet50": "wide_resnet50_2.tv_in1k",
     "dinov2": "vit_small_patch14_dinov2.lvd142m",
     "dinov3": "vit_small_patch16_dinov3.lvd1689m",
 }
-"""What people call backbones, and timm's names with the tags of their weights. WideResNet-50's are torchvision's, on
-which PatchCore (arXiv 2106.08265) and most of its successors report."""
-_LAST_TRACKER = ".num_batches_tracked"
+"""What people call backbones, and timm's names with the tags of their weights."""
+# Blocks of a transformer whose tokens are used unless `layers` says otherwise: the last one and others spread evenly
+# over its second half. With fewer, small defects have no earlier layer to show in; each more costs its channels' memory
+# in every detector.
 _LAYERS = 3
-"""Blocks of a transformer whose tokens are used unless `layers` says otherwise: the last one and others spread evenly
-over its second half. With fewer, small defects have no earlier layer to show in; each more costs its channels' memory
-in every detector."""
+# Crops in one pass: sixteen images of 2 x 2. With more, 256-pixel crops of a ConvNet's first stages alone take over a
+# gigabyte; with fewer, a batch of tiled images takes several passes.
 _CROPS_AT_ONCE = 64
-"""Crops in one pass: sixteen images of 2 x 2. With more, 256-pixel crops of a ConvNet's first stages alone take over a
-gigabyte; with fewer, a batch of tiled images takes several passes."""
 
 
 class Origin(StrEnum):
@@ -92,26 +91,20 @@ _PACKAGES = {
 
 
 class BackboneSpec(FrozenModel):
-    """Which backbone: a timm model's name, which of its features are used, and its weights.
+    """A timm model, which of its features are used, and its weights."""
 
-    A pyramid gives the features of `strides` (ascending). A vision transformer gives those of `layers`, numbers of its
-    blocks from 0 (ascending); once it was loaded, `strides` holds its patch's side for each. `tile`: images that are
-    larger pass in overlapping crops of about so many pixels a side; None: as they are.
-
-    `padding` is timm's `pad_type` ("" is the model's own). `mean` and `std` are per channel for inputs in [0, 1].
-    `sha256` is that of the loaded parameters, empty until they were loaded once.
-    """
-
-    name: str = LITE0
-    strides: tuple[int, ...] = Field((4, 8, 16), min_length=1)
-    layers: tuple[int, ...] = ()
-    tile: int | None = Field(None, ge=64)
+    name: str = Field(LITE0, description="of a timm model, with the tag of its weights")
+    strides: tuple[int, ...] = Field(
+        (4, 8, 16), min_length=1, description="of a pyramid's levels, ascending; of a transformer's, once it was loaded"
+    )
+    layers: tuple[int, ...] = Field((), description="of a vision transformer: numbers of its blocks from 0, ascending")
+    tile: int | None = Field(None, ge=64, description="larger images pass in overlapping crops of about so many pixels")
     origin: Origin = Origin.PACKAGE
-    file: str | None = None
-    padding: str = ""
-    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
-    std: tuple[float, float, float] = (0.5, 0.5, 0.5)
-    sha256: str = ""
+    file: str | None = Field(None, description="path of the weights, where they come from a file")
+    padding: str = Field("", description="timm's `pad_type`; empty: the model's own")
+    mean: tuple[float, float, float] = Field((0.5, 0.5, 0.5), description="per channel, of inputs in [0, 1]")
+    std: tuple[float, float, float] = Field((0.5, 0.5, 0.5), description="per channel, of inputs in [0, 1]")
+    sha256: str = Field("", description="of the loaded parameters; empty until they were loaded once")
 
     @classmethod
     def named(cls, name: str) -> Self:
@@ -167,10 +160,11 @@ PIXELS_SPEC = BackboneSpec(name=PIXELS, strides=(1,), origin=Origin.NONE)
 
 
 class _Pixels(nn.Module):
-    """Gives back what it is given. Its empty parameter says on which device."""
+    """Gives back what it is given."""
 
     def __init__(self) -> None:
         super().__init__()
+        # empty; says on which device the images belong
         self.nothing = nn.Parameter(torch.empty(0), requires_grad=False)
 
     def forward(self, images_BCHW: Tensor) -> tuple[Tensor]:
@@ -233,9 +227,7 @@ class Backbone(nn.Module):
         return tuple(feature for times in pyramid_levels for feature in self._features(images, times))
 
     def _cells(self, size: int, times: int = 0) -> int:
-        """On the grid of images of `size` pixels that are then halved so many times. Halved grids are halves of the
-        whole one, rounded up, as pyramids' are.
-        """
+        """Cells a side of the grid of images of `size` pixels that are then halved so many times."""
         levels = self._levels
         if levels.patch is None:
             whole = -(-size // levels.cell)
@@ -243,6 +235,7 @@ class Backbone(nn.Module):
             whole = levels.fixed // levels.patch
         else:
             whole = max(1, round(size / levels.patch))
+        # halved grids are halves of the whole one, rounded up, as pyramids' are
         return -(-whole >> times)
 
     def _features(self, images_BCHW: Tensor, times: int) -> Sequence[Tensor]:
@@ -257,6 +250,7 @@ class Backbone(nn.Module):
         if self._levels.patch is None:
             features: list[Tensor] = self.net(halved)
             return features
+        # a transformer of a fixed size sees every image at that size, and its maps shrink to the halved grid
         whole = self.net(_resampled(halved, self._levels.fixed or cells * cell))
         return [feature if feature.shape[-1] == cells else F.adaptive_avg_pool2d(feature, cells) for feature in whole]
 
@@ -290,10 +284,15 @@ def load_backbone(spec: BackboneSpec, device: str = "cpu") -> Backbone:
         )
     net = net.requires_grad_(False).eval()
     if any(isinstance(module, nn.BatchNorm2d) for module in net.modules()):
-        net = folded(net, _image_for(spec))
+        # any image shows what reads what, at the size that the model was trained with: some take no other
+        config = timm.get_pretrained_cfg(spec.name)
+        size = config.input_size if config else (3, 224, 224)
+        net = folded(net, torch.rand(1, *size, generator=torch.Generator().manual_seed(0)))
     net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    used = {"layers": levels.indices} if levels.patch else {}
-    return Backbone(spec.model_copy(update={"sha256": sha256, "strides": levels.strides} | used), net, levels)
+    found: dict[str, Any] = {"sha256": sha256, "strides": levels.strides}
+    if levels.patch:
+        found["layers"] = levels.indices
+    return Backbone(spec.model_copy(update=found), net, levels)
 
 
 def _create(spec: BackboneSpec, **options: Any) -> nn.Module:
@@ -379,31 +378,25 @@ def _takes_any_size(name: str) -> bool:
 
 
 def _feature_net(spec: BackboneSpec, levels: _Levels) -> nn.Module:
-    """Images -> a list of (B, C, h, w), of all levels."""
+    """Images -> a list of (B, C, h, w), of all levels. Raises `SettingsError` for weights that name them otherwise."""
     full = _full_model(spec, **levels.options)
     if levels.getter:
         # DINOv2 too hands out intermediate tokens behind the last normalisation: their scales grow with depth
         getter: nn.Module = FeatureGetterNet(full, out_indices=levels.indices, norm=levels.patch is not None)
         return getter
     net = _create(spec, features_only=True, out_indices=levels.indices)
-    _cut(net)
-    net.load_state_dict(_digestible(net.state_dict(), full.state_dict()))
-    return net
-
-
-def _image_for(spec: BackboneSpec) -> Tensor:
-    """An image (1, 3, H, W) of noise, as large as those that the model was trained with: some take no others."""
-    config = timm.get_pretrained_cfg(spec.name)
-    size = config.input_size if config else (3, 224, 224)
-    return torch.rand(1, *size, generator=torch.Generator().manual_seed(0))
-
-
-def _cut(net: nn.Module) -> None:
-    """Drop what follows the last stage used: timm's EfficientNet features would still run it."""
+    # drop what follows the last stage used: timm's EfficientNet features would still run it
     container, _, index = net.feature_info.module_name()[-1].rpartition(".")  # type: ignore[operator,union-attr]
     blocks = getattr(net, container, None) if container else None
     if isinstance(blocks, nn.Sequential) and index.isdigit():
         setattr(net, container, blocks[: int(index) + 1])
+    wanted, given = net.state_dict(), full.state_dict()
+    # batch counters count nothing in a frozen network, and old files lack them
+    missing = [name for name in wanted if name not in given and not name.endswith(".num_batches_tracked")]
+    if missing:
+        raise SettingsError(f"The weights lack {missing[0]}.", "Choose a backbone whose features timm names alike.")
+    net.load_state_dict({name: given.get(name, default) for name, default in wanted.items()})
+    return net
 
 
 def _full_model(spec: BackboneSpec, **options: Any) -> nn.Module:
@@ -433,16 +426,12 @@ def _packaged(spec: BackboneSpec) -> nn.Module:
     path = Path(getattr(module, package.model_file).get_model_file_path())
     if file_sha256(path) != package.sha256:
         raise BackboneMismatch(f"{path} is not the file that was published.", "Install its package again.")
-    return _load_by_position(_create(spec), torch.load(path, map_location="cpu", weights_only=True))
-
-
-def _load_by_position(model: nn.Module, state: dict[str, Tensor]) -> nn.Module:
-    """The packaged names differ from timm's; order and shapes are the same, which is checked."""
+    model, given = _create(spec), torch.load(path, map_location="cpu", weights_only=True)
+    # the packaged names differ from timm's; order and shapes are the same
     own = model.state_dict()
-    shapes = [tensor.shape for tensor in state.values()]
-    if shapes != [tensor.shape for tensor in own.values()]:
+    if [tensor.shape for tensor in given.values()] != [tensor.shape for tensor in own.values()]:
         raise BackboneMismatch("The packaged weights do not fit this timm's model.", "Use a timm that is tested.")
-    model.load_state_dict(dict(zip(own, state.values(), strict=True)))
+    model.load_state_dict(dict(zip(own, given.values(), strict=True)))
     return model
 
 
@@ -471,13 +460,6 @@ def _hubbed(spec: BackboneSpec, options: dict[str, Any]) -> nn.Module:
             f"Go online; or get model.safetensors from {where} elsewhere, and give --weights FILE --backbone"
             f" {spec.name}.",
         ) from error
-
-
-def _digestible(wanted: dict[str, Tensor], given: dict[str, Tensor]) -> dict[str, Tensor]:
-    missing = [name for name in wanted if name not in given and not name.endswith(_LAST_TRACKER)]
-    if missing:
-        raise SettingsError(f"The weights lack {missing[0]}.", "Choose a backbone whose features timm names alike.")
-    return {name: given.get(name, default) for name, default in wanted.items()}
 
 
 def state_sha256(state: dict[str, Tensor]) -> str:

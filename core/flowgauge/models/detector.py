@@ -9,12 +9,12 @@ from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from flowgauge.domain.errors import DatasetError
 from flowgauge.domain.folds import fold_of
 from flowgauge.domain.messages import FrozenModel
-from flowgauge.synthetic.texture_overlay import TextureOverlay
 from flowgauge.vision.augmentation import PLAIN, View
 
 Embedding = dict[str, Tensor]
@@ -72,16 +72,21 @@ class FeatureShape:
         return sorted(range(len(self.strides)), key=lambda level: self.strides[level])[:2][-1]
 
 
+class TextureOverlay(FrozenModel):
+    """Foreign textures that are pasted into copies of good images, instead of synthetic anomalies (GLASS)."""
+
+    on_object: bool = Field(False, description="on what differs from the border's colour alone, where anything does")
+    folder: str | None = Field(None, description="images of textures; None: surfaces of all procedural materials")
+
+
 @dataclass(frozen=True)
 class TrainingSet:
-    """What a detector is trained with.
+    """What a detector is trained with: N views of good images, M copies with synthetic anomalies, K labelled defects.
 
-    `good`: views of good images, (N,); `image`: (N,) which image each row is a view of; `synthetic`: (M,) good images
-    with a synthetic anomaly, `synthetic_image`: (M,) of which image; `mask`: (M, h, w) share of each cell of the
-    detector's grid that is anomalous, in [0, 1]. `parts` names what part the image of each number shows; where it is
-    empty, each image shows its own. `unclear`: (N, h, w) bool, patches of `good` that should not train; where it is
-    None, all may. `defects`: (K,) images that people have called defective, `kinds` the class of each, "" where nobody
-    said.
+    `image` (N,) and `synthetic_image` (M,) number the image that each row shows. `mask` (M, h, w): share of each cell
+    of the detector's grid that is anomalous, in [0, 1]. `parts` names what part the image of each number shows; where
+    it is empty, each image shows its own. `unclear` (N, h, w) bool: patches of `good` that should not train; where it
+    is None, all may. `defects` (K,) were called defective by people, `kinds` are their classes, "" where nobody said.
     """
 
     good: Embedding
@@ -113,20 +118,20 @@ class TrainingSet:
         return torch.from_numpy(fold_of([self.part_of(number) for number in range(images)], count))
 
     def plain(self) -> "TrainingSet":
-        """The first view of each image, and all paintings."""
+        """The first view of each image, and all synthetic anomalies."""
         views = torch.arange(len(self.image)) < len(torch.unique(self.image))
         return self._of(views, torch.ones(len(self.synthetic_image), dtype=torch.bool))
 
     def without(self, held_out: Tensor) -> "TrainingSet":
-        """The training set less all views and paintings of the images whose numbers `held_out` names."""
+        """Less all rows of the images whose numbers `held_out` names."""
         return self._of(~torch.isin(self.image, held_out), ~torch.isin(self.synthetic_image, held_out))
 
     def only(self, wanted: Tensor) -> "TrainingSet":
-        """The views and paintings of the images whose numbers `wanted` names."""
+        """The rows of the images whose numbers `wanted` names."""
         return self._of(torch.isin(self.image, wanted), torch.isin(self.synthetic_image, wanted))
 
-    def _of(self, views: Tensor, anomalies_per_image: Tensor) -> "TrainingSet":
-        good, synthetic = views.nonzero().flatten(), anomalies_per_image.nonzero().flatten()
+    def _of(self, good_N: Tensor, synthetic_M: Tensor) -> "TrainingSet":
+        good, synthetic = good_N.nonzero().flatten(), synthetic_M.nonzero().flatten()
         return replace(
             self,
             good=select(self.good, good),
@@ -158,7 +163,7 @@ class Scores:
 
 
 class Detector(nn.Module, ABC):
-    """Tells how anomalous an image is, and where, from the features of a frozen backbone.
+    """Scores images and their patches from the features of a frozen backbone.
 
     Its state is its `state_dict`: all of it, so that loading it into a detector of the same configuration gives
     bit-identical scores. `learn` may be called once. Scores have no bounds (negative log-likelihoods, logits,
@@ -188,9 +193,10 @@ class Detector(nn.Module, ABC):
         detector keeps of them, by rules without parameters.
         """
 
-    @abstractmethod
     def patch_features(self, embedding: Embedding) -> Tensor:
         """(B, C, h, w): the backbone's features of each patch, by which images are compared with one another."""
+        # of the coarsest level, where an embedding has them by level: finer ones depend on the texture's phase
+        return embedding[self.shape.keys[self.shape.coarsest]]
 
     @abstractmethod
     def learn(self, training_set: TrainingSet, *, seed: int, progress: Progress) -> None:

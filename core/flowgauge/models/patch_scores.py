@@ -1,4 +1,4 @@
-"""Detectors that look at each patch of one grid by the features of all levels there."""
+"""What the detectors of patches share: features on one grid, and how the scores of patches become the image's."""
 
 from collections.abc import Sequence
 
@@ -10,17 +10,18 @@ from flowgauge.domain.messages import FrozenModel
 from flowgauge.models.detector import Detector, Embedding, FeatureShape, length
 
 PATCHES = "patches"
+MEANS = "means"
 
 
 class PatchDetector(Detector):
-    """On the grid of the level next to the finest."""
+    """Looks at each patch by the features of all levels there, on the grid of the level next to the finest."""
 
     def __init__(self, config: FrozenModel, shape: FeatureShape) -> None:
         side = shape.sides[shape.grid]
         super().__init__(config, shape, (side, side))
 
     def embed(self, features: Sequence[Tensor]) -> Embedding:
-        """`patches` (B, sum C, h, w)."""
+        """`patches` (B, sum C, h, w) in half precision."""
         return {PATCHES: on_one_grid(features, self.shape).half()}
 
     def patch_features(self, embedding: Embedding) -> Tensor:
@@ -33,23 +34,76 @@ def patches_of(embedding: Embedding, rows: Tensor | None = None) -> Tensor:
     return embedding[PATCHES][rows].float().flatten(2).transpose(1, 2)
 
 
+def to_grid(x_BCHW: Tensor, side: int) -> Tensor:
+    """(B, C, side, side): finer maps by the means over each cell, coarser ones interpolated."""
+    if x_BCHW.shape[-1] == side:
+        return x_BCHW
+    if x_BCHW.shape[-1] > side:
+        return F.adaptive_avg_pool2d(x_BCHW, side)
+    return F.interpolate(x_BCHW, size=side, mode="bilinear", align_corners=False)
+
+
+def on_one_grid(features: Sequence[Tensor], shape: FeatureShape) -> Tensor:
+    """(B, sum C, h, w): the features of all levels on the grid of the level next to the finest, each patch the mean
+    over its 3 x 3 neighbourhood.
+    """
+    levels = [to_grid(feature, shape.sides[shape.grid]) for feature in features]
+    # A defect is rarely one patch alone (PatchCore, arXiv 2106.08265 s.3.1). Beyond the border lie zeros, as there:
+    # parts end near it, and what is cut off differs so much between images that unweakened it outshouts defects.
+    return F.avg_pool2d(torch.cat(levels, dim=1), 3, stride=1, padding=1)
+
+
+def pyramid(features: Sequence[Tensor], shape: FeatureShape) -> Embedding:
+    """Features by level. Those finer than the grid come as the mean and the maximum over each of its cells,
+    (B, 2 C, h, w). `means` (B, sum C): of all of these channels over the image.
+    """
+    grid, levels = shape.strides[shape.grid], {}
+    for name, stride, feature in zip(shape.keys, shape.strides, features, strict=True):
+        levels[name] = feature
+        if stride < grid:
+            # the mean alone would dilute a defect that is smaller than a cell of the grid
+            factor = grid // stride
+            levels[name] = torch.cat([F.avg_pool2d(feature, factor), F.max_pool2d(feature, factor)], dim=1)
+    return levels | {MEANS: torch.cat([level.float().mean(dim=(2, 3)) for level in levels.values()], dim=1)}
+
+
+def pyramid_channels(shape: FeatureShape) -> list[int]:
+    """How many channels each level of `pyramid` has."""
+    grid = shape.strides[shape.grid]
+    return [
+        channels * (2 if stride < grid else 1) for channels, stride in zip(shape.channels, shape.strides, strict=True)
+    ]
+
+
+def nhwc(tensor: Tensor) -> Tensor:
+    """Channels last in memory, where there are channels: what convolutions on CPUs are quickest with."""
+    return tensor.contiguous(memory_format=torch.channels_last) if tensor.ndim == 4 else tensor
+
+
 def highest(value_BT: Tensor, share: float) -> Tensor:
-    """(B,): the mean of the highest `share` of an image's patches, of one at least."""
+    """(B,): the mean of the highest `share` of an image's patches, in (0, 1], of one patch at least."""
     most = max(1, round(share * value_BT.shape[1]))
     return value_BT.topk(most, dim=1)[0].mean(dim=1)
 
 
-def on_one_grid(features: Sequence[Tensor], shape: FeatureShape) -> Tensor:
-    """(B, sum C, h, w) on the grid of the level next to the finest: finer features by their means, coarser ones
-    interpolated; then each patch's mean over its 3 x 3 neighbourhood, for a defect is rarely one patch alone
-    (PatchCore, arXiv 2106.08265 s.3.1). Beyond the border lie zeros, as there: parts end near it, and what is cut off
-    differs so much from image to image that unweakened it outshouts defects.
+def smoothed(maps_BHW: Tensor, deviation: float) -> Tensor:
+    """Each map under a Gaussian of so many patches; the border's values go on beyond it."""
+    if deviation == 0:
+        return maps_BHW
+    # beyond three deviations lies 0.3 % of a Gaussian
+    reach = max(1, round(3 * deviation))
+    offsets = torch.arange(-reach, reach + 1, device=maps_BHW.device, dtype=maps_BHW.dtype)
+    kernel = torch.exp(-0.5 * (offsets / deviation) ** 2)
+    kernel = kernel / kernel.sum()
+    padded = F.pad(maps_BHW.unsqueeze(1), (reach,) * 4, mode="replicate")
+    columns = F.conv2d(padded, kernel[None, None, :, None])
+    return F.conv2d(columns, kernel[None, None, None, :]).squeeze(1)
+
+
+def lower_spread(scores: Tensor) -> Tensor:
+    """Median less lower quartile: what the skew of the upper half does not reach, nor defects among fewer than half of
+    the images.
     """
-    side = shape.sides[shape.grid]
-    levels = [
-        F.adaptive_avg_pool2d(feature, side)
-        if feature.shape[-1] >= side
-        else F.interpolate(feature, size=side, mode="bilinear", align_corners=False)
-        for feature in features
-    ]
-    return F.avg_pool2d(torch.cat(levels, dim=1), 3, stride=1, padding=1)
+    q1, median = torch.quantile(scores, torch.tensor([0.25, 0.5]))
+    spread: Tensor = (median - q1).clamp_min(1e-9)
+    return spread

@@ -1,4 +1,4 @@
-"""What scoring asks of a gauge, and what it gets back.
+"""What a gauge offers to scoring: the protocol of a predictor, and a prediction.
 
 Apart from `flowgauge.training.gauge`, so that whoever only passes predictions on need not load the libraries that make
 them.
@@ -17,7 +17,7 @@ from flowgauge.vision.decoding import Picture
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a gauge says of one picture.
+    """The result of one picture.
 
     `score`: anomaly score on the detector's scale, higher is more anomalous; `standard_score`: the same, 0 at the
     calibration's median and 1 per robust deviation; `anomaly_map`: (h, w) float32 on the gauge's grid, over the whole

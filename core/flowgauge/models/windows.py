@@ -1,18 +1,16 @@
-"""Windows of training sets: a part of each image's grid, with the painted patch in it where there is one."""
+"""Windows of training sets: a crop of each image's grid, with the anomalous patch in it where there is one."""
 
 import torch
 from torch import Tensor
 
 from flowgauge.models.detector import Embedding, TrainingSet, length
+from flowgauge.models.patch_scores import nhwc
 
-
-def nhwc(tensor: Tensor) -> Tensor:
-    """Channels last in memory, where there are channels: what convolutions on CPUs are quickest with."""
-    return tensor.contiguous(memory_format=torch.channels_last) if tensor.ndim == 4 else tensor
-
-
+# From this anomalous share of its cell on, a patch counts as anomalous; one that is touched less trains nothing. With
+# less, the head learns from slivers that are mostly good texture; with more, thin scratches train nothing.
+SYNTHETIC_SHARE = 0.08
+# the anomalous share of cells that should not train: neither nothing nor enough to count as anomalous
 UNCLEAR = 1e-3
-"""The painted share of cells that should not train: neither nothing nor enough to count as painted."""
 
 
 class Windows:
@@ -30,52 +28,40 @@ class Windows:
         self._generator = torch.Generator().manual_seed(seed)
 
     def of(self, rows: Tensor) -> tuple[Embedding, Tensor]:
-        """The windows of `rows` (B,), and the painted share (B, side, side) of their cells."""
-        cut = [self._window(int(row)) for row in rows]
-        embeddings = [embedding for embedding, _ in cut]
+        """The windows of `rows` (B,), and the anomalous share (B, side, side) of their cells."""
+        embeddings, shares = zip(*[self._window(int(row)) for row in rows], strict=True)
         joined = {name: torch.stack([embedding[name] for embedding in embeddings]) for name in embeddings[0]}
-        joined = {name: nhwc(tensor) for name, tensor in joined.items()}
-        return joined, torch.stack([share for _, share in cut])
+        return {name: nhwc(tensor) for name, tensor in joined.items()}, torch.stack(shares)
 
     def _window(self, row: int) -> tuple[Embedding, Tensor]:
+        given, spans = self._training_set, [(0, self._patches)] * 2
         if row < self._good:
-            source, index, share = self._training_set.good, row, self._unclear(row)
-            top, left = self._anywhere()
+            source, index, share = given.good, row, given.mask.new_zeros(self._patches, self._patches)
+            if given.unclear is not None:
+                share = UNCLEAR * given.unclear[row].to(given.mask.dtype)
         else:
-            source, index = self._training_set.synthetic, row - self._good
-            share = self._training_set.mask[index]
-            top, left = self._corner(share)
-        parts = {name: self._cut(tensor[index], top, left) for name, tensor in source.items()}
+            source, index = given.synthetic, row - self._good
+            share = given.mask[index]
+            if share.any():
+                # the window holds a random one of the cells that count as anomalous, or of the most anomalous ones
+                cells = (share >= min(SYNTHETIC_SHARE, float(share.max()))).nonzero()
+                chosen = cells[int(torch.randint(len(cells), (), generator=self._generator))].tolist()
+                spans = [(at - self._side + 1, at + 1) for at in chosen]
+        top, left = (self._corner(*span) for span in spans)
+        parts = {}
+        for name, tensor in source.items():
+            part = tensor[index]
+            if part.ndim == 3:
+                cells_each = self._patches // part.shape[-1]
+                rows, columns = (
+                    slice(at // cells_each, at // cells_each + self._side // cells_each) for at in (top, left)
+                )
+                part = part[:, rows, columns]
+            parts[name] = part
         return parts, share[top : top + self._side, left : left + self._side]
 
-    def _unclear(self, row: int) -> Tensor:
-        if self._training_set.unclear is None:
-            return self._training_set.mask.new_zeros(self._patches, self._patches)
-        return UNCLEAR * self._training_set.unclear[row].to(self._training_set.mask.dtype)
-
-    def _cut(self, tensor: Tensor, top: int, left: int) -> Tensor:
-        if tensor.ndim < 3:
-            return tensor
-        cells = self._patches // tensor.shape[-1]
-        top, left, side = top // cells, left // cells, self._side // cells
-        return tensor[:, top : top + side, left : left + side]
-
-    def _corner(self, share_HW: Tensor) -> tuple[int, int]:
-        """A random corner from which the window holds a random one of the most painted cells, or any patch."""
-        if not share_HW.any():
-            return self._anywhere()
-        synthetic = (share_HW >= min(0.08, float(share_HW.max()))).nonzero()
-        row, column = synthetic[self._draw(len(synthetic))].tolist()
-        return self._random(row - self._side + 1, row + 1), self._random(column - self._side + 1, column + 1)
-
-    def _anywhere(self) -> tuple[int, int]:
-        return self._random(0, self._patches), self._random(0, self._patches)
-
-    def _random(self, low: int, high: int) -> int:
-        """A multiple of the step in [low, high) that keeps the window inside."""
+    def _corner(self, low: int, high: int) -> int:
+        """A random multiple of the step in [low, high) that keeps the window inside."""
         first = -(-max(low, 0) // self._step)
         last = min(high - 1, self._patches - self._side) // self._step
-        return self._step * (first + self._draw(max(1, last - first + 1)))
-
-    def _draw(self, choices: int) -> int:
-        return int(torch.randint(choices, (), generator=self._generator))
+        return self._step * (first + int(torch.randint(max(1, last - first + 1), (), generator=self._generator)))

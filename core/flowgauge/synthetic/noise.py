@@ -11,11 +11,10 @@ from scipy.spatial import cKDTree
 Field = NDArray[np.float32]
 Points = NDArray[np.float64]
 
+# steps over which a path keeps to one curvature, and to one leg of its zigzag
 _BEND, _ZIGZAG = 20, 4
-"""Over how many steps a path keeps to one curvature, and to one leg of its zigzag."""
-
+# points per pixel that distances to a curve are measured from: fewer, and its edges show steps
 _DENSITY = 4
-"""Points per pixel that distances to a curve are measured from."""
 
 
 def smooth_noise(rng: np.random.Generator, shape: tuple[int, int], cells: float) -> Field:
@@ -63,24 +62,14 @@ class Stroke:
 def stroke(points: Points, shape: tuple[int, int], reach: float) -> Stroke:
     """Distances to a curve given by `points` (n, 2), (y, x), at most a pixel or so apart; exact below the pixel, so
     what is drawn from them is smooth-edged."""
-    near = _around(points, shape, reach)
-    if not near.any():
-        return Stroke(near, np.empty(0), np.empty(0, np.intp))
-    dense = _densified(points)
-    distance, nearest = cKDTree(dense).query(np.argwhere(near))
-    return Stroke(near, np.asarray(distance), np.minimum(nearest // _DENSITY, len(points) - 1))
-
-
-def _densified(points: Points) -> Points:
-    steps = np.arange(len(points))
-    fine = np.arange((len(points) - 1) * _DENSITY + 1) / _DENSITY
-    return np.stack([np.interp(fine, steps, column) for column in points.T], axis=1)
-
-
-def _around(points: Points, shape: tuple[int, int], reach: float) -> NDArray[np.bool_]:
     hit = np.zeros(shape, bool)
     cells = np.floor(points + 0.5).astype(int)
     inside = np.all((cells >= 0) & (cells < np.array(shape)), axis=1)
     hit[tuple(cells[inside].T)] = True
-    size = 2 * int(np.ceil(reach + 1.5)) + 1
-    return np.asarray(ndimage.maximum_filter(hit, size=size), bool)
+    near = np.asarray(ndimage.maximum_filter(hit, size=2 * int(np.ceil(reach + 1.5)) + 1), bool)
+    if not near.any():
+        return Stroke(near, np.empty(0), np.empty(0, np.intp))
+    fine = np.arange((len(points) - 1) * _DENSITY + 1) / _DENSITY
+    dense = np.stack([np.interp(fine, np.arange(len(points)), column) for column in points.T], axis=1)
+    distance, nearest = cKDTree(dense).query(np.argwhere(near))
+    return Stroke(near, np.asarray(distance), np.minimum(nearest // _DENSITY, len(points) - 1))

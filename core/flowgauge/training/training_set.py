@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from flowgauge.models.backbones import Backbone
-from flowgauge.models.detector import Detector, Embedding, Progress, TrainingSet, joined
+from flowgauge.models.detector import Detector, Embedding, Progress, TextureOverlay, TrainingSet, joined
 from flowgauge.synthetic.anomalies import KINDS, draw_anomaly, draw_anomaly_on
-from flowgauge.synthetic.texture_overlay import TextureOverlay, paste
+from flowgauge.synthetic.texture_overlay import paste, textures_of
 from flowgauge.vision.augmentation import PLAIN, View
 from flowgauge.vision.decoding import Picture
 from flowgauge.vision.preprocessing import Preprocessing, shown
@@ -110,7 +110,7 @@ def add_anomalies(crops: Crops, seed: int, *, cut: bool) -> SyntheticAnomalies:
 
 def paste_all(crops: Crops, overlay: TextureOverlay, seed: int) -> SyntheticAnomalies:
     """One texture on each square."""
-    rng, textures = np.random.default_rng(seed), overlay.textures(crops.shape[1])
+    rng, textures = np.random.default_rng(seed), textures_of(overlay.folder, crops.shape[1])
     overlaid = [paste(square, textures, rng, on_object=overlay.on_object) for square in crops]
     return SyntheticAnomalies(
         np.stack([p.pixels for p in overlaid]), np.stack([p.mask for p in overlaid]), tuple(p.kind for p in overlaid)

@@ -6,7 +6,6 @@ Poison data ends here: whatever `decode` cannot read becomes an `UnreadableImage
 import re
 import sys
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
@@ -17,7 +16,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, ImageOps
 from PIL.BmpImagePlugin import BmpImageFile
 from PIL.ImageFile import ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
@@ -26,7 +25,7 @@ from PIL.TiffImagePlugin import PREFIXES as TIFF_MAGICS
 from PIL.TiffImagePlugin import TiffImageFile
 
 from flowgauge.domain.errors import UnreadableImage
-from flowgauge.domain.image_limits import MAX_MEGAPIXELS, ImageLimits, current_limits
+from flowgauge.domain.image_limits import MAX_MEGAPIXELS, current_limits
 from flowgauge.domain.messages import Statistics
 from flowgauge.vision.packed_tiff import packed_gray
 
@@ -36,12 +35,13 @@ BACKGROUND = (0, 0, 0)
 _RESAVE = "Save it as PNG, JPEG, BMP or TIFF."
 _RECAPTURE = "Capture or copy the image again, and check that the transfer completes."
 
-_OPENERS: tuple[tuple[bytes, Callable[[BytesIO], ImageFile]], ...] = (
+OPENERS: tuple[tuple[bytes, type[ImageFile]], ...] = (
     (b"\x89PNG\r\n\x1a\n", PngImageFile),
     (b"\xff\xd8\xff", JpegImageFile),
     (b"BM", BmpImageFile),
     *((magic, TiffImageFile) for magic in TIFF_MAGICS),
 )
+"""How files of each format begin, and what reads them."""
 
 _KNOWN_BUT_REFUSED = (
     (b"GIF8", "a GIF (an animation of 256 colours)"),
@@ -51,34 +51,19 @@ _KNOWN_BUT_REFUSED = (
     (b"8BPS", "a Photoshop document"),
 )
 
-_UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-"""EXIF orientation -> what turns the picture upright. 1, absent or nonsense: as it lies."""
-
+# modes with a channel of transparency; of a palette, somebody has declared one colour transparent
 _WITH_ALPHA = frozenset({"RGBA", "LA", "PA"})
-"""Modes with a channel of transparency. Of a palette, somebody has declared one colour transparent."""
-
+# Pillow's names of 16-bit colour as it lies in the file, by the order of its bytes
 _COLOUR_16 = re.compile(r"(RGB|RGBX|RGBA);16([LBN])")
-"""Pillow's names of 16-bit colour as it lies in the file, by the order of its bytes."""
-
+# the variance that rounding to 8 bits makes, added to both sides of the focus ratio: a flat image has focus 0
 _FLAT = (1 / 255) ** 2 / 12
-"""The variance that rounding to 8 bits makes, added to both sides of the focus ratio: a flat image has focus 0."""
 
 
 class SixteenBit(StrEnum):
-    """How 16-bit files become 8-bit: value / white * 255, rounded and clipped. Cameras put 10, 12 or 14 bits into them.
+    """How 16-bit files, which hold 10, 12, 14 or 16 bits, become 8-bit: value / white * 255, rounded and clipped."""
 
-    Fixed, never per image: stretched to its own darkest and brightest pixel, an image would hide every change of light
-    from the drift monitor, and one glint would darken a whole part and move its score.
-    """
-
+    # Fixed, never per image: stretched to its own darkest and brightest pixel, an image would hide every change of
+    # light from the drift monitor, and one glint would darken a whole part and move its score.
     TEN_BIT = "10-bit"
     TWELVE_BIT = "12-bit"
     FOURTEEN_BIT = "14-bit"
@@ -147,56 +132,63 @@ def blackened(pixels: NDArray[np.uint8], mask: NDArray[np.bool_]) -> NDArray[np.
     return np.where(mask[:, :, None], pixels, np.array(BACKGROUND, np.uint8))
 
 
-def decode(data: bytes, limits: ImageLimits | None = None, sixteen_bit: SixteenBit = SixteenBit.FULL_RANGE) -> Picture:
-    """The picture in `data`: a single PNG, JPEG, BMP or TIFF, told by its content and never by a name.
+def decode(data: bytes) -> Picture:
+    """The picture in `data`: a single PNG, JPEG, BMP or TIFF, recognised by its content and never by a name.
 
     Gray, 1-bit, palette and CMYK become RGB; transparency is composited on `BACKGROUND`, and what is mostly opaque is
-    then the object, but an alpha channel that is 0 everywhere means nothing; 16-bit files follow `sixteen_bit`, and a
-    TIFF that declares 9 to 15 bits its own header; EXIF orientation is applied. Files of several images (animated PNG,
-    multi-page TIFF) are refused, since judging one would let the others pass unseen. The previews that some cameras
-    append to a JPEG do not count.
+    then the object, but an alpha channel that is 0 everywhere means nothing; 16-bit files are seen over their full
+    range, and by another rule with `Picture.by`, a TIFF that declares 9 to 15 bits over its own range; EXIF orientation
+    is applied. The previews that some cameras append to a JPEG do not count.
 
-    Raises `UnreadableImage` for everything else. The declared size is checked before any pixel is decoded, against
-    those of the process where no `limits` are given.
+    Raises `UnreadableImage` for everything else, and for files of several images (animated PNG, multi-page TIFF), since
+    scoring one would let the others pass unseen. The declared size is checked against the process's `ImageLimits`
+    before any pixel is decoded.
     """
-    limits = current_limits() if limits is None else limits
     digest = sha256(data).hexdigest()
     packed = packed_gray(data)
     if packed is not None:
-        _check_extent(packed.size, limits)
-        turned = _turned(Image.fromarray(packed.shades()), packed.orientation)
-        return Picture(_gray_to_rgb(np.asarray(turned)), digest)
+        _check_extent(packed.size)
+        gray = Image.fromarray(packed.shades())
+        gray.getexif()[ExifTags.Base.Orientation] = packed.orientation
+        ImageOps.exif_transpose(gray, in_place=True)
+        return Picture(_gray_to_rgb(np.asarray(gray)), digest)
     opened = _open(data)
-    _check_extent(opened.size, limits)
+    _check_extent(opened.size)
     if getattr(opened, "is_animated", False):
         raise UnreadableImage("The file holds several images (frames or pages).", "Send each as an image of its own.")
     deep = _deep_colour(opened, data)
-    upright = _upright(_load(opened))
+    upright = _upright(opened)
     if upright.mode.startswith("I;16"):
         deep = np.asarray(upright).astype(np.uint16)
-    if deep is not None:
-        return Picture(_rgb_of(deep, sixteen_bit), digest, _cut(upright), deep, sixteen_bit)
-    return Picture(_rgb(upright), digest, _cut(upright))
+    pixels = _rgb(upright) if deep is None else _rgb_of(deep, SixteenBit.FULL_RANGE)
+    cut = None
+    if upright.has_transparency_data:
+        # the object is what transparency leaves; a mask of all or of nothing says nothing
+        opaque = np.asarray(upright.convert("RGBA").getchannel("A")) >= 128
+        cut = None if opaque.all() or not opaque.any() else opaque
+    return Picture(pixels, digest, cut, deep)
 
 
 def statistics(pixels: NDArray[np.uint8]) -> Statistics:
     """How a picture (H, W, 3) was taken; all numbers are finite, on a flat picture too."""
     gray = Image.fromarray(pixels).convert("L")
     values = np.asarray(gray, np.int16)
-    variance = _variance(values) / 255**2
-    edges = _variance(_laplacian(values)) / 255**2
+    # a 64-bit difference hash, row by row: is a cell of the 8 x 9 thumbnail darker than its right neighbour?
+    cells = np.asarray(gray.resize((9, 8), Image.Resampling.BOX), np.int16)
     return Statistics(
         brightness=float(values.mean(dtype=np.float64)) / 255,
-        contrast=variance**0.5,
-        focus=float(np.log((edges + _FLAT) / (variance + _FLAT))),
-        fingerprint=_difference_hash(gray),
+        contrast=(_variance(values) / 255**2) ** 0.5,
+        focus=sharpness(values),
+        fingerprint=np.packbits(cells[:, :-1] < cells[:, 1:]).tobytes().hex(),
     )
 
 
-def _laplacian(values: NDArray[np.int16]) -> NDArray[np.int16]:
-    """Exact in integers and quicker than a general filter; without the border, which lacks neighbours."""
-    inner = values[1:-1, 1:-1]
-    return values[:-2, 1:-1] + values[2:, 1:-1] + values[1:-1, :-2] + values[1:-1, 2:] - 4 * inner
+def sharpness(gray: NDArray[np.int16]) -> float:
+    """log(var(Laplacian) / var(values)) of gray values (H, W) in [0, 255]: higher is sharper, 0 on a flat picture."""
+    # exact in integers and quicker than a general filter; without the border, which lacks neighbours
+    laplacian = gray[:-2, 1:-1] + gray[2:, 1:-1] + gray[1:-1, :-2] + gray[1:-1, 2:] - 4 * gray[1:-1, 1:-1]
+    edges, values = (_variance(each) / 255**2 for each in (laplacian, gray))
+    return float(np.log((edges + _FLAT) / (values + _FLAT)))
 
 
 def _variance(values: NDArray[np.int16]) -> float:
@@ -205,42 +197,24 @@ def _variance(values: NDArray[np.int16]) -> float:
     return max(float(np.dot(flat, flat)) / flat.size - mean**2, 0.0)
 
 
-def _difference_hash(gray: Image.Image) -> str:
-    """64 bits, row by row: is a cell of the 8 x 9 thumbnail darker than its right neighbour?"""
-    cells = np.asarray(gray.resize((9, 8), Image.Resampling.BOX), np.int16)
-    bits = np.packbits(cells[:, :-1] < cells[:, 1:])
-    return bits.tobytes().hex()
-
-
 def _open(data: bytes) -> ImageFile:
-    """The image with its header read. Going to the format's class directly keeps Pillow's own bomb limit, a global
-    that other libraries may have changed, out of the decision."""
-    _hush_pillow()
-    opener = _opener(data)
+    """The image with its header read."""
+    # A filter keeps Pillow's remarks on odd metadata off the console: what matters of them, `decode` raises. One that
+    # stays, and not `catch_warnings`, which mixes up the filters when several threads decode.
+    warnings.filterwarnings("ignore", module=r"PIL\.")
+    if not data:
+        raise UnreadableImage("The image is empty (0 bytes).", _RECAPTURE)
+    # the format's own class, because `Image.open` heeds Pillow's limit of pixels, a global that others may have changed
+    opener = next((opener for magic, opener in OPENERS if data.startswith(magic)), None)
+    if opener is None:
+        for magic, name in _KNOWN_BUT_REFUSED:
+            if data.startswith(magic):
+                raise UnreadableImage(f"The file is {name}, and no format that is inspected.", _RESAVE)
+        raise UnreadableImage(f"This is no image in a known format; it begins with {data[:8]!r}.", _RESAVE)
     try:
         return opener(BytesIO(data))
     except Exception as error:
         raise _damaged(error) from error
-
-
-def _hush_pillow() -> None:
-    """Keep Pillow's remarks on odd metadata off the console: what matters of them, `decode` raises.
-
-    A filter that stays, and not `catch_warnings`, which mixes up the filters when several threads decode.
-    """
-    warnings.filterwarnings("ignore", module=r"PIL\.")
-
-
-def _opener(data: bytes) -> Callable[[BytesIO], ImageFile]:
-    if not data:
-        raise UnreadableImage("The image is empty (0 bytes).", _RECAPTURE)
-    for magic, opener in _OPENERS:
-        if data.startswith(magic):
-            return opener
-    for magic, name in _KNOWN_BUT_REFUSED:
-        if data.startswith(magic):
-            raise UnreadableImage(f"The file is {name}, and no format that is inspected.", _RESAVE)
-    raise UnreadableImage(f"This is no image in a known format; it begins with {data[:8]!r}.", _RESAVE)
 
 
 def _damaged(error: Exception) -> UnreadableImage:
@@ -250,8 +224,8 @@ def _damaged(error: Exception) -> UnreadableImage:
     return UnreadableImage(f"The image is truncated or damaged ({error}).", _RECAPTURE)
 
 
-def _check_extent(size: tuple[int, int], limits: ImageLimits) -> None:
-    width, height = size
+def _check_extent(size: tuple[int, int]) -> None:
+    limits, (width, height) = current_limits(), size
     if width * height > limits.max_pixels:
         raise UnreadableImage(
             f"The image declares {width} x {height} pixels, more than the limit of {limits.max_pixels:,}.",
@@ -265,59 +239,48 @@ def _check_extent(size: tuple[int, int], limits: ImageLimits) -> None:
         )
 
 
-def _load(image: ImageFile) -> ImageFile:
+def _upright(image: ImageFile) -> ImageFile:
+    """Its pixels decoded, turned in place as EXIF says."""
     try:
         image.load()
+        image.getexif()
+        # `exif_transpose` would write the other tags anew, and fail on what cameras put there
+        for name in ("exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp"):
+            image.info.pop(name, None)
+        ImageOps.exif_transpose(image, in_place=True)
     except Exception as error:
         raise _damaged(error) from error
     return image
 
 
-def _upright(image: ImageFile) -> Image.Image:
-    try:
-        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
-    except Exception as error:
-        raise _damaged(error) from error
-    return _turned(image, orientation)
-
-
-def _turned(image: Image.Image, orientation: int) -> Image.Image:
-    turn = _UPRIGHT.get(orientation)
-    return image if turn is None else image.transpose(turn)
-
-
 def _deep_colour(image: ImageFile, data: bytes) -> NDArray[np.uint16] | None:
-    """(H, W, 3) of a file of 16-bit colours, composited on black; None for any other.
-
-    Pillow keeps 8 bits of each, the higher ones or, told that the bytes lie the other way round, the lower ones.
-    """
-    rawmodes = {_rawmode(tile.args) for tile in image.tile}
+    """(H, W, 3) of a file of 16-bit colours, composited on black; None for any other."""
+    # a tile's arguments are the raw mode, or a tuple that begins with it
+    arguments: list[Any] = [tile.args for tile in image.tile]
+    rawmodes = {str(each if isinstance(each, str) else each[0]) for each in arguments}
     if len(rawmodes) != 1 or (match := _COLOUR_16.fullmatch(rawmodes.pop())) is None:
         return None
     channels, order = match.groups()
     little = order == "L" or (order == "N" and sys.byteorder == "little")
-    low = _open(data)
+    # Pillow keeps 8 bits of each, the higher ones or, with the bytes' order swapped, the lower ones
     swapped = f"{channels};16{'B' if little else 'L'}"
-    low.tile = [tile._replace(args=_with_rawmode(tile.args, swapped)) for tile in low.tile]
-    high = _upright(_load(_open(data)))
-    upper, lower = (np.asarray(each.convert("RGB"), np.uint16) for each in (high, _upright(_load(low))))
+    low = _open(data)
+    low.tile = [
+        tile._replace(args=swapped if isinstance(each, str) else (swapped, *each[1:]))
+        for tile, each in zip(low.tile, arguments, strict=True)
+    ]
+    high = _upright(_open(data))
+    upper, lower = (np.asarray(each.convert("RGB"), np.uint16) for each in (high, _upright(low)))
     deep: NDArray[np.uint16] = upper * np.uint16(256) + lower
     if high.has_transparency_data and (alpha := np.asarray(high.getchannel("A"), np.uint32)).any():
         deep = (deep * alpha[:, :, None] // 255).astype(np.uint16)
     return deep
 
 
-def _rawmode(arguments: Any) -> str:
-    return str(arguments if isinstance(arguments, str) else arguments[0])
-
-
-def _with_rawmode(arguments: Any, rawmode: str) -> Any:
-    return rawmode if isinstance(arguments, str) else (rawmode, *arguments[1:])
-
-
 def _rgb_of(deep: NDArray[np.uint16], rule: SixteenBit) -> NDArray[np.uint8]:
-    """(H, W, 3) of 16-bit values (H, W) or (H, W, 3)."""
-    shades = _shades(rule)[deep]
+    """(H, W, 3) of 16-bit values (H, W) or (H, W, 3), rounded."""
+    values = np.minimum(np.arange(65536), rule.white)
+    shades = ((values * 255 + rule.white // 2) // rule.white).astype(np.uint8)[deep]
     return _gray_to_rgb(shades) if deep.ndim == 2 else shades
 
 
@@ -328,34 +291,16 @@ def _rgb(image: Image.Image) -> NDArray[np.uint8]:
             "Save it with 8 or 16 bits per channel.",
         )
     try:
-        return np.array(_opaque(image).convert("RGB"))
+        if not image.has_transparency_data:
+            return np.array(image.convert("RGB"))
+        coloured = image.convert("RGBA")
+        # a fourth channel that is 0 everywhere is the unused byte of a camera's BGRx and no alpha
+        if image.mode in _WITH_ALPHA and coloured.getchannel("A").getextrema() == (0, 0):
+            return np.array(coloured.convert("RGB"))
+        backdrop = Image.new("RGBA", image.size, (*BACKGROUND, 255))
+        return np.array(Image.alpha_composite(backdrop, coloured).convert("RGB"))
     except ValueError as error:
         raise UnreadableImage(f"The image's colours cannot be read as RGB ({error}).", _RESAVE) from error
-
-
-def _cut(image: Image.Image) -> NDArray[np.bool_] | None:
-    """What transparency leaves; None where it leaves all or nothing."""
-    if not image.has_transparency_data:
-        return None
-    opaque = np.asarray(image.convert("RGBA").getchannel("A")) >= 128
-    return None if opaque.all() or not opaque.any() else opaque
-
-
-def _opaque(image: Image.Image) -> Image.Image:
-    """On `BACKGROUND`. A fourth channel that is 0 everywhere is the unused byte of a camera's BGRx and no alpha."""
-    if not image.has_transparency_data:
-        return image
-    coloured = image.convert("RGBA")
-    if image.mode in _WITH_ALPHA and coloured.getchannel("A").getextrema() == (0, 0):
-        return coloured.convert("RGB")
-    backdrop = Image.new("RGBA", image.size, (*BACKGROUND, 255))
-    return Image.alpha_composite(backdrop, coloured)
-
-
-def _shades(rule: SixteenBit) -> NDArray[np.uint8]:
-    """(65536,) table: 16-bit value -> 8-bit value, rounded."""
-    values = np.minimum(np.arange(65536), rule.white)
-    return ((values * 255 + rule.white // 2) // rule.white).astype(np.uint8)
 
 
 def _gray_to_rgb(gray: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -13,23 +13,18 @@ from flowgauge.vision.decoding import Picture
 LONGEST_SIDE = 512
 MOST_REGIONS = 10
 
+# shares of the ceiling at which the table below holds; beyond the last, its colour stays
 _STOPS = np.array([0.0, 0.25, 0.5, 0.75, 1.0, 2.0], np.float32)
-"""Shares of the ceiling at which the table below holds; beyond the last, its colour stays."""
-
+# purple to pale yellow: lightness rises throughout, so the order also shows in gray and to colour-blind eyes
 _COLOURS = np.array(
     [(40, 20, 90), (110, 30, 130), (190, 50, 110), (240, 110, 60), (255, 190, 40), (255, 255, 190)], np.float32
 )
-"""Purple to pale yellow: lightness rises throughout, so the order also shows in gray and to colour-blind eyes."""
-
+# never opaque: a person must see what lies under the colour
 _OPACITY = np.array([0.0, 0.12, 0.3, 0.45, 0.55, 0.65], np.float32)
-"""Never opaque: a person must see what lies under the colour."""
-
+# a cyan that occurs nowhere in the table, bright on every colour of it
 _CONTOUR = np.array((0, 255, 220), np.float32)
-"""A cyan that occurs nowhere in the table, bright on every colour of it."""
-
+# of the image under the map: brighter, and pale colours of the map vanish; darker, and the part does
 _DIMMED = 0.75
-
-_Float = NDArray[np.float32]
 
 
 def heatmap_png(picture: Picture, anomaly_map: NDArray[np.float32], ceiling: float) -> bytes:
@@ -39,10 +34,19 @@ def heatmap_png(picture: Picture, anomaly_map: NDArray[np.float32], ceiling: flo
     `anomaly_map`: (h, w), covers the whole image; 0 and below is transparent. `ceiling` > 0 is the value of the
     threshold: what lies above is bright and outlined in cyan.
     """
-    size = _shown_size(picture.size)
-    heat = _resized(anomaly_map / np.float32(ceiling), size)
-    blended = _overlay(_backdrop(picture, size), heat)
-    blended[_contour(heat >= 1)] = _CONTOUR
+    shrink = min(1.0, LONGEST_SIDE / max(picture.size))
+    width, height = picture.size
+    size = (max(1, round(width * shrink)), max(1, round(height * shrink)))
+    shares = Image.fromarray(np.ascontiguousarray(anomaly_map / np.float32(ceiling), np.float32))
+    heat = np.asarray(shares.resize(size, Image.Resampling.BICUBIC))
+    gray = Image.fromarray(picture.pixels).convert("L").resize(size, Image.Resampling.BOX)
+    backdrop = np.asarray(gray, np.float32)[:, :, None] * np.float32(_DIMMED)
+    opacity = np.interp(heat, _STOPS, _OPACITY)[:, :, None]
+    colour = np.stack([np.interp(heat, _STOPS, channel) for channel in _COLOURS.T], axis=2)
+    blended = np.asarray(backdrop * (1 - opacity) + colour * opacity, np.float32)
+    # the rim of what lies above the threshold, one pixel wide, inside it
+    above = heat >= 1
+    blended[above & ~ndimage.binary_erosion(above, border_value=1)] = _CONTOUR
     buffer = BytesIO()
     Image.fromarray(np.rint(blended).astype(np.uint8)).save(buffer, "PNG")
     return buffer.getvalue()
@@ -61,41 +65,15 @@ def regions(anomaly_map: NDArray[np.float32], level: float, size: tuple[int, int
     peaks = ndimage.maximum(anomaly_map, labels, np.arange(1, count + 1))
     boxes = ndimage.find_objects(labels)
     strongest = np.argsort(-np.asarray(peaks), kind="stable")[:MOST_REGIONS]
-    return tuple(_region(boxes[index], float(peaks[index]), anomaly_map.shape, size) for index in strongest)
-
-
-def _region(box: tuple[slice, ...], score: float, grid: tuple[int, ...], size: tuple[int, int]) -> Region:
-    top, bottom = _span(box[0], grid[0], size[1])
-    left, right = _span(box[1], grid[1], size[0])
-    return Region(left=left, top=top, right=right, bottom=bottom, score=score)
+    found = []
+    for index in strongest:
+        rows, columns = boxes[index]
+        top, bottom = _span(rows, anomaly_map.shape[0], size[1])
+        left, right = _span(columns, anomaly_map.shape[1], size[0])
+        found.append(Region(left=left, top=top, right=right, bottom=bottom, score=float(peaks[index])))
+    return tuple(found)
 
 
 def _span(cells: slice, count: int, pixels: int) -> tuple[int, int]:
     """The pixels that `cells` of a row of `count` cells cover, rounded outwards."""
     return cells.start * pixels // count, -(-cells.stop * pixels // count)
-
-
-def _shown_size(size: tuple[int, int]) -> tuple[int, int]:
-    shrink = min(1.0, LONGEST_SIDE / max(size))
-    return max(1, round(size[0] * shrink)), max(1, round(size[1] * shrink))
-
-
-def _resized(values: _Float, size: tuple[int, int]) -> _Float:
-    image = Image.fromarray(np.ascontiguousarray(values, np.float32))
-    return np.asarray(image.resize(size, Image.Resampling.BICUBIC))
-
-
-def _backdrop(picture: Picture, size: tuple[int, int]) -> _Float:
-    gray = Image.fromarray(picture.pixels).convert("L").resize(size, Image.Resampling.BOX)
-    return np.asarray(gray, np.float32)[:, :, None] * np.float32(_DIMMED)
-
-
-def _overlay(backdrop: _Float, heat: _Float) -> _Float:
-    opacity = np.interp(heat, _STOPS, _OPACITY)[:, :, None]
-    colour = np.stack([np.interp(heat, _STOPS, channel) for channel in _COLOURS.T], axis=2)
-    return np.asarray(backdrop * (1 - opacity) + colour * opacity, np.float32)
-
-
-def _contour(above: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """The rim of `above`, one pixel wide, inside it."""
-    return above & ~ndimage.binary_erosion(above, border_value=1)

@@ -14,16 +14,15 @@ from flowgauge.domain.errors import UnreadableImage
 
 _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _FILL_ORDER = 256, 257, 258, 259, 262, 266
 _OFFSETS, _ORIENTATION, _SAMPLES, _COUNTS = 273, 274, 277, 279
+# what can be unpacked, by tag; the first is what the format means where the tag is missing
 _KNOWN = (
     ("samples a pixel:", _SAMPLES, (1,)),
     ("compression", _COMPRESSION, (1,)),
     ("photometric interpretation", _PHOTOMETRIC, (1, 0)),
     ("fill order", _FILL_ORDER, (1,)),
 )
-"""What can be unpacked, by tag; the first is what the format means where the tag is missing."""
-
+# pixels that are unpacked at once: with more, a byte for each bit takes memory; with fewer, it takes longer
 _BLOCK = 1 << 20
-"""Pixels that are unpacked at once: with more, a byte for each bit takes memory; with fewer, it takes longer."""
 
 
 @dataclass(frozen=True)
@@ -55,18 +54,16 @@ class PackedGray:
         rows = np.frombuffer(self.strips, np.uint8, row * height).reshape(height, row)
         step = max(1, _BLOCK // width)
         for start in range(0, height, step):
-            found[start : start + step] = table[self._values(rows[start : start + step])]
+            part = rows[start : start + step]
+            if self.words:
+                values = part.view(f"{self.words}u2").astype(np.uint16)
+            else:
+                bits = np.unpackbits(part, axis=1)[:, : width * self.bits].reshape(len(part), width, self.bits)
+                values = np.zeros((len(part), width), np.uint16)
+                for index in range(self.bits):
+                    values = values * np.uint16(2) + bits[:, :, index]
+            found[start : start + step] = table[values]
         return 255 - found if self.inverted else found
-
-    def _values(self, rows: NDArray[np.uint8]) -> NDArray[np.uint16]:
-        width = self.size[0]
-        if self.words:
-            return rows.view(f"{self.words}u2").astype(np.uint16)
-        bits = np.unpackbits(rows, axis=1)[:, : width * self.bits].reshape(len(rows), width, self.bits)
-        value: NDArray[np.uint16] = np.zeros((len(rows), width), np.uint16)
-        for index in range(self.bits):
-            value = value * np.uint16(2) + bits[:, :, index]
-        return value
 
 
 def packed_gray(data: bytes) -> PackedGray | None:
@@ -92,7 +89,14 @@ def packed_gray(data: bytes) -> PackedGray | None:
 def _declared(data: bytes) -> PackedGray | None:
     # a filter that stays, and not `catch_warnings`, which mixes up the filters when several threads decode
     warnings.filterwarnings("ignore", module=r"PIL\.")
-    tags = _first_directory(data)
+    stream = BytesIO(data)
+    header = stream.read(8)
+    if header[2:4] in (b"\x2b\x00", b"\x00\x2b"):
+        # of a BigTIFF, whose header is longer
+        header += stream.read(8)
+    tags = ImageFileDirectory_v2(header)
+    stream.seek(tags.next)
+    tags.load(stream)
     bits = np.ravel(tags.get(_BITS, 1))
     if not ((bits > 8) & (bits < 16)).all():
         return None
@@ -118,14 +122,3 @@ def _declared(data: bytes) -> PackedGray | None:
         orientation=int(tags.get(_ORIENTATION, 1)),
         unread=", ".join(unread),
     )
-
-
-def _first_directory(data: bytes) -> ImageFileDirectory_v2:
-    stream = BytesIO(data)
-    header = stream.read(8)
-    if header[2:4] in (b"\x2b\x00", b"\x00\x2b"):  # of a BigTIFF
-        header += stream.read(8)
-    directory = ImageFileDirectory_v2(header)
-    stream.seek(directory.next)
-    directory.load(stream)
-    return directory

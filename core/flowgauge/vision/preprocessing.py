@@ -28,10 +28,11 @@ Box = tuple[float, float, float, float]
 
 LARGEST = 2048
 """The largest side of the square input in pixels: with a larger one, a batch's first feature maps take gigabytes."""
+# share of the window that is kept around the object: less, and what is wrong with its edge is cut off; more, and the
+# ground shows
 _RIM = 0.01
-"""Of the window, around the object: what is wrong with its edge is not cut off."""
+# of 255, of what `embed` shows of an object: it stays above 0 in any light that detectors are trained with
 _DARKEST = 8
-"""Of 255, of what `embed` shows of an object: it stays above 0 in any light that detectors are trained with."""
 
 
 class Aspect(StrEnum):
@@ -42,20 +43,19 @@ class Aspect(StrEnum):
 
 
 class Preprocessing(FrozenModel):
-    """`size`: side of the square input in pixels; `mean` and `std` per channel for values in [0, 1].
-
-    `margin` is the share of the object's longer side that `centre` leaves around it. `window`: the side of the square
-    that `embed` takes, in pixels of the original, and `sixteen_bit`: how 16-bit files become 8-bit; the images of a fit
-    tell both (`measured`) where nobody has. Until then 16-bit files are seen over their full range.
-    """
-
-    size: int = Field(256, ge=64, le=LARGEST, multiple_of=32)
+    size: int = Field(256, ge=64, le=LARGEST, multiple_of=32, description="side of the square input in pixels")
     aspect: Aspect = Aspect.SQUASH
-    margin: float = Field(0.1, ge=0, le=1)
-    window: int | None = Field(None, ge=1)
-    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
-    std: tuple[float, float, float] = (0.5, 0.5, 0.5)
-    sixteen_bit: SixteenBit | None = None
+    margin: float = Field(
+        0.1, ge=0, le=1, description="share of the object's longer side that `centre` leaves around it"
+    )
+    window: int | None = Field(
+        None, ge=1, description="side of the square that `embed` takes, in pixels of the original; None: to be measured"
+    )
+    mean: tuple[float, float, float] = Field((0.5, 0.5, 0.5), description="per channel, of values in [0, 1]")
+    std: tuple[float, float, float] = Field((0.5, 0.5, 0.5), description="per channel, of values in [0, 1]")
+    sixteen_bit: SixteenBit | None = Field(
+        None, description="how 16-bit files become 8-bit; None: over their full range, until images were measured"
+    )
 
     def seen(self, picture: Picture) -> Picture:
         """As the gauge sees it: 16-bit values by its own rule."""
@@ -63,7 +63,7 @@ class Preprocessing(FrozenModel):
 
     def measured(self, pictures: Collection[Picture]) -> Self:
         """With the rule for 16-bit files, and for `embed` with the smallest window that every object fits into, and
-        `margin` of it around. `unclear_reasons` then tells which pictures show none.
+        `margin` of it around. `unclear_reasons` then names the pictures that show none.
 
         Raises `DatasetError` where most pictures show no object.
         """
@@ -86,7 +86,7 @@ class Preprocessing(FrozenModel):
         return self.aspect is Aspect.EMBED
 
     def unclear_reasons(self, picture: Picture) -> tuple[str, ...]:
-        """Why a person should look: `embed` would judge what is not the object, or not all of it."""
+        """Why the image needs review: `embed` would score what is not the object, or not all of it."""
         if not self.blackens or self.window is None:
             return ()
         if not picture.outline.any():
@@ -109,40 +109,37 @@ class Preprocessing(FrozenModel):
         width, height = picture.size
         pad = [max(0, -top), max(0, bottom - height), max(0, -left), max(0, right - width)]
         above, below, before, after = (int(np.ceil(side)) for side in pad)
-        pixels = self._visible(picture)
-        if above or below or before or after:
-            pixels = self._padded(pixels, ((above, below), (before, after), (0, 0)))
+        pixels = self._object_alone(picture) if self.blackens else picture.pixels
+        if any((above, below, before, after)):
+            sides = ((above, below), (before, after), (0, 0))
+            pixels = np.pad(pixels, sides) if self.blackens else np.pad(pixels, sides, mode="edge")
         shifted = (left + before, top + above, right + before, bottom + above)
         resized = Image.fromarray(pixels).resize((self.size, self.size), Image.Resampling.BILINEAR, box=shifted)
         return np.asarray(resized)
 
-    def _visible(self, picture: Picture) -> NDArray[np.uint8]:
-        if not self.blackens:
-            return picture.pixels
+    def _object_alone(self, picture: Picture) -> NDArray[np.uint8]:
         alone = np.zeros_like(picture.pixels)
         if picture.outline.any():
             rim = max(1, round(_RIM * (self.window or 0)))
-            region = _around(object_box(picture), rim)
+            left, top, right, bottom = (int(side) for side in object_box(picture))
+            region = slice(max(0, top - rim), bottom + rim), slice(max(0, left - rim), right + rim)
             covered = ndimage.maximum_filter(picture.outline[region], size=2 * rim + 1)
             # black is for what is not the object
             alone[region] = blackened(np.maximum(picture.pixels[region], _DARKEST), covered)
         return alone
 
-    def _padded(self, pixels: NDArray[np.uint8], sides: tuple[tuple[int, int], ...]) -> NDArray[np.uint8]:
-        if self.blackens:
-            return np.pad(pixels, sides, constant_values=0)
-        return np.pad(pixels, sides, mode="edge")
-
     def normalised(self, crops_BHWC: NDArray[np.uint8], view: View = PLAIN) -> Tensor:
         """The view of (B, size, size, 3) squares as (B, 3, size, size) float32, normalised."""
         images = torch.from_numpy(np.ascontiguousarray(crops_BHWC)).permute(0, 3, 1, 2).float().div_(255)
-        return (view.apply(images) - _channels(self.mean)) / _channels(self.std)
+        mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (self.mean, self.std))
+        return (view.apply(images) - mean) / std
 
     def restore(self, map_hw: NDArray[np.float32], picture: Picture) -> NDArray[np.float32]:
         """The map over the whole original image, on a grid of the same shape; 0 where the box did not look."""
         if self.aspect is Aspect.SQUASH:
             return map_hw
         left, top, right, bottom = self._box(picture)
+        # the middle of each patch of the whole image, in patches of the box
         (width, height), (rows, columns) = picture.size, map_hw.shape
         y = ((np.arange(rows) + 0.5) / rows * height - top) / (bottom - top) * rows - 0.5
         x = ((np.arange(columns) + 0.5) / columns * width - left) / (right - left) * columns - 0.5
@@ -169,10 +166,6 @@ def sixteen_bit_rule(pictures: Iterable[Picture]) -> SixteenBit:
     """The narrowest range that holds every value of the 16-bit files among `pictures`; the full one where none are."""
     peaks = [int(picture.deep.max()) for picture in pictures if picture.deep is not None]
     return SixteenBit.holding(max(peaks)) if peaks else SixteenBit.FULL_RANGE
-
-
-def _channels(values: tuple[float, float, float]) -> Tensor:
-    return torch.tensor(values).view(1, 3, 1, 1)
 
 
 def _whole(picture: Picture) -> Box:
@@ -205,8 +198,3 @@ def shown(square: NDArray[np.uint8]) -> NDArray[np.bool_]:
     """(S, S): the object of a square (S, S, 3) that `embed` made; all of it where everything is black."""
     found = np.asarray(square.any(axis=2))
     return np.asarray(found if found.any() else ~found)
-
-
-def _around(inner: Box, rim: int) -> tuple[slice, slice]:
-    left, top, right, bottom = (int(side) for side in inner)
-    return slice(max(0, top - rim), bottom + rim), slice(max(0, left - rim), right + rim)

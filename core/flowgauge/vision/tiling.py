@@ -6,6 +6,7 @@ or a pyramid's coarsest stride, in pixels. Crops begin and end between cells, so
 """
 
 from dataclasses import dataclass
+from itertools import product
 from math import ceil
 
 import torch
@@ -14,14 +15,14 @@ from torch import Tensor
 OVERLAP = 0.25
 """The least share of a crop's side that its neighbour shows too. With less, a pyramid's zero padding reaches past the
 overlap and seams show; with more, the same pixels are computed more often: at 0.5, 4 crops cover what 2.25 do."""
+# Of the side of the whole image, in pixels: what pyramids halve five times must not leave a rest.
 _MULTIPLE = 32
-"""Of the side of the whole image, in pixels: what pyramids halve five times must not leave a rest."""
+# Of the overlap, in its middle: where one crop fades into the next. With 1, features at a crop's very edge count, which
+# a pyramid computed from zeros; with 0, transformers' features jump where one crop ends.
 _FADED = 0.5
-"""Of the overlap, in its middle: where one crop fades into the next. With 1, features at a crop's very edge count,
-which a pyramid computed from zeros; with 0, transformers' features jump where one crop ends."""
+# Of a step from crop to crop: by so much rounding to cells and to `_MULTIPLE` may stretch an image before it takes one
+# more row of crops. With more, crops of a stretched image hardly overlap; with 0, rounding adds rows.
 _SLACK = 0.2
-"""Of a step from crop to crop: by so much rounding to cells and to `_MULTIPLE` may stretch an image before it takes
-one more row of crops. With more, crops of a stretched image hardly overlap; with 0, rounding adds rows."""
 
 
 def tiled_side(tile: int, tiles: int) -> int:
@@ -51,7 +52,7 @@ class Crops:
     def cut(self, images_BCHW: Tensor, cell: int) -> Tensor:
         """(n * n * B, C, t, t): row by row, and of each crop all images; `cell` is the side of a cell in pixels."""
         side = self.tile * cell
-        corners = [(top * cell, left * cell) for top in self.starts for left in self.starts]
+        corners = [(top * cell, left * cell) for top, left in product(self.starts, repeat=2)]
         return torch.cat([images_BCHW[:, :, top : top + side, left : left + side] for top, left in corners])
 
     def stitched(self, features: Tensor, images: int) -> Tensor:
@@ -61,26 +62,20 @@ class Crops:
         that is the image's edge.
         """
         per_cell = features.shape[-1] // self.tile
-        weights = self._weights(per_cell).to(features)
-        side = self.cells * per_cell
-        whole = features.new_zeros(images, features.shape[1], side, side)
-        corners = [(row, column) for row in range(len(self.starts)) for column in range(len(self.starts))]
-        for part, (row, column) in zip(torch.split(features, images), corners, strict=True):
-            top, left = self.starts[row] * per_cell, self.starts[column] * per_cell
-            weight = weights[row][:, None] * weights[column]
-            whole[:, :, top : top + part.shape[-2], left : left + part.shape[-1]] += weight * part
-        return whole
-
-    def _weights(self, per_cell: int) -> Tensor:
-        """(n, s): of each crop's positions along one axis; those of all crops at one place of the image sum to 1."""
-        length = self.tile * per_cell
-        centre = torch.arange(length) + 0.5
-        overlap = OVERLAP * length
+        length, side = self.tile * per_cell, self.cells * per_cell
+        starts = [start * per_cell for start in self.starts]
+        # weights (n, s) of each crop's positions along one axis; those of all crops at one place of the image sum to 1
+        centre, overlap = torch.arange(length) + 0.5, OVERLAP * length
         from_middle = torch.minimum(centre, length - centre) - overlap / 2
         # positions that no other crop shows need a weight above 0, whatever it is
         ramp = (from_middle / (_FADED * overlap) + 0.5).clamp(1e-6, 1)
-        starts = [start * per_cell for start in self.starts]
-        total = torch.zeros(self.cells * per_cell)
+        total = torch.zeros(side)
         for start in starts:
             total[start : start + length] += ramp
-        return torch.stack([ramp / total[start : start + length] for start in starts])
+        weights = torch.stack([ramp / total[start : start + length] for start in starts]).to(features)
+        whole = features.new_zeros(images, features.shape[1], side, side)
+        corners = product(range(len(starts)), repeat=2)
+        for part, (row, column) in zip(torch.split(features, images), corners, strict=True):
+            rows, columns = (slice(starts[at], starts[at] + length) for at in (row, column))
+            whole[:, :, rows, columns] += weights[row][:, None] * weights[column] * part
+        return whole

@@ -19,36 +19,32 @@ from flowgauge.models.adaptable import Adaptable
 from flowgauge.models.detector import Embedding, FeatureShape, Progress, Scores, TrainingSet, select
 from flowgauge.models.flows.cross_scale import CrossScaleFlow, Scales
 from flowgauge.models.flows.training import Rows, Training, held_out_images, maximise_likelihood
-from flowgauge.models.headflow.member import lower_spread
-from flowgauge.models.windows import nhwc
+from flowgauge.models.patch_scores import lower_spread, nhwc
 from flowgauge.vision.augmentation import PLAIN, View
 
+# The share of the parts that stop the flow and calibrate it, and train neither it nor the whitening. With fewer, a
+# handful of parts sets the scale; with more, the flow lacks them.
 _HELD_OUT = 0.15
-"""The share of the parts that stop the flow and calibrate it, and train neither it nor the whitening."""
+# the least spread, as a share of the centre: a handful of parts that happen to score alike would blow up the scale
 _LEAST_SPREAD = 0.02
-"""Of the centre: a handful of parts may happen to score alike, which would blow up the scale."""
 
 
 class CsFlowConfig(FrozenModel):
-    """`pyramid_levels`: how often the image is halved for each scale. `hidden` channels and `kernel` are those of the
-    conditioners' first layers, `clamp` bounds the logarithm of each coupling's scales. `shrinkage` of the features'
-    correlations towards none, in (0, 1]. `augmentations` train; the plain one alone scores.
-
-    The image's score is the mean square of z over the share `top` of its most anomalous patches, in (0, 1]; with 1,
-    over all of them. Maps are a geometric mean: `whitened_share` in [0, 1] of how far from its centre a patch lies
-    before the flow, the rest of how far after it. With 0 they are the paper's, which tell what is odd but blur where:
-    each patch of z depends on all patches around it.
-    """
-
-    pyramid_levels: tuple[int, ...] = Field((0, 1, 2), min_length=1)
-    blocks: int = Field(4, ge=1)
-    hidden: int = Field(48, ge=1)
-    kernel: int = Field(3, ge=1)
-    clamp: float = Field(2.0, gt=0)
-    shrinkage: float = Field(1e-3, gt=0, le=1)
-    top: float = Field(0.1, gt=0, le=1)
-    whitened_share: float = Field(0.4, ge=0, le=1)
-    augmentations: tuple[View, ...] = (PLAIN, View(flip=True))
+    pyramid_levels: tuple[int, ...] = Field(
+        (0, 1, 2), min_length=1, description="how often each scale halves the image"
+    )
+    blocks: int = Field(4, ge=1, description="coupling blocks")
+    hidden: int = Field(48, ge=1, description="channels of the conditioners' first layers")
+    kernel: int = Field(3, ge=1, description="side of the conditioners' first convolutions")
+    clamp: float = Field(2.0, gt=0, description="bound on the logarithm of a coupling's scales")
+    shrinkage: float = Field(1e-3, gt=0, le=1, description="of the features' correlations towards none")
+    top: float = Field(0.1, gt=0, le=1, description="share of patches whose mean square of z is the image's score")
+    whitened_share: float = Field(
+        0.4, ge=0, le=1, description="weight of the whitened features beside z in the maps' geometric mean; 0: z alone"
+    )
+    augmentations: tuple[View, ...] = Field(
+        (PLAIN, View(flip=True)), description="views that train; the plain one scores"
+    )
     training: Training = Training(steps=200, batch=16, learning_rate=1e-3, noise=0.2, check_every=50, patience=2)
 
 
@@ -72,12 +68,9 @@ class CsFlow(Adaptable):
             top=config.top,
             seed=0,
         )
-        self.centre: Tensor
-        self.spread: Tensor
-        self.unit: Tensor
-        self.register_buffer("centre", torch.zeros(()))
-        self.register_buffer("spread", torch.ones(()))
-        self.register_buffer("unit", torch.ones(()))
+        self.centre = nn.Buffer(torch.zeros(()))
+        self.spread = nn.Buffer(torch.ones(()))
+        self.unit = nn.Buffer(torch.ones(()))
 
     def training_views(self, images: int) -> tuple[View, ...]:
         return self.config.augmentations
@@ -91,32 +84,31 @@ class CsFlow(Adaptable):
         return embedding[_key(min(self.pyramid_levels))]
 
     def learn(self, training_set: TrainingSet, *, seed: int, progress: Progress) -> None:
-        held_out = held_out_images(_parts(training_set), _HELD_OUT, seed)
+        parts = [training_set.part_of(number) for number in training_set.image.tolist()]
+        numbers = {part: number for number, part in enumerate(dict.fromkeys(parts))}
+        held_out = held_out_images(torch.tensor([numbers[part] for part in parts]), _HELD_OUT, seed)
         self.measure(select(training_set.good, ~held_out))
         rows = Rows(self.tokens(training_set.good)[:, 0], held_out)
         maximise_likelihood(self.flow, rows, self.config.training, seed=seed, progress=progress)
-        self._calibrate(rows.x[rows.held_out])
+        # Scores and maps count in what parts have that trained nothing: over so many dimensions flow and whitening know
+        # those that did by heart, the better the fewer they were, and cross-fitting would give another scale.
+        token_scores_N, maps_NSS = self._scores(rows.x[rows.held_out])
+        self.centre.copy_(token_scores_N.median())
+        self.spread.copy_(lower_spread(token_scores_N).clamp_min(_LEAST_SPREAD * self.centre))
+        self.unit.copy_(maps_NSS.mean())
 
     def measure(self, good: Embedding) -> None:
         """Take the whitening from good images."""
         for times, whiten in zip(self.pyramid_levels, self.whiten, strict=True):
             cast(_Whiten, whiten).measure(good[_key(times)].float(), self.config.shrinkage)
 
-    def _calibrate(self, x_ND: Tensor) -> None:
-        """Scores and maps count in what parts have that trained nothing: over so many dimensions the flow and the
-        whitening know those that did by heart, the better the fewer they were, and a threshold from cross-fitting would
-        be that of another scale.
-        """
-        token_scores_N, maps_NSS = self._scores(x_ND)
-        self.centre.copy_(token_scores_N.median())
-        self.spread.copy_(lower_spread(token_scores_N).clamp_min(_LEAST_SPREAD * self.centre))
-        self.unit.copy_(maps_NSS.mean())
-
     def _scores(self, x_ND: Tensor) -> tuple[Tensor, Tensor]:
         """How anomalous each row is, (N,), and where, (N, S, S)."""
         with torch.no_grad():
             z_ND, log_det_N = self.flow(x_ND)
             after, before = self.flow.energies(z_ND), self.flow.energies(x_ND)
+            # the paper's maps are E(z) alone, which show what is odd but blur where: each patch of z depends on all
+            # patches around it
             share = self.config.whitened_share
             return self.flow.token_scores_of(z_ND, log_det_N), after ** (1 - share) * before**share
 
@@ -137,23 +129,21 @@ class CsFlow(Adaptable):
 class _Whiten(nn.Module):
     """(B, C, S, S), less what each patch is on average and multiplied by the channels' whitening matrix."""
 
-    centre: Tensor
-    whitening: Tensor
-
     def __init__(self, channels: int, side: int) -> None:
         super().__init__()
-        self.register_buffer("centre", torch.zeros(channels, side, side))
-        self.register_buffer("whitening", torch.eye(channels))
+        self.centre = nn.Buffer(torch.zeros(channels, side, side))
+        self.whitening = nn.Buffer(torch.eye(channels))
 
     def measure(self, x_NCSS: Tensor, shrinkage: float) -> None:
-        """Take centre and covariance from good images. A patch shares its centre with its neighbours: products do not
-        lie to the pixel.
-        """
+        """Take centre and covariance from good images."""
+        # a patch shares its centre with its neighbours: products do not lie to the pixel
         self.centre.copy_(F.avg_pool2d(x_NCSS.mean(dim=0), 3, stride=1, padding=1, count_include_pad=False))
         departure_CM = (x_NCSS - self.centre).transpose(0, 1).flatten(1)
         deviation = departure_CM.square().mean(dim=1).sqrt().clamp_min(1e-6)
         standard_CM = departure_CM / deviation[:, None]
         correlation = (standard_CM @ standard_CM.T / standard_CM.shape[1]).double()
+        # L^-1/2 V^T S^-1 of (1 - a) R + a I = V L V^T, with the correlations R and the channels' deviations S; without
+        # the shrinkage directions in which a few images do not vary would be blown up
         shrunk = (1 - shrinkage) * correlation + shrinkage * torch.eye(len(correlation), dtype=torch.float64)
         values, vectors = torch.linalg.eigh(shrunk)
         self.whitening.copy_((vectors / values.sqrt()).T / deviation)
@@ -164,10 +154,3 @@ class _Whiten(nn.Module):
 
 def _key(times: int) -> str:
     return f"halved{times}"
-
-
-def _parts(training_set: TrainingSet) -> Tensor:
-    """(N,): the number of the part that each good row shows."""
-    names = [training_set.part_of(number) for number in training_set.image.tolist()]
-    numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
-    return torch.tensor([numbers[name] for name in names])

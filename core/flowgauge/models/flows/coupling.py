@@ -1,7 +1,7 @@
 """Normalizing flows of FrEIA coupling blocks, with their exact likelihood."""
 
 import warnings
-from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,8 +22,8 @@ class CouplingFlow(Flow):
     r"""x (N, D) -> z (N, D), invertible, with log abs det dz/dx (N,).
 
     Each block scales and shifts one half of the dimensions by functions of the other half, applies a learned
-    per-dimension affine map, and permutes. The logarithm of a scale lies in [-clamp, clamp] (RAD, arXiv 2508.17789
-    s.3.1; Real NVP, arXiv 1605.08803).
+    per-dimension affine map, and permutes (Real NVP, arXiv 1605.08803; RAD, arXiv 2508.17789 s.3.1). The logarithm of a
+    scale lies in [-clamp, clamp].
 
     Two flows with the same arguments have the same parameters.
     """
@@ -34,7 +34,7 @@ class CouplingFlow(Flow):
         with seeded(seed):  # FrEIA draws its permutations from NumPy's global generator
             self.sequence = ff.SequenceINN(dimensions)
             for _ in range(blocks):
-                self.sequence.append(_Block, subnet_constructor=_subnet(hidden), affine_clamping=clamp)
+                self.sequence.append(_Block, subnet_constructor=partial(_subnet, hidden), affine_clamping=clamp)
 
     def forward(self, x_ND: Tensor) -> tuple[Tensor, Tensor]:
         z: Tensor
@@ -50,22 +50,20 @@ class CouplingFlow(Flow):
 
 
 class _Block(fm.AllInOneBlock):  # type: ignore[misc]
-    """FrEIA's block, which permutes by multiplying with a D x D matrix: here by index, so that neither reading that
-    matrix from memory nor storing it weighs more than the networks.
-    """
+    """FrEIA's block, permuting by index."""
 
-    order: Tensor
-    order_back: Tensor
     w_perm: Any
     w_perm_inv: Any
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self.register_buffer("order", self.w_perm.flatten(1).argmax(dim=1))
-        self.register_buffer("order_back", self.w_perm_inv.flatten(1).argmax(dim=1))
+        # FrEIA multiplies with a D x D permutation matrix: storing and reading it would weigh more than the networks
+        self.order = nn.Buffer(self.w_perm.flatten(1).argmax(dim=1))
+        self.order_back = nn.Buffer(self.w_perm_inv.flatten(1).argmax(dim=1))
         self.w_perm = self.w_perm_inv = None
 
     def _permute(self, x: Tensor, rev: bool = False) -> tuple[Tensor, Tensor]:
+        # z = P (a x + b), log abs det = sum of log a
         scale = self.global_scale_activation(self.global_scale)
         log_det = torch.log(scale).sum()
         if rev:
@@ -73,12 +71,9 @@ class _Block(fm.AllInOneBlock):  # type: ignore[misc]
         return (x * scale + self.global_offset).index_select(1, self.order), log_det
 
 
-def _subnet(hidden: int) -> Callable[[int, int], nn.Module]:
-    def build(inputs: int, outputs: int) -> nn.Module:
-        last = nn.Linear(hidden, outputs)
-        # a coupling that begins as the identity: the first steps then fit scales before shapes
-        nn.init.zeros_(last.weight)
-        nn.init.zeros_(last.bias)
-        return nn.Sequential(nn.Linear(inputs, hidden), nn.ReLU(), last)
-
-    return build
+def _subnet(hidden: int, inputs: int, outputs: int) -> nn.Module:
+    last = nn.Linear(hidden, outputs)
+    # a coupling that begins as the identity: the first steps then fit scales before shapes
+    nn.init.zeros_(last.weight)
+    nn.init.zeros_(last.bias)
+    return nn.Sequential(nn.Linear(inputs, hidden), nn.ReLU(), last)

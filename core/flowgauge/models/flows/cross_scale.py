@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from flowgauge.domain.seeding import seeded
 from flowgauge.models.flows.flow import Flow
+from flowgauge.models.patch_scores import highest, to_grid
 
 Maps = list[Tensor]
 """(N, C, S, S) of every scale, channels last in memory."""
@@ -20,24 +21,20 @@ Maps = list[Tensor]
 
 @dataclass(frozen=True)
 class Scales:
-    """A row holds the maps of one image, a scale with `sides` S after the other: patch by patch, all channels of each.
-
-    That order is channels last, which convolutions on CPUs are quickest with.
+    """A row holds the maps of one image, a scale with `sides` S after the other: patch by patch, all channels of each
+    (channels last, which convolutions on CPUs are quickest with).
     """
 
     channels: int
     sides: tuple[int, ...]
 
     @property
-    def dimensions(self) -> int:
-        return sum(self._lengths)
-
-    @property
-    def _lengths(self) -> list[int]:
+    def lengths(self) -> list[int]:
+        """How much of a row each scale takes."""
         return [self.channels * side**2 for side in self.sides]
 
     def maps(self, x_ND: Tensor) -> Maps:
-        parts = torch.split(x_ND, self._lengths, dim=1)
+        parts = torch.split(x_ND, self.lengths, dim=1)
         return [
             part.reshape(-1, side, side, self.channels).permute(0, 3, 1, 2)
             for part, side in zip(parts, self.sides, strict=True)
@@ -52,13 +49,14 @@ class CrossScaleFlow(Flow):
 
     Each block permutes the channels of every scale, by an order that is drawn once, and scales and shifts one half of
     them by functions of the other half, then that half by functions of the first. The functions are convolutional, and
-    those of one scale see all scales. The logarithm of a scale is soft-clamped to (-clamp, clamp):
-    2 / pi * clamp * arctan(s / clamp).
+    those of one scale see all scales.
 
-    `kernel` is the side of the conditioners' first convolutions, `top` the share of patches that speak for an image, in
-    (0, 1]. Two flows with the same arguments have the same parameters.
+    `clamp` bounds the logarithm of a scale, `kernel` is the side of the conditioners' first convolutions, `top` the
+    share of patches whose mean is an image's score, in (0, 1]. Two flows with the same arguments have the same
+    parameters.
     """
 
+    # a row is a whole image: more cost memory and gain nothing
     most_rows = 16
 
     def __init__(
@@ -66,8 +64,8 @@ class CrossScaleFlow(Flow):
     ) -> None:
         super().__init__()
         self.scales = scales
-        self.dimensions = scales.dimensions
-        self._most_energetic = max(1, round(top * max(scales.sides) ** 2))
+        self.dimensions = sum(scales.lengths)
+        self._top = top
         with seeded(seed):
             self.blocks = nn.ModuleList(_Block(scales, hidden, kernel, clamp) for _ in range(blocks))
         self.to(memory_format=torch.channels_last)
@@ -88,32 +86,30 @@ class CrossScaleFlow(Flow):
 
     def energies(self, z_ND: Tensor) -> Tensor:
         """(N, S, S) on the grid of the finest scale: the mean square of z over the channels of each patch, averaged
-        over the scales. They weigh by their sides, for a coarse patch is smeared over many fine ones.
+        over the scales; higher is more anomalous.
         """
         finest, weight = max(self.scales.sides), z_ND.new_tensor(self.scales.sides)
         energies = [z_NCSS.square().mean(dim=1, keepdim=True) for z_NCSS in self.scales.maps(z_ND)]
-        together = torch.cat([_brought(energy, finest) for energy in energies], dim=1)
+        together = torch.cat([to_grid(energy, finest) for energy in energies], dim=1)
+        # scales weigh by their sides, for a coarse patch is smeared over many fine ones
         return (together * (weight / weight.sum())[:, None, None]).sum(dim=1)
 
     def token_scores_of(self, z_ND: Tensor, log_det_N: Tensor) -> Tensor:
-        """(N,): the mean of the highest energies. How much the flow stretches space depends on an image's light and
-        contrast more than on its defects, so the determinant trains and does not judge.
-        """
-        return self.energies(z_ND).flatten(1).topk(self._most_energetic, dim=1)[0].mean(dim=1)
+        """(N,): the mean of the highest energies."""
+        # how much the flow stretches space depends on an image's light and contrast more than on its defects, so the
+        # determinant trains and does not score
+        return highest(self.energies(z_ND).flatten(1), self._top)
 
 
 class _Block(nn.Module):
-    order: Tensor
-    order_back: Tensor
-
     def __init__(self, scales: Scales, hidden: int, kernel: int, clamp: float) -> None:
         super().__init__()
         self._clamp = clamp
         self._kept = scales.channels // 2
         rest = scales.channels - self._kept
         order = torch.stack([torch.randperm(scales.channels) for _ in scales.sides])
-        self.register_buffer("order", order)
-        self.register_buffer("order_back", order.argsort(dim=1))
+        self.order = nn.Buffer(order)
+        self.order_back = nn.Buffer(order.argsort(dim=1))
         self.first = _Conditioner(self._kept, 2 * rest, len(scales.sides), hidden, kernel)
         self.second = _Conditioner(rest, 2 * self._kept, len(scales.sides), hidden, kernel)
 
@@ -133,6 +129,7 @@ class _Block(nn.Module):
         return [x[:, : self._kept] for x in maps], [x[:, self._kept :] for x in maps]
 
     def _moved(self, maps: Maps, scale_shift: Maps) -> tuple[Maps, Tensor]:
+        # y = x e^s + t, log abs det dy/dx = sum of s (Real NVP, arXiv 1605.08803 eq. 7 and 8)
         moved, log_dets = [], []
         for x, (log_scale, shift) in zip(maps, map(self._affine, scale_shift), strict=True):
             moved.append(x * log_scale.exp() + shift)
@@ -144,14 +141,13 @@ class _Block(nn.Module):
         return [(x - shift) * (-log_scale).exp() for x, (log_scale, shift) in zip(maps, affine, strict=True)]
 
     def _affine(self, parameters_NCSS: Tensor) -> tuple[Tensor, Tensor]:
+        # soft clamping to (-c, c): 2 / pi * c * arctan(s / c) (CS-Flow s.3.2)
         s, shift = parameters_NCSS.chunk(2, dim=1)
         return 2 / math.pi * self._clamp * torch.atan(s / self._clamp), shift
 
 
 class _Conditioner(nn.Module):
-    """Two layers: each scale by itself, then all scales on the grid of each. Begins as zero, so that a coupling begins
-    as the identity and the first steps fit scales before shapes.
-    """
+    """Two layers: each scale by itself, then all scales on the grid of each."""
 
     def __init__(self, inputs: int, outputs: int, scales: int, hidden: int, kernel: int) -> None:
         super().__init__()
@@ -160,30 +156,20 @@ class _Conditioner(nn.Module):
             nn.ModuleList(nn.Conv2d(hidden, outputs, 1, bias=source == target) for source in range(scales))
             for target in range(scales)
         )
+        # a coupling that begins as the identity: the first steps then fit scales before shapes
         for parameter in self.leave.parameters():
             nn.init.zeros_(parameter)
 
     def forward(self, maps: Maps) -> Maps:
         seen = [F.leaky_relu(layer(x), 0.1) for layer, x in zip(self.enter, maps, strict=True)]
-        return [
-            torch.stack([_across(layer, x, own.shape[-1]) for layer, x in zip(layers, seen, strict=True)]).sum(dim=0)  # type: ignore[call-overload]
-            for layers, own in zip(self.leave, seen, strict=True)
-        ]
-
-
-def _across(layer: nn.Module, x_NCSS: Tensor, side: int) -> Tensor:
-    """The 1x1 layer on another grid: it and the interpolation commute, and the smaller grid is the cheaper one."""
-    if x_NCSS.shape[-1] > side:
-        scale_shift: Tensor = layer(_brought(x_NCSS, side))
-        return scale_shift
-    return _brought(layer(x_NCSS), side)
-
-
-def _brought(x_NCSS: Tensor, side: int) -> Tensor:
-    """Finer maps by their means, coarser ones interpolated."""
-    if x_NCSS.shape[-1] >= side:
-        return x_NCSS if x_NCSS.shape[-1] == side else F.adaptive_avg_pool2d(x_NCSS, side)
-    return F.interpolate(x_NCSS, size=side, mode="bilinear", align_corners=False)
+        found = []
+        for target, layers in enumerate(self.leave):
+            side, terms = seen[target].shape[-1], []
+            for layer, x in zip(layers, seen, strict=True):  # type: ignore[call-overload]
+                # a 1 x 1 layer and the interpolation commute, and the smaller grid is the cheaper one
+                terms.append(layer(to_grid(x, side)) if x.shape[-1] > side else to_grid(layer(x), side))
+            found.append(torch.stack(terms).sum(dim=0))
+        return found
 
 
 def _joined(kept: Maps, rest: Maps) -> Maps:

@@ -5,6 +5,9 @@ low one; features that gradient ascent has moved off the good ones, and textures
 sigmoid saturates, so scores and thresholds are logits.
 """
 
+from collections.abc import Callable
+from enum import StrEnum
+
 import torch
 import torch.nn.functional as F
 from pydantic import Field
@@ -12,30 +15,44 @@ from torch import Tensor, nn
 
 from flowgauge.domain.messages import FrozenModel
 from flowgauge.domain.seeding import seeded
-from flowgauge.models.detector import Embedding, FeatureShape, Progress, Scores, TrainingSet, length
-from flowgauge.models.glass.synthesis import Synthesis, synthesised
+from flowgauge.models.detector import Embedding, FeatureShape, Progress, Scores, TextureOverlay, TrainingSet, length
+from flowgauge.models.flows.training import one_cycle
 from flowgauge.models.patch_scores import PATCHES, PatchDetector, highest, patches_of
-from flowgauge.synthetic.texture_overlay import TextureOverlay
+
+
+class Hypothesis(StrEnum):
+    """From where distances are measured: from each good feature itself, for those on a manifold; from their mean, for
+    those inside a hypersphere.
+    """
+
+    MANIFOLD = "manifold"
+    HYPERSPHERE = "hypersphere"
+
+
+class Synthesis(FrozenModel):
+    """Lengths are in units of the root mean square of good features' deviation from their mean, over all dimensions."""
+
+    hypothesis: Hypothesis = Hypothesis.MANIFOLD
+    noise: float = Field(1.5, gt=0, description="deviation of the Gaussian noise that is added first")
+    ascents: int = Field(5, ge=0, description="steps of gradient ascent that follow")
+    step: float = Field(0.05, gt=0, description="length of each")
+    radius: float = Field(1.5, gt=0, description="r: features are kept at distances of r to 2 r")
 
 
 class GlassConfig(FrozenModel):
-    """`anomalies_per_image` pasted copies of each good image; `top` is the share of patches whose mean logit is the
-    image's score, in (0, 1]. `focus` is the exponent of the focal loss (arXiv 1708.02002) of pasted patches, whose
-    branch weighs `local`: nothing by default, for on real tiles it trains what is foreign rather than what is broken
-    (decision 15). `patches` of each batch are moved by ascent.
-    """
-
-    anomalies_per_image: int = Field(1, ge=1)
+    anomalies_per_image: int = Field(1, ge=1, description="copies of each good image with a pasted texture")
     overlay: TextureOverlay = TextureOverlay()
-    hidden: int = Field(512, ge=1)
-    top: float = Field(0.03, gt=0, le=1)
-    steps: int = Field(600, ge=1)
-    batch: int = Field(4, ge=1)
-    patches: int = Field(1024, ge=2)
-    learning_rate: float = Field(1e-3, gt=0)
+    hidden: int = Field(512, ge=1, description="hidden units of the discriminator")
+    top: float = Field(0.03, gt=0, le=1, description="share of patches whose mean logit is the image's score")
+    steps: int = Field(600, ge=1, description="of the optimiser")
+    batch: int = Field(4, ge=1, description="images of a step")
+    patches: int = Field(1024, ge=2, description="patches of a step that ascent moves")
+    learning_rate: float = Field(1e-3, gt=0, description="the highest of the cycle")
     weight_decay: float = Field(1e-2, ge=0)
-    local: float = Field(0.0, ge=0)
-    focus: float = Field(2.0, ge=0)
+    local: float = Field(
+        0.0, ge=0, description="weight of pasted textures: on real tiles they train what is foreign (decision 15)"
+    )
+    focus: float = Field(2.0, ge=0, description="exponent of the focal loss of patches with a pasted texture")
     synthesis: Synthesis = Synthesis()
 
 
@@ -48,10 +65,8 @@ class Glass(PatchDetector):
         self.anomalies_per_image = config.anomalies_per_image if config.local else 0
         self.overlay = config.overlay
         channels = sum(shape.channels)
-        self.mean: Tensor
-        self.deviation: Tensor
-        self.register_buffer("mean", torch.zeros(channels))
-        self.register_buffer("deviation", torch.ones(channels))
+        self.mean = nn.Buffer(torch.zeros(channels))
+        self.deviation = nn.Buffer(torch.ones(channels))
         with seeded(0):
             self.adaptor = nn.Linear(channels, channels)
             nn.init.eye_(self.adaptor.weight)
@@ -64,34 +79,24 @@ class Glass(PatchDetector):
             )
 
     def learn(self, training_set: TrainingSet, *, seed: int, progress: Progress) -> None:
-        self._measure(training_set.good[PATCHES])
-        generator = torch.Generator().manual_seed(seed)
-        optimiser = torch.optim.AdamW(
-            self.parameters(), lr=self.config.learning_rate, weight_decay=self.config.weight_decay
-        )
-        schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimiser, self.config.learning_rate, total_steps=self.config.steps
-        )
-        for step in range(self.config.steps):
-            optimiser.zero_grad(set_to_none=True)
-            self._loss(training_set, generator).backward()  # type: ignore[no-untyped-call]
-            optimiser.step()
-            schedule.step()
-            progress("training the discriminator", step + 1, self.config.steps)
+        # every ninth patch gives mean and deviation as well as all
+        some = training_set.good[PATCHES][:, :, ::3, ::3].float()
+        self.mean.copy_(some.mean(dim=(0, 2, 3)))
+        self.deviation.copy_(some.std(dim=(0, 2, 3)).clamp_min(1e-6))
+        config, generator = self.config, torch.Generator().manual_seed(seed)
+        descend = one_cycle(self, config.learning_rate, config.weight_decay, config.steps)
+        for step in range(config.steps):
+            descend(self._loss(training_set, generator))
+            progress("training the discriminator", step + 1, config.steps)
         self.zero_grad(set_to_none=True)
-
-    def _measure(self, patches_BCHW: Tensor) -> None:
-        every = patches_BCHW[:, :, ::3, ::3].float()
-        self.mean.copy_(every.mean(dim=(0, 2, 3)))
-        self.deviation.copy_(every.std(dim=(0, 2, 3)).clamp_min(1e-6))
 
     def _loss(self, training_set: TrainingSet, generator: torch.Generator) -> Tensor:
         """Up to three branches: good patches, those that ascent has moved, and those where a texture was pasted."""
-        good = self._adapted(training_set.good, _some(length(training_set.good), self.config.batch, generator)).flatten(
-            0, 1
-        )
+        rows = _some(length(training_set.good), self.config.batch, generator)
+        good = self._adapted(training_set.good, rows).flatten(0, 1)
         chosen = _some(len(good), self.config.patches, generator)
         moved = synthesised(good[chosen].detach(), self._logits, self.config.synthesis, generator)
+        # softplus(x) and softplus(-x) are the cross-entropies of the logit x with `good` and with `anomalous`
         apart = F.softplus(self._logits(good)).mean() + F.softplus(-self._logits(moved)).mean()
         if not self.config.local:
             return apart
@@ -113,15 +118,53 @@ class Glass(PatchDetector):
         return Scores(highest(logits_BT, self.config.top), logits_BT.view(-1, *self.grid))
 
 
+def _some(among: int, count: int, generator: torch.Generator) -> Tensor:
+    return torch.randint(among, (count,), generator=generator)
+
+
 def focal_loss(logits_N: Tensor, share_N: Tensor, focus: float) -> Tensor:
-    """Binary cross-entropy that counts what is hard more, each side by its own mean; cells that the mask half covers
-    count for neither.
+    """Binary cross-entropy that counts what is hard more, -(1 - p)^focus log p (arXiv 1708.02002), each side by its own
+    mean.
     """
+    # cells that the mask half covers count for neither side
     anomalous, clean = share_N > 0.5, share_N < 0.05
     hard, easy = torch.sigmoid(-logits_N), torch.sigmoid(logits_N)
     losses = (hard**focus * F.softplus(-logits_N))[anomalous], (easy**focus * F.softplus(logits_N))[clean]
     return torch.stack([loss.mean() for loss in losses if len(loss)]).sum()
 
 
-def _some(among: int, count: int, generator: torch.Generator) -> Tensor:
-    return torch.randint(among, (count,), generator=generator)
+def synthesised(
+    good_ND: Tensor, logits: Callable[[Tensor], Tensor], settings: Synthesis, generator: torch.Generator
+) -> Tensor:
+    """Global anomalies (GLASS s.3.4): (N, D) features, one from each good one, moved away by gradient ascent and kept
+    at a distance. `logits` (N,) are higher for what is taken for anomalous.
+    """
+    centre = good_ND.mean(dim=0)
+    unit = (good_ND - centre).square().sum(dim=1).mean().sqrt()
+    noise = torch.randn(good_ND.shape, generator=generator) / good_ND.shape[1] ** 0.5
+    moved = ascended(good_ND + settings.noise * unit * noise, logits, settings.step * float(unit), settings.ascents)
+    if settings.hypothesis is Hypothesis.MANIFOLD:
+        return projected(moved, good_ND, settings.radius * unit)
+    distances = (good_ND - centre).norm(dim=1)
+    return projected(moved, centre.expand_as(moved), distances.quantile(0.75))
+
+
+def ascended(x_ND: Tensor, logits: Callable[[Tensor], Tensor], step: float, steps: int) -> Tensor:
+    """Each row moved up the loss of calling it anomalous, by steps of equal length."""
+    # what lies just outside the good features is what a discriminator should refuse; ascent on its own loss finds where
+    # it does not yet
+    x_ND = x_ND.detach()
+    for _ in range(steps):
+        x_ND = x_ND.requires_grad_()
+        (gradient,) = torch.autograd.grad(F.softplus(-logits(x_ND)).sum(), x_ND)
+        x_ND = (x_ND + step * gradient / gradient.norm(dim=1, keepdim=True).clamp_min(1e-12)).detach()
+    return x_ND
+
+
+def projected(x_ND: Tensor, origin_ND: Tensor, radius: Tensor) -> Tensor:
+    """On the line from its origin, each row is brought to a distance of at least `radius` and at most twice that."""
+    # no anomaly nearer than r, for it would be good, and none farther than 2 r, for it would train nothing
+    away = x_ND - origin_ND
+    distance = away.norm(dim=1, keepdim=True).clamp_min(1e-12)
+    kept: Tensor = origin_ND + away / distance * distance.clamp(float(radius), 2 * float(radius))
+    return kept

@@ -2,11 +2,11 @@
 
 Good surfaces vary in most of the backbone's directions, and a density over all of them spends itself on that. The head
 is a small network, trained on good images and on copies with synthetic anomalies before the flow is fitted: it maps
-the features around each patch to a few numbers that lie near the origin for good patches and away from it for painted
-ones (the hypersphere classifier of Ruff et al., arXiv 2006.00339). The flow is fitted there, on good patches alone.
+the features around each patch to a few numbers that lie near the origin for good patches and away from it for anomalous
+ones (the hypersphere classifier of Ruff et al., arXiv 2006.00339, fully convolutional as in FCDD, 2007.01760). The flow
+is fitted there, on good patches alone.
 """
 
-from collections.abc import Sequence
 from typing import cast
 
 import torch
@@ -17,26 +17,20 @@ from torch import Tensor, nn
 from flowgauge.domain.messages import FrozenModel
 from flowgauge.domain.seeding import seeded
 from flowgauge.models.detector import Embedding, FeatureShape, Progress, TrainingSet, length
-from flowgauge.models.windows import UNCLEAR, Windows
-
-MEANS = "means"
+from flowgauge.models.flows.training import one_cycle
+from flowgauge.models.patch_scores import MEANS, pyramid_channels, to_grid
+from flowgauge.models.windows import SYNTHETIC_SHARE, UNCLEAR, Windows
 
 
 class HeadConfig(FrozenModel):
-    """`dimensions` D of the embedded tokens; `hidden` and `inner` are the widths before and after the 3x3 layer.
-
-    Training sets are taken in square windows of the share `window` of the grid's side, which is quicker than whole
-    images.
-    """
-
-    hidden: int = Field(64, ge=1)
-    inner: int = Field(48, ge=1)
-    dimensions: int = Field(16, ge=2)
-    window: float = Field(0.75, gt=0, le=1)
-    dropout: float = Field(0.1, ge=0, lt=1)
-    epochs: int = Field(4, ge=1)
-    batch: int = Field(16, ge=1)
-    learning_rate: float = Field(2e-3, gt=0)
+    hidden: int = Field(64, ge=1, description="channels before the 3 x 3 layer")
+    inner: int = Field(48, ge=1, description="channels after it")
+    dimensions: int = Field(16, ge=2, description="of the embedded tokens")
+    window: float = Field(0.75, gt=0, le=1, description="share of the grid's side that training crops take, for speed")
+    dropout: float = Field(0.1, ge=0, lt=1, description="of whole channels of the features")
+    epochs: int = Field(4, ge=1, description="passes over the training set")
+    batch: int = Field(16, ge=1, description="crops of a step")
+    learning_rate: float = Field(2e-3, gt=0, description="the highest of the cycle")
 
     def side(self, patches: int) -> int:
         """Of a window, on a grid of so many patches to a side."""
@@ -46,13 +40,10 @@ class HeadConfig(FrozenModel):
 class Standardise(nn.Module):
     """(B, C, H, W), less the mean and over the deviation that each channel had when `measure` was called."""
 
-    mean: Tensor
-    deviation: Tensor
-
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.register_buffer("mean", torch.zeros(channels, 1, 1))
-        self.register_buffer("deviation", torch.ones(channels, 1, 1))
+        self.mean = nn.Buffer(torch.zeros(channels, 1, 1))
+        self.deviation = nn.Buffer(torch.ones(channels, 1, 1))
 
     def measure(self, features_BCHW: Tensor) -> None:
         features = features_BCHW.float()
@@ -70,12 +61,8 @@ class Head(nn.Module):
     def __init__(self, config: HeadConfig, shape: FeatureShape) -> None:
         super().__init__()
         self.config = config
-        self.grid_stride = shape.strides[shape.grid]
         self.keys = shape.keys
-        widths = [
-            channels * (2 if stride < self.grid_stride else 1)
-            for channels, stride in zip(shape.channels, shape.strides, strict=True)
-        ]
+        widths = pyramid_channels(shape)
         self.standardise = nn.ModuleDict({name: Standardise(w) for name, w in zip(self.keys, widths, strict=True)})
         self.enter = nn.ModuleDict({n: nn.Conv2d(w, config.hidden, 1) for n, w in zip(self.keys, widths, strict=True)})
         self.context = nn.Linear(sum(widths), config.hidden, bias=False)
@@ -91,82 +78,61 @@ class Head(nn.Module):
             cast(Standardise, standardise).measure(embedding[name])
 
     def forward(self, embedding: Embedding) -> Tensor:
-        inputs = {name: standardise(embedding[name]) for name, standardise in self.standardise.items()}
-        together = self.context(self._standard_means(embedding[MEANS]))[:, :, None, None]
-        grid = inputs[self.keys[0]].shape[-2:]
+        scales = {name: cast(Standardise, standardise) for name, standardise in self.standardise.items()}
+        inputs = {name: scale(embedding[name]) for name, scale in scales.items()}
+        centre = torch.cat([scale.mean.flatten() for scale in scales.values()])
+        deviation = torch.cat([scale.deviation.flatten() for scale in scales.values()])
+        # which patches are odd depends on what the image as a whole looks like
+        together = self.context((embedding[MEANS].float() - centre) / deviation)[:, :, None, None]
+        side = inputs[self.keys[0]].shape[-1]
         for name, layer in self.enter.items():
-            together = together + _on(grid, layer(self.dropout(inputs[name])))
+            together = together + to_grid(layer(self.dropout(inputs[name])), side)
         tokens: Tensor = self.leave(F.relu(self.neighbours(F.relu(together))))
         return tokens
 
-    def _standard_means(self, means_BC: Tensor) -> Tensor:
-        scales = [cast(Standardise, standardise) for standardise in self.standardise.values()]
-        centre = torch.cat([scale.mean.flatten() for scale in scales])
-        deviation = torch.cat([scale.deviation.flatten() for scale in scales])
-        return (means_BC.float() - centre) / deviation
-
     def logits(self, embedding: Embedding) -> Tensor:
-        """(B, h, w): how painted each patch looks; a pseudo-Huber distance from the origin."""
+        """(B, h, w): how anomalous each patch looks, higher is more so."""
+        # pseudo-Huber distance from the origin, sqrt(1 + abs(x)^2) - 1 (FCDD eq. 3), on a learned scale
         distance = (1 + self(embedding).square().sum(dim=1)).sqrt() - 1
         logits: Tensor = self.scale * distance - self.offset
         return logits
 
 
-def _on(grid: torch.Size, x_BCHW: Tensor) -> Tensor:
-    return x_BCHW if x_BCHW.shape[-2:] == grid else F.interpolate(x_BCHW, size=grid, mode="bilinear")
-
-
-def pyramid(features: Sequence[Tensor], shape: FeatureShape) -> Embedding:
-    """Features by level; those finer than the grid are brought to it by mean and by maximum, (B, 2 C, h, w). And
-    `means` (B, sum C): of all of their channels over the image.
-    """
-    grid = shape.strides[shape.grid]
-    levels = {
-        name: _pooled(feature, grid // stride) if stride < grid else feature
-        for name, stride, feature in zip(shape.keys, shape.strides, features, strict=True)
-    }
-    return levels | {MEANS: torch.cat([level.float().mean(dim=(2, 3)) for level in levels.values()], dim=1)}
-
-
-def _pooled(feature: Tensor, factor: int) -> Tensor:
-    return torch.cat([F.avg_pool2d(feature, factor), F.max_pool2d(feature, factor)], dim=1)
-
-
 def fit_head(head: Head, training_set: TrainingSet, config: HeadConfig, *, seed: int, progress: Progress) -> None:
-    """Tell anomalous patches from all others, in place. `training_set` holds good views and copies with synthetic
-    anomalies with their masks."""
+    """Train the head, in place, to separate anomalous patches from all others: on good views, and on copies with
+    synthetic anomalies and their masks. Deterministic for a seed on one machine.
+    """
     head.measure(training_set.good)
     rows = length(training_set.good) + length(training_set.synthetic)
     size = min(config.batch, rows)
     batches = config.epochs * (rows // size)
-    optimiser = torch.optim.AdamW(head.parameters(), config.learning_rate, weight_decay=1e-2)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, config.learning_rate, total_steps=batches, pct_start=0.1)
+    descend = one_cycle(head, config.learning_rate, 1e-2, batches, rising=0.1)
     windows = Windows(training_set, config.side(training_set.mask.shape[1]), seed)
     with seeded(seed):
         orders = torch.cat([torch.randperm(rows)[: rows // size * size] for _ in range(config.epochs)])
         for step, batch in enumerate(torch.split(orders, size), start=1):
-            optimiser.zero_grad(set_to_none=True)
-            _loss(head, *windows.of(batch)).backward()  # type: ignore[no-untyped-call]
-            optimiser.step()
-            schedule.step()
+            descend(_loss(head, *windows.of(batch)))
             progress("training the head", step, batches)
 
 
-_SYNTHETIC_SHARE = 0.08
-"""From this share of its cell on, a patch counts as painted; one that is touched less trains nothing."""
-_MOST_SYNTHETIC = 12
-"""The anomalous patches of one window weigh at most as much as this many, so that small defects count."""
+# Weights of the loss: an anomalous patch counts as much as 32 good ones, but all of a window at most as 12 such
+# patches, so that small defects count beside large ones. With less weight the many good patches decide; with more, the
+# head calls good texture anomalous.
 _SYNTHETIC_WEIGHT = 32.0
+_MOST_SYNTHETIC = 12
+# The window's highest patches decide whether the image alarms: their cross-entropy pulls down the tail of good windows.
+# With more weight it outshouts the patches; over more patches than 5, a small defect's peak is averaged away.
 _PEAK_WEIGHT = 0.3
 _PEAK_PATCHES = 5
+# a logit whose cross-entropy with `good` has no gradient
 _TRAINS_NOTHING = -1e4
-"""A logit whose cross-entropy with `good` has no gradient."""
 
 
 def _loss(head: Head, windows: Embedding, share_BHW: Tensor) -> Tensor:
-    """Cross-entropy of the patches, painted ones weighed up, and of each window's highest patches."""
+    """Cross-entropy of the patches, anomalous ones weighed up, and of each window's highest patches."""
     logits = head.logits(windows)
-    target = (share_BHW >= _SYNTHETIC_SHARE).float()
+    # patches that an anomaly only touches are in neither set
+    target = (share_BHW >= SYNTHETIC_SHARE).float()
     clean = (share_BHW == 0).float()
     cluster = target.sum(dim=(1, 2), keepdim=True).clamp_min(_MOST_SYNTHETIC)
     weight = clean + _SYNTHETIC_WEIGHT * target * _MOST_SYNTHETIC / cluster

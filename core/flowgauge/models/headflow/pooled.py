@@ -18,15 +18,15 @@ from flowgauge.models.flows.training import Rows, Training, held_out_images, max
 
 def pooled(features: Sequence[Tensor]) -> Tensor:
     """(B, 3 * sum C): mean, deviation and maximum of every channel of the (B, C, H, W) features."""
-    statistics = [_statistics(feature.float()) for feature in features]
-    return torch.cat([torch.cat(kind, dim=1) for kind in zip(*statistics, strict=True)], dim=1)
-
-
-def _statistics(x_BCHW: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    # in three passes that go with the memory's order: `torch.std` takes six times as long on channels-last features
-    mean = x_BCHW.mean(dim=(2, 3), keepdim=True)
-    deviation = (x_BCHW - mean).square_().mean(dim=(2, 3)).sqrt()
-    return mean.flatten(1), deviation, F.adaptive_max_pool2d(x_BCHW, 1).flatten(1)
+    means, deviations, maxima = [], [], []
+    for feature in features:
+        # in three passes that go with the memory's order: `torch.std` takes six times as long on channels-last features
+        x_BCHW = feature.float()
+        mean = x_BCHW.mean(dim=(2, 3), keepdim=True)
+        means.append(mean.flatten(1))
+        deviations.append((x_BCHW - mean).square_().mean(dim=(2, 3)).sqrt())
+        maxima.append(F.adaptive_max_pool2d(x_BCHW, 1).flatten(1))
+    return torch.cat([*means, *deviations, *maxima], dim=1)
 
 
 class PooledConfig(FrozenModel):
@@ -41,14 +41,11 @@ class PooledConfig(FrozenModel):
 class PooledDensity(nn.Module):
     """Negative log-likelihoods (B,) of pooled features (B, P), in nats per dimension (RAD, arXiv 2508.17789 s.3.1)."""
 
-    centre: Tensor
-    deviation: Tensor
-
     def __init__(self, config: PooledConfig, dimensions: int) -> None:
         super().__init__()
         self._config = config
-        self.register_buffer("centre", torch.zeros(dimensions))
-        self.register_buffer("deviation", torch.ones(dimensions))
+        self.centre = nn.Buffer(torch.zeros(dimensions))
+        self.deviation = nn.Buffer(torch.ones(dimensions))
         self.flow = CouplingFlow(dimensions, blocks=config.blocks, hidden=config.hidden, clamp=config.clamp, seed=0)
         self.requires_grad_(False)
 
@@ -56,13 +53,14 @@ class PooledDensity(nn.Module):
         """Fit to good images, N >= 2; `image` (N,) says which rows show the same one."""
         self.centre.copy_(pooled_NP.mean(dim=0))
         self.deviation.copy_(pooled_NP.std(dim=0).clamp_min(1e-6))
-        rows = Rows(self._standardised(pooled_NP), held_out_images(image, 0.15, seed))
+        rows = Rows((pooled_NP.float() - self.centre) / self.deviation, held_out_images(image, 0.15, seed))
         self.flow.requires_grad_(True)
         maximise_likelihood(self.flow, rows, self._config.training, seed=seed, progress=progress)
         self.requires_grad_(False)
 
     def cross_fitted(self, pooled_NP: Tensor, image: Tensor, *, seed: int, progress: Progress) -> Tensor:
         """(N,): each image's negative log-likelihood under another density, trained by the half that it is not in."""
+        # halves in the order of capture: neighbours in time, which look alike, are on one side
         later = image > image.median()
         nll = torch.empty(len(image))
         for rows in (later, ~later):
@@ -76,7 +74,4 @@ class PooledDensity(nn.Module):
         self.centre.copy_(pooled_NP.float().median(dim=0)[0])
 
     def forward(self, pooled_BP: Tensor) -> Tensor:
-        return self.flow.nll(self._standardised(pooled_BP))
-
-    def _standardised(self, pooled_BP: Tensor) -> Tensor:
-        return (pooled_BP.float() - self.centre) / self.deviation
+        return self.flow.nll((pooled_BP.float() - self.centre) / self.deviation)

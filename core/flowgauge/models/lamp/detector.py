@@ -18,26 +18,23 @@ from flowgauge.models.detector import Detector, Embedding, FeatureShape, Progres
 from flowgauge.models.lamp.autoencoder import Autoencoder
 from flowgauge.models.lamp.losses import squared
 from flowgauge.models.lamp.training import Reconstructing, fit_reconstruction
+from flowgauge.models.patch_scores import highest
 
 _PIXELS = "pixels"
+# pixels of the image a side of a map's cell: smaller, and maps show single pixels' noise; larger, and they blur
 _CELL = 4
-"""Pixels of the image a side of a map's cell."""
+# images whose activations are in memory together
 _AT_ONCE = 16
-"""Images whose activations are in memory together."""
+# pixels a side of what images are compared by
 _COARSE = 16
-"""Pixels a side of what images are compared by."""
 
 
 class LampConfig(FrozenModel):
-    """`patches` n cuts an image into n x n, each of which is reconstructed by itself. `top` is the share of cells whose
-    mean squared error is the image's score; 1 is the paper's.
-    """
-
-    patches: int = Field(4, ge=1)
-    layers: int = Field(6, ge=2, multiple_of=2)
-    width: int = Field(16, ge=1)
-    kernel: int = Field(3, ge=1)
-    top: float = Field(1.0, gt=0, le=1)
+    patches: int = Field(4, ge=1, description="n: an image is n x n parts, each of which is reconstructed by itself")
+    layers: int = Field(6, ge=2, multiple_of=2, description="convolutions down, and as many up")
+    width: int = Field(16, ge=1, description="channels at first, twice as many after each halving")
+    kernel: int = Field(3, ge=1, description="side of the convolutions")
+    top: float = Field(1.0, gt=0, le=1, description="share of cells whose mean error is the score; 1: the paper's")
     training: Reconstructing = Reconstructing()
 
 
@@ -88,12 +85,13 @@ class Lamp(Detector):
     def score_embedding(self, embedding: Embedding) -> Scores:
         # batch normalisation that looked at the batch would let neighbours change a score
         training, _ = self.net.training, self.net.eval()
-        error = torch.cat([self._error(pixels.float()) for pixels in torch.split(embedding[_PIXELS], _AT_ONCE)])
+        parts = []
+        for some in torch.split(embedding[_PIXELS], _AT_ONCE):
+            pixels_BCHW = some.float()
+            reconstruction = self._together(self.net(self._cut(pixels_BCHW)), len(pixels_BCHW))
+            # (B, h, w): the squared error, averaged over the channels and each cell (s.3.1 of the paper)
+            error = squared(pixels_BCHW, reconstruction).mean(dim=1, keepdim=True)
+            parts.append(F.avg_pool2d(error, _CELL)[:, 0])
         self.net.train(training)
-        most = max(1, round(self.config.top * error[0].numel()))
-        return Scores(error.flatten(1).topk(most, dim=1)[0].mean(dim=1), error)
-
-    def _error(self, pixels_BCHW: Tensor) -> Tensor:
-        """(B, h, w): the squared error, averaged over each cell and the channels."""
-        reconstruction = self._together(self.net(self._cut(pixels_BCHW)), len(pixels_BCHW))
-        return F.avg_pool2d(squared(pixels_BCHW, reconstruction).mean(dim=1, keepdim=True), _CELL)[:, 0]
+        maps_BHW = torch.cat(parts)
+        return Scores(highest(maps_BHW.flatten(1), self.config.top), maps_BHW)

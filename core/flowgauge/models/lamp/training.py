@@ -1,6 +1,8 @@
 """An autoencoder trained to give back what it is shown."""
 
+from collections.abc import Callable
 from enum import StrEnum
+from functools import partial
 
 import torch
 from pydantic import Field
@@ -8,8 +10,7 @@ from torch import Tensor, nn
 
 from flowgauge.domain.messages import FrozenModel
 from flowgauge.models.detector import Progress
-from flowgauge.models.lamp.amplification import amplified
-from flowgauge.models.lamp.losses import BaseLoss
+from flowgauge.models.lamp.losses import BaseLoss, amplified
 
 
 class Optimiser(StrEnum):
@@ -19,14 +20,12 @@ class Optimiser(StrEnum):
 
 
 class Reconstructing(FrozenModel):
-    """`steps` of `batch` images each; the loss is the mean over all elements. SGD has a momentum of 0.9."""
-
-    loss: BaseLoss = BaseLoss.L2
-    amplified: bool = True
+    loss: BaseLoss = Field(BaseLoss.L2, description="base loss; its mean over all elements is minimised")
+    amplified: bool = Field(True, description="LAMP's loss amplification")
     optimiser: Optimiser = Optimiser.ADAM
     learning_rate: float = Field(1e-3, gt=0)
-    steps: int = Field(400, ge=1)
-    batch: int = Field(16, ge=2)
+    steps: int = Field(400, ge=1, description="of the optimiser")
+    batch: int = Field(16, ge=2, description="images of a step")
 
 
 def fit_reconstruction(
@@ -34,7 +33,13 @@ def fit_reconstruction(
 ) -> None:
     """Fit `net` in place to give back the images, with values in [-1, 1]. Deterministic for a seed on one machine."""
     loss = amplified(settings.loss.function) if settings.amplified else settings.loss.function
-    optimiser, generator = _optimiser(net, settings), torch.Generator().manual_seed(seed)
+    makers: dict[Optimiser, Callable[..., torch.optim.Optimizer]] = {
+        Optimiser.SGD: partial(torch.optim.SGD, momentum=0.9),
+        Optimiser.RMSPROP: torch.optim.RMSprop,
+        Optimiser.ADAM: torch.optim.Adam,
+    }
+    optimiser = makers[settings.optimiser](net.parameters(), lr=settings.learning_rate)
+    generator = torch.Generator().manual_seed(seed)
     net.train()
     for step in range(settings.steps):
         rows = torch.randint(len(images_NCHW), (settings.batch,), generator=generator)
@@ -45,14 +50,3 @@ def fit_reconstruction(
         progress("training the autoencoder", step + 1, settings.steps)
     net.zero_grad(set_to_none=True)
     net.eval()
-
-
-def _optimiser(net: nn.Module, settings: Reconstructing) -> torch.optim.Optimizer:
-    parameters, rate = net.parameters(), settings.learning_rate
-    match settings.optimiser:
-        case Optimiser.SGD:
-            return torch.optim.SGD(parameters, lr=rate, momentum=0.9)
-        case Optimiser.RMSPROP:
-            return torch.optim.RMSprop(parameters, lr=rate)
-        case Optimiser.ADAM:
-            return torch.optim.Adam(parameters, lr=rate)

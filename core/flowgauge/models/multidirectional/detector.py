@@ -1,4 +1,4 @@
-"""`multidirectional`: a few labelled defects train which directions of the features tell defects of any kind.
+"""`multidirectional`: a few labelled defects train which directions of the features separate defects of any kind.
 
 A multi-directional meta-learning framework for class-generalizable anomaly detection (arXiv 2601.19833): the inner
 level shapes the embedding by good images alone, the outer level maximises the softmax confidence margin between them
@@ -6,8 +6,6 @@ and a few labelled defects; first order, one class of defects an episode. Where 
 linear, so that good patches have a likelihood in it and it cannot collapse; labels are of whole images, so an image's
 most anomalous patches speak for it; and the outer level pulls towards the embedding that knows no defects.
 """
-
-from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -19,22 +17,19 @@ from flowgauge.domain.messages import FrozenModel
 from flowgauge.models.detector import Embedding, FeatureShape, Progress, Scores, TrainingSet, length
 from flowgauge.models.patch_scores import PatchDetector, highest, patches_of
 
+# images whose patches are in memory together in single precision
+_CHUNK = 32
+
 
 class MultidirectionalConfig(FrozenModel):
-    """`top` is the share of patches whose mean speaks for the image, in (0, 1]. `shrinkage` of the good patches'
-    covariance towards its mean variance. Each of `episodes` takes `inner_steps` of length `alpha` on good images, then
-    one of `learning_rate` on the margin; `pull` is the L2 penalty on what labels change. With 0 episodes no label is
-    asked for: the same detector without the outer level.
-    """
-
-    top: float = Field(0.03, gt=0, le=1)
-    shrinkage: float = Field(0.01, gt=0, le=1)
-    episodes: int = Field(150, ge=0)
-    inner_steps: int = Field(2, ge=0)
-    alpha: float = Field(0.02, gt=0)
-    learning_rate: float = Field(1e-3, gt=0)
-    pull: float = Field(0.002, ge=0)
-    batch: int = Field(24, ge=2)
+    top: float = Field(0.03, gt=0, le=1, description="share of patches whose mean is the image's score")
+    shrinkage: float = Field(0.01, gt=0, le=1, description="of good patches' covariance towards its mean variance")
+    episodes: int = Field(150, ge=0, description="of the outer level; with 0 no label is needed")
+    inner_steps: int = Field(2, ge=0, description="on good images, before each step on the margin")
+    alpha: float = Field(0.02, gt=0, description="length of the inner steps")
+    learning_rate: float = Field(1e-3, gt=0, description="of the outer steps")
+    pull: float = Field(0.002, ge=0, description="L2 penalty on what labels change")
+    batch: int = Field(24, ge=2, description="good images of an outer step")
 
 
 class Multidirectional(PatchDetector):
@@ -46,46 +41,45 @@ class Multidirectional(PatchDetector):
     def __init__(self, config: MultidirectionalConfig, shape: FeatureShape) -> None:
         super().__init__(config, shape)
         channels = sum(shape.channels)
-        self.mean: Tensor
-        self.whitening: Tensor
-        self.location: Tensor
-        self.scale: Tensor
-        self.register_buffer("mean", torch.zeros(channels))
-        self.register_buffer("whitening", torch.eye(channels))
-        self.register_buffer("location", torch.zeros(()))
-        self.register_buffer("scale", torch.ones(()))
+        self.mean = nn.Buffer(torch.zeros(channels))
+        self.whitening = nn.Buffer(torch.eye(channels))
+        self.location = nn.Buffer(torch.zeros(()))
+        self.scale = nn.Buffer(torch.ones(()))
         self.directions = nn.Parameter(torch.eye(channels))
 
     def learn(self, training_set: TrainingSet, *, seed: int, progress: Progress) -> None:
-        """Raises `DatasetError` where labels are asked for and there are none."""
+        """Raises `DatasetError` where labels are needed and there are none."""
         if self.config.episodes and not training_set.kinds:
             raise DatasetError(
                 "multidirectional learns from labelled defects, and there are none that may train.",
                 "Label some: flowgauge label VERDICT_ID defect, or flowgauge golden add LINE DIR --label defect.",
             )
-        self._whiten(training_set.good)
-        self._calibrate(training_set.good)
+        good = training_set.good
+        chunks = torch.split(torch.arange(length(good)), _CHUNK)
+        # one patch in five gives the covariance as well as all
+        x_NC = torch.cat([patches_of(good, rows)[:, ::5].flatten(0, 1) for rows in chunks])
+        self.mean.copy_(x_NC.mean(dim=0))
+        # W = L^-T of the Cholesky factor L L^T = Sigma + a mean(diag Sigma) I: then x W has unit covariance
+        covariance = torch.cov(x_NC.double().T)
+        covariance += self.config.shrinkage * covariance.diagonal().mean() * torch.eye(len(covariance))
+        lower = torch.linalg.cholesky(covariance)
+        inverse = torch.linalg.solve_triangular(lower, torch.eye(len(lower), dtype=lower.dtype), upper=False)
+        self.whitening.copy_(inverse.T)
+        self._calibrate(good)
         outer = _Outer(self, training_set, torch.Generator().manual_seed(seed))
         for episode in range(self.config.episodes):
             outer.step()
             progress("learning from labels", episode + 1, self.config.episodes)
         with torch.no_grad():
             self.directions.copy_(outer.shaped_by_good_images())
-        self._calibrate(training_set.good)
-
-    def _whiten(self, good: Embedding) -> None:
-        x = torch.cat([patches_of(good, rows)[:, ::5].flatten(0, 1) for rows in _chunks(length(good))])
-        self.mean.copy_(x.mean(dim=0))
-        covariance = torch.cov(x.double().T)
-        covariance += self.config.shrinkage * covariance.diagonal().mean() * torch.eye(len(covariance))
-        lower = torch.linalg.cholesky(covariance)
-        inverse = torch.linalg.solve_triangular(lower, torch.eye(len(lower), dtype=lower.dtype), upper=False)
-        self.whitening.copy_(inverse.T)
+        self._calibrate(good)
 
     def _calibrate(self, good: Embedding) -> None:
         """In units of the deviation of good images' scores, from their median: so that the margin has a scale."""
+        chunks = torch.split(torch.arange(length(good)), _CHUNK)
         with torch.no_grad():
-            scores = torch.cat([self._image(self._energy(self.white(good, rows))) for rows in _chunks(length(good))])
+            parts = [self._energy(self.white(good, rows), self.directions) for rows in chunks]
+        scores = torch.cat([highest(energy_BT, self.config.top) for energy_BT in parts])
         self.location.copy_(scores.median())
         self.scale.copy_(scores.std().clamp_min(1e-6))
 
@@ -94,33 +88,29 @@ class Multidirectional(PatchDetector):
         white: Tensor = (patches_of(embedding, rows) - self.mean) @ self.whitening
         return white
 
-    def _energy(self, white_BTC: Tensor, directions: Tensor | None = None) -> Tensor:
-        """(B, T)."""
-        z_BTC = white_BTC @ (self.directions if directions is None else directions)
-        return z_BTC.square().mean(dim=2)
+    def _energy(self, white_BTC: Tensor, directions_CC: Tensor) -> Tensor:
+        """(B, T): abs(x V)^2 / C."""
+        return (white_BTC @ directions_CC).square().mean(dim=2)
 
-    def _image(self, energy_BT: Tensor) -> Tensor:
-        return highest(energy_BT, self.config.top)
-
-    def z_score(self, white_BTC: Tensor, directions: Tensor) -> Tensor:
+    def z_score(self, white_BTC: Tensor, directions_CC: Tensor) -> Tensor:
         """Image scores (B,) under those directions: higher is more anomalous."""
-        return (self._image(self._energy(white_BTC, directions)) - self.location) / self.scale
+        return (highest(self._energy(white_BTC, directions_CC), self.config.top) - self.location) / self.scale
 
     def departure(self, embedding: Embedding) -> Tensor:
         """(C,): by how much the variance of each standardised feature exceeds that of good patches, at the patches that
-        speak for those images.
+        make those images' scores.
         """
         with torch.no_grad():
             white_BTC = self.white(embedding)
             most = max(1, round(self.config.top * white_BTC.shape[1]))
-            patches = self._energy(white_BTC).topk(most, dim=1)[1]
+            patches = self._energy(white_BTC, self.directions).topk(most, dim=1)[1]
             chosen = white_BTC.gather(1, patches.unsqueeze(2).expand(-1, -1, white_BTC.shape[2]))
         return chosen.square().mean(dim=(0, 1)) - 1
 
     def score_embedding(self, embedding: Embedding) -> Scores:
-        energy = self._energy(self.white(embedding))
-        standard = (energy - self.location) / self.scale
-        return Scores((self._image(energy) - self.location) / self.scale, standard.view(-1, *self.grid))
+        energy_BT = self._energy(self.white(embedding), self.directions)
+        maps = ((energy_BT - self.location) / self.scale).view(-1, *self.grid)
+        return Scores((highest(energy_BT, self.config.top) - self.location) / self.scale, maps)
 
 
 class _Outer:
@@ -137,36 +127,32 @@ class _Outer:
         self._optimiser = torch.optim.Adam(self._learned, lr=self._config.learning_rate)
 
     def step(self) -> None:
-        """One episode: to first order, the gradient where good images lead is applied where they started."""
+        """One episode on the softmax margin of good images and of one class of defects."""
         directions = self.shaped_by_good_images()
-        loss = self._margin_loss(directions)
+        good = self._logit(self._good(self._config.batch), directions)
+        kind = self._kinds[int(torch.randint(len(self._kinds), (), generator=self._generator))]
+        rows = torch.tensor([row for row, own in enumerate(self._training_set.kinds) if own == kind])
+        defects = self._logit(self._detector.white(self._training_set.defects, rows), directions)
+        loss = F.softplus(good).mean() + F.softplus(-defects).mean()
+        # to first order: the gradient where good images lead is applied where they started (first-order MAML)
         gradients = torch.autograd.grad(loss, [directions, self._bias, self._sharpness])
         for parameter, gradient in zip(self._learned, gradients, strict=True):
             parameter.grad = gradient
+        # d/dV of pull abs(V - I)^2: towards the embedding that knows no defects
         start = torch.eye(len(directions))
         assert self._detector.directions.grad is not None
         self._detector.directions.grad += 2 * self._config.pull * (self._detector.directions.detach() - start)
         self._optimiser.step()
 
     def shaped_by_good_images(self) -> Tensor:
-        """(C, C): the directions after a few steps up the likelihood of good images' patches.
-
-        log p(x) = log N(x V; 0, 1) + log abs det V.
-        """
+        """(C, C): the directions after a few steps up the likelihood of good images' patches."""
         directions = self._detector.directions.detach().clone()
         for _ in range(self._config.inner_steps):
+            # log p(x) = log N(x V; 0, 1) + log abs det V, so d(-log p)/dV = x^T x V / N - V^-T
             x_NC = self._good(4).flatten(0, 1)[::2]
             slope = x_NC.T @ (x_NC @ directions) / len(x_NC) - torch.linalg.inv(directions.double()).T.float()
             directions -= self._config.alpha * slope
         return directions.requires_grad_()
-
-    def _margin_loss(self, directions: Tensor) -> Tensor:
-        """Cross-entropy of good images and of one class of defects under a softmax over the two."""
-        good = self._logit(self._good(self._config.batch), directions)
-        kind = self._kinds[int(torch.randint(len(self._kinds), (), generator=self._generator))]
-        rows = torch.tensor([row for row, own in enumerate(self._training_set.kinds) if own == kind])
-        defects = self._logit(self._detector.white(self._training_set.defects, rows), directions)
-        return F.softplus(good).mean() + F.softplus(-defects).mean()
 
     def _logit(self, white_BTC: Tensor, directions: Tensor) -> Tensor:
         return self._sharpness.exp() * (self._detector.z_score(white_BTC, directions) - self._bias)
@@ -174,7 +160,3 @@ class _Outer:
     def _good(self, images: int) -> Tensor:
         rows = torch.randint(len(self._training_set.image), (images,), generator=self._generator)
         return self._detector.white(self._training_set.good, rows)
-
-
-def _chunks(rows: int) -> Sequence[Tensor]:
-    return [torch.arange(start, min(start + 32, rows)) for start in range(0, rows, 32)]

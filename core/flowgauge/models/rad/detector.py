@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from flowgauge.domain.messages import FrozenModel
 from flowgauge.models.adaptable import Adaptable
@@ -22,11 +22,10 @@ from flowgauge.vision.augmentation import PLAIN, View
 
 
 class RadConfig(FrozenModel):
-    """`clamp` bounds the logarithm of each coupling's scales; `views` train, and are averaged when scoring."""
-
-    blocks: int = Field(8, ge=1)
-    hidden: int = Field(2048, ge=1)
-    clamp: float = Field(1.9, gt=0)
+    blocks: int = Field(8, ge=1, description="coupling blocks")
+    hidden: int = Field(2048, ge=1, description="hidden units of each block's network")
+    clamp: float = Field(1.9, gt=0, description="bound on the logarithm of a coupling's scales")
+    # they train, and are averaged when scoring
     views: tuple[View, ...] = (
         PLAIN,
         View(turns=2, gain=1.15),
@@ -46,10 +45,8 @@ class Rad(Adaptable):
         super().__init__(config, shape, (side, side))
         self.views = config.views
         dimensions = 3 * sum(shape.channels)
-        self.mean: Tensor
-        self.deviation: Tensor
-        self.register_buffer("mean", torch.zeros(dimensions))
-        self.register_buffer("deviation", torch.ones(dimensions))
+        self.mean = nn.Buffer(torch.zeros(dimensions))
+        self.deviation = nn.Buffer(torch.ones(dimensions))
         self.flow = CouplingFlow(dimensions, blocks=config.blocks, hidden=config.hidden, clamp=config.clamp, seed=0)
 
     def embed(self, features: Sequence[Tensor]) -> Embedding:
@@ -66,15 +63,12 @@ class Rad(Adaptable):
         x = training_set.good["pooled"].float()
         self.mean.copy_(x.mean(dim=0))
         self.deviation.copy_(x.std(dim=0).clamp_min(1e-6))
-        rows = Rows(self._standardised(x), held_out_images(training_set.image, 0.15, seed))
+        rows = Rows((x - self.mean) / self.deviation, held_out_images(training_set.image, 0.15, seed))
         maximise_likelihood(self.flow, rows, self.config.training, seed=seed, progress=progress)
-
-    def _standardised(self, x: Tensor) -> Tensor:
-        return (x - self.mean) / self.deviation
 
     def tokens(self, embedding: Embedding) -> Tensor:
         """One token an image: (B, 1, 3 * sum C)."""
-        return self._standardised(embedding["pooled"].float()).unsqueeze(1)
+        return ((embedding["pooled"].float() - self.mean) / self.deviation).unsqueeze(1)
 
     def image_scores(self, nll_BT: Tensor, embedding: Embedding) -> Tensor:
         return nll_BT[:, 0]
@@ -85,20 +79,14 @@ class Rad(Adaptable):
             scores = self.image_scores(self.nll({"pooled": x}), embedding)
             # each image's score depends on its own row alone, so one sum gives every image its own gradient
             (gradient,) = torch.autograd.grad(scores.sum(), x)
-        return Scores(scores.detach(), _map(embedding["local"].float(), x.detach(), gradient))
-
-
-def _map(local_BCHW: Tensor, statistics: Tensor, gradient: Tensor) -> Tensor:
-    """(B, h, w): how much each patch adds to the score, to first order.
-
-    The chain rule from the pooled statistics to the patches, with the cells' means standing for the features:
-    sum over channels of abs((f - mean) * (d/d mean + (f - mean) / deviation * d/d deviation + [f is the maximum]
-    * patches * d/d maximum)).
-    """
-    mean, deviation, _ = (part[:, :, None, None] for part in statistics.chunk(3, dim=1))
-    d_mean, d_deviation, d_maximum = (part[:, :, None, None] for part in gradient.chunk(3, dim=1))
-    departure = local_BCHW - mean
-    patches = local_BCHW.shape[2] * local_BCHW.shape[3]
-    is_maximum = local_BCHW == local_BCHW.amax(dim=(2, 3), keepdim=True)
-    slope = d_mean + departure / deviation.clamp_min(1e-6) * d_deviation + is_maximum * patches * d_maximum
-    return (departure * slope).abs().sum(dim=1)
+        mean, deviation, _ = (part[:, :, None, None] for part in x.detach().chunk(3, dim=1))
+        d_mean, d_deviation, d_maximum = (part[:, :, None, None] for part in gradient.chunk(3, dim=1))
+        # How much each patch adds to the score, to first order (DifferNet s.3.4): the chain rule from the pooled
+        # statistics to the patches, with the cells' means f standing for the features. Sum over channels of
+        # abs((f - mean) (d_mean + (f - mean) / deviation d_deviation + [f is the maximum] patches d_maximum)).
+        local_BCHW = embedding["local"].float()
+        departure = local_BCHW - mean
+        patches = local_BCHW.shape[2] * local_BCHW.shape[3]
+        is_maximum = local_BCHW == local_BCHW.amax(dim=(2, 3), keepdim=True)
+        slope = d_mean + departure / deviation.clamp_min(1e-6) * d_deviation + is_maximum * patches * d_maximum
+        return Scores(scores.detach(), (departure * slope).abs().sum(dim=1))

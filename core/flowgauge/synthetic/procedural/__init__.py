@@ -1,6 +1,5 @@
 """A production line out of nothing but a seed: materials, light, defects with masks, drift. For demos and tests."""
 
-from flowgauge.synthetic.procedural.dataset import write_dataset
 from flowgauge.synthetic.procedural.defects import DEFECTS
 from flowgauge.synthetic.procedural.light import NOMINAL, Change, Condition
 from flowgauge.synthetic.procedural.line import GOOD, MATERIALS, ProceduralLine, Sample
@@ -14,5 +13,4 @@ __all__ = [
     "Condition",
     "ProceduralLine",
     "Sample",
-    "write_dataset",
 ]

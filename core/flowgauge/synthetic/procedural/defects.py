@@ -1,7 +1,7 @@
 """Defects of the surface itself: in its colour, relief and gloss, before any light falls.
 
-They share no code with `flowgauge.synthetic.anomalies`, which paints on finished photographs for the gate: were they
-the same, a gauge tested on one would be tested on what it was tuned with.
+They share no code with `flowgauge.synthetic.anomalies`, which draws on finished photographs: were they the same, a
+gauge would be tested on what it was tuned with.
 """
 
 from collections.abc import Callable
@@ -30,17 +30,24 @@ class Damaged:
         return self.footprint > 0.3
 
 
-def damaged(workpiece: Workpiece, kind: str, rng: Rng, boldness: float) -> Damaged:
-    """`workpiece` with one defect of `kind`, of a severity drawn from subtle to obvious and scaled by `boldness`."""
-    severity = boldness * float(np.exp(rng.uniform(np.log(0.35), np.log(1.0))))
+def damaged(workpiece: Workpiece, kind: str, rng: Rng, contrast: float) -> Damaged:
+    """`workpiece` with one defect of `kind`, of a severity drawn from subtle to obvious and scaled by `contrast`.
+
+    Raises ValueError for a kind that is not in `DEFECTS`.
+    """
+    if kind not in DEFECTS:
+        raise ValueError(f"{kind!r} is no defect of a surface. Use one of: {', '.join(DEFECTS)}.")
+    severity = contrast * float(np.exp(rng.uniform(np.log(0.35), np.log(1.0))))
     return _DAMAGES[kind](workpiece, rng, severity)
 
 
-def _scratch(workpiece: Workpiece, rng: Rng, severity: float) -> Damaged:
+def scratch(workpiece: Workpiece, rng: Rng, severity: float) -> Damaged:
     """A groove with raised lips through the skin, showing the body."""
     length = _pixels(workpiece, rng.uniform(40, 150))
     path = through(_spot(workpiece, rng), wander(rng, (0, 0), rng.uniform(0, 2 * np.pi), length, 0.003, 0.02))
-    widths = _tapered(length) * rng.uniform(1.1, 2.2) * (0.7 + 0.5 * severity)
+    # full in the middle, thin at both ends
+    tapered = np.asarray(np.clip(np.sin(np.linspace(0.15, np.pi - 0.15, length)) * 1.6, 0.3, 1))
+    widths = tapered * rng.uniform(1.1, 2.2) * (0.7 + 0.5 * severity)
     groove, lips = _line(workpiece, path, widths), _line(workpiece, path, 3 * widths)
     bare = _coloured(workpiece, groove * min(1, 0.35 + 0.5 * severity), workpiece.body)
     return Damaged(
@@ -48,7 +55,7 @@ def _scratch(workpiece: Workpiece, rng: Rng, severity: float) -> Damaged:
     )
 
 
-def _pit(workpiece: Workpiece, rng: Rng, severity: float) -> Damaged:
+def pit(workpiece: Workpiece, rng: Rng, severity: float) -> Damaged:
     """A ragged hollow with a dark bottom, or two or three side by side."""
     hollow: Field = np.zeros_like(workpiece.height)
     spot = _spot(workpiece, rng)
@@ -62,7 +69,7 @@ def _pit(workpiece: Workpiece, rng: Rng, severity: float) -> Damaged:
     return Damaged(_shifted(dark, -depth, gloss=-edge), edge)
 
 
-def _stain(workpiece: Workpiece, rng: Rng, severity: float) -> Damaged:
+def stain(workpiece: Workpiece, rng: Rng, severity: float) -> Damaged:
     """A dried drop: it filters the light that the surface returns, most at its rim."""
     size = np.exp(rng.uniform(np.log(9), np.log(34)))
     inside = 1 - _ragged(workpiece, rng, _spot(workpiece, rng), size, 0.18)
@@ -75,7 +82,7 @@ def _stain(workpiece: Workpiece, rng: Rng, severity: float) -> Damaged:
     return Damaged(replace(workpiece, albedo=filtered, gloss=workpiece.gloss * (1 - 0.7 * thickness)), drop)
 
 
-def _crack(workpiece: Workpiece, rng: Rng, severity: float) -> Damaged:
+def crack(workpiece: Workpiece, rng: Rng, severity: float) -> Damaged:
     """A crooked gap that branches; next to no light comes back out of it."""
     length, heading = _pixels(workpiece, rng.uniform(45, 150)), rng.uniform(0, 2 * np.pi)
     trunk = through(_spot(workpiece, rng), wander(rng, (0, 0), heading, length, 0.003, 0.7))
@@ -90,10 +97,14 @@ def _crack(workpiece: Workpiece, rng: Rng, severity: float) -> Damaged:
     return Damaged(_shifted(dark, -2.0 * severity * gap, gloss=-gap), gap)
 
 
-def _chip(workpiece: Workpiece, rng: Rng, severity: float) -> Damaged:
+def chip(workpiece: Workpiece, rng: Rng, severity: float) -> Damaged:
     """A piece broken off the part's edge: a rough, faceted break in the colour of the body."""
     size = np.exp(rng.uniform(np.log(10), np.log(22))) * (0.7 + 0.4 * severity)
-    inside = 1 - _ragged(workpiece, rng, _edge_spot(workpiece, rng), size, 0.2)
+    # a pixel on the part's edge; the frame's border, where the part goes on beyond it
+    part = workpiece.part > 0.5
+    candidates = np.argwhere(part & ~ndimage.binary_erosion(part, border_value=0))
+    spot = np.asarray(candidates[rng.integers(len(candidates))], np.float64)
+    inside = 1 - _ragged(workpiece, rng, spot, size, 0.2)
     broken = np.clip(inside * size * 1.5, 0, 1) * workpiece.part
     facets = smooth_noise(rng, workpiece.height.shape, 28)
     bare = _coloured(workpiece, broken * (0.92 + 0.04 * np.clip(facets, -2, 2)), workpiece.body)
@@ -101,18 +112,21 @@ def _chip(workpiece: Workpiece, rng: Rng, severity: float) -> Damaged:
     return Damaged(_shifted(bare, relief, gloss=-broken), broken)
 
 
-def _fibre(workpiece: Workpiece, rng: Rng, severity: float) -> Damaged:
+def fibre(workpiece: Workpiece, rng: Rng, severity: float) -> Damaged:
     """A hair or a thread that lies on the part, and its soft shadow."""
     length = _pixels(workpiece, rng.uniform(25, 90))
     path = through(_spot(workpiece, rng), wander(rng, (0, 0), rng.uniform(0, 2 * np.pi), length, 0.05, 0.05))
     hair = _line(workpiece, path, np.full(length, rng.uniform(1.1, 1.6) + 0.7 * severity))
     shadow = ndimage.gaussian_filter(hair, 1.6 * _scale(workpiece)) * (1 - hair)
     shaded = replace(workpiece, albedo=workpiece.albedo * (1 - 0.5 * shadow[:, :, None]))
-    lying = _coloured(shaded, hair, _contrasting(workpiece, rng))
+    # a colour that differs from the part's own
+    own = workpiece.albedo.mean(axis=(0, 1))
+    distinct = [colour for colour in _FIBRES if np.abs(np.array(colour) - own).max() > 0.2]
+    lying = _coloured(shaded, hair, distinct[rng.integers(len(distinct))])
     return Damaged(_shifted(lying, 0.8 * hair, gloss=-0.5 * hair), hair)
 
 
-def _dent(workpiece: Workpiece, rng: Rng, severity: float) -> Damaged:
+def dent(workpiece: Workpiece, rng: Rng, severity: float) -> Damaged:
     """A smooth hollow from a blow; nothing but the way that it turns the light gives it away."""
     size = np.exp(rng.uniform(np.log(8), np.log(20)))
     radius = _ragged(workpiece, rng, _spot(workpiece, rng), size, 0.06)
@@ -122,13 +136,13 @@ def _dent(workpiece: Workpiece, rng: Rng, severity: float) -> Damaged:
 
 
 _DAMAGES: dict[str, Callable[[Workpiece, Rng, float], Damaged]] = {
-    "scratch": _scratch,
-    "pit": _pit,
-    "stain": _stain,
-    "crack": _crack,
-    "chip": _chip,
-    "fibre": _fibre,
-    "dent": _dent,
+    "scratch": scratch,
+    "pit": pit,
+    "stain": stain,
+    "crack": crack,
+    "chip": chip,
+    "fibre": fibre,
+    "dent": dent,
 }
 
 DEFECTS = tuple(_DAMAGES)
@@ -149,18 +163,6 @@ def _spot(workpiece: Workpiece, rng: Rng) -> Points:
     room = ndimage.binary_erosion(workpiece.part > 0.5, iterations=max(1, margin), border_value=0)
     candidates = np.argwhere(room)
     return np.asarray(candidates[rng.integers(len(candidates))], np.float64)
-
-
-def _edge_spot(workpiece: Workpiece, rng: Rng) -> Points:
-    """A pixel on the part's edge; the frame's border, where the part goes on beyond it."""
-    inside = workpiece.part > 0.5
-    candidates = np.argwhere(inside & ~ndimage.binary_erosion(inside, border_value=0))
-    return np.asarray(candidates[rng.integers(len(candidates))], np.float64)
-
-
-def _tapered(length: int) -> Points:
-    """Full in the middle, thin at both ends."""
-    return np.asarray(np.clip(np.sin(np.linspace(0.15, np.pi - 0.15, length)) * 1.6, 0.3, 1))
 
 
 def _line(workpiece: Workpiece, path: Points, widths: Points) -> Field:
@@ -196,10 +198,3 @@ def _shifted(workpiece: Workpiece, relief: Field, gloss: Field | float = 0.0) ->
         height=(workpiece.height + relief * workpiece.part).astype(np.float32),
         gloss=np.clip(workpiece.gloss + gloss * np.maximum(workpiece.gloss, 0.1), 0, 1).astype(np.float32),
     )
-
-
-def _contrasting(workpiece: Workpiece, rng: Rng) -> Colour:
-    """A fibre's colour that differs from the part's own."""
-    own = workpiece.albedo.mean(axis=(0, 1))
-    distinct = [colour for colour in _FIBRES if np.abs(np.array(colour) - own).max() > 0.2]
-    return distinct[rng.integers(len(distinct))]

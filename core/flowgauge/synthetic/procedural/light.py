@@ -87,29 +87,49 @@ class Lamp:
     elevation: float
 
 
+# share of the light that comes from everywhere: less, and shadows are black; more, and relief does not show
 _AMBIENT = 0.35
+# the highlight's exponent as a power of two: by squaring, ten times as fast as a general power
 _SHININESS = 5
-"""The highlight's exponent as a power of two: by squaring, ten times as fast as a general power."""
+# deviations of the sensor's noise: in the dark, and per root of the light
 _READ_NOISE, _PHOTON_NOISE = 0.004, 0.012
+# deviation of the lens's own blur, in units: what makes edges look photographed and not drawn
 _OPTICS = 0.45
-"""Deviation of the lens's own blur, in units; what makes edges look photographed and not drawn."""
 
 
 def photograph(workpiece: Workpiece, lamp: Lamp, condition: Condition, sensor: Rng) -> NDArray[np.uint8]:
     """(N, N, 3) uint8 RGB: diffuse and specular reflection, occlusion in hollows, then lens, tone curve and sensor."""
     turned = replace(lamp, azimuth=lamp.azimuth + math.radians(condition.direction))
-    light = _falloff(len(workpiece.height), turned, condition)
+    size = len(workpiece.height)
+    # light falls off with the distance from the lamp, and towards the corners of the frame
+    y, x = plane(size)
+    side = (x * math.cos(turned.azimuth) + y * math.sin(turned.azimuth)) / FRAME
+    vignette = 1 - 0.12 * (x**2 + y**2) / (FRAME / 2) ** 2
+    light = np.asarray(condition.gain * (1 + (condition.gradient + 0.12) * side) * vignette, np.float32)
     radiance = _reflected(workpiece, turned) * light[:, :, None] * np.array(condition.tint, np.float32)
-    return _developed(_focused(radiance, condition), condition, sensor)
+    sigma = math.hypot(_OPTICS, condition.blur) * size / FRAME
+    focused = np.asarray(ndimage.gaussian_filter(radiance, (sigma, sigma, 0), truncate=3), np.float32)
+    exposed = np.clip(focused, 0, None)
+    grain = sensor.standard_normal(exposed.shape, dtype=np.float32) * np.float32(condition.noise)
+    noisy = np.clip(exposed + grain * (_READ_NOISE + _PHOTON_NOISE * np.sqrt(exposed)), 0, None)
+    # straight in the dark, bending towards 1, so that highlights keep their texture: x / (1 + x^4)^(1/4)
+    toned = np.asarray(noisy / np.sqrt(np.sqrt(1 + noisy**2 * noisy**2)), np.float32) ** condition.gamma
+    contrasted = 0.5 + condition.contrast * (toned - 0.5)
+    return np.asarray(np.rint(np.clip(contrasted, 0, 1) * 255), np.uint8)
 
 
 def _reflected(workpiece: Workpiece, lamp: Lamp) -> Field:
+    # Lambert's law on the surface normal (-slope_x, -slope_y, 1) / norm
     slope_y, slope_x = np.gradient(workpiece.height, np.float32(FRAME / len(workpiece.height)))
     upright = np.asarray(1 / np.sqrt(1 + slope_x**2 + slope_y**2), np.float32)
     towards_x, towards_y = math.cos(lamp.azimuth), math.sin(lamp.azimuth)
     facing = np.asarray(-(slope_x * towards_x + slope_y * towards_y), np.float32)
     diffuse = np.clip(facing / math.tan(lamp.elevation) + 1, 0, 2) * upright
-    shade = (_AMBIENT + (1 - _AMBIENT) * diffuse) * _open_sky(workpiece.height)
+    # hollows are dark, whatever the lamp does: they see less of the surrounding light
+    scale = len(workpiece.height) / FRAME
+    depth = ndimage.gaussian_filter(workpiece.height, 3 * scale, truncate=2) - workpiece.height
+    open_sky = np.asarray(np.exp(-0.22 * np.clip(depth, 0, None)), np.float32)
+    shade = (_AMBIENT + (1 - _AMBIENT) * diffuse) * open_sky
     glint = workpiece.gloss * _highlight(workpiece, lamp, facing, upright)
     return np.asarray(workpiece.albedo * shade[:, :, None] + glint[:, :, None], np.float32)
 
@@ -117,44 +137,10 @@ def _reflected(workpiece: Workpiece, lamp: Lamp) -> Field:
 def _highlight(workpiece: Workpiece, lamp: Lamp, facing: Field, upright: Field) -> Field:
     """Blinn and Phong's highlight; fine grooves stretch it across themselves, as on a turned face."""
     half = (math.pi / 2 - lamp.elevation) / 2
-    alignment = np.clip((facing * math.sin(half) + math.cos(half)) * upright, 0, 1)
-    glint = alignment
+    glint = np.clip((facing * math.sin(half) + math.cos(half)) * upright, 0, 1)
     for _ in range(_SHININESS):
         glint = np.square(glint)
     if workpiece.grain is None:
         return np.asarray(glint, np.float32)
     along = np.cos(workpiece.grain - lamp.azimuth)
     return np.asarray(0.5 * glint + 0.9 * (1 - along**2) ** 6, np.float32)
-
-
-def _open_sky(height: Field) -> Field:
-    """How much of the surrounding light reaches each place: hollows are dark, whatever the lamp does."""
-    scale = len(height) / FRAME
-    depth = ndimage.gaussian_filter(height, 3 * scale, truncate=2) - height
-    return np.asarray(np.exp(-0.22 * np.clip(depth, 0, None)), np.float32)
-
-
-def _falloff(size: int, lamp: Lamp, condition: Condition) -> Field:
-    y, x = plane(size)
-    side = (x * math.cos(lamp.azimuth) + y * math.sin(lamp.azimuth)) / FRAME
-    vignette = 1 - 0.12 * (x**2 + y**2) / (FRAME / 2) ** 2
-    return np.asarray(condition.gain * (1 + (condition.gradient + 0.12) * side) * vignette, np.float32)
-
-
-def _focused(radiance: Field, condition: Condition) -> Field:
-    sigma = math.hypot(_OPTICS, condition.blur) * len(radiance) / FRAME
-    return np.asarray(ndimage.gaussian_filter(radiance, (sigma, sigma, 0), truncate=3), np.float32)
-
-
-def _developed(radiance: Field, condition: Condition, sensor: Rng) -> NDArray[np.uint8]:
-    exposed = np.clip(radiance, 0, None)
-    grain = sensor.standard_normal(exposed.shape, dtype=np.float32) * np.float32(condition.noise)
-    noisy = exposed + grain * (_READ_NOISE + _PHOTON_NOISE * np.sqrt(exposed))
-    toned = _shoulder(np.clip(noisy, 0, None)) ** condition.gamma
-    contrasted = 0.5 + condition.contrast * (toned - 0.5)
-    return np.asarray(np.rint(np.clip(contrasted, 0, 1) * 255), np.uint8)
-
-
-def _shoulder(exposed: Field) -> Field:
-    """A tone curve that is straight in the dark and bends towards 1, so that highlights keep their texture."""
-    return np.asarray(exposed / np.sqrt(np.sqrt(1 + exposed**2 * exposed**2)), np.float32)

@@ -7,13 +7,17 @@ from zlib import crc32
 import numpy as np
 from numpy.typing import NDArray
 
-from flowgauge.synthetic.procedural.ceramic import ceramic
-from flowgauge.synthetic.procedural.defects import DEFECTS, Damaged, damaged
-from flowgauge.synthetic.procedural.fabric import fabric
-from flowgauge.synthetic.procedural.leather import leather
+from flowgauge.synthetic.procedural.defects import damaged
 from flowgauge.synthetic.procedural.light import NOMINAL, Condition, Lamp, photograph
-from flowgauge.synthetic.procedural.metals import brushed, cast_iron, turned_washer
-from flowgauge.synthetic.procedural.wood import wood
+from flowgauge.synthetic.procedural.materials import (
+    brushed,
+    cast_iron,
+    ceramic,
+    fabric,
+    leather,
+    turned_washer,
+    wood,
+)
 from flowgauge.synthetic.procedural.workpiece import FRAME, MaterialFactory, Rng, Workpiece
 
 MATERIALS: dict[str, MaterialFactory] = {
@@ -28,16 +32,18 @@ MATERIALS: dict[str, MaterialFactory] = {
 
 GOOD = "good"
 
+# pixels a side below which no texture shows
 _SMALLEST = 64
+# Mean change over a defect's mask from which a person who looks closely sees it: in levels of 255, and as a multiple of
+# the deviation of the part's own texture. With less, a benchmark asks for what nobody sees; with more, only for blots.
 _VISIBLE, _AGAINST_TEXTURE = 9.0, 0.8
-"""Mean change over a defect's mask from which a person who looks closely sees it: in levels of 255, and as a multiple
-of the deviation of the part's own texture."""
+# units squared; anything smaller passes for a speck
 _SMALLEST_MARK = 16.0
-"""Units squared; anything smaller passes for a speck."""
 _STILL = replace(NOMINAL, noise=0.0)
+# draws of a defect, each bolder, until it shows
 _ATTEMPTS = 24
+# contrast of a tool's mark: as the clearer ones of single defects
 _WORN_TOOL = 3.0
-"""How bold a tool's mark is: as the bolder ones of single defects."""
 
 
 @dataclass(frozen=True)
@@ -73,43 +79,34 @@ class ProceduralLine:
 
     def defect(self, index: int, kind: str, condition: Condition = NOMINAL) -> Sample:
         """Raises ValueError for a kind that is not in `DEFECTS`."""
-        if kind not in DEFECTS:
-            raise ValueError(f"{kind!r} is no defect of a surface. Use one of: {', '.join(DEFECTS)}.")
-        defective = self._visibly_damaged(index, kind, condition.wear)
-        return Sample(self._photograph(defective.workpiece, condition, index, kind), defective.mask, kind, index)
+        workpiece = self._workpiece(index, condition.wear)
+        before = self._photograph(workpiece, _STILL, index, kind).astype(np.int16)
+        needed = max(_VISIBLE, _AGAINST_TEXTURE * float(before[workpiece.part > 0.5, 1].std()))
+        fewest = _SMALLEST_MARK * (self.size / FRAME) ** 2
+        # the first of ever clearer defects that shows under the nominal light
+        for attempt in range(_ATTEMPTS):
+            defective = damaged(workpiece, kind, self._rng("defect", kind, index, attempt), 1 + attempt / 4)
+            change = np.abs(self._photograph(defective.workpiece, _STILL, index, kind) - before).max(axis=2)
+            if defective.mask.sum() >= fewest and change[defective.mask].mean() >= needed:
+                pixels = self._photograph(defective.workpiece, condition, index, kind)
+                return Sample(pixels, defective.mask, kind, index)
+        raise AssertionError(f"no visible {kind} on {self.material}, seed {self.seed}, part {index}")
 
     def marked(self, index: int, kind: str, condition: Condition = NOMINAL) -> Sample:
         """Part `good(index)` with the mark that a worn tool leaves on every part: one `kind`, place and shape.
 
         Raises ValueError for a kind that is not in `DEFECTS`.
         """
-        if kind not in DEFECTS:
-            raise ValueError(f"{kind!r} is no defect of a surface. Use one of: {', '.join(DEFECTS)}.")
         defective = damaged(self._workpiece(index, condition.wear), kind, self._rng("tool", kind), _WORN_TOOL)
         return Sample(self._photograph(defective.workpiece, condition, index, kind), defective.mask, kind, index)
-
-    def _visibly_damaged(self, index: int, kind: str, wear: float) -> Damaged:
-        """The first of ever bolder defects that shows under the nominal light."""
-        workpiece = self._workpiece(index, wear)
-        before = self._photograph(workpiece, _STILL, index, kind).astype(np.int16)
-        needed = max(_VISIBLE, _AGAINST_TEXTURE * float(before[workpiece.part > 0.5, 1].std()))
-        fewest = _SMALLEST_MARK * (self.size / FRAME) ** 2
-        for attempt in range(_ATTEMPTS):
-            defective = damaged(workpiece, kind, self._rng("defect", kind, index, attempt), 1 + attempt / 4)
-            change = np.abs(self._photograph(defective.workpiece, _STILL, index, kind) - before).max(axis=2)
-            if defective.mask.sum() >= fewest and change[defective.mask].mean() >= needed:
-                return defective
-        raise AssertionError(f"no visible {kind} on {self.material}, seed {self.seed}, part {index}")
 
     def _workpiece(self, index: int, wear: float) -> Workpiece:
         return MATERIALS[self.material](self._rng("look"), self._rng("part", index), self.size, wear)
 
     def _photograph(self, workpiece: Workpiece, condition: Condition, index: int, kind: str) -> NDArray[np.uint8]:
-        return photograph(workpiece, self._lamp(), condition, self._rng("sensor", kind, index))
-
-    def _lamp(self) -> Lamp:
         look = self._rng("lamp")
-        return Lamp(azimuth=look.uniform(0, 2 * math.pi), elevation=math.radians(look.uniform(42, 58)))
+        lamp = Lamp(azimuth=look.uniform(0, 2 * math.pi), elevation=math.radians(look.uniform(42, 58)))
+        return photograph(workpiece, lamp, condition, self._rng("sensor", kind, index))
 
     def _rng(self, *purpose: str | int) -> Rng:
         """A stream of its own for each purpose, so that drawing more for one never changes another."""
