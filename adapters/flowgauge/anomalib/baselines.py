@@ -9,8 +9,8 @@ import torch
 from flowgauge.anomalib.baseline import BaselineDetector
 from flowgauge.anomalib.padim import Padim, PadimConfig
 from flowgauge.anomalib.patchcore import Patchcore, PatchcoreConfig
-from flowgauge.evaluation.baselines import Baseline, Predictor
-from flowgauge.evaluation.contamination import Variant
+from flowgauge.evaluation.ablations import Ablation
+from flowgauge.evaluation.contamination import Baseline, Predictor
 from flowgauge.models.detector import Embedding, FeatureShape, TrainingSet, length
 
 
@@ -22,7 +22,7 @@ def padim(good: Embedding, shape: FeatureShape, seed: int) -> Predictor:
     return _fitted(Padim(PadimConfig(), shape), good, seed)
 
 
-BASELINES: dict[Variant, Baseline] = {Variant.PATCHCORE: patchcore, Variant.PADIM: padim}
+BASELINES: dict[Ablation, Baseline] = {Ablation.PATCHCORE: patchcore, Ablation.PADIM: padim}
 
 
 def _fitted(detector: BaselineDetector, good: Embedding, seed: int) -> Predictor:
