@@ -12,7 +12,7 @@ from flowgauge.evaluation.contamination import VARIANTS, Cell, contaminated_fit,
 from flowgauge.evaluation.feature_cache import Embedded, embedded, restored
 from flowgauge.evaluation.splits import Split
 from flowgauge.meta.initialization import MetaInit
-from flowgauge.meta.learners import parameters_of
+from flowgauge.meta.outer_loop import parameters_of
 from flowgauge.models.detector import Embedding, length
 from flowgauge.models.headflow.detector import HEAD, HeadFlow
 from flowgauge.reports.curves import curves_svg
