@@ -4,7 +4,7 @@ from time import perf_counter
 
 import pytest
 
-from flowgauge.evaluation.speed import side_by_side
+from flowgauge.evaluation.evaluate import side_by_side
 from flowgauge.synthetic.procedural import ProceduralLine
 from flowgauge.training.fit import FitSettings, fit
 from flowgauge.training.gauge import Gauge

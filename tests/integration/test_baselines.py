@@ -23,9 +23,9 @@ from flowgauge.anomalib.detectors import (
     offer_all,
 )
 from flowgauge.domain.seeding import seeded
-from flowgauge.evaluation import baselines as baselines
-from flowgauge.evaluation.baselines import Predictor, baseline_fit
-from flowgauge.evaluation.contamination import Variant
+from flowgauge.evaluation import contamination
+from flowgauge.evaluation.ablations import Ablation
+from flowgauge.evaluation.contamination import Predictor, baseline_fit
 from flowgauge.models import registry
 from flowgauge.models.backbones import BackboneSpec, Origin
 from flowgauge.models.detector import Embedding, FeatureShape
@@ -40,11 +40,11 @@ from tests.unit.test_contamination import NAMES, SPLIT, data, same
 
 
 def test_every_baseline_can_be_had() -> None:
-    assert BASELINES.keys() == baselines.BASELINES
+    assert BASELINES.keys() == contamination.BASELINES
 
 
 @pytest.mark.parametrize("variant", BASELINES)
-def test_a_baseline_is_tested_as_ours_are(variant: Variant) -> None:
+def test_a_baseline_is_tested_as_ours_are(variant: Ablation) -> None:
     cell = baseline_fit(data(), SPLIT, variant, BASELINES[variant], iter((0.0, 3.0)).__next__)
     assert cell.image_auroc > 0.7
     assert (cell.variant, cell.noise, cell.seed, cell.members) == (variant, SPLIT.noise, SPLIT.seed, 1)
@@ -52,7 +52,7 @@ def test_a_baseline_is_tested_as_ours_are(variant: Variant) -> None:
 
 
 @pytest.mark.parametrize("variant", BASELINES)
-def test_a_baseline_scores_alike_with_the_same_seed_alone(variant: Variant) -> None:
+def test_a_baseline_scores_alike_with_the_same_seed_alone(variant: Ablation) -> None:
     scores = [
         BASELINES[variant](data().plain(SPLIT.train), data().shape, seed)(data().plain(NAMES)) for seed in (3, 3, 4)
     ]
@@ -61,7 +61,7 @@ def test_a_baseline_scores_alike_with_the_same_seed_alone(variant: Variant) -> N
 
 
 @pytest.mark.parametrize("variant", BASELINES)
-def test_a_score_does_not_depend_on_what_else_is_tested(variant: Variant) -> None:
+def test_a_score_does_not_depend_on_what_else_is_tested(variant: Ablation) -> None:
     predict = BASELINES[variant](data().plain(SPLIT.train), data().shape, 0)
     together = predict(data().plain(NAMES))
     torch.testing.assert_close(predict(data().plain(NAMES[-1:])), together[-1:], rtol=1e-3, atol=1e-3)
@@ -72,18 +72,18 @@ def test_all_training_images_train_a_baseline_and_nothing_says_which_are_mislabe
 
     def remembering(good: Embedding, shape: FeatureShape, seed: int) -> Predictor:
         shown.append(good)
-        return BASELINES[Variant.PADIM](good, shape, seed)
+        return BASELINES[Ablation.PADIM](good, shape, seed)
 
     untold = SPLIT.model_copy(update={"mislabelled": ()})
     reported, silent = (
-        baseline_fit(data(), split, Variant.PADIM, remembering, lambda: 0.0) for split in (SPLIT, untold)
+        baseline_fit(data(), split, Ablation.PADIM, remembering, lambda: 0.0) for split in (SPLIT, untold)
     )
     assert all(same(good, data().plain(SPLIT.train)) for good in shown)
     assert silent == reported.model_copy(update={"kept_mislabelled_share": None})
 
 
 @pytest.mark.parametrize("variant", BASELINES)
-def test_a_baseline_takes_defects_that_it_was_shown_for_good(variant: Variant) -> None:
+def test_a_baseline_takes_defects_that_it_was_shown_for_good(variant: Ablation) -> None:
     among, without = (BASELINES[variant](data().plain(names), data().shape, 0) for names in (SPLIT.train, NAMES[:16]))
     defective = data().plain(SPLIT.mislabelled)
     assert (among(defective) < without(defective)).all()
@@ -113,7 +113,7 @@ def test_covariances_are_inverted_on_one_thread(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(torch.linalg, "inv", inverted)
     torch.set_num_threads(2)
     try:
-        BASELINES[Variant.PADIM](data().plain(SPLIT.train), data().shape, 0)
+        BASELINES[Ablation.PADIM](data().plain(SPLIT.train), data().shape, 0)
         assert seen == [1]
         assert torch.get_num_threads() == 2
     finally:

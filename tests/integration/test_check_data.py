@@ -11,10 +11,9 @@ from PIL import Image
 from flowgauge.datachecks import orientation
 from flowgauge.datachecks.background import background_check
 from flowgauge.datachecks.camera import exposure_check, sizes_check
-from flowgauge.datachecks.duplicates import Repeats, duplicates_check, repeats
 from flowgauge.datachecks.examine import Examination
 from flowgauge.datachecks.issue import Check, Finding, Level, Named
-from flowgauge.datachecks.sample_size import enough_check
+from flowgauge.datachecks.training_images import Repeats, duplicates_check, enough_check, repeats
 from flowgauge.domain.errors import DatasetError
 from flowgauge.reports.diagnosis import render
 from tests.support import planting

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from flowgauge.datachecks.background import positions_check
 from flowgauge.datachecks.issue import Level
-from flowgauge.datachecks.model_checks import positions_check, turned_check
+from flowgauge.datachecks.orientation import turned_check
 from flowgauge.training.gauge import Gauge
 from flowgauge.training.snapshot import save
 from tests.support.examination import looked_at, silent

@@ -10,11 +10,12 @@ from flowgauge.cli.model import stored_gauge
 from flowgauge.cli.options import Device
 from flowgauge.domain.errors import DatasetError
 from flowgauge.domain.messages import Decision
-from flowgauge.evaluation import speed
+from flowgauge.evaluation import evaluate as evaluate_module
 from flowgauge.evaluation.datasets import Dataset
-from flowgauge.evaluation.evaluate import Conditions, Progress, evaluate
+from flowgauge.evaluation.evaluate import Conditions, evaluate
 from flowgauge.evaluation.results import Evaluation
 from flowgauge.evaluation.splits import Groups, Trial, own_trial
+from flowgauge.models.detector import Progress
 from flowgauge.training.gauge import Gauge
 from flowgauge.vision.decoding import Picture
 from tests.support.folders import write_image, write_mask, write_mvtec
@@ -25,8 +26,8 @@ from tests.support.plants import LINE, fitted_store, tiny_dataset
 def _few_repetitions() -> Iterator[None]:
     """Speeds are by a clock that ticks, so one of them is as good as many."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(speed, "REPETITIONS", 1)
-        patch.setattr(speed, "WARM_UPS", 0)
+        patch.setattr(evaluate_module, "REPETITIONS", 1)
+        patch.setattr(evaluate_module, "WARM_UPS", 0)
         yield
 
 

@@ -8,8 +8,7 @@ from safetensors.torch import load_file
 
 from flowgauge.cli.meta_learning import Kept
 from flowgauge.meta.initialization import read
-from flowgauge.meta.settings import Turn
-from flowgauge.meta.training import MetaState
+from flowgauge.meta.outer_loop import MetaState, Turn
 from tests.support.plants import tiny_dataset
 from tests.support.shell import Shell
 

@@ -9,11 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flowgauge.domain.folds import fold_of
-from flowgauge.evaluation.bootstrap import Interval
-from flowgauge.evaluation.choices import Choice, Costs
+from flowgauge.evaluation.choices import Choice, Chooser, Costs
 from flowgauge.evaluation.estimate import Estimate, Repeat, estimated
-from flowgauge.evaluation.replicates import Chooser
-from flowgauge.evaluation.resplit import Material, Partition, resplit
+from flowgauge.evaluation.intervals import Interval
+from flowgauge.evaluation.replicates import Material, Partition, resplit
 from flowgauge.training.thresholds import FALSE_ALARMS, Calibration, CalibrationScores
 
 Features = NDArray[Any]

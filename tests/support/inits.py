@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from flowgauge.meta.initialization import Card, MetaInit
-from flowgauge.meta.settings import MetaTraining
+from flowgauge.meta.outer_loop import MetaTraining
 from flowgauge.models.backbones import BackboneSpec
 
 

@@ -12,10 +12,22 @@ import torch
 from flowgauge.adaptation.adapt import adapt
 from flowgauge.adaptation.contract import Adapt, AdaptationInput, AdaptationOutcome
 from flowgauge.domain.trace import Check, GateReport
-from flowgauge.evaluation.ablations import Ablation, settings_of
-from flowgauge.evaluation.changing_lines import BUFFERED, CONTAMINATION, ChangingLine
-from flowgauge.evaluation.drift import DriftPhase, DriftReplay, ObservedImage, Reading, Way, scores, summaries
-from flowgauge.evaluation.poisoning import PoisonedRun, PoisoningOutcome, poisoned
+from flowgauge.evaluation.ablations import ADAPTATIONS, Ablation, settings_of
+from flowgauge.evaluation.drift import (
+    BUFFERED,
+    CONTAMINATION,
+    ChangingLine,
+    DriftPhase,
+    DriftReplay,
+    ObservedImage,
+    PoisonedRun,
+    PoisoningOutcome,
+    Reading,
+    Way,
+    poisoned,
+    scores,
+    summaries,
+)
 from flowgauge.synthetic.procedural import NOMINAL, Change, Condition, ProceduralLine
 from flowgauge.training.fit import fit
 from flowgauge.training.gauge import Gauge
@@ -207,7 +219,7 @@ def test_a_refused_candidate_leaves_the_gauge_in_use() -> None:
     assert after.refusals == ("it is not liked",)
 
 
-@pytest.mark.parametrize("ablation", list(Ablation))
+@pytest.mark.parametrize("ablation", list(ADAPTATIONS))
 def test_every_ingredient_can_be_left_out(ablation: Ablation) -> None:
     settings = settings_of(ablation).refinement
     assert (settings.head_adaptation is None) == (ablation is Ablation.NO_HEAD)

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from flowgauge.evaluation.choices import Costs, least_cost, smallest_budget, within_budget, youden
+from flowgauge.evaluation.choices import Costs, least_cost, smallest_budget, within_budget
 
 GOOD = np.array([0.0, 1.0, 2.0, 3.0, 6.0])
 DEFECT = np.array([2.5, 5.0, 5.5, 8.0, 9.0, 10.0])
@@ -12,27 +12,27 @@ def errors(threshold: float) -> tuple[float, float]:
 
 
 def test_youden_takes_the_threshold_with_the_most_hits_less_false_alarms() -> None:
-    assert youden(GOOD, DEFECT) == 4.0  # between 3 and 5: one false alarm of five, one miss of six
-    best = 1 - sum(errors(youden(GOOD, DEFECT)))
+    assert least_cost(GOOD, DEFECT) == 4.0  # between 3 and 5: one false alarm of five, one miss of six
+    best = 1 - sum(errors(least_cost(GOOD, DEFECT)))
     assert best == pytest.approx(max(1 - sum(errors(value)) for value in np.linspace(-1, 9, 400)))
 
 
 def test_between_kinds_that_do_not_overlap_the_threshold_lies_in_the_middle() -> None:
-    assert youden(np.array([1.0, 2.0]), np.array([6.0, 9.0])) == 4.0
+    assert least_cost(np.array([1.0, 2.0]), np.array([6.0, 9.0])) == 4.0
 
 
 def test_dear_misses_lower_the_threshold_and_dear_false_alarms_raise_it() -> None:
-    dear_misses = least_cost(GOOD, DEFECT, Costs(miss=100, false_alarm=1, prevalence=0.5))
-    dear_alarms = least_cost(GOOD, DEFECT, Costs(miss=1, false_alarm=100, prevalence=0.5))
+    dear_misses = least_cost(GOOD, DEFECT, *Costs(miss=100, false_alarm=1, prevalence=0.5).per_share)
+    dear_alarms = least_cost(GOOD, DEFECT, *Costs(miss=1, false_alarm=100, prevalence=0.5).per_share)
     assert (dear_misses, dear_alarms) == (2.25, 7.0)
 
 
 def test_where_defects_cost_nothing_there_are_no_alarms() -> None:
-    assert errors(least_cost(GOOD, DEFECT, Costs(miss=0, false_alarm=1, prevalence=0.5)))[0] == 0
+    assert errors(least_cost(GOOD, DEFECT, *Costs(miss=0, false_alarm=1, prevalence=0.5).per_share))[0] == 0
 
 
 def test_where_false_alarms_cost_nothing_every_defect_is_caught() -> None:
-    assert errors(least_cost(GOOD, DEFECT, Costs(miss=1, false_alarm=0, prevalence=0.5)))[1] == 0
+    assert errors(least_cost(GOOD, DEFECT, *Costs(miss=1, false_alarm=0, prevalence=0.5).per_share))[1] == 0
 
 
 def test_costs_are_those_of_a_thousand_parts_at_the_lines_prevalence() -> None:

@@ -7,11 +7,12 @@ import torch
 
 from flowgauge.adaptation.inner_loop import Parameters
 from flowgauge.domain.errors import DatasetError
-from flowgauge.evaluation.contamination import Cell, Variant, contaminated_fit, curves
+from flowgauge.evaluation.ablations import Ablation
+from flowgauge.evaluation.contamination import VARIANTS, Cell, contaminated_fit, curves
 from flowgauge.evaluation.feature_cache import Embedded, embedded, restored
 from flowgauge.evaluation.splits import Split
 from flowgauge.meta.initialization import MetaInit
-from flowgauge.meta.learners import parameters_of
+from flowgauge.meta.outer_loop import parameters_of
 from flowgauge.models.detector import Embedding, length
 from flowgauge.models.headflow.detector import HEAD, HeadFlow
 from flowgauge.reports.curves import curves_svg
@@ -49,7 +50,7 @@ def elsewhere() -> MetaInit:
     return init_of({name: p + 0.02 * torch.randn(p.shape, generator=generator) for name, p in parameters.items()})
 
 
-def fit_again(variant: Variant, split: Split = SPLIT) -> Cell:
+def fit_again(variant: Ablation, split: Split = SPLIT) -> Cell:
     return contaminated_fit(data(), split, PARTS, variant, settings("headflow"), lambda: 0.0, elsewhere())
 
 
@@ -95,24 +96,24 @@ def test_what_is_stored_and_restored_is_the_same() -> None:
 
 
 def test_each_variant_keeps_what_it_says() -> None:
-    assert (fitted(Variant.PLAIN).kept_good_share, fitted(Variant.PLAIN).kept_mislabelled_share) == (1, 1)
-    oracle = fitted(Variant.CLEAN_ORACLE)
+    assert (fitted(Ablation.PLAIN).kept_good_share, fitted(Ablation.PLAIN).kept_mislabelled_share) == (1, 1)
+    oracle = fitted(Ablation.CLEAN_ORACLE)
     assert (oracle.kept_good_share, oracle.kept_mislabelled_share) == (1, 0)
-    mutual = fitted(Variant.MUTUAL)
+    mutual = fitted(Ablation.MUTUAL)
     assert mutual.kept_mislabelled_share is not None
     assert mutual.kept_mislabelled_share < mutual.kept_good_share < 1
     assert 16 * mutual.kept_good_share + 4 * mutual.kept_mislabelled_share == pytest.approx(14)
 
 
 @cache
-def strictly(variant: Variant) -> Cell:
+def strictly(variant: Ablation) -> Cell:
     """By rules that nearly every second image breaks."""
     strict = settings("headflow").model_copy(update={"clean_half_k": 0.5, "k": 0.05})
     return contaminated_fit(data(), SPLIT, PARTS, variant, strict, lambda: 0.0, elsewhere())
 
 
-@pytest.mark.parametrize("variant", [Variant.ONE_SIDED, Variant.IQR])
-def test_rejection_by_cross_fitted_scores_keeps_more_of_the_good_images(variant: Variant) -> None:
+@pytest.mark.parametrize("variant", [Ablation.ONE_SIDED, Ablation.IQR])
+def test_rejection_by_cross_fitted_scores_keeps_more_of_the_good_images(variant: Ablation) -> None:
     cell = strictly(variant)
     assert cell.kept_mislabelled_share is not None
     assert cell.kept_mislabelled_share < cell.kept_good_share < 1
@@ -120,18 +121,18 @@ def test_rejection_by_cross_fitted_scores_keeps_more_of_the_good_images(variant:
 
 
 def test_each_grain_leaves_out_its_own() -> None:
-    images, patches, both = (strictly(v) for v in (Variant.IMAGE_GRAIN, Variant.PATCH_GRAIN, Variant.ONE_SIDED))
+    images, patches, both = (strictly(v) for v in (Ablation.IMAGE_GRAIN, Ablation.PATCH_GRAIN, Ablation.ONE_SIDED))
     assert (patches.kept_good_share, patches.kept_mislabelled_share) == (1, 1)
     assert images.kept_good_share == both.kept_good_share < 1
 
 
 def test_what_is_not_replayed_was_seen_before_and_rejected() -> None:
     """Half of the images come for the first time, and all of those train."""
-    cell = strictly(Variant.REPLAY)
+    cell = strictly(Ablation.REPLAY)
     assert cell.kept_mislabelled_share is not None
     left_out = 16 * (1 - cell.kept_good_share) + 4 * (1 - cell.kept_mislabelled_share)
     assert 0 < left_out <= 10
-    assert cell.members == fitted(Variant.PLAIN).members
+    assert cell.members == fitted(Ablation.PLAIN).members
 
 
 def test_a_rule_of_suspicion_comes_with_its_own_k() -> None:
@@ -145,25 +146,25 @@ def test_a_rule_of_suspicion_comes_with_its_own_k() -> None:
 
 
 def test_the_same_cell_comes_out_the_same() -> None:
-    assert fit_again(Variant.FULL) == fitted(Variant.FULL)
-    assert 0.5 < fitted(Variant.FULL).image_auroc <= 1
+    assert fit_again(Ablation.FULL) == fitted(Ablation.FULL)
+    assert 0.5 < fitted(Ablation.FULL).image_auroc <= 1
 
 
 def test_all_images_train_where_nothing_is_rejected() -> None:
-    for variant in (Variant.FULL, Variant.NO_META, Variant.NO_ENSEMBLE):
+    for variant in (Ablation.FULL, Ablation.NO_META, Ablation.NO_ENSEMBLE):
         assert (fitted(variant).kept_good_share, fitted(variant).kept_mislabelled_share) == (1, 1)
 
 
 def test_an_ensemble_has_members_and_a_single_detector_one() -> None:
-    ensembles = (Variant.FULL, Variant.NO_META, Variant.WIDE_ENSEMBLE)
+    ensembles = (Ablation.FULL, Ablation.NO_META, Ablation.WIDE_ENSEMBLE)
     assert [fitted(variant).members for variant in ensembles] == [3, 3, 5]
-    assert [fitted(variant).members for variant in (Variant.NO_ENSEMBLE, Variant.PLAIN)] == [1, 1]
+    assert [fitted(variant).members for variant in (Ablation.NO_ENSEMBLE, Ablation.PLAIN)] == [1, 1]
 
 
 def test_a_detector_that_has_no_ensemble_is_tested_without() -> None:
     pictures = goods(range(GOOD)) + defects(range(100, 100 + BAD), kinds=("stain", "chip"))
     rad = embedded(NAMES, pictures, settings("rad"), "cpu", _quiet)
-    cell = contaminated_fit(rad, SPLIT, PARTS, Variant.NO_META, settings("rad"), lambda: 0.0)
+    cell = contaminated_fit(rad, SPLIT, PARTS, Ablation.NO_META, settings("rad"), lambda: 0.0)
     assert cell.members == 1
 
 
@@ -186,10 +187,10 @@ def _quiet(what: str, done: int, total: int) -> None:
 
 def test_a_split_that_tests_one_kind_is_refused() -> None:
     with pytest.raises(DatasetError, match="one kind"):
-        fit_again(Variant.PLAIN, SPLIT.model_copy(update={"test_defect": ()}))
+        fit_again(Ablation.PLAIN, SPLIT.model_copy(update={"test_defect": ()}))
 
 
-def cell(variant: Variant, noise: float, seed: int, auroc: float) -> Cell:
+def cell(variant: Ablation, noise: float, seed: int, auroc: float) -> Cell:
     return Cell(
         variant=variant,
         noise=noise,
@@ -204,13 +205,13 @@ def cell(variant: Variant, noise: float, seed: int, auroc: float) -> Cell:
 
 def test_curves_are_means_and_deviations_over_seeds() -> None:
     cells = [
-        cell(Variant.PLAIN, 0.2, 1, 0.7),
-        cell(Variant.PLAIN, 0.2, 0, 0.9),
-        cell(Variant.PLAIN, 0.0, 0, 0.95),
-        cell(Variant.FULL, 0.0, 0, 0.96),
+        cell(Ablation.PLAIN, 0.2, 1, 0.7),
+        cell(Ablation.PLAIN, 0.2, 0, 0.9),
+        cell(Ablation.PLAIN, 0.0, 0, 0.95),
+        cell(Ablation.FULL, 0.0, 0, 0.96),
     ]
     full, plain = curves(cells)
-    assert (full.variant, plain.variant) == (Variant.FULL, Variant.PLAIN)
+    assert (full.variant, plain.variant) == (Ablation.FULL, Ablation.PLAIN)
     clean, dirty = plain.curve
     assert (clean.noise, clean.image_auroc_mean, clean.image_auroc_std, clean.seeds) == (0.0, 0.95, None, (0,))
     assert dirty.image_auroc_mean == pytest.approx(0.8)
@@ -219,7 +220,7 @@ def test_curves_are_means_and_deviations_over_seeds() -> None:
 
 
 def test_the_plot_names_every_curve_and_level() -> None:
-    cells = [cell(v, noise, 0, 0.9 - noise / 2) for v in (Variant.NO_META, Variant.IQR) for noise in (0.0, 0.3)]
+    cells = [cell(v, noise, 0, 0.9 - noise / 2) for v in (Ablation.NO_META, Ablation.IQR) for noise in (0.0, 0.3)]
     drawn = curves_svg(curves(cells))
     assert drawn.startswith("<svg ")
     assert all(word in drawn for word in ("no-meta .750", "iqr .750", "30 %", "no-meta at 30 %: 0.750"))
@@ -227,8 +228,8 @@ def test_the_plot_names_every_curve_and_level() -> None:
 
 
 def test_every_curve_of_a_plot_has_a_look_of_its_own() -> None:
-    drawn = curves_svg(curves([cell(v, noise, 0, 0.8) for v in Variant for noise in (0.0, 0.3)]))
+    drawn = curves_svg(curves([cell(v, noise, 0, 0.8) for v in VARIANTS for noise in (0.0, 0.3)]))
     strokes = re.findall(r'<line[^>]*class="sample"[^>]*>', drawn)
     looks = re.findall(r'<g stroke="(#\w+)"(?: stroke-dasharray="([\d ]+)")?><line', drawn)
-    assert len(strokes) == len(looks) == len(Variant)
-    assert len(set(looks)) == len(Variant)
+    assert len(strokes) == len(looks) == len(VARIANTS)
+    assert len(set(looks)) == len(VARIANTS)

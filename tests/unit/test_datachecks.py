@@ -2,74 +2,13 @@
 
 import numpy as np
 import pytest
-import torch
-import torch.nn.functional as F
-from torch import Tensor
+from scipy import stats
 
-from flowgauge.datachecks.focus import focus_check, sharpness
-from flowgauge.datachecks.near_duplicates import Pair, near_duplicates, parts_of
+from flowgauge.datachecks.camera import focus_check
+from flowgauge.datachecks.image_statistics import sharpness
 from flowgauge.datachecks.outliers import apart, surprising
-from flowgauge.datachecks.sample_size import needed
+from flowgauge.datachecks.training_images import needed
 from flowgauge.synthetic.procedural import Condition, ProceduralLine
-
-
-def silent(what: str, done: int, total: int) -> None:
-    pass
-
-
-def features(images: int, seed: int = 0) -> Tensor:
-    """Unrelated images: (N, 24, 16, 16) around a mean that all share, of length 1 at each place."""
-    generator = torch.Generator().manual_seed(seed)
-    shared = 3 * torch.randn(1, 24, 16, 16, generator=generator)
-    return F.normalize(
-        shared + F.interpolate(torch.randn(images, 24, 8, 8, generator=generator), scale_factor=2), dim=1
-    )
-
-
-def found(rows: Tensor) -> set[tuple[int, int]]:
-    return {(pair.first, pair.second) for pair in near_duplicates(rows, silent)}
-
-
-def test_unrelated_images_have_no_near_duplicates() -> None:
-    assert [found(features(60, seed)) for seed in range(4)] == [set()] * 4
-
-
-def test_images_that_share_what_is_their_own_are_near_duplicates() -> None:
-    rows = features(60)
-    noise = 0.1 * torch.randn(rows[:2].shape, generator=torch.Generator().manual_seed(9))
-    rows[[50, 51]] = F.normalize(rows[[3, 7]] + noise, dim=1)
-    assert found(rows) == {(3, 50), (7, 51)}
-
-
-def test_images_that_differ_from_the_rest_in_one_way_are_a_cluster_and_no_near_duplicates() -> None:
-    """As when a third of the images were turned."""
-    rows, turned = features(60), torch.randn(1, 24, 16, 16, generator=torch.Generator().manual_seed(5))
-    rows[40:] = F.normalize(rows[40:] + 0.6 * F.avg_pool2d(turned, 5, 1, 2) * 5, dim=1)
-    assert found(rows) == set()
-
-
-def test_what_is_so_all_over_two_images_makes_no_near_duplicates() -> None:
-    """As when both are out of focus, or lit alike."""
-    rows, haze = features(60), torch.randn(24, 1, 1, generator=torch.Generator().manual_seed(5))
-    rows[[10, 20]] = F.normalize(rows[[10, 20]] + 0.1 * haze, dim=1)
-    assert found(rows) == set()
-
-
-def test_two_images_have_no_near_duplicates() -> None:
-    assert near_duplicates(features(2), silent) == []
-
-
-def test_near_duplicates_are_found_across_the_blocks_in_which_they_are_sought() -> None:
-    rows = features(600)
-    rows[599] = rows[1]
-    rows[300] = rows[299]
-    assert found(rows) == {(1, 599), (299, 300)}
-
-
-def test_near_duplicates_of_near_duplicates_show_one_part() -> None:
-    parts = parts_of([Pair(0, 3, 0.9), Pair(3, 4, 0.8)], 6)
-    assert parts[0] == parts[3] == parts[4]
-    assert len(set(parts.tolist())) == 4
 
 
 @pytest.mark.parametrize("images", [30, 200, 2000])
@@ -95,6 +34,18 @@ def test_a_tenth_that_scores_high_is_surprising_and_the_rest_is_not() -> None:
     named = surprising(scores, 0.02)
     assert named[180:].all()
     assert named[:180].sum() <= 1
+
+
+def test_what_is_surprising_is_what_the_step_up_rule_rejects() -> None:
+    """Benjamini and Hochberg by their words: all up to the largest rank k with p_(k) <= rate * k / n."""
+    for seed in range(20):
+        scores = np.random.default_rng(seed).gumbel(size=60) + np.linspace(0, 8, 60) ** 2 / 8
+        q1, median, q3 = np.quantile(scores, (0.25, 0.5, 0.75))
+        iqr = np.log(np.log(4)) - np.log(np.log(4 / 3))
+        p = stats.gumbel_r.sf((scores - median) / (q3 - q1) * iqr - np.log(np.log(2)))
+        passed = np.flatnonzero(np.sort(p) <= 0.2 * np.arange(1, 61) / 60)
+        rejected = np.argsort(p)[: passed[-1] + 1 if len(passed) else 0]
+        assert np.flatnonzero(surprising(scores, 0.2)).tolist() == sorted(rejected.tolist())
 
 
 def test_all_equal_scores_surprise_nobody() -> None:

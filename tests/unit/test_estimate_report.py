@@ -1,11 +1,9 @@
 import numpy as np
 import pytest
 
-from flowgauge.evaluation.choices import Choice, Costs
-from flowgauge.evaluation.estimate import Repeat, estimated, f1, precision
-from flowgauge.evaluation.estimate_report import EstimateReport, Origin
-from flowgauge.evaluation.parts import NearDuplicates
-from flowgauge.evaluation.replicates import Chooser
+from flowgauge.evaluation.choices import Choice, Chooser, Costs
+from flowgauge.evaluation.estimate import EstimateReport, Origin, Repeat, estimated, f1, precision
+from flowgauge.evaluation.near_duplicates import NearDuplicates
 from flowgauge.reports.estimate import render_estimate
 from tests.unit.test_report import outline
 

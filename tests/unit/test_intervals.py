@@ -3,7 +3,7 @@ import pytest
 from scipy import stats
 
 from flowgauge.evaluation.choices import Choice
-from flowgauge.evaluation.intervals import ShareOfImages, corrected, plain, propagated
+from flowgauge.evaluation.intervals import ShareOfImages, corrected, propagated
 from tests.support.factories import Factory, coverage, simulated
 
 SIMULATIONS = 150
@@ -28,7 +28,7 @@ def test_the_corrected_interval_is_nadeau_and_bengios() -> None:
 
 
 def test_more_repeats_shrink_the_plain_interval_without_end_but_not_ours() -> None:
-    narrow = [np.subtract(*plain([0.1, 0.3] * times)[::-1]) for times in (5, 500)]
+    narrow = [np.subtract(*corrected([0.1, 0.3] * times)[::-1]) for times in (5, 500)]
     assert narrow[1] < 0.1 * narrow[0]
     ours = [ShareOfImages(table(k, 60, 30, 0.2), np.arange(60)).share().interval for k in (10, 1000)]
     widths = [high - low for low, high in ours]

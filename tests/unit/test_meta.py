@@ -16,11 +16,8 @@ from flowgauge.adaptation.uncertainty import L2Rule
 from flowgauge.domain.errors import SettingsError, SnapshotCorrupt
 from flowgauge.meta import initialization as init_module
 from flowgauge.meta.initialization import MetaInit, read, shipped, write
-from flowgauge.meta.learners import parameters_of
-from flowgauge.meta.outer_loop import Order, meta_gradient
-from flowgauge.meta.settings import MetaTraining
+from flowgauge.meta.outer_loop import MetaState, MetaTraining, Order, meta_gradient, meta_train, parameters_of
 from flowgauge.meta.tasks import MetaLine, draw_task
-from flowgauge.meta.training import MetaState, meta_train
 from flowgauge.models.backbones import BackboneSpec
 from flowgauge.models.detector import length
 from flowgauge.models.headflow.detector import HEAD, HeadFlow, HeadFlowConfig

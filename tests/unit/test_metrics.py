@@ -4,7 +4,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from sklearn.metrics import roc_auc_score
 
-from flowgauge.evaluation.bootstrap import auroc_replicates, interval
+from flowgauge.evaluation.intervals import auroc_replicates, interval, weighted_auroc
 from flowgauge.evaluation.metrics import (
     AUPRO_LIMIT,
     Floats,
@@ -164,3 +164,13 @@ def test_two_gauges_are_compared_on_the_same_resamples() -> None:
     low, _ = interval(auroc_replicates(better, defective) - auroc_replicates(scores, defective))
     assert low > 0
     assert interval(auroc_replicates(better, defective))[0] < interval(auroc_replicates(scores, defective))[1]
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_images_that_count_several_times_weigh_so_much_in_the_auroc(seed: int) -> None:
+    """Not to the last bit: scikit-learn sums trapezoids in the order of thresholds."""
+    generator = np.random.default_rng(seed)
+    scores, defective = np.round(generator.normal(size=300), 1), generator.random(300) < 0.4
+    counts = generator.integers(0, 4, 300)
+    wanted = roc_auc_score(defective, scores, sample_weight=counts)
+    assert weighted_auroc(scores, defective, counts) == pytest.approx(wanted, abs=1e-12)

@@ -3,8 +3,7 @@ import pytest
 
 from flowgauge.domain.errors import UserError
 from flowgauge.domain.messages import Decision
-from flowgauge.evaluation.paired import paired_difference
-from flowgauge.evaluation.results import ImageResult, Run
+from flowgauge.evaluation.results import ImageResult, Run, paired_difference
 
 
 def _run(seed: int, lift: float, names: str = "image") -> Run:

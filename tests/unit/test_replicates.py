@@ -3,11 +3,10 @@ from functools import cache
 import numpy as np
 import pytest
 
-from flowgauge.evaluation.choices import Choice
+from flowgauge.evaluation.choices import Choice, Chooser
 from flowgauge.evaluation.estimate import Repeat
 from flowgauge.evaluation.feature_cache import Embedded, embedded
-from flowgauge.evaluation.replicates import Chooser, Replicates
-from flowgauge.evaluation.resplit import Material, resplit
+from flowgauge.evaluation.replicates import Material, Replicates, resplit
 from tests.support.gauges import defects, goods, settings
 
 GOOD, BAD = 24, 8

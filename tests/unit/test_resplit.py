@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from flowgauge.domain.errors import DatasetError
-from flowgauge.evaluation.resplit import Material, Partition, resplit
+from flowgauge.evaluation.replicates import Material, Partition, resplit
 
 Sides = dict[str, set[int]]
 
@@ -93,3 +93,11 @@ def test_half_of_the_good_images_are_kept_to_train() -> None:
 def test_too_few_images_are_reported(data: Material, said: str) -> None:
     with pytest.raises(DatasetError, match=said):
         resplit(data, 0)
+
+
+def test_the_partition_of_a_seed_stays_what_it_was() -> None:
+    """A repeat that is kept in a file is not repeated: the same seed must give the same images for ever."""
+    split = resplit(SINGLE, 0)
+    assert split.test_good.tolist() == [3, 9, 11, 22, 29, 42, 44, 49, 52, 54]
+    assert split.choose_defect.tolist() == [60, 62, 64, 66, 69, 71, 76, 77, 78, 80]
+    assert resplit(MIXED, 0).test_good.tolist()[:8] == [21, 42, 59, 60, 61, 62, 127, 128]

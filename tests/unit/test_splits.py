@@ -3,9 +3,9 @@ from pathlib import Path
 
 import pytest
 
-from flowgauge.domain.errors import DatasetError
+from flowgauge.domain.errors import DatasetError, UserError
 from flowgauge.evaluation.datasets import Dataset
-from flowgauge.evaluation.splits import Split, groups_of, own_trial, read_groups, read_splits, trial
+from flowgauge.evaluation.splits import Split, groups_by_name, groups_of, own_trial, read_groups, read_splits, trial
 from tests.support.folders import write_mvtec, write_plain
 
 
@@ -102,3 +102,17 @@ def test_every_image_needs_a_group(dataset: Dataset, tmp_path: Path) -> None:
 def test_groups_that_are_no_mapping_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="no file of groups"):
         read_groups(write(tmp_path, ["a"]))
+
+
+def test_the_part_is_what_the_pattern_finds() -> None:
+    names = ["test/crack/exp1_num_17.jpg", "train/good/exp6_num_17.jpg", "train/good/exp1_num_4.jpg"]
+    assert list(groups_by_name(names, r"num_(\d+)").values()) == ["17", "17", "4"]
+    assert list(groups_by_name(names, r"num_\d+").values()) == ["num_17", "num_17", "num_4"]
+    assert list(groups_by_name(names, r"/(\w)\w+/exp\d_num_(\d+)").values()) == ["c|17", "g|17", "g|4"]
+
+
+def test_a_pattern_that_is_none_or_finds_nothing_is_a_mistake() -> None:
+    with pytest.raises(UserError, match="no regular expression"):
+        groups_by_name(["a"], "(")
+    with pytest.raises(DatasetError, match="finds nothing in 2 names, b among them"):
+        groups_by_name(["a1", "b", "c"], r"\d")

@@ -3,6 +3,7 @@
 import json
 import re
 from dataclasses import replace
+from math import inf
 from pathlib import Path
 
 import numpy as np
@@ -13,15 +14,9 @@ from flowgauge.cli.detector_comparison import Task
 from flowgauge.cli.model import Model
 from flowgauge.cli.options import Aspect, Device
 from flowgauge.domain.errors import DatasetError, UserError
-from flowgauge.evaluation.comparison import Contender
+from flowgauge.evaluation.comparison import Contender, PromisedRate, miss_shares, promised_rates, threshold_at_true_rate
 from flowgauge.evaluation.datasets import Entry
-from flowgauge.evaluation.operating_points import (
-    PromisedRate,
-    binomial_interval,
-    miss_shares,
-    promised_rates,
-    threshold_at_true_rate,
-)
+from flowgauge.evaluation.intervals import binomial_interval
 from flowgauge.evaluation.splits import Trial
 from flowgauge.evaluation.suite import (
     Failure,
@@ -31,7 +26,6 @@ from flowgauge.evaluation.suite import (
     critical_difference,
     groups_within,
     ranking,
-    ranks,
 )
 from flowgauge.reports.suite import ranking_sentences, render_suite
 from tests.support.folders import write_mvtec, write_plain
@@ -91,7 +85,9 @@ def test_ranks_of_four_classifiers_on_fourteen_data_sets() -> None:
 
 
 def test_equal_values_share_their_ranks() -> None:
-    assert ranks(np.array([[0.9, 0.5, 0.9, 0.1]])).tolist() == [[1.5, 3.0, 1.5, 4.0]]
+    found = ranking({"a": {"w": 0.9, "x": 0.5, "y": 0.9, "z": 0.1}})
+    assert found is not None
+    assert found.mean_ranks == {"w": 1.5, "x": 3.0, "y": 1.5, "z": 4.0}
 
 
 def test_data_sets_that_lack_a_detector_do_not_count() -> None:
@@ -148,7 +144,7 @@ def test_equal_good_scores_never_exceed_the_rate() -> None:
 
 def test_a_promise_is_held_against_the_test_images() -> None:
     scores, defective = np.array([0.1, 0.2, 0.3, 0.9, 0.25]), np.array([False, False, False, False, True])
-    found = promised_rates({0.05: 0.22, 0.01: float("inf")}.__getitem__, scores, defective, (0.01, 0.05))
+    found = promised_rates({0.05: 0.22, 0.01: inf, 0.1: inf}.__getitem__, scores, defective)
     assert found == {
         "0.05": PromisedRate(threshold=0.22, false_alarm_share=0.5, miss_share=0.0, good_images=4, false_alarms=2)
     }, "a rate that too few images can promise is left out"

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 
 from flowgauge.domain.messages import FrozenModel
 from flowgauge.domain.seeding import seeded
-from flowgauge.evaluation.baselines import Baseline, Predictor
-from flowgauge.evaluation.contamination import Variant
+from flowgauge.evaluation.ablations import Ablation
+from flowgauge.evaluation.contamination import Baseline, Predictor
 from flowgauge.models.detector import Detector, Embedding, FeatureShape, Progress, Scores, TrainingSet, length, select
 from flowgauge.models.patch_scores import on_one_grid
 from flowgauge.models.registry import offer
@@ -334,9 +334,9 @@ def _fitted(
     return lambda embedding: detector.score_embedding(means(embedding)).image
 
 
-BASELINES: dict[Variant, Baseline] = {
-    Variant.PATCHCORE: partial(_fitted, Patchcore, PatchcoreConfig()),
-    Variant.PADIM: partial(_fitted, Padim, PadimConfig()),
+BASELINES: dict[Ablation, Baseline] = {
+    Ablation.PATCHCORE: partial(_fitted, Patchcore, PatchcoreConfig()),
+    Ablation.PADIM: partial(_fitted, Padim, PadimConfig()),
 }
 """In the noise benchmark, on the features that `headflow` keeps. One thing differs from what they would have seen:
 features finer than the grid come as the means over its patches, so that PaDiM works on this grid and not on the finest.

@@ -1,7 +1,6 @@
 """`flowgauge benchmark`: what methods and their ingredients are worth on a data set."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -84,15 +83,16 @@ def noise(
     differ a little from those of flowgauge evaluate.
     """
     from flowgauge.cli.benchmark_data import BenchmarkData
-    from flowgauge.cli.contamination import Benchmark, variants_of
+    from flowgauge.cli.contamination import Benchmark
     from flowgauge.cli.model import Model
+    from flowgauge.evaluation.contamination import variant_of
     from flowgauge.reports.curves import curves_svg
 
     for path in (json, plot):
         check_writable(path)
     if plot is not None and plot.suffix != ".svg":
         raise UserError(f"{plot} is no SVG.", "Give --plot a name that ends in .svg.")
-    chosen = variants_of(variant or ["full", "plain"])
+    chosen = [variant_of(name) for name in dict.fromkeys(variant or ["full", "plain"])]
     model = Model(detector or "headflow", weights, backbone, size, aspect, layers=layers, tiles=tiles)
     with bars() as report:
         data = BenchmarkData(dataset, splits, groups, masks, model, device, cache, report)
@@ -177,7 +177,7 @@ def drift(
     """
     from flowgauge.cli.drift import Benchmarks, Procedural, Recorded
     from flowgauge.cli.model import Model
-    from flowgauge.evaluation.ablations import Ablation
+    from flowgauge.evaluation.ablations import ADAPTATIONS, Ablation
     from flowgauge.synthetic.procedural import Change
 
     if (dataset is None) != (phases is None):
@@ -186,7 +186,7 @@ def drift(
     source: Procedural | Recorded = Procedural(material, Change(_one_of(change, Change)), recurring)
     if dataset is not None and phases is not None:
         source = Recorded(dataset, phases, groups)
-    variants = [Ablation(_one_of(name, Ablation)) for name in dict.fromkeys(variant or ["full"])]
+    variants = [Ablation(_one_of(name, ADAPTATIONS)) for name in dict.fromkeys(variant or ["full"])]
     model = Model(detector, weights, None, size, options.Aspect.SQUASH, members=members)
     with bars() as report:
         benchmarks = Benchmarks(model, device, report)
@@ -423,7 +423,7 @@ def _spreads(ranking: "Ranking", columns: Sequence[str]) -> list["Spread | None"
     return [getattr(ranking, column) for column in columns]
 
 
-def _one_of(name: str, choices: type[StrEnum]) -> str:
+def _one_of(name: str, choices: Iterable[str]) -> str:
     if name not in set(choices):
         raise UserError(f"{name!r} is none of them.", f"Use one of: {', '.join(choices)}.")
     return name

@@ -15,13 +15,22 @@ from flowgauge.cli.model import SHIPPED, fitting_start, torch_device
 from flowgauge.cli.output import write_whole
 from flowgauge.cli.resumption import left_in
 from flowgauge.domain.errors import UserError
-from flowgauge.evaluation.baselines import BASELINES, Baseline, baseline_fit
-from flowgauge.evaluation.contamination import Cell, Curve, Variant, contaminated_fit, curves, needs_init
+from flowgauge.evaluation.ablations import Ablation
+from flowgauge.evaluation.contamination import (
+    BASELINES,
+    Baseline,
+    Cell,
+    Curve,
+    baseline_fit,
+    contaminated_fit,
+    curves,
+    needs_init,
+)
 from flowgauge.evaluation.splits import Split
 from flowgauge.meta.initialization import MetaInit
 from flowgauge.models.headflow.detector import HeadFlow
 
-_Key = tuple[Variant, float, int]  # variant, share of defects, seed
+_Key = tuple[Ablation, float, int]  # variant, share of defects, seed
 
 
 @dataclass(frozen=True)
@@ -43,15 +52,7 @@ class NoiseResult:
         return head | body | {"cells": [cell.model_dump(mode="json") for cell in self.cells]}
 
 
-def variants_of(names: Sequence[str]) -> list[Variant]:
-    """Raises `UserError` for one that there is not."""
-    try:
-        return [Variant(name) for name in dict.fromkeys(names)]
-    except ValueError as error:
-        raise UserError(f"{error}.".replace("Variant", "variant"), f"Use one of: {', '.join(Variant)}.") from error
-
-
-def baselines_of(variants: Sequence[Variant], detector: str) -> Mapping[Variant, Baseline]:
+def baselines_of(variants: Sequence[Ablation], detector: str) -> Mapping[Ablation, Baseline]:
     """Those that `variants` ask for. Raises `UserError` where there is no anomalib, or where `detector` keeps of the
     features what is no use to baselines.
     """
@@ -75,7 +76,7 @@ class Benchmark:
     cache: BenchmarkData
     init: str
 
-    def run(self, variants: Sequence[Variant], seeds: Sequence[int], out: Path | None) -> NoiseResult:
+    def run(self, variants: Sequence[Ablation], seeds: Sequence[int], out: Path | None) -> NoiseResult:
         """All fits that `out` does not tell of already; it is written after each, with what else it told of."""
         start, baselines = self._start(variants), baselines_of(variants, self.cache.settings.detector)
         splits, report = self.cache.chosen(seeds), self.cache.report
@@ -89,13 +90,13 @@ class Benchmark:
         report("fitting and judging", len(plan), len(plan))
         return self._result(known)
 
-    def _fitted(self, variant: Variant, split: Split, start: MetaInit | None, baseline: Baseline | None) -> Cell:
+    def _fitted(self, variant: Ablation, split: Split, start: MetaInit | None, baseline: Baseline | None) -> Cell:
         data = self.cache.features.data
         if baseline is not None:
             return baseline_fit(data, split, variant, baseline, perf_counter)
         return contaminated_fit(data, split, self.cache.parts, variant, self.cache.settings, perf_counter, start)
 
-    def _start(self, variants: Sequence[Variant]) -> MetaInit | None:
+    def _start(self, variants: Sequence[Ablation]) -> MetaInit | None:
         """Where variants start that start from the meta-learned initialization; None where there are none such.
 
         Raises `SettingsError` where that is of another detector or backbone.

@@ -28,10 +28,17 @@ from flowgauge.cli.output import write_whole
 from flowgauge.cli.progress import Report, bars
 from flowgauge.cli.resumption import left_in
 from flowgauge.domain.errors import Unavailable, UserError
-from flowgauge.evaluation.comparison import Contender, Ranking, Shown, standings
+from flowgauge.evaluation.comparison import (
+    Contender,
+    PromisedRate,
+    Ranking,
+    Shown,
+    miss_shares,
+    promised_rates,
+    standings,
+)
 from flowgauge.evaluation.datasets import Dataset, Entry, Sample, evenly, sift
-from flowgauge.evaluation.operating_points import PromisedRate, miss_shares, promised_rates
-from flowgauge.evaluation.summary import Case
+from flowgauge.evaluation.evaluate import Case
 from flowgauge.models.registry import DETECTORS, FROM_LABELS
 from flowgauge.training.gauge import Gauge
 from flowgauge.training.snapshot import weights_of

@@ -22,9 +22,16 @@ from flowgauge.cli.script import Act, Frame, Script
 from flowgauge.domain.errors import DatasetError
 from flowgauge.domain.messages import FrozenModel
 from flowgauge.evaluation.ablations import Ablation, settings_of
-from flowgauge.evaluation.changing_lines import ChangingLine
-from flowgauge.evaluation.drift import DriftPhase, DriftReplay, ObservedImage, Reading, summaries
-from flowgauge.evaluation.poisoning import PoisoningOutcome, poisoned
+from flowgauge.evaluation.drift import (
+    ChangingLine,
+    DriftPhase,
+    DriftReplay,
+    ObservedImage,
+    PoisoningOutcome,
+    Reading,
+    poisoned,
+    summaries,
+)
 from flowgauge.evaluation.splits import read_groups
 from flowgauge.reports.story import Truth
 from flowgauge.synthetic.procedural import MATERIALS, Change, ProceduralLine

@@ -14,8 +14,7 @@ from flowgauge.cli.progress import bars
 from flowgauge.domain.errors import UserError
 
 if TYPE_CHECKING:
-    from flowgauge.evaluation.estimate import Figure
-    from flowgauge.evaluation.estimate_report import EstimateReport
+    from flowgauge.evaluation.estimate import EstimateReport, Figure
 
 
 class Choose(StrEnum):
@@ -100,8 +99,7 @@ def estimate(
     """
     from flowgauge.cli.estimation import Estimation, Request
     from flowgauge.cli.model import Model
-    from flowgauge.evaluation.choices import Choice, Costs
-    from flowgauge.evaluation.replicates import Chooser
+    from flowgauge.evaluation.choices import Choice, Chooser, Costs
     from flowgauge.reports.estimate import write_estimate
 
     for path in (json, html):

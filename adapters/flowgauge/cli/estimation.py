@@ -20,14 +20,12 @@ from flowgauge.cli.options import Device
 from flowgauge.cli.output import as_json, write_whole
 from flowgauge.cli.progress import Report
 from flowgauge.cli.resumption import left_in
-from flowgauge.evaluation.choices import Choice
+from flowgauge.evaluation.choices import Choice, Chooser
 from flowgauge.evaluation.datasets import Dataset, Entry
-from flowgauge.evaluation.estimate import Repeat, estimated
-from flowgauge.evaluation.estimate_report import EstimateReport, Origin
-from flowgauge.evaluation.parts import NearDuplicates, duplicate_groups, groups_by_name, near_duplicates_of
-from flowgauge.evaluation.replicates import Chooser, Replicates
-from flowgauge.evaluation.resplit import Material, require_divisible
-from flowgauge.evaluation.splits import Groups, groups_of, read_groups
+from flowgauge.evaluation.estimate import EstimateReport, Origin, Repeat, estimated
+from flowgauge.evaluation.near_duplicates import NearDuplicates, duplicate_groups, near_duplicates_of
+from flowgauge.evaluation.replicates import Material, Replicates, require_divisible
+from flowgauge.evaluation.splits import Groups, groups_by_name, groups_of, read_groups
 from flowgauge.meta.initialization import MetaInit
 from flowgauge.training.fit import embedder_for
 

@@ -14,10 +14,10 @@ from flowgauge.cli.options import Device
 from flowgauge.cli.output import warn
 from flowgauge.cli.progress import Report
 from flowgauge.domain.errors import UserError
-from flowgauge.evaluation.evaluate import Conditions, Inspect, Progress, evaluate, nobody
-from flowgauge.evaluation.paired import PairedDifference, paired_difference
-from flowgauge.evaluation.results import Evaluation, Run
+from flowgauge.evaluation.evaluate import Conditions, Inspect, evaluate, nobody
+from flowgauge.evaluation.results import Evaluation, PairedDifference, Run, paired_difference
 from flowgauge.evaluation.splits import Trial, own_trial, read_groups, read_splits, trial
+from flowgauge.models.detector import Progress
 from flowgauge.training.fit import fit
 from flowgauge.training.gauge import Gauge
 from flowgauge.vision.decoding import Picture

@@ -19,10 +19,8 @@ from flowgauge.cli.options import Device
 from flowgauge.cli.progress import Report
 from flowgauge.domain.errors import UserError
 from flowgauge.meta.initialization import Card, MetaInit, write
-from flowgauge.meta.learners import parameters_of
-from flowgauge.meta.settings import MetaTraining, Turn
+from flowgauge.meta.outer_loop import MetaState, MetaTraining, Turn, meta_train, parameters_of
 from flowgauge.meta.tasks import LineSize, MetaLine, dataset_line, procedural_line
-from flowgauge.meta.training import MetaState, meta_train
 from flowgauge.models.headflow.detector import HeadFlow
 from flowgauge.synthetic.procedural import MATERIALS
 from flowgauge.training.fit import embedder_for

@@ -48,8 +48,7 @@ def meta_train(
     """
     from flowgauge.cli.meta_learning import MetaRun
     from flowgauge.cli.model import Model
-    from flowgauge.meta.outer_loop import Order
-    from flowgauge.meta.settings import MetaTraining
+    from flowgauge.meta.outer_loop import MetaTraining, Order
     from flowgauge.reports.losses import losses_svg
 
     for path in (out, plot):

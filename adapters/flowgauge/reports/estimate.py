@@ -5,10 +5,9 @@ from pathlib import Path
 
 from flowgauge.domain.object_keys import spelled
 from flowgauge.evaluation.choices import Choice
-from flowgauge.evaluation.estimate import Figure
-from flowgauge.evaluation.estimate_report import EstimateReport, Origin
+from flowgauge.evaluation.estimate import EstimateReport, Figure, Origin
 from flowgauge.evaluation.intervals import Share
-from flowgauge.evaluation.parts import NearDuplicates
+from flowgauge.evaluation.near_duplicates import NearDuplicates
 from flowgauge.reports.frame import key_figure, page, ruler, section
 from flowgauge.reports.markup import Markup, header_row, scrollable, tag
 from flowgauge.reports.replicates import repeats_chart, scores_chart, threshold_chart

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from flowgauge.meta.settings import Turn
+from flowgauge.meta.outer_loop import Turn
 from flowgauge.reports.markup import Markup, tag
 from flowgauge.reports.svg import Scale, covering, path, text, value_axis
 

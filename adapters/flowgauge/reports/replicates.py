@@ -4,8 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from flowgauge.evaluation.estimate import Figure, Repeat, standardised_scores
-from flowgauge.evaluation.estimate_report import EstimateReport
+from flowgauge.evaluation.estimate import EstimateReport, Figure, Repeat, standardised_scores
 from flowgauge.reports.markup import Markup, join, tag
 from flowgauge.reports.svg import Scale, line, picture, text, tick_words, value_axis
 from flowgauge.reports.wording import percent, significant

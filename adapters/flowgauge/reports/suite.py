@@ -5,8 +5,8 @@ from pathlib import Path
 from statistics import fmean
 
 from flowgauge.domain.object_keys import spelled
-from flowgauge.evaluation.comparison import Spread
-from flowgauge.evaluation.operating_points import PromisedRate, binomial_interval
+from flowgauge.evaluation.comparison import PromisedRate, Spread
+from flowgauge.evaluation.intervals import binomial_interval
 from flowgauge.evaluation.suite import SIGNIFICANCE, Figure, Ranking, SuiteResults, Summary, image_auroc, missed_at
 from flowgauge.reports.frame import key_figure, page, ruler, section
 from flowgauge.reports.markup import Markup, header_row, scrollable, tag

@@ -1,20 +1,22 @@
-"""How the images were taken: their sizes and their exposure."""
+"""How the images were taken: their sizes, their exposure, their focus."""
 
 from collections import Counter
 
 import numpy as np
 
-from flowgauge.datachecks.image_statistics import ImageStatistics
-from flowgauge.datachecks.issue import Check, Figure, Finding, Named
-from flowgauge.datachecks.outliers import Flags, apart
+from flowgauge.datachecks.image_statistics import ImageStatistics, blurred
+from flowgauge.datachecks.issue import Check, Finding, Named
+from flowgauge.datachecks.outliers import apart, deviations
 from flowgauge.training.thresholds import Scores
 
+# The share of images of one size from which others are exceptions. With less, a set of two sizes has exceptions; with
+# more, two odd images of twenty are no exceptions but a variety of shapes.
 _COMMON = 0.9
-"""The share of images of one size from which others are exceptions."""
+# A part that one image shows a quarter wider than another is another part to features that were never trained so.
 _STRETCH = 1.25
-"""A part that one image shows a quarter wider than another is another part to features that were never trained so."""
+# A quarter more or less light is seen by eye; contrast goes with what a part shows, and may vary more.
 _LIGHT, _CONTRAST = np.log(1.25), np.log(1.6)
-"""A quarter more or less light is seen by eye; contrast goes with what a part shows, and may vary more."""
+# Added to brightness and contrast: less than one level is nothing, and black has a logarithm.
 _DARK = 1 / 255
 
 
@@ -22,32 +24,29 @@ def sizes_check(seen: ImageStatistics) -> Check:
     sizes = Counter(look.size for look in seen.looks)
     usual, count = sizes.most_common(1)[0]
     aspects = np.array([look.size[0] / look.size[1] for look in seen.looks])
-    low, high = np.quantile(aspects, (0.05, 0.95))
-    figures: dict[str, Figure] = {"sizes": len(sizes), "commonest": f"{usual[0]} x {usual[1]}"}
-    figures["aspect_low"], figures["aspect_high"] = float(low), float(high)
-    finding = _other_sizes(seen, usual) if count >= _COMMON * len(seen.looks) else _stretched(float(low), float(high))
-    question = "Have all images one size and shape?"
-    return Check(name="sizes", question=question, figures=figures, findings=() if finding is None else (finding,))
-
-
-def _other_sizes(seen: ImageStatistics, usual: tuple[int, int]) -> Finding | None:
-    others = [look for look in seen.looks if look.size != usual]
-    if not others:
-        return None
-    return Finding(
-        title="Images of another size",
-        seen=f"{len(others)} of {len(seen.looks)} images are not {usual[0]} x {usual[1]} pixels as the rest is.",
-        why="They were taken or cropped otherwise, so parts appear larger, smaller or stretched in them.",
-        remedy="Take or crop them as the others, or leave them out.",
-        figures={"images": len(others)},
-        images=tuple(Named(name=o.entry.name, words=f"{o.size[0]} x {o.size[1]}") for o in others),
+    low, high = (float(end) for end in np.quantile(aspects, (0.05, 0.95)))
+    check = Check(
+        name="sizes",
+        question="Have all images one size and shape?",
+        figures={
+            "sizes": len(sizes),
+            "commonest": f"{usual[0]} x {usual[1]}",
+            "aspect_low": low,
+            "aspect_high": high,
+        },
     )
-
-
-def _stretched(low: float, high: float) -> Finding | None:
-    if high / low < _STRETCH:
-        return None
-    return Finding(
+    others = [look for look in seen.looks if look.size != usual]
+    if count >= _COMMON * len(seen.looks):
+        finding = Finding(
+            title="Images of another size",
+            seen=f"{len(others)} of {len(seen.looks)} images are not {usual[0]} x {usual[1]} pixels as the rest is.",
+            why="They were taken or cropped otherwise, so parts appear larger, smaller or stretched in them.",
+            remedy="Take or crop them as the others, or leave them out.",
+            figures={"images": len(others)},
+            images=tuple(Named(name=o.entry.name, words=f"{o.size[0]} x {o.size[1]}") for o in others),
+        )
+        return check.with_findings(finding) if others else check
+    finding = Finding(
         title="Images of many shapes",
         seen=f"Width over height goes from {low:.2f} to {high:.2f} (90 % of the images).",
         why="Made square, the same texture is stretched in one image and squeezed in another, which a gauge has to "
@@ -55,28 +54,31 @@ def _stretched(low: float, high: float) -> Finding | None:
         remedy="Crop to one shape, or fit with --aspect letterbox, which keeps proportions.",
         figures={"aspect_low": low, "aspect_high": high},
     )
+    return check.with_findings(finding) if high / low >= _STRETCH else check
 
 
 def exposure_check(seen: ImageStatistics) -> Check:
     """Of good images in focus: a defect may be what makes an image dark, and blur takes contrast."""
-    usual = seen.train
-    light, contrast = (np.log(seen.values(name) + _DARK) for name in ("brightness", "contrast"))
-    wrong = (apart(light, light[usual], _LIGHT) | apart(contrast, contrast[usual], _CONTRAST)) & seen.good & ~seen.soft
-    figures: dict[str, Figure] = {
-        "brightness": float(np.median(seen.values("brightness")[usual])),
-        "contrast": float(np.median(seen.values("contrast")[usual])),
-        "ill_exposed": int(wrong.sum()),
-    }
-    findings = (_ill_exposed(seen, wrong, light, contrast, usual),) if wrong.any() else ()
-    question = "Were all images taken in the same light?"
-    return Check(name="exposure", question=question, figures=figures, findings=findings)
-
-
-def _ill_exposed(seen: ImageStatistics, wrong: Flags, light: Scores, contrast: Scores, usual: Flags) -> Finding:
-    change = np.exp(light - np.median(light[usual]))
-    span = np.exp(contrast - np.median(contrast[usual]))
+    brightness, contrast = seen.values("brightness"), seen.values("contrast")
+    log_light, log_contrast = np.log(brightness + _DARK), np.log(contrast + _DARK)
+    usual_light, usual_contrast = log_light[seen.train], log_contrast[seen.train]
+    wrong = apart(log_light, usual_light, _LIGHT) | apart(log_contrast, usual_contrast, _CONTRAST)
+    wrong = wrong & seen.good & ~seen.soft
+    check = Check(
+        name="exposure",
+        question="Were all images taken in the same light?",
+        figures={
+            "brightness": float(np.median(brightness[seen.train])),
+            "contrast": float(np.median(contrast[seen.train])),
+            "ill_exposed": int(wrong.sum()),
+        },
+    )
+    if not wrong.any():
+        return check
+    change = np.exp(log_light - np.median(usual_light))
+    span = np.exp(log_contrast - np.median(usual_contrast))
     worst = sorted(np.flatnonzero(wrong), key=lambda row: -abs(np.log(change[row])))
-    return Finding(
+    finding = Finding(
         title="Good images in another light",
         seen=f"{len(worst)} good images are brighter, darker or of another contrast than the rest.",
         why="Light changes every feature: such images widen what passes for normal, or are false alarms.",
@@ -91,3 +93,31 @@ def _ill_exposed(seen: ImageStatistics, wrong: Flags, light: Scores, contrast: S
             for row in worst
         ),
     )
+    return check.with_findings(finding)
+
+
+def focus_check(names: list[str], sharp: Scores, usual: Scores) -> Check:
+    """`sharp` (N,) of all images; `usual` are those of the good training images."""
+    soft = np.flatnonzero(blurred(sharp, usual))
+    worst = soft[np.argsort(sharp[soft])]
+    check = Check(
+        name="focus",
+        question="Is every image in focus?",
+        figures={"images": len(sharp), "out_of_focus": len(worst), "usual_sharpness": float(np.median(usual))},
+    )
+    if not len(worst):
+        return check
+    kept, far = np.exp(sharp - np.median(usual)), deviations(sharp, usual)
+    finding = Finding(
+        title="Images out of focus",
+        seen=f"{len(worst)} of {len(sharp)} images have lost most of their fine edges; the worst keeps "
+        f"{kept[worst[0]]:.0%} of what is usual.",
+        why="A blurred image hides small defects, and one that trains makes blur look normal.",
+        remedy="Take these images again, and see why the camera lost its focus.",
+        figures={"out_of_focus": len(worst), "edges_kept": float(kept[worst[0]])},
+        images=tuple(
+            Named(name=names[i], value=float(kept[i]), words=f"{kept[i]:.0%} of the edges, {far[i]:+.0f} deviations")
+            for i in worst
+        ),
+    )
+    return check.with_findings(finding)

@@ -1,19 +1,14 @@
 """All checks of a data set, before a gauge is fitted to it and after."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from flowgauge.datachecks.background import background_check
-from flowgauge.datachecks.camera import exposure_check, sizes_check
-from flowgauge.datachecks.duplicates import duplicates_check, repeats
-from flowgauge.datachecks.focus import focus_check
+from flowgauge.datachecks.background import background_check, positions_check, silhouette, silhouette_check
+from flowgauge.datachecks.camera import exposure_check, focus_check, sizes_check
 from flowgauge.datachecks.image_statistics import ImageStatistics, image_statistics
 from flowgauge.datachecks.issue import Check, Finding, Named
-from flowgauge.datachecks.model_checks import positions_check, turned_check
-from flowgauge.datachecks.orientation import orientation_check
-from flowgauge.datachecks.sample_size import enough_check
-from flowgauge.datachecks.silhouette import silhouette, silhouette_check
-from flowgauge.datachecks.suspects import suspects_check
+from flowgauge.datachecks.orientation import orientation_check, turned_check
+from flowgauge.datachecks.training_images import duplicates_check, enough_check, repeats, suspects_check
 from flowgauge.evaluation.datasets import Dataset
 from flowgauge.models.detector import Progress
 from flowgauge.training.gauge import Gauge
@@ -37,7 +32,7 @@ class Examination:
 def examine(
     dataset: Dataset, embedder: Embedder, gauge: Gauge | None, groups: Mapping[str, str] | None, progress: Progress
 ) -> Examination:
-    """Every check in turn; `gauge` adds those of what it makes of the images, and `groups` only judges the near
+    """Every check in turn; `gauge` adds those of what it makes of the images, and `groups` only tests the near
     duplicates found.
 
     Raises `DatasetError` where no training image can be read.
@@ -56,16 +51,17 @@ def examine(
         orientation_check(seen, embedder, progress),
         background_check(seen, shape),
     ]
-    after: tuple[Callable[[ImageStatistics, Gauge, Progress], Check], ...] = (turned_check, positions_check)
-    checks += [check(seen, gauge, progress) for check in after if gauge is not None]
+    if gauge is not None:
+        checks += [turned_check(seen, gauge, progress), positions_check(seen, gauge, progress)]
     return Examination(seen, tuple(checks))
 
 
 def _readable_check(seen: ImageStatistics) -> Check:
-    question = "Can every image be read?"
-    figures = {"images": len(seen.looks), "unreadable": len(seen.unreadable)}
-    if not seen.unreadable:
-        return Check(name="readable", question=question, figures=figures)
+    check = Check(
+        name="readable",
+        question="Can every image be read?",
+        figures={"images": len(seen.looks), "unreadable": len(seen.unreadable)},
+    )
     finding = Finding(
         title="Images that cannot be read",
         seen=f"{len(seen.unreadable)} files are no images that can be decoded; the other checks leave them out.",
@@ -74,4 +70,4 @@ def _readable_check(seen: ImageStatistics) -> Check:
         figures={"unreadable": len(seen.unreadable)},
         images=tuple(Named(name=one.name, words=one.cause) for one in seen.unreadable),
     )
-    return Check(name="readable", question=question, figures=figures, findings=(finding,))
+    return check.with_findings(finding) if seen.unreadable else check

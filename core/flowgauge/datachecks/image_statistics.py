@@ -12,11 +12,13 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from flowgauge.datachecks.focus import blurred, sharpness
+from flowgauge.datachecks.outliers import Flags, apart
 from flowgauge.domain.errors import DatasetError
 from flowgauge.evaluation.datasets import Dataset, Entry, Sample, Unreadable, sift
 from flowgauge.models.detector import Progress
+from flowgauge.training.thresholds import Scores
 from flowgauge.training.training_set import Embedder
+from flowgauge.vision.decoding import statistics
 from flowgauge.vision.preprocessing import Preprocessing
 from flowgauge.vision.segmentation import segmented
 
@@ -24,10 +26,15 @@ SIDE = 64
 """Of thumbnails, in pixels: enough for colours of regions, 12 KiB of each image."""
 
 GRID = 16
+"""Of features: the grid of the default backbone's coarsest stride at 256 pixels. Finer ones take memory with
+their square, and most of their places are interpolated."""
 _BATCH = 16
 
+_LONGEST = 512
+# What must be gone of the edges' energy, as a logarithm: a lens that shifts so far is seen by eye.
+_LOST = np.log(1.6)
+
 Bytes = NDArray[np.uint8]
-Flags = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,74 +92,96 @@ class ImageStatistics:
         """Which looks are out of focus."""
         return blurred(self.values("sharpness"), self.values("sharpness")[self.train])
 
+    def test_entries(self, *, defective: bool) -> list[Entry]:
+        return [look.entry for look in self.looks[self.trained :] if look.entry.defective is defective]
+
     def values(self, name: str) -> NDArray[np.float64]:
         """(N,) that number of each look."""
         return np.array([getattr(look, name) for look in self.looks], dtype=np.float64)
 
 
+def sharpness(pixels: NDArray[np.uint8]) -> float:
+    """`Statistics.focus` of an image (H, W, 3) of half its size, and of 512 pixels at most: there the sensor's noise,
+    which stays sharp in any blur, is averaged out. Higher is sharper.
+    """
+    gray = Image.fromarray(pixels).convert("L")
+    shrink = max(2.0, max(gray.size) / _LONGEST)
+    size = (max(4, round(gray.width / shrink)), max(4, round(gray.height / shrink)))
+    return statistics(np.asarray(gray.resize(size, Image.Resampling.BOX).convert("RGB"))).focus
+
+
+def blurred(sharp: Scores, usual: Scores) -> Flags:
+    """(N,) which of `sharp` (N,) are far below what is `usual`."""
+    return apart(sharp, usual, _LOST) & (sharp < np.median(usual))
+
+
 def image_statistics(dataset: Dataset, embedder: Embedder, progress: Progress) -> ImageStatistics:
     """Raises `DatasetError` where no training image can be read."""
-    surveyor = _Surveyor(embedder, len(dataset.train) + len(dataset.test), progress)
-    fitted_on = _Painter(embedder.preprocessing.size)
-    for batch in _batches(dataset.train):
-        fitted_on.add(surveyor.look_at(batch))
-    trained = len(surveyor.looks)
+    reading = _Reading(embedder, len(dataset.train) + len(dataset.test), progress)
+    size = embedder.preprocessing.size
+    pixels, squares = np.zeros((size, size, 3)), np.zeros((size, size))
+    for crops_NSSC in reading.batches(dataset.train):
+        pixels += crops_NSSC.sum(axis=0, dtype=np.float64)
+        squares += (crops_NSSC.astype(np.float64).mean(axis=3) ** 2).sum(axis=0)
+    trained = len(reading.looks)
     if not trained:
-        cause = surveyor.unreadable[0].cause
+        cause = reading.unreadable[0].cause
         raise DatasetError(f"None of the training images in {dataset.root} can be read.", cause)
-    for batch in _batches(dataset.test):
-        surveyor.look_at(batch)
-    fine, coarse = (torch.cat(parts) for parts in zip(*surveyor.features, strict=True))
+    for _ in reading.batches(dataset.test):
+        continue  # looked at, but no part of the summary
+    fine, coarse = (torch.cat(parts) for parts in zip(*reading.features, strict=True))
+    mean = pixels / trained
+    spread = np.sqrt(np.maximum(squares / trained - mean.mean(axis=2) ** 2, 0))
     return ImageStatistics(
-        tuple(surveyor.looks),
-        tuple(surveyor.unreadable),
-        fine,
-        coarse,
-        fitted_on.summary(),
-        trained,
-        embedder.preprocessing,
+        looks=tuple(reading.looks),
+        unreadable=tuple(reading.unreadable),
+        fine=fine,
+        coarse=coarse,
+        summary=Summary(np.rint(mean).astype(np.uint8), spread.astype(np.float32)),
+        trained=trained,
+        preprocessing=embedder.preprocessing,
     )
 
 
-class _Surveyor:
+class _Reading:
+    """What has been read so far."""
+
     def __init__(self, embedder: Embedder, total: int, progress: Progress) -> None:
         self.looks: list[Look] = []
         self.unreadable: list[Unreadable] = []
         self.features: list[tuple[Tensor, Tensor]] = []
         self._embedder, self._total, self._progress = embedder, total, progress
 
-    def look_at(self, batch: Sequence[Entry]) -> Bytes:
-        """The squares (N, size, size, 3) of those that can be read."""
-        found = list(sift(batch))
-        seen = self._embedder.preprocessing.seen
-        samples = [replace(item, picture=seen(item.picture)) for item in found if isinstance(item, Sample)]
-        self.unreadable += [item for item in found if isinstance(item, Unreadable)]
-        size = self._embedder.preprocessing.size
-        crops = np.zeros((0, size, size, 3), np.uint8)
-        if samples:
-            crops = self._embedder.preprocessing.crops([sample.picture for sample in samples])
-            self.looks += [_look(sample, square) for sample, square in zip(samples, crops, strict=True)]
-            self.features.append(_features(self._embedder, crops))
-        self._progress("looking at images", len(self.looks) + len(self.unreadable), self._total)
-        return crops
+    def batches(self, entries: Sequence[Entry]) -> Iterator[Bytes]:
+        """The squares (N, size, size, 3) of those that can be read, batch by batch; looks at each of them."""
+        backbone, preprocessing = self._embedder.backbone, self._embedder.preprocessing
+        for start in range(0, len(entries), _BATCH):
+            found = list(sift(entries[start : start + _BATCH]))
+            seen = preprocessing.seen
+            samples = [replace(item, picture=seen(item.picture)) for item in found if isinstance(item, Sample)]
+            self.unreadable += [item for item in found if isinstance(item, Unreadable)]
+            if samples:
+                crops = preprocessing.crops([sample.picture for sample in samples])
+                self.looks += [_look(sample, crop) for sample, crop in zip(samples, crops, strict=True)]
+                with torch.inference_mode():
+                    levels = backbone(preprocessing.normalised(crops))[-2:]
+                    self.features.append((_patches(levels[0]), _patches(levels[-1])))
+                yield crops
+            self._progress("looking at images", len(self.looks) + len(self.unreadable), self._total)
 
 
-def _batches(entries: Sequence[Entry]) -> Iterator[Sequence[Entry]]:
-    return (entries[start : start + _BATCH] for start in range(0, len(entries), _BATCH))
-
-
-def _look(sample: Sample, square: Bytes) -> Look:
-    seen = sample.picture.statistics
+def _look(sample: Sample, crop: Bytes) -> Look:
+    picture = sample.picture
     return Look(
         entry=sample.entry,
-        size=sample.picture.size,
-        digest=sha256(f"{sample.picture.size}".encode() + sample.picture.pixels.tobytes()).hexdigest(),
-        brightness=seen.brightness,
-        contrast=seen.contrast,
-        sharpness=sharpness(sample.picture.pixels),
-        thumb=np.asarray(Image.fromarray(square).resize((SIDE, SIDE), Image.Resampling.BOX)),
-        mask=None if sample.mask is None else _touched(sample.mask),
-        foreground=_shrunk(segmented(square)) >= 128,
+        size=picture.size,
+        digest=sha256(f"{picture.size}".encode() + picture.pixels.tobytes()).hexdigest(),
+        brightness=picture.statistics.brightness,
+        contrast=picture.statistics.contrast,
+        sharpness=sharpness(picture.pixels),
+        thumb=np.asarray(Image.fromarray(crop).resize((SIDE, SIDE), Image.Resampling.BOX)),
+        mask=None if sample.mask is None else np.asarray(_shrunk(sample.mask) > 0),
+        foreground=_shrunk(segmented(crop)) >= 128,
     )
 
 
@@ -160,34 +189,5 @@ def _shrunk(flags: Flags) -> Bytes:
     return np.asarray(Image.fromarray(flags.astype(np.uint8) * 255).resize((SIDE, SIDE), Image.Resampling.BOX))
 
 
-def _touched(mask: Flags) -> Flags:
-    return np.asarray(_shrunk(mask) > 0)
-
-
-def _features(embedder: Embedder, crops: Bytes) -> tuple[Tensor, Tensor]:
-    with torch.inference_mode():
-        levels = embedder.backbone(embedder.preprocessing.normalised(crops))[-2:]
-        return _patches(levels[0]), _patches(levels[-1])
-
-
 def _patches(features_BCHW: Tensor) -> Tensor:
     return F.normalize(F.adaptive_avg_pool2d(features_BCHW, GRID), dim=1).half().cpu().clone()
-
-
-class _Painter:
-    """Mean and spread of squares that are not kept."""
-
-    def __init__(self, size: int) -> None:
-        self._count = 0
-        self._sum = np.zeros((size, size, 3))
-        self._crops = np.zeros((size, size))
-
-    def add(self, crops_NSSC: Bytes) -> None:
-        self._count += len(crops_NSSC)
-        self._sum += crops_NSSC.sum(axis=0, dtype=np.float64)
-        self._crops += (crops_NSSC.astype(np.float64).mean(axis=3) ** 2).sum(axis=0)
-
-    def summary(self) -> Summary:
-        mean = self._sum / max(1, self._count)
-        spread = np.sqrt(np.maximum(self._crops / max(1, self._count) - mean.mean(axis=2) ** 2, 0))
-        return Summary(np.rint(mean).astype(np.uint8), spread.astype(np.float32))

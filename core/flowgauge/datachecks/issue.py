@@ -47,6 +47,9 @@ class Check(FrozenModel):
     findings: tuple[Finding, ...] = ()
     skipped: str = ""
 
+    def with_findings(self, *findings: Finding) -> "Check":
+        return self.model_copy(update={"findings": findings})
+
     @property
     def problems(self) -> tuple[Finding, ...]:
         return tuple(finding for finding in self.findings if finding.level is Level.PROBLEM)

@@ -1,6 +1,6 @@
 """Which of many values stand out, with a bound on how often any does where none should.
 
-A clean data set must be told clean whatever its size, so limits go by the family of all images: the chance that any of
+Limits go by the family of all images, so that a clean data set is told clean whatever its size: the chance that any of
 them is named wrongly is at most `FAMILY` for each statistic.
 """
 
@@ -11,10 +11,9 @@ from scipy import stats
 from flowgauge.training.thresholds import Scores
 
 FAMILY = 0.01
+"""A larger one names images of clean sets; with a smaller one, only gross faults stand out."""
 
 _NORMAL_IQR = 1.349
-_GUMBEL_MEDIAN = -np.log(np.log(2))
-_GUMBEL_IQR = -np.log(np.log(4 / 3)) + np.log(np.log(4))
 
 Flags = NDArray[np.bool_]
 
@@ -25,33 +24,25 @@ def deviations(values: Scores, reference: Scores) -> Scores:
     return np.asarray((values - median) / max((q3 - q1) / _NORMAL_IQR, 1e-9), dtype=np.float64)
 
 
-def normal_limit(tests: int, family: float = FAMILY) -> float:
-    """Beyond so many standard deviations, on either side, none of `tests` normal values lies but with that chance."""
-    return float(stats.norm.isf(family / (2 * max(1, tests))))
-
-
 def apart(values: Scores, reference: Scores, effect: float) -> Flags:
-    """(n,) which values lie beyond the family's limit and are at least `effect` from the median.
+    """(n,) which values lie beyond the family's limit, on either side, and are at least `effect` from the median.
 
-    Distance alone is no fault: of images taken with great care, one that is a little different stands out by many
-    deviations.
+    The limit is the z of `FAMILY` / 2n (Bonferroni). Distance alone is no fault: of images taken with great care, one
+    that is a little different stands out by many deviations.
     """
+    limit = float(stats.norm.isf(FAMILY / (2 * max(1, len(values)))))
     far = np.abs(values - np.median(reference)) >= effect
-    return np.asarray(far & (np.abs(deviations(values, reference)) > normal_limit(len(values))))
+    return np.asarray(far & (np.abs(deviations(values, reference)) > limit))
 
 
 def surprising(scores: Scores, rate: float) -> Flags:
-    """(n,) which scores are too high for a maximum over many places: Benjamini and Hochberg's rule at `rate`.
+    """(n,) which scores are too high for a maximum over many patches, by the rule of Benjamini and Hochberg (1995).
 
-    Maxima follow Gumbel's law, whose place and scale the quartiles tell; a tenth of the images may be anything. Of
+    Maxima follow Gumbel's law, whose location and scale the quartiles tell; a tenth of the images may be anything. Of
     those named, a share of `rate` is wrong on average, and where nothing is wrong, the chance that any is named is
     `rate`.
     """
     q1, median, q3 = np.quantile(scores, (0.25, 0.5, 0.75))
-    standard = (scores - median) / max(q3 - q1, 1e-9) * _GUMBEL_IQR + _GUMBEL_MEDIAN
-    p = stats.gumbel_r.sf(standard)
-    order = np.argsort(p, kind="stable")
-    passed = np.flatnonzero(p[order] <= rate * np.arange(1, len(p) + 1) / len(p))
-    named = np.zeros(len(p), dtype=bool)
-    named[order[: passed[-1] + 1 if len(passed) else 0]] = True
-    return named
+    gumbel_q1, gumbel_median, gumbel_q3 = np.asarray(stats.gumbel_r.ppf([0.25, 0.5, 0.75]))
+    standard = (scores - median) / max(q3 - q1, 1e-9) * (gumbel_q3 - gumbel_q1) + gumbel_median
+    return np.asarray(stats.false_discovery_control(stats.gumbel_r.sf(standard)) <= rate)

@@ -1,5 +1,6 @@
-"""Adaptation without one of its ingredients, or with another in its place: what each is worth."""
+"""What each ingredient of fitting and of adapting is worth: one of them left out, or another in its place."""
 
+from collections.abc import Mapping
 from enum import StrEnum
 
 from flowgauge.adaptation.adapt import AdaptSettings
@@ -12,40 +13,57 @@ from flowgauge.training.thresholds import Rule
 
 
 class Ablation(StrEnum):
-    """`full`: all of them. `no-head`: the flow alone takes the inner loop. `no-l2`: nothing pulls to the anchor.
-    `no-rejection`: all buffered images train, and all of their places. `image-grain`, `patch-grain`: suspect images, or
-    suspect places of all images, are all that is left out. `iqr`: images are suspect above Q3 + 1.5 IQR. `replay`: what
-    trained the first gauge is in every buffer too (arXiv 2605.24251 finds that hard to beat).
+    """Of fitting (`contamination.VARIANTS`), of adapting (`ADAPTATIONS`), or of both.
+
+    Adapting. `full`: all ingredients. `no-head`: the flow alone takes the inner loop. `no-l2`: nothing pulls to the
+    anchor. `no-rejection`: all buffered images train, and all of their patches. `image-grain`, `patch-grain`: suspect
+    images, or suspect patches of all images, are all that is left out. `iqr`: images are suspect above Q3 + 1.5 IQR.
+    `replay`: what trained the first gauge is in every buffer too (arXiv 2605.24251 finds that hard to beat).
+
+    Fitting. `full`: an ensemble, whose members are each trained without one fold of the parts and start from the
+    meta-learned initialization; all images train. `wide-ensemble`: five members, each trained without two fifths of the
+    parts. Without an ingredient of `full`: `no-ensemble` trains one member, `no-meta` starts at random. With one that
+    did not earn its place there: `mutual` leaves out images that are suspect beside the others, before anything is
+    fitted; `one-sided` and `iqr` leave out images, and patches of the other images, by scores of detectors that were
+    fitted without the image in question, in two rounds; `image-grain` leaves out the images alone, `patch-grain` the
+    patches alone.
+
+    Fitting for comparison, one member from a random start: `plain`, all images train; `replay`, every second image
+    trains only where a detector accepts it that was fitted without it to the others of that half, as a parent's
+    accepted images are shown again to its successor; `clean-oracle`, those that are mislabelled do not train, which
+    only a benchmark can know. Baselines, on the same features: `patchcore` and `padim`, which take all images for good.
     """
 
     FULL = "full"
+    WIDE_ENSEMBLE = "wide-ensemble"
+    NO_ENSEMBLE = "no-ensemble"
+    NO_META = "no-meta"
     NO_HEAD = "no-head"
     NO_L2 = "no-l2"
     NO_REJECTION = "no-rejection"
+    MUTUAL = "mutual"
+    ONE_SIDED = "one-sided"
     IMAGE_GRAIN = "image-grain"
     PATCH_GRAIN = "patch-grain"
     IQR = "iqr"
     REPLAY = "replay"
+    PLAIN = "plain"
+    CLEAN_ORACLE = "clean-oracle"
+    PATCHCORE = "patchcore"
+    PADIM = "padim"
 
 
-def settings_of(ablation: Ablation) -> AdaptSettings:
-    return AdaptSettings(refinement=_REFINEMENTS[ablation])
+def _without_l2(loop: InnerLoop) -> InnerLoop:
+    return loop.model_copy(update={"l2": L2Rule(lowest=0, highest=1e-12)})
 
 
-_FREE = L2Rule(lowest=0, highest=1e-12)
-
-
-def _free(loop: InnerLoop) -> InnerLoop:
-    return loop.model_copy(update={"l2": _FREE})
-
-
-_REFINEMENTS = {
+ADAPTATIONS: Mapping[Ablation, RefinementSettings] = {
     Ablation.FULL: RefinementSettings(),
     Ablation.NO_HEAD: RefinementSettings(head_adaptation=None),
     Ablation.NO_L2: RefinementSettings(
-        head_adaptation=HeadAdaptation(inner_loop=_free(HeadAdaptation().inner_loop)),
-        inner_loop=_free(RefinementSettings().inner_loop),
-        members=MemberSettings(inner_loop=_free(MemberSettings().inner_loop)),
+        head_adaptation=HeadAdaptation(inner_loop=_without_l2(HeadAdaptation().inner_loop)),
+        inner_loop=_without_l2(RefinementSettings().inner_loop),
+        members=MemberSettings(inner_loop=_without_l2(MemberSettings().inner_loop)),
     ),
     Ablation.NO_REJECTION: RefinementSettings(rejection=Rejection(images=False, patches=False)),
     Ablation.IMAGE_GRAIN: RefinementSettings(rejection=Rejection(patches=False)),
@@ -53,3 +71,8 @@ _REFINEMENTS = {
     Ablation.IQR: RefinementSettings(rejection=Rejection(image_rule=Rule.IQR, image_k=1.5)),
     Ablation.REPLAY: RefinementSettings(),
 }
+
+
+def settings_of(ablation: Ablation) -> AdaptSettings:
+    """Of an adaptation; `ablation` is one of `ADAPTATIONS`."""
+    return AdaptSettings(refinement=ADAPTATIONS[ablation])

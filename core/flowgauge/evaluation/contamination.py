@@ -1,65 +1,37 @@
-"""How much defects among the images that train cost: the same fit at rising shares of them, in variants."""
+"""What defects among the training images cost: the same fit at rising shares of them, in variants and baselines."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from enum import StrEnum
-from functools import cached_property
-from statistics import fmean, stdev
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from flowgauge.domain.errors import DatasetError
+from flowgauge.domain.errors import DatasetError, UserError
 from flowgauge.domain.messages import FrozenModel
-from flowgauge.evaluation.feature_cache import Embedded
-from flowgauge.evaluation.metrics import image_auroc
+from flowgauge.evaluation.ablations import Ablation
+from flowgauge.evaluation.comparison import Spread
+from flowgauge.evaluation.feature_cache import Embedded, silent
+from flowgauge.evaluation.metrics import Floats, auroc_between
 from flowgauge.evaluation.splits import Groups, Split
-from flowgauge.models.detector import Detector, TrainingSet
+from flowgauge.models.detector import Embedding, FeatureShape
 from flowgauge.models.headflow.detector import HeadFlow, ensemble_options
-from flowgauge.training.fit import FitSettings, Initialization, Trainer, folds_of, plain_scores
+from flowgauge.training.fit import FitSettings, Initialization, Trainer, folds_of
 from flowgauge.training.mutual_scoring import MutualScoring
 from flowgauge.training.outliers import Rejection, patch_limit
 from flowgauge.training.thresholds import Rule
 
+Predictor = Callable[[Embedding], Tensor]
+"""Scores (B,) of images: higher is more anomalous, and no image's depends on another's."""
 
-class Variant(StrEnum):
-    """`full`: an ensemble, whose members are each trained without one fold of the parts and start from the meta-learned
-    initialization; all images train. `wide-ensemble`: five members, each trained without two fifths of the parts.
-    Without an ingredient of `full`: `no-ensemble` trains one member, `no-meta` starts at random. With one that did not
-    earn its place there: `mutual` leaves out images that are suspect beside the others, before anything is fitted;
-    `one-sided` and `iqr` leave out images, and patches of the other images, by scores of detectors that were fitted
-    without the image in question, in two rounds; `image-grain` leaves out the images alone, `patch-grain` the patches
-    alone.
-
-    For comparison, one member from a random start: `plain`, all images train; `replay`, every second image trains only
-    where a detector accepts it that was fitted without it to the others of that half, as a parent's accepted images are
-    shown again to its successor (arXiv 2605.24251 finds that hard to beat); `clean-oracle`, those that are mislabelled
-    do not train, which only a benchmark can know. Baselines, on the same features: `patchcore` and `padim`, which take
-    all images for good.
-    """
-
-    FULL = "full"
-    WIDE_ENSEMBLE = "wide-ensemble"
-    NO_ENSEMBLE = "no-ensemble"
-    NO_META = "no-meta"
-    MUTUAL = "mutual"
-    ONE_SIDED = "one-sided"
-    IQR = "iqr"
-    IMAGE_GRAIN = "image-grain"
-    PATCH_GRAIN = "patch-grain"
-    REPLAY = "replay"
-    PLAIN = "plain"
-    CLEAN_ORACLE = "clean-oracle"
-    PATCHCORE = "patchcore"
-    PADIM = "padim"
+Baseline = Callable[[Embedding, FeatureShape, int], Predictor]
+"""Fits to the plain views of images, which are all taken for good, with a seed. Same images and seed, same scores."""
 
 
 @dataclass(frozen=True)
 class _Recipe:
-    """`changes` to the settings decide which images train, `patches` whether all of their places do; `meta`: from
-    the meta-learned initialization; `ensemble`: the options of one, where the detector can be one.
+    """`changes` to the settings decide which images train, `patches` whether suspect patches of them do not; `meta`:
+    from the meta-learned initialization; `ensemble`: the options of one, where the detector can be one.
     """
 
     changes: Mapping[str, object]
@@ -67,43 +39,45 @@ class _Recipe:
     meta: bool = True
     ensemble: Mapping[str, object] = field(default_factory=lambda: ensemble_options(3))
 
-    def rejecting(self, settings: FitSettings) -> FitSettings:
-        return settings.model_copy(update=dict(self.changes))
-
-    def trainer(self, settings: FitSettings) -> FitSettings:
-        ensemble = self.ensemble if settings.detector == HeadFlow.name else {}
-        return settings.model_copy(update={"config": settings.config | dict(ensemble)})
-
 
 _ONE_MEMBER: Mapping[str, object] = {}
 _ALL_TRAIN: Mapping[str, object] = {"refine": 0, "mutual": None}
 _BY_CROSS_FITTING: Mapping[str, object] = {"refine": 2, "mutual": None}
 _RECIPES = {
-    Variant.FULL: _Recipe(_ALL_TRAIN),
-    Variant.WIDE_ENSEMBLE: _Recipe(_ALL_TRAIN, ensemble=ensemble_options(5)),
-    Variant.NO_ENSEMBLE: _Recipe(_ALL_TRAIN, ensemble=_ONE_MEMBER),
-    Variant.NO_META: _Recipe(_ALL_TRAIN, meta=False),
-    Variant.MUTUAL: _Recipe({"refine": 1, "mutual": MutualScoring()}),
-    Variant.ONE_SIDED: _Recipe(_BY_CROSS_FITTING, patches=True),
-    Variant.IQR: _Recipe({**_BY_CROSS_FITTING, "suspect_rule": Rule.IQR}, patches=True),
-    Variant.IMAGE_GRAIN: _Recipe(_BY_CROSS_FITTING),
-    Variant.PATCH_GRAIN: _Recipe(_ALL_TRAIN, patches=True),
-    Variant.REPLAY: _Recipe({"refine": 1, "mutual": None}, meta=False, ensemble=_ONE_MEMBER),
-    Variant.PLAIN: _Recipe(_ALL_TRAIN, meta=False, ensemble=_ONE_MEMBER),
-    Variant.CLEAN_ORACLE: _Recipe(_ALL_TRAIN, meta=False, ensemble=_ONE_MEMBER),
+    Ablation.FULL: _Recipe(_ALL_TRAIN),
+    Ablation.WIDE_ENSEMBLE: _Recipe(_ALL_TRAIN, ensemble=ensemble_options(5)),
+    Ablation.NO_ENSEMBLE: _Recipe(_ALL_TRAIN, ensemble=_ONE_MEMBER),
+    Ablation.NO_META: _Recipe(_ALL_TRAIN, meta=False),
+    Ablation.MUTUAL: _Recipe({"refine": 1, "mutual": MutualScoring()}),
+    Ablation.ONE_SIDED: _Recipe(_BY_CROSS_FITTING, patches=True),
+    Ablation.IQR: _Recipe({**_BY_CROSS_FITTING, "suspect_rule": Rule.IQR}, patches=True),
+    Ablation.IMAGE_GRAIN: _Recipe(_BY_CROSS_FITTING),
+    Ablation.PATCH_GRAIN: _Recipe(_ALL_TRAIN, patches=True),
+    Ablation.REPLAY: _Recipe({"refine": 1, "mutual": None}, meta=False, ensemble=_ONE_MEMBER),
+    Ablation.PLAIN: _Recipe(_ALL_TRAIN, meta=False, ensemble=_ONE_MEMBER),
+    Ablation.CLEAN_ORACLE: _Recipe(_ALL_TRAIN, meta=False, ensemble=_ONE_MEMBER),
 }
+BASELINES = frozenset({Ablation.PATCHCORE, Ablation.PADIM})
+VARIANTS = (*_RECIPES, Ablation.PATCHCORE, Ablation.PADIM)
 
 
-def needs_init(variant: Variant) -> bool:
+def variant_of(name: str) -> Ablation:
+    """Raises `UserError` for one that there is not."""
+    if name not in VARIANTS:
+        raise UserError(f"{name!r} is not a valid variant.", f"Use one of: {', '.join(VARIANTS)}.")
+    return Ablation(name)
+
+
+def needs_init(variant: Ablation) -> bool:
     return variant in _RECIPES and _RECIPES[variant].meta
 
 
 class Cell(FrozenModel):
     """One fit. Shares in [0, 1] of the good and of the mislabelled training images that were kept to train; the latter
-    is None where there were none. `members` of the detector that judged.
+    is None where there were none. `members` of the detector's ensemble.
     """
 
-    variant: Variant
+    variant: Ablation
     noise: float
     seed: int
     members: int
@@ -123,7 +97,7 @@ class Point(FrozenModel):
 
 
 class Curve(FrozenModel):
-    variant: Variant
+    variant: Ablation
     curve: tuple[Point, ...]
 
 
@@ -131,24 +105,30 @@ def contaminated_fit(
     data: Embedded,
     split: Split,
     groups: Groups,
-    variant: Variant,
+    variant: Ablation,
     settings: FitSettings,
     clock: Callable[[], float],
     init: Initialization | None = None,
 ) -> Cell:
-    """Fit to the training images of `split` and judge its test images; `variant` is no baseline. `clock` gives seconds;
-    `init` is where variants start that start from the meta-learned initialization, and may be None for the others.
+    """Fit to the training images of `split` and test on its test images; `variant` is no baseline. `clock` gives
+    seconds; `init` is where variants start that start from the meta-learned initialization, and may be None for the
+    others. Raises `DatasetError` where the test images are of one kind.
     """
     recipe = _RECIPES[variant]
     assert init is not None or not recipe.meta, f"{variant} starts from the meta-learned initialization"
-    begun = clock()
-    training = _Training(data, split.train, [groups[name] for name in split.train])
-    start = init if recipe.meta else None
-    rejecting = Trainer(recipe.rejecting(settings), data.shape, split.seed, _silent, start)
+    begun, start = clock(), init if recipe.meta else None
+    parts = [groups[name] for name in split.train]
+    training_set = data.part(split.train).showing(parts)
+    rejecting = Trainer(settings.model_copy(update=dict(recipe.changes)), data.shape, split.seed, silent, start)
     mislabelled = np.isin(np.asarray(split.train), np.asarray(split.mislabelled, dtype=str))
-    suspects = _suspects(rejecting, training, variant, mislabelled)
-    training_set = _doubting(rejecting, training, suspects) if recipe.patches else training.training_set
-    trainer = Trainer(recipe.trainer(settings), data.shape, split.seed, _silent, start)
+    suspects = _suspects(rejecting, data, split, parts, variant)
+    if recipe.patches:
+        maps = rejecting.cross_fitted(training_set, folds_of(parts, settings.folds), suspects).maps
+        unclear = maps > patch_limit(maps, Rejection())  # by the rule of adapting
+        views = rejecting.untrained().training_views(len(maps))[: len(training_set.image) // len(maps)]
+        training_set = replace(training_set, unclear=torch.cat([view.move(unclear) for view in views]))
+    config = settings.config | (dict(recipe.ensemble) if settings.detector == HeadFlow.name else {})
+    trainer = Trainer(settings.model_copy(update={"config": config}), data.shape, split.seed, silent, start)
     detector = trainer.trained(training_set.without(suspects), "all images")
     seconds = clock() - begun
     kept = np.ones(len(split.train), dtype=bool)
@@ -158,66 +138,47 @@ def contaminated_fit(
         noise=split.noise,
         seed=split.seed,
         members=len(detector.ensemble) if isinstance(detector, HeadFlow) else 1,
-        image_auroc=_auroc(detector, data, split),
+        image_auroc=_auroc(data.scores(detector, split.test), split),
         kept_good_share=float(kept[~mislabelled].mean()),
         kept_mislabelled_share=float(kept[mislabelled].mean()) if mislabelled.any() else None,
         fit_seconds=seconds,
     )
 
 
-@dataclass(frozen=True)
-class _Training:
-    """Images that are to train, and the part that each shows."""
-
-    data: Embedded
-    names: Sequence[str]
-    parts: Sequence[str]
-
-    @cached_property
-    def training_set(self) -> TrainingSet:
-        return self.data.part(self.names).showing(self.parts)
-
-    def every_second(self) -> "_Training":
-        return _Training(self.data, self.names[::2], self.parts[::2])
-
-    def folds(self, trainer_of_folds: Trainer) -> NDArray[np.intp]:
-        return folds_of(self.parts, trainer_of_folds.settings.folds)
-
-
-def _suspects(
-    trainer_of_folds: Trainer, training: _Training, variant: Variant, mislabelled: NDArray[np.bool_]
-) -> Tensor:
+def _suspects(trainer: Trainer, data: Embedded, split: Split, parts: Sequence[str], variant: Ablation) -> Tensor:
     """The numbers of the images that do not train."""
-    if variant is Variant.CLEAN_ORACLE:
-        return torch.from_numpy(np.flatnonzero(mislabelled))
-    if variant is Variant.REPLAY:
-        half = training.every_second()
-        return 2 * trainer_of_folds.suspects(half.training_set, half.parts, half.folds(trainer_of_folds))
-    return trainer_of_folds.suspects(training.training_set, training.parts, training.folds(trainer_of_folds))
+    if variant is Ablation.CLEAN_ORACLE:
+        return torch.tensor([n for n, name in enumerate(split.train) if name in split.mislabelled], dtype=torch.long)
+    step = 2 if variant is Ablation.REPLAY else 1
+    names, shown = split.train[::step], parts[::step]
+    folds = folds_of(shown, trainer.settings.folds)
+    return step * trainer.suspects(data.part(names).showing(shown), shown, folds)
 
 
-def _doubting(trainer_of_folds: Trainer, training: _Training, suspects: Tensor) -> TrainingSet:
-    """The training set, without those places of the images that stand out among all, by the rule of adapting."""
-    maps = trainer_of_folds.cross_fitted(training.training_set, training.folds(trainer_of_folds), suspects).maps
-    unclear = maps > patch_limit(maps, Rejection())
-    views = trainer_of_folds.untrained().training_views(len(maps))[: len(training.training_set.image) // len(maps)]
-    return replace(training.training_set, unclear=torch.cat([view.move(unclear) for view in views]))
+def baseline_fit(
+    data: Embedded, split: Split, variant: Ablation, baseline: Baseline, clock: Callable[[], float]
+) -> Cell:
+    """Fit a detector by others to all training images of `split`, on the same features, and test it on its test images.
+    `clock` gives seconds. Raises `DatasetError` where the test images are of one kind.
+    """
+    begun = clock()
+    predictor = baseline(data.plain(split.train), data.shape, split.seed)
+    seconds = clock() - begun
+    return Cell(
+        variant=variant,
+        noise=split.noise,
+        seed=split.seed,
+        members=1,
+        image_auroc=_auroc(predictor(data.plain(split.test)).double().numpy(), split),
+        kept_good_share=1.0,
+        kept_mislabelled_share=1.0 if split.mislabelled else None,
+        fit_seconds=seconds,
+    )
 
 
-def _auroc(detector: Detector, data: Embedded, split: Split) -> float:
-    names = judged(split)
-    test = data.part(names)
-    return auroc_of(plain_scores(detector, test, len(names), torch.arange(len(names))).image.double().numpy(), split)
-
-
-def judged(split: Split) -> list[str]:
-    return [*split.test_good, *split.test_defect]
-
-
-def auroc_of(scores: NDArray[np.float64], split: Split) -> float:
-    """Of the images that are `judged`, in that order. Raises `DatasetError` where they are of one kind."""
-    defective = np.arange(len(scores)) >= len(split.test_good)
-    auroc = image_auroc(scores, defective)
+def _auroc(scores: Floats, split: Split) -> float:
+    """Image AUROC in [0, 1] of `scores` (n,) in the order of `split.test`."""
+    auroc = auroc_between(*np.split(scores, [len(split.test_good)]))
     if auroc is None:
         raise DatasetError(
             f"The split of seed {split.seed}, noise {split.noise:g}, judges one kind of images only.",
@@ -226,27 +187,21 @@ def auroc_of(scores: NDArray[np.float64], split: Split) -> float:
     return auroc
 
 
-def _silent(what: str, done: int, total: int) -> None:
-    """A fit is one step of a benchmark."""
-
-
 def curves(cells: Iterable[Cell]) -> list[Curve]:
-    """One per variant, in the order of `Variant`; each with its noise levels ascending."""
-    found = list(cells)
+    """One per variant, in the order of `VARIANTS`; each with its noise levels ascending."""
+    by_variant: dict[Ablation, dict[float, list[Cell]]] = {variant: {} for variant in VARIANTS}
+    for cell in cells:
+        by_variant[cell.variant].setdefault(cell.noise, []).append(cell)
     return [
-        Curve(variant=variant, curve=tuple(_points([cell for cell in found if cell.variant is variant])))
-        for variant in Variant
-        if any(cell.variant is variant for cell in found)
+        Curve(variant=variant, curve=tuple(_point(noise, levels[noise]) for noise in sorted(levels)))
+        for variant, levels in by_variant.items()
+        if levels
     ]
 
 
-def _points(cells: Sequence[Cell]) -> Iterable[Point]:
-    for noise in sorted({cell.noise for cell in cells}):
-        level = sorted((cell for cell in cells if cell.noise == noise), key=lambda cell: cell.seed)
-        values = [cell.image_auroc for cell in level]
-        yield Point(
-            noise=noise,
-            image_auroc_mean=fmean(values),
-            image_auroc_std=stdev(values) if len(values) > 1 else None,
-            seeds=tuple(cell.seed for cell in level),
-        )
+def _point(noise: float, cells: Sequence[Cell]) -> Point:
+    in_order = sorted(cells, key=lambda cell: cell.seed)
+    spread = Spread.of([cell.image_auroc for cell in in_order])
+    assert spread is not None, "a level has a cell"
+    seeds = tuple(cell.seed for cell in in_order)
+    return Point(noise=noise, image_auroc_mean=spread.mean, image_auroc_std=spread.deviation, seeds=seeds)

@@ -2,32 +2,43 @@
 
 MVTec AD: `train/good/*`, `test/good/*`, `test/<class>/*` and `ground_truth/<class>/<stem>_mask.png`, white on defects.
 `flowgauge.evaluation.folder_names` knows what else plants call these folders; images may lie in folders below them.
-Without a folder of masks only images can be judged, not places in them. Hidden files are no part of a data set.
+Without a folder of masks there are no pixel metrics. Hidden files are no part of a data set.
 A second folder may cut out the objects: to each image a mask of the same path in it, white on the object.
 """
 
 import os
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path, PureWindowsPath
+from pathlib import Path, PurePath, PureWindowsPath
 from typing import Self
 
 import numpy as np
 
 from flowgauge.domain.errors import DatasetError, UnreadableImage
 from flowgauge.evaluation.folder_names import holds_masks, is_defective, is_good, is_test, is_train
-from flowgauge.evaluation.masks import SUFFIXES, Masks, defective_pixels, mask_beside
 from flowgauge.evaluation.metrics import Mask
 from flowgauge.training.fit import MINIMUM_IMAGES
 from flowgauge.vision.decoding import Picture, decode
 
 GOOD = "good"
 
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"})
+
 _LAYOUT = "Put good images into the folder itself, or follow the MVTec AD layout: train/good, test/<class>."
+# Suffixes of what nobody takes for an image, so that nobody misses it.
 _BESIDES = frozenset({"", ".txt", ".json", ".csv", ".md", ".xml", ".yaml", ".yml", ".toml", ".ini", ".db", ".log"})
-"""Suffixes of what nobody takes for an image, so that nobody misses it."""
+
+# Of a mask whose largest value is at most this: it holds numbers of classes, and not shades. With more, a dark
+# resampled mask would lose its threshold; with fewer, classes from that number on would be missed.
+_CLASS_NUMBERS = 15
+
+# What is put before or behind an image's name to call its mask: `000_mask`, `000-GT`, `mask_000`.
+_MARK = re.compile(
+    r"^(?:mask|gt|label|seg)[-_. ]+|[-_. ]*(?:mask|gt|ground[-_. ]?truth|labels?|seg|segmentation|annotation)$"
+)
 
 
 @dataclass(frozen=True)
@@ -70,7 +81,10 @@ class Dataset:
         if not train:
             raise DatasetError(f"{root} holds no good images to learn from.", _LAYOUT)
         if outlines is not None:
-            train, test = (tuple(_outlined(entry, outlines) for entry in entries) for entries in (train, test))
+            train, test = (
+                tuple(replace(entry, outline=outline_of(entry.name, outlines)) for entry in entries)
+                for entries in (train, test)
+            )
         return cls(root, train, test, tuple(listing.notes))
 
     @cached_property
@@ -119,22 +133,29 @@ class _Listing:
         return self._entries(self._root, self._images(self._root, beside), lambda parts: GOOD)
 
     def mvtec(self, training: Path, testing: Path | None) -> tuple[tuple[Entry, ...], tuple[Entry, ...]]:
+        folders = _folders(training)
         train = tuple(
             entry
-            for folder in _folders(training)
+            for folder in folders
             if is_good(folder.name)
             for entry in self._entries(folder, self._images(folder, is_defective), lambda parts: GOOD)
         )
         self._tell_good_folders(training)
-        self._tell_left_out([folder for folder in _folders(training) if not is_good(folder.name)])
+        if left_out := [self._name(folder) for folder in folders if not is_good(folder.name)]:
+            self.notes.append(
+                f"{', '.join(left_out)}: not called good, and passed over; good images train, those in {GOOD} or OK."
+            )
         if testing is None:
             return train, ()
         self._tell_good_folders(testing)
-        test = self._entries(
-            testing, self._images(testing, lambda folder: False), lambda parts: _kind(parts) if parts else ""
-        )
-        loose = sum(not entry.kind for entry in test)
-        if loose:
+
+        def kind(parts: tuple[str, ...]) -> str:
+            """Good by any of the folders' names, or of the class of the first; "" for what lies in none."""
+            good = any(is_good(part) for part in parts) and not any(is_defective(part) for part in parts)
+            return GOOD if good else "".join(parts[:1])
+
+        test = self._entries(testing, self._images(testing, lambda folder: False), kind)
+        if loose := sum(not entry.kind for entry in test):
             self.notes.append(
                 f"{self._name(testing)}: {loose} images lie in no folder of a class, and are passed over."
             )
@@ -169,44 +190,33 @@ class _Listing:
         if names:
             self.notes.append(f"{self._name(parent)}: {', '.join(names)} is taken for good images.")
 
-    def _tell_left_out(self, folders: Sequence[Path]) -> None:
-        if folders:
-            names = ", ".join(self._name(folder) for folder in folders)
-            self.notes.append(f"{names}: not called good, and passed over; good images train, those in {GOOD} or OK.")
-
     def _with_masks(self, testing: Path, entries: tuple[Entry, ...]) -> tuple[Entry, ...]:
+        """Each defect with its mask, where there is a folder of masks. Raises `DatasetError` for one without."""
         truth = _child(self._root, holds_masks)
         if truth is None:
             return entries
         if truth.name != "ground_truth":
             self.notes.append(f"{self._name(truth)} is taken for the masks of defects.")
-        masks = Masks.below(truth, files_below(truth))
-        defects = [entry for entry in entries if entry.defective]
-        alone = Counter(entry.path.stem.casefold() for entry in defects)
-
-        def with_mask(entry: Entry) -> Entry:
-            if not entry.defective:
-                return entry
-            mask = masks.of(entry.path.relative_to(testing), alone_of_its_name=alone[entry.path.stem.casefold()] == 1)
-            if mask is None:
-                wanted = truth / entry.path.relative_to(testing).parent / entry.path.stem
+        masks = _Masks.below(truth, files_below(truth))
+        names = Counter(entry.path.stem.casefold() for entry in entries if entry.defective)
+        found = []
+        for entry in entries:
+            inner = entry.path.relative_to(testing)
+            mask = None
+            if entry.defective:
+                mask = masks.of(inner, alone_of_its_name=names[entry.path.stem.casefold()] == 1)
+            if entry.defective and mask is None:
+                wanted = self._name(truth / inner.parent / entry.path.stem)
                 raise DatasetError(
-                    f"The defect {entry.name} has no mask {self._name(wanted)}_mask.png.",
+                    f"The defect {entry.name} has no mask {wanted}_mask.png.",
                     f"Add it, under this name or as {entry.path.name}, or remove the folder {truth.name} to judge "
                     "whole images only.",
                 )
-            return replace(entry, mask=mask)
-
-        return tuple(map(with_mask, entries))
+            found.append(replace(entry, mask=mask))
+        return tuple(found)
 
     def _name(self, path: Path) -> str:
         return path.relative_to(self._root).as_posix()
-
-
-def _kind(parts: tuple[str, ...]) -> str:
-    """Of an image so many folders below the test folder: good by any of their names, or of the class of the first."""
-    good = any(is_good(part) for part in parts) and not any(is_defective(part) for part in parts)
-    return GOOD if good else parts[0]
 
 
 def _child(root: Path, named: Callable[[str], bool]) -> Path | None:
@@ -238,16 +248,46 @@ def files_below(folder: Path) -> Iterator[Path]:
         )
 
 
-def _outlined(entry: Entry, outlines: Path) -> Entry:
-    return replace(entry, outline=outline_of(entry.name, outlines))
+@dataclass(frozen=True)
+class _Masks:
+    """Files of masks by the folder that they lie in and by their image's name, both in lower case."""
+
+    named: dict[tuple[tuple[str, ...], str], Path]
+
+    @classmethod
+    def below(cls, folder: Path, files: Iterable[Path]) -> Self:
+        """Of two masks that one image may have, the one that is called a mask: the other may be a copy of the image."""
+        found = sorted(path for path in files if path.suffix.lower() in SUFFIXES)
+        named = {_key(path.relative_to(folder), path.stem.casefold()): path for path in found}
+        marked = {}
+        for path in reversed(found):
+            if (stem := _MARK.sub("", path.stem.casefold())) != path.stem.casefold():
+                marked[_key(path.relative_to(folder), stem)] = path
+        return cls(named | marked)
+
+    def of(self, image: PurePath, *, alone_of_its_name: bool) -> Path | None:
+        """The mask of the image of that path below the test folder; None where there is none. One outside of the
+        class's folder counts where no other image could mean it."""
+        parents, stem = _key(image, image.stem.casefold())
+        folders = [parents, parents[:1], ()] if alone_of_its_name else [parents]
+        return next((found for parent in folders if (found := self.named.get((parent, stem)))), None)
+
+
+def _key(path: PurePath, stem: str) -> tuple[tuple[str, ...], str]:
+    parents = tuple(part.casefold() for part in path.parent.parts)
+    return parents[1:] if parents and is_test(parents[0]) else parents, stem
 
 
 def outline_of(name: str, outlines: Path) -> Path:
     """The mask that cuts out the object of that image. Raises `DatasetError` where it is missing."""
-    outline = mask_beside(outlines / name)
+    usual = (outlines / name).with_suffix(".png")
+    if usual.is_file():
+        return usual
+    folder = usual.parent
+    files = [path for path in folder.iterdir() if path.is_file()] if folder.is_dir() else []
+    outline = _Masks.below(folder, files).of(PurePath((outlines / name).name), alone_of_its_name=False)
     if outline is None:
-        wanted = (outlines / name).with_suffix(".png")
-        raise DatasetError(f"The image {name} has no mask {wanted}.", "Add one to each image, white on the object.")
+        raise DatasetError(f"The image {name} has no mask {usual}.", "Add one to each image, white on the object.")
     return outline
 
 
@@ -265,7 +305,12 @@ def read(entry: Entry) -> Sample:
     picture = decode(_bytes(entry.path))
     if entry.outline is not None:
         picture = cut_out(picture, entry.outline, entry.name)
-    return Sample(entry, picture, _mask(entry, picture))
+    mask = None
+    if not entry.defective:
+        mask = np.zeros(picture.size[::-1], dtype=bool)
+    elif entry.mask is not None:
+        mask = read_mask(entry.mask, picture, entry.name)
+    return Sample(entry, picture, mask)
 
 
 def picture_of(entry: Entry) -> Picture:
@@ -279,13 +324,6 @@ def _bytes(path: Path) -> bytes:
         raise UnreadableImage(f"{path} cannot be read: {error.strerror}.", "Check the file's rights.") from error
 
 
-def _mask(entry: Entry, picture: Picture) -> Mask | None:
-    width, height = picture.size
-    if not entry.defective:
-        return np.zeros((height, width), dtype=bool)
-    return None if entry.mask is None else read_mask(entry.mask, picture, entry.name)
-
-
 def cut_out(picture: Picture, path: Path, name: str) -> Picture:
     """The object of `picture` alone. Raises `DatasetError` unless the mask at `path` fits it and shows something."""
     mask = read_mask(path, picture, name)
@@ -295,9 +333,12 @@ def cut_out(picture: Picture, path: Path, name: str) -> Picture:
 
 
 def read_mask(path: Path, picture: Picture, name: str) -> Mask:
-    """(H, W), True on the defect: above half of white, for resampled edges are gray; or not 0 in a mask of class
-    numbers. Raises `DatasetError` unless it is an image of the size of `picture`."""
-    mask = _readable_mask(path)
+    """(H, W), True on the defect: above half of the brightest value, for resampled edges are gray; or not 0 in a mask
+    of class numbers. Raises `DatasetError` unless it is an image of the size of `picture`."""
+    try:
+        mask = decode(_bytes(path))
+    except UnreadableImage as error:
+        raise DatasetError(f"The mask {path} cannot be read: {error.cause}", error.remedy) from error
     if mask.size != picture.size:
         (width, height), (wanted_width, wanted_height) = mask.size, picture.size
         raise DatasetError(
@@ -305,14 +346,9 @@ def read_mask(path: Path, picture: Picture, name: str) -> Mask:
             f"{wanted_width} x {wanted_height}.",
             "Export the mask again at the size of the image.",
         )
-    return defective_pixels(mask)
-
-
-def _readable_mask(path: Path) -> Picture:
-    try:
-        return decode(_bytes(path))
-    except UnreadableImage as error:
-        raise DatasetError(f"The mask {path} cannot be read: {error.cause}", error.remedy) from error
+    values = mask.pixels.max(axis=2) if mask.deep is None else mask.deep.reshape(*mask.pixels.shape[:2], -1).max(axis=2)
+    ceiling = int(values.max())
+    return np.asarray(values > (0 if ceiling <= _CLASS_NUMBERS else ceiling / 2))
 
 
 @dataclass(frozen=True)

@@ -1,22 +1,39 @@
-"""A line that changes, followed in three ways: not at all, by adapting to each buffer, by fitting anew to it."""
+"""Benchmarks of adaptation: a line that changes, and one that is slowly poisoned.
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+A changing line is followed in three ways: not at all, by adapting to each buffer, by fitting anew to it. Poisoning: a
+defect that recurs is fed into the buffers at rising rates, adaptation after adaptation.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
-from statistics import fmean, stdev
+from io import BytesIO
+from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from flowgauge.adaptation.contract import Adapt, AdaptationInput, AdaptationOutcome
 from flowgauge.domain.messages import FrozenModel
 from flowgauge.domain.ports import Buffered
 from flowgauge.evaluation.ablations import Ablation
-from flowgauge.evaluation.metrics import image_auroc
+from flowgauge.evaluation.comparison import Spread
+from flowgauge.evaluation.metrics import auroc_between
+from flowgauge.synthetic.procedural import DEFECTS, Change, Condition, ProceduralLine, Sample
 from flowgauge.training.gauge import Gauge, score_by_each
 from flowgauge.training.snapshot import load
-from flowgauge.vision.decoding import Picture
+from flowgauge.vision.decoding import Picture, decode
+
+FITTED, BUFFERED, TESTED = 96, 80, 40
+"""Images of a procedural line: of its first gauge, of each buffer, and test images of each kind and phase. 40 tell a
+share to 2.5 %; more cost time in proportion."""
+CONTAMINATION = 0.2
+"""Of each buffer, unlabelled defects: far more than a line has, so that what they do is seen above chance."""
+AMOUNTS = (0.0, 0.35, 0.7, 1.0)
+MARK, OTHER = "scratch", "stain"
+"""The mark of the worn tool, and a defect of another kind."""
 
 Fit = Callable[[Sequence[Picture], Sequence[str], int], Gauge]
 """(pictures, the part that each shows, seed) -> a gauge, from images that nobody has called good."""
@@ -45,7 +62,7 @@ class ObservedImage:
 
 @dataclass(frozen=True)
 class DriftPhase:
-    """`buffer` is in the order of capture and holds defects that nobody points out; the others judge."""
+    """`buffer` is in the order of capture and holds defects that nobody points out; the others are test images."""
 
     name: str
     buffer: Sequence[ObservedImage]
@@ -54,7 +71,7 @@ class DriftPhase:
 
 
 class Reading(FrozenModel):
-    """Shares in [0, 1] of the judging images: good ones above the threshold, defects not above it. `seconds` that the
+    """Shares in [0, 1] of the test images: good ones above the threshold, defects not above it. `seconds` that the
     gauge took to make, None where none was made; `refusals` of the gate, None where it was not asked. `variant` says
     how it was adapted, None where it was not.
     """
@@ -110,16 +127,17 @@ class DriftReplay:
             started = self.clock()
             outcome = self.adapted(anchor, in_use, phase.buffer, number)
             seconds = self.clock() - started
+            extras: dict[Way, dict[str, object]] = {
+                Way.ADAPTED: {"seconds": seconds, "refusals": outcome.gate.refusals}
+            }
             candidate = load(outcome.manifest, outcome.weights)
             in_use = candidate if outcome.accepted else in_use
             made = {Way.FROZEN: anchor} if self.frozen else {}
-            extras = {Way.ADAPTED: {"seconds": seconds, "refusals": outcome.gate.refusals}}
             made |= {Way.ADAPTED: candidate, Way.IN_USE: in_use}
             if self.refit is not None:
                 started = self.clock()
-                made[Way.REFITTED] = self.refit(
-                    [s.picture for s in phase.buffer], [s.part for s in phase.buffer], self.seed
-                )
+                pictures, parts = [s.picture for s in phase.buffer], [s.part for s in phase.buffer]
+                made[Way.REFITTED] = self.refit(pictures, parts, self.seed)
                 extras[Way.REFITTED] = {"seconds": self.clock() - started}
             yield from (reading.model_copy(update=extras.get(reading.way, {})) for reading in self._read(phase, made))
 
@@ -144,14 +162,14 @@ class DriftReplay:
                 golden_good=(),
                 golden_defect=(),
                 seed=self.seed,
-                progress=_silent,
+                progress=lambda what, share: None,
             )
         )
 
     def _read(self, phase: DriftPhase, made: Mapping[Way, Gauge]) -> Iterable[Reading]:
         gauges = list(made.values())
-        judged = zip(made, gauges, scores(gauges, phase.test_good), scores(gauges, phase.test_defect), strict=True)
-        for way, gauge, good, bad in judged:
+        tested = zip(made, gauges, scores(gauges, phase.test_good), scores(gauges, phase.test_defect), strict=True)
+        for way, gauge, good, bad in tested:
             limit = gauge.manifest.threshold.value
             yield Reading(
                 seed=self.seed,
@@ -160,7 +178,7 @@ class DriftReplay:
                 variant=self.variant if way in {Way.ADAPTED, Way.IN_USE} else None,
                 false_alarms=float((good > limit).mean()),
                 misses=float((bad <= limit).mean()),
-                image_auroc=image_auroc(np.concatenate([good, bad]), np.arange(len(good) + len(bad)) >= len(good)),
+                image_auroc=auroc_between(good, bad),
             )
 
 
@@ -169,41 +187,157 @@ def scores(gauges: Sequence[Gauge], pictures: Sequence[Picture]) -> list[NDArray
     return score_by_each(gauges, gauges[0].manifest.preprocessing.crops(pictures))
 
 
-def _silent(what: str, share: float) -> None:
-    """An adaptation is one step of a benchmark."""
-
-
 def summaries(readings: Sequence[Reading]) -> list[Summary]:
     """One for each phase, way and variant; phases and variants in the order of the readings."""
     phases, variants = (dict.fromkeys(names) for names in zip(*((r.phase, r.variant) for r in readings), strict=True))
-    groups = (
-        [r for r in readings if (r.phase, r.way, r.variant) == (phase, way, variant)]
-        for phase in phases
-        for way in Way
-        for variant in variants
-    )
-    return [_summary(group) for group in groups if group]
+    found = []
+    for phase, way, variant in product(phases, Way, variants):
+        group = [r for r in readings if (r.phase, r.way, r.variant) == (phase, way, variant)]
+        if not group:
+            continue
+        alarms, misses = Spread.of([r.false_alarms for r in group]), Spread.of([r.misses for r in group])
+        auroc = Spread.of([r.image_auroc for r in group])
+        seconds = Spread.of([r.seconds for r in group])
+        asked = [r.refusals for r in group if r.refusals is not None]
+        assert alarms is not None, "each reading has both shares"
+        assert misses is not None
+        summary = Summary(
+            phase=phase,
+            way=way,
+            variant=variant,
+            seeds=tuple(r.seed for r in group),
+            false_alarms=alarms.mean,
+            false_alarms_std=alarms.deviation,
+            misses=misses.mean,
+            misses_std=misses.deviation,
+            image_auroc=auroc and auroc.mean,
+            image_auroc_std=auroc and auroc.deviation,
+            seconds=seconds and seconds.mean,
+            refused=sum(bool(refusals) for refusals in asked) if asked else None,
+        )
+        found.append(summary)
+    return found
 
 
-def _summary(group: Sequence[Reading]) -> Summary:
-    aurocs = [r.image_auroc for r in group if r.image_auroc is not None]
-    seconds = [r.seconds for r in group if r.seconds is not None]
-    asked = [r.refusals for r in group if r.refusals is not None]
-    return Summary(
-        phase=group[0].phase,
-        way=group[0].way,
-        variant=group[0].variant,
-        seeds=tuple(r.seed for r in group),
-        false_alarms=fmean(r.false_alarms for r in group),
-        false_alarms_std=_deviation([r.false_alarms for r in group]),
-        misses=fmean(r.misses for r in group),
-        misses_std=_deviation([r.misses for r in group]),
-        image_auroc=fmean(aurocs) if aurocs else None,
-        image_auroc_std=_deviation(aurocs),
-        seconds=fmean(seconds) if seconds else None,
-        refused=sum(bool(refusals) for refusals in asked) if asked else None,
-    )
+@dataclass(frozen=True)
+class PoisonedRun:
+    """`share` of the `buffer` shows the poisoned defect; the others are test images, under the buffer's light."""
+
+    share: float
+    buffer: Sequence[ObservedImage]
+    poisoned: Sequence[Picture]
+    others: Sequence[Picture]
+    good: Sequence[Picture]
 
 
-def _deviation(values: Sequence[float]) -> float | None:
-    return stdev(values) if len(values) > 1 else None
+class PoisoningOutcome(FrozenModel):
+    """After one adaptation, of the gauge in use: shares in [0, 1] of the poisoned defects and of others that it
+    catches, and of good parts that it rejects. `first_*` are the first gauge's, on the same images. `refusals` are the
+    gate's reasons; empty for a candidate that took over.
+    """
+
+    seed: int
+    round: int
+    share: float
+    refusals: tuple[str, ...]
+    caught: float
+    first_caught: float
+    others_caught: float
+    first_others_caught: float
+    false_alarms: float
+    first_false_alarms: float
+
+
+def poisoned(replay: DriftReplay, anchor: Gauge, doses: Iterable[PoisonedRun]) -> Iterator[PoisoningOutcome]:
+    """Adapt from `anchor` to one dose after the other; each candidate that is accepted is the next one's parent."""
+    in_use = anchor
+    for number, dose in enumerate(doses, start=1):
+        outcome = replay.adapted(anchor, in_use, dose.buffer, number)
+        in_use = load(outcome.manifest, outcome.weights) if outcome.accepted else in_use
+        caught, first_caught = _alarm_shares((in_use, anchor), dose.poisoned)
+        others_caught, first_others_caught = _alarm_shares((in_use, anchor), dose.others)
+        false_alarms, first_false_alarms = _alarm_shares((in_use, anchor), dose.good)
+        yield PoisoningOutcome(
+            seed=replay.seed,
+            round=number,
+            share=dose.share,
+            refusals=outcome.gate.refusals,
+            caught=caught,
+            first_caught=first_caught,
+            others_caught=others_caught,
+            first_others_caught=first_others_caught,
+            false_alarms=false_alarms,
+            first_false_alarms=first_false_alarms,
+        )
+
+
+def _alarm_shares(gauges: Sequence[Gauge], pictures: Sequence[Picture]) -> list[float]:
+    """The share of the pictures that scores above the threshold of each."""
+    found = zip(gauges, scores(gauges, pictures), strict=True)
+    return [float((own > gauge.manifest.threshold.value).mean()) for gauge, own in found]
+
+
+@dataclass(frozen=True)
+class ChangingLine:
+    """A procedural line: its phases, and its poisoned buffers. `recurring`: defects of buffers and tests are all the
+    same tool's mark; else all differ.
+    """
+
+    line: ProceduralLine
+    change: Change
+    recurring: bool = False
+
+    def fitted(self) -> list[ObservedImage]:
+        """Good parts under the nominal light."""
+        return [_observed(self.line.good(index)) for index in range(FITTED)]
+
+    def phases(self) -> Iterator[DriftPhase]:
+        """From nominal to the worst, each with parts of its own."""
+        for number, amount in enumerate(AMOUNTS):
+            condition, first = Condition.changed(self.change, amount), 1000 * (number + 1)
+            tested = range(first + BUFFERED, first + BUFFERED + TESTED)
+            yield DriftPhase(
+                name=f"{self.change} {amount:g}",
+                buffer=self._buffer(first, condition, CONTAMINATION),
+                test_good=[_picture(self.line.good(index, condition)) for index in tested],
+                test_defect=[_picture(self._defect(index, condition)) for index in tested],
+            )
+
+    def doses(self, rounds: int, highest: float) -> Iterator[PoisonedRun]:
+        """Buffers in which the tool's mark rises from none to a share of `highest`, while the line changes by half."""
+        for number, rate in enumerate(np.linspace(0, 1, rounds)):
+            condition, first = Condition.changed(self.change, 0.5 * float(rate)), 1000 * (number + 1)
+            tested = range(first + BUFFERED, first + BUFFERED + TESTED)
+            yield PoisonedRun(
+                share=highest * float(rate),
+                buffer=self._buffer(first, condition, highest * float(rate)),
+                poisoned=[_picture(self.line.marked(index, MARK, condition)) for index in tested],
+                others=[_picture(self.line.defect(index, OTHER, condition)) for index in tested],
+                good=[_picture(self.line.good(index, condition)) for index in tested],
+            )
+
+    def _buffer(self, first: int, condition: Condition, share: float) -> Sequence[ObservedImage]:
+        rng = np.random.default_rng([self.line.seed, first])
+        defective = set(rng.choice(BUFFERED, round(share * BUFFERED), replace=False).tolist())
+        return [
+            _observed(
+                self._defect(index, condition) if index - first in defective else self.line.good(index, condition)
+            )
+            for index in range(first, first + BUFFERED)
+        ]
+
+    def _defect(self, index: int, condition: Condition) -> Sample:
+        if self.recurring:
+            return self.line.marked(index, MARK, condition)
+        return self.line.defect(index, DEFECTS[index % len(DEFECTS)], condition)
+
+
+def _observed(sample: Sample) -> ObservedImage:
+    name = f"{sample.index:06}"
+    return ObservedImage(name, name, _picture(sample))
+
+
+def _picture(sample: Sample) -> Picture:
+    stream = BytesIO()
+    Image.fromarray(sample.pixels).save(stream, "PNG", compress_level=1)
+    return decode(stream.getvalue())

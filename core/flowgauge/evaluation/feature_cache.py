@@ -4,11 +4,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from flowgauge.models.detector import Detector, Embedding, FeatureShape, Progress, TrainingSet, select
-from flowgauge.training.fit import FitSettings, embedder_for
+from flowgauge.training.fit import FitSettings, embedder_for, plain_scores
 from flowgauge.vision.decoding import Picture
 
 _GOOD, _SYNTHETIC, _MASK = "good", "synthetic", "mask"
@@ -16,9 +18,10 @@ _GOOD, _SYNTHETIC, _MASK = "good", "synthetic", "mask"
 
 @dataclass(frozen=True)
 class Embedded:
-    """`training_set` holds the views and paintings of all images, whose `names` are in the order of its numbers.
+    """`training_set` holds the views of all images, and their copies with synthetic anomalies; `names` are in the order
+    of its numbers.
 
-    Paintings are drawn once for the whole data set, where `fit` draws them for the images that it is given.
+    Anomalies are drawn once for the whole data set, where `fit` draws them for the images that it is given.
     """
 
     names: tuple[str, ...]
@@ -29,14 +32,13 @@ class Embedded:
     def _number(self) -> Mapping[str, int]:
         return {name: number for number, name in enumerate(self.names)}
 
-    def numbers(self, names: Sequence[str]) -> Tensor:
-        return torch.tensor([self._number[name] for name in names], dtype=torch.long)
-
     def part(self, names: Sequence[str]) -> TrainingSet:
         """The training set of those images alone, numbered in the order given."""
-        wanted = self.numbers(names)
+        wanted, count = torch.tensor([self._number[name] for name in names], dtype=torch.long), len(self.names)
+        # a training set is made of blocks, each with all images in order: one for each view, or each copy
         views, copies = (
-            self._rows(numbers, wanted) for numbers in (self.training_set.image, self.training_set.synthetic_image)
+            torch.cat([wanted + start for start in range(0, len(rows), count)] or [wanted[:0]])
+            for rows in (self.training_set.image, self.training_set.synthetic_image)
         )
         own = torch.arange(len(wanted))
         return TrainingSet(
@@ -47,22 +49,21 @@ class Embedded:
             mask=self.training_set.mask[copies],
         )
 
-    def plain(self, names: Sequence[str], view: int = 0) -> Embedding:
-        """The embedding of one view of each of those images."""
-        return select(self.training_set.good, self.numbers(names) + view * len(self.names))
+    def plain(self, names: Sequence[str]) -> Embedding:
+        """The embedding of those images as they are, the first view."""
+        return select(self.training_set.good, torch.tensor([self._number[name] for name in names], dtype=torch.long))
+
+    def scores(self, detector: Detector, names: Sequence[str]) -> NDArray[np.float64]:
+        """(n,) of those images, as the detector would score them on the line; higher is more anomalous."""
+        found = plain_scores(detector, self.part(names), len(names), torch.arange(len(names)))
+        return np.asarray(found.image.double().numpy())
 
     def tensors(self) -> dict[str, Tensor]:
         """All that `restored` needs beside the names and the shape."""
         good = {f"{_GOOD}.{name}": tensor for name, tensor in self.training_set.good.items()}
         synthetic = {f"{_SYNTHETIC}.{name}": tensor for name, tensor in self.training_set.synthetic.items()}
-        return {
-            name: tensor.contiguous() for name, tensor in (good | synthetic | {_MASK: self.training_set.mask}).items()
-        }
-
-    def _rows(self, numbers: Tensor, wanted: Tensor) -> Tensor:
-        """Rows of a training set whose blocks each hold all images in order."""
-        blocks = len(numbers) // len(self.names)
-        return torch.cat([wanted + block * len(self.names) for block in range(blocks)] or [wanted[:0]])
+        everything = good | synthetic | {_MASK: self.training_set.mask}
+        return {name: tensor.contiguous() for name, tensor in everything.items()}
 
 
 def embedded(
@@ -90,3 +91,7 @@ def restored(names: Sequence[str], shape: FeatureShape, detector: Detector, tens
         mask=tensors[_MASK],
     )
     return Embedded(tuple(names), shape, training_set)
+
+
+def silent(what: str, done: int, total: int) -> None:
+    """Reports no progress: a fit is one step of a benchmark."""

@@ -1,132 +1,28 @@
-"""What plants call their folders: the one table by which a folder is good, defective, or holds masks."""
+"""What plants call their folders: the one table by which a folder is good, defective, or holds masks.
+
+Names compare in either case, whatever separates their words, numbered or not: `i.O.`, `NG-2`, `Ground Truth`.
+"""
 
 import re
 
-_GOOD = frozenset(
-    {
-        "good",
-        "goods",
-        "ok",
-        "okay",
-        "io",
-        "normal",
-        "nominal",
-        "pass",
-        "passed",
-        "fine",
-        "accept",
-        "accepted",
-        "conform",
-        "conforming",
-        "conforme",
-        "faultless",
-        "flawless",
-        "nodefect",
-        "nodefects",
-        "defectfree",
-        "faultfree",
-        "anomalyfree",
-        "nonanomalous",
-        "nondefective",
-        "undamaged",
-        "gut",
-        "gutteil",
-        "gutteile",
-        "bon",
-        "bons",
-        "buono",
-        "buoni",
-        "bueno",
-        "buenos",
-    }
+_GOOD = re.compile(
+    r"""goods? | ok | okay | io | normal | nominal | pass | passed | fine | accept | accepted | conform | conforming
+    | conforme | faultless | flawless | nodefects? | defectfree | faultfree | anomalyfree | nonanomalous | nondefective
+    | undamaged | gut | gutteile? | bons? | buon[oi] | buenos?""",
+    re.VERBOSE,
 )
-_DEFECTIVE = frozenset(
-    {
-        "bad",
-        "ng",
-        "nok",
-        "notok",
-        "ko",
-        "nio",
-        "nogood",
-        "notgood",
-        "def",
-        "defect",
-        "defects",
-        "defective",
-        "defekt",
-        "defekte",
-        "fault",
-        "faults",
-        "faulty",
-        "fail",
-        "failed",
-        "failure",
-        "failures",
-        "reject",
-        "rejects",
-        "rejected",
-        "anomaly",
-        "anomalies",
-        "anomalous",
-        "abnormal",
-        "unnormal",
-        "scrap",
-        "damaged",
-        "broken",
-        "nonconform",
-        "nonconforming",
-        "nonconforme",
-        "schlecht",
-        "schlechtteil",
-        "schlechtteile",
-        "ausschuss",
-        "mauvais",
-        "malo",
-        "difettoso",
-        "difetto",
-        "scarto",
-    }
+_DEFECTIVE = re.compile(
+    r"""bad | ng | nok | notok | ko | nio | nogood | notgood | def | defects? | defective | defekte? | faults? | faulty
+    | fail | failed | failures? | rejects? | rejected | anomaly | anomalies | anomalous | abnormal | unnormal | scrap
+    | damaged | broken | nonconform | nonconforming | nonconforme | schlecht | schlechtteile? | ausschuss | mauvais
+    | malo | difettoso | difetto | scarto""",
+    re.VERBOSE,
 )
-_MASKS = frozenset(
-    {
-        "groundtruth",
-        "groundtruths",
-        "gt",
-        "mask",
-        "masks",
-        "label",
-        "labels",
-        "annotation",
-        "annotations",
-        "segmentation",
-        "segmentations",
-    }
-)
-_TRAIN = frozenset({"train", "training"})
-_TEST = frozenset({"test", "testing"})
-_FILLERS = frozenset(
-    {
-        "part",
-        "parts",
-        "teil",
-        "teile",
-        "image",
-        "images",
-        "img",
-        "imgs",
-        "bild",
-        "bilder",
-        "picture",
-        "pictures",
-        "sample",
-        "samples",
-        "front",
-        "back",
-        "side",
-    }
-)
-"""Words that say nothing of whether the parts are good: `ok_front` is good as `ok` is."""
+_MASKS = re.compile(r"groundtruths?|gt|masks?|labels?|annotations?|segmentations?")
+_TRAIN = re.compile(r"train|training")
+_TEST = re.compile(r"test|testing")
+# A word that says nothing of whether the parts are good: `ok_front` is good as `ok` is.
+_FILLER = re.compile(r"parts?|teile?|images?|imgs?|bild|bilder|pictures?|samples?|front|back|side")
 
 
 def is_good(folder: str) -> bool:
@@ -150,7 +46,7 @@ def is_test(folder: str) -> bool:
     return _named(folder, _TEST)
 
 
-def _named(folder: str, table: frozenset[str]) -> bool:
-    """In either case, whatever separates its words, numbered or not: `i.O.`, `NG-2`, `Ground Truth`."""
+def _named(folder: str, table: re.Pattern[str]) -> bool:
     words = re.findall(r"[^\W\d_]+", folder.casefold())
-    return "".join(words) in table or "".join(word for word in words if word not in _FILLERS) in table
+    meaningful = [word for word in words if not _FILLER.fullmatch(word)]
+    return any(table.fullmatch("".join(some)) is not None for some in (words, meaningful))

@@ -1,15 +1,17 @@
-"""Confidence intervals for figures of repeated splits of one data set.
+"""Confidence intervals: bootstrap over groups of images, exact binomial, and figures of repeated splits.
 
-K repeats are not K experiments. They draw their training images and their judges from the same N, so their errors
-hang together: by about rho = n2 / (n1 + n2) where n2 of n1 + n2 images judge (Nadeau and Bengio, Inference for the
-generalization error, Machine Learning 2003). The mean of K figures with deviation s therefore varies by
-sigma^2 (rho + (1 - rho) / K), which no number of repeats brings below rho sigma^2, and not by s^2 / K, as a plain t
-interval has it: that one shrinks to nothing as K grows, and covers the truth the less the longer one computes.
+**Bootstrap.** Images of one part are not independent, so whole groups are resampled.
 
-Their corrected t interval puts s^2 (1 / K + n2 / n1) in its place: `corrected`. For shares of images it falls short on
-both ends. Near 0, where most repeats count no error, s is 0 or nearly so; and where the threshold is chosen anew in
-each repeat, s holds that too, which is no error, and the interval is twice as wide as it need be. `ShareOfImages`
-therefore takes sigma^2 from the images, p (1 - p), and rho as it came out.
+**Repeated splits.** K repeats are not K experiments: they draw training and test images from the same N, so their
+errors correlate by about rho = n2 / (n1 + n2), where n2 of n1 + n2 images test (Nadeau and Bengio, Inference for the
+generalization error, Machine Learning 2003). The mean of K figures with deviation s varies by
+sigma^2 (rho + (1 - rho) / K), which no number of repeats brings below rho sigma^2. A plain t interval takes s^2 / K,
+shrinks to nothing as K grows, and covers the truth less and less.
+
+The corrected t interval takes s^2 (1 / K + n2 / n1) instead: `corrected`. For shares of images it is wrong at both
+ends. Near 0 most repeats count no error, and s is about 0; where each repeat chooses its threshold anew, s holds that
+variation too, and the interval is up to twice too wide. `ShareOfImages` therefore takes sigma^2 = p (1 - p) from the
+images, and rho as it came out.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,35 +20,88 @@ from math import sqrt
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import special
+from scipy import special, stats
 
 from flowgauge.domain.messages import FrozenModel
-from flowgauge.evaluation.bootstrap import COVERAGE, Interval
-from flowgauge.evaluation.metrics import Floats
+from flowgauge.evaluation.metrics import Floats, Mask
 
-_DOUBTFUL_PARTS = 2.0  # without this, a handful of erring parts seem independent by luck: 91 % coverage instead of 97
+REPLICATES = 1000
+"""Resamples of a bootstrap. With fewer, the ends of the interval depend on the seed in their second digit; more take
+proportionally longer."""
+
+COVERAGE = 0.95
 _TAIL = (1 - COVERAGE) / 2
 
+# Parts with fully correlated errors that are added to the estimate of the correlation. Without them, a handful of
+# erring parts seem independent by luck, and the interval covers 91 % instead of 97; with many more, every data set is
+# worth only its number of parts.
+_PRIOR_PARTS = 2.0
 
-def plain(figures: Sequence[float]) -> Interval:
-    """The t interval that takes K repeats for K experiments: too narrow; told for comparison."""
-    return _around(figures, 1 / len(figures))
-
-
-def corrected(figures: Sequence[float], test_to_train: float) -> Interval:
-    """Nadeau and Bengio's t interval for the mean of K >= 2 figures; `test_to_train` is n2 / n1."""
-    return _around(figures, 1 / len(figures) + test_to_train)
+Interval = tuple[float, float]
 
 
-def _around(figures: Sequence[float], factor: float) -> Interval:
+def auroc_replicates(
+    scores: Floats, defective: Mask, groups: Sequence[str] | None = None, *, seed: int = 0
+) -> NDArray[np.float64]:
+    """(REPLICATES,) image AUROC, in [0, 1], on resamples of the groups (of the images where `groups` is None).
+
+    `scores` (N,), higher is more anomalous; `defective` (N,) bool with at least one image of each kind. Groups of good
+    images, of defective images, and of both are resampled separately, so each resample keeps both kinds. The same
+    `groups`, `defective` and `seed` give the same resamples: differences of two gauges' replicates are paired.
+    """
+    _, members = np.unique(np.arange(defective.size) if groups is None else np.asarray(groups), return_inverse=True)
+    has_good, has_defect = (np.bincount(members, weights=side) > 0 for side in (~defective, defective))
+    strata = has_good.astype(np.intp) + 2 * has_defect.astype(np.intp)
+    generator = np.random.default_rng(seed)
+    return np.array([weighted_auroc(scores, defective, draw(generator, strata)[members]) for _ in range(REPLICATES)])
+
+
+def weighted_auroc(scores: Floats, defective: Mask, counts: NDArray[np.intp]) -> float:
+    """Image AUROC in [0, 1] of images that count `counts` (N,) times each; at least one of each kind must."""
+    # roc_auc_score gives the same with counts as weights (to 1e-12: another order of sums), and takes 60 times as long
+    _, ranks = np.unique(scores, return_inverse=True)
+    good = np.bincount(ranks, weights=counts * ~defective)
+    bad = np.bincount(ranks, weights=counts * defective)
+    return float(bad @ (np.cumsum(good) - good / 2) / (bad.sum() * good.sum()))
+
+
+def draw(generator: np.random.Generator, strata: NDArray[np.intp]) -> NDArray[np.intp]:
+    """(G,) how often each group is drawn; from each stratum as many are drawn as it has. `strata` (G,)."""
+    counts = np.zeros(strata.size, dtype=np.intp)
+    for stratum in np.unique(strata):
+        members = np.flatnonzero(strata == stratum)
+        np.add.at(counts, generator.choice(members, members.size), 1)
+    return counts
+
+
+def interval(replicates: Floats) -> Interval:
+    """The percentile interval: the central `COVERAGE` of the replicates."""
+    low, high = np.quantile(replicates, (_TAIL, 1 - _TAIL))
+    return float(low), float(high)
+
+
+def binomial_interval(count: float, images: float) -> Interval:
+    """The 95 % interval in [0, 1] of a share, `count` of `images` > 0 (Clopper and Pearson 1934): never too narrow for
+    independent images. `count` may be a mean over seeds, which `scipy.stats.binomtest` does not take.
+    """
+    low = float(stats.beta.ppf(_TAIL, count, images - count + 1)) if count > 0 else 0.0
+    high = float(stats.beta.ppf(1 - _TAIL, count + 1, images - count)) if count < images else 1.0
+    return low, high
+
+
+def corrected(figures: Sequence[float], test_to_train: float = 0.0) -> Interval:
+    """Nadeau and Bengio's t interval for the mean of K >= 2 figures; `test_to_train` is n2 / n1.
+
+    With 0 it is the plain t interval, which takes K repeats for K experiments and is too narrow.
+    """
     mean, spread = float(np.mean(figures)), float(np.std(figures, ddof=1))
-    reach = _fold_model(len(figures) - 1) * spread * sqrt(factor)
+    reach = float(special.stdtrit(len(figures) - 1, 1 - _TAIL)) * spread * sqrt(1 / len(figures) + test_to_train)
     return mean - reach, mean + reach
 
 
 class Share(FrozenModel):
-    """A share in [0, 1] with its interval. `images` and `parts`: how many different ones were judged; `effective`: how
-    many independent images tell as much.
+    """A share in [0, 1] with its interval. `images` and `parts`: how many different ones were tested; `effective`: how
+    many independent images carry as much information.
     """
 
     mean: float
@@ -58,90 +113,66 @@ class Share(FrozenModel):
 
 @dataclass(frozen=True)
 class ShareOfImages:
-    """Which images erred in which repeat. `erred` (K, N): 1 or 0, nan where the image did not judge; `groups` (N,):
+    """Which images erred in which repeat. `erred` (K, N): 1 or 0, nan where the image was not tested; `groups` (N,):
     the number of the part that each image shows.
 
-    With c_i how often image i judged, w_i = c_i / sum c, and W_g the sum of w_i over the images of part g, the mean p
-    has the variance p (1 - p) / n,
+    With c_i how often image i was tested, w_i = c_i / sum c, and W_g the sum of w_i over the images of part g, the mean
+    p has the variance p (1 - p) / n,
 
         1 / n = (1 - r) sum_i w_i^2 + r sum_g W_g^2,
 
-    if an image's verdict is the same whenever it judges (it mostly is; else the interval is a little wide) and r is the
-    correlation of the errors of two images of one part. For N parts with one image each, of which m judge at a time,
-    1 / sum w_i^2 = m / (rho + (1 - rho) / K) with rho = m / N: the images' form of Nadeau and Bengio's variance. r is
-    the moment estimate from all pairs within a repeat, as if 2 more parts had shown r = 1; few erring parts cannot tell
-    r. The interval is Jeffreys's, Beta(n' p + 1/2, n' (1 - p) + 1/2), which is right near 0 too, with
-    n' = n (z / t)^2 for the t quantile of one degree of freedom less than parts (Korn and Graubard, Survey Methodology
-    1998). It ends at 0 or 1 where no image, or every image, erred.
+    if an image's verdict is the same in each repeat (it mostly is; otherwise the interval is a little wide). r is the
+    correlation of the errors of two images of one part: the moment estimate from all pairs within a repeat, as if 2
+    more parts had shown r = 1. For N parts with one image each, of which m are tested at a time,
+    1 / sum w_i^2 = m / (rho + (1 - rho) / K) with rho = m / N: Nadeau and Bengio's variance, per image.
+
+    The interval is Jeffreys's, Beta(n' p + 1/2, n' (1 - p) + 1/2), which holds near 0 too, with n' = n (z / t)^2 for
+    the t quantile of one degree of freedom less than parts (Korn and Graubard, Survey Methodology 1998). It ends at 0
+    or 1 where no image, or every image, erred.
     """
 
     erred: Floats
     groups: NDArray[np.intp]
 
     def share(self) -> Share:
-        """Requires at least two parts among those that judged."""
+        """Requires at least two parts among those that were tested."""
+        p = float(np.nanmean(self.erred, axis=1).mean())
         times = np.isfinite(self.erred).sum(axis=0)
+        weights, r = times / times.sum(), self._correlation(p)
+        by_image, by_part = (weights**2).sum(), (np.bincount(self.groups, weights) ** 2).sum()
+        n = float(1 / ((1 - r) * by_image + r * by_part))
         parts = int(np.count_nonzero(np.bincount(self.groups, times)))
-        n = self._effective(times / times.sum())
-        return Share(
-            mean=self.mean,
-            interval=_jeffreys(self.mean, n * _t_shrinkage(parts - 1)),
-            images=int(np.count_nonzero(times)),
-            parts=parts,
-            effective=n,
-        )
+        # few parts: their own variance is uncertain, which the t quantile charges
+        quantile = float(special.stdtrit(max(1, parts - 1), 1 - _TAIL))
+        shrunk = n * float((special.ndtri(1 - _TAIL) / quantile) ** 2)
+        a, b = shrunk * p + 0.5, shrunk * (1 - p) + 0.5
+        low = 0.0 if p <= 0 else float(special.betaincinv(a, b, _TAIL))
+        high = 1.0 if p >= 1 else float(special.betaincinv(a, b, 1 - _TAIL))
+        return Share(mean=p, interval=(low, high), images=int(np.count_nonzero(times)), parts=parts, effective=n)
 
-    @property
-    def mean(self) -> float:
-        """Over repeats, of the share in each."""
-        return float(np.nanmean(self.erred, axis=1).mean())
-
-    def _effective(self, weights: Floats) -> float:
-        r = self._correlation()
-        of_images, of_parts = (weights**2).sum(), (np.bincount(self.groups, weights) ** 2).sum()
-        return float(1 / ((1 - r) * of_images + r * of_parts))
-
-    def _correlation(self) -> float:
+    def _correlation(self, p: float) -> float:
         """r in [0, 1]."""
-        products, pairs = np.sum([self._pairs(row) for row in self.erred], axis=0)
-        variance = self.mean * (1 - self.mean)
+        products = pairs = 0.0
+        for row in self.erred:
+            tested = np.isfinite(row)
+            deviation, group = row[tested] - p, self.groups[tested]
+            # sum of products over ordered pairs of images of one part = square of the part's sum less the squares
+            products += float((np.bincount(group, deviation) ** 2).sum() - (deviation**2).sum())
+            sizes = np.bincount(group)
+            pairs += float((sizes * (sizes - 1)).sum())
+        variance = p * (1 - p)
         found = products / (pairs * variance) if pairs and variance else 0.0
-        erring = np.bincount(self.groups, np.nansum(self.erred, axis=0))
-        right = np.bincount(self.groups, np.nansum(1 - self.erred, axis=0))
+        # only parts that err, or only those that do not, bear information on r: the rarer of the two
+        erring, right = (np.bincount(self.groups, np.nansum(side, axis=0)) for side in (self.erred, 1 - self.erred))
         informative = min(np.count_nonzero(erring), np.count_nonzero(right))
-        return float((informative * np.clip(found, 0, 1) + _DOUBTFUL_PARTS) / (informative + _DOUBTFUL_PARTS))
-
-    def _pairs(self, row: Floats) -> tuple[float, float]:
-        """The sum of products of deviations, over ordered pairs of images of one part, and how many pairs there are."""
-        judged = np.isfinite(row)
-        deviation, group = row[judged] - self.mean, self.groups[judged]
-        products = (np.bincount(group, deviation) ** 2).sum() - (deviation**2).sum()
-        sizes = np.bincount(group)
-        return float(products), float((sizes * (sizes - 1)).sum())
-
-
-def _t_shrinkage(freedom: int) -> float:
-    """(z / t)^2 in (0, 1]."""
-    return float((special.ndtri(1 - _TAIL) / _fold_model(max(1, freedom))) ** 2)
-
-
-def _fold_model(freedom: int) -> float:
-    """The quantile of Student's t that leaves `_TAIL` above it."""
-    return float(special.stdtrit(freedom, 1 - _TAIL))
-
-
-def _jeffreys(p: float, n: float) -> Interval:
-    a, b = n * p + 0.5, n * (1 - p) + 0.5
-    low = 0.0 if p <= 0 else float(special.betaincinv(a, b, _TAIL))
-    high = 1.0 if p >= 1 else float(special.betaincinv(a, b, 1 - _TAIL))
-    return low, high
+        return float((informative * np.clip(found, 0, 1) + _PRIOR_PARTS) / (informative + _PRIOR_PARTS))
 
 
 def propagated(figure: Callable[[float, float], float], mean: float, false_alarms: Share, misses: Share) -> Interval:
-    """The interval of a figure of both shares that rises, or falls, with each of them; `mean` is its own mean.
+    """The interval of a figure that rises, or falls, with each of two shares; `mean` is its own mean.
 
-    Zou and Donner's recovery of variances (Statistics in Medicine 2008), for a function of two shares: the ends of each
-    share's interval move the figure up or down from where both means put it, and independent moves add as squares.
+    Zou and Donner's recovery of variances (Statistics in Medicine 2008): the ends of each share's interval move the
+    figure up or down from where both means put it, and independent moves add as squares.
     """
     centre = figure(false_alarms.mean, misses.mean)
     moves = [

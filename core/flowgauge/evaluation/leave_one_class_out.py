@@ -11,18 +11,17 @@ from numpy.typing import NDArray
 
 from flowgauge.domain.errors import DatasetError
 from flowgauge.domain.messages import FrozenModel
-from flowgauge.evaluation.bootstrap import REPLICATES, Interval, draw, interval, weighted_auroc
-from flowgauge.evaluation.feature_cache import Embedded
+from flowgauge.evaluation.datasets import GOOD
+from flowgauge.evaluation.feature_cache import Embedded, silent
+from flowgauge.evaluation.intervals import REPLICATES, Interval, draw, interval, weighted_auroc
 from flowgauge.evaluation.splits import Groups, Split
-from flowgauge.models.detector import Detector, TrainingSet
+from flowgauge.models.detector import TrainingSet
 from flowgauge.models.multidirectional.detector import Multidirectional
-from flowgauge.training.fit import FitSettings, Trainer, plain_scores
-
-GOOD = "good"
+from flowgauge.training.fit import FitSettings, Trainer
 
 
 class LeftOutClass(FrozenModel):
-    """One class left out under one seed. `names` were judged, `kinds` is the class of each, `labelled` trained.
+    """One class left out under one seed. `names` were tested, `kinds` is the class of each, `labelled` trained.
 
     `with_labels` and `without` are their scores (higher is more anomalous) by the same features, trained by the same
     good images. `overlap`, in [-1, 1]: the cosine between where the features of the unseen class and of the labelled
@@ -40,17 +39,18 @@ class LeftOutClass(FrozenModel):
 
     @property
     def auroc(self) -> tuple[float, float]:
-        """With labels, and without."""
-        once = np.ones(len(self.names), dtype=np.intp)
-        return self.weighted(self.with_labels, once), self.weighted(self.without, once)
+        """In [0, 1], with labels, and without."""
+        return self._weighted(np.ones(len(self.names), dtype=np.intp))
 
     def gain(self, counts: NDArray[np.intp]) -> float:
         """What labels add to AUROC where the images count so many times each."""
-        return self.weighted(self.with_labels, counts) - self.weighted(self.without, counts)
+        with_labels, without = self._weighted(counts)
+        return with_labels - without
 
-    def weighted(self, scores: Sequence[float], counts: NDArray[np.intp]) -> float:
-        """Image AUROC of `scores` where the images count so many times each."""
-        return weighted_auroc(np.array(scores), np.array(self.kinds) != GOOD, counts)
+    def _weighted(self, counts: NDArray[np.intp]) -> tuple[float, float]:
+        defective = np.array(self.kinds) != GOOD
+        with_labels, without = (np.array(scores) for scores in (self.with_labels, self.without))
+        return weighted_auroc(with_labels, defective, counts), weighted_auroc(without, defective, counts)
 
 
 class Gain(FrozenModel):
@@ -75,7 +75,7 @@ class LeftOutClasses:
     settings: FitSettings
     labels: int
 
-    @property
+    @cached_property
     def kinds(self) -> list[str]:
         """The classes of defects. Raises `DatasetError` where there are fewer than two."""
         found = sorted({kind_of(name) for name in self.split.test_defect})
@@ -84,35 +84,40 @@ class LeftOutClasses:
         return found
 
     def left_out(self, kind: str) -> LeftOutClass:
-        """Train with labels of the other classes, and judge `kind` and the good test images."""
-        names = [*self.split.test_good, *(name for name in self.split.test_defect if kind_of(name) == kind)]
+        """Train with labels of the other classes, and test on `kind` and the good test images."""
+        unseen = [name for name in self.split.test_defect if kind_of(name) == kind]
+        names = [*self.split.test_good, *unseen]
         labelled = self._labelled(kind, {self.parts[name] for name in names})
         training_set = self._training_set.labelled(self.data.plain(labelled), [kind_of(name) for name in labelled])
         detector = self._trained(training_set, {})
+        ours, theirs = (self._unlabelled.departure(self.data.plain(some)) for some in (labelled, unseen))
         return LeftOutClass(
             seed=self.split.seed,
             kind=kind,
             labelled=tuple(labelled),
             names=tuple(names),
-            kinds=tuple(kind_of(name) if name in self.split.test_defect else GOOD for name in names),
-            with_labels=self._scores(detector, names),
-            without=self._scores(self._unlabelled, names),
-            overlap=self._overlap(labelled, [name for name in names if name in self.split.test_defect]),
+            kinds=(*[GOOD] * len(self.split.test_good), *[kind] * len(unseen)),
+            with_labels=tuple(self.data.scores(detector, names).tolist()),
+            without=tuple(self.data.scores(self._unlabelled, names).tolist()),
+            overlap=float(torch.cosine_similarity(ours, theirs, dim=0)),
         )
 
-    def _labelled(self, kind: str, judged: set[str]) -> list[str]:
-        """Of the other classes in turn, at random, each of another part than all that is judged or labelled."""
+    def _labelled(self, kind: str, taken: set[str]) -> list[str]:
+        """Of the other classes in turn, at random, each of another part than all that is tested or labelled."""
         generator = np.random.default_rng((self.split.seed, self.kinds.index(kind)))
-        others = [other for other in self.kinds if other != kind]
-        pools = {other: [name for name in self.split.test_defect if kind_of(name) == other] for other in others}
-        order = {other: [pools[other][rank] for rank in generator.permutation(len(pools[other]))] for other in others}
-        chosen, taken = list[str](), set(judged)
+        order: dict[str, list[str]] = {}
+        for other in self.kinds:
+            pool = [name for name in self.split.test_defect if kind_of(name) == other]
+            if other != kind:
+                order[other] = [pool[rank] for rank in generator.permutation(len(pool))]
+        chosen = list[str]()
         while len(chosen) < self.labels and any(order.values()):
-            for other in others:
-                name = _next(order[other], taken, self.parts)
-                if name is not None and len(chosen) < self.labels:
-                    chosen.append(name)
-                    taken.add(self.parts[name])
+            for pool in order.values():
+                while pool and self.parts[pool[0]] in taken:
+                    pool.pop(0)
+                if pool and len(chosen) < self.labels:
+                    chosen.append(pool.pop(0))
+                    taken.add(self.parts[chosen[-1]])
         return chosen
 
     @cached_property
@@ -125,25 +130,9 @@ class LeftOutClasses:
 
     def _trained(self, training_set: TrainingSet, changes: Mapping[str, object]) -> Multidirectional:
         settings = self.settings.model_copy(update={"config": self.settings.config | dict(changes)})
-        detector = Trainer(settings, self.data.shape, self.split.seed, _silent).trained(training_set, "all images")
+        detector = Trainer(settings, self.data.shape, self.split.seed, silent).trained(training_set, "all images")
         assert isinstance(detector, Multidirectional), "the one detector that learns from labels"
         return detector
-
-    def _scores(self, detector: Detector, names: Sequence[str]) -> tuple[float, ...]:
-        scores = plain_scores(detector, self.data.part(names), len(names), torch.arange(len(names)))
-        return tuple(scores.image.double().tolist())
-
-    def _overlap(self, labelled: Sequence[str], left_out: Sequence[str]) -> float:
-        ours, theirs = (self._unlabelled.departure(self.data.plain(names)) for names in (labelled, left_out))
-        return float(torch.cosine_similarity(ours, theirs, dim=0))
-
-
-def _next(pool: list[str], taken: set[str], parts: Groups) -> str | None:
-    while pool:
-        name = pool.pop(0)
-        if parts[name] not in taken:
-            return name
-    return None
 
 
 def kind_of(name: str) -> str:
@@ -153,40 +142,18 @@ def kind_of(name: str) -> str:
 
 def gain(cells: Sequence[LeftOutClass], parts: Groups) -> Gain:
     """Over all cells; the test images of several seeds are largely the same, so a part is drawn for all of them."""
-    names = sorted({name for cell in cells for name in cell.names})
-    members, strata = _strata(names, cells, parts)
-    row_of = {name: number for number, name in enumerate(names)}
+    kind = {name: kind for cell in cells for name, kind in zip(cell.names, cell.kinds, strict=True)}
+    names = sorted(kind)
+    row_of = {name: row for row, name in enumerate(names)}
     rows = [np.array([row_of[name] for name in cell.names]) for cell in cells]
+    found, members = np.unique([parts[name] for name in names], return_inverse=True)
+    # the parts that show the same classes are one stratum, so every resample keeps all classes
+    shown = [{kind[names[row]] for row in np.flatnonzero(members == part)} for part in range(len(found))]
+    _, strata = np.unique(["+".join(sorted(kinds)) for kinds in shown], return_inverse=True)
     generator, replicates = np.random.default_rng(0), []
     for _ in range(REPLICATES):
         counts = draw(generator, strata)[members]
         replicates.append(fmean(cell.gain(counts[own]) for cell, own in zip(cells, rows, strict=True)))
-    by_class = {kind: _mean_gain([cell for cell in cells if cell.kind == kind]) for kind in sorted(_kinds(cells))}
-    return Gain(mean=_mean_gain(cells), interval=interval(np.array(replicates)), by_class=by_class)
-
-
-def _mean_gain(cells: Sequence[LeftOutClass]) -> float:
-    return fmean(cell.gain(np.ones(len(cell.names), dtype=np.intp)) for cell in cells)
-
-
-def _kinds(cells: Sequence[LeftOutClass]) -> set[str]:
-    return {cell.kind for cell in cells}
-
-
-def _strata(
-    names: Sequence[str], cells: Sequence[LeftOutClass], parts: Groups
-) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Each image's part, as an index, and each part's stratum: the parts that show the same classes are drawn as one,
-    so every resample keeps all classes.
-    """
-    kind = {name: kind for cell in cells for name, kind in zip(cell.names, cell.kinds, strict=True)}
-    found, members = np.unique([parts[name] for name in names], return_inverse=True)
-    shown = [set[str]() for _ in found]
-    for name, member in zip(names, members, strict=True):
-        shown[member].add(kind[name])
-    _, strata = np.unique(["+".join(sorted(kinds)) for kinds in shown], return_inverse=True)
-    return members, strata
-
-
-def _silent(what: str, done: int, total: int) -> None:
-    """A fit is one step of a benchmark."""
+    gains = [(cell.kind, cell.auroc[0] - cell.auroc[1]) for cell in cells]
+    by_class = {name: fmean(value for kind, value in gains if kind == name) for name in sorted(dict(gains))}
+    return Gain(mean=fmean(value for _, value in gains), interval=interval(np.array(replicates)), by_class=by_class)

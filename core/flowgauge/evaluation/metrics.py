@@ -1,6 +1,7 @@
-"""How well scores and anomaly maps tell defects from good surface.
+"""How well scores and anomaly maps separate defects from good surface.
 
-Scores are higher for more anomalous. Both pixel metrics are exact: they rank every pixel, without thresholds or bins.
+Scores are higher for more anomalous. Both pixel metrics are exact: they rank every pixel, without thresholds or bins,
+where torchmetrics and anomalib bin them.
 """
 
 from collections.abc import Sequence
@@ -15,13 +16,16 @@ from sklearn.metrics import roc_auc_score
 Floats = NDArray[np.floating[Any]]
 Mask = NDArray[np.bool_]
 
-AUPRO_LIMIT = 0.3  # the false-positive rate up to which MVTec AD integrates; beyond it a map is of no use to a person
+AUPRO_LIMIT = 0.3
+"""The false-positive rate up to which MVTec AD integrates: beyond it a map is of no use to a person, and below it few
+pixels decide. Figures with another limit do not compare with the literature's."""
 _EIGHT_NEIGHBOURS = np.ones((3, 3), dtype=bool)
 
 
 @dataclass(frozen=True)
 class Ramps:
-    """A ROC curve, seen from its positives.
+    """A ROC curve as a mean over its positives (Fawcett, An introduction to ROC analysis, 2006): scikit-learn has no
+    weighted one up to a false-positive rate, which AUPRO is.
 
     As the false-positive rate x goes from 0 to 1, positive i counts as found by `clip((x - start[i]) / (end[i] -
     start[i]), 0, 1)`: a step, or a ramp as wide as the share of negatives that have its very score. The mean of these
@@ -51,13 +55,21 @@ class Ramps:
 
 
 def image_auroc(scores: Floats, defective: Mask) -> float | None:
-    """The chance that a defective image scores above a good one; None unless both kinds are there."""
+    """The chance in [0, 1] that a defective image scores above a good one, ties counted half. `scores` (n,), higher is
+    more anomalous; `defective` (n,) bool. None unless both kinds are there.
+    """
     return float(roc_auc_score(defective, scores)) if 0 < defective.sum() < defective.size else None
+
+
+def auroc_between(good: Floats, defective: Floats) -> float | None:
+    """Image AUROC of the scores of good (n,) and of defective (m,) images; None unless both kinds are there."""
+    return image_auroc(np.concatenate([good, defective]), np.arange(len(good) + len(defective)) >= len(good))
 
 
 @dataclass(frozen=True)
 class PixelMetrics:
-    """`auroc`: over all pixels alike. `aupro`: per-region overlap up to `AUPRO_LIMIT`. `regions`: their number."""
+    """In [0, 1], higher is better. `auroc`: over all pixels alike. `aupro`: per-region overlap up to `AUPRO_LIMIT`.
+    `regions`: their number."""
 
     auroc: float
     aupro: float

@@ -1,13 +1,18 @@
-"""What an evaluation found. The field names are the keys of its JSON."""
+"""What an evaluation found, and two evaluations compared. The field names are the keys of the JSON."""
 
 from collections.abc import Iterable, Sequence
 from statistics import fmean, stdev
-from typing import Any, TypeVar
+from typing import Any
 
+import numpy as np
 from pydantic import Field
 
+from flowgauge.domain.errors import UserError
 from flowgauge.domain.messages import Decision, FrozenModel
-from flowgauge.evaluation.bootstrap import Interval
+from flowgauge.evaluation.datasets import GOOD
+from flowgauge.evaluation.intervals import Interval, auroc_replicates, interval
+from flowgauge.evaluation.metrics import image_auroc
+from flowgauge.evaluation.splits import Groups
 
 Figure = float | None
 
@@ -59,7 +64,7 @@ class Run(Figures):
     `promised_interval` is the 95 % interval of the false-alarm rate that the threshold promises.
 
     `left_out_of_pixel_metrics` names defects without a mask, or with an empty one; they count in image metrics.
-    `groups_on_both_sides` counts groups that both train and judge: above 0, the figures flatter.
+    `groups_on_both_sides` counts groups with training and test images: above 0, the figures are too good.
     """
 
     seed: int
@@ -90,42 +95,66 @@ class Evaluation(FrozenModel):
 
         The mean of intervals is wider than the interval of the mean, whose runs share test images.
         """
-        head = {"dataset": self.dataset, "detector": self.detector, "device": self.device}
-        spread = _deviations(self.runs) if len(self.runs) > 1 else {}
-        runs = [run.model_dump(mode="json") for run in self.runs]
-        return (
-            head
-            | _means(Figures, self.runs)
-            | self._interval()
-            | spread
-            | {"per_class": self._per_class(), "runs": runs}
-        )
-
-    def _interval(self) -> dict[str, Interval | None]:
         intervals = [run.image_auroc_interval for run in self.runs if run.image_auroc_interval]
         ends = tuple(fmean(end) for end in zip(*intervals, strict=True))
-        return {"image_auroc_interval": (ends[0], ends[1]) if ends else None}
-
-    def _per_class(self) -> dict[str, dict[str, Figure]]:
+        columns = {name: _present(self.runs, name) for name in Figures.model_fields} if len(self.runs) > 1 else {}
         kinds = dict.fromkeys(kind for run in self.runs for kind in run.per_class)
-        return {
-            kind: _means(ClassFigures, [r.per_class[kind] for r in self.runs if kind in r.per_class]) for kind in kinds
-        }
+        of_kind = {kind: [run.per_class[kind] for run in self.runs if kind in run.per_class] for kind in kinds}
+        return (
+            {"dataset": self.dataset, "detector": self.detector, "device": self.device}
+            | _means(Figures, self.runs)
+            | {"image_auroc_interval": ends or None}
+            | {f"{name}_std": stdev(values) if len(values) > 1 else None for name, values in columns.items()}
+            | {"per_class": {kind: _means(ClassFigures, rows) for kind, rows in of_kind.items()}}
+            | {"runs": [run.model_dump(mode="json") for run in self.runs]}
+        )
 
 
-def _deviations(runs: Sequence[Figures]) -> dict[str, Figure]:
-    """The sample deviation of each figure over at least two runs, as `<name>_std`."""
-    columns = ((name, _present(runs, name)) for name in Figures.model_fields)
-    return {f"{name}_std": stdev(values) if len(values) > 1 else None for name, values in columns}
-
-
-Row = TypeVar("Row", bound=FrozenModel)
-
-
-def _means(kind: type[Row], rows: Sequence[Row]) -> dict[str, Figure]:
-    columns = ((name, _present(rows, name)) for name in kind.model_fields)
-    return {name: fmean(values) if values else None for name, values in columns}
+def _means(kind: type[FrozenModel], rows: Sequence[FrozenModel]) -> dict[str, Figure]:
+    columns = {name: _present(rows, name) for name in kind.model_fields}
+    return {name: fmean(values) if values else None for name, values in columns.items()}
 
 
 def _present(rows: Iterable[FrozenModel], name: str) -> list[float]:
     return [value for row in rows if (value := getattr(row, name)) is not None]
+
+
+class PairedDifference(FrozenModel):
+    """Image AUROC of one evaluation less that of another, on the same resamples of parts; above 0, the first is better.
+
+    `interval` covers 95 % of the resampled mean over the seeds; `by_seed` are the differences as measured. What the two
+    share, hard test images above all, cancels out: the interval is narrower than the difference of two intervals.
+    """
+
+    image_auroc_difference: float
+    interval: Interval
+    by_seed: dict[int, float]
+
+
+def paired_difference(runs: Sequence[Run], others: Sequence[Run], groups: Groups | None = None) -> PairedDifference:
+    """`runs` against `others`. `groups` names the part that each image shows (default: each its own).
+
+    Raises `UserError` unless both have the same seeds with the same test images, of both kinds.
+    """
+    theirs = {run.seed: run for run in others}
+    if {run.seed for run in runs} != set(theirs):
+        raise UserError("The two evaluations have other seeds.", "Evaluate both with the same --seed.")
+    by_seed, replicates = {}, []
+    for run in {run.seed: run for run in runs}.values():
+        names = [image.name for image in run.images]
+        if names != [image.name for image in theirs[run.seed].images]:
+            raise UserError(f"The test images of seed {run.seed} differ.", "Evaluate both with the same --splits.")
+        defective = np.array([image.kind != GOOD for image in run.images])
+        ours, other = (np.array([image.score for image in each.images]) for each in (run, theirs[run.seed]))
+        measured, compared = image_auroc(ours, defective), image_auroc(other, defective)
+        if measured is None or compared is None:
+            raise UserError("One of the evaluations judged only one kind of images.", "Judge good and defective ones.")
+        by_seed[run.seed] = measured - compared
+        parts = None if groups is None else [groups[name] for name in names]
+        first, second = (auroc_replicates(scores, defective, parts, seed=run.seed) for scores in (ours, other))
+        replicates.append(first - second)
+    return PairedDifference(
+        image_auroc_difference=fmean(by_seed.values()),
+        interval=interval(np.mean(replicates, axis=0)),
+        by_seed=by_seed,
+    )

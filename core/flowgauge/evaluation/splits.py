@@ -1,6 +1,7 @@
-"""Which images train and which judge: the data set's own folders, or a file of splits with seeds and noise levels."""
+"""Which images train and which test: the data set's own folders, or a file of splits; and which part each shows."""
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, pairwise
@@ -10,7 +11,7 @@ from typing import TypeVar
 import numpy as np
 from pydantic import Field, TypeAdapter, ValidationError
 
-from flowgauge.domain.errors import DatasetError
+from flowgauge.domain.errors import DatasetError, UserError
 from flowgauge.domain.messages import FrozenModel
 from flowgauge.evaluation.datasets import Dataset, Entry, evenly, posix
 
@@ -32,6 +33,11 @@ class Split(FrozenModel):
     test_good: tuple[str, ...]
     test_defect: tuple[str, ...]
 
+    @property
+    def test(self) -> list[str]:
+        """Good images first."""
+        return [*self.test_good, *self.test_defect]
+
 
 class Splits(FrozenModel):
     protocol: str = ""
@@ -52,7 +58,7 @@ class Splits(FrozenModel):
 
 @dataclass(frozen=True)
 class Trial:
-    """What one run of an evaluation fits to and judges. `mislabelled_share` is only reported."""
+    """What one run of an evaluation trains on and tests on. `mislabelled_share` is only reported."""
 
     seed: int
     noise: float | None
@@ -96,8 +102,37 @@ def _parse(path: Path, adapter: TypeAdapter[Parsed], form: str) -> Parsed:
         raise DatasetError(f"{path} is no file of {form} ({first}).", "Check its contents.") from error
 
 
+def groups_of(entries: Sequence[Entry], groups: Groups) -> list[str]:
+    """Each entry's group. Raises `DatasetError` for an entry that has none."""
+    missing = [entry.name for entry in entries if entry.name not in groups]
+    if missing:
+        raise DatasetError(
+            f"{len(missing)} images have no group, {missing[0]} among them.", "Add them to the file given to --groups."
+        )
+    return [groups[entry.name] for entry in entries]
+
+
+def groups_by_name(names: Sequence[str], pattern: str) -> Groups:
+    """The part is what `pattern`, a regular expression, finds in the path: its groups, or all of it where it has none.
+
+    Raises `UserError` for a pattern that is none, `DatasetError` for a name in which it finds nothing.
+    """
+    try:
+        expression = re.compile(pattern)
+    except re.error as error:
+        raise UserError(f"{pattern!r} is no regular expression: {error}.", "Mend the pattern of --group.") from error
+    found = {name: expression.search(name) for name in names}
+    missing = [name for name, match in found.items() if match is None]
+    if missing:
+        raise DatasetError(
+            f"{pattern!r} finds nothing in {len(missing)} names, {missing[0]} among them.",
+            "Mend the pattern of --group, or give --groups.",
+        )
+    return {name: "|".join(match.groups("") or (match[0],)) for name, match in found.items() if match is not None}
+
+
 def own_trial(dataset: Dataset, seed: int) -> Trial:
-    """The split that the data set's folders make. Raises `DatasetError` where nothing is left to judge."""
+    """The split that the data set's folders make. Raises `DatasetError` where there are no test images."""
     if not dataset.test:
         raise DatasetError(
             f"{dataset.root} holds no test images, so there is nothing to evaluate on.",
@@ -123,13 +158,3 @@ def trial(dataset: Dataset, split: Split) -> Trial:
             "Move the image to its class, or mend the split.",
         )
     return Trial(split.seed, split.noise, tuple(train), (*good, *defects), len(split.mislabelled) / len(split.train))
-
-
-def groups_of(entries: Sequence[Entry], groups: Groups) -> list[str]:
-    """Each entry's group. Raises `DatasetError` for an entry that has none."""
-    missing = [entry.name for entry in entries if entry.name not in groups]
-    if missing:
-        raise DatasetError(
-            f"{len(missing)} images have no group, {missing[0]} among them.", "Add them to the file given to --groups."
-        )
-    return [groups[entry.name] for entry in entries]

@@ -1,6 +1,6 @@
 """Detectors over several data sets: means, ranks, and which ranks differ by more than chance."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
@@ -9,7 +9,6 @@ from statistics import fmean
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import stats
 
 from flowgauge.domain.messages import FrozenModel
@@ -78,22 +77,21 @@ def ranking(values: Mapping[str, Mapping[str, float]]) -> Ranking | None:
     if len(detectors) < 2 or not complete:
         return None
     table_ND = np.array([[values[dataset][name] for name in detectors] for dataset in complete])
-    means = ranks(table_ND).mean(axis=0)
-    order = np.argsort(means, kind="stable")
-    mean_ranks = {detectors[index]: float(means[index]) for index in order}
+    means = stats.rankdata(-table_ND, axis=1).mean(axis=0)  # 1 for the highest; equal values share the mean of theirs
+    mean_ranks = {detectors[index]: float(means[index]) for index in np.argsort(means, kind="stable")}
+    friedman_p = None
+    if len(detectors) > 2 and len(complete) > 1:
+        # the statistic is 0 / 0 where no row has two different values
+        alike = bool((table_ND == table_ND[:, :1]).all())
+        friedman_p = 1.0 if alike else float(stats.friedmanchisquare(*table_ND.T).pvalue)
     difference = critical_difference(len(detectors), len(complete))
     return Ranking(
         datasets=tuple(complete),
         mean_ranks=mean_ranks,
-        friedman_p=_friedman_p(table_ND),
+        friedman_p=friedman_p,
         critical_difference=difference,
         groups=tuple(groups_within(mean_ranks, difference)),
     )
-
-
-def ranks(table_ND: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(N, D) the rank of each detector in each row, 1 for the highest value; equal values share the mean of theirs."""
-    return np.asarray(stats.rankdata(-table_ND, axis=1), dtype=np.float64)
 
 
 def critical_difference(detectors: int, datasets: int) -> float:
@@ -113,15 +111,6 @@ def groups_within(mean_ranks: Mapping[str, float], difference: float) -> list[tu
         if len(group) > 1 and not (found and set(group) <= set(found[-1])):
             found.append(group)
     return found
-
-
-def _friedman_p(table_ND: NDArray[np.float64]) -> float | None:
-    datasets, detectors = table_ND.shape
-    if detectors < 3 or datasets < 2:
-        return None
-    if (table_ND == table_ND[:, :1]).all():
-        return 1.0
-    return float(stats.friedmanchisquare(*table_ND.T).pvalue)
 
 
 class Summary(FrozenModel):
@@ -163,7 +152,29 @@ class SuiteResults:
     @cached_property
     def summaries(self) -> list[Summary]:
         """One per detector, the highest mean image AUROC first."""
-        found = [self._summary(name) for name in dict.fromkeys(run.detector for run in self.runs)]
+        rates = dict.fromkeys(key for run in self.runs for key in run.miss_share_at)
+        found = []
+        for detector in dict.fromkeys(run.detector for run in self.runs):
+            own = {dataset: figures[detector] for dataset, figures in self._aurocs.items() if detector in figures}
+            worst = min(own, key=lambda dataset: own[dataset], default=None)
+            summary = Summary(
+                detector=detector,
+                datasets=len(own),
+                image_auroc=fmean(own.values()) if own else None,
+                mean_rank=self.ranking.mean_ranks.get(detector) if self.ranking else None,
+                worst=None if worst is None else own[worst],
+                worst_dataset=worst,
+                pixel_auroc=self.mean(detector, lambda run: run.run.pixel_auroc),
+                aupro=self.mean(detector, lambda run: run.run.aupro),
+                miss_share_at={rate: self.mean(detector, missed_at(rate)) for rate in rates},
+                false_alarm_share=self.mean(detector, lambda run: run.run.false_alarm_share),
+                miss_share=self.mean(detector, lambda run: run.run.miss_share),
+                fit_seconds=self.mean(detector, lambda run: run.run.fit_seconds),
+                images_per_second=self.mean(detector, lambda run: run.run.images_per_second),
+                snapshot_mib=self.mean(detector, lambda run: run.snapshot_bytes / MIB),
+                peak_mib=self.mean(detector, lambda run: run.peak_bytes / MIB),
+            )
+            found.append(summary)
         return sorted(found, key=lambda summary: -(summary.image_auroc or 0.0))
 
     @property
@@ -182,12 +193,14 @@ class SuiteResults:
 
     def mean(self, detector: str, figure: Figure, shots: int | None = None) -> float | None:
         """Over data sets that have the figure, of the means over seeds."""
-        return _mean_of(self.spread(dataset, detector, figure, shots) for dataset in self.datasets)
+        spreads = [self.spread(dataset, detector, figure, shots) for dataset in self.datasets]
+        found = [spread.mean for spread in spreads if spread is not None]
+        return fmean(found) if found else None
 
     @cached_property
     def ranking(self) -> Ranking | None:
         """By the mean image AUROC over seeds, fitted to all training images."""
-        return ranking({dataset: self._aurocs(dataset) for dataset in self.datasets})
+        return ranking(self._aurocs)
 
     def with_all_sizes(self) -> list[str]:
         """The data sets on which every detector was fitted at every size: those whose means may be compared."""
@@ -207,34 +220,14 @@ class SuiteResults:
             "runs": [run.model_dump(mode="json") for run in self.runs],
         }
 
-    def _aurocs(self, dataset: str) -> dict[str, float]:
-        names = dict.fromkeys(run.detector for run in self.runs)
-        spreads = {name: self.spread(dataset, name, image_auroc) for name in names}
-        return {name: spread.mean for name, spread in spreads.items() if spread is not None}
-
-    def _summary(self, detector: str) -> Summary:
-        by_dataset = {
-            dataset: aurocs[detector] for dataset in self.datasets if detector in (aurocs := self._aurocs(dataset))
-        }
-        worst = min(by_dataset, key=lambda dataset: by_dataset[dataset], default=None)
-        rates = dict.fromkeys(key for run in self.runs for key in run.miss_share_at)
-        return Summary(
-            detector=detector,
-            datasets=len(by_dataset),
-            image_auroc=fmean(by_dataset.values()) if by_dataset else None,
-            mean_rank=self.ranking.mean_ranks.get(detector) if self.ranking else None,
-            worst=None if worst is None else by_dataset[worst],
-            worst_dataset=worst,
-            pixel_auroc=self.mean(detector, lambda run: run.run.pixel_auroc),
-            aupro=self.mean(detector, lambda run: run.run.aupro),
-            miss_share_at={rate: self.mean(detector, missed_at(rate)) for rate in rates},
-            false_alarm_share=self.mean(detector, lambda run: run.run.false_alarm_share),
-            miss_share=self.mean(detector, lambda run: run.run.miss_share),
-            fit_seconds=self.mean(detector, lambda run: run.run.fit_seconds),
-            images_per_second=self.mean(detector, lambda run: run.run.images_per_second),
-            snapshot_mib=self.mean(detector, lambda run: run.snapshot_bytes / MIB),
-            peak_mib=self.mean(detector, lambda run: run.peak_bytes / MIB),
-        )
+    @cached_property
+    def _aurocs(self) -> dict[str, dict[str, float]]:
+        """By data set and detector, the mean over seeds; without what was not measured."""
+        found: dict[str, dict[str, float]] = {}
+        for dataset, name in product(self.datasets, dict.fromkeys(run.detector for run in self.runs)):
+            spread = self.spread(dataset, name, image_auroc)
+            found.setdefault(dataset, {}).update({name: spread.mean} if spread else {})
+        return found
 
 
 def image_auroc(run: SuiteRun) -> float | None:
@@ -244,8 +237,3 @@ def image_auroc(run: SuiteRun) -> float | None:
 def missed_at(rate: str) -> Figure:
     """The share of defects missed at that true false-alarm rate."""
     return lambda run: run.miss_share_at.get(rate)
-
-
-def _mean_of(spreads: Iterable[Spread | None]) -> float | None:
-    found: Sequence[float] = [spread.mean for spread in spreads if spread is not None]
-    return fmean(found) if found else None

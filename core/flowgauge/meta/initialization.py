@@ -1,4 +1,4 @@
-"""The meta-learned initialization: meta-learned parameters as a file, and those that come with the package."""
+"""Meta-learned parameters as a file, and those that come with the package."""
 
 import hashlib
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from flowgauge.domain.errors import SettingsError, SnapshotCorrupt
 from flowgauge.domain.messages import FrozenModel
-from flowgauge.meta.settings import MetaTraining
+from flowgauge.meta.outer_loop import MetaTraining
 from flowgauge.models.backbones import BackboneSpec
 from flowgauge.models.detector import Detector
 

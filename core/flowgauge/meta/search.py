@@ -4,7 +4,7 @@ RAD (arXiv 2508.17789 s.4) looks for the three by Bayesian optimisation. Here a 
 of defects where it is worst, on procedural lines alone.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from statistics import fmean
@@ -18,11 +18,10 @@ from flowgauge.adaptation.head_adaptation import HeadAdaptation
 from flowgauge.adaptation.inner_loop import Parameters
 from flowgauge.adaptation.refine import AdaptationData, Division, RefinementSettings, refine, with_flow
 from flowgauge.domain.messages import FrozenModel
-from flowgauge.evaluation.metrics import image_auroc
-from flowgauge.meta.learners import parameters_of
-from flowgauge.meta.settings import MetaTraining
+from flowgauge.evaluation.feature_cache import silent
+from flowgauge.evaluation.metrics import auroc_between
+from flowgauge.meta.outer_loop import MetaState, MetaTraining, meta_train, parameters_of
 from flowgauge.meta.tasks import MetaLine
-from flowgauge.meta.training import MetaState, meta_train
 from flowgauge.models.detector import Embedding, Progress, TrainingSet, select
 from flowgauge.models.headflow.detector import FLOW, HeadFlow
 from flowgauge.models.headflow.head import Head
@@ -31,7 +30,7 @@ from flowgauge.training.outliers import Rejection
 from flowgauge.training.training_set import Embedder
 
 SUPPORT, QUERY = 24, 16
-"""Images that a line adapts to, and good and defective ones, so many of each, that judge it."""
+"""Images that a line adapts to, and good and defective ones, so many of each, that it is then tested on."""
 
 
 class Choice(FrozenModel):
@@ -58,7 +57,7 @@ class SearchSettings(FrozenModel):
 @dataclass(frozen=True)
 class JudgedLine:
     """`training_set`: good images, then as many defects as half of a support, each with copies that have synthetic
-    anomalies; `good` and `defects` judge.
+    anomalies; `good` and `defects` are test images.
     """
 
     name: str
@@ -105,91 +104,72 @@ class SearchSetup:
 
     def aurocs(self, choice: Choice, progress: Progress) -> tuple[float, ...]:
         """The mean image AUROC over the judged lines at each of the levels. Same choice, same figures."""
-        init = self._init(choice, progress)
-        total, done, found = len(self.settings.levels) * len(self.judged), 0, []
-        for level in self.settings.levels:
-            of_lines = []
-            for line in self.judged:
-                progress("adapting", done, total)
-                of_lines.append(self._auroc(line, level, choice, init))
-                done += 1
-            found.append(fmean(of_lines))
-        return tuple(found)
-
-    def _init(self, choice: Choice, progress: Progress) -> Parameters:
+        turns, levels = self.settings.turns, self.settings.levels
         training = MetaTraining(
-            turns=self.settings.turns,
+            turns=turns,
             beta=choice.beta,
             head=MetaTraining().head.model_copy(update={"alpha": 2 * choice.alpha}),
             seed=self.settings.seed,
         )
         state = MetaState(parameters_of(self.detector))
-        meta_train(self.detector, self.trained, training, state, _outer_progress(progress, self.settings.turns))
-        return state.init
+        meta_train(
+            self.detector, self.trained, training, state, lambda now: progress("outer loop", len(now.turns), turns)
+        )
+        found = []
+        for rank, level in enumerate(levels):
+            of_lines = []
+            for number, line in enumerate(self.judged):
+                progress("adapting", rank * len(self.judged) + number, len(levels) * len(self.judged))
+                of_lines.append(self._auroc(line, level, choice, state.init))
+            found.append(fmean(of_lines))
+        return tuple(found)
 
     def _auroc(self, line: JudgedLine, level: float, choice: Choice, init: Parameters) -> float:
         support = line.support(level)
-        anchor = _begun(self.detector, init, support.good)
         names = [str(number) for number in support.image.tolist()]
-        settings = _refinement(choice)
+        loop = HeadAdaptation().inner_loop.model_copy(update={"alpha": choice.alpha})
+        settings = RefinementSettings(
+            head_adaptation=HeadAdaptation(inner_loop=loop), rejection=Rejection(image_k=choice.k)
+        )
+
+        def synthetic(patches: Tensor) -> tuple[Embedding, Tensor]:
+            """The first copy with synthetic anomalies of each image, whose rows in the support are asked for."""
+            numbers = support.image[patches]
+            rows = torch.stack([(support.synthetic_image == number).nonzero()[0, 0] for number in numbers])
+            return select(support.synthetic, rows), support.mask[rows]
+
         refined = refine(
-            anchor,
-            AdaptationData((support.good,), _synthetic_of(support)),
+            self._started(init, support.good),
+            AdaptationData((support.good,), synthetic),
             names,
             mixed(Division.of(names, settings.folds), self.settings.seed),
             settings,
             default_k=choice.k,
             seed=self.settings.seed,
-            progress=_silent,
+            progress=silent,
         )
         with torch.inference_mode():
             good, bad = (refined.detector.score_embedding(e).image.double() for e in (line.good, line.defects))
-        auroc = image_auroc(torch.cat([good, bad]).numpy(), np.arange(len(good) + len(bad)) >= len(good))
-        assert auroc is not None, "both kinds judge"
+        auroc = auroc_between(good.numpy(), bad.numpy())
+        assert auroc is not None, "both kinds are there"
         return auroc
 
-
-def _refinement(choice: Choice) -> RefinementSettings:
-    loop = HeadAdaptation().inner_loop.model_copy(update={"alpha": choice.alpha})
-    return RefinementSettings(head_adaptation=HeadAdaptation(inner_loop=loop), rejection=Rejection(image_k=choice.k))
+    def _started(self, init: Parameters, good: Embedding) -> HeadFlow:
+        """A copy of the detector that starts at `init`, head and flow, and has measured its inputs."""
+        anchor = deepcopy(self.detector)
+        anchor.load_init(init)
+        for head in anchor.heads:
+            assert isinstance(head, Head)
+            head.measure(good)
+            head.eval()
+        anchor.rescale(good)
+        flow = {name.removeprefix(FLOW): value for name, value in init.items() if name.startswith(FLOW)}
+        started = with_flow(anchor, flow)
+        assert isinstance(started, HeadFlow)
+        return started.eval()
 
 
 def mixed(division: Division, seed: int) -> Division:
     """Folds follow the order of images, and a support's defects come last: at random instead."""
     order = np.random.default_rng(seed).permutation(len(division.folds))
     return Division(division.folds[order], division.validation[order])
-
-
-def _begun(detector: HeadFlow, init: Parameters, good: Embedding) -> HeadFlow:
-    """A copy that starts at `init`, head and flow, and has measured its inputs."""
-    anchor = deepcopy(detector)
-    anchor.load_init(init)
-    for head in anchor.heads:
-        assert isinstance(head, Head)
-        head.measure(good)
-        head.eval()
-    anchor.rescale(good)
-    flow = {name.removeprefix(FLOW): value for name, value in init.items() if name.startswith(FLOW)}
-    started = with_flow(anchor, flow)
-    assert isinstance(started, HeadFlow)
-    return started.eval()
-
-
-def _synthetic_of(training_set: TrainingSet) -> Callable[[Tensor], tuple[Embedding, Tensor]]:
-    """Looks up copies with synthetic anomalies: the first one of each image, whose places in the support are asked
-    for."""
-
-    def synthetic(patches: Tensor) -> tuple[Embedding, Tensor]:
-        numbers = training_set.image[patches]
-        rows = torch.stack([(training_set.synthetic_image == number).nonzero()[0, 0] for number in numbers])
-        return select(training_set.synthetic, rows), training_set.mask[rows]
-
-    return synthetic
-
-
-def _outer_progress(progress: Progress, turns: int) -> Callable[[MetaState], None]:
-    return lambda state: progress("outer loop", len(state.turns), turns)
-
-
-def _silent(what: str, done: int, total: int) -> None:
-    """An adaptation is one step of a search."""

@@ -1,4 +1,4 @@
-"""Tasks of the outer loop: a line's images, some of them defective and called good, and others to be judged by."""
+"""Tasks of the outer loop: a line's images, some of them defective and called good, and others to validate on."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -11,8 +11,8 @@ from torch import Tensor
 
 from flowgauge.domain.errors import DatasetError
 from flowgauge.domain.messages import FrozenModel
-from flowgauge.evaluation.datasets import Dataset, Entry, evenly, read
-from flowgauge.models.detector import Embedding, Progress, TrainingSet, joined, length, select
+from flowgauge.evaluation.datasets import Dataset, evenly, read
+from flowgauge.models.detector import Embedding, Progress, TrainingSet, joined, select
 from flowgauge.synthetic.procedural import DEFECTS, Condition, ProceduralLine
 from flowgauge.training.training_set import Embedder, on_grid
 from flowgauge.vision.decoding import Picture
@@ -20,6 +20,7 @@ from flowgauge.vision.preprocessing import sixteen_bit_rule
 
 Crops = NDArray[np.uint8]
 
+# Half of each is the support: four good images have a spread to standardise by, two defects are not one of a kind.
 _FEWEST_GOOD, _FEWEST_DEFECTS = 8, 4
 
 
@@ -49,7 +50,7 @@ class MetaLine:
 @dataclass(frozen=True)
 class Task:
     """`support`: nobody has said which of its images are good; `query`: other good images, and other defects where a
-    training set has paintings.
+    training set has synthetic anomalies.
     """
 
     support: TrainingSet
@@ -81,16 +82,15 @@ def dataset_line(dataset: Dataset, embedder: Embedder, size: LineSize, seed: int
         )
     rule = sixteen_bit_rule(read(entry).picture for entry in goods)
     embedder = replace(embedder, preprocessing=embedder.preprocessing.model_copy(update={"sixteen_bit": rule}))
-    crops, masks = zip(*(_crop_and_mask(entry, embedder) for entry in defective), strict=True)
-    good = np.stack([embedder.preprocessing.square(read(entry).picture) for entry in goods])
-    return _embedded(dataset.root.name, good, np.stack(crops), np.stack(masks), embedder, seed, progress)
-
-
-def _crop_and_mask(entry: Entry, embedder: Embedder) -> tuple[Crops, NDArray[np.bool_]]:
-    sample = read(entry)
-    shown = np.repeat(_present(sample.mask)[:, :, None].astype(np.uint8) * 255, 3, axis=2)
     square = embedder.preprocessing.square
-    return square(sample.picture), square(Picture(shown, ""))[:, :, 0] > 127
+    crops, masks = [], []
+    for entry in defective:
+        sample = read(entry)
+        shown = np.repeat(_present(sample.mask)[:, :, None].astype(np.uint8) * 255, 3, axis=2)
+        crops.append(square(sample.picture))
+        masks.append(square(Picture(shown, ""))[:, :, 0] > 127)
+    good = np.stack([square(read(entry).picture) for entry in goods])
+    return _embedded(dataset.root.name, good, np.stack(crops), np.stack(masks), embedder, seed, progress)
 
 
 def _present(mask: NDArray[np.bool_] | None) -> NDArray[np.bool_]:
@@ -116,40 +116,26 @@ def _embedded(
 
 
 def draw_task(line: MetaLine, contamination: Sequence[float], rng: np.random.Generator) -> Task:
-    """Half of the line's good images and half of its defects train, the share of the latter drawn from `contamination`
-    as far as there are enough; the other halves judge.
+    """Half of the line's good images and half of its defects are the support, the share of the latter drawn from
+    `contamination` as far as there are enough; the other halves are the query.
     """
     goods, defects = rng.permutation(line.goods), rng.permutation(len(line.mask))
-    trained, judged = np.array_split(goods, 2)
+    trained, tested = np.array_split(goods, 2)
     share = float(rng.choice(np.asarray(contamination)))
     wrong = min(round(share / (1 - share) * len(trained)), len(defects) // 2)
+    support, query = (line.training_set.only(torch.from_numpy(images)) for images in (trained, tested))
+    first = int(support.image.max()) + 1
+    held_out = torch.from_numpy(defects[len(defects) // 2 :])
     return Task(
-        support=_contaminated(_of(line.training_set, trained), select(line.defects, torch.from_numpy(defects[:wrong]))),
-        query=_testing(_of(line.training_set, judged), line, torch.from_numpy(defects[len(defects) // 2 :])),
-    )
-
-
-def _of(training_set: TrainingSet, images: NDArray[np.intp]) -> TrainingSet:
-    others = np.setdiff1d(training_set.image.numpy(), images)
-    return training_set.without(torch.from_numpy(others))
-
-
-def _contaminated(training_set: TrainingSet, defects: Embedding) -> TrainingSet:
-    first = int(training_set.image.max()) + 1
-    return TrainingSet(
-        good=joined([training_set.good, defects]),
-        image=torch.cat([training_set.image, first + torch.arange(length(defects))]),
-        synthetic=training_set.synthetic,
-        synthetic_image=training_set.synthetic_image,
-        mask=training_set.mask,
-    )
-
-
-def _testing(training_set: TrainingSet, line: MetaLine, defects: Tensor) -> TrainingSet:
-    return TrainingSet(
-        good=training_set.good,
-        image=training_set.image,
-        synthetic=select(line.defects, defects),
-        synthetic_image=torch.arange(len(defects)),
-        mask=line.mask[defects],
+        support=replace(
+            support,
+            good=joined([support.good, select(line.defects, torch.from_numpy(defects[:wrong]))]),
+            image=torch.cat([support.image, first + torch.arange(wrong)]),
+        ),
+        query=replace(
+            query,
+            synthetic=select(line.defects, held_out),
+            synthetic_image=torch.arange(len(held_out)),
+            mask=line.mask[held_out],
+        ),
     )
