@@ -8,11 +8,10 @@ import pytest
 
 from flowgauge import reports
 from flowgauge.domain.messages import Decision
-from flowgauge.reports.figures import adapted, frozen, judged, phase_figures, rates, rejection
-from flowgauge.reports.headline import headline
+from flowgauge.reports.demo import render
+from flowgauge.reports.figures import adapted, frozen, headline, judged, phase_figures, rates, rejection
 from flowgauge.reports.markup import Markup, tag
-from flowgauge.reports.page import render
-from flowgauge.reports.pictures import data_uri
+from flowgauge.reports.pages import data_uri
 from flowgauge.reports.story import Call, Story, Truth
 from flowgauge.reports.svg import Scale, tick_words
 from flowgauge.reports.wording import percent, significant, times
@@ -203,13 +202,15 @@ def test_the_page_reads_on_both_schemes_and_on_a_phone(page: str) -> None:
 def test_every_class_of_the_style_sheet_is_one_that_pages_use() -> None:
     """A class that is renamed on one side alone leaves the page without its style, and nothing else tells."""
     folder = Path(reports.__file__).parent
-    used = {
-        word
-        for path in folder.rglob("*.py")
+    strings = [
+        node.value
+        for path in folder.glob("*.py")
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         if isinstance(node, ast.Constant) and isinstance(node.value, str)
-        for word in re.findall(r"[a-z][a-z-]*", node.value)
-    }
-    styled = set(re.findall(r"\.([a-z][a-z-]*)", (folder / "report.css").read_text(encoding="utf-8")))
+    ]
+    templates = [path.read_text(encoding="utf-8") for path in (folder / "templates").glob("*.html")]
+    used = {word for text in (*strings, *templates) for word in re.findall(r"[a-z][a-z-]*", text)}
+    sheet = (folder / "templates/report.css").read_text(encoding="utf-8")
+    styled = set(re.findall(r"\.([a-z][a-z-]*)", sheet))
     assert len(styled) > 20
     assert styled - used == set()

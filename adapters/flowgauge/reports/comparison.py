@@ -8,7 +8,7 @@ from flowgauge.domain.object_keys import spelled
 from flowgauge.evaluation.comparison import Contender, Ranking, Shown, Spread, standings
 from flowgauge.reports.frame import key_figure, page, ruler, section
 from flowgauge.reports.markup import Markup, header_row, scrollable, tag
-from flowgauge.reports.pictures import data_uri
+from flowgauge.reports.pages import data_uri
 from flowgauge.reports.roc import roc_chart
 from flowgauge.reports.wording import auroc, percent, plural, significant
 

@@ -16,7 +16,7 @@ from flowgauge.domain.object_keys import spelled
 from flowgauge.evaluation.datasets import Entry, read
 from flowgauge.reports.frame import page, ruler
 from flowgauge.reports.markup import Markup, header_row, join, number, scrollable, tag
-from flowgauge.reports.pictures import data_uri
+from flowgauge.reports.pages import data_uri
 from flowgauge.reports.wording import plural, significant
 from flowgauge.vision.decoding import Picture
 from flowgauge.vision.heatmaps import heatmap_png

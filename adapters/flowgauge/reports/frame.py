@@ -17,7 +17,7 @@ def page(title: str, *body: Child) -> str:
         tag("meta", name="color-scheme", content="light dark"),
         tag("meta", http_equiv="Content-Security-Policy", content=_POLICY),
         tag("title", title),
-        tag("style", Markup(files("flowgauge.reports").joinpath("report.css").read_text(encoding="utf-8"))),
+        tag("style", Markup(files("flowgauge.reports").joinpath("templates/report.css").read_text(encoding="utf-8"))),
     )
     return f"<!doctype html>\n{tag('html', head, tag('body', *body), lang='en')}\n"
 

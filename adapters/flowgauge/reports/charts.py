@@ -1,0 +1,124 @@
+"""Charts: matplotlib draws them in one style, and they leave as SVG without ids, addresses and fonts of its own.
+
+No display and no global state of pyplot are involved. The same data give the same bytes.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib.resources import files
+from io import StringIO
+from typing import Any
+from xml.etree import ElementTree
+
+from markupsafe import Markup
+from matplotlib import style
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+_SVG, _XLINK = "{http://www.w3.org/2000/svg}", "{http://www.w3.org/1999/xlink}"
+_FOLDER = files("flowgauge.reports")
+
+COLOURS: dict[str, str] = dict(
+    re.findall(r"--(\w+): (#\w+);", (_FOLDER / "templates/report.css").read_text(encoding="utf-8").partition("}")[0])
+)
+"""The variables of the style sheet with their values in the light scheme."""
+
+_DASHES = ("-", (0, (4, 2)), (0, (1, 1.5)))
+
+
+class Chart:
+    """A figure of `width` by `height` pixels; `label` is what a screen reader announces instead."""
+
+    def __init__(self, width: float, height: float, label: str, constrained: bool, alone: bool) -> None:
+        self.figure = Figure(figsize=(width / 72, height / 72), layout="constrained" if constrained else None)
+        self._label, self._alone = label, alone
+        self._marked: dict[str, tuple[str, Sequence[str]]] = {}
+        self._svg = ""
+
+    def mark(self, artist: Artist, class_: str, *titles: str) -> None:
+        """Names the artist's group in the SVG; a title for each of its markers, in their order, or one for the whole
+        shows on hover."""
+        name = f"marked-{len(self._marked)}"
+        artist.set_gid(name)
+        self._marked[name] = (class_, titles)
+
+    @property
+    def markup(self) -> Markup:
+        """The finished drawing, for a page or as a whole file."""
+        return Markup(self._svg)
+
+    def finish(self) -> None:
+        self.figure.patch.set_visible(self._alone)
+        for artist in self.figure.findobj():
+            artist.set_clip_on(
+                False
+            )  # a clip path is an address, url(#...), and charts hold no point beyond their axes
+        drawn = StringIO()
+        self.figure.savefig(drawn, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+        root = ElementTree.fromstring(drawn.getvalue())
+        self._tidy(root)
+        for group in root.iter(f"{_SVG}g"):
+            class_, titles = self._marked.get(group.attrib.pop("id", ""), ("", ()))
+            if class_:
+                group.set("class", class_)
+            for place, title in zip(list(group.iter(f"{_SVG}use")) or [group], titles, strict=bool(titles)):
+                told = ElementTree.Element(f"{_SVG}title")
+                told.text = title
+                place.insert(0, told)
+        ElementTree.register_namespace("", _SVG[1:-1])
+        svg = ElementTree.tostring(root, encoding="unicode")
+        if not self._alone:
+            for name, value in COLOURS.items():
+                svg = svg.replace(f": {value}", f": var(--{name})")
+        self._svg = svg
+
+    def _tidy(self, root: ElementTree.Element) -> None:
+        """Takes off what a page has already or must not have: sizes, fonts, links' namespace, styles for all of it."""
+        for child in [child for child in root if child.find(f"{_SVG}style") is not None or "metadata" in child.tag]:
+            root.remove(child)
+        width = root.attrib.pop("width").removesuffix("pt")
+        del root.attrib["height"], root.attrib["version"]
+        root.attrib |= {"role": "img", "aria-label": self._label, "stroke-linejoin": "round"}
+        if self._alone:
+            root.attrib |= {"width": width, "font-family": "system-ui, sans-serif"}
+        for element in root.iter():
+            element.tail = None
+            element.text = element.text if element.tag == f"{_SVG}text" else None
+            if "style" in element.attrib:
+                element.set("style", re.sub(r" font-family: [^;]*;", "", element.attrib["style"]))
+            if element.get("transform", "").startswith("rotate(-0 "):
+                del element.attrib["transform"]
+            if link := element.attrib.pop(f"{_XLINK}href", None):
+                element.set("href", link)
+            if "d" in element.attrib:
+                element.set("d", re.sub(r"(\.\d\d)\d+", r"\1", " ".join(element.attrib["d"].split())))
+
+
+@contextmanager
+def chart(width: float, height: float, label: str, *, constrained: bool = True, alone: bool = False) -> Iterator[Chart]:
+    """Draw on its `figure` inside `with`, read its `markup` afterwards. `constrained` finds room for all words, where
+    the chart does not place them itself; `alone` makes a whole file, on white.
+
+    `label` tells the charts of one page apart: the ids of their shapes are made from it.
+    """
+    with style.context([str(_FOLDER / "chart.mplstyle"), {"svg.hashsalt": label}]):
+        made = Chart(width, height, label, constrained, alone)
+        yield made
+        made.finish()
+
+
+def look(rank: int) -> dict[str, Any]:
+    """Colour and dashes of the curve of that place in a list.
+
+    The two cycles have no common divisor: a curve shares its colour or its dashes with others, but never both.
+    """
+    return {"color": f"C{rank % 8}", "linestyle": _DASHES[rank % len(_DASHES)]}
+
+
+def cover(axes: Axes, values: Sequence[float], margin: float = 0.06) -> None:
+    """Shows all `values` on the vertical axis, with a margin on both sides; a single one stands in the middle."""
+    low, high = min(values, default=0.0), max(values, default=1.0)
+    pad = margin * (high - low) or abs(high) * margin or margin
+    axes.set_ylim(low - pad, high + pad)
