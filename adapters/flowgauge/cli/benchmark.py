@@ -391,7 +391,7 @@ def detectors(
     """
     from flowgauge.cli.detector_comparison import DetectorComparison, entrants_of
     from flowgauge.cli.model import Model
-    from flowgauge.reports.comparison import write_comparison
+    from flowgauge.reports.comparisons import write_comparison
 
     for path in (json, html):
         check_writable(path)

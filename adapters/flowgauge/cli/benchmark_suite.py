@@ -84,7 +84,7 @@ def suite(
     """
     from flowgauge.cli.model import Model
     from flowgauge.cli.suite_run import Suite, datasets_in, models_of, shots_of
-    from flowgauge.reports.suite import write_suite
+    from flowgauge.reports.comparisons import write_suite
 
     for path in (json, html):
         check_writable(path)

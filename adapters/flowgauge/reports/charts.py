@@ -25,7 +25,7 @@ COLOURS: dict[str, str] = dict(
 )
 """The variables of the style sheet with their values in the light scheme."""
 
-_DASHES = ("-", (0, (4, 2)), (0, (1, 1.5)))
+_DASHES = ("-", (0, (7, 4)), (0, (2, 3)))
 
 
 class Chart:
