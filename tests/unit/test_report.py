@@ -8,12 +8,10 @@ import pytest
 
 from flowgauge import reports
 from flowgauge.domain.messages import Decision
-from flowgauge.reports.demo import render
-from flowgauge.reports.figures import adapted, frozen, headline, judged, phase_figures, rates, rejection
-from flowgauge.reports.markup import Markup, tag
+from flowgauge.reports.demo import render, timeline, write_report
+from flowgauge.reports.figures import adapted, frozen, headline, measured, phase_figures, rates, rejection
 from flowgauge.reports.pages import data_uri
-from flowgauge.reports.story import Call, Story, Truth
-from flowgauge.reports.svg import Scale, tick_words
+from flowgauge.reports.story import Call, Phase, Story, Truth
 from flowgauge.reports.wording import percent, significant, times
 from tests.support.stories import sample_story, tiny_picture
 
@@ -108,12 +106,12 @@ def test_the_headline_says_what_the_adapted_gauge_misses_that_the_first_one_caug
 
 
 def test_test_images_alone_are_measured(story: Story) -> None:
-    assert all(not point.use_for_training for phase in range(3) for point in judged(story, phase))
+    assert all(not point.use_for_training for phase in range(3) for point in measured(story, phase))
 
 
 def test_a_phase_without_test_images_is_measured_on_all_of_it(story: Story) -> None:
     points = tuple(point for point in story.points if point.use_for_training)
-    assert len(judged(story.model_copy(update={"points": points}), 0)) == 60
+    assert len(measured(story.model_copy(update={"points": points}), 0)) == 60
 
 
 def test_shares_are_counted_at_each_gauges_own_threshold(story: Story) -> None:
@@ -162,28 +160,42 @@ def test_pictures_travel_inside_the_page(page: str) -> None:
         data_uri(b"GIF89a")
 
 
-def test_text_is_escaped_once_and_markup_is_kept() -> None:
-    assert tag("p", "a < b", Markup("<br>"), None, class_="x & y") == '<p class="x &amp; y">a &lt; b<br></p>'
-    assert tag("rect", x=1.0, y=-0.001, fill_opacity=0.25, hidden=True, id=None) == (
-        '<rect x="1" y="0" fill-opacity="0.25" hidden></rect>'
-    )
+def test_text_is_escaped_once_and_charts_are_kept(story: Story) -> None:
+    phases = (Phase(name="a < b & c", condition="d > e"), *story.phases[1:])
+    page = render(story.model_copy(update={"phases": phases}))
+    assert page.count("a &lt; b &amp; c") >= 4, "over the timeline, on hover, in the charts and in the table"
+    assert "&lt;svg" not in page
+    assert "&amp;lt;" not in page
+    assert page.count("<svg") == outline(page).seen.count("svg") > 6
 
 
-def test_a_scale_holds_what_lies_beyond_it_at_the_rim() -> None:
-    up = Scale(0.0, 10.0, 100.0, 0.0)
-    assert [up(value) for value in (-5.0, 0.0, 5.0, 10.0, 99.0)] == [100.0, 100.0, 50.0, 0.0, 0.0]
+def test_a_name_may_hold_any_script_and_any_bytes(story: Story, tmp_path: Path) -> None:
+    phases = (Phase(name="ねじ $x$ \x01\udcff", condition="中国 ^_{}"), *story.phases[1:])
+    write_report(story.model_copy(update={"phases": phases}), tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text()
+    assert page.count("ねじ $x$ ") >= 4
+    assert "中国 ^_{}" in page
 
 
-@pytest.mark.parametrize(
-    ("low", "high", "words"),
-    [
-        (0.0, 1.0, ["0.00", "0.25", "0.50", "0.75", "1.00"]),
-        (-3.0, 9.0, ["-2.5", "0.0", "2.5", "5.0", "7.5"]),
-        (120.0, 480.0, ["200", "300", "400"]),
-    ],
-)
-def test_ticks_are_round_and_lie_within_the_range(low: float, high: float, words: list[str]) -> None:
-    assert tick_words(Scale(low, high, 0, 1).ticks(4)) == words
+def test_a_score_beyond_the_scale_is_held_at_its_rim(story: Story) -> None:
+    wild = story.points[7].model_copy(update={"adapted": story.points[7].adapted.model_copy(update={"score": 1e9})})
+    drawn = timeline(story.model_copy(update={"points": (*story.points[:7], wild, *story.points[8:])}))
+    heights = [float(y) for y in re.findall(r'<use [^>]*y="([^"]+)"', drawn)]
+    assert len(heights) >= 2 * len(story.points)
+    assert all(50 < y < 574 for y in heights)
+
+
+def test_ticks_are_round_and_lie_within_the_range(story: Story) -> None:
+    words = re.findall(r">(-?[\d.]+)</text>", timeline(story))
+    scores = [call.score for point in story.points for call in (point.adapted, point.frozen)]
+    upper = [float(word) for word in words[: len(words) // 2 + 1] if min(scores) <= float(word) <= max(scores)]
+    assert {0.0, 2.0, 5.0, 10.0} <= set(upper)
+    assert all(word.lstrip("-0.")[:1] in {"", "1", "2", "5"} for word in map("{:g}".format, upper))
+
+
+def test_the_marks_of_two_charts_have_ids_of_their_own(page: str) -> None:
+    found = re.findall(r' id="([^"]+)"', page)
+    assert len(found) == len(set(found)) > 0
 
 
 def test_numbers_are_written_for_people() -> None:

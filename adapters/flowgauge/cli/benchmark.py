@@ -86,7 +86,7 @@ def noise(
     from flowgauge.cli.benchmark_data import BenchmarkData
     from flowgauge.cli.contamination import Benchmark, variants_of
     from flowgauge.cli.model import Model
-    from flowgauge.reports.curves import curves_svg
+    from flowgauge.reports.plots import curves_svg
 
     for path in (json, plot):
         check_writable(path)

@@ -38,7 +38,7 @@ def meta_search(
     from flowgauge.cli.search_run import MetaSearch, best
     from flowgauge.cli.search_run import table as markdown
     from flowgauge.meta.search import SearchSettings
-    from flowgauge.reports.search import search_svg
+    from flowgauge.reports.plots import search_svg
 
     for path in (out, table, plot):
         check_writable(path)

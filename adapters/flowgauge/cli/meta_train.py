@@ -50,7 +50,7 @@ def meta_train(
     from flowgauge.cli.model import Model
     from flowgauge.meta.outer_loop import Order
     from flowgauge.meta.settings import MetaTraining
-    from flowgauge.reports.losses import losses_svg
+    from flowgauge.reports.plots import losses_svg
 
     for path in (out, plot):
         check_writable(path)

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from importlib.resources import files
 from io import StringIO
 from typing import Any
+from warnings import catch_warnings, filterwarnings
 from xml.etree import ElementTree
 
 from markupsafe import Markup
@@ -16,6 +17,9 @@ from matplotlib import style
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+from flowgauge.domain.object_keys import spelled
 
 _SVG, _XLINK = "{http://www.w3.org/2000/svg}", "{http://www.w3.org/1999/xlink}"
 _FOLDER = files("flowgauge.reports")
@@ -25,6 +29,8 @@ COLOURS: dict[str, str] = dict(
 )
 """The variables of the style sheet with their values in the light scheme."""
 
+_VARIABLES = {value: f"var(--{name})" for name, value in COLOURS.items()}
+
 _DASHES = ("-", (0, (7, 4)), (0, (2, 3)))
 
 
@@ -32,7 +38,10 @@ class Chart:
     """A figure of `width` by `height` pixels; `label` is what a screen reader announces instead."""
 
     def __init__(self, width: float, height: float, label: str, constrained: bool, alone: bool) -> None:
-        self.figure = Figure(figsize=(width / 72, height / 72), layout="constrained" if constrained else None)
+        # a file has no page around it, so its words keep off the rim
+        rim = (0.02, 0.03, 0.96, 0.94) if alone else (0, 0, 1, 1)
+        layout = ConstrainedLayoutEngine(rect=rim) if constrained else None
+        self.figure = Figure(figsize=(width / 72, height / 72), layout=layout)
         self._label, self._alone = label, alone
         self._marked: dict[str, tuple[str, Sequence[str]]] = {}
         self._svg = ""
@@ -52,27 +61,28 @@ class Chart:
     def finish(self) -> None:
         self.figure.patch.set_visible(self._alone)
         for artist in self.figure.findobj():
-            artist.set_clip_on(
-                False
-            )  # a clip path is an address, url(#...), and charts hold no point beyond their axes
+            # a clip path is an address, url(#...), and no chart has points beyond its axes
+            artist.set_clip_on(False)
         drawn = StringIO()
-        self.figure.savefig(drawn, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+        with catch_warnings():
+            # the reader's browser has the glyphs that the font we measure with lacks
+            filterwarnings("ignore", "Glyph .* missing from font", UserWarning)
+            nobody = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+            self.figure.savefig(drawn, format="svg", metadata=nobody)
         root = ElementTree.fromstring(drawn.getvalue())
         self._tidy(root)
         for group in root.iter(f"{_SVG}g"):
             class_, titles = self._marked.get(group.attrib.pop("id", ""), ("", ()))
             if class_:
                 group.set("class", class_)
-            for place, title in zip(list(group.iter(f"{_SVG}use")) or [group], titles, strict=bool(titles)):
+            # matplotlib writes one `use` for each marker, in their order
+            places = list(group.iter(f"{_SVG}use")) if len(titles) > 1 else [group] * len(titles)
+            for place, title in zip(places, titles, strict=True):
                 told = ElementTree.Element(f"{_SVG}title")
                 told.text = title
                 place.insert(0, told)
         ElementTree.register_namespace("", _SVG[1:-1])
-        svg = ElementTree.tostring(root, encoding="unicode")
-        if not self._alone:
-            for name, value in COLOURS.items():
-                svg = svg.replace(f": {value}", f": var(--{name})")
-        self._svg = svg
+        self._svg = ElementTree.tostring(root, encoding="unicode")
 
     def _tidy(self, root: ElementTree.Element) -> None:
         """Takes off what a page has already or must not have: sizes, fonts, links' namespace, styles for all of it."""
@@ -83,11 +93,13 @@ class Chart:
         root.attrib |= {"role": "img", "aria-label": self._label, "stroke-linejoin": "round"}
         if self._alone:
             root.attrib |= {"width": width, "font-family": "system-ui, sans-serif"}
+        colours = {} if self._alone else _VARIABLES
         for element in root.iter():
             element.tail = None
             element.text = element.text if element.tag == f"{_SVG}text" else None
             if "style" in element.attrib:
-                element.set("style", re.sub(r" font-family: [^;]*;", "", element.attrib["style"]))
+                looks = re.sub(r" font-family: [^;]*;", "", element.attrib["style"])
+                element.set("style", re.sub(r"#[0-9a-f]{6}", lambda found: colours.get(found[0], found[0]), looks))
             if element.get("transform", "").startswith("rotate(-0 "):
                 del element.attrib["transform"]
             if link := element.attrib.pop(f"{_XLINK}href", None):
@@ -107,6 +119,11 @@ def chart(width: float, height: float, label: str, *, constrained: bool = True, 
         made = Chart(width, height, label, constrained, alone)
         yield made
         made.finish()
+
+
+def plain(words: str) -> str:
+    """A name as a chart can show it: without control characters, and with the bytes that are no text spelled out."""
+    return re.sub(r"[\x00-\x1f]", "", spelled(words))
 
 
 def look(rank: int) -> dict[str, Any]:

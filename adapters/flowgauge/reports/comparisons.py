@@ -12,13 +12,12 @@ from markupsafe import Markup
 from matplotlib.lines import Line2D
 
 from flowgauge.evaluation.comparison import Contender, Spread, standings
-from flowgauge.evaluation.comparison import Ranking as Standing
 from flowgauge.evaluation.datasets import GOOD
 from flowgauge.evaluation.operating_points import PromisedRate, binomial_interval
 from flowgauge.evaluation.results import Run
 from flowgauge.evaluation.suite import SIGNIFICANCE, Figure, Ranking, SuiteResults, Summary, image_auroc, missed_at
 from flowgauge.reports import pages
-from flowgauge.reports.charts import COLOURS, chart, cover, look
+from flowgauge.reports.charts import COLOURS, chart, cover, look, plain
 from flowgauge.reports.pages import Cell, Row, Words, spread_cell
 from flowgauge.reports.wording import auroc, percent, plural, significant
 
@@ -106,7 +105,10 @@ def render_comparison(dataset: str, entrants: Sequence[Contender]) -> str:
         run=entrants[0].run,
         seeds=len({contender.seed for contender in entrants}),
         columns=[name for _, name, _ in _COMPARED],
-        figures=[_compared(standing) for standing in found],
+        figures=[
+            Row(each.detector, [spread_cell(getattr(each, key), words) for key, _, words in _COMPARED])
+            for each in found
+        ],
         kinds=kinds,
         classes=[Row(each.detector, [spread_cell(each.classes.get(kind), auroc) for kind in kinds]) for each in found],
         seed=seed,
@@ -121,10 +123,6 @@ def render_comparison(dataset: str, entrants: Sequence[Contender]) -> str:
             for image in next((each.shown_images for each in first if each.shown_images), ())
         ],
     )
-
-
-def _compared(standing: Standing) -> Row:
-    return Row(standing.detector, [spread_cell(getattr(standing, key), words) for key, _, words in _COMPARED])
 
 
 def roc(run: Run) -> list[tuple[float, float]]:
@@ -181,10 +179,10 @@ def render_suite(found: SuiteResults) -> str:
         metrics=[
             (title, lead, _by_dataset(found, figure, words, best)) for title, lead, figure, words, best in _METRICS
         ],
-        own_thresholds=[Row(name, [_errors(found, name, each) for each in found.detectors]) for name in found.datasets],
+        own_thresholds=_own_thresholds(found),
         promises=_promises(found),
         few_shots=training_size_charts(found) if found.shots else None,
-        conditions=[_conditions(found, name) for name in found.datasets],
+        conditions=_conditions(found),
     )
 
 
@@ -226,11 +224,17 @@ def _by_dataset(found: SuiteResults, figure: Figure, words: Words, best: Callabl
     return made
 
 
-def _errors(found: SuiteResults, dataset: str, detector: str) -> Cell:
-    """False alarms and misses at the detector's own threshold."""
-    alarms = found.spread(dataset, detector, lambda run: run.run.false_alarm_share)
-    misses = found.spread(dataset, detector, lambda run: run.run.miss_share)
-    return Cell(" / ".join("–" if spread is None else percent(spread.mean) for spread in (alarms, misses)))
+def _own_thresholds(found: SuiteResults) -> list[Row]:
+    """False alarms and misses at the threshold that each detector set on its training images."""
+    rows = []
+    for dataset in found.datasets:
+        cells = []
+        for detector in found.detectors:
+            alarms = found.spread(dataset, detector, lambda run: run.run.false_alarm_share)
+            misses = found.spread(dataset, detector, lambda run: run.run.miss_share)
+            cells.append(Cell(" / ".join(percent(spread.mean if spread else None) for spread in (alarms, misses))))
+        rows.append(Row(dataset, cells))
+    return rows
 
 
 def _promises(found: SuiteResults) -> list[Row]:
@@ -257,12 +261,16 @@ def _promise(seeds: Sequence[PromisedRate], rate: float) -> Cell:
     return Cell(percent(count / images), f"{percent(low)} to {percent(high)}", "broken" if low > rate else "")
 
 
-def _conditions(found: SuiteResults, dataset: str) -> Row:
+def _conditions(found: SuiteResults) -> list[Row]:
     """Counts of the first seed's fit to all training images."""
-    runs = [run for run in found.runs if run.dataset == dataset]
-    run = min(runs, key=lambda each: (each.shots is not None, each.seed)).run
-    counts = (run.fitted_images, run.good_images, run.defective_images, len(run.per_class), run.groups_on_both_sides)
-    return Row(dataset, [Cell("–" if count is None else f"{count:,}") for count in counts])
+    rows = []
+    for dataset in found.datasets:
+        runs = [run for run in found.runs if run.dataset == dataset]
+        run = min(runs, key=lambda each: (each.shots is not None, each.seed)).run
+        counts = (run.fitted_images, run.good_images, run.defective_images, len(run.per_class))
+        cells = ["–" if count is None else f"{count:,}" for count in (*counts, run.groups_on_both_sides)]
+        rows.append(Row(dataset, [Cell(words) for words in cells]))
+    return rows
 
 
 def critical_difference_diagram(ranking: Ranking) -> Markup:
@@ -318,16 +326,16 @@ def training_size_charts(found: SuiteResults) -> list[Markup]:
     """Image AUROC against the number of good images that a detector was fitted to: first the key, then a chart of the
     means over the data sets that have all sizes, then one of each data set."""
     complete = found.with_all_sizes()
-    parts = [(name, [name]) for name in found.datasets]
+    parts = [(plain(name), [name]) for name in found.datasets]
     if len(complete) > 1:
         parts.insert(0, (f"mean of {len(complete)} data sets", complete))
     with chart(1000, 22 * ceil(len(found.detectors) / 5), "the line of each detector") as drawn:
         lines = [Line2D([], [], label=name, **look(rank)) for rank, name in enumerate(found.detectors)]
         drawn.figure.legend(handles=lines, ncols=5, loc="upper left", borderpad=0, borderaxespad=0)
-    return [drawn.markup, *(_training_size_chart(found, title, datasets) for title, datasets in parts)]
+    return [drawn.markup, *(training_size_chart(found, title, datasets) for title, datasets in parts)]
 
 
-def _training_size_chart(found: SuiteResults, title: str, datasets: Sequence[str]) -> Markup:
+def training_size_chart(found: SuiteResults, title: str, datasets: Sequence[str]) -> Markup:
     """Means over `datasets`. Sizes stand equally far apart, all training images last; a detector has a point where
     all of the data sets have its fit."""
     sizes = (*found.shots, None)

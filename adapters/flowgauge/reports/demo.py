@@ -15,7 +15,7 @@ from matplotlib.transforms import blended_transform_factory
 from flowgauge.domain.messages import Decision
 from flowgauge.domain.trace import FLOW, HEAD, Step
 from flowgauge.reports import figures, pages
-from flowgauge.reports.charts import COLOURS, Chart, chart, cover
+from flowgauge.reports.charts import COLOURS, Chart, chart, cover, plain
 from flowgauge.reports.figures import Gauge, PhaseFigures, adapted, frozen, phase_figures
 from flowgauge.reports.story import Adaptation, Story, Truth
 from flowgauge.reports.wording import percent, plural, short, significant
@@ -150,11 +150,11 @@ def _phase_bands(drawn: Chart, axes: Axes, story: Story) -> None:
         drawn.figure.add_artist(band)
         drawn.mark(band, "band", f"{phase.name}: {phase.condition}" if phase.condition else phase.name)
         room = int((width * axes.bbox.width / len(story.points) - 14) / 5.6)  # some 5.6 pixels a letter
-        condition = phase.condition
+        condition = plain(phase.condition)
         if len(condition) > room:
             condition = condition[: max(room - 1, 0)].rstrip(" ,") + "…"
         for words, y, size, weight, colour in (
-            (phase.name, 67, 13, "bold", COLOURS["ink"]),
+            (plain(phase.name), 67, 13, "bold", COLOURS["ink"]),
             (condition, 52, 11, "normal", COLOURS["soft"]),
         ):
             text = axes.annotate(words, (start, 1), (8, y), ("data", "axes fraction"), "offset points")
@@ -218,7 +218,7 @@ def _phase_chart(name: str, phases: Sequence[PhaseFigures], share: str) -> Marku
             text = axes.annotate(words, (max(off, on), row), (13, 0), textcoords="offset points")
             text.set(va="center", color=COLOURS["soft"])
         axes.set(xlim=(-0.04, 1.3), ylim=(len(phases) - 0.5, -0.5), xticks=[0, 0.25, 0.5, 0.75, 1])
-        axes.set_yticks(range(len(phases)), [phase.name for phase in phases], fontweight="bold")
+        axes.set_yticks(range(len(phases)), [plain(phase.name) for phase in phases], fontweight="bold")
         axes.tick_params(axis="y", labelsize=13, labelcolor=COLOURS["ink"])
         axes.xaxis.set_major_formatter(PercentFormatter(1, 0, " %"))
         axes.grid(axis="y", visible=False)

@@ -67,7 +67,7 @@ class Rejection:
 def phase_figures(story: Story) -> list[PhaseFigures]:
     found = []
     for index, phase in enumerate(story.phases):
-        points = judged(story, index)
+        points = measured(story, index)
         found.append(
             PhaseFigures(
                 name=phase.name,
@@ -99,7 +99,7 @@ def headline(story: Story) -> str:
     return f"{course} No adaptation was asked for, so the first gauge is still active."
 
 
-def judged(story: Story, phase: int) -> list[Point]:
+def measured(story: Story, phase: int) -> list[Point]:
     """The phase's points that measure: its test images, or all of it where it has none; truth known."""
     known = [point for point in story.points if point.phase == phase and point.truth is not Truth.UNKNOWN]
     return [point for point in known if not point.use_for_training] or known
