@@ -102,7 +102,6 @@ def estimate(
     from flowgauge.cli.model import Model
     from flowgauge.evaluation.choices import Choice, Costs
     from flowgauge.evaluation.replicates import Chooser
-    from flowgauge.reports.estimate import write_estimate
 
     for path in (json, html):
         check_writable(path)
@@ -114,6 +113,8 @@ def estimate(
     with bars() as report:
         found = Estimation(request, model, device, report).run(json)
     if html is not None:
+        from flowgauge.reports.estimate import write_estimate
+
         write_estimate(found, html)
     _tell(found, json, html)
 

@@ -50,7 +50,6 @@ def meta_train(
     from flowgauge.cli.model import Model
     from flowgauge.meta.outer_loop import Order
     from flowgauge.meta.settings import MetaTraining
-    from flowgauge.reports.plots import losses_svg
 
     for path in (out, plot):
         check_writable(path)
@@ -63,6 +62,8 @@ def meta_train(
         run = MetaRun(tuple(tasks or ["procedural"]), lines, model, settings, device, report)
         init, made = run.run(out)
     if plot is not None:
+        from flowgauge.reports.plots import losses_svg
+
         plot.write_text(losses_svg(made))
     if json:
         emit(init.card.model_dump(mode="json"))

@@ -2,6 +2,7 @@
 
 from base64 import b64decode
 from collections.abc import Callable, Sequence
+from itertools import product
 from math import ceil
 from pathlib import Path
 from statistics import fmean
@@ -13,7 +14,7 @@ from matplotlib.lines import Line2D
 
 from flowgauge.evaluation.comparison import Contender, Spread, standings
 from flowgauge.evaluation.datasets import GOOD
-from flowgauge.evaluation.operating_points import PromisedRate, binomial_interval
+from flowgauge.evaluation.operating_points import binomial_interval
 from flowgauge.evaluation.results import Run
 from flowgauge.evaluation.suite import SIGNIFICANCE, Figure, Ranking, SuiteResults, Summary, image_auroc, missed_at
 from flowgauge.reports import pages
@@ -238,27 +239,23 @@ def _own_thresholds(found: SuiteResults) -> list[Row]:
 
 
 def _promises(found: SuiteResults) -> list[Row]:
-    """A row for each data set and promised rate of false alarms."""
+    """A row for each data set and promised rate of false alarms: what was observed, with its interval."""
     rates = sorted({rate for run in found.runs for rate in run.promised}, key=float)
     rows = []
-    for dataset in found.datasets:
-        for rate in rates:
-            cells = []
-            for name in found.detectors:
-                seeds = [run.promised[rate] for run in found.of(dataset, name) if rate in run.promised]
-                cells.append(_promise(seeds, float(rate)))
-            rows.append(Row(dataset, cells, f"promised {100 * float(rate):g} %"))
+    for dataset, rate in product(found.datasets, rates):
+        cells = []
+        for name in found.detectors:
+            seeds = [run.promised[rate] for run in found.of(dataset, name) if rate in run.promised]
+            if not sum(seed.good_images for seed in seeds):
+                cells.append(Cell("–"))
+                continue
+            # means over seeds with the interval of one: seeds share test images, so more of them narrow no interval
+            images, alarms = fmean(seed.good_images for seed in seeds), fmean(seed.false_alarms for seed in seeds)
+            low, high = binomial_interval(alarms, images)
+            class_ = "broken" if low > float(rate) else ""
+            cells.append(Cell(percent(alarms / images), f"{percent(low)} to {percent(high)}", class_))
+        rows.append(Row(dataset, cells, f"promised {100 * float(rate):g} %"))
     return rows
-
-
-def _promise(seeds: Sequence[PromisedRate], rate: float) -> Cell:
-    """The mean over seeds, with the interval of one seed: seeds share test images, so they narrow no interval."""
-    images = fmean(each.good_images for each in seeds) if seeds else 0.0
-    if not images:
-        return Cell("–")
-    count = fmean(each.false_alarms for each in seeds)
-    low, high = binomial_interval(count, images)
-    return Cell(percent(count / images), f"{percent(low)} to {percent(high)}", "broken" if low > rate else "")
 
 
 def _conditions(found: SuiteResults) -> list[Row]:

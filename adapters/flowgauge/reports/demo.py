@@ -42,8 +42,8 @@ def render(story: Story) -> str:
         phases=phases,
         timeline=timeline(story),
         charts=(
-            _phase_chart("false alarms: good images above the threshold", phases, "false_alarm"),
-            _phase_chart("misses: defects at or below the threshold", phases, "miss"),
+            phase_chart("false alarms: good images above the threshold", phases, "false_alarm"),
+            phase_chart("misses: defects at or below the threshold", phases, "miss"),
         ),
         adaptations=[_adaptation(story, number, each) for number, each in enumerate(story.adaptations, start=1)],
         since={swap.version: swap.index for swap in reversed(story.swaps)},
@@ -199,7 +199,7 @@ def _scores(drawn: Chart, axes: Axes, story: Story, gauge: Gauge) -> None:
     drawn.mark(line, "threshold")
 
 
-def _phase_chart(name: str, phases: Sequence[PhaseFigures], share: str) -> Markup:
+def phase_chart(name: str, phases: Sequence[PhaseFigures], share: str) -> Markup:
     """One row a phase: a ring for the first gauge, a disc with adaptation, and the way between them."""
     label = f"{name}, for each phase, with adaptation and with it switched off"
     with chart(480, 52 + 40 * len(phases), label) as drawn:
@@ -237,11 +237,11 @@ def _adaptation(story: Story, number: int, adaptation: Adaptation) -> dict[str, 
         "kept_out": figures.rejection(adaptation),
         "suspects": suspects,
         "left_out": len(figures.last_rejected(adaptation)) - len(suspects),
-        "charts": [_step_charts(number, part) for part in parts if part],
+        "charts": [step_charts(number, part) for part in parts if part],
     }
 
 
-def _step_charts(number: int, steps: Sequence[Step]) -> list[Markup]:
+def step_charts(number: int, steps: Sequence[Step]) -> list[Markup]:
     """How the loss, its uncertainty and the pull to the anchor went over the steps of the head or of the flow."""
     what = steps[0].what
     losses = {"train": [step.train_loss for step in steps], "held out": [step.validation_loss for step in steps]}
