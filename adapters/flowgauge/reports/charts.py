@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.resources import files
 from io import StringIO
+from math import isfinite
 from typing import Any
 from warnings import catch_warnings, filterwarnings
 from xml.etree import ElementTree
@@ -32,6 +33,7 @@ COLOURS: dict[str, str] = dict(
 _VARIABLES = {value: f"var(--{name})" for name, value in COLOURS.items()}
 
 _DASHES = ("-", (0, (7, 4)), (0, (2, 3)))
+_MARGIN = 0.06  # of the values' range: less cuts markers at the rim, more flattens the curves
 
 
 class Chart:
@@ -134,8 +136,10 @@ def look(rank: int) -> dict[str, Any]:
     return {"color": f"C{rank % 8}", "linestyle": _DASHES[rank % len(_DASHES)]}
 
 
-def cover(axes: Axes, values: Sequence[float], margin: float = 0.06) -> None:
-    """Shows all `values` on the vertical axis, with a margin on both sides; a single one stands in the middle."""
-    low, high = min(values, default=0.0), max(values, default=1.0)
-    pad = margin * (high - low) or abs(high) * margin or margin
+def cover(axes: Axes, values: Sequence[float]) -> None:
+    """Shows all finite `values` on the vertical axis, with a margin on both sides; a single one stands in the
+    middle."""
+    finite = [value for value in values if isfinite(value)]
+    low, high = min(finite, default=0.0), max(finite, default=1.0)
+    pad = _MARGIN * (high - low) or abs(high) * _MARGIN or _MARGIN
     axes.set_ylim(low - pad, high + pad)
