@@ -1,4 +1,5 @@
 import ast
+import math
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -8,9 +9,11 @@ import pytest
 
 from flowgauge import reports
 from flowgauge.domain.messages import Decision
+from flowgauge.meta.settings import Turn
 from flowgauge.reports.demo import render, timeline, write_report
 from flowgauge.reports.figures import adapted, frozen, headline, measured, phase_figures, rates, rejection
 from flowgauge.reports.pages import data_uri
+from flowgauge.reports.plots import losses_svg
 from flowgauge.reports.story import Call, Phase, Story, Truth
 from flowgauge.reports.wording import percent, significant, times
 from tests.support.stories import sample_story, tiny_picture
@@ -191,6 +194,13 @@ def test_ticks_are_round_and_lie_within_the_range(story: Story) -> None:
     assert upper == lower == ["0", "2", "5", "10"]
     scores = [call.score for point in story.points for call in (point.adapted, point.frozen)]
     assert all(min(scores) <= float(word) <= max(scores) for word in upper)
+
+
+def test_a_loss_that_is_no_number_leaves_a_gap() -> None:
+    turns = [Turn(turn=n, line="tiles", head_loss=0.5 - n, flow_loss=math.nan if n == 3 else -n) for n in range(6)]
+    drawn = losses_svg(turns)
+    assert drawn.count('class="curve"') == 2
+    assert "nan" not in drawn
 
 
 def test_the_marks_of_two_charts_have_ids_of_their_own(page: str) -> None:
