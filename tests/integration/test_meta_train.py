@@ -28,7 +28,7 @@ def test_parameters_come_with_a_card_and_a_plot(flowgauge: Shell, tmp_path: Path
     assert card.training.turns == TURNS
     assert card.backbone.sha256
     assert out.stat().st_size < 10 * 2**20
-    assert plot.read_text().count("<polyline") == 2
+    assert plot.read_text().count('class="curve"') == 2
     assert sorted(path.name for path in tmp_path.iterdir()) == [out.name, plot.name], "no state is left"
     assert set(load_file(out)) == set(read(out).parameters)
 

@@ -13,8 +13,7 @@ import pytest
 from flowgauge.domain.messages import Decision
 from flowgauge.evaluation.comparison import MIB, Contender, Shown, Spread, standings
 from flowgauge.evaluation.results import ClassFigures, ImageResult, Run
-from flowgauge.reports.comparison import render_comparison
-from flowgauge.reports.roc import roc
+from flowgauge.reports.comparisons import render_comparison, roc
 
 PIXEL = b64encode(b"\xff\xd8\xff a JPEG begins so").decode()
 SCORES = {"good": (0.1, 0.2, 0.3, 0.6), "dent": (0.5, 0.9), "hole": (0.6,)}

@@ -15,7 +15,7 @@ from flowgauge.meta.initialization import MetaInit
 from flowgauge.meta.outer_loop import parameters_of
 from flowgauge.models.detector import Embedding, length
 from flowgauge.models.headflow.detector import HEAD, HeadFlow
-from flowgauge.reports.curves import curves_svg
+from flowgauge.reports.plots import curves_svg
 from flowgauge.training.fit import FitSettings, Trainer, embedder_for
 from flowgauge.training.thresholds import Rule, cut
 from tests.support.gauges import defects, goods, settings
@@ -224,12 +224,12 @@ def test_the_plot_names_every_curve_and_level() -> None:
     drawn = curves_svg(curves(cells))
     assert drawn.startswith("<svg ")
     assert all(word in drawn for word in ("no-meta .750", "iqr .750", "30 %", "no-meta at 30 %: 0.750"))
-    assert drawn.count("<polyline") == 2
+    assert drawn.count('class="curve"') == 2
 
 
 def test_every_curve_of_a_plot_has_a_look_of_its_own() -> None:
     drawn = curves_svg(curves([cell(v, noise, 0, 0.8) for v in VARIANTS for noise in (0.0, 0.3)]))
-    strokes = re.findall(r'<line[^>]*class="sample"[^>]*>', drawn)
-    looks = re.findall(r'<g stroke="(#\w+)"(?: stroke-dasharray="([\d ]+)")?><line', drawn)
-    assert len(strokes) == len(looks) == len(VARIANTS)
+    styles = re.findall(r'<g class="curve"><path d="[^"]*" style="([^"]*)"', drawn)
+    looks = [tuple(re.findall(r"stroke: (#\w+)|stroke-dasharray: ([\d. ,]+)", each)) for each in styles]
+    assert len(looks) == len(VARIANTS)
     assert len(set(looks)) == len(VARIANTS)

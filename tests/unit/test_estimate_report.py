@@ -110,7 +110,7 @@ def test_the_page_is_well_formed_and_asks_nothing_of_the_network(near_duplicates
     assert found.promise in page
     assert ("Near duplicates" in page) is near_duplicates
     assert "<b>/" not in page
-    assert page.count("<circle") == 30, "a threshold, a share of false alarms and one of misses for each repeat"
+    assert page.count("<title>repeat ") == 30, "a threshold, a share of false alarms and one of misses for each repeat"
     assert render_estimate(EstimateReport.model_validate_json(found.model_dump_json())) == page
 
 

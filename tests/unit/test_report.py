@@ -1,4 +1,5 @@
 import ast
+import math
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -8,13 +9,12 @@ import pytest
 
 from flowgauge import reports
 from flowgauge.domain.messages import Decision
-from flowgauge.reports.figures import adapted, frozen, judged, phase_figures, rates, rejection
-from flowgauge.reports.headline import headline
-from flowgauge.reports.markup import Markup, tag
-from flowgauge.reports.page import render
-from flowgauge.reports.pictures import data_uri
-from flowgauge.reports.story import Call, Story, Truth
-from flowgauge.reports.svg import Scale, tick_words
+from flowgauge.meta.outer_loop import Turn
+from flowgauge.reports.demo import render, timeline, write_report
+from flowgauge.reports.figures import adapted, frozen, headline, measured, phase_figures, rates, rejection
+from flowgauge.reports.pages import data_uri
+from flowgauge.reports.plots import losses_svg
+from flowgauge.reports.story import Call, Phase, Story, Truth
 from flowgauge.reports.wording import percent, significant, times
 from tests.support.stories import sample_story, tiny_picture
 
@@ -109,12 +109,12 @@ def test_the_headline_says_what_the_adapted_gauge_misses_that_the_first_one_caug
 
 
 def test_test_images_alone_are_measured(story: Story) -> None:
-    assert all(not point.use_for_training for phase in range(3) for point in judged(story, phase))
+    assert all(not point.use_for_training for phase in range(3) for point in measured(story, phase))
 
 
 def test_a_phase_without_test_images_is_measured_on_all_of_it(story: Story) -> None:
     points = tuple(point for point in story.points if point.use_for_training)
-    assert len(judged(story.model_copy(update={"points": points}), 0)) == 60
+    assert len(measured(story.model_copy(update={"points": points}), 0)) == 60
 
 
 def test_shares_are_counted_at_each_gauges_own_threshold(story: Story) -> None:
@@ -163,28 +163,49 @@ def test_pictures_travel_inside_the_page(page: str) -> None:
         data_uri(b"GIF89a")
 
 
-def test_text_is_escaped_once_and_markup_is_kept() -> None:
-    assert tag("p", "a < b", Markup("<br>"), None, class_="x & y") == '<p class="x &amp; y">a &lt; b<br></p>'
-    assert tag("rect", x=1.0, y=-0.001, fill_opacity=0.25, hidden=True, id=None) == (
-        '<rect x="1" y="0" fill-opacity="0.25" hidden></rect>'
-    )
+def test_text_is_escaped_once_and_charts_are_kept(story: Story) -> None:
+    phases = (Phase(name="a < b & c", condition="d > e"), *story.phases[1:])
+    page = render(story.model_copy(update={"phases": phases}))
+    assert page.count("a &lt; b &amp; c") >= 4, "over the timeline, on hover, in the charts and in the table"
+    assert "&lt;svg" not in page
+    assert "&amp;lt;" not in page
+    assert page.count("<svg") == outline(page).seen.count("svg") > 6
 
 
-def test_a_scale_holds_what_lies_beyond_it_at_the_rim() -> None:
-    up = Scale(0.0, 10.0, 100.0, 0.0)
-    assert [up(value) for value in (-5.0, 0.0, 5.0, 10.0, 99.0)] == [100.0, 100.0, 50.0, 0.0, 0.0]
+def test_a_name_may_hold_any_script_and_any_bytes(story: Story, tmp_path: Path) -> None:
+    phases = (Phase(name="ねじ $x$ \x01\udcff", condition="中国 ^_{}"), *story.phases[1:])
+    write_report(story.model_copy(update={"phases": phases}), tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text()
+    assert page.count("ねじ $x$ ") >= 4
+    assert "中国 ^_{}" in page
 
 
-@pytest.mark.parametrize(
-    ("low", "high", "words"),
-    [
-        (0.0, 1.0, ["0.00", "0.25", "0.50", "0.75", "1.00"]),
-        (-3.0, 9.0, ["-2.5", "0.0", "2.5", "5.0", "7.5"]),
-        (120.0, 480.0, ["200", "300", "400"]),
-    ],
-)
-def test_ticks_are_round_and_lie_within_the_range(low: float, high: float, words: list[str]) -> None:
-    assert tick_words(Scale(low, high, 0, 1).ticks(4)) == words
+def test_a_score_beyond_the_scale_is_held_at_its_rim(story: Story) -> None:
+    wild = story.points[7].model_copy(update={"adapted": story.points[7].adapted.model_copy(update={"score": 1e9})})
+    drawn = timeline(story.model_copy(update={"points": (*story.points[:7], wild, *story.points[8:])}))
+    heights = [float(y) for y in re.findall(r'<use [^>]*y="([^"]+)"', drawn)]
+    assert len(heights) >= 2 * len(story.points)
+    assert all(50 < y < 574 for y in heights)
+
+
+def test_ticks_are_round_and_lie_within_the_range(story: Story) -> None:
+    words = re.findall(r"<text [^>]*text-anchor: end[^>]*>([^<]+)</text>", timeline(story))
+    upper, lower = words[: len(words) // 2], words[len(words) // 2 :]
+    assert upper == lower == ["0", "2", "5", "10"]
+    scores = [call.score for point in story.points for call in (point.adapted, point.frozen)]
+    assert all(min(scores) <= float(word) <= max(scores) for word in upper)
+
+
+def test_a_loss_that_is_no_number_leaves_a_gap() -> None:
+    turns = [Turn(turn=n, line="tiles", head_loss=0.5 - n, flow_loss=math.nan if n == 3 else -n) for n in range(6)]
+    drawn = losses_svg(turns)
+    assert drawn.count('class="curve"') == 2
+    assert "nan" not in drawn
+
+
+def test_the_marks_of_two_charts_have_ids_of_their_own(page: str) -> None:
+    found = re.findall(r' id="([^"]+)"', page)
+    assert len(found) == len(set(found)) > 0
 
 
 def test_numbers_are_written_for_people() -> None:
@@ -203,13 +224,15 @@ def test_the_page_reads_on_both_schemes_and_on_a_phone(page: str) -> None:
 def test_every_class_of_the_style_sheet_is_one_that_pages_use() -> None:
     """A class that is renamed on one side alone leaves the page without its style, and nothing else tells."""
     folder = Path(reports.__file__).parent
-    used = {
-        word
-        for path in folder.rglob("*.py")
+    strings = [
+        node.value
+        for path in folder.glob("*.py")
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         if isinstance(node, ast.Constant) and isinstance(node.value, str)
-        for word in re.findall(r"[a-z][a-z-]*", node.value)
-    }
-    styled = set(re.findall(r"\.([a-z][a-z-]*)", (folder / "report.css").read_text(encoding="utf-8")))
+    ]
+    templates = [path.read_text(encoding="utf-8") for path in (folder / "templates").glob("*.html")]
+    used = {word for text in (*strings, *templates) for word in re.findall(r"[a-z][a-z-]*", text)}
+    sheet = (folder / "templates/report.css").read_text(encoding="utf-8")
+    styled = set(re.findall(r"\.([a-z][a-z-]*)", sheet))
     assert len(styled) > 20
     assert styled - used == set()

@@ -19,7 +19,7 @@ from flowgauge.meta.search import DEFAULTS, SUPPORT, Choice, JudgedLine, SearchS
 from flowgauge.meta.tasks import MetaLine
 from flowgauge.models.detector import length
 from flowgauge.models.headflow.detector import HeadFlow
-from flowgauge.reports.search import search_svg
+from flowgauge.reports.plots import search_svg
 from flowgauge.training.fit import embedder_for
 from tests.support.detectors import features, mask, small, training_set
 from tests.support.gauges import settings
@@ -143,7 +143,7 @@ def test_the_table_and_the_plot_tell_of_every_choice(data: BenchmarkData, tmp_pa
     assert len(rows) == 2 + len(found)
     assert [number for number, row in enumerate(rows[2:]) if "**" in row] == [found.index(best(found))]
     drawn = search_svg([each.choice for each in found], [each.worst for each in found])
-    assert drawn.count("<circle") == 4 * len(found)
+    assert drawn.count("<use") == 4 * len(found)
     assert drawn.count('class="first"') == 4
     assert json.loads((tmp_path / "search.json").read_text())["best"] == best(found).choice.model_dump()
 

@@ -27,7 +27,7 @@ from flowgauge.evaluation.suite import (
     groups_within,
     ranking,
 )
-from flowgauge.reports.suite import ranking_sentences, render_suite
+from flowgauge.reports.comparisons import ranking_sentences, render_suite
 from tests.support.folders import write_mvtec, write_plain
 from tests.unit.test_comparison import contender
 

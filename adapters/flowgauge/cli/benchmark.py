@@ -86,7 +86,6 @@ def noise(
     from flowgauge.cli.contamination import Benchmark
     from flowgauge.cli.model import Model
     from flowgauge.evaluation.contamination import variant_of
-    from flowgauge.reports.curves import curves_svg
 
     for path in (json, plot):
         check_writable(path)
@@ -98,6 +97,8 @@ def noise(
         data = BenchmarkData(dataset, splits, groups, masks, model, device, cache, report)
         found = Benchmark(data, init).run(chosen, seeds_of(seeds), json)
     if plot is not None:
+        from flowgauge.reports.plots import curves_svg
+
         plot.write_text(curves_svg(found.curves))
     if json is None and plot is None:
         emit(found.document())
@@ -391,7 +392,6 @@ def detectors(
     """
     from flowgauge.cli.detector_comparison import DetectorComparison, entrants_of
     from flowgauge.cli.model import Model
-    from flowgauge.reports.comparison import write_comparison
 
     for path in (json, html):
         check_writable(path)
@@ -402,6 +402,8 @@ def detectors(
         run_of = DetectorComparison(dataset, splits, groups, masks, models, device, limit, report)
         found = run_of.run(seeds_of(seeds), json)
     if html is not None:
+        from flowgauge.reports.comparisons import write_comparison
+
         write_comparison(run_of.name, found.entrants, html)
     if json is None and html is None:
         emit(found.document(run_of.name))

@@ -84,7 +84,6 @@ def suite(
     """
     from flowgauge.cli.model import Model
     from flowgauge.cli.suite_run import Suite, datasets_in, models_of, shots_of
-    from flowgauge.reports.suite import write_suite
 
     for path in (json, html):
         check_writable(path)
@@ -97,6 +96,8 @@ def suite(
     for failure in found.failures:
         warn(f"{failure.what}: {failure.cause}")
     if html is not None:
+        from flowgauge.reports.comparisons import write_suite
+
         write_suite(found, html)
     show(
         (

@@ -49,7 +49,6 @@ def check_data(
     is told clean.
     """
     from flowgauge.cli.examination import document, examination
-    from flowgauge.reports.diagnosis import write_diagnosis
 
     check_writable(json if str(json) != "-" else None)
     if report is not None and (report.is_dir() or not report.parent.is_dir()):
@@ -57,6 +56,8 @@ def check_data(
     with bars() as progress:
         found = examination(dataset, gauge, groups, device, progress)
     if report is not None:
+        from flowgauge.reports.diagnosis import write_diagnosis
+
         write_diagnosis(dataset.resolve().name, found, report)
     if json is not None and str(json) == "-":
         emit(document(dataset, found))

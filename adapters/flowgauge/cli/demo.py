@@ -102,8 +102,7 @@ def demo(
 
 
 def _conclude(story: "Story", folder: DemoFolder) -> None:
-    from flowgauge.reports.figures import phase_figures
-    from flowgauge.reports.headline import headline
+    from flowgauge.reports.figures import headline, phase_figures
     from flowgauge.reports.wording import auroc, percent
 
     columns = ("phase", "false alarms off", "adapted", "misses off", "adapted", "AUROC off", "adapted")

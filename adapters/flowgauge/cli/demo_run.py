@@ -23,9 +23,7 @@ from flowgauge.domain.messages import ALERTS, VERDICTS, Alert, Verdict
 from flowgauge.evaluation.splits import read_groups
 from flowgauge.registry.lines import set_line
 from flowgauge.registry.snapshots import SnapshotFiles, publish_snapshot
-from flowgauge.reports.figures import phase_figures, rejection
-from flowgauge.reports.headline import headline
-from flowgauge.reports.page import write_report
+from flowgauge.reports.figures import headline, phase_figures, rejection
 from flowgauge.reports.story import GaugeFacts, Story
 from flowgauge.runtime.backend import Store
 from flowgauge.runtime.task import Step
@@ -79,6 +77,8 @@ def perform(script: Script, folder: DemoFolder, demo_model: DemoModel, command: 
 
 def keep(story: Story, folder: DemoFolder) -> None:
     """Write the story and its report."""
+    from flowgauge.reports.demo import write_report  # draws by matplotlib, which no command loads before it writes
+
     folder.mark()
     folder.story.write_text(story.model_dump_json(indent=1))
     write_report(story, folder.report)

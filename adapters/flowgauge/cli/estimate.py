@@ -99,8 +99,8 @@ def estimate(
     """
     from flowgauge.cli.estimation import Estimation, Request
     from flowgauge.cli.model import Model
-    from flowgauge.evaluation.choices import Choice, Chooser, Costs
-    from flowgauge.reports.estimate import write_estimate
+    from flowgauge.evaluation.choices import Choice, Costs
+    from flowgauge.evaluation.replicates import Chooser
 
     for path in (json, html):
         check_writable(path)
@@ -112,6 +112,8 @@ def estimate(
     with bars() as report:
         found = Estimation(request, model, device, report).run(json)
     if html is not None:
+        from flowgauge.reports.estimate import write_estimate
+
         write_estimate(found, html)
     _tell(found, json, html)
 

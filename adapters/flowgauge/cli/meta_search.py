@@ -38,7 +38,6 @@ def meta_search(
     from flowgauge.cli.search_run import MetaSearch, best
     from flowgauge.cli.search_run import table as markdown
     from flowgauge.meta.search import SearchSettings
-    from flowgauge.reports.search import search_svg
 
     for path in (out, table, plot):
         check_writable(path)
@@ -50,6 +49,8 @@ def meta_search(
     if table is not None:
         table.write_text(markdown(found, settings.levels))
     if plot is not None:
+        from flowgauge.reports.plots import search_svg
+
         plot.write_text(search_svg([each.choice for each in found], [each.worst for each in found]))
     choices = {"best": best(found), "defaults": found[0]}
     show(

@@ -49,7 +49,6 @@ def meta_train(
     from flowgauge.cli.meta_learning import MetaRun
     from flowgauge.cli.model import Model
     from flowgauge.meta.outer_loop import MetaTraining, Order
-    from flowgauge.reports.losses import losses_svg
 
     for path in (out, plot):
         check_writable(path)
@@ -62,6 +61,8 @@ def meta_train(
         run = MetaRun(tuple(tasks or ["procedural"]), lines, model, settings, device, report)
         init, made = run.run(out)
     if plot is not None:
+        from flowgauge.reports.plots import losses_svg
+
         plot.write_text(losses_svg(made))
     if json:
         emit(init.card.model_dump(mode="json"))

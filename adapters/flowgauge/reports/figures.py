@@ -1,4 +1,5 @@
-"""The figures of a story, computed from its points: false alarms, misses, AUROC, with adaptation and without."""
+"""The figures of a story, computed from its points: false alarms, misses, AUROC, with adaptation and without; and the
+sentence that sums them up."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -7,6 +8,7 @@ from sklearn.metrics import roc_auc_score
 
 from flowgauge.domain.messages import Decision
 from flowgauge.reports.story import Adaptation, Call, Point, Story, Truth
+from flowgauge.reports.wording import percent, times
 
 Gauge = Callable[[Point], Call]
 
@@ -39,7 +41,7 @@ class Rates:
 
 @dataclass(frozen=True)
 class PhaseFigures:
-    """One phase, judged with adaptation and by the first gauge, on the same `good` + `defect` images."""
+    """One phase, measured with adaptation and with the first gauge, on the same `good` + `defect` images."""
 
     name: str
     condition: str
@@ -63,10 +65,41 @@ class Rejection:
 
 
 def phase_figures(story: Story) -> list[PhaseFigures]:
-    return [_phase(story, index) for index in range(len(story.phases))]
+    found = []
+    for index, phase in enumerate(story.phases):
+        points = measured(story, index)
+        found.append(
+            PhaseFigures(
+                name=phase.name,
+                condition=phase.condition,
+                good=sum(point.truth is Truth.GOOD for point in points),
+                defect=sum(point.truth is Truth.DEFECT for point in points),
+                adapted=rates(points, adapted),
+                frozen=rates(points, frozen),
+            )
+        )
+    return found
 
 
-def judged(story: Story, phase: int) -> list[Point]:
+def headline(story: Story) -> str:
+    """One sentence: how the false alarms went with adaptation and without, and whether defects were still caught."""
+    first, last = (phase_figures(story)[index] for index in (0, -1))
+    start, end = first.frozen.false_alarm, last.frozen.false_alarm
+    verb = "rise" if start is not None and end is not None and end > start else "go"
+    course = f"As the line drifts, the first gauge’s false alarms {verb} from {percent(start)} to {percent(end)}."
+    accepted = sum(adaptation.report.accepted for adaptation in story.adaptations)
+    if accepted:
+        return (
+            f"{course} Re-cut {times(accepted)} along the way, the gauge ends at {percent(last.adapted.false_alarm)} "
+            f"and catches {percent(last.adapted.caught)} of the defects; the first one catches "
+            f"{percent(last.frozen.caught)}."
+        )
+    if story.adaptations:
+        return f"{course} The gate refused {times(len(story.adaptations))}, so the first gauge is still active."
+    return f"{course} No adaptation was asked for, so the first gauge is still active."
+
+
+def measured(story: Story, phase: int) -> list[Point]:
     """The phase's points that measure: its test images, or all of it where it has none; truth known."""
     known = [point for point in story.points if point.phase == phase and point.truth is not Truth.UNKNOWN]
     return [point for point in known if not point.use_for_training] or known
@@ -76,11 +109,16 @@ def rates(points: Iterable[Point], gauge: Gauge) -> Rates:
     points = list(points)
     good = [gauge(point) for point in points if point.truth is Truth.GOOD]
     defect = [gauge(point) for point in points if point.truth is Truth.DEFECT]
+    auroc = None
+    if good and defect:
+        # of score minus threshold, so that gauges that changed within the phase are on one footing
+        margins = [call.score - call.threshold for call in (*good, *defect)]
+        auroc = float(roc_auc_score([0] * len(good) + [1] * len(defect), margins))
     return Rates(
         false_alarm=_share([call.alarm for call in good]),
         miss=_share([not call.alarm for call in defect]),
         review=_share([call.decision is Decision.REVIEW for call in good + defect]),
-        auroc=_auroc(good, defect),
+        auroc=auroc,
     )
 
 
@@ -103,25 +141,5 @@ def last_rejected(adaptation: Adaptation) -> tuple[str, ...]:
     return rounds[-1].rejected if rounds else ()
 
 
-def _phase(story: Story, index: int) -> PhaseFigures:
-    points = judged(story, index)
-    return PhaseFigures(
-        name=story.phases[index].name,
-        condition=story.phases[index].condition,
-        good=sum(point.truth is Truth.GOOD for point in points),
-        defect=sum(point.truth is Truth.DEFECT for point in points),
-        adapted=rates(points, adapted),
-        frozen=rates(points, frozen),
-    )
-
-
 def _share(flags: Sequence[bool]) -> float | None:
     return sum(flags) / len(flags) if flags else None
-
-
-def _auroc(good: Sequence[Call], defect: Sequence[Call]) -> float | None:
-    """Of score minus threshold, so that gauges that changed within the phase are on one footing."""
-    if not good or not defect:
-        return None
-    labels = [0] * len(good) + [1] * len(defect)
-    return float(roc_auc_score(labels, [call.score - call.threshold for call in (*good, *defect)]))

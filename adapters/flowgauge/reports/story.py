@@ -39,7 +39,7 @@ class Point(StoryPart):
 
     `index` counts from 0 over the whole stream, `phase` is the index of its phase. `adapted` is the verdict that the
     pipeline wrote, `frozen` what the first gauge says of the same image: the control, with adaptation switched off.
-    `standard_score` is 0 at the calibration's median and 1 per robust deviation. `use_for_training` False marks a judge
+    `standard_score` is 0 at the calibration's median and 1 per robust deviation. `use_for_training` False marks a test
     image: scored, but kept from buffer and drift monitor.
     """
 

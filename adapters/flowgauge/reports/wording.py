@@ -3,6 +3,7 @@
 from math import floor, log10
 
 _NO_BREAK = "\u00a0"
+_SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def percent(share: float | None) -> str:
@@ -21,7 +22,7 @@ def significant(value: float, digits: int = 3) -> str:
     magnitude = floor(log10(abs(value)))
     if magnitude < -3 or magnitude > 4:
         mantissa = value / 10**magnitude
-        return f"{mantissa:.{digits - 1}f}×10{_superscript(magnitude)}"
+        return f"{mantissa:.{digits - 1}f}×10{str(magnitude).translate(_SUPERSCRIPTS)}"
     return f"{value:.{max(digits - 1 - magnitude, 0)}f}"
 
 
@@ -41,7 +42,3 @@ def plural(count: int, noun: str) -> str:
 def short(version: str, length: int = 14) -> str:
     """The beginning of a version, enough to tell the versions of one story apart."""
     return version if len(version) <= length else version[: length - 1] + "…"
-
-
-def _superscript(exponent: int) -> str:
-    return str(exponent).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
