@@ -8,7 +8,7 @@ from pathlib import Path, PosixPath
 
 import pytest
 
-from flowgauge.cli.detector_comparison import DetectorComparison
+from flowgauge.cli.benchmark.detectors import DetectorComparison
 from flowgauge.cli.model import Model
 from flowgauge.cli.options import Aspect, Device
 from flowgauge.domain.errors import Unavailable

@@ -1,0 +1,328 @@
+"""`flowgauge benchmark suite`: detectors over several data sets, the table by which a change to one is judged."""
+
+import json as jsonlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Any
+
+from typer import Argument, Option
+
+from flowgauge.cli import options
+from flowgauge.cli.benchmark.detectors import Task, contents_digest, entrants_of, features_of, measured_alone, name_of
+from flowgauge.cli.evaluate import (
+    DEFAULT_FEATURES,
+    FeatureOptions,
+    Limit,
+    Seeds,
+    chosen_trials,
+    seeds_of,
+)
+from flowgauge.cli.model import Model
+from flowgauge.cli.output import say, show, warn, write_whole
+from flowgauge.cli.progress import Report, bars, reported
+from flowgauge.cli.results import check_writable, left_in
+from flowgauge.domain.errors import DatasetError, FlowgaugeError, UserError
+from flowgauge.evaluation.datasets import Dataset
+from flowgauge.evaluation.splits import Trial
+from flowgauge.evaluation.suite import Failure, SuiteResults, SuiteRun
+from flowgauge.models.registry import FROM_PIXELS
+from flowgauge.reports.suite import write_suite
+from flowgauge.training.fit import MINIMUM_IMAGES
+
+
+def suite(
+    folder: Annotated[
+        Path, Argument(help="A folder of data sets, each in the MVTec AD layout.", metavar="DIR", show_default=False)
+    ],
+    detector: Annotated[
+        list[str] | None,
+        Option(
+            help="One to compare; may be repeated. All that learn from good images alone but lamp, which reads pixels,"
+            " and patchcore, padim and fastflow where anomalib is installed.",
+            show_default=False,
+        ),
+    ] = None,
+    dataset: Annotated[
+        list[str] | None,
+        Option(help="The name of one data set in DIR; may be repeated. All of them.", show_default=False),
+    ] = None,
+    seeds: Seeds = "0",
+    shots: Annotated[
+        str | None, Option(help="Fit to so many good images too: 8,16,32, say.", metavar="N,N", show_default=False)
+    ] = None,
+    features: FeatureOptions = DEFAULT_FEATURES,
+    changes: Annotated[
+        list[str] | None,
+        Option(
+            "--set",
+            help="An option of one detector's own: glass.steps=80, say; may be repeated.",
+            metavar="DETECTOR.NAME=VALUE",
+            show_default=False,
+        ),
+    ] = None,
+    limit: Limit = None,
+    device: options.DeviceOption = options.Device.AUTO,
+    json: Annotated[
+        Path | None, Option("--json", help="Write the results there, after every fit; a second run goes on.")
+    ] = None,
+    html: Annotated[
+        Path | None, Option(help="Write a page there: tables by data set, ranks and their critical difference.")
+    ] = None,
+) -> None:
+    """Compare detectors over several data sets: the table by which a change is judged.
+
+    \b
+    flowgauge benchmark suite ./data --seeds 0,1,2 \\
+        --json suite.json --html suite.html
+    flowgauge benchmark suite ./data --dataset screw --dataset capsules \\
+        --detector rad --detector padim --shots 8,16,32 --json few.json
+
+    DIR holds one folder per data set. Where that folder holds
+    clean_splits.json, the entry of each seed says which images train and
+    which test; otherwise train/ and test/ do under every seed, which then
+    only changes the fit and the few-shot draw. Where it holds groups.json,
+    images of one object stay in one fold.
+
+    The table gives means over data sets of means over seeds; the rank is that
+    by image AUROC. miss_at_5% is the share of defects missed at the threshold
+    that 5 % of the good test images exceed (rounded down to whole images);
+    false_alarms and misses are those at the detector's own threshold.
+
+    --shots draws, by seed and spread evenly over the training images, so many
+    of them; the fit to all of them is always made too. A data set that cannot
+    be read or a fit that fails is told and left out. What --json holds
+    already is not run again and is shown too: give it another name after a
+    change of the code.
+    """
+    check_writable(json, html)
+    models = models_of(detector or [], changes or [], features)
+    folders = datasets_in(folder, dataset or [])
+    with bars() as report:
+        found = Suite(folders, models, device, limit, shots_of(shots), report).run(seeds_of(seeds), json)
+    for failure in found.failures:
+        warn(f"{failure.what}: {failure.cause}")
+    if html is not None:
+        write_suite(found, html)
+    rows = [
+        (
+            each.detector,
+            each.datasets,
+            each.image_auroc,
+            each.mean_rank,
+            each.worst,
+            each.worst_dataset,
+            each.pixel_auroc,
+            each.aupro,
+            each.miss_share_at.get("0.05"),
+            each.false_alarm_share,
+            each.miss_share,
+            each.fit_seconds,
+        )
+        for each in found.summaries
+    ]
+    columns = ("detector", "data sets", "image_auroc", "rank", "worst", "worst on", "pixel_auroc", "aupro")
+    show((*columns, "miss_at_5%", "false_alarms", "misses", "fit_seconds"), rows)
+    for path in filter(None, (json, html)):
+        say(f"wrote {path}")
+
+
+@dataclass(frozen=True)
+class SuiteFolder:
+    """One data set of the suite, with the files that its folder holds beside the images."""
+
+    root: Path
+
+    @property
+    def name(self) -> str:
+        return self.root.name
+
+    @property
+    def splits(self) -> Path | None:
+        return self._beside("clean_splits.json")
+
+    @property
+    def groups(self) -> Path | None:
+        return self._beside("groups.json")
+
+    def digest(self) -> str:
+        return contents_digest(Dataset.open(self.root), (self.splits, self.groups))
+
+    def trial(self, seed: int, limit: int | None) -> Trial:
+        """Raises `DatasetError` unless its test images are of both kinds."""
+        (trial,) = chosen_trials(self.root, self.splits, [seed], None, limit)
+        if not any(entry.defective for entry in trial.test):
+            raise DatasetError(
+                f"{self.name} has no defects in its test images.", "Add test/<class>, or leave it out by --dataset."
+            )
+        if all(entry.defective for entry in trial.test):
+            raise DatasetError(
+                f"{self.name} has no good images among its test images.", "Add test/good, or leave it out by --dataset."
+            )
+        return trial
+
+    def _beside(self, name: str) -> Path | None:
+        path = self.root / name
+        return path if path.is_file() else None
+
+
+def datasets_in(root: Path, names: Sequence[str]) -> tuple[SuiteFolder, ...]:
+    """The data sets in `root`, or those of that name. Raises `UserError` where there is none, or none of a name."""
+    layout = "Each folder in it should be one in the MVTec AD layout: train/good, test/good, test/<class>."
+    if not root.is_dir():
+        raise UserError(f"There is no folder {root}.", f"Give a folder of data sets. {layout}")
+    if (root / "train").is_dir():
+        raise UserError(
+            f"{root} is one data set.", f"Give the folder above it, and --dataset {root.resolve().name} for it alone."
+        )
+    found = {path.name: SuiteFolder(path) for path in sorted(root.iterdir()) if (path / "train").is_dir()}
+    if not found:
+        raise UserError(f"{root} holds no data set.", layout)
+    unknown = [name for name in names if name not in found]
+    if unknown:
+        raise UserError(f"{root} holds no data set {unknown[0]!r}.", f"Choose from {', '.join(found)}.")
+    return tuple(found[name] for name in dict.fromkeys(names)) or tuple(found.values())
+
+
+def models_of(detectors: Sequence[str], changes: Sequence[str], features: FeatureOptions) -> tuple[Model, ...]:
+    """Each detector of that name on the same features, with its own `changes` (`glass.steps=80`); without names,
+    all that are offered but those that read pixels.
+
+    Raises `UserError` for an unknown detector, a change of a detector that does not run, or wrong settings.
+    """
+    names = [name for name in entrants_of(detectors) if detectors or name not in FROM_PIXELS]
+    own: dict[str, list[str]] = {name: [] for name in names}
+    for change in changes:
+        name, dot, option = change.partition(".")
+        if not dot or name not in own:
+            raise UserError(
+                f"--set {change} names none of the detectors that run.",
+                f"Write --set DETECTOR.NAME=VALUE, with one of {', '.join(names)}.",
+            )
+        own[name].append(option)
+    models = tuple(features.model(name, changes=tuple(own[name])) for name in names)
+    for model in models:
+        model.settings()
+    return models
+
+
+def shots_of(text: str | None) -> tuple[int, ...]:
+    """Ascending. Raises `UserError` for what is no list of sizes that a gauge can be fitted to."""
+    if text is None:
+        return ()
+    try:
+        sizes = sorted({int(part) for part in text.split(",")})
+    except ValueError as error:
+        raise UserError(f"{text!r} is no list of sizes.", "Give whole numbers: 8,16,32, say.") from error
+    if sizes[0] < MINIMUM_IMAGES:
+        raise UserError(
+            f"{sizes[0]} images are too few to fit to.", f"Give sizes of at least {MINIMUM_IMAGES} to --shots."
+        )
+    return tuple(sizes)
+
+
+Key = tuple[str, str, int, int | None]
+"""Of one fit: data set, detector, seed, number of training images if not all."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One fit of the plan."""
+
+    folder: SuiteFolder
+    model: Model
+    seed: int
+    shots: int | None
+
+    @property
+    def key(self) -> Key:
+        return self.folder.name, name_of(self.model), self.seed, self.shots
+
+
+@dataclass(frozen=True)
+class Suite:
+    """Every detector of `models` on every data set, under every seed, fitted to all training images and to each number
+    of `shots`. A size that a data set does not exceed is left out on it: the whole training side stands for it.
+    """
+
+    folders: tuple[SuiteFolder, ...]
+    models: tuple[Model, ...]
+    device: options.Device
+    limit: int | None
+    shots: tuple[int, ...]
+    report: Report
+
+    def run(self, seeds: Sequence[int], out: Path | None) -> SuiteResults:
+        """Writes `out` after every fit; what it holds already is not run again. What fails is noted, and the rest goes
+        on. Raises the first failure where there is no result at all, and `UserError` for an `out` of other images.
+        """
+        plan, digests, failures = self._plan(seeds)
+        digests, known = self._earlier(out, digests)
+        todo = [step for step in plan if step.key not in known]
+        for step in reported(todo, "fits of the suite", self.report):
+            dataset, detector, seed, shots = step.key
+            task = Task(
+                dataset=step.folder.root,
+                splits=step.folder.splits,
+                groups=step.folder.groups,
+                masks=None,
+                model=step.model,
+                device=self.device,
+                limit=self.limit,
+                seed=seed,
+                shows=False,
+                shots=shots,
+            )
+            try:
+                known[step.key] = SuiteRun(dataset=dataset, shots=shots, **dict(measured_alone(task)))
+            # whatever it is, hours of other fits should not be lost to it
+            except Exception as error:
+                cause = str(error) if isinstance(error, FlowgaugeError) else f"{type(error).__name__}: {error}"
+                failures.append(Failure(dataset=dataset, detector=detector, seed=seed, shots=shots, cause=cause))
+            if out is not None:
+                results = SuiteResults(tuple(known.values()), tuple(failures))
+                document = {"key": self._key, "contents": digests} | results.document()
+                write_whole(out, jsonlib.dumps(document, ensure_ascii=False, allow_nan=False))
+        if failures and not known:
+            raise UserError(f"Nothing could be measured. {failures[0].dataset}: {failures[0].cause}")
+        return SuiteResults(tuple(known.values()), tuple(failures))
+
+    def _plan(self, seeds: Sequence[int]) -> tuple[list[Step], dict[str, str], list[Failure]]:
+        """All fits, all data sets under one seed before the next one; each data set's digest; what cannot be read."""
+        digests: dict[str, str] = {}
+        steps: list[Step] = []
+        failures: list[Failure] = []
+        for seed in seeds:
+            for folder in self.folders:
+                try:
+                    digests.setdefault(folder.name, folder.digest())
+                    available = len(folder.trial(seed, self.limit).train)
+                except DatasetError as error:
+                    failures.append(Failure(dataset=folder.name, cause=str(error)))
+                    continue
+                sizes = (None, *(size for size in self.shots if size < available))
+                steps += [Step(folder, model, seed, size) for size in sizes for model in self.models]
+        return steps, digests, list(dict.fromkeys(failures))
+
+    def _earlier(self, out: Path | None, digests: dict[str, str]) -> tuple[dict[str, str], dict[Key, SuiteRun]]:
+        """The digests of all data sets, those in `out` included, and what it holds."""
+
+        def read(document: dict[str, Any]) -> tuple[dict[str, str], list[SuiteRun]]:
+            return document["contents"], [SuiteRun.model_validate(each, strict=False) for each in document["runs"]]
+
+        theirs, runs = left_in(out, lambda: self._key, read, "benchmark suite") or ({}, [])
+        for name, digest in digests.items():
+            if theirs.get(name, digest) != digest:
+                raise UserError(
+                    f"{out} tells of other images or splits of {name}.", "Give --json another name, or remove it."
+                )
+        return theirs | digests, {(run.dataset, run.detector, run.seed, run.shots): run for run in runs}
+
+    @property
+    def _key(self) -> str:
+        """Changes with the settings that all fits share and with those of single detectors."""
+        changes = {name_of(each): each.changes for each in self.models if each.changes}
+        inputs = (version("flowgauge"), *features_of(self.models[0]), self.limit, changes)
+        return sha256(repr(inputs).encode()).hexdigest()
