@@ -24,9 +24,8 @@ from flowgauge.vision.decoding import SixteenBit
 from flowgauge.vision.preprocessing import sixteen_bit_rule
 
 SCHEMA = 1
+# images that the terminal names of each issue: more push earlier issues off the screen; JSON and the report name all
 NAMED = 3
-"""Images that the terminal names of each issue: more push the issues before it off the screen. JSON and the report
-name all."""
 
 
 def check_data(

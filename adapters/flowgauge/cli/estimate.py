@@ -105,9 +105,10 @@ def estimate(
         raise UserError("--groups and --group both say which part an image shows.", "Give one of them.")
     costs = Costs(miss=cost_miss, false_alarm=cost_false_alarm, prevalence=prevalence)
     chooser = Chooser(choice=choose, costs=costs, budget=budget)
-    request = Request(dataset, chooser, repeats, seed, groups, group, keep_apart, init, cache, masks)
+    model, seeds = features.model(detector, members=members), range(seed, seed + repeats)
     with bars() as report:
-        found = Estimation(request, features.model(detector, members=members), device, report).run(json)
+        work = Estimation(dataset, model, chooser, seeds, groups, group, keep_apart, init, cache, masks, device, report)
+        found = work.run(json)
     if html is not None:
         write_estimate(found, html)
     for words in found.warnings():
@@ -126,36 +127,19 @@ def estimate(
 
 
 @dataclass(frozen=True)
-class Request:
-    """What a person asked for, beside the model."""
+class Estimation:
+    """What a person asked for. Parts are what the file `groups` says, or what `pattern` finds in images' paths."""
 
     dataset: Path
+    model: Model
     chooser: Chooser
-    repeats: int
-    seed: int
+    seeds: range
     groups: Path | None
     pattern: str | None
     keep_apart: bool
     init: str | None
     cache: Path | None
-    masks: Path | None = None
-
-    @property
-    def seeds(self) -> range:
-        return range(self.seed, self.seed + self.repeats)
-
-    @property
-    def words(self) -> str:
-        """Changes with everything that a repeat depends on, but its seed, the images, their parts and the model."""
-        chooser = self.chooser
-        values_of: dict[Choice, Any] = {Choice.COST: chooser.costs, Choice.BUDGET: chooser.budget}
-        return f"{chooser.choice} {values_of.get(chooser.choice)} {self.keep_apart}"
-
-
-@dataclass(frozen=True)
-class Estimation:
-    request: Request
-    model: Model
+    masks: Path | None
     device: options.Device
     report: Report
 
@@ -166,11 +150,11 @@ class Estimation:
         kept, apart = self._earlier(out)
         near_duplicates: tuple[NearDuplicates, ...] = () if named is not None else self._near_duplicates()
         groups = named or duplicate_groups(self._names, near_duplicates)
-        plan = [(groups, kept, seed) for seed in self.request.seeds if seed not in kept]
+        plan = [(groups, kept, seed) for seed in self.seeds if seed not in kept]
         # where near duplicates are kept together, the same once more with each image as a part of its own: what the
         # figures would look like had they been torn apart
-        plan += [(single, apart, seed) for seed in self.request.seeds if near_duplicates and seed not in apart]
-        settings, chooser = self.model.settings(), self.request.chooser
+        plan += [(single, apart, seed) for seed in self.seeds if near_duplicates and seed not in apart]
+        settings, chooser = self.model.settings(), self.chooser
         for parts, known, seed in reported(plan, "repeats", self.report):
             data, material = self._features.data, self._material(parts)
             replicates = Replicates(data, material, chooser, settings, self._init, perf_counter, self.report)
@@ -185,22 +169,22 @@ class Estimation:
     def _estimate_report(
         self, groups: Groups, kept: Known, apart: Known, near_duplicates: tuple[NearDuplicates, ...]
     ) -> EstimateReport:
-        request, material = self.request, self._material(groups)
-        costs, good = request.chooser.costs, int((~material.defective & ~material.trains).sum())
-        repeats, torn = ([known[seed] for seed in request.seeds if seed in known] for known in (kept, apart))
-        if request.groups is not None:
+        material = self._material(groups)
+        costs, good = self.chooser.costs, int((~material.defective & ~material.trains).sum())
+        repeats, torn = ([known[seed] for seed in self.seeds if seed in known] for known in (kept, apart))
+        if self.groups is not None:
             origin = Origin.FILE
-        elif request.pattern is not None:
+        elif self.pattern is not None:
             origin = Origin.NAMES
         else:
             origin = Origin.NEAR_DUPLICATES if near_duplicates else Origin.IMAGES
         single = {name: name for name in self._names}
         return EstimateReport(
-            dataset=request.dataset.resolve().name,
+            dataset=self.dataset.resolve().name,
             detector=self.model.settings().detector,
             software=f"flowgauge {version('flowgauge')}",
             key=self._key,
-            chooser=request.chooser,
+            chooser=self.chooser,
             good_images=int((~material.defective).sum()),
             defective_images=int(material.defective.sum()),
             parts=len(set(material.groups)),
@@ -231,7 +215,7 @@ class Estimation:
 
     @cached_property
     def _dataset(self) -> Dataset:
-        return opened(self.request.dataset, self.request.masks)
+        return opened(self.dataset, self.masks)
 
     @cached_property
     def _entries(self) -> list[Entry]:
@@ -244,13 +228,13 @@ class Estimation:
     @cached_property
     def _named_parts(self) -> Groups | None:
         """What the person said; None: nothing."""
-        if self.request.groups is not None:
-            parts = groups_of(self._entries, read_groups(self.request.groups))
+        if self.groups is not None:
+            parts = groups_of(self._entries, read_groups(self.groups))
             return dict(zip(self._names, parts, strict=True))
-        return None if self.request.pattern is None else groups_by_name(self._names, self.request.pattern)
+        return None if self.pattern is None else groups_by_name(self._names, self.pattern)
 
     def _material(self, groups: Groups) -> Material:
-        trains = {entry.name for entry in self._dataset.train} if self.request.keep_apart else set()
+        trains = {entry.name for entry in self._dataset.train} if self.keep_apart else set()
         return Material(
             defective=np.array([entry.defective for entry in self._entries]),
             groups=tuple(groups[name] for name in self._names),
@@ -260,7 +244,7 @@ class Estimation:
     @cached_property
     def _features(self) -> Features:
         settings, where = self.model.settings(), torch_device(self.device)
-        return Features(self._entries, settings, where, self.request.cache, self.report)
+        return Features(self._entries, settings, where, self.cache, self.report)
 
     def _near_duplicates(self) -> tuple[NearDuplicates, ...]:
         data = self._features.data
@@ -271,17 +255,19 @@ class Estimation:
     @cached_property
     def _init(self) -> MetaInit | None:
         """Raises `SettingsError` where that is of another detector or backbone."""
-        if self.request.init is None:
+        if self.init is None:
             return None
-        return fitting_start(self.request.init, self.model.settings(), torch_device(self.device))
+        return fitting_start(self.init, self.model.settings(), torch_device(self.device))
 
     @cached_property
     def _key(self) -> str:
         """Changes with everything that a repeat depends on, but its seed."""
-        digest = sha256(f"{self._features.settings_words} {self.request.words}".encode())
+        choice = self.chooser.choice
+        values_of: dict[Choice, Any] = {Choice.COST: self.chooser.costs, Choice.BUDGET: self.chooser.budget}
+        words = f"{choice} {values_of.get(choice)} {self.keep_apart}"
+        digest = sha256(f"{self._features.settings_words} {words}".encode())
         digest.update(jsonlib.dumps(self._named_parts, sort_keys=True).encode())
-        if self.request.init is not None:
-            init = self.request.init
-            digest.update(init.encode() if init == SHIPPED else Path(init).read_bytes())
+        if self.init is not None:
+            digest.update(self.init.encode() if self.init == SHIPPED else Path(self.init).read_bytes())
         digest.update(self._features.images_sha256.encode())
         return digest.hexdigest()

@@ -26,18 +26,19 @@ from flowgauge.training.fit import FitSettings, embedder_for
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
 
+# images of half the default's side: a fourth of the work, and lengths of steps have no pixels in them
 SIZE = 128
-"""Images of half the default's side: a fourth of the work, and lengths of steps have no pixels in them."""
 TRAINED_ON = ("brushed-metal", "turned-washer", "ceramic-tile", "wood-veneer")
+# materials that no task of the outer loop shows
 JUDGED = ("cast-iron", "woven-fabric", "leather")
-"""Materials that no task of the outer loop shows."""
+# added to the seed of the lines that test, so that nothing is drawn for them as for the lines that train
 HELD_OUT_SEEDS = 100
-"""Added to the seed of lines that test, so that they share no image with lines that train."""
+# lengths of inner and outer steps, and the limit of suspicion: on a logarithmic scale, well below and above the
+# defaults; where the best choice lies at an end of its range, that is too narrow
 RANGES = {"alpha": (0.02, 0.5), "beta": (1e-4, 1e-2), "k": (2.0, 12.0)}
-"""Lengths of inner and outer steps, and the limit of suspicion: on a logarithmic scale well below and above the
-defaults. What is best at an end of a range asks for a wider one."""
+# so many evaluations, the defaults among them, before the Gaussian process has a say: fewer tell it of too small a part
+# of the ranges, more are wasted on chance
 AT_RANDOM = 8
-"""So many evaluations, the defaults among them, before the Gaussian process has a say."""
 
 
 def meta_search(

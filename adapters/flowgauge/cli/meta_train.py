@@ -1,4 +1,4 @@
-"""`flowgauge meta-train`: where a detector should begin, learned from many lines."""
+"""`flowgauge meta-train`: a meta-learned initialization, from many lines."""
 
 import json as jsonlib
 from dataclasses import dataclass
@@ -36,8 +36,8 @@ from flowgauge.training.fit import embedder_for
 from flowgauge.training.training_set import Embedder
 
 PROCEDURAL = "procedural"
+# turns between two states on disk: with more an interrupted run loses minutes, with fewer writing takes its time
 KEEP_EVERY = 50
-"""Turns between two states on disk: more lose more of an interrupted run, fewer spend its time on writing."""
 INIT, KEY, TURNS, SECONDS = "init.", "key", "turns", "seconds"
 
 

@@ -8,7 +8,7 @@ from base64 import b64encode
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import sha256
 from importlib.metadata import version
@@ -46,11 +46,10 @@ from flowgauge.training.snapshot import weights_of
 from flowgauge.vision.heatmaps import heatmap_png
 
 BASELINES = ("patchcore", "padim", "fastflow")
+# images of each class in the wall of heatmaps: one shows no spread, more make the page of many detectors unwieldy
 SHOWN_OF_A_KIND = 2
-"""Images of each class in the wall of heatmaps: one shows no spread, more make the page of many detectors unwieldy."""
+# pixels of the longest side of an image in the wall: fewer hide small defects, twice as many take four times the bytes
 THUMBNAIL = 160
-"""Pixels of the longest side of an image in the wall: fewer hide small defects, twice as many make pages four times as
-large."""
 
 
 def detectors(
@@ -90,7 +89,8 @@ def detectors(
     check_writable(json, html)
     models = tuple(features.model(name) for name in entrants_of(detector or []))
     with bars() as report:
-        work = DetectorComparison(dataset, splits, groups, masks, models, device, limit, report)
+        task = Task(dataset, splits, groups, masks, models[0], device, limit)
+        work = DetectorComparison(task, models, report)
         contenders = work.run(seeds_of(seeds), json)
     if html is not None:
         write_comparison(work.name, contenders, html)
@@ -103,7 +103,7 @@ def detectors(
 
 
 def entrants_of(names: Sequence[str]) -> list[str]:
-    """Those, or all that learn from good images alone, with the baselines where they are installed.
+    """Those, or all that train on good images alone, with the baselines where they are installed.
 
     Raises `UserError` for one that there is not, or that needs labels.
     """
@@ -123,7 +123,9 @@ def entrants_of(names: Sequence[str]) -> list[str]:
 
 @dataclass(frozen=True)
 class Task:
-    """All that a process of its own needs to know. `shows`: images with heatmaps are kept too."""
+    """All that a process of its own needs to know. `shows`: images with heatmaps are kept too; `shots`: so many images
+    train, None: all.
+    """
 
     dataset: Path
     splits: Path | None
@@ -132,25 +134,19 @@ class Task:
     model: Model
     device: options.Device
     limit: int | None
-    seed: int
-    shows: bool
+    seed: int = 0
+    shows: bool = False
     shots: int | None = None
 
 
 @dataclass(frozen=True)
 class DetectorComparison:
-    """Every detector of `models` under every seed; `out` is written after each, and what it tells of is not run again.
-
-    The wall of heatmaps is that of the first seed.
+    """`task` for every detector of `models` under every seed; `out` is written after each, and what it tells of is not
+    run again. The wall of heatmaps is that of the first seed.
     """
 
-    dataset: Path
-    splits: Path | None
-    groups: Path | None
-    masks: Path | None
+    task: Task
     models: tuple[Model, ...]
-    device: options.Device
-    limit: int | None
     report: Report
 
     def run(self, seeds: Sequence[int], out: Path | None) -> list[Contender]:
@@ -158,17 +154,7 @@ class DetectorComparison:
         known = {(contender.detector, contender.seed): contender for contender in earlier}
         plan = [(model, seed) for seed in seeds for model in self.models if (name_of(model), seed) not in known]
         for model, seed in reported(plan, "detectors fitted and judged", self.report):
-            task = Task(
-                self.dataset,
-                self.splits,
-                self.groups,
-                self.masks,
-                model,
-                self.device,
-                self.limit,
-                seed,
-                shows=seed == seeds[0],
-            )
+            task = replace(self.task, model=model, seed=seed, shows=seed == seeds[0])
             known[name_of(model), seed] = measured_alone(task)
             if out is not None:
                 write_results(out, {"key": self._key} | self.document(list(known.values())))
@@ -176,7 +162,7 @@ class DetectorComparison:
 
     @property
     def name(self) -> str:
-        return self.dataset.resolve().name
+        return self.task.dataset.resolve().name
 
     def document(self, contenders: Sequence[Contender]) -> dict[str, Any]:
         return {
@@ -188,8 +174,9 @@ class DetectorComparison:
     @cached_property
     def _key(self) -> str:
         """Changes with images' names and masks, splits, groups, and settings other than the detector."""
-        inputs = (version("flowgauge"), *features_of(self.models[0]), self.limit)
-        return contents_digest(Dataset.open(self.dataset, self.masks), (self.splits, self.groups), repr(inputs))
+        task = self.task
+        inputs = (version("flowgauge"), *features_of(task.model), task.limit)
+        return contents_digest(Dataset.open(task.dataset, task.masks), (task.splits, task.groups), repr(inputs))
 
 
 def features_of(model: Model) -> tuple[object, ...]:

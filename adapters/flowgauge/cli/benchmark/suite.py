@@ -1,4 +1,4 @@
-"""`flowgauge benchmark suite`: detectors over several data sets, the table by which a change to one is judged."""
+"""`flowgauge benchmark suite`: detectors over several data sets, the table that a change to one is measured by."""
 
 import json as jsonlib
 from collections.abc import Sequence
@@ -263,18 +263,8 @@ class Suite:
         todo = [step for step in plan if step.key not in known]
         for step in reported(todo, "fits of the suite", self.report):
             dataset, detector, seed, shots = step.key
-            task = Task(
-                dataset=step.folder.root,
-                splits=step.folder.splits,
-                groups=step.folder.groups,
-                masks=None,
-                model=step.model,
-                device=self.device,
-                limit=self.limit,
-                seed=seed,
-                shows=False,
-                shots=shots,
-            )
+            root, splits, groups = step.folder.root, step.folder.splits, step.folder.groups
+            task = Task(root, splits, groups, None, step.model, self.device, self.limit, seed, shots=shots)
             try:
                 known[step.key] = SuiteRun(dataset=dataset, shots=shots, **dict(measured_alone(task)))
             # whatever it is, hours of other fits should not be lost to it

@@ -4,12 +4,11 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import zip_longest
 from pathlib import Path
 from time import monotonic, sleep
-from typing import Self
 from uuid import uuid4
 
 from rich.console import Console
@@ -35,14 +34,14 @@ from flowgauge.s3.objects import S3Objects
 from flowgauge.settings.environment import kafka_settings, s3_settings
 
 ROLES = (Role.SCORING, Role.SCORING, Role.DOWNSTREAM, Role.ADAPTATION)
+# a phase passes in half a minute here, where a line takes hours: with more, the alarm of one phase silences the next
 COOL_DOWN_SECONDS = 30
-"""A phase passes in half a minute here, where a line takes hours: with more, one alarm would silence the next phase."""
+# between two looks at the topics: with more the screen lags behind, with less the servers are busy with looks
 LOOK_SECONDS = 0.5
-"""Between two looks at the topics: more make the screen lag behind, fewer cost the servers what workers need."""
+# images of every line between two looks while they are sent
 LOOK_EVERY = 8
-"""Images of every line between two looks while they are sent."""
+# for workers to deliver what they have begun, which takes some seconds; whoever takes longer hangs and is killed
 END_SECONDS = 60.0
-"""For workers to end: they deliver what they have begun, which takes seconds; then they are killed."""
 
 
 def as_lines(scripts: Sequence[Script]) -> list[Script]:
@@ -68,10 +67,10 @@ def multi_line(
             else:
                 screen.verdicts([Verdict.decode(record.value)])
 
-        with Workers(uri, ROLES, folder.logs, "--threads", "1", "--device", demo_model.device.value) as workers:
+        with workers(uri, ROLES, folder.logs, "--threads", "1", "--device", demo_model.device.value) as check:
             screen.event("workers", f"{len(ROLES)} of them; what they say is in {folder.logs}")
             firsts = {line: gauge for line, (gauge, _) in started.items()}
-            demo_runner = MultiLineDemo(store, scripts, firsts, show, workers.check)
+            demo_runner = MultiLineDemo(store, scripts, firsts, show, check)
             demo_runner.play(rate, screen.announce)
         stories = []
         for script in scripts:
@@ -101,49 +100,39 @@ def _plant(partitions: int) -> Iterator[str]:
             os.environ["FLOWGAUGE_TOPIC_PREFIX"] = before
 
 
-class Workers:
-    """A context manager: `flowgauge worker` for each of `roles`, on the store and the servers that the environment
-    names. What each says goes to a file of its own in `logs`. At the end all are asked to end, and then made to."""
+@contextmanager
+def workers(store: str, roles: Sequence[Role], logs: Path, *options: str) -> Iterator[Callable[[], None]]:
+    """Runs `flowgauge worker` for each of `roles`, on the store and the servers that the environment names. What each
+    says goes to a file of its own in `logs`. At the end all are asked to end, and then made to.
 
-    def __init__(self, store: str, roles: Sequence[Role], logs: Path, *options: str) -> None:
-        self._store = store
-        self._roles = roles
-        self._logs = logs
-        self._options = options
-        self._stack = ExitStack()
-        self._workers: dict[Path, subprocess.Popen[bytes]] = {}
+    Yields a check that raises `Unavailable` if one has ended.
+    """
+    started: dict[Path, subprocess.Popen[bytes]] = {}
 
-    def __enter__(self) -> Self:
-        self._logs.mkdir(parents=True, exist_ok=True)
-        for number, role in enumerate(self._roles, start=1):
-            path = self._logs / f"{number}-{role.value}.log"
-            log = self._stack.enter_context(path.open("wb"))
-            command = [sys.executable, "-m", "flowgauge.cli", "worker", role.value, "--store", self._store]
-            self._workers[path] = subprocess.Popen(
-                [*command, *self._options],
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                # two models that spin for the same cores cost each other several times what they gain
-                env=os.environ | {"OMP_NUM_THREADS": "1"},
-            )
-        return self
+    def check() -> None:
+        for log, worker in started.items():
+            if (code := worker.poll()) is not None:
+                raise Unavailable(f"A worker has ended with exit code {code}.", f"Its last words are in {log}.")
 
-    def __exit__(self, *_: object) -> None:
-        for worker in self._workers.values():
+    logs.mkdir(parents=True, exist_ok=True)
+    try:
+        for number, role in enumerate(roles, start=1):
+            path = logs / f"{number}-{role.value}.log"
+            command = [sys.executable, "-m", "flowgauge.cli", "worker", role.value, "--store", store, *options]
+            # two models that spin for the same cores cost each other several times what they gain
+            one_thread = os.environ | {"OMP_NUM_THREADS": "1"}
+            with path.open("wb") as log:
+                started[path] = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=one_thread)
+        yield check
+    finally:
+        for worker in started.values():
             worker.terminate()
-        for worker in self._workers.values():
+        for worker in started.values():
             try:
                 worker.wait(END_SECONDS)
             except subprocess.TimeoutExpired:
                 worker.kill()
                 worker.wait()
-        self._stack.close()
-
-    def check(self) -> None:
-        """Raises `Unavailable` if one has ended."""
-        for log, worker in self._workers.items():
-            if (code := worker.poll()) is not None:
-                raise Unavailable(f"A worker has ended with exit code {code}.", f"Its last words are in {log}.")
 
 
 class MultiLineDemo:

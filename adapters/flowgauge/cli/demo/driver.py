@@ -35,37 +35,26 @@ from flowgauge.training.gauge import Gauge
 from flowgauge.training.snapshot import save
 from flowgauge.vision.decoding import decode
 
+# images sent before the pipeline works until it rests: with more, alerts come later than they would on a line, with
+# fewer the backbone's batches are small and slow
 BATCH = 16
-"""Images sent before the pipeline works until it rests: with more, alerts come later than they would on a line."""
+# from one part to the next, by the line's own clock, for which nobody waits: with less a line's cool-down would outlast
+# the phase
 INTERVAL = timedelta(seconds=10)
-"""From one part to the next: slow enough for a line's cool-down to pass within a phase."""
-
 START = datetime(2025, 1, 6, 6, 0, tzinfo=UTC)
 MARK = ".flowgauge-demo"
 MARK_TEXT = "This folder was written by `flowgauge demo`, which may replace the report, the story and the store.\n"
 
 
-@dataclass(frozen=True)
 class DemoFolder:
     """The folder that a demonstration writes into, and what of it is its own."""
 
-    root: Path
-
-    @property
-    def store(self) -> Path:
-        return self.root / "store"
-
-    @property
-    def report(self) -> Path:
-        return self.root / "report.html"
-
-    @property
-    def story(self) -> Path:
-        return self.root / "story.json"
-
-    @property
-    def logs(self) -> Path:
-        return self.root / "logs"
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.store = root / "store"
+        self.report = root / "report.html"
+        self.story = root / "story.json"
+        self.logs = root / "logs"
 
     def of(self, line: str) -> "DemoFolder":
         """The folder of one of several lines."""

@@ -35,10 +35,10 @@ from flowgauge.runtime.backend import Store
 from flowgauge.runtime.fencing import count
 from flowgauge.vision.decoding import decode
 
+# images in the report: fewer of them show no spread, more make a file of many megabytes, for all stand in the page
 REJECTS_PER_PHASE, SUSPECTS_PER_ADAPTATION = 6, 24
-"""Images that the report shows of each; with more it grows beyond what is opened from a mail."""
+# pixels of a thumbnail's longer side, of rejects and of suspects: sharp at the size they are shown, and no larger
 _SMALL, _SMALLER = 208, 112
-"""Pixels of a thumbnail's longer side, of rejects and of suspects: sharp enough at the size they are shown."""
 
 
 @dataclass(frozen=True)

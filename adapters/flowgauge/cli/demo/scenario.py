@@ -17,25 +17,22 @@ from flowgauge.synthetic.procedural.defects import DEFECTS
 from flowgauge.synthetic.procedural.light import Condition
 from flowgauge.synthetic.procedural.line import MATERIALS, ProceduralLine
 
+# images of the first gauge, and of each phase those that may train and those that test, half of which are defects: with
+# fewer a phase has no room for ramp, warm-up and a buffer's minimum, with more a demonstration takes more than minutes
 FITTED, TRAINING, TESTING = 96, 80, 32
-"""Images of the first gauge, and of each phase: those that may train hold a warm-up and a buffer's minimum, those that
-test are half defects. More of them make the demonstration longer than a few minutes."""
+# images of a phase over which the drift goes on; then the line stays as it is, and can be adapted to
 RAMP = 16
-"""Images of a phase over which the drift goes on; then the line stays as it is, and can be learned."""
-
+# images of the changed line before it trains: with those that the alarm took, enough for a buffer's minimum, and few
+# enough for a phase
 WARMUP = 44
-"""Images of the changed line before it trains: with those that the alarm took, enough for a buffer's minimum, and
-few enough for a phase."""
-
+# of the images that may train: several times what a line should show, so that rejection has work to do
 DEFECT_SHARE = 0.15
-"""Of the images that may train: several times what a line should show, so that rejection has work to do."""
-
+# phases of the procedural line: name, and how far it has drifted at its start and at its end, 0 to 1
 DRIFT = (
     ("steady", 0.0, 0.0),
     ("drifting", 0.0, 0.9),
     ("drifted", 0.9, 0.9),
 )
-"""Phases of the procedural line: name, and how far it has drifted at its start and at its end, 0 to 1."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +48,7 @@ class Frame:
 
 @dataclass(frozen=True)
 class Act:
-    """One phase: first the images that may train, then those that only judge what came of it."""
+    """One phase: first the images that may train, then those that only test what came of it."""
 
     phase: Phase
     training: tuple[Frame, ...]

@@ -23,8 +23,8 @@ _LOUD = {
     AlertKind.ADAPTATION_REFUSED: "red",
     AlertKind.ADAPTATION_ACCEPTED: "green",
 }
+# verdicts that are shown: with more the lines wrap on a terminal of 80 columns
 _WIDTH = 72
-"""Verdicts that are shown: more do not fit beside the word threshold on a terminal of 80 columns."""
 
 
 class Screen:
