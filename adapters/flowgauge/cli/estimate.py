@@ -1,8 +1,8 @@
 """`flowgauge estimate`: what the factory will see."""
 
-import json as jsonlib
+import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import sha256
 from importlib.metadata import version
@@ -105,7 +105,7 @@ def estimate(
         raise UserError("--groups and --group both say which part an image shows.", "Give one of them.")
     costs = Costs(miss=cost_miss, false_alarm=cost_false_alarm, prevalence=prevalence)
     chooser = Chooser(choice=choose, costs=costs, budget=budget)
-    model, seeds = features.model(detector, members=members), range(seed, seed + repeats)
+    model, seeds = replace(features.model(detector), members=members), range(seed, seed + repeats)
     with bars() as report:
         work = Estimation(dataset, model, chooser, seeds, groups, group, keep_apart, init, cache, masks, device, report)
         found = work.run(json)
@@ -144,7 +144,7 @@ class Estimation:
     report: Report
 
     def run(self, out: Path | None) -> EstimateReport:
-        """All repeats that `out` does not tell of already; it is written after each."""
+        """Make the repeats that are not in `out` yet, which is written after each."""
         named, single = self._named_parts, {name: name for name in self._names}
         require_divisible(self._material(named or single))
         kept, apart = self._earlier(out)
@@ -266,7 +266,7 @@ class Estimation:
         values_of: dict[Choice, Any] = {Choice.COST: self.chooser.costs, Choice.BUDGET: self.chooser.budget}
         words = f"{choice} {values_of.get(choice)} {self.keep_apart}"
         digest = sha256(f"{self._features.settings_words} {words}".encode())
-        digest.update(jsonlib.dumps(self._named_parts, sort_keys=True).encode())
+        digest.update(json.dumps(self._named_parts, sort_keys=True).encode())
         if self.init is not None:
             digest.update(self.init.encode() if self.init == SHIPPED else Path(self.init).read_bytes())
         digest.update(self._features.images_sha256.encode())

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from time import perf_counter
@@ -44,10 +44,9 @@ class FeatureOptions:
     tiles: options.Tiles = None
     aspect: options.AspectOption = options.Aspect.SQUASH
 
-    def model(self, detector: str | None, **more: Any) -> Model:
-        """`more` are `Model`'s other fields."""
+    def model(self, detector: str | None) -> Model:
         return Model(
-            detector, self.weights, self.backbone, self.size, self.aspect, layers=self.layers, tiles=self.tiles, **more
+            detector, self.weights, self.backbone, self.size, self.aspect, layers=self.layers, tiles=self.tiles
         )
 
 
@@ -95,8 +94,8 @@ def evaluate(
     """
     check_writable(json)
     others = None if baseline is None else earlier_runs(baseline)
-    model = features.model(
-        detector,
+    model = replace(
+        features.model(detector),
         refine=refine,
         members=members,
         changes=tuple(changes or ()),

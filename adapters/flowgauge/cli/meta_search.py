@@ -98,7 +98,7 @@ class MetaSearch:
     report: Report
 
     def run(self, evaluations: int, out: Path) -> list[Evaluation]:
-        """All that `out` does not tell of already; it is written after each. The defaults are the first."""
+        """Evaluate as many choices as are missing in `out`, which is written after each. The defaults are the first."""
         known = items_left_in(out, lambda: self._key, Evaluation, "evaluations", "this search", "--out")
         sampler = Sampler(self.settings.seed)
         search_setup = None if len(known) >= evaluations else self._search_setup()

@@ -1,6 +1,6 @@
 """`flowgauge meta-train`: a meta-learned initialization, from many lines."""
 
-import json as jsonlib
+import json
 from dataclasses import dataclass
 from hashlib import sha256
 from importlib.metadata import version
@@ -179,7 +179,7 @@ class Kept:
 
     def keep(self, state: MetaState, seconds: float) -> None:
         tensors = {INIT + name: value for name, value in state.init.items()} | state.moments
-        turns = jsonlib.dumps([turn.model_dump() for turn in state.turns])
+        turns = json.dumps([turn.model_dump() for turn in state.turns])
         beside = self.path.with_name(f"{self.path.name}.part")
         contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
         save_file(contiguous, beside, metadata={KEY: self.key, TURNS: turns, SECONDS: f"{seconds}"})

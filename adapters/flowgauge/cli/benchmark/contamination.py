@@ -105,8 +105,8 @@ class Contamination:
     init: str
 
     def run(self, variants: Sequence[Variant], seeds: Sequence[int], out: Path | None) -> list[Cell]:
-        """The cells of all fits, in order: those that `out` tells of, of other variants and seeds too, and those done
-        now, after each of which it is written.
+        """Fit what has no cell in `out` yet, which is written after each fit. Returns all its cells in order, those of
+        other variants and seeds too.
 
         Raises `SettingsError` where the initialization is of another detector or backbone.
         """

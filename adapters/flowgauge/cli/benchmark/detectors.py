@@ -141,15 +141,14 @@ class Task:
 
 @dataclass(frozen=True)
 class DetectorComparison:
-    """`task` for every detector of `models` under every seed; `out` is written after each, and what it tells of is not
-    run again. The wall of heatmaps is that of the first seed.
-    """
+    """`task` for every detector of `models` under every seed. The wall of heatmaps is that of the first seed."""
 
     task: Task
     models: tuple[Model, ...]
     report: Report
 
     def run(self, seeds: Sequence[int], out: Path | None) -> list[Contender]:
+        """Fit what is no contender in `out` yet, which is written after each fit. Returns all contenders in it."""
         earlier = items_left_in(out, lambda: self._key, Contender, "contenders")
         known = {(contender.detector, contender.seed): contender for contender in earlier}
         plan = [(model, seed) for seed in seeds for model in self.models if (name_of(model), seed) not in known]

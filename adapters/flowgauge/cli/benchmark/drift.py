@@ -213,7 +213,7 @@ class Procedural:
 
 @dataclass(frozen=True)
 class AdaptationBenchmarks:
-    """One seed after the other; what the file `out` tells of is not run again."""
+    """One seed after the other; what is in the file `out` is not run again."""
 
     model: Model
     device: options.Device

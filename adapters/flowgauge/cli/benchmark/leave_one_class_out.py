@@ -108,9 +108,7 @@ class LeaveOneClassOut:
     labels: int
 
     def run(self, seeds: Sequence[int], out: Path | None) -> Left:
-        """All classes and seeds that `out` does not tell of already; it is written after each, with what else it told
-        of.
-        """
+        """Fit what has no cell in `out` yet, which is written after each fit and keeps its other cells."""
         earlier = items_left_in(out, lambda: self._key, LeftOutClass, "cells")
         known = {(cell.seed, cell.kind): cell for cell in earlier}
         for split in self.data.chosen(seeds):

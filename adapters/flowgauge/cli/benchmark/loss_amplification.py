@@ -100,7 +100,9 @@ class LossAmplification:
     report: Report
 
     def run(self, seeds: Sequence[int], out: Path | None) -> list[Amplified]:
-        """All fits that `out` does not tell of already; it is written after each, with what else it told of."""
+        """Fit what has no cell in `out` yet, which is written after each fit and keeps other cells. Returns those of
+        `seeds`.
+        """
         earlier = items_left_in(out, lambda: self._key, Amplified, "cells")
         known = {(cell.setting, cell.seed): cell for cell in earlier}
         jobs = list(self._jobs(seeds))

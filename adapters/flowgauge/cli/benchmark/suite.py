@@ -1,8 +1,8 @@
 """`flowgauge benchmark suite`: detectors over several data sets, the table that a change to one is measured by."""
 
-import json as jsonlib
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
@@ -202,7 +202,7 @@ def models_of(detectors: Sequence[str], changes: Sequence[str], features: Featur
                 f"Write --set DETECTOR.NAME=VALUE, with one of {', '.join(names)}.",
             )
         own[name].append(option)
-    models = tuple(features.model(name, changes=tuple(own[name])) for name in names)
+    models = tuple(replace(features.model(name), changes=tuple(own[name])) for name in names)
     for model in models:
         model.settings()
     return models
@@ -274,7 +274,7 @@ class Suite:
             if out is not None:
                 results = SuiteResults(tuple(known.values()), tuple(failures))
                 document = {"key": self._key, "contents": digests} | results.document()
-                write_whole(out, jsonlib.dumps(document, ensure_ascii=False, allow_nan=False))
+                write_whole(out, json.dumps(document, ensure_ascii=False, allow_nan=False))
         if failures and not known:
             raise UserError(f"Nothing could be measured. {failures[0].dataset}: {failures[0].cause}")
         return SuiteResults(tuple(known.values()), tuple(failures))

@@ -76,7 +76,7 @@ def demo(
     given = {**played, "seed": seed, "detector": detector, "weights": weights, "size": size}
     demo_model, console = DemoModel(detector, weights, size, device), stderr() if json else stdout()
     if stack:
-        # the servers' clients take seconds to load, and most demonstrations do without servers
+        # the servers' clients come with an extra, which a demonstration without servers does not need
         from flowgauge.cli.demo.cluster import as_lines, multi_line
 
         command = command_line({**given, "lines": lines, "rate": rate}, "--stack")
