@@ -8,7 +8,7 @@ from pathlib import Path, PosixPath
 
 import pytest
 
-from flowgauge.cli.detector_comparison import DetectorComparison
+from flowgauge.cli.benchmark.detectors import DetectorComparison, Task
 from flowgauge.cli.model import Model
 from flowgauge.cli.options import Aspect, Device
 from flowgauge.domain.errors import Unavailable
@@ -219,9 +219,8 @@ class _Deadly(PosixPath):
 
 def test_a_process_that_is_killed_is_reported() -> None:
     model = Model("rad", None, None, SIDE, Aspect.SQUASH)
-    comparison_run = DetectorComparison(
-        _Deadly(tiny_dataset()), None, None, None, (model,), Device.CPU, 4, lambda *reported: None
-    )
+    task = Task(_Deadly(tiny_dataset()), None, None, None, model, Device.CPU, 4)
+    comparison_run = DetectorComparison(task, (model,), lambda *reported: None)
     with pytest.raises(Unavailable, match=r"measured rad was killed"):
         comparison_run.run([0], None)
 

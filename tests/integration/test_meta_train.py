@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from flowgauge.cli.meta_learning import Kept
+from flowgauge.cli.meta_train import Kept
 from flowgauge.meta.initialization import read
 from flowgauge.meta.outer_loop import MetaState, Turn
 from tests.support.plants import tiny_dataset

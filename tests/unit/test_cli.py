@@ -1,14 +1,16 @@
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
 import typer.main
 
 from flowgauge.cli import options
 from flowgauge.cli.app import app
+from flowgauge.cli.commands import LazyCommand, unbundled
 from flowgauge.cli.exits import Exit, exit_code
 from flowgauge.cli.output import cell
 from flowgauge.domain import errors
@@ -38,6 +40,37 @@ def test_the_help_names_the_exit_codes_and_all_commands(flowgauge: Shell) -> Non
     shown = flowgauge("--help").out
     assert "Exit codes: 0 fine" in shown
     assert all(path[0] in shown for path in commands())
+
+
+def test_lists_of_commands_say_what_the_help_of_each_begins_with() -> None:
+    for path in commands():
+        step: Any = typer.main.get_command(app)
+        for name in path:
+            step = step.commands[name]
+        if isinstance(step, LazyCommand):
+            assert step.help == " ".join(step.load().help.split("\n\n")[0].split())
+
+
+@dataclass(frozen=True)
+class Where:
+    shelf: Annotated[int, typer.Option(min=1)] = 1
+    box: str = "red"
+
+
+def test_the_fields_of_a_dataclass_are_options_of_the_command_that_takes_it() -> None:
+    given: list[object] = []
+
+    def find(name: str, where: Where = Where(), loud: bool = False) -> None:
+        given.extend((name, where, loud))
+
+    single = typer.Typer(add_completion=False)
+    single.command()(unbundled(find))
+    command: Any = typer.main.get_command(single)
+    assert [param.name for param in command.params] == ["name", "shelf", "box", "loud"]
+    command.main(["screw", "--box", "blue"], standalone_mode=False)
+    assert given == ["screw", Where(box="blue"), False]
+    with pytest.raises(Exception, match="greater than or equal to 1"):
+        command.main(["screw", "--shelf", "0"], standalone_mode=False)
 
 
 def test_help_for_a_line_names_every_setting(flowgauge: Shell) -> None:

@@ -4,7 +4,7 @@ from uuid import UUID
 
 from rich.console import Console
 
-from flowgauge.cli.screen import Screen
+from flowgauge.cli.demo.screen import Screen
 from flowgauge.domain.messages import Alert, AlertKind, Decision, Source, Statistics, Verdict
 
 AT = datetime(2025, 3, 1, tzinfo=UTC)

@@ -6,10 +6,16 @@ from statistics import fmean
 
 import pytest
 
-from flowgauge.cli.demo_line import INTERVAL, LineClock
-from flowgauge.cli.demofolder import DemoFolder
-from flowgauge.cli.recorded_script import recorded_script
-from flowgauge.cli.script import DRIFT, TESTING, TRAINING, Frame, Script, procedural_script
+from flowgauge.cli.demo.driver import INTERVAL, DemoFolder, LineClock
+from flowgauge.cli.demo.scenario import (
+    DRIFT,
+    TESTING,
+    TRAINING,
+    Frame,
+    Script,
+    procedural_script,
+    recorded_script,
+)
 from flowgauge.domain.errors import DatasetError, UserError
 from flowgauge.reports.story import Truth
 from flowgauge.synthetic.procedural.line import MATERIALS

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from flowgauge.adaptation.refine import Division
-from flowgauge.cli import search_run as search_module
+from flowgauge.cli import meta_search as search_module
+from flowgauge.cli.meta_search import Evaluation, MetaSearch, best, markdown
 from flowgauge.cli.model import Model
 from flowgauge.cli.options import Aspect, Device
-from flowgauge.cli.search_run import Evaluation, MetaSearch, best, table
 from flowgauge.domain.errors import UserError
 from flowgauge.meta.search import DEFAULTS, SUPPORT, Choice, JudgedLine, SearchSettings, SearchSetup, mixed
 from flowgauge.meta.tasks import MetaLine
@@ -139,7 +139,7 @@ def test_without_optuna_the_extra_is_named(
 
 def test_the_table_and_the_plot_tell_of_every_choice(data: BenchmarkData, tmp_path: Path) -> None:
     found = search().run(4, tmp_path / "search.json")
-    rows = table(found, QUICK.levels).splitlines()
+    rows = markdown(found, QUICK.levels).splitlines()
     assert len(rows) == 2 + len(found)
     assert [number for number, row in enumerate(rows[2:]) if "**" in row] == [found.index(best(found))]
     drawn = search_svg([each.choice for each in found], [each.worst for each in found])

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import flowgauge.cli.suite_run as work
-from flowgauge.cli.detector_comparison import Task
-from flowgauge.cli.model import Model
-from flowgauge.cli.options import Aspect, Device
+import flowgauge.cli.benchmark.suite as work
+from flowgauge.cli.benchmark.detectors import Task
+from flowgauge.cli.evaluate import FeatureOptions
+from flowgauge.cli.options import Device
 from flowgauge.domain.errors import DatasetError, UserError
 from flowgauge.evaluation.comparison import Contender, PromisedRate, miss_shares, promised_rates, threshold_at_true_rate
 from flowgauge.evaluation.datasets import Entry
@@ -234,7 +234,7 @@ def fits(monkeypatch: pytest.MonkeyPatch) -> Fits:
 
 
 def suite_of(root: Path, detectors: tuple[str, ...] = ("rad",), shots: tuple[int, ...] = (8,)) -> work.Suite:
-    models = work.models_of(detectors, (), Model(None, None, None, None, Aspect.SQUASH))
+    models = work.models_of(detectors, (), FeatureOptions())
     return work.Suite(work.datasets_in(root, ()), models, Device.CPU, None, shots, lambda what, done, total: None)
 
 
@@ -311,13 +311,13 @@ def test_a_folder_without_the_data_set_is_a_mistake(names: tuple[str, ...], said
 
 
 def test_options_belong_to_one_detector() -> None:
-    common = Model(None, None, None, None, Aspect.SQUASH)
-    glass, rad = work.models_of(("glass", "rad"), ("glass.steps=5",), common)
+    features = FeatureOptions()
+    glass, rad = work.models_of(("glass", "rad"), ("glass.steps=5",), features)
     assert (glass.changes, rad.changes) == (("steps=5",), ())
-    assert "lamp" not in [model.detector for model in work.models_of((), (), common)]
+    assert "lamp" not in [model.detector for model in work.models_of((), (), features)]
     for change in ("steps=5", "csflow.steps=5", "glass.nothing=5"):
         with pytest.raises(UserError):
-            work.models_of(("glass", "rad"), (change,), common)
+            work.models_of(("glass", "rad"), (change,), features)
 
 
 @pytest.mark.parametrize(("text", "sizes"), [(None, ()), ("32,8,8", (8, 32))])

@@ -6,44 +6,68 @@ from typing import Annotated
 
 import typer
 
-from flowgauge.cli.adapt import adapt
 from flowgauge.cli.benchmark import benchmark
-from flowgauge.cli.check_data import check_data
+from flowgauge.cli.commands import Listed, lazy_group
 from flowgauge.cli.config import MAX_MEGAPIXELS_KEY, defaults_for, megapixels, read_config
 from flowgauge.cli.dead_letters import dead_letters
-from flowgauge.cli.demo import demo
-from flowgauge.cli.estimate import estimate
-from flowgauge.cli.evaluate import evaluate
 from flowgauge.cli.exits import EPILOG
-from flowgauge.cli.fit import fit
 from flowgauge.cli.golden import golden
-from flowgauge.cli.label import label
 from flowgauge.cli.lines import lines
-from flowgauge.cli.meta_search import meta_search
-from flowgauge.cli.meta_train import meta_train
 from flowgauge.cli.output import say
-from flowgauge.cli.publish import publish
-from flowgauge.cli.run import run
-from flowgauge.cli.score import score
 from flowgauge.cli.snapshots import snapshots
-from flowgauge.cli.status import alerts, status
 from flowgauge.cli.store import store
 from flowgauge.cli.topics import topics
-from flowgauge.cli.worker import worker
 from flowgauge.domain.image_limits import MAX_MEGAPIXELS, ImageLimits, set_limits
 
+COMMANDS = {
+    "demo": Listed("flowgauge.cli.demo.command:demo", "Watch a gauge keep up with a line that drifts."),
+    "fit": Listed("flowgauge.cli.fit:fit", "Fit a gauge to good images and make it the active one of a line."),
+    "score": Listed("flowgauge.cli.score:score", "Judge images with a line's gauge."),
+    "run": Listed(
+        "flowgauge.cli.run:run",
+        "Score images as they appear in a folder, watch the line for drift, and adapt its gauge.",
+    ),
+    "adapt": Listed("flowgauge.cli.adapt:adapt", "Re-cut a line's gauge from its buffer, now, whatever its policy."),
+    "label": Listed(
+        "flowgauge.cli.label:label", "Say whether a verdict's image is good or defective, and keep it as golden."
+    ),
+    "check-data": Listed(
+        "flowgauge.cli.check_data:check_data", "Look for what makes figures on a data set mislead, or a gauge fail."
+    ),
+    "evaluate": Listed(
+        "flowgauge.cli.evaluate:evaluate",
+        "Fit to a data set's good images, judge its test images, and say how well that went.",
+    ),
+    "estimate": Listed(
+        "flowgauge.cli.estimate:estimate",
+        "Say what a factory would see: false alarms and misses with honest intervals.",
+    ),
+    "meta-train": Listed(
+        "flowgauge.cli.meta_train:meta_train", "Learn parameters from which headflow learns a new line in few steps."
+    ),
+    "meta-search": Listed(
+        "flowgauge.cli.meta_search:meta_search",
+        "Search for the lengths of inner and outer steps, and for the limit of suspicion.",
+    ),
+    "worker": Listed(
+        "flowgauge.cli.worker:worker", "Take a share of the plant's work, as a member of a consumer group."
+    ),
+    "publish": Listed(
+        "flowgauge.cli.publish:publish", "Send the images of a folder to the plant, as a production line would."
+    ),
+    "status": Listed(
+        "flowgauge.cli.status:status", "Show how far behind each group of workers is, and what each line has."
+    ),
+    "alerts": Listed("flowgauge.cli.status:alerts", "Show the latest alerts, oldest first."),
+}
 app = typer.Typer(
     name="flowgauge",
+    cls=lazy_group(COMMANDS, EPILOG),
     no_args_is_help=True,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-_OF_A_LINE = (demo, fit, score, run, adapt, label)
-_OF_METHODS = (check_data, evaluate, estimate, meta_train, meta_search)
-_OF_A_PLANT = (worker, publish, status, alerts)
-for command in (*_OF_A_LINE, *_OF_METHODS, *_OF_A_PLANT):
-    app.command(epilog=EPILOG)(command)
 for name, group in (
     ("snapshots", snapshots),
     ("lines", lines),

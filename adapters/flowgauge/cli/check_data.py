@@ -1,21 +1,31 @@
 """`flowgauge check-data`: what is wrong with a data set, before a gauge is fitted to it and after."""
 
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Any
 
 import typer
 
 from flowgauge.cli import options
-from flowgauge.cli.evaluate import check_writable
-from flowgauge.cli.output import as_json, emit, say, show
-from flowgauge.cli.progress import bars
+from flowgauge.cli.model import torch_device
+from flowgauge.cli.opened import opened
+from flowgauge.cli.output import as_json, emit, say, show, warn
+from flowgauge.cli.progress import Report, bars
+from flowgauge.cli.results import check_writable
+from flowgauge.datachecks.examine import Examination, examine
 from flowgauge.domain.errors import UserError
+from flowgauge.evaluation.datasets import Sample, sift
+from flowgauge.evaluation.splits import read_groups
+from flowgauge.reports.diagnosis import write_diagnosis
+from flowgauge.training.fit import FitSettings, embedder_for
+from flowgauge.training.gauge import Gauge
+from flowgauge.training.snapshot import MANIFEST_NAME, WEIGHTS_NAME, load
+from flowgauge.vision.decoding import SixteenBit
+from flowgauge.vision.preprocessing import sixteen_bit_rule
 
-if TYPE_CHECKING:
-    from flowgauge.datachecks.examine import Examination
-    from flowgauge.datachecks.issue import Check
-
-_NAMED = 3  # images that the terminal names of each finding; JSON and the report name all
+SCHEMA = 1
+# images that the terminal names of each issue: more push earlier issues off the screen; JSON and the report name all
+NAMED = 3
 
 
 def check_data(
@@ -48,42 +58,85 @@ def check_data(
     A problem is told with its figures and its remedy; limits hold for the whole family of images, so that a clean set
     is told clean.
     """
-    from flowgauge.cli.examination import document, examination
-
-    check_writable(json if str(json) != "-" else None)
-    if report is not None and (report.is_dir() or not report.parent.is_dir()):
-        raise UserError(f"{report} is no place for a file.", "Give --report a file name in a folder that exists.")
+    printed = str(json) == "-"
+    check_writable(None if printed else json)
+    check_writable(report, option="--report")
     with bars() as progress:
         found = examination(dataset, gauge, groups, device, progress)
     if report is not None:
-        from flowgauge.reports.diagnosis import write_diagnosis
-
         write_diagnosis(dataset.resolve().name, found, report)
-    if json is not None and str(json) == "-":
+    if printed:
         emit(document(dataset, found))
     else:
         if json is not None:
             json.write_text(as_json(document(dataset, found)))
-        _tell(found)
+        print_issues(found)
     if strict and found.problems:
         raise typer.Exit(1)
 
 
-def _tell(found: "Examination") -> None:
-    show(("check", "outcome", "question"), ((check.name, _outcome(check), check.question) for check in found.checks))
+def examination(
+    dataset: Path, gauge: Path | None, groups: Path | None, device: options.Device, report: Report
+) -> Examination:
+    """Raises `DatasetError` for what cannot be examined, `SnapshotInvalid` for a gauge that must not be loaded."""
+    where = torch_device(device)
+    found = opened(dataset)
+    known = None if groups is None else read_groups(groups)
+    fitted = None if gauge is None else stored_in(gauge, where)
+    embedder = embedder_for(FitSettings(), where)
+    if fitted is not None:
+        rule = fitted.manifest.preprocessing.sixteen_bit
+    else:
+        # as `fit` would guess it
+        rule = sixteen_bit_rule(sample.picture for sample in sift(found.train) if isinstance(sample, Sample))
+        if rule is not SixteenBit.FULL_RANGE:
+            warn(f"16-bit files are read as {rule}, 0 to {rule.white}, which holds all values of the training images.")
+    preprocessing = embedder.preprocessing.model_copy(update={"sixteen_bit": rule})
+    return examine(found, replace(embedder, preprocessing=preprocessing), fitted, known, report)
+
+
+def stored_in(folder: Path, device: str) -> Gauge:
+    """The gauge of a snapshot's folder. Raises `UserError` where there is no snapshot."""
+    try:
+        return load((folder / MANIFEST_NAME).read_bytes(), (folder / WEIGHTS_NAME).read_bytes(), device=device)
+    except OSError as error:
+        raise UserError(
+            f"{folder} holds no snapshot: {error.filename} cannot be read ({error.strerror}).",
+            f"Give the folder that holds {MANIFEST_NAME} and {WEIGHTS_NAME}.",
+        ) from error
+
+
+def document(dataset: Path, found: Examination) -> dict[str, Any]:
+    """`problems` counts findings that are more than notes; each check has its figures whether it found anything."""
+    seen = found.seen
+    return {
+        "schema_version": SCHEMA,
+        "dataset": dataset.resolve().name,
+        "images": {
+            "train": seen.trained,
+            "test_good": int((~seen.train & seen.good).sum()),
+            "test_defect": int((~seen.good).sum()),
+            "unreadable": len(seen.unreadable),
+        },
+        "problems": len(found.problems),
+        "checks": [check.model_dump(mode="json") for check in found.checks],
+    }
+
+
+def print_issues(found: Examination) -> None:
+    """A row per check, and each issue with its first images and its remedy."""
+    rows = []
+    for check in found.checks:
+        outcome = "skipped" if check.skipped else "noted" if check.findings else "fine"
+        rows.append((check.name, f"{len(check.problems)} found" if check.problems else outcome, check.question))
+    show(("check", "outcome", "question"), rows)
     for finding in found.findings:
         say(f"\n{finding.level.upper()}: {finding.title}\n  {finding.seen}")
-        for image in finding.images[:_NAMED]:
+        for image in finding.images[:NAMED]:
             beside = f" beside {image.beside}" if image.beside else ""
             say(f"  - {image.name}{beside}: {image.words}")
-        if len(finding.images) > _NAMED:
-            say(f"  - and {len(finding.images) - _NAMED} more (--json or --report names all)")
+        if len(finding.images) > NAMED:
+            say(f"  - and {len(finding.images) - NAMED} more (--json or --report names all)")
         say(f"  {finding.remedy}")
     if not found.problems:
         say("\nNo problem was found.")
-
-
-def _outcome(check: "Check") -> str:
-    if check.problems:
-        return f"{len(check.problems)} found"
-    return "skipped" if check.skipped else "noted" if check.findings else "fine"

@@ -1,36 +1,47 @@
 """`flowgauge estimate`: what the factory will see."""
 
-from collections.abc import Iterator
-from enum import StrEnum
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from hashlib import sha256
+from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from time import perf_counter
+from typing import Annotated, Any
 
+import numpy as np
 import typer
+from pydantic import TypeAdapter
 
 from flowgauge.cli import options
-from flowgauge.cli.evaluate import check_writable
-from flowgauge.cli.output import emit, say, show, warn
-from flowgauge.cli.progress import bars
+from flowgauge.cli.evaluate import DEFAULT_FEATURES, FeatureOptions
+from flowgauge.cli.features import Cache, Features
+from flowgauge.cli.model import SHIPPED, Model, fitting_start, torch_device
+from flowgauge.cli.opened import opened
+from flowgauge.cli.output import as_json, emit, warn, write_whole
+from flowgauge.cli.progress import Report, bars, reported
+from flowgauge.cli.results import check_writable, conclude, left_in
 from flowgauge.domain.errors import UserError
+from flowgauge.evaluation.choices import Choice, Costs
+from flowgauge.evaluation.datasets import Dataset, Entry
+from flowgauge.evaluation.estimate import EstimateReport, Origin, Repeat, estimated
+from flowgauge.evaluation.near_duplicates import NearDuplicates, duplicate_groups, near_duplicates_of
+from flowgauge.evaluation.replicates import Chooser, Material, Replicates, require_divisible
+from flowgauge.evaluation.splits import Groups, groups_by_name, groups_of, read_groups
+from flowgauge.meta.initialization import MetaInit
+from flowgauge.reports.estimate import write_estimate
+from flowgauge.training.fit import embedder_for
 
-if TYPE_CHECKING:
-    from flowgauge.evaluation.estimate import EstimateReport, Figure
-
-
-class Choose(StrEnum):
-    """The names of `flowgauge.evaluation.choices.Choice`, repeated here so that the command line loads no numpy."""
-
-    YOUDEN = "youden"
-    COST = "cost"
-    BUDGET = "budget"
-    OWN = "own"
+Known = dict[int, Repeat]
+"""By seed."""
 
 
 def estimate(
     dataset: Annotated[Path, typer.Argument(help="A data set in the MVTec AD layout.")],
     choose: Annotated[
-        Choose, typer.Option(help="How to choose the threshold; own is the gauge's own, from good images alone.")
-    ] = Choose.YOUDEN,
+        Choice, typer.Option(help="How to choose the threshold; own is the gauge's own, from good images alone.")
+    ] = Choice.YOUDEN,
     cost_miss: Annotated[float, typer.Option(min=0, help="What a missed defect costs, in any currency.")] = 10.0,
     cost_false_alarm: Annotated[float, typer.Option(min=0, help="What a false alarm costs.")] = 1.0,
     prevalence: Annotated[
@@ -53,19 +64,9 @@ def estimate(
     detector: options.Detector = None,
     members: options.Members = None,
     init: options.MetaInit = None,
-    weights: options.Weights = None,
-    backbone: options.Backbone = None,
-    layers: options.Layers = None,
-    size: options.Size = None,
-    tiles: options.Tiles = None,
-    aspect: options.AspectOption = options.Aspect.SQUASH,
+    features: FeatureOptions = DEFAULT_FEATURES,
     masks: options.Masks = None,
-    cache: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder for features, some 1 MB an image. ~/.cache/flowgauge by default.", show_default=False
-        ),
-    ] = None,
+    cache: Cache = None,
     device: options.DeviceOption = options.Device.AUTO,
     json: Annotated[
         Path | None, typer.Option("--json", help="Write all there, after every repeat; a second run goes on.")
@@ -97,52 +98,174 @@ def estimate(
     --prevalence matters for costs alone. A defect in a hundred, ten times as
     dear as a false alarm, is an assumption: give your own.
     """
-    from flowgauge.cli.estimation import Estimation, Request
-    from flowgauge.cli.model import Model
-    from flowgauge.evaluation.choices import Choice, Costs
-    from flowgauge.evaluation.replicates import Chooser
-
-    for path in (json, html):
-        check_writable(path)
-    _require_one(groups, group)
-    costs = Costs(miss=cost_miss, false_alarm=cost_false_alarm, prevalence=prevalence)
-    chooser = Chooser(choice=Choice(choose.value), costs=costs, budget=budget)
-    model = Model(detector, weights, backbone, size, aspect, members=members, layers=layers, tiles=tiles)
-    request = Request(dataset, chooser, repeats, seed, groups, group, keep_apart, init, cache, masks)
-    with bars() as report:
-        found = Estimation(request, model, device, report).run(json)
-    if html is not None:
-        from flowgauge.reports.estimate import write_estimate
-
-        write_estimate(found, html)
-    _tell(found, json, html)
-
-
-def _require_one(groups: Path | None, pattern: str | None) -> None:
-    if groups is not None and pattern is not None:
+    check_writable(json, html)
+    if groups is not None and group is not None:
         raise UserError("--groups and --group both say which part an image shows.", "Give one of them.")
-
-
-def _tell(found: "EstimateReport", json: Path | None, html: Path | None) -> None:
-    """The whole on stdout for scripts; or a table for people, with the whole in a file."""
+    costs = Costs(miss=cost_miss, false_alarm=cost_false_alarm, prevalence=prevalence)
+    chooser = Chooser(choice=choose, costs=costs, budget=budget)
+    model, seeds = replace(features.model(detector), members=members), range(seed, seed + repeats)
+    with bars() as report:
+        work = Estimation(dataset, model, chooser, seeds, groups, group, keep_apart, init, cache, masks, device, report)
+        found = work.run(json)
+    if html is not None:
+        write_estimate(found, html)
     for words in found.warnings():
         warn(words)
+    document = found.model_dump(mode="json")
     if json is None:
-        emit(found.model_dump(mode="json"))
+        emit(document)
         return
-    show(("figure", "mean", "spread", "95 % interval", "a plain t interval"), _rows(found.estimate.figures()))
-    say("")
-    for sentence in found.sentences():
-        say(sentence)
-    for path in (json, html):
-        if path is not None:
-            say(f"wrote {path}")
+    rows = []
+    for name, figure in found.estimate.figures().items():
+        (low, high), (plain_low, plain_high) = figure.interval, figure.plain_interval
+        intervals = f"{low:.4g} to {high:.4g}", f"{plain_low:.4g} to {plain_high:.4g}"
+        rows.append((name, figure.mean, figure.spread, *intervals))
+    columns = ("figure", "mean", "spread", "95 % interval", "a plain t interval")
+    conclude(document, (json, html), columns, rows, ("", *found.sentences()))
 
 
-def _rows(figures: dict[str, "Figure"]) -> Iterator[tuple[object, ...]]:
-    for name, figure in figures.items():
-        yield name, figure.mean, figure.spread, _ends(figure.interval), _ends(figure.plain_interval)
+@dataclass(frozen=True)
+class Estimation:
+    """What a person asked for. Parts are what the file `groups` says, or what `pattern` finds in images' paths."""
 
+    dataset: Path
+    model: Model
+    chooser: Chooser
+    seeds: range
+    groups: Path | None
+    pattern: str | None
+    keep_apart: bool
+    init: str | None
+    cache: Path | None
+    masks: Path | None
+    device: options.Device
+    report: Report
 
-def _ends(interval: tuple[float, float]) -> str:
-    return f"{interval[0]:.4g} to {interval[1]:.4g}"
+    def run(self, out: Path | None) -> EstimateReport:
+        """Make the repeats that are not in `out` yet, which is written after each."""
+        named, single = self._named_parts, {name: name for name in self._names}
+        require_divisible(self._material(named or single))
+        kept, apart = self._earlier(out)
+        near_duplicates: tuple[NearDuplicates, ...] = () if named is not None else self._near_duplicates()
+        groups = named or duplicate_groups(self._names, near_duplicates)
+        plan = [(groups, kept, seed) for seed in self.seeds if seed not in kept]
+        # where near duplicates are kept together, the same once more with each image as a part of its own: what the
+        # figures would look like had they been torn apart
+        plan += [(single, apart, seed) for seed in self.seeds if near_duplicates and seed not in apart]
+        settings, chooser = self.model.settings(), self.chooser
+        for parts, known, seed in reported(plan, "repeats", self.report):
+            data, material = self._features.data, self._material(parts)
+            replicates = Replicates(data, material, chooser, settings, self._init, perf_counter, self.report)
+            known[seed] = replicates.repeat(seed)
+            if out is not None:
+                write_whole(out, as_json(self._progress_document(kept, apart)))
+        estimate_report = self._estimate_report(groups, kept, apart, near_duplicates)
+        if out is not None:
+            write_whole(out, as_json(estimate_report.model_dump(mode="json") | self._progress_document(kept, apart)))
+        return estimate_report
+
+    def _estimate_report(
+        self, groups: Groups, kept: Known, apart: Known, near_duplicates: tuple[NearDuplicates, ...]
+    ) -> EstimateReport:
+        material = self._material(groups)
+        costs, good = self.chooser.costs, int((~material.defective & ~material.trains).sum())
+        repeats, torn = ([known[seed] for seed in self.seeds if seed in known] for known in (kept, apart))
+        if self.groups is not None:
+            origin = Origin.FILE
+        elif self.pattern is not None:
+            origin = Origin.NAMES
+        else:
+            origin = Origin.NEAR_DUPLICATES if near_duplicates else Origin.IMAGES
+        single = {name: name for name in self._names}
+        return EstimateReport(
+            dataset=self.dataset.resolve().name,
+            detector=self.model.settings().detector,
+            software=f"flowgauge {version('flowgauge')}",
+            key=self._key,
+            chooser=self.chooser,
+            good_images=int((~material.defective).sum()),
+            defective_images=int(material.defective.sum()),
+            parts=len(set(material.groups)),
+            origin=origin,
+            estimate=estimated(repeats, groups, costs, good),
+            duplicates_apart=estimated(torn, single, costs, good) if near_duplicates else None,
+            near_duplicates=near_duplicates,
+            repeats=tuple(repeats),
+            repeats_apart=tuple(torn) if near_duplicates else (),
+        )
+
+    def _progress_document(self, kept: Known, apart: Known) -> dict[str, Any]:
+        """All that was ever repeated, of other seeds too."""
+
+        def values_of(known: Known) -> list[Any]:
+            return [known[seed].model_dump(mode="json") for seed in sorted(known)]
+
+        return {"key": self._key, "repeats": values_of(kept), "repeats_apart": values_of(apart)}
+
+    def _earlier(self, out: Path | None) -> tuple[Known, Known]:
+        def by_seed(repeats: Iterable[Any]) -> Known:
+            return {found.seed: found for found in TypeAdapter(list[Repeat]).validate_python(repeats, strict=False)}
+
+        def read(document: dict[str, Any]) -> tuple[Known, Known]:
+            return by_seed(document["repeats"]), by_seed(document["repeats_apart"])
+
+        return left_in(out, lambda: self._key, read, "an estimate") or ({}, {})
+
+    @cached_property
+    def _dataset(self) -> Dataset:
+        return opened(self.dataset, self.masks)
+
+    @cached_property
+    def _entries(self) -> list[Entry]:
+        return sorted((*self._dataset.train, *self._dataset.test), key=lambda entry: entry.name)
+
+    @cached_property
+    def _names(self) -> list[str]:
+        return [entry.name for entry in self._entries]
+
+    @cached_property
+    def _named_parts(self) -> Groups | None:
+        """What the person said; None: nothing."""
+        if self.groups is not None:
+            parts = groups_of(self._entries, read_groups(self.groups))
+            return dict(zip(self._names, parts, strict=True))
+        return None if self.pattern is None else groups_by_name(self._names, self.pattern)
+
+    def _material(self, groups: Groups) -> Material:
+        trains = {entry.name for entry in self._dataset.train} if self.keep_apart else set()
+        return Material(
+            defective=np.array([entry.defective for entry in self._entries]),
+            groups=tuple(groups[name] for name in self._names),
+            trains=np.array([name in trains for name in self._names]),
+        )
+
+    @cached_property
+    def _features(self) -> Features:
+        settings, where = self.model.settings(), torch_device(self.device)
+        return Features(self._entries, settings, where, self.cache, self.report)
+
+    def _near_duplicates(self) -> tuple[NearDuplicates, ...]:
+        data = self._features.data
+        detector = embedder_for(self.model.settings(), torch_device(self.device)).detector
+        patch_features = detector.patch_features(data.plain(data.names)).float().numpy()
+        return tuple(near_duplicates_of(data.names, patch_features, {entry.name for entry in self._dataset.train}))
+
+    @cached_property
+    def _init(self) -> MetaInit | None:
+        """Raises `SettingsError` where that is of another detector or backbone."""
+        if self.init is None:
+            return None
+        return fitting_start(self.init, self.model.settings(), torch_device(self.device))
+
+    @cached_property
+    def _key(self) -> str:
+        """Changes with everything that a repeat depends on, but its seed."""
+        choice = self.chooser.choice
+        values_of: dict[Choice, Any] = {Choice.COST: self.chooser.costs, Choice.BUDGET: self.chooser.budget}
+        words = f"{choice} {values_of.get(choice)} {self.keep_apart}"
+        digest = sha256(f"{self._features.settings_words} {words}".encode())
+        digest.update(json.dumps(self._named_parts, sort_keys=True).encode())
+        if self.init is not None:
+            digest.update(self.init.encode() if self.init == SHIPPED else Path(self.init).read_bytes())
+        digest.update(self._features.images_sha256.encode())
+        return digest.hexdigest()

@@ -1,25 +1,61 @@
 """`flowgauge evaluate`: how good a gauge is on a data set whose answers are known."""
 
+import json
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
+from time import perf_counter
 from typing import Annotated, Any
 
 import typer
+from pydantic import TypeAdapter
 
 from flowgauge.cli import options
+from flowgauge.cli.model import Model, seeing, start_at, torch_device
+from flowgauge.cli.opened import opened
 from flowgauge.cli.output import as_json, emit, say, show, warn
-from flowgauge.cli.progress import bars
+from flowgauge.cli.progress import Report, bars
+from flowgauge.cli.results import check_writable
 from flowgauge.domain.errors import UserError
+from flowgauge.evaluation.evaluate import Conditions, Inspect, Progress, nobody
+from flowgauge.evaluation.evaluate import evaluate as evaluated
+from flowgauge.evaluation.results import Evaluation, Run, paired_difference
+from flowgauge.evaluation.splits import Trial, own_trial, read_groups, read_splits, trial
+from flowgauge.training.fit import fit
+from flowgauge.training.gauge import Gauge
+from flowgauge.vision.decoding import Picture
+
+Seeds = Annotated[str, typer.Option(help="One seed, or several: 0,1,2.")]
+Limit = Annotated[
+    int | None, typer.Option(min=1, help="At most so many images in training, and of each kind in the test.")
+]
+
+
+@dataclass(frozen=True)
+class FeatureOptions:
+    """How images become features: options of every command that has a parameter of this class."""
+
+    weights: options.Weights = None
+    backbone: options.Backbone = None
+    layers: options.Layers = None
+    size: options.Size = None
+    tiles: options.Tiles = None
+    aspect: options.AspectOption = options.Aspect.SQUASH
+
+    def model(self, detector: str | None) -> Model:
+        return Model(
+            detector, self.weights, self.backbone, self.size, self.aspect, layers=self.layers, tiles=self.tiles
+        )
+
+
+DEFAULT_FEATURES = FeatureOptions()
 
 
 def evaluate(
     dataset: Annotated[Path, typer.Argument(help="A data set in the MVTec AD layout.")],
     detector: options.Detector = None,
-    weights: options.Weights = None,
-    backbone: options.Backbone = None,
-    layers: options.Layers = None,
-    size: options.Size = None,
-    tiles: options.Tiles = None,
-    aspect: options.AspectOption = options.Aspect.SQUASH,
+    features: FeatureOptions = DEFAULT_FEATURES,
     bits: options.BitsOption = None,
     masks: options.Masks = None,
     refine: options.Refine = False,
@@ -31,15 +67,13 @@ def evaluate(
         Path | None, typer.Option(help="JSON: which images train and which judge, by seed and noise.", metavar="FILE")
     ] = None,
     noise: Annotated[float | None, typer.Option(help="Share of defects in training, for --splits.")] = None,
-    seed: Annotated[str, typer.Option(help="One seed, or several: 0,1,2.")] = "0",
+    seed: Seeds = "0",
     groups: options.Groups = None,
     baseline: Annotated[
         Path | None,
         typer.Option(help="JSON of an earlier evaluation of the same test images: say by how much this one differs."),
     ] = None,
-    limit: Annotated[
-        int | None, typer.Option(min=1, help="At most so many images in training, and of each kind in the test.")
-    ] = None,
+    limit: Limit = None,
     device: options.DeviceOption = options.Device.AUTO,
     json: Annotated[Path | None, typer.Option("--json", help="Write the figures there; - is stdout.")] = None,
 ) -> None:
@@ -57,46 +91,32 @@ def evaluate(
     under runs. --baseline tells the paired difference to an earlier result,
     with its interval over parts and seeds. Speeds are taken at batch 16, gauge and bare backbone in turns.
     """
-    from flowgauge.cli.evaluation import chosen_trials, compared, earlier_runs, evaluation, tell_one_sided
-    from flowgauge.cli.model import Model
-
     check_writable(json)
     others = None if baseline is None else earlier_runs(baseline)
-    model = Model(
-        detector,
-        weights,
-        backbone,
-        size,
-        aspect,
-        refine,
-        members,
-        tuple(changes or ()),
-        layers,
-        tiles,
-        false_alarms,
-        bits,
+    model = replace(
+        features.model(detector),
+        refine=refine,
+        members=members,
+        changes=tuple(changes or ()),
+        false_alarms=false_alarms,
+        bits=bits,
     )
     with bars() as report:
         trials = chosen_trials(dataset, splits, seeds_of(seed), noise, limit, masks)
-        tell_one_sided(trials)
+        warn_of_missing_kinds(trials)
         found = evaluation(dataset.resolve().name, trials, model, init, groups, device, report)
     for name, cause in {name: cause for run in found.runs for name, cause in run.unreadable.items()}.items():
         warn(f"{name} is left out. {cause}")
     document = found.document()
     if others is not None:
-        document["baseline"] = compared(found, others, groups).model_dump(mode="json")
+        parts = None if groups is None else read_groups(groups)
+        document["baseline"] = paired_difference(found.runs, others, parts).model_dump(mode="json")
     if json is not None and str(json) == "-":
         emit(document)
         return
     if json is not None:
         json.write_text(as_json(document), encoding="utf-8")
-    _tell(document)
-
-
-def check_writable(json: Path | None) -> None:
-    """Before the work and not after it. Raises `UserError` where the figures cannot be written."""
-    if json is not None and (json.is_dir() or not json.parent.is_dir()):
-        raise UserError(f"{json} is no place for a file.", "Give --json a file name in a folder that exists.")
+    print_figures(document)
 
 
 def seeds_of(text: str) -> list[int]:
@@ -107,21 +127,83 @@ def seeds_of(text: str) -> list[int]:
         raise UserError(f"{text!r} is no list of seeds.", "Give whole numbers: 0 or 0,1,2, say.") from error
 
 
-def _tell(document: dict[str, Any]) -> None:
+def earlier_runs(path: Path) -> list[Run]:
+    """Raises `UserError` for what no evaluation wrote."""
+    try:
+        return TypeAdapter(list[Run]).validate_python(json.loads(path.read_bytes())["runs"], strict=False)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is no result of flowgauge evaluate ({error}).", "Make one with --json.") from error
+
+
+def chosen_trials(
+    root: Path,
+    splits: Path | None,
+    seeds: Sequence[int],
+    noise: float | None,
+    limit: int | None,
+    masks: Path | None = None,
+) -> list[Trial]:
+    """One trial per seed. Raises `DatasetError` for what is not there, and `UserError` for noise without splits."""
+    dataset = opened(root, masks)
+    if splits is None:
+        if noise is not None:
+            raise UserError("--noise needs --splits: the data set has no noise levels of its own.", "Give both.")
+        return [own_trial(dataset, seed).limited(limit) for seed in seeds]
+    offered = read_splits(splits)
+    return [trial(dataset, offered.choose(seed, noise)).limited(limit) for seed in seeds]
+
+
+def warn_of_missing_kinds(trials: Sequence[Trial]) -> None:
+    """Of figures that the test images cannot give: said before a fit of minutes."""
+    kinds = {entry.defective for each in trials for entry in each.test}
+    if kinds == {True}:
+        warn(
+            "The test holds no good images: image_auroc, its interval and false_alarm_share cannot be had. Add some to"
+            " test/good."
+        )
+    elif kinds == {False}:
+        warn(
+            "The test holds no defects: image_auroc, pixel_auroc, aupro and miss_share cannot be had. Add some to"
+            " test/<class>."
+        )
+
+
+def evaluation(
+    name: str,
+    trials: Sequence[Trial],
+    model: Model,
+    init: str | None,
+    groups: Path | None,
+    device: options.Device,
+    report: Report,
+    inspect: Inspect = nobody,
+) -> Evaluation:
+    """Fit and test once per trial. `inspect` is shown each gauge with its predictions."""
+    settings, where = model.settings(), torch_device(device)
+    start = None if init is None else start_at(init)
+
+    def fitted(pictures: Collection[Picture], parts: Sequence[str] | None, seed: int, progress: Progress) -> Gauge:
+        return fit(
+            pictures,
+            line="evaluation",
+            settings=seeing(settings, pictures),
+            at=datetime.now(UTC),
+            groups=parts,
+            init=start,
+            seed=seed,
+            device=where,
+            progress=progress,
+        )
+
+    known = None if groups is None else read_groups(groups)
+    return evaluated(name, trials, Conditions(fitted, perf_counter, where, known, inspect), report)
+
+
+def print_figures(document: dict[str, Any]) -> None:
+    """Figures, each run's promised and observed false alarms, the difference to the baseline, and a row per class."""
     figures = (key for key, value in document.items() if isinstance(value, float) and not key.endswith("_std"))
     show(("figure", "value", "deviation"), ((key, document[key], document.get(f"{key}_std")) for key in figures))
     say("")
-    _tell_false_alarms(document)
-    columns = ("image_auroc", "pixel_auroc", "aupro", "miss_share", "images")
-    if "baseline" in document:
-        low, high = document["baseline"]["interval"]
-        say(f"against the baseline: image_auroc differs by {document['baseline']['image_auroc_difference']:+.4f}")
-        say(f"         (95 % of resampled parts: {low:+.4f} to {high:+.4f})\n")
-    show(("class", *columns), ((kind, *(row[c] for c in columns)) for kind, row in document["per_class"].items()))
-
-
-def _tell_false_alarms(document: dict[str, Any]) -> None:
-    """What each run's threshold promised and what its good test images saw."""
     for run in document["runs"]:
         if run["promised_interval"] is not None and run["false_alarm_share"] is not None:
             low, high = run["promised_interval"]
@@ -131,3 +213,9 @@ def _tell_false_alarms(document: dict[str, Any]) -> None:
                 "images."
             )
     say("")
+    if "baseline" in document:
+        low, high = document["baseline"]["interval"]
+        say(f"against the baseline: image_auroc differs by {document['baseline']['image_auroc_difference']:+.4f}")
+        say(f"         (95 % of resampled parts: {low:+.4f} to {high:+.4f})\n")
+    columns = ("image_auroc", "pixel_auroc", "aupro", "miss_share", "images")
+    show(("class", *columns), ((kind, *(row[c] for c in columns)) for kind, row in document["per_class"].items()))

@@ -1,4 +1,4 @@
-"""A data set's features, read once and kept on disk. Loads torch: imported when a command runs and not before."""
+"""A data set's features, read once and kept on disk, and what benchmarks over a file of splits measure on them."""
 
 import os
 from collections.abc import Sequence
@@ -7,17 +7,26 @@ from functools import cached_property
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
+from typing import Annotated
 
+import typer
 from safetensors.torch import load_file, save_file
 
-from flowgauge.cli.model import seeing
+from flowgauge.cli.model import Model, seeing, torch_device
+from flowgauge.cli.opened import opened
+from flowgauge.cli.options import Device
 from flowgauge.cli.output import beside
 from flowgauge.cli.progress import Report
-from flowgauge.domain.errors import DatasetError
+from flowgauge.domain.errors import DatasetError, UserError
 from flowgauge.evaluation.datasets import Entry, Unreadable, sift
 from flowgauge.evaluation.feature_cache import Embedded, embedded, restored
+from flowgauge.evaluation.splits import Split, groups_of, read_groups, read_splits, trial
 from flowgauge.training.fit import FitSettings, embedder_for
-from flowgauge.vision.decoding import Picture
+
+Cache = Annotated[
+    Path | None,
+    typer.Option(help="Folder for features, some 1 MB an image. ~/.cache/flowgauge by default.", show_default=False),
+]
 
 
 @dataclass(frozen=True)
@@ -48,35 +57,74 @@ class Features:
     def data(self) -> Embedded:
         """From the cache, or made now and put there. Raises `DatasetError` for an image that cannot be read."""
         name = sha256(f"{self.settings_words} {self.images_sha256}".encode()).hexdigest()[:32]
-        folder = self.cache or Path.home() / ".cache" / "flowgauge" / "features"
-        stored = folder / f"{name}.safetensors"
-        return self._stored(stored) if stored.exists() else self._made(stored)
-
-    @property
-    def _names(self) -> list[str]:
-        return [entry.name for entry in self.entries]
-
-    def _stored(self, stored: Path) -> Embedded:
-        embedder = embedder_for(self.settings, self.device)
-        shape = embedder.backbone.shape(embedder.preprocessing.size)
-        return restored(self._names, shape, embedder.detector, load_file(stored))
-
-    def _made(self, stored: Path) -> Embedded:
-        pictures = self._pictures()
-        data = embedded(self._names, pictures, seeing(self.settings, pictures), self.device, self.report)
-        stored.parent.mkdir(parents=True, exist_ok=True)
-        save_file({name: tensor.cpu() for name, tensor in data.tensors().items()}, beside(stored))
-        beside(stored).replace(stored)
-        return data
-
-    def _pictures(self) -> list[Picture]:
-        """Raises `DatasetError` for one that cannot be read: leaving it out would make another split."""
+        stored = (self.cache or Path.home() / ".cache" / "flowgauge" / "features") / f"{name}.safetensors"
+        names = [entry.name for entry in self.entries]
+        if stored.exists():
+            embedder = embedder_for(self.settings, self.device)
+            shape = embedder.backbone.shape(embedder.preprocessing.size)
+            return restored(names, shape, embedder.detector, load_file(stored))
         pictures = []
         for done, sample in enumerate(sift(self.entries), start=1):
+            # leaving an image out, as fits to a folder do, would make another split
             if isinstance(sample, Unreadable):
                 raise DatasetError(
                     f"{sample.name} cannot be read. {sample.cause}", "Mend it, or take it out of the data set."
                 )
             pictures.append(sample.picture)
             self.report("reading images", done, len(self.entries))
-        return pictures
+        data = embedded(names, pictures, seeing(self.settings, pictures), self.device, self.report)
+        stored.parent.mkdir(parents=True, exist_ok=True)
+        save_file({name: tensor.cpu() for name, tensor in data.tensors().items()}, beside(stored))
+        beside(stored).replace(stored)
+        return data
+
+
+@dataclass(frozen=True)
+class BenchmarkData:
+    """The images that a file of splits names, the parts that they show, and their features."""
+
+    dataset: Path
+    splits: Path
+    groups: Path | None
+    masks: Path | None
+    model: Model
+    device: Device
+    cache: Path | None
+    report: Report
+
+    def chosen(self, seeds: Sequence[int]) -> list[Split]:
+        """Raises `UserError` for a seed that the file does not have."""
+        found = [split for split in read_splits(self.splits).splits if split.seed in seeds]
+        if missing := sorted(set(seeds) - {split.seed for split in found}):
+            raise UserError(f"The splits file has no seed {missing[0]}.", "Choose --seeds from those that it has.")
+        return found
+
+    @cached_property
+    def settings(self) -> FitSettings:
+        return self.model.settings()
+
+    @cached_property
+    def entries(self) -> list[Entry]:
+        """All images that some split names, in order."""
+        found = opened(self.dataset, self.masks)
+        trials = [trial(found, split) for split in read_splits(self.splits).splits]
+        return sorted({e.name: e for t in trials for e in (*t.train, *t.test)}.values(), key=lambda entry: entry.name)
+
+    @cached_property
+    def parts(self) -> dict[str, str]:
+        """Each image's part; without --groups, each its own."""
+        names = [entry.name for entry in self.entries]
+        parts = names if self.groups is None else groups_of(self.entries, read_groups(self.groups))
+        return dict(zip(names, parts, strict=True))
+
+    @cached_property
+    def features(self) -> Features:
+        return Features(self.entries, self.settings, torch_device(self.device), self.cache, self.report)
+
+    def key(self, *more: Path) -> str:
+        """Changes with the images, the splits, the groups, the settings, and what those other files hold."""
+        digest = sha256(self.features.settings_words.encode())
+        for path in (self.splits, *([self.groups] if self.groups else []), *more):
+            digest.update(path.read_bytes())
+        digest.update(self.features.images_sha256.encode())
+        return digest.hexdigest()

@@ -1,17 +1,44 @@
 """`flowgauge meta-search`: which alpha, beta and k to ship."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated
+from time import perf_counter
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from flowgauge.cli import options
-from flowgauge.cli.evaluate import check_writable
+from flowgauge.cli.model import Model, torch_device
 from flowgauge.cli.output import say, show
-from flowgauge.cli.progress import bars
+from flowgauge.cli.progress import Report, bars, reported, silent
+from flowgauge.cli.results import check_writable, items_left_in, write_results
+from flowgauge.domain.errors import UserError
+from flowgauge.domain.messages import FrozenModel
+from flowgauge.meta.search import DEFAULTS, Choice, SearchSettings, SearchSetup, judged_line
+from flowgauge.meta.tasks import LineSize, procedural_line
+from flowgauge.models.headflow.detector import HeadFlow
+from flowgauge.reports.plots import search_svg
+from flowgauge.training.fit import FitSettings, embedder_for
 
-_SIZE = 128
-"""Images of half the default's side: a fourth of the work, and lengths of steps have no pixels in them."""
+if TYPE_CHECKING:
+    from optuna.distributions import BaseDistribution
+
+# images of half the default's side: a fourth of the work, and lengths of steps have no pixels in them
+SIZE = 128
+TRAINED_ON = ("brushed-metal", "turned-washer", "ceramic-tile", "wood-veneer")
+# materials that no task of the outer loop shows
+JUDGED = ("cast-iron", "woven-fabric", "leather")
+# added to the seed of the lines that test, so that nothing is drawn for them as for the lines that train
+HELD_OUT_SEEDS = 100
+# lengths of inner and outer steps, and the limit of suspicion: on a logarithmic scale, well below and above the
+# defaults; where the best choice lies at an end of its range, that is too narrow
+RANGES = {"alpha": (0.02, 0.5), "beta": (1e-4, 1e-2), "k": (2.0, 12.0)}
+# so many evaluations, the defaults among them, before the Gaussian process has a say: fewer tell it of too small a part
+# of the ranges, more are wasted on chance
+AT_RANDOM = 8
 
 
 def meta_search(
@@ -34,23 +61,14 @@ def meta_search(
     \b
     flowgauge meta-search --out search.json --plot search.svg
     """
-    from flowgauge.cli.model import Model
-    from flowgauge.cli.search_run import MetaSearch, best
-    from flowgauge.cli.search_run import table as markdown
-    from flowgauge.meta.search import SearchSettings
-
-    for path in (out, table, plot):
-        check_writable(path)
+    check_writable(out, table, plot)
     settings = SearchSettings(turns=turns, seed=seed)
+    model = Model("headflow", None, None, SIZE, options.Aspect.SQUASH)
     with bars() as report:
-        found = MetaSearch(Model("headflow", None, None, _SIZE, options.Aspect.SQUASH), settings, device, report).run(
-            evaluations, out
-        )
+        found = MetaSearch(model, settings, device, report).run(evaluations, out)
     if table is not None:
         table.write_text(markdown(found, settings.levels))
     if plot is not None:
-        from flowgauge.reports.plots import search_svg
-
         plot.write_text(search_svg([each.choice for each in found], [each.worst for each in found]))
     choices = {"best": best(found), "defaults": found[0]}
     show(
@@ -58,3 +76,124 @@ def meta_search(
         ((name, *each.choice.model_dump().values(), each.worst) for name, each in choices.items()),
     )
     say(f"wrote {', '.join(str(path) for path in (out, table, plot) if path is not None)}")
+
+
+class Evaluation(FrozenModel):
+    """`image_aurocs` at each of the search's levels; `seconds` that it took."""
+
+    choice: Choice
+    image_aurocs: tuple[float, ...]
+    seconds: float
+
+    @property
+    def worst(self) -> float:
+        return min(self.image_aurocs)
+
+
+@dataclass(frozen=True)
+class MetaSearch:
+    model: Model
+    settings: SearchSettings
+    device: options.Device
+    report: Report
+
+    def run(self, evaluations: int, out: Path) -> list[Evaluation]:
+        """Evaluate as many choices as are missing in `out`, which is written after each. The defaults are the first."""
+        known = items_left_in(out, lambda: self._key, Evaluation, "evaluations", "this search", "--out")
+        sampler = Sampler(self.settings.seed)
+        search_setup = None if len(known) >= evaluations else self._search_setup()
+        while search_setup is not None and len(known) < evaluations:
+            self.report("evaluating choices", len(known), evaluations)
+            choice = sampler.next(known)
+            begun = perf_counter()
+            aurocs = search_setup.aurocs(choice, self.report)
+            known.append(Evaluation(choice=choice, image_aurocs=aurocs, seconds=perf_counter() - begun))
+            write_results(out, self.document(known))
+        self.report("evaluating choices", len(known), evaluations)
+        return known
+
+    def document(self, known: Sequence[Evaluation]) -> dict[str, Any]:
+        return {
+            "key": self._key,
+            "settings": self.settings.model_dump(mode="json"),
+            "best": best(known).choice.model_dump(mode="json"),
+            "evaluations": [each.model_dump(mode="json") for each in known],
+        }
+
+    def _search_setup(self) -> SearchSetup:
+        embedder = embedder_for(self._fit_settings, torch_device(self.device))
+        assert isinstance(embedder.detector, HeadFlow), "the default, which Model is asked for"
+        seed = self.settings.seed
+        trained, judged = [], []
+        for material in reported((*TRAINED_ON, *JUDGED), "making lines", self.report):
+            if material in TRAINED_ON:
+                trained.append(procedural_line(material, seed, embedder, LineSize(), silent))
+            else:
+                judged.append(judged_line(material, seed + HELD_OUT_SEEDS, embedder, silent))
+        return SearchSetup(embedder.detector, trained, judged, self.settings)
+
+    @property
+    def _fit_settings(self) -> FitSettings:
+        settings = self.model.settings()
+        return settings.model_copy(update={"config": settings.config | {"pooled_weight": 0}})
+
+    @property
+    def _key(self) -> str:
+        """Changes with everything that a figure depends on."""
+        inputs = f"{version('flowgauge')} {version('torch')} {TRAINED_ON} {JUDGED} {self.settings.model_dump_json()}"
+        return sha256(f"{inputs} {self._fit_settings.model_dump_json()}".encode()).hexdigest()
+
+
+def best(known: Sequence[Evaluation]) -> Evaluation:
+    """The first of those that are best where they are worst."""
+    return max(known, key=lambda each: each.worst)
+
+
+class Sampler:
+    """Optuna's Gaussian process, made anew from what is known before each choice: so it does not matter when a search
+    was interrupted.
+    """
+
+    def __init__(self, seed: int) -> None:
+        """Raises `UserError` where Optuna is not installed."""
+        try:
+            import optuna
+        except ImportError as error:
+            raise UserError(
+                "The search needs Optuna, which is not installed.", "Run: pip install 'flowgauge[search]'"
+            ) from error
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        self._optuna = optuna
+        self._seed = seed
+        distribution = optuna.distributions.FloatDistribution
+        self._ranges: dict[str, BaseDistribution] = {
+            name: distribution(low, high, log=True) for name, (low, high) in RANGES.items()
+        }
+
+    def next(self, known: Sequence[Evaluation]) -> Choice:
+        if not known:
+            return DEFAULTS
+        samplers, seed = self._optuna.samplers, 1000 * self._seed + len(known)
+        if len(known) < AT_RANDOM:
+            sampler = samplers.RandomSampler(seed=seed)
+        else:
+            sampler = samplers.GPSampler(seed=seed, n_startup_trials=0)
+        study = self._optuna.create_study(direction="maximize", sampler=sampler)
+        for each in known:
+            study.add_trial(
+                self._optuna.trial.create_trial(
+                    params=each.choice.model_dump(), distributions=self._ranges, value=each.worst
+                )
+            )
+        return Choice(**study.ask(self._ranges).params)
+
+
+def markdown(known: Sequence[Evaluation], levels: Sequence[float]) -> str:
+    """Markdown, in the order of the evaluations; the best is bold."""
+    head = ["", "alpha", "beta", "k", "worst", *(f"{100 * level:g} %" for level in levels)]
+    rows = [head, ["---"] * len(head)]
+    for number, each in enumerate(known):
+        choice, mark = each.choice, "**" if each is best(known) else ""
+        figures = [f"{mark}{value:.3f}{mark}" for value in (each.worst, *each.image_aurocs)]
+        rows.append([f"{number}", f"{choice.alpha:.3g}", f"{choice.beta:.2g}", f"{choice.k:.3g}", *figures])
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)

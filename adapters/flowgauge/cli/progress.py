@@ -1,16 +1,28 @@
 """Progress bars on stderr, so that stdout stays clean for results."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Protocol
+from typing import TypeVar
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from flowgauge.cli.output import stderr
 
+Step = TypeVar("Step")
+Report = Callable[[str, int, int], None]
+"""Called with what is being done, how much of it is done, and of how much."""
 
-class Report(Protocol):
-    def __call__(self, what: str, done: int, total: int) -> None: ...
+
+def silent(what: str, done: int, total: int) -> None:
+    """A report for work that is itself one step of a bar."""
+
+
+def reported(steps: Sequence[Step], what: str, report: Report) -> Iterator[Step]:
+    """Each of `steps` in turn, reported before it begins and once more when all are done."""
+    for done, step in enumerate(steps):
+        report(what, done, len(steps))
+        yield step
+    report(what, len(steps), len(steps))
 
 
 @contextmanager
@@ -20,7 +32,7 @@ def bars() -> Iterator[Report]:
     """
     console = stderr()
     if not console.is_terminal:
-        yield lambda what, done, total: None
+        yield silent
         return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True) as progress:

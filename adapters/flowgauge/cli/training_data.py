@@ -1,6 +1,6 @@
-"""The good images that a gauge is fitted to. Loads torch, so commands import it when they run and not before."""
+"""The good images that a gauge is fitted to: of a data set, or of a line's buffer."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -10,7 +10,7 @@ from flowgauge.cli.output import warn
 from flowgauge.cli.progress import Report
 from flowgauge.domain.errors import DatasetError, UnreadableImage, UserError
 from flowgauge.domain.ports import Buffered
-from flowgauge.evaluation.datasets import Dataset, Entry, Unreadable, evenly, picture_of, require_enough, sift
+from flowgauge.evaluation.datasets import Dataset, Unreadable, evenly, picture_of, require_enough, sift
 from flowgauge.evaluation.splits import groups_of, read_groups
 from flowgauge.models.registry import FROM_LABELS
 from flowgauge.registry.golden_sets import training_defects
@@ -39,7 +39,7 @@ def gather(
     limit: int | None,
     report: Report,
 ) -> Good:
-    """What a person asked to learn from. Raises `UserError` unless that is one of the two, and enough."""
+    """What a person asked to fit to. Raises `UserError` unless that is one of the two, and enough."""
     if (dataset is not None) == from_buffer:
         raise UserError("A gauge learns either from a data set or from the buffer.", "Give DATASET or --from-buffer.")
     if dataset is None:
@@ -61,11 +61,7 @@ def from_dataset(dataset: Dataset, groups: Path | None, limit: int | None, repor
             pictures.add(result.picture, partial(picture_of, result.entry))
             kept.append(result.entry)
     require_enough(len(kept), dataset.root)
-    return Good(pictures, _groups(kept, groups))
-
-
-def _groups(entries: Sequence[Entry], path: Path | None) -> list[str] | None:
-    return None if path is None else groups_of(entries, read_groups(path))
+    return Good(pictures, None if groups is None else groups_of(kept, read_groups(groups)))
 
 
 def from_line(store: Store, line: str, limit: int | None) -> Good:
@@ -73,8 +69,15 @@ def from_line(store: Store, line: str, limit: int | None) -> Good:
     buffered = store.state.buffer(line)[-(limit or 0) :]
     pictures, kept = Pictures(), []
     for entry in buffered:
-        if (picture := _picture(store, entry)) is not None:
-            pictures.add(picture, partial(_stored, store, entry))
+        read = partial(_stored, store, entry)
+        try:
+            picture = read()
+        except KeyError:
+            warn(f"{entry.image_id} is left out: its image is no longer stored.")
+        except UnreadableImage as error:
+            warn(f"{entry.image_id} is left out. {error}")
+        else:
+            pictures.add(picture, read)
             kept.append(entry)
     if not kept:
         raise DatasetError(
@@ -85,20 +88,9 @@ def from_line(store: Store, line: str, limit: int | None) -> Good:
 
 
 def labels_for(detector: str, store: Store, line: str) -> list[Labelled]:
-    """The line's labelled defects that may train, for a detector that learns from them."""
+    """The line's labelled defects that may train, for a detector that trains on labels."""
     return training_defects(store.objects, line) if detector in FROM_LABELS else []
 
 
 def _stored(store: Store, entry: Buffered) -> Picture:
     return decode(store.objects.get(store.objects.name(entry.image_uri)))
-
-
-def _picture(store: Store, entry: Buffered) -> Picture | None:
-    """None for an image that is no longer kept or readable, which is said."""
-    try:
-        return _stored(store, entry)
-    except KeyError:
-        warn(f"{entry.image_id} is left out: its image is no longer stored.")
-    except UnreadableImage as error:
-        warn(f"{entry.image_id} is left out. {error}")
-    return None

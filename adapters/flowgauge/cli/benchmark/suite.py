@@ -1,29 +1,132 @@
-"""The work of `flowgauge benchmark suite`. Loads torch: imported when the command runs and not before."""
+"""`flowgauge benchmark suite`: detectors over several data sets, the table that a change to one is measured by."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from flowgauge.cli.detector_comparison import Task, contents_digest, entrants_of, measured_alone, name_of
-from flowgauge.cli.evaluation import chosen_trials
+from typer import Argument, Option
+
+from flowgauge.cli import options
+from flowgauge.cli.benchmark.detectors import Task, contents_digest, entrants_of, features_of, measured_alone, name_of
+from flowgauge.cli.evaluate import (
+    DEFAULT_FEATURES,
+    FeatureOptions,
+    Limit,
+    Seeds,
+    chosen_trials,
+    seeds_of,
+)
 from flowgauge.cli.model import Model
-from flowgauge.cli.options import Device
-from flowgauge.cli.output import write_whole
-from flowgauge.cli.progress import Report
-from flowgauge.cli.resumption import left_in
+from flowgauge.cli.output import say, show, warn, write_whole
+from flowgauge.cli.progress import Report, bars, reported
+from flowgauge.cli.results import check_writable, left_in
 from flowgauge.domain.errors import DatasetError, FlowgaugeError, UserError
 from flowgauge.evaluation.datasets import Dataset
 from flowgauge.evaluation.splits import Trial
 from flowgauge.evaluation.suite import Failure, SuiteResults, SuiteRun
 from flowgauge.models.registry import FROM_PIXELS
+from flowgauge.reports.comparisons import write_suite
 from flowgauge.training.fit import MINIMUM_IMAGES
 
-SPLITS, GROUPS = "clean_splits.json", "groups.json"
-"""A data set that holds these files is split, and its images are grouped by object, as they say."""
+
+def suite(
+    folder: Annotated[
+        Path, Argument(help="A folder of data sets, each in the MVTec AD layout.", metavar="DIR", show_default=False)
+    ],
+    detector: Annotated[
+        list[str] | None,
+        Option(
+            help="One to compare; may be repeated. All that learn from good images alone but lamp, which reads pixels,"
+            " and patchcore, padim and fastflow where anomalib is installed.",
+            show_default=False,
+        ),
+    ] = None,
+    dataset: Annotated[
+        list[str] | None,
+        Option(help="The name of one data set in DIR; may be repeated. All of them.", show_default=False),
+    ] = None,
+    seeds: Seeds = "0",
+    shots: Annotated[
+        str | None, Option(help="Fit to so many good images too: 8,16,32, say.", metavar="N,N", show_default=False)
+    ] = None,
+    features: FeatureOptions = DEFAULT_FEATURES,
+    changes: Annotated[
+        list[str] | None,
+        Option(
+            "--set",
+            help="An option of one detector's own: glass.steps=80, say; may be repeated.",
+            metavar="DETECTOR.NAME=VALUE",
+            show_default=False,
+        ),
+    ] = None,
+    limit: Limit = None,
+    device: options.DeviceOption = options.Device.AUTO,
+    json: Annotated[
+        Path | None, Option("--json", help="Write the results there, after every fit; a second run goes on.")
+    ] = None,
+    html: Annotated[
+        Path | None, Option(help="Write a page there: tables by data set, ranks and their critical difference.")
+    ] = None,
+) -> None:
+    """Compare detectors over several data sets: the table by which a change is judged.
+
+    \b
+    flowgauge benchmark suite ./data --seeds 0,1,2 \\
+        --json suite.json --html suite.html
+    flowgauge benchmark suite ./data --dataset screw --dataset capsules \\
+        --detector rad --detector padim --shots 8,16,32 --json few.json
+
+    DIR holds one folder per data set. Where that folder holds
+    clean_splits.json, the entry of each seed says which images train and
+    which test; otherwise train/ and test/ do under every seed, which then
+    only changes the fit and the few-shot draw. Where it holds groups.json,
+    images of one object stay in one fold.
+
+    The table gives means over data sets of means over seeds; the rank is that
+    by image AUROC. miss_at_5% is the share of defects missed at the threshold
+    that 5 % of the good test images exceed (rounded down to whole images);
+    false_alarms and misses are those at the detector's own threshold.
+
+    --shots draws, by seed and spread evenly over the training images, so many
+    of them; the fit to all of them is always made too. A data set that cannot
+    be read or a fit that fails is told and left out. What --json holds
+    already is not run again and is shown too: give it another name after a
+    change of the code.
+    """
+    check_writable(json, html)
+    models = models_of(detector or [], changes or [], features)
+    folders = datasets_in(folder, dataset or [])
+    with bars() as report:
+        found = Suite(folders, models, device, limit, shots_of(shots), report).run(seeds_of(seeds), json)
+    for failure in found.failures:
+        warn(f"{failure.what}: {failure.cause}")
+    if html is not None:
+        write_suite(found, html)
+    rows = [
+        (
+            each.detector,
+            each.datasets,
+            each.image_auroc,
+            each.mean_rank,
+            each.worst,
+            each.worst_dataset,
+            each.pixel_auroc,
+            each.aupro,
+            each.miss_share_at.get("0.05"),
+            each.false_alarm_share,
+            each.miss_share,
+            each.fit_seconds,
+        )
+        for each in found.summaries
+    ]
+    columns = ("detector", "data sets", "image_auroc", "rank", "worst", "worst on", "pixel_auroc", "aupro")
+    show((*columns, "miss_at_5%", "false_alarms", "misses", "fit_seconds"), rows)
+    for path in filter(None, (json, html)):
+        say(f"wrote {path}")
 
 
 @dataclass(frozen=True)
@@ -38,11 +141,11 @@ class SuiteFolder:
 
     @property
     def splits(self) -> Path | None:
-        return self._beside(SPLITS)
+        return self._beside("clean_splits.json")
 
     @property
     def groups(self) -> Path | None:
-        return self._beside(GROUPS)
+        return self._beside("groups.json")
 
     def digest(self) -> str:
         return contents_digest(Dataset.open(self.root), (self.splits, self.groups))
@@ -83,8 +186,8 @@ def datasets_in(root: Path, names: Sequence[str]) -> tuple[SuiteFolder, ...]:
     return tuple(found[name] for name in dict.fromkeys(names)) or tuple(found.values())
 
 
-def models_of(detectors: Sequence[str], changes: Sequence[str], common: Model) -> tuple[Model, ...]:
-    """Each detector of that name with the common settings and its own `changes` (`glass.steps=80`); without names,
+def models_of(detectors: Sequence[str], changes: Sequence[str], features: FeatureOptions) -> tuple[Model, ...]:
+    """Each detector of that name on the same features, with its own `changes` (`glass.steps=80`); without names,
     all that are offered but those that read pixels.
 
     Raises `UserError` for an unknown detector, a change of a detector that does not run, or wrong settings.
@@ -99,7 +202,7 @@ def models_of(detectors: Sequence[str], changes: Sequence[str], common: Model) -
                 f"Write --set DETECTOR.NAME=VALUE, with one of {', '.join(names)}.",
             )
         own[name].append(option)
-    models = tuple(replace(common, detector=name, changes=tuple(own[name])) for name in names)
+    models = tuple(replace(features.model(name), changes=tuple(own[name])) for name in names)
     for model in models:
         model.settings()
     return models
@@ -120,8 +223,12 @@ def shots_of(text: str | None) -> tuple[int, ...]:
     return tuple(sizes)
 
 
+Key = tuple[str, str, int, int | None]
+"""Of one fit: data set, detector, seed, number of training images if not all."""
+
+
 @dataclass(frozen=True)
-class _Step:
+class Step:
     """One fit of the plan."""
 
     folder: SuiteFolder
@@ -130,7 +237,7 @@ class _Step:
     shots: int | None
 
     @property
-    def key(self) -> tuple[str, str, int, int | None]:
+    def key(self) -> Key:
         return self.folder.name, name_of(self.model), self.seed, self.shots
 
 
@@ -142,7 +249,7 @@ class Suite:
 
     folders: tuple[SuiteFolder, ...]
     models: tuple[Model, ...]
-    device: Device
+    device: options.Device
     limit: int | None
     shots: tuple[int, ...]
     report: Report
@@ -154,62 +261,42 @@ class Suite:
         plan, digests, failures = self._plan(seeds)
         digests, known = self._earlier(out, digests)
         todo = [step for step in plan if step.key not in known]
-        for done, step in enumerate(todo):
-            self.report("fits of the suite", done, len(todo))
+        for step in reported(todo, "fits of the suite", self.report):
+            dataset, detector, seed, shots = step.key
+            root, splits, groups = step.folder.root, step.folder.splits, step.folder.groups
+            task = Task(root, splits, groups, None, step.model, self.device, self.limit, seed, shots=shots)
             try:
-                known[step.key] = self._measured(step)
-            except Exception as error:  # whatever it is, hours of other fits should not be lost to it
-                failures.append(_failure(step, error))
+                known[step.key] = SuiteRun(dataset=dataset, shots=shots, **dict(measured_alone(task)))
+            # whatever it is, hours of other fits should not be lost to it
+            except Exception as error:
+                cause = str(error) if isinstance(error, FlowgaugeError) else f"{type(error).__name__}: {error}"
+                failures.append(Failure(dataset=dataset, detector=detector, seed=seed, shots=shots, cause=cause))
             if out is not None:
-                document = {"key": self._key, "contents": digests} | SuiteResults(
-                    tuple(known.values()), tuple(failures)
-                ).document()
+                results = SuiteResults(tuple(known.values()), tuple(failures))
+                document = {"key": self._key, "contents": digests} | results.document()
                 write_whole(out, json.dumps(document, ensure_ascii=False, allow_nan=False))
-        self.report("fits of the suite", len(todo), len(todo))
         if failures and not known:
             raise UserError(f"Nothing could be measured. {failures[0].dataset}: {failures[0].cause}")
         return SuiteResults(tuple(known.values()), tuple(failures))
 
-    def _plan(self, seeds: Sequence[int]) -> tuple[list[_Step], dict[str, str], list[Failure]]:
+    def _plan(self, seeds: Sequence[int]) -> tuple[list[Step], dict[str, str], list[Failure]]:
         """All fits, all data sets under one seed before the next one; each data set's digest; what cannot be read."""
         digests: dict[str, str] = {}
-        steps: list[_Step] = []
+        steps: list[Step] = []
         failures: list[Failure] = []
         for seed in seeds:
             for folder in self.folders:
                 try:
                     digests.setdefault(folder.name, folder.digest())
-                    steps += self._steps(folder, seed)
+                    available = len(folder.trial(seed, self.limit).train)
                 except DatasetError as error:
                     failures.append(Failure(dataset=folder.name, cause=str(error)))
+                    continue
+                sizes = (None, *(size for size in self.shots if size < available))
+                steps += [Step(folder, model, seed, size) for size in sizes for model in self.models]
         return steps, digests, list(dict.fromkeys(failures))
 
-    def _steps(self, folder: SuiteFolder, seed: int) -> Iterator[_Step]:
-        available = len(folder.trial(seed, self.limit).train)
-        sizes = (None, *(size for size in self.shots if size < available))
-        return (_Step(folder, model, seed, size) for size in sizes for model in self.models)
-
-    def _measured(self, step: _Step) -> SuiteRun:
-        folder = step.folder
-        contender = measured_alone(
-            Task(
-                dataset=folder.root,
-                splits=folder.splits,
-                groups=folder.groups,
-                masks=None,
-                model=step.model,
-                device=self.device,
-                limit=self.limit,
-                seed=step.seed,
-                shows=False,
-                shots=step.shots,
-            )
-        )
-        return SuiteRun(dataset=folder.name, shots=step.shots, **dict(contender))
-
-    def _earlier(
-        self, out: Path | None, digests: dict[str, str]
-    ) -> tuple[dict[str, str], dict[tuple[str, str, int, int | None], SuiteRun]]:
+    def _earlier(self, out: Path | None, digests: dict[str, str]) -> tuple[dict[str, str], dict[Key, SuiteRun]]:
         """The digests of all data sets, those in `out` included, and what it holds."""
 
         def read(document: dict[str, Any]) -> tuple[dict[str, str], list[SuiteRun]]:
@@ -226,14 +313,6 @@ class Suite:
     @property
     def _key(self) -> str:
         """Changes with the settings that all fits share and with those of single detectors."""
-        model = self.models[0]
         changes = {name_of(each): each.changes for each in self.models if each.changes}
-        features = (model.weights, model.backbone, model.layers, model.size, model.tiles, model.aspect)
-        inputs = (version("flowgauge"), *features, self.limit, changes)
+        inputs = (version("flowgauge"), *features_of(self.models[0]), self.limit, changes)
         return sha256(repr(inputs).encode()).hexdigest()
-
-
-def _failure(step: _Step, error: Exception) -> Failure:
-    cause = str(error) if isinstance(error, FlowgaugeError) else f"{type(error).__name__}: {error}"
-    dataset, detector, seed, shots = step.key
-    return Failure(dataset=dataset, detector=detector, seed=seed, shots=shots, cause=cause)

@@ -1,19 +1,23 @@
 """`flowgauge demo`: a line that drifts, from the first fit to the report."""
 
+import shlex
 import webbrowser
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Any
 
 import typer
 
 from flowgauge.cli import options
-from flowgauge.cli.demofolder import DemoFolder
+from flowgauge.cli.demo.driver import DemoFolder, DemoModel, perform
+from flowgauge.cli.demo.scenario import Script, procedural_script, recorded_script
 from flowgauge.cli.exits import Exit
 from flowgauge.cli.output import emit, say, show, stderr, stdout
 from flowgauge.domain.errors import SettingsError
-
-if TYPE_CHECKING:
-    from flowgauge.reports.story import Story
+from flowgauge.evaluation.splits import read_groups
+from flowgauge.reports.figures import headline, phase_figures, rejection
+from flowgauge.reports.story import Story
+from flowgauge.reports.wording import auroc, percent
 
 
 def demo(
@@ -60,39 +64,31 @@ def demo(
     flowgauge demo --data ./tiles --phases ./tiles/phases.json
     flowgauge demo --stack
     """
-    from flowgauge.cli.demo_run import DemoModel, command_line, perform, script_of, summary
-
     if (data is None) != (phases is None):
         raise SettingsError(
             "Real images need both --data and --phases.", "Give both, or neither for a procedural line."
         )
     folder = DemoFolder(out)
-    count = lines if stack else 1
-    scripts = [script_of(material, data, phases, groups, seed + number) for number in range(count)]
+    scripts = [script_of(material, data, phases, groups, seed + number) for number in range(lines if stack else 1)]
     folder.clear()
     played = {"material": material} if data is None else {"data": data, "phases": phases, "groups": groups}
-    given_options: dict[str, object | None] = {
-        **played,
-        "seed": seed,
-        "detector": detector,
-        "weights": weights,
-        "size": size,
-    }
+    given = {**played, "seed": seed, "detector": detector, "weights": weights, "size": size}
     demo_model, console = DemoModel(detector, weights, size, device), stderr() if json else stdout()
     if stack:
-        from flowgauge.cli.cluster_demo_run import as_lines, multi_line
+        # the servers' clients come with an extra, which a demonstration without servers does not need
+        from flowgauge.cli.demo.cluster import as_lines, multi_line
 
-        command = command_line({**given_options, "lines": lines, "rate": rate}, "--stack")
+        command = command_line({**given, "lines": lines, "rate": rate}, "--stack")
         stories = multi_line(as_lines(scripts), folder, demo_model, rate, command, console)
     else:
-        stories = [perform(scripts[0], folder, demo_model, command_line(given_options), console)]
+        stories = [perform(scripts[0], folder, demo_model, command_line(given), console)]
     folders = [folder.of(story.line) if stack else folder for story in stories]
     if json:
         summaries = [summary(story, each) for story, each in zip(stories, folders, strict=True)]
         emit(summaries if stack else summaries[0])
     for story, each in zip(stories, folders, strict=True):
         if not json:
-            _conclude(story, each)
+            conclude(story, each)
         if open_report:
             webbrowser.open(each.report.resolve().as_uri())
     missing = sum(story.counts.missing for story in stories)
@@ -101,10 +97,21 @@ def demo(
         raise typer.Exit(Exit.FAILED)
 
 
-def _conclude(story: "Story", folder: DemoFolder) -> None:
-    from flowgauge.reports.figures import headline, phase_figures
-    from flowgauge.reports.wording import auroc, percent
+def script_of(material: str, data: Path | None, phases: Path | None, groups: Path | None, seed: int) -> Script:
+    """Raises `DatasetError` for what cannot be played."""
+    if data is None or phases is None:
+        return procedural_script(material, seed)
+    return recorded_script(data, phases, seed, None if groups is None else read_groups(groups))
 
+
+def command_line(given: dict[str, Any], *flags: str) -> str:
+    """The command with `flags` and those options that were given a value."""
+    words = [word for name, value in given.items() if value is not None for word in (f"--{name}", str(value))]
+    return shlex.join(["flowgauge", "demo", *flags, *words])
+
+
+def conclude(story: Story, folder: DemoFolder) -> None:
+    """For people: each phase's rates without and with adapting, and where the report is."""
     columns = ("phase", "false alarms off", "adapted", "misses off", "adapted", "AUROC off", "adapted")
     rows = [
         (
@@ -120,3 +127,28 @@ def _conclude(story: "Story", folder: DemoFolder) -> None:
     say(f"{counts.verdicts} verdicts for {counts.sent} images, {counts.missing} missing.")
     say(headline(story))
     say(f"Report: {folder.report}")
+
+
+def summary(story: Story, folder: DemoFolder) -> dict[str, Any]:
+    """For scripts: the key figures."""
+    return {
+        "headline": headline(story),
+        "report": str(folder.report),
+        "store": str(folder.store),
+        "seed": story.seed,
+        "gauge": story.gauge.model_dump(mode="json"),
+        "phases": [asdict(figures) for figures in phase_figures(story)],
+        "adaptations": [
+            {
+                "version": adaptation.report.version,
+                "after_image": adaptation.index,
+                "reason": adaptation.report.request.reason.value,
+                "accepted": adaptation.report.accepted,
+                **asdict(rejection(adaptation)),
+            }
+            for adaptation in story.adaptations
+        ],
+        "swaps": [swap.model_dump() for swap in story.swaps],
+        "drifts": [drift.model_dump() for drift in story.drifts],
+        "counts": story.counts.model_dump(),
+    }

@@ -12,6 +12,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from flowgauge.cli.demo.scenario import Act
 from flowgauge.domain.messages import Alert, AlertKind, Decision, Verdict
 
 _LEVELS = " ▁▂▃▄▅▆▇█"
@@ -22,6 +23,7 @@ _LOUD = {
     AlertKind.ADAPTATION_REFUSED: "red",
     AlertKind.ADAPTATION_ACCEPTED: "green",
 }
+# verdicts that are shown: with more the lines wrap on a terminal of 80 columns
 _WIDTH = 72
 
 
@@ -50,6 +52,10 @@ class Screen:
     def event(self, title: str, words: str = "", style: str = "bold") -> None:
         self._console.print(Text.assemble((f"{title:<12}", style), (words, "default")))
 
+    def announce(self, act: Act) -> None:
+        words = f"{act.phase.condition}: " if act.phase.condition else ""
+        self.event(act.phase.name, f"{words}{len(act.training)} images that may train, {len(act.testing)} that judge")
+
     def verdicts(self, verdicts: Sequence[Verdict]) -> None:
         for verdict in verdicts:
             self._counts[verdict.decision] += 1
@@ -74,39 +80,26 @@ class Screen:
     def __rich__(self) -> RenderableType:
         rows: list[RenderableType] = [Text()]
         if self._recent:
-            rows += [*_skyline(self._recent), self._tally()]
+            tally = (f"[{_COLOURS[decision]}]{count} {decision}[/]" for decision, count in self._counts.items())
+            done, version = sum(self._counts.values()), escape(self._recent[-1].gauge_version or "none")
+            words = f"{done} of {self._images} images  {'  '.join(tally)}  gauge [bold]{version}[/]"
+            rows += [*_skyline(self._recent), Text.from_markup(words)]
         if self._work is not None:
-            rows.append(_bar(*self._work))
+            what, share = self._work
+            bar = Table.grid(padding=(0, 2))
+            bar.add_row(ProgressBar(total=1.0, completed=share, width=28), Text(what, "dim"))
+            rows.append(bar)
         return Group(*rows)
-
-    def _tally(self) -> RenderableType:
-        done = sum(self._counts.values())
-        words = "  ".join(f"[{_COLOURS[decision]}]{count} {decision}[/]" for decision, count in self._counts.items())
-        version = self._recent[-1].gauge_version or "none"
-        return Text.from_markup(f"{done} of {self._images} images  {words}  gauge [bold]{escape(version)}[/]")
-
-
-def _bar(what: str, share: float) -> RenderableType:
-    row = Table.grid(padding=(0, 2))
-    row.add_row(ProgressBar(total=1.0, completed=share, width=28), Text(what, "dim"))
-    return row
 
 
 def _skyline(recent: Sequence[Verdict]) -> list[Text]:
     """The last scores, oldest first, in two storeys: what rises above the threshold stands in the upper one."""
-    scored = [verdict for verdict in recent if verdict.score is not None and verdict.threshold is not None]
-    lowest = min((verdict.score or 0.0 for verdict in scored), default=0.0)
-    heights = [(_height(verdict, lowest), _COLOURS[verdict.decision]) for verdict in scored]
-    upper = Text.assemble(*((_level(height - 1), colour) for height, colour in heights))
-    lower = Text.assemble(*((_level(height), colour) for height, colour in heights))
-    return [upper, Text("─" * len(heights) + " threshold", "dim"), lower]
-
-
-def _height(verdict: Verdict, lowest: float) -> float:
-    """0 at the lowest score shown, 1 at the verdict's own threshold."""
-    score, threshold = verdict.score or 0.0, verdict.threshold or 0.0
-    return (score - lowest) / max(threshold - lowest, 1e-9)
-
-
-def _level(share: float) -> str:
-    return _LEVELS[min(max(round(share * (len(_LEVELS) - 1)), 0), len(_LEVELS) - 1)]
+    scored = [(v.score, v.threshold, v.decision) for v in recent if v.score is not None and v.threshold is not None]
+    lowest = min((score for score, _, _ in scored), default=0.0)
+    upper, lower, steps = Text(), Text(), len(_LEVELS) - 1
+    for score, threshold, decision in scored:
+        # 0 at the lowest score shown, 1 at the verdict's own threshold; the bound keeps flat scores from dividing by 0
+        height = (score - lowest) / max(threshold - lowest, 1e-9)
+        for storey, above in ((upper, height - 1), (lower, height)):
+            storey.append(_LEVELS[min(max(round(above * steps), 0), steps)], _COLOURS[decision])
+    return [upper, Text("─" * len(scored) + " threshold", "dim"), lower]

@@ -1,0 +1,316 @@
+"""`flowgauge benchmark drift` and `poisoning`: adaptation on a line that changes, and on one that misleads it."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from enum import StrEnum
+from functools import partial
+from hashlib import sha256
+from importlib.metadata import version
+from pathlib import Path
+from time import perf_counter
+from typing import Annotated, Any, TypeVar
+
+import typer
+
+from flowgauge.adaptation.adapt import adapt
+from flowgauge.cli import options
+from flowgauge.cli.demo.scenario import Frame, recorded_script
+from flowgauge.cli.evaluate import Seeds, seeds_of
+from flowgauge.cli.model import Model, torch_device
+from flowgauge.cli.progress import Report, bars
+from flowgauge.cli.results import OutAfterSeeds, check_writable, conclude, items_left_in, write_results
+from flowgauge.domain.errors import DatasetError, UserError
+from flowgauge.domain.messages import FrozenModel
+from flowgauge.evaluation.ablations import Ablation, settings_of
+from flowgauge.evaluation.drift import (
+    ChangingLine,
+    DriftPhase,
+    DriftReplay,
+    ObservedImage,
+    PoisoningOutcome,
+    Reading,
+    poisoned,
+    summaries,
+)
+from flowgauge.evaluation.splits import read_groups
+from flowgauge.reports.story import Truth
+from flowgauge.synthetic.procedural import MATERIALS, Change, ProceduralLine
+from flowgauge.training.fit import fit
+from flowgauge.training.gauge import Gauge
+from flowgauge.vision.decoding import Picture, decode
+
+Line = TypeVar("Line", Reading, PoisoningOutcome)
+Name = TypeVar("Name", bound=StrEnum)
+BEGAN = datetime(2026, 1, 1, tzinfo=UTC)
+
+ChangeOption = Annotated[
+    str, typer.Option("--change", help="What the procedural line drifts in: light, contrast, focus or texture.")
+]
+Material = Annotated[str, typer.Option(help="What the procedural line makes: brushed-metal, ceramic-tile and others.")]
+
+
+def drift(
+    dataset: Annotated[
+        Path | None, typer.Argument(help="Real images: the folder that --phases refers to.", show_default=False)
+    ] = None,
+    phases: Annotated[
+        Path | None, typer.Option(help="JSON: which images fit, train and judge, phase by phase.", metavar="FILE")
+    ] = None,
+    groups: options.Groups = None,
+    material: Material = "brushed-metal",
+    change: ChangeOption = "light",
+    recurring: Annotated[
+        bool, typer.Option("--recurring", help="The procedural line's defects are all one worn tool's mark.")
+    ] = False,
+    variant: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="How to adapt: full, no-head, no-l2, no-rejection, image-grain, patch-grain, iqr or replay; may be"
+            " repeated (full)."
+        ),
+    ] = None,
+    refit: Annotated[
+        bool, typer.Option("--refit/--no-refit", help="Fit anew to every buffer too, which takes most of the time.")
+    ] = True,
+    seeds: Seeds = "0,1,2",
+    detector: options.Detector = None,
+    members: options.Members = None,
+    weights: options.Weights = None,
+    size: options.Size = None,
+    device: options.DeviceOption = options.Device.AUTO,
+    json: OutAfterSeeds = None,
+) -> None:
+    """Follow a line that changes: without adapting, adapting, fitting anew.
+
+    \b
+    flowgauge benchmark drift --change contrast --json contrast.json
+    flowgauge benchmark drift ./tiles --phases drift_phases.json \\
+        --groups groups.json --json tiles.json
+
+    In each phase a buffer, a fifth of it defects that nobody points out, and
+    other images that judge. frozen is the first gauge, adapted the candidate
+    made from the buffer, in-use the last candidate that the gate accepted,
+    refitted a gauge fitted to the buffer alone. seconds are what it took.
+
+    --variant leaves an ingredient of adapting out: no-head (only the flow
+    moves), no-l2 (no pull to the anchor), no-rejection; or changes it:
+    image-grain and patch-grain leave out suspect images or places alone, iqr
+    finds images suspect by the other rule, replay shows the first gauge's
+    images again.
+    """
+    if (dataset is None) != (phases is None):
+        raise UserError("Real images need both a folder and --phases.", "Give both, or neither for a procedural line.")
+    check_writable(json)
+    source: Procedural | Recorded = Procedural(material, one_of(change, Change), recurring)
+    if dataset is not None and phases is not None:
+        source = Recorded(dataset, phases, groups)
+    variants = [one_of(name, Ablation) for name in dict.fromkeys(variant or ["full"])]
+    model = Model(detector, weights, None, size, options.Aspect.SQUASH, members=members)
+    with bars() as report:
+        work = AdaptationBenchmarks(model, device, report)
+        found = work.drift(source, variants, seeds_of(seeds), json, refit=refit)
+    columns = ("phase", "way", "variant", "false_alarms", "misses", "image_auroc", "image_auroc_std", "seconds")
+    _conclude(found, json, (*columns, "refused"), found["summary"])
+
+
+def poisoning(
+    material: Material = "brushed-metal",
+    change: ChangeOption = "light",
+    rounds: Annotated[int, typer.Option(min=2, help="Adaptations in a row.")] = 20,
+    highest: Annotated[float, typer.Option(min=0, max=0.9, help="Share of the last buffer that is poisoned.")] = 0.3,
+    seeds: Seeds = "0,1,2",
+    detector: options.Detector = None,
+    members: options.Members = None,
+    weights: options.Weights = None,
+    size: options.Size = None,
+    device: options.DeviceOption = options.Device.AUTO,
+    json: OutAfterSeeds = None,
+) -> None:
+    """Feed a worn tool's mark into the buffers at rising rates, and adapt.
+
+    \b
+    flowgauge benchmark poisoning --json poisoning.json
+    flowgauge benchmark poisoning --material wood-veneer --rounds 20
+
+    One line is adapted again and again while it changes slowly. After each
+    adaptation: what share of parts with that mark, and of parts with another
+    defect, the gauge in use still catches, beside what the first gauge
+    catches of the same images; and why the gate refused, if it did.
+    """
+    check_writable(json)
+    source = Procedural(material, one_of(change, Change))
+    model = Model(detector, weights, None, size, options.Aspect.SQUASH, members=members)
+    with bars() as report:
+        found = AdaptationBenchmarks(model, device, report).poisoning(source, rounds, highest, seeds_of(seeds), json)
+    columns = ("seed", "round", "share", "caught", "first_caught", "others_caught", "first_others_caught")
+    _conclude(found, json, (*columns, "false_alarms", "refusals"), found["lines"])
+
+
+def one_of(name: str, choices: type[Name]) -> Name:
+    """Raises `UserError` for a name that there is not."""
+    if name not in set(choices):
+        raise UserError(f"{name!r} is none of them.", f"Use one of: {', '.join(choices)}.")
+    return choices(name)
+
+
+def _conclude(found: dict[str, Any], json: Path | None, columns: Sequence[str], rows: Sequence[dict[str, Any]]) -> None:
+    def shown(value: object) -> object:
+        return "; ".join(value) or "-" if isinstance(value, list) else value
+
+    conclude(found, [json], columns, ([shown(row[column]) for column in columns] for row in rows))
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """Real images, phase by phase."""
+
+    data: Path
+    phases: Path
+    groups: Path | None
+
+    def observed(self, seed: int) -> tuple[list[ObservedImage], Iterator[DriftPhase]]:
+        """What the first gauge is fitted to, and what follows; images are read when their phase is asked for."""
+        groups = None if self.groups is None else read_groups(self.groups)
+        script = recorded_script(self.data, self.phases, seed, groups)
+
+        def image(frame: Frame) -> ObservedImage:
+            return ObservedImage(frame.image_id, frame.part or frame.image_id, decode(frame.read()))
+
+        phases = (
+            DriftPhase(
+                name=act.phase.name,
+                buffer=[image(frame) for frame in act.training],
+                test_good=[decode(frame.read()) for frame in act.testing if frame.truth is Truth.GOOD],
+                test_defect=[decode(frame.read()) for frame in act.testing if frame.truth is Truth.DEFECT],
+            )
+            for act in script.acts
+        )
+        return [image(frame) for frame in script.fit], phases
+
+    @property
+    def words(self) -> str:
+        read = [path.read_bytes() for path in (self.phases, self.groups) if path is not None]
+        return f"{self.data.resolve().name} {sha256(b''.join(read)).hexdigest()}"
+
+
+@dataclass(frozen=True)
+class Procedural:
+    """A line out of nothing but its seed."""
+
+    material: str
+    change: Change
+    recurring: bool = False
+
+    def line(self, seed: int) -> ChangingLine:
+        """Raises `DatasetError` for a material that there is not."""
+        if self.material not in MATERIALS:
+            raise DatasetError(f"There is no material {self.material!r}.", f"Choose one of {', '.join(MATERIALS)}.")
+        return ChangingLine(ProceduralLine(self.material, seed), self.change, self.recurring)
+
+    def observed(self, seed: int) -> tuple[list[ObservedImage], Iterator[DriftPhase]]:
+        """As of `Recorded`."""
+        line = self.line(seed)
+        return line.fitted(), line.phases()
+
+    @property
+    def words(self) -> str:
+        return f"{self.material} {self.change} {'recurring' if self.recurring else 'distinct'}"
+
+
+@dataclass(frozen=True)
+class AdaptationBenchmarks:
+    """One seed after the other; what is in the file `out` is not run again."""
+
+    model: Model
+    device: options.Device
+    report: Report
+
+    def drift(
+        self,
+        source: Recorded | Procedural,
+        variants: Sequence[Ablation],
+        seeds: Sequence[int],
+        out: Path | None,
+        *,
+        refit: bool,
+    ) -> dict[str, Any]:
+        """The document that is also in `out`: readings of each variant and, once a seed, without adapting."""
+        words = f"drift {source.words}{'' if refit else ', without refitting'}"
+        known = self._earlier(Reading, out, words)
+        for seed in seeds:
+            reported = {line.variant for line in known if line.seed == seed}
+            missing = [variant for variant in variants if variant not in reported]
+            if not missing:
+                continue
+            fitted, _ = source.observed(seed)
+            anchor = self._fit(self.model, [s.picture for s in fitted], [s.part for s in fitted], seed)
+            for variant in missing:
+                # the frozen and the refitted gauge are the same beside every variant: they are read once a seed
+                beside = not reported and variant is missing[0]
+                replay = replace(
+                    self._replay(seed, variant),
+                    refit=partial(self._fit, self.model.refining()) if refit and beside else None,
+                    frozen=beside,
+                    replayed=fitted if variant is Ablation.REPLAY else (),
+                )
+                _, phases = source.observed(seed)
+                known += replay.follow(anchor, self._reported(phases, f"seed {seed}, {variant}"))
+                write_results(out, self._document(words, known))
+        summary = [each.model_dump(mode="json") for each in summaries(known)]
+        document = self._document(words, known, summary=summary)
+        write_results(out, document)
+        return document
+
+    def poisoning(
+        self, source: Procedural, rounds: int, highest: float, seeds: Sequence[int], out: Path | None
+    ) -> dict[str, Any]:
+        """The document that is also in `out`: what each round's gauge catches."""
+        words = f"poisoning {source.words} {rounds} {highest:g}"
+        known = self._earlier(PoisoningOutcome, out, words)
+        for seed in seeds:
+            if any(line.seed == seed for line in known):
+                continue
+            line = source.line(seed)
+            fitted = line.fitted()
+            anchor = self._fit(self.model, [s.picture for s in fitted], [s.part for s in fitted], seed)
+            for after in poisoned(self._replay(seed, Ablation.FULL), anchor, line.doses(rounds, highest)):
+                self.report(f"seed {seed}: adapting", after.round, rounds)
+                known.append(after)
+            write_results(out, self._document(words, known))
+        document = self._document(words, known)
+        write_results(out, document)
+        return document
+
+    def _replay(self, seed: int, variant: Ablation) -> DriftReplay:
+        adapting = partial(adapt, settings=settings_of(variant))
+        return DriftReplay(adapting, None, perf_counter, BEGAN, seed, variant=variant)
+
+    def _fit(self, model: Model, pictures: Sequence[Picture], parts: Sequence[str], seed: int) -> Gauge:
+        return fit(
+            pictures,
+            line="benchmark",
+            settings=model.settings(),
+            at=BEGAN,
+            groups=parts,
+            seed=seed,
+            device=torch_device(self.device),
+            progress=self.report,
+        )
+
+    def _reported(self, phases: Iterator[DriftPhase], what: str) -> Iterator[DriftPhase]:
+        for number, phase in enumerate(phases, start=1):
+            self.report(f"{what}, phase {number}: {phase.name}", 0, 1)
+            yield phase
+
+    def _earlier(self, kind: type[Line], out: Path | None, words: str) -> list[Line]:
+        return items_left_in(out, lambda: self._key(words), kind, "lines")
+
+    def _document(self, words: str, lines: Sequence[FrozenModel], **more: Any) -> dict[str, Any]:
+        head = {"benchmark": words, "key": self._key(words)}
+        return head | more | {"lines": [line.model_dump(mode="json") for line in lines]}
+
+    def _key(self, words: str) -> str:
+        """Changes with everything that a figure depends on, but the seed."""
+        inputs = f"{words} {version('flowgauge')} {version('torch')} {self.model.settings().model_dump_json()}"
+        return sha256(inputs.encode()).hexdigest()

@@ -1,0 +1,216 @@
+"""The demonstration on a real plant: several lines at once, at the pace of a production line, with real workers."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from itertools import zip_longest
+from pathlib import Path
+from time import monotonic, sleep
+from uuid import uuid4
+
+from rich.console import Console
+
+from flowgauge.app.bootstrap import open_store
+from flowgauge.cli.demo.driver import DemoFolder, DemoModel, calls_of, event_of, scheduled_request
+from flowgauge.cli.demo.history import History, Introduction
+from flowgauge.cli.demo.scenario import WARMUP, Act, Frame, Script
+from flowgauge.cli.demo.screen import Screen
+from flowgauge.domain.errors import Unavailable
+from flowgauge.domain.messages import ADAPTATIONS, ALERTS, IMAGES, VERDICTS, Alert, Verdict
+from flowgauge.domain.ports import Outgoing, Record
+from flowgauge.kafka.topics import Plan, Topics
+from flowgauge.models.prediction import Predictor
+from flowgauge.processors.adaptation import audits, request_adaptation
+from flowgauge.registry.lines import set_line
+from flowgauge.reports.story import Call, Story
+from flowgauge.runtime.backend import Store
+from flowgauge.runtime.events import image_record
+from flowgauge.runtime.fencing import count
+from flowgauge.runtime.roles import Role
+from flowgauge.s3.objects import S3Objects
+from flowgauge.settings.environment import kafka_settings, s3_settings
+
+ROLES = (Role.SCORING, Role.SCORING, Role.DOWNSTREAM, Role.ADAPTATION)
+# a phase passes in half a minute here, where a line takes hours: with more, the alarm of one phase silences the next
+COOL_DOWN_SECONDS = 30
+# between two looks at the topics: with more the screen lags behind, with less the servers are busy with looks
+LOOK_SECONDS = 0.5
+# images of every line between two looks while they are sent
+LOOK_EVERY = 8
+# for workers to deliver what they have begun, which takes some seconds; whoever takes longer hangs and is killed
+END_SECONDS = 60.0
+
+
+def as_lines(scripts: Sequence[Script]) -> list[Script]:
+    """Scripts of one material under names of their own."""
+    return [replace(script, line=f"{script.line}-{number}") for number, script in enumerate(scripts, start=1)]
+
+
+def multi_line(
+    scripts: Sequence[Script], folder: DemoFolder, demo_model: DemoModel, rate: float, command: str, console: Console
+) -> list[Story]:
+    """Fit, publish, adapt and swap on the servers that the environment names, with topics and a bucket of its own;
+    then write a report for every line."""
+    images = sum(len(script.shots) for script in scripts)
+    with _plant(len(scripts)) as uri, open_store(uri) as store, Screen(console, images) as screen:
+        screen.event("plant", f"{uri}, topics {os.environ['FLOWGAUGE_TOPIC_PREFIX']}*")
+        started = {script.line: demo_model.fitted(script, store, screen) for script in scripts}
+        for script in scripts:
+            set_line(store.objects, script.line, warmup_images=WARMUP, cool_down_seconds=COOL_DOWN_SECONDS)
+
+        def show(record: Record) -> None:
+            if record.topic == ALERTS:
+                screen.alert(Alert.decode(record.value))
+            else:
+                screen.verdicts([Verdict.decode(record.value)])
+
+        with workers(uri, ROLES, folder.logs, "--threads", "1", "--device", demo_model.device.value) as check:
+            screen.event("workers", f"{len(ROLES)} of them; what they say is in {folder.logs}")
+            firsts = {line: gauge for line, (gauge, _) in started.items()}
+            demo_runner = MultiLineDemo(store, scripts, firsts, show, check)
+            demo_runner.play(rate, screen.announce)
+        stories = []
+        for script in scripts:
+            gauge, facts = started[script.line]
+            frozen = demo_runner.frozen[script.line]
+            introduction = Introduction(script, facts, frozen, command, gauge.manifest.software)
+            stories.append(History(store, introduction).story())
+            folder.of(script.line).keep(stories[-1])
+    return stories
+
+
+@contextmanager
+def _plant(partitions: int) -> Iterator[str]:
+    """The address of a new bucket; while it lasts, the environment names topics that go with it."""
+    name = f"demo-{uuid4().hex[:8]}"
+    before = os.environ.get("FLOWGAUGE_TOPIC_PREFIX")
+    os.environ["FLOWGAUGE_TOPIC_PREFIX"] = f"{name}."
+    try:
+        with Topics(kafka_settings(os.environ)) as topics:
+            topics.create(Plan(partitions=partitions))
+        S3Objects(s3_settings(os.environ), name).ensure_bucket()
+        yield f"s3://{name}"
+    finally:
+        if before is None:
+            del os.environ["FLOWGAUGE_TOPIC_PREFIX"]
+        else:
+            os.environ["FLOWGAUGE_TOPIC_PREFIX"] = before
+
+
+@contextmanager
+def workers(store: str, roles: Sequence[Role], logs: Path, *options: str) -> Iterator[Callable[[], None]]:
+    """Runs `flowgauge worker` for each of `roles`, on the store and the servers that the environment names. What each
+    says goes to a file of its own in `logs`. At the end all are asked to end, and then made to.
+
+    Yields a check that raises `Unavailable` if one has ended.
+    """
+    started: dict[Path, subprocess.Popen[bytes]] = {}
+
+    def check() -> None:
+        for log, worker in started.items():
+            if (code := worker.poll()) is not None:
+                raise Unavailable(f"A worker has ended with exit code {code}.", f"Its last words are in {log}.")
+
+    logs.mkdir(parents=True, exist_ok=True)
+    try:
+        for number, role in enumerate(roles, start=1):
+            path = logs / f"{number}-{role.value}.log"
+            command = [sys.executable, "-m", "flowgauge.cli", "worker", role.value, "--store", store, *options]
+            # two models that spin for the same cores cost each other several times what they gain
+            one_thread = os.environ | {"OMP_NUM_THREADS": "1"}
+            with path.open("wb") as log:
+                started[path] = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=one_thread)
+        yield check
+    finally:
+        for worker in started.values():
+            worker.terminate()
+        for worker in started.values():
+            try:
+                worker.wait(END_SECONDS)
+            except subprocess.TimeoutExpired:
+                worker.kill()
+                worker.wait()
+
+
+class MultiLineDemo:
+    """Each line has a partition of its own, in the order of `scripts`. `firsts` are the gauges that they begin with:
+    the control scores with them. `tell` is shown verdicts and alerts as they come; `check` raises when the plant is not
+    what it should be.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        scripts: Sequence[Script],
+        firsts: Mapping[str, Predictor],
+        tell: Callable[[Record], None],
+        check: Callable[[], None],
+    ) -> None:
+        self.frozen: dict[str, dict[str, Call]] = {script.line: {} for script in scripts}
+        self._store = store
+        self._partitions = {script.line: number for number, script in enumerate(scripts)}
+        self._scripts = scripts
+        self._firsts = firsts
+        self._tell = tell
+        self._check = check
+        self._read_to: dict[tuple[str, int], int] = {}
+
+    def play(self, rate: float, on_act: Callable[[Act], None]) -> None:
+        """Send `rate` images a second of every line. Test images come when everything before them is done."""
+        for acts in zip(*(script.acts for script in self._scripts), strict=True):
+            on_act(acts[0])
+            decided = {script.line: len(audits(self._store, script.line)) for script in self._scripts}
+            began = self._store.clock.now()
+            self._stream([act.training for act in acts], rate)
+            self.rest()
+            for script in self._scripts:
+                if script.scheduled and len(audits(self._store, script.line)) == decided[script.line]:
+                    request_adaptation(self._store, scheduled_request(script.line, self._store.clock.now(), began))
+            self.rest()
+            self._stream([act.testing for act in acts], rate)
+            self.rest()
+
+    def rest(self) -> None:
+        """Return when every image has its verdict, all verdicts were observed and all adaptations decided."""
+        while not self._at_rest():
+            self._check()
+            self._look()
+            sleep(LOOK_SECONDS)
+        self._look()
+
+    def _at_rest(self) -> bool:
+        log = self._store.log
+        for number in self._partitions.values():
+            end = log.end(VERDICTS, number)
+            last = log.read(VERDICTS, number, max(0, end - 1), 1)
+            scored = max((each.verdict.source.offset for each in count(last).counted), default=-1) + 1
+            if scored < log.end(IMAGES, number) or log.position("observing", VERDICTS, number) < end:
+                return False
+        return log.position("adaptation", ADAPTATIONS, 0) >= log.end(ADAPTATIONS, 0)
+
+    def _stream(self, shots: Sequence[Sequence[Frame]], rate: float) -> None:
+        start = monotonic()
+        for number, row in enumerate(zip_longest(*shots)):
+            sleep(max(0.0, start + number / rate - monotonic()))
+            for script, frame in zip(self._scripts, row, strict=True):
+                if frame is not None:
+                    self._send(script.line, frame)
+            if number % LOOK_EVERY == 0:
+                self._check()
+                self._look()
+
+    def _send(self, line: str, frame: Frame) -> None:
+        data = frame.read()
+        record = image_record(event_of(line, frame, self._store.clock.now()), data)
+        self._store.log.append([Outgoing(IMAGES, line, record.value, record.headers, self._partitions[line])])
+        self.frozen[line] |= calls_of(self._firsts[line], [frame], [data])
+
+    def _look(self) -> None:
+        for topic, number in [(VERDICTS, each) for each in self._partitions.values()] + [(ALERTS, 0)]:
+            start = self._read_to.get((topic, number), 0)
+            for record in self._store.log.read(topic, number, start, 1_000):
+                self._tell(record)
+                self._read_to[topic, number] = record.offset + 1
