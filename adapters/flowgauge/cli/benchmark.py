@@ -128,14 +128,21 @@ Out = Annotated[
 @benchmark.command("drift")
 def drift(
     dataset: Annotated[
-        Path | None, typer.Argument(help="Real images: the folder that --phases refers to.", show_default=False)
+        Path | None,
+        typer.Argument(help="Real images: a data set, or the folder that --phases refers to.", show_default=False),
     ] = None,
     phases: Annotated[
         Path | None, typer.Option(help="JSON: which images fit, train and judge, phase by phase.", metavar="FILE")
     ] = None,
     groups: options.Groups = None,
     material: Material = "brushed-metal",
-    change: ChangeOption = "light",
+    change: Annotated[
+        str | None,
+        typer.Option(
+            help="What changes: light, contrast, focus or texture (a procedural line's light; all four, one after the"
+            " other, on a data set)."
+        ),
+    ] = None,
     recurring: Annotated[
         bool, typer.Option("--recurring", help="The procedural line's defects are all one worn tool's mark.")
     ] = False,
@@ -161,8 +168,12 @@ def drift(
 
     \b
     flowgauge benchmark drift --change contrast --json contrast.json
+    flowgauge benchmark drift ./screws --json screws.json
     flowgauge benchmark drift ./tiles --phases drift_phases.json \\
         --groups groups.json --json tiles.json
+
+    Three sources: a procedural line; a data set in the MVTec AD layout, whose
+    images are changed; real images in the phases of a file.
 
     In each phase a buffer, a fifth of it defects that nobody points out, and
     other images that judge. frozen is the first gauge, adapted the candidate
@@ -175,17 +186,19 @@ def drift(
     finds images suspect by the other rule, replay shows the first gauge's
     images again.
     """
-    from flowgauge.cli.drift import Benchmarks, Procedural, Recorded
+    from flowgauge.cli.drift import Benchmarks, Changed, Procedural, Recorded, Source
     from flowgauge.cli.model import Model
     from flowgauge.evaluation.ablations import Ablation
     from flowgauge.synthetic.procedural import Change
 
-    if (dataset is None) != (phases is None):
-        raise UserError("Real images need both a folder and --phases.", "Give both, or neither for a procedural line.")
+    if dataset is None and phases is not None:
+        raise UserError("--phases needs the folder of its images.", "Give it, or neither for a procedural line.")
     check_writable(json)
-    source: Procedural | Recorded = Procedural(material, Change(_one_of(change, Change)), recurring)
+    source: Source = Procedural(material, Change(_one_of(change or "light", Change)), recurring)
     if dataset is not None and phases is not None:
         source = Recorded(dataset, phases, groups)
+    elif dataset is not None:
+        source = Changed(dataset, groups, tuple(Change) if change is None else [Change(_one_of(change, Change))])
     variants = [Ablation(_one_of(name, Ablation)) for name in dict.fromkeys(variant or ["full"])]
     model = Model(detector, weights, None, size, options.Aspect.SQUASH, members=members)
     with bars() as report:

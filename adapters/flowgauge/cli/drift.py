@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from flowgauge.adaptation.adapt import adapt
 from flowgauge.cli.model import Model, torch_device
+from flowgauge.cli.opened import opened
 from flowgauge.cli.options import Device
 from flowgauge.cli.output import write_whole
 from flowgauge.cli.progress import Report
@@ -22,6 +23,7 @@ from flowgauge.cli.script import Act, Frame, Script
 from flowgauge.domain.errors import DatasetError
 from flowgauge.domain.messages import FrozenModel
 from flowgauge.evaluation.ablations import Ablation, settings_of
+from flowgauge.evaluation.changed_images import ChangedImages
 from flowgauge.evaluation.changing_lines import ChangingLine
 from flowgauge.evaluation.drift import DriftPhase, DriftReplay, ObservedImage, Reading, summaries
 from flowgauge.evaluation.poisoning import PoisoningOutcome, poisoned
@@ -55,6 +57,24 @@ class Recorded:
 
 
 @dataclass(frozen=True)
+class Changed:
+    """The images of any data set, under changes that are made."""
+
+    data: Path
+    groups: Path | None
+    changes: Sequence[Change]
+
+    def images(self, seed: int) -> ChangedImages:
+        groups = {} if self.groups is None else read_groups(self.groups)
+        return ChangedImages(opened(self.data), groups, seed, self.changes)
+
+    @property
+    def words(self) -> str:
+        read = b"" if self.groups is None else self.groups.read_bytes()
+        return f"{self.data.resolve().name} {' '.join(self.changes)} {sha256(read).hexdigest()}"
+
+
+@dataclass(frozen=True)
 class Procedural:
     """A line out of nothing but its seed."""
 
@@ -73,6 +93,9 @@ class Procedural:
         return f"{self.material} {self.change} {'recurring' if self.recurring else 'distinct'}"
 
 
+Source = Recorded | Changed | Procedural
+
+
 @dataclass(frozen=True)
 class Benchmarks:
     """One seed after the other; what the file `out` tells of is not run again."""
@@ -83,7 +106,7 @@ class Benchmarks:
 
     def drift(
         self,
-        source: Recorded | Procedural,
+        source: Source,
         variants: Sequence[Ablation],
         seeds: Sequence[int],
         out: Path | None,
@@ -101,7 +124,7 @@ class Benchmarks:
         return self._written(out, words, known, {"summary": [_json(s) for s in summaries(known)]})
 
     def _follow(
-        self, source: Recorded | Procedural, variants: Sequence[Ablation], seed: int, *, refit: bool, compared: bool
+        self, source: Source, variants: Sequence[Ablation], seed: int, *, refit: bool, compared: bool
     ) -> Iterator[list[Reading]]:
         """The readings of each variant; beside those of the first one, if `compared`, those of what is not adapted."""
         if not variants:
@@ -195,11 +218,14 @@ def _json(part: FrozenModel) -> dict[str, Any]:
     return part.model_dump(mode="json")
 
 
-def _shown(source: Recorded | Procedural, seed: int) -> tuple[list[ObservedImage], Iterator[DriftPhase]]:
+def _shown(source: Source, seed: int) -> tuple[list[ObservedImage], Iterator[DriftPhase]]:
     """What the first gauge is fitted to, and what follows."""
     if isinstance(source, Procedural):
         line = source.line(seed)
         return line.fitted(), line.phases()
+    if isinstance(source, Changed):
+        images = source.images(seed)
+        return images.fitted(), images.phases()
     script = source.script(seed)
     return [_observed(frame) for frame in script.fit], (_phase(act) for act in script.acts)
 
