@@ -34,8 +34,8 @@ def noise(
     variant: Annotated[
         list[str] | None,
         typer.Option(
-            help="full, wide-ensemble, no-ensemble, no-meta, mutual, one-sided, iqr, image-grain, patch-grain, replay,"
-            " plain, clean-oracle, patchcore or padim; may be repeated (full and plain)."
+            help="full, wide-ensemble, no-ensemble, no-meta, one-sided, iqr, replay, plain, clean-oracle, patchcore or"
+            " padim; may be repeated (full and plain)."
         ),
     ] = None,
     seeds: Annotated[str, typer.Option(help="One seed, or several: 0,1,2.")] = "0,1,2",
@@ -69,11 +69,9 @@ def noise(
     full trains an ensemble, each member without one fold of the parts, and
     starts from meta-learned parameters (flowgauge meta-train); all images
     train. wide-ensemble has five members, each without two fifths of the
-    parts; no-ensemble and no-meta do without one of the two. mutual leaves
-    out what looks suspect beside the other images; one-sided and iqr leave
-    out images and patches by cross-fitted scores, image-grain and patch-grain
-    one of the two by the one-sided rule. plain does nothing of all this,
-    replay shows half of the images again as far as an earlier detector
+    parts; no-ensemble and no-meta do without one of the two. one-sided and
+    iqr leave out images by cross-fitted scores. plain does nothing of all
+    this, replay shows half of the images again as far as an earlier detector
     accepted them, and clean-oracle leaves out what is mislabelled, which only
     a benchmark knows. patchcore and padim are baselines, anomalib's own, on
     the same features and images; they come with the extra named baselines.
@@ -148,10 +146,7 @@ def drift(
     ] = False,
     variant: Annotated[
         list[str] | None,
-        typer.Option(
-            help="How to adapt: full, no-head, no-l2, no-rejection, image-grain, patch-grain, iqr or replay; may be"
-            " repeated (full)."
-        ),
+        typer.Option(help="How to adapt: full, no-head, no-l2, no-rejection, iqr or replay; may be repeated (full)."),
     ] = None,
     refit: Annotated[
         bool, typer.Option("--refit/--no-refit", help="Fit anew to every buffer too, which takes most of the time.")
@@ -181,8 +176,7 @@ def drift(
     refitted a gauge fitted to the buffer alone. seconds are what it took.
 
     --variant leaves an ingredient of adapting out: no-head (only the flow
-    moves), no-l2 (no pull to the anchor), no-rejection; or changes it:
-    image-grain and patch-grain leave out suspect images or places alone, iqr
+    moves), no-l2 (no pull to the anchor), no-rejection; or changes it: iqr
     finds images suspect by the other rule, replay shows the first gauge's
     images again.
     """

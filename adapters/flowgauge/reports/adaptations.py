@@ -41,11 +41,10 @@ def _asked(adaptation: Adaptation) -> str:
 
 def _learned(adaptation: Adaptation) -> str:
     trace, kept_out = adaptation.report.trace, rejection(adaptation)
-    patches = trace.rounds[-1].patch_share_rejected if trace.rounds else 0.0
     return (
         f"Of {plural(trace.buffered, 'buffered image')}, the newest {kept_out.reserved} were kept for the gate, "
         f"{kept_out.rejected} were rejected as suspects in {plural(len(trace.rounds), 'round')}, and {trace.trained} "
-        f"trained; of those, {100 * patches:.1f} % of the patches were kept out too."
+        "trained."
     )
 
 

@@ -173,7 +173,7 @@ class _Refinement:
         cross = starts.cross_fitted(self.division)
         made = self._rounds(cross, suspicion, settings)
         whole = starts.without(made.suspicion).start(self.division.validation, len(cross) + 1)
-        last = _fold_model(whole, made.suspicion.patches, settings.inner_loop, self.seed, len(made.rounds))
+        last = _fold_model(whole, made.suspicion.kept, settings.inner_loop, self.seed, len(made.rounds))
         made = replace(made, steps=(*made.steps, *whole.steps, *last.steps))
         scores = image_scores(anchor, self.data, made.token_scores)
         return self._refined(made, last.detector, scores, _held_out_maps(made.fold_models, self.data))
@@ -185,7 +185,7 @@ class _Refinement:
         steps = [step for start in cross for step in start.steps]
         for number in range(1, how.rounds + 1):
             self.progress("refining, round", number, how.rounds)
-            fold_models = [_fold_model(start, suspicion.patches, how.inner_loop, self.seed, number) for start in cross]
+            fold_models = [_fold_model(start, suspicion.kept, how.inner_loop, self.seed, number) for start in cross]
             token_scores = _held_out_token_scores(fold_models)
             before, suspicion = suspicion, self._suspicion(token_scores)
             rounds.append(self._round(suspicion))
@@ -196,15 +196,14 @@ class _Refinement:
 
     def _suspicion(self, token_scores: Tensor) -> Suspicion:
         scores = image_scores(self.anchor, self.data, token_scores)
-        return suspect(scores, self.anchor.patch_scores(token_scores), self.settings.rejection, self.default_k)
+        return suspect(scores, self.settings.rejection, self.default_k)
 
     def _round(self, suspicion: Suspicion) -> Round:
         return Round(
-            rule=self.settings.rejection.image_rule.value,
+            rule=self.settings.rejection.rule.value,
             threshold=suspicion.threshold,
             kept=int(suspicion.kept.sum()),
             rejected=tuple(name for name, kept in zip(self.image_ids, suspicion.kept, strict=True) if not kept),
-            patch_share_rejected=suspicion.patch_share_rejected,
         )
 
     def _refined(self, made: _Rounds, detector: Adaptable, scores: NDArray[np.float64], maps: Tensor) -> Refined:
@@ -364,21 +363,19 @@ class _FoldModel:
         return with_flow(self.start.detector, self.parameters)
 
 
-def _fold_model(start: _Start, may_train: Tensor, settings: InnerLoop, seed: int, number: int) -> _FoldModel:
+def _fold_model(start: _Start, may_train: NDArray[np.bool_], settings: InnerLoop, seed: int, number: int) -> _FoldModel:
     training = _training_tokens(start, may_train)
     return _FoldModel(start, *adapted(start.flow, training, settings, seed=seed, round_number=number))
 
 
-def _training_tokens(start: _Start, may_train: Tensor) -> TrainingTokens:
-    """Where nothing is left on one side, all that may train does both. Of a mirrored view all patches of an image train
-    of which any may: which of them are suspect is known of the plain view alone.
-    """
-    watched = torch.from_numpy(start.watched)[:, None]
-    train, validation = start.tokens[may_train & ~watched], start.tokens[may_train & watched]
-    if not len(train) or not len(validation):
-        train = validation = start.tokens[may_train]
-    images = (may_train.any(dim=1) & ~watched[:, 0]).nonzero().flatten()
-    return TrainingTokens(torch.cat([train, *(view[images].flatten(0, 1) for view in start.mirrored)]), validation)
+def _training_tokens(start: _Start, may_train: NDArray[np.bool_]) -> TrainingTokens:
+    """Of the images that may train; where all or none of them are held out, they train and validate."""
+    train, validation = may_train & ~start.watched, may_train & start.watched
+    if not train.any() or not validation.any():
+        train = validation = may_train
+    rows = torch.from_numpy(np.flatnonzero(train))
+    tokens = [view[rows].flatten(0, 1) for view in (start.tokens, *start.mirrored)]
+    return TrainingTokens(torch.cat(tokens), start.tokens[torch.from_numpy(validation)].flatten(0, 1))
 
 
 def _held_out_token_scores(fold_models: Sequence[_FoldModel]) -> Tensor:

@@ -7,10 +7,10 @@ import torch.nn.functional as F
 from flowgauge.datachecks.duplicates import Repeats
 from flowgauge.datachecks.image_statistics import GRID, ImageStatistics
 from flowgauge.datachecks.issue import Check, Figure, Finding, Named
+from flowgauge.datachecks.mutual_scoring import MutualScoring, mutual_scores
 from flowgauge.datachecks.near_duplicates import parts_of
 from flowgauge.datachecks.outliers import surprising
 from flowgauge.models.detector import Progress
-from flowgauge.training.mutual_scoring import MutualScoring, mutual_scores
 from flowgauge.training.thresholds import Scores
 
 RATE = 0.02

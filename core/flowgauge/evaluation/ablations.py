@@ -13,17 +13,14 @@ from flowgauge.training.thresholds import Rule
 
 class Ablation(StrEnum):
     """`full`: all of them. `no-head`: the flow alone takes the inner loop. `no-l2`: nothing pulls to the anchor.
-    `no-rejection`: all buffered images train, and all of their places. `image-grain`, `patch-grain`: suspect images, or
-    suspect places of all images, are all that is left out. `iqr`: images are suspect above Q3 + 1.5 IQR. `replay`: what
-    trained the first gauge is in every buffer too (arXiv 2605.24251 finds that hard to beat).
+    `no-rejection`: all buffered images train. `iqr`: images are suspect above Q3 + 1.5 IQR. `replay`: what trained the
+    first gauge is in every buffer too (arXiv 2605.24251 finds that hard to beat).
     """
 
     FULL = "full"
     NO_HEAD = "no-head"
     NO_L2 = "no-l2"
     NO_REJECTION = "no-rejection"
-    IMAGE_GRAIN = "image-grain"
-    PATCH_GRAIN = "patch-grain"
     IQR = "iqr"
     REPLAY = "replay"
 
@@ -47,9 +44,7 @@ _REFINEMENTS = {
         inner_loop=_free(RefinementSettings().inner_loop),
         members=MemberSettings(inner_loop=_free(MemberSettings().inner_loop)),
     ),
-    Ablation.NO_REJECTION: RefinementSettings(rejection=Rejection(images=False, patches=False)),
-    Ablation.IMAGE_GRAIN: RefinementSettings(rejection=Rejection(patches=False)),
-    Ablation.PATCH_GRAIN: RefinementSettings(rejection=Rejection(images=False)),
-    Ablation.IQR: RefinementSettings(rejection=Rejection(image_rule=Rule.IQR, image_k=1.5)),
+    Ablation.NO_REJECTION: RefinementSettings(rejection=Rejection(images=False)),
+    Ablation.IQR: RefinementSettings(rejection=Rejection(rule=Rule.IQR, k=1.5)),
     Ablation.REPLAY: RefinementSettings(),
 }

@@ -1,7 +1,7 @@
 """How much defects among the images that train cost: the same fit at rising shares of them, in variants."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
 from statistics import fmean, stdev
@@ -19,8 +19,6 @@ from flowgauge.evaluation.splits import Groups, Split
 from flowgauge.models.detector import Detector, TrainingSet
 from flowgauge.models.headflow.detector import HeadFlow, ensemble_options
 from flowgauge.training.fit import FitSettings, Initialization, Trainer, folds_of, plain_scores
-from flowgauge.training.mutual_scoring import MutualScoring
-from flowgauge.training.outliers import Rejection, patch_limit
 from flowgauge.training.thresholds import Rule
 
 
@@ -28,10 +26,8 @@ class Variant(StrEnum):
     """`full`: an ensemble, whose members are each trained without one fold of the parts and start from the meta-learned
     initialization; all images train. `wide-ensemble`: five members, each trained without two fifths of the parts.
     Without an ingredient of `full`: `no-ensemble` trains one member, `no-meta` starts at random. With one that did not
-    earn its place there: `mutual` leaves out images that are suspect beside the others, before anything is fitted;
-    `one-sided` and `iqr` leave out images, and patches of the other images, by scores of detectors that were fitted
-    without the image in question, in two rounds; `image-grain` leaves out the images alone, `patch-grain` the patches
-    alone.
+    earn its place there: `one-sided` and `iqr` leave out images by scores of detectors that were fitted without the
+    image in question, in two rounds.
 
     For comparison, one member from a random start: `plain`, all images train; `replay`, every second image trains only
     where a detector accepts it that was fitted without it to the others of that half, as a parent's accepted images are
@@ -44,11 +40,8 @@ class Variant(StrEnum):
     WIDE_ENSEMBLE = "wide-ensemble"
     NO_ENSEMBLE = "no-ensemble"
     NO_META = "no-meta"
-    MUTUAL = "mutual"
     ONE_SIDED = "one-sided"
     IQR = "iqr"
-    IMAGE_GRAIN = "image-grain"
-    PATCH_GRAIN = "patch-grain"
     REPLAY = "replay"
     PLAIN = "plain"
     CLEAN_ORACLE = "clean-oracle"
@@ -58,12 +51,11 @@ class Variant(StrEnum):
 
 @dataclass(frozen=True)
 class _Recipe:
-    """`changes` to the settings decide which images train, `patches` whether all of their places do; `meta`: from
-    the meta-learned initialization; `ensemble`: the options of one, where the detector can be one.
+    """`changes` to the settings decide which images train; `meta`: from the meta-learned initialization; `ensemble`:
+    the options of one, where the detector can be one.
     """
 
     changes: Mapping[str, object]
-    patches: bool = False
     meta: bool = True
     ensemble: Mapping[str, object] = field(default_factory=lambda: ensemble_options(3))
 
@@ -76,19 +68,16 @@ class _Recipe:
 
 
 _ONE_MEMBER: Mapping[str, object] = {}
-_ALL_TRAIN: Mapping[str, object] = {"refine": 0, "mutual": None}
-_BY_CROSS_FITTING: Mapping[str, object] = {"refine": 2, "mutual": None}
+_ALL_TRAIN: Mapping[str, object] = {"refine": 0}
+_BY_CROSS_FITTING: Mapping[str, object] = {"refine": 2}
 _RECIPES = {
     Variant.FULL: _Recipe(_ALL_TRAIN),
     Variant.WIDE_ENSEMBLE: _Recipe(_ALL_TRAIN, ensemble=ensemble_options(5)),
     Variant.NO_ENSEMBLE: _Recipe(_ALL_TRAIN, ensemble=_ONE_MEMBER),
     Variant.NO_META: _Recipe(_ALL_TRAIN, meta=False),
-    Variant.MUTUAL: _Recipe({"refine": 1, "mutual": MutualScoring()}),
-    Variant.ONE_SIDED: _Recipe(_BY_CROSS_FITTING, patches=True),
-    Variant.IQR: _Recipe({**_BY_CROSS_FITTING, "suspect_rule": Rule.IQR}, patches=True),
-    Variant.IMAGE_GRAIN: _Recipe(_BY_CROSS_FITTING),
-    Variant.PATCH_GRAIN: _Recipe(_ALL_TRAIN, patches=True),
-    Variant.REPLAY: _Recipe({"refine": 1, "mutual": None}, meta=False, ensemble=_ONE_MEMBER),
+    Variant.ONE_SIDED: _Recipe(_BY_CROSS_FITTING),
+    Variant.IQR: _Recipe({**_BY_CROSS_FITTING, "suspect_rule": Rule.IQR}),
+    Variant.REPLAY: _Recipe({"refine": 1}, meta=False, ensemble=_ONE_MEMBER),
     Variant.PLAIN: _Recipe(_ALL_TRAIN, meta=False, ensemble=_ONE_MEMBER),
     Variant.CLEAN_ORACLE: _Recipe(_ALL_TRAIN, meta=False, ensemble=_ONE_MEMBER),
 }
@@ -147,9 +136,8 @@ def contaminated_fit(
     rejecting = Trainer(recipe.rejecting(settings), data.shape, split.seed, _silent, start)
     mislabelled = np.isin(np.asarray(split.train), np.asarray(split.mislabelled, dtype=str))
     suspects = _suspects(rejecting, training, variant, mislabelled)
-    training_set = _doubting(rejecting, training, suspects) if recipe.patches else training.training_set
     trainer = Trainer(recipe.trainer(settings), data.shape, split.seed, _silent, start)
-    detector = trainer.trained(training_set.without(suspects), "all images")
+    detector = trainer.trained(training.training_set.without(suspects), "all images")
     seconds = clock() - begun
     kept = np.ones(len(split.train), dtype=bool)
     kept[suspects.numpy()] = False
@@ -192,16 +180,8 @@ def _suspects(
         return torch.from_numpy(np.flatnonzero(mislabelled))
     if variant is Variant.REPLAY:
         half = training.every_second()
-        return 2 * trainer_of_folds.suspects(half.training_set, half.parts, half.folds(trainer_of_folds))
-    return trainer_of_folds.suspects(training.training_set, training.parts, training.folds(trainer_of_folds))
-
-
-def _doubting(trainer_of_folds: Trainer, training: _Training, suspects: Tensor) -> TrainingSet:
-    """The training set, without those places of the images that stand out among all, by the rule of adapting."""
-    maps = trainer_of_folds.cross_fitted(training.training_set, training.folds(trainer_of_folds), suspects).maps
-    unclear = maps > patch_limit(maps, Rejection())
-    views = trainer_of_folds.untrained().training_views(len(maps))[: len(training.training_set.image) // len(maps)]
-    return replace(training.training_set, unclear=torch.cat([view.move(unclear) for view in views]))
+        return 2 * trainer_of_folds.suspects(half.training_set, half.folds(trainer_of_folds))
+    return trainer_of_folds.suspects(training.training_set, training.folds(trainer_of_folds))
 
 
 def _auroc(detector: Detector, data: Embedded, split: Split) -> float:

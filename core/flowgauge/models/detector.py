@@ -79,9 +79,8 @@ class TrainingSet:
     `good`: views of good images, (N,); `image`: (N,) which image each row is a view of; `synthetic`: (M,) good images
     with a synthetic anomaly, `synthetic_image`: (M,) of which image; `mask`: (M, h, w) share of each cell of the
     detector's grid that is anomalous, in [0, 1]. `parts` names what part the image of each number shows; where it is
-    empty, each image shows its own. `unclear`: (N, h, w) bool, patches of `good` that should not train; where it is
-    None, all may. `defects`: (K,) images that people have called defective, `kinds` the class of each, "" where nobody
-    said.
+    empty, each image shows its own. `defects`: (K,) images that people have called defective, `kinds` the class of
+    each, "" where nobody said.
     """
 
     good: Embedding
@@ -90,7 +89,6 @@ class TrainingSet:
     synthetic_image: Tensor
     mask: Tensor
     parts: tuple[str, ...] = ()
-    unclear: Tensor | None = None
     defects: Embedding = field(default_factory=dict)
     kinds: tuple[str, ...] = ()
 
@@ -134,7 +132,6 @@ class TrainingSet:
             synthetic=select(self.synthetic, synthetic),
             synthetic_image=self.synthetic_image[synthetic],
             mask=self.mask[synthetic],
-            unclear=None if self.unclear is None else self.unclear[good],
         )
 
 

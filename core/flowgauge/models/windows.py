@@ -11,10 +11,6 @@ def nhwc(tensor: Tensor) -> Tensor:
     return tensor.contiguous(memory_format=torch.channels_last) if tensor.ndim == 4 else tensor
 
 
-UNCLEAR = 1e-3
-"""The painted share of cells that should not train: neither nothing nor enough to count as painted."""
-
-
 class Windows:
     """Seeded square windows of `side` cells from the rows of a training set: good views first, copies with synthetic
     anomalies after them."""
@@ -39,7 +35,8 @@ class Windows:
 
     def _window(self, row: int) -> tuple[Embedding, Tensor]:
         if row < self._good:
-            source, index, share = self._training_set.good, row, self._unclear(row)
+            source, index = self._training_set.good, row
+            share = self._training_set.mask.new_zeros(self._patches, self._patches)
             top, left = self._anywhere()
         else:
             source, index = self._training_set.synthetic, row - self._good
@@ -47,11 +44,6 @@ class Windows:
             top, left = self._corner(share)
         parts = {name: self._cut(tensor[index], top, left) for name, tensor in source.items()}
         return parts, share[top : top + self._side, left : left + self._side]
-
-    def _unclear(self, row: int) -> Tensor:
-        if self._training_set.unclear is None:
-            return self._training_set.mask.new_zeros(self._patches, self._patches)
-        return UNCLEAR * self._training_set.unclear[row].to(self._training_set.mask.dtype)
 
     def _cut(self, tensor: Tensor, top: int, left: int) -> Tensor:
         if tensor.ndim < 3:

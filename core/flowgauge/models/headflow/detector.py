@@ -164,14 +164,11 @@ class HeadFlow(Adaptable):
 
     def _sampled(self, own: "_Own", training_set: TrainingSet, seed: int) -> Rows:
         generator = torch.Generator().manual_seed(seed)
-        images, patches, _ = own.tokens.shape
+        patches = own.tokens.shape[1]
         few = min(self.config.tokens_per_image, patches)
         chosen = torch.randperm(patches, generator=generator)[:few]
         held_out = held_out_images(training_set.image[own.rows], 0.1, seed)
-        usable = torch.ones(images, few, dtype=torch.bool)
-        if training_set.unclear is not None:
-            usable = ~training_set.unclear[own.rows].flatten(1)[:, chosen]
-        return Rows(own.tokens[:, chosen][usable], held_out.repeat_interleave(few)[usable.flatten()])
+        return Rows(own.tokens[:, chosen].flatten(0, 1), held_out.repeat_interleave(few))
 
     def tokens(self, embedding: Embedding) -> Tensor:
         """(B, members * h * w, D): all patches as one member tells of them, then as the next does."""

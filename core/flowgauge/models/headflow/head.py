@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from flowgauge.domain.messages import FrozenModel
 from flowgauge.domain.seeding import seeded
 from flowgauge.models.detector import Embedding, FeatureShape, Progress, TrainingSet, length
-from flowgauge.models.windows import UNCLEAR, Windows
+from flowgauge.models.windows import Windows
 
 MEANS = "means"
 
@@ -159,8 +159,6 @@ _MOST_SYNTHETIC = 12
 _SYNTHETIC_WEIGHT = 32.0
 _PEAK_WEIGHT = 0.3
 _PEAK_PATCHES = 5
-_TRAINS_NOTHING = -1e4
-"""A logit whose cross-entropy with `good` has no gradient."""
 
 
 def _loss(head: Head, windows: Embedding, share_BHW: Tensor) -> Tensor:
@@ -172,8 +170,7 @@ def _loss(head: Head, windows: Embedding, share_BHW: Tensor) -> Tensor:
     weight = clean + _SYNTHETIC_WEIGHT * target * _MOST_SYNTHETIC / cluster
     patches = (F.binary_cross_entropy_with_logits(logits, target, reduction="none") * weight).sum() / clean.sum()
     is_synthetic = target.amax(dim=(1, 2))
-    sure = logits.masked_fill(share_BHW == UNCLEAR, _TRAINS_NOTHING)
-    peaks = sure.flatten(1).topk(_PEAK_PATCHES, dim=1)[0].mean(dim=1)
+    peaks = logits.flatten(1).topk(_PEAK_PATCHES, dim=1)[0].mean(dim=1)
     return patches + _PEAK_WEIGHT * F.binary_cross_entropy_with_logits(peaks, is_synthetic)
 
 
