@@ -3,7 +3,7 @@ BIN := .venv/bin
 STAMP := .venv/installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-stack test faults check format benchmark memory validate servers up down clean
+.PHONY: help demo demo-stack test faults check format reference benchmark memory validate servers up down clean
 
 help:  ## list these targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -37,6 +37,9 @@ check: $(STAMP)  ## ruff, mypy --strict, import-linter; writes nothing
 format: $(STAMP)  ## let ruff mend what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+reference: $(STAMP)  ## write the pages of docs/reference that are made from the code
+	$(BIN)/python -m tests.support.reference
 
 benchmark: $(STAMP)  ## speed, as ratios measured side by side
 	$(BIN)/python -m pytest tests/benchmarks --benchmarks -s --deselect tests/benchmarks/test_memory.py

@@ -136,10 +136,19 @@ def test_a_line_is_followed_through_its_phases_once(flowgauge: Shell, phases: Pa
     ], "the first gauge was read before"
 
 
+def test_the_images_of_a_data_set_are_changed(flowgauge: Shell, tmp_path: Path) -> None:
+    out = tmp_path / "changed.json"
+    data = ("benchmark", "drift", tiny_dataset(), "--change", "contrast", "--seeds", "0", "--size", SIDE)
+    done = flowgauge(*data, "--no-refit", "--device", "cpu", "--json", out)
+    assert done.code == 0, done.err
+    ways = [(summary["phase"], summary["way"]) for summary in json.loads(out.read_text())["summary"]]
+    assert ways == [(phase, way) for phase in ("as it is", "contrast") for way in ("frozen", "adapted", "in-use")]
+
+
 def test_what_cannot_be_followed_is_a_mistake(flowgauge: Shell, phases: Path, tmp_path: Path) -> None:
-    alone = flowgauge("benchmark", "drift", tiny_dataset())
+    alone = flowgauge("benchmark", "drift", "--phases", phases)
     assert alone.code == 2
-    assert "need both a folder and --phases" in alone.err
+    assert "--phases needs the folder of its images" in alone.err
     unknown = flowgauge("benchmark", "poisoning", "--change", "weather")
     assert unknown.code == 2
     assert "light, contrast, focus, texture" in unknown.err

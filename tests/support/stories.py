@@ -123,8 +123,7 @@ def _adaptation(number: int, points: tuple[Point, ...], accepted: bool) -> Adapt
 def _trace(number: int, buffered: int, rejected: tuple[str, ...]) -> AdaptationTrace:
     rng = np.random.default_rng(number)
     rounds = tuple(
-        Round(rule="median", threshold=2.4, kept=buffered - len(rejected), rejected=rejected, patch_share_rejected=0.04)
-        for _ in range(2)
+        Round(rule="median", threshold=2.4, kept=buffered - len(rejected), rejected=rejected) for _ in range(2)
     )
     steps = tuple(
         Step(

@@ -129,14 +129,14 @@ def test_what_becomes_suspect_does_not_train_the_last_head(monkeypatch: pytest.M
         trained_by.append(set(data.train.image.tolist()) | set(data.validation.synthetic_image.tolist()))
         return with_adapted_heads(detector, data, *rest, **more)
 
-    def doubting(scores: Any, nll: torch.Tensor, rule: Rejection, k: float) -> Suspicion:
-        found = suspect(scores, nll, Rejection(images=False, patches=False), k)
+    def rejecting(scores: Any, rule: Rejection, k: float) -> Suspicion:
+        found = suspect(scores, Rejection(images=False), k)
         if trained_by:
             found.kept[5] = False
         return found
 
     monkeypatch.setattr(refinement_module, "with_adapted_heads", watched)
-    monkeypatch.setattr(refinement_module, "suspect", doubting)
+    monkeypatch.setattr(refinement_module, "suspect", rejecting)
     refined = refined_on(
         lambda numbers: None, RefinementSettings(rounds=1, head_adaptation=HeadAdaptation(inner_loop=LOOP))
     )
@@ -147,13 +147,12 @@ def test_what_becomes_suspect_does_not_train_the_last_head(monkeypatch: pytest.M
 
 
 def test_where_all_that_would_watch_are_suspect_those_that_train_watch_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    def doubting(scores: Any, nll: torch.Tensor, rule: Rejection, k: float) -> Suspicion:
-        found = suspect(scores, nll, Rejection(images=False, patches=False), k)
+    def rejecting(scores: Any, rule: Rejection, k: float) -> Suspicion:
+        found = suspect(scores, Rejection(images=False), k)
         found.kept[:3] = False
-        found.patches[:3] = False
         return found
 
-    monkeypatch.setattr(refinement_module, "suspect", doubting)
+    monkeypatch.setattr(refinement_module, "suspect", rejecting)
     refined = refined_on(lambda numbers: None, RefinementSettings(rounds=1, head_adaptation=None))
     last = [step for step in refined.steps if step.round == len(refined.rounds)]
     assert last

@@ -1,9 +1,8 @@
 import numpy as np
-import pytest
 import torch
 from torch import Tensor
 
-from flowgauge.training.mutual_scoring import MutualScoring, least_suspect, mutual_scores
+from flowgauge.datachecks.mutual_scoring import MutualScoring, mutual_scores
 from flowgauge.training.thresholds import Scores
 
 IMAGES, CHANNELS, SIDE = 20, 12, 8
@@ -65,11 +64,3 @@ def test_the_features_stay_as_they_are_and_a_seed_repeats_itself() -> None:
     before = features.clone()
     np.testing.assert_array_equal(scored(features, settings=few), scored(features, settings=few))
     assert torch.equal(features, before)
-
-
-@pytest.mark.parametrize(("share", "kept"), [(0.7, 7), (0.5, 5), (1.0, 10)])
-def test_the_least_suspect_share_is_kept(share: float, kept: int) -> None:
-    scores = np.array([3.0, 1, 4, 1, 5, 9, 2, 6, 5, 3])
-    chosen = least_suspect(scores, share)
-    assert chosen.sum() == kept
-    assert scores[chosen].max() <= scores[~chosen].min(initial=np.inf)

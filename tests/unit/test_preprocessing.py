@@ -112,14 +112,14 @@ def test_a_picture_without_an_object_shows_black() -> None:
 
 def test_a_fit_that_sees_no_objects_is_refused_and_a_picture_without_one_is_unclear() -> None:
     embedding = Preprocessing(size=64, aspect=Aspect.EMBED)
-    part, patch_features = _object_on_background(100, 100, (20, 20, 60, 60)), _picture(100, 100)
+    part, empty = _object_on_background(100, 100, (20, 20, 60, 60)), _picture(100, 100)
     with pytest.raises(DatasetError, match=r"Only 1 of 2 images show an object.*--masks"):
-        embedding.measured([part, patch_features])
-    fitted = embedding.measured([part, part, patch_features])
+        embedding.measured([part, empty])
+    fitted = embedding.measured([part, part, empty])
     assert fitted.unclear_reasons(part) == ()
-    assert "no object" in fitted.unclear_reasons(patch_features)[0]
+    assert "no object" in fitted.unclear_reasons(empty)[0]
     assert "more than the window of 48" in fitted.unclear_reasons(_object_on_background(100, 100, (20, 20, 90, 60)))[0]
-    assert Preprocessing(size=64).measured([patch_features]).unclear_reasons(patch_features) == ()
+    assert Preprocessing(size=64).measured([empty]).unclear_reasons(empty) == ()
 
 
 def test_a_cut_object_needs_not_stand_out() -> None:

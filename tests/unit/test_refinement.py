@@ -91,14 +91,13 @@ def test_every_view_of_an_image_that_is_kept_trains_and_none_of_one_that_is_reje
         trained.append(len(training.train))
         return adapted(flow, training, *rest, **more)
 
-    def doubting(scores: Any, nll: torch.Tensor, rule: Rejection, k: float) -> Suspicion:
-        found = suspect(scores, nll, rule, k)
+    def rejecting(scores: Any, rule: Rejection, k: float) -> Suspicion:
+        found = suspect(scores, rule, k)
         found.kept[4] = False
-        found.patches[4] = False
         return found
 
     monkeypatch.setattr(refinement_module, "adapted", recorded)
-    monkeypatch.setattr(refinement_module, "suspect", doubting)
+    monkeypatch.setattr(refinement_module, "suspect", rejecting)
     refined_on(brighter(), mirrored=(brighter(), brighter()))
     patches = anchor().grid[0] * anchor().grid[1]
     assert trained == [3 * patches * images for images in (15, 16, 15)], "image 4 is of the second fold"

@@ -32,7 +32,7 @@ class GateSettings(FrozenModel):
 
 
 class Recent:
-    """The line's most recent buffered pictures, which did not train, as two gauges see them."""
+    """The line's most recent buffered images, which did not train, as candidate and parent score them."""
 
     def __init__(self, candidate: Gauge, parent: Gauge, pictures: Sequence[Picture], seed: int, copies: int) -> None:
         self.candidate, self.parent = candidate, parent
@@ -48,13 +48,13 @@ class Recent:
         self.synthetic = self.pair(np.concatenate(synthetic))
 
     def pair(self, crops: Crops) -> "_Pair":
-        """What the two say of them."""
+        """Their scores of `crops` (n, S, S, 3)."""
         own, parents = score_by_each([self.candidate, self.parent], crops)
         return _Pair(own, parents, self.candidate.manifest.threshold.value, self.parent.manifest.threshold.value)
 
 
 class _Pair:
-    """Scores (n,) of the same squares by candidate and parent, and the shares above each one's threshold."""
+    """Scores (n,) of the same crops by candidate and parent, and the shares above each one's threshold."""
 
     def __init__(self, candidate: Scores, parent: Scores, limit: float, parent_limit: float) -> None:
         self.candidate, self.parent = candidate, parent
@@ -63,7 +63,7 @@ class _Pair:
         self._parents = parent > parent_limit
 
     def of(self, rows: NDArray[np.intp]) -> "_Pair":
-        """Of some of the squares."""
+        """Of some of the crops."""
         return _Pair(self.candidate[rows], self.parent[rows], *self._limits)
 
     @property
@@ -91,110 +91,66 @@ def check_candidate(
     settings: GateSettings,
 ) -> GateReport:
     """All checks, passed or not: a refusal names every reason."""
+    plain, ordinary, synthetic = recent.plain, recent.ordinary, recent.synthetic
+    losses = [loss for step in trace.steps for loss in (step.train_loss, step.validation_loss)]
+    broken = sum(not math.isfinite(value) for value in (*losses, *plain.candidate, *synthetic.candidate))
+    # Informedness on synthetic anomalies (Youden's J): the share of them above the threshold, less that of the same
+    # images without. Both gauges score the same images, so chance enters by the paired standard error alone.
+    informedness = synthetic.alarms - ordinary.alarms
+    parents_informedness = synthetic.parent_alarms - ordinary.parent_alarms
+    lenient = parents_informedness - settings.sensitivity_slack - synthetic.paired_error()
+    last = trace.rounds[-1]
+    rejected = len(last.rejected) / (last.kept + len(last.rejected))
+    # where recent scores lie on the candidate's own scale: far from 0, its calibration is not of this line
+    shift = abs(recent.candidate.manifest.calibration.standardise(float(np.median(plain.candidate))))
     checks = [
-        _finite(recent, trace),
-        _sensitivity(recent, settings),
-        _alarms(recent, settings),
-        _rejected(trace, settings),
-        _shift(recent, settings),
+        _at_most("finite losses and scores", float(broken), 0.0, f"{broken} losses or scores are not finite numbers"),
+        _at_least(
+            "sensitivity to synthetic anomalies",
+            informedness,
+            max(lenient, settings.least_sensitivity),
+            f"it catches {synthetic.alarms:.0%} of the synthetic anomalies on recent parts and {ordinary.alarms:.0%} of"
+            f" the same parts without, the active gauge {synthetic.parent_alarms:.0%} and {ordinary.parent_alarms:.0%}",
+        ),
+        _at_most(
+            "alarms on recent images",
+            plain.alarms,
+            plain.parent_alarms + settings.alarm_slack,
+            f"it alarms on {plain.alarms:.0%} of the recent images that did not train, the active gauge on"
+            f" {plain.parent_alarms:.0%}",
+        ),
+        _at_most(
+            "share of the buffer rejected",
+            rejected,
+            settings.most_rejected,
+            f"{rejected:.0%} of the buffered images were rejected as suspects",
+        ),
+        _at_most(
+            "shift of recent scores",
+            shift,
+            settings.most_shift,
+            f"recent scores lie {shift:.1f} deviations from where its calibration puts them",
+        ),
     ]
+    crops = recent.candidate.manifest.preprocessing.crops
     if golden_defect:
-        checks.append(_golden_defects(recent, golden_defect, settings))
+        seen = recent.pair(crops(golden_defect))
+        words = f"it catches {seen.alarms:.0%} of the golden set's defects, the active gauge {seen.parent_alarms:.0%}"
+        limit = seen.parent_alarms - settings.golden_slack
+        checks.append(_at_least("golden set's defects caught", seen.alarms, limit, words))
     if golden_good:
-        checks.append(_golden_goods(recent, golden_good))
+        seen = recent.pair(crops(golden_good))
+        words = f"it alarms on {seen.alarms:.0%} of the golden set's good images, the active gauge on"
+        words = f"{words} {seen.parent_alarms:.0%}"
+        # reported and no more: the golden set's good images may predate the drift
+        name = "alarms on the golden set's good images"
+        checks.append(Check(name=name, value=seen.alarms, limit=None, passed=True, message=words))
     return GateReport(accepted=all(check.passed for check in checks), checks=tuple(checks))
 
 
-def _finite(recent: Recent, trace: AdaptationTrace) -> Check:
-    losses = [loss for step in trace.steps for loss in (step.train_loss, step.validation_loss)]
-    broken = sum(not math.isfinite(value) for value in (*losses, *recent.plain.candidate, *recent.synthetic.candidate))
-    return Check(
-        name="finite losses and scores",
-        value=float(broken),
-        limit=0.0,
-        passed=broken == 0,
-        message=f"{broken} losses or scores are not finite numbers",
-    )
+def _at_most(name: str, value: float, limit: float, message: str) -> Check:
+    return Check(name=name, value=value, limit=limit, passed=value <= limit, message=message)
 
 
-def _sensitivity(recent: Recent, settings: GateSettings) -> Check:
-    """Informedness on synthetic anomalies (Youden's J: the share of those caught, less that of plain images).
-
-    Both gauges see the same paintings, so what chance does to the difference is its paired standard error.
-    """
-    own = recent.synthetic.alarms - recent.ordinary.alarms
-    parents = recent.synthetic.parent_alarms - recent.ordinary.parent_alarms
-    limit = max(parents - settings.sensitivity_slack - recent.synthetic.paired_error(), settings.least_sensitivity)
-    return Check(
-        name="sensitivity to synthetic anomalies",
-        value=own,
-        limit=limit,
-        passed=own >= limit,
-        message=f"it catches {recent.synthetic.alarms:.0%} of the synthetic anomalies on recent parts and"
-        f" {recent.ordinary.alarms:.0%} of the same parts unpainted, the active gauge"
-        f" {recent.synthetic.parent_alarms:.0%} and {recent.ordinary.parent_alarms:.0%}",
-    )
-
-
-def _alarms(recent: Recent, settings: GateSettings) -> Check:
-    limit = recent.plain.parent_alarms + settings.alarm_slack
-    return Check(
-        name="alarms on recent images",
-        value=recent.plain.alarms,
-        limit=limit,
-        passed=recent.plain.alarms <= limit,
-        message=f"it alarms on {recent.plain.alarms:.0%} of the recent images that did not train, the active gauge"
-        f" on {recent.plain.parent_alarms:.0%}",
-    )
-
-
-def _rejected(trace: AdaptationTrace, settings: GateSettings) -> Check:
-    share = len(trace.rounds[-1].rejected) / (trace.rounds[-1].kept + len(trace.rounds[-1].rejected))
-    return Check(
-        name="share of the buffer rejected",
-        value=share,
-        limit=settings.most_rejected,
-        passed=share <= settings.most_rejected,
-        message=f"{share:.0%} of the buffered images were rejected as suspects",
-    )
-
-
-def _shift(recent: Recent, settings: GateSettings) -> Check:
-    """Where recent scores lie on the candidate's own scale: far from 0, its calibration is not of this line."""
-    shift = abs(recent.candidate.manifest.calibration.standardise(float(np.median(recent.plain.candidate))))
-    return Check(
-        name="shift of recent scores",
-        value=shift,
-        limit=settings.most_shift,
-        passed=shift <= settings.most_shift,
-        message=f"recent scores lie {shift:.1f} deviations from where its calibration puts them",
-    )
-
-
-def _golden_defects(recent: Recent, pictures: Sequence[Picture], settings: GateSettings) -> Check:
-    seen = _golden(recent, pictures)
-    limit = seen.parent_alarms - settings.golden_slack
-    return Check(
-        name="golden set's defects caught",
-        value=seen.alarms,
-        limit=limit,
-        passed=seen.alarms >= limit,
-        message=f"it catches {seen.alarms:.0%} of the golden set's defects, the active gauge {seen.parent_alarms:.0%}",
-    )
-
-
-def _golden_goods(recent: Recent, pictures: Sequence[Picture]) -> Check:
-    """Only reported: the golden set's good images may predate the drift."""
-    seen = _golden(recent, pictures)
-    return Check(
-        name="alarms on the golden set's good images",
-        value=seen.alarms,
-        limit=None,
-        passed=True,
-        message=f"it alarms on {seen.alarms:.0%} of the golden set's good images, the active gauge"
-        f" on {seen.parent_alarms:.0%}",
-    )
-
-
-def _golden(recent: Recent, pictures: Sequence[Picture]) -> _Pair:
-    return recent.pair(recent.candidate.manifest.preprocessing.crops(pictures))
+def _at_least(name: str, value: float, limit: float, message: str) -> Check:
+    return Check(name=name, value=value, limit=limit, passed=value >= limit, message=message)

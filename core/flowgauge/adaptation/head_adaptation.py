@@ -1,7 +1,7 @@
-"""Retuning: the inner loop on a detector's heads, from the anchor's, by synthetic anomalies on what the line now shows.
+"""Head adaptation: the inner loop on a detector's heads, from the anchor's, by synthetic anomalies on recent images.
 
-What tells defects from good surface changes with light and texture. Under a head that only knows the old ones, the
-flow can move the threshold, but hardly the ranking; so the head takes a few steps as well.
+What separates defects from good surface changes with light and texture. Under a head that was trained with the old
+ones, adapting the flow moves the threshold, but hardly the ranking; so the head takes a few steps as well.
 """
 
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.func import functional_call
 
-from flowgauge.adaptation.inner_loop import InnerLoop, Parameters, inner_loop
+from flowgauge.adaptation.inner_loop import InnerLoop, Parameters, inner_loop, set_parameters
 from flowgauge.adaptation.uncertainty import L2Rule
 from flowgauge.domain.messages import FrozenModel
 from flowgauge.domain.seeding import seeded
@@ -29,12 +29,12 @@ Windowed = tuple[Embedding, Tensor]
 
 
 class HeadAdaptation(FrozenModel):
-    """At most so many `images` train, for their features lie in memory more than once, and so many are shown with a
-    `synthetic` defect too, for those features are what retuning costs most. The inner loop's batch is in windows.
-    """
+    """How many images train a head, and the inner loop, whose batch is in windows."""
 
-    images: int = Field(256, ge=2)
-    synthetic: int = Field(64, ge=2)
+    # more take more memory, for features lie there more than once; fewer are no sample of the line
+    images: int = Field(256, ge=2, description="At most so many good images train.")
+    # more take longer, for their features are most of the cost; with fewer, some kinds of anomalies are missing
+    synthetic: int = Field(64, ge=2, description="At most so many of them train with a synthetic anomaly too.")
     inner_loop: InnerLoop = InnerLoop(alpha=0.1, steps=40, batch=16, l2=L2Rule(lowest=0.01, highest=0.5))
 
 
@@ -63,22 +63,17 @@ def with_adapted_heads(
     for head in copy.heads:
         assert isinstance(head, Head), "synthetic anomalies train heads"
         with seeded(seed):
-            parameters, taken = _adapted(head, data, settings, seed, round_number)
-        _set(head, parameters)
+            head.train()
+            draw = WindowDraw(head, data, settings.batch, seed)
+            anchor = {name: parameter.detach() for name, parameter in head.named_parameters()}
+            parameters, taken = inner_loop(
+                anchor, head_objective(head), draw, settings, what=HEAD, round_number=round_number
+            )
+            head.eval()
+        set_parameters(head, parameters)
         steps += taken
     copy.rescale(data.train.good)
     return copy, steps
-
-
-def _adapted(
-    head: Head, data: HeadData, settings: InnerLoop, seed: int, round_number: int
-) -> tuple[Parameters, list[Step]]:
-    head.train()
-    draw = WindowDraw(head, data, settings.batch, seed)
-    anchor = {name: parameter.detach() for name, parameter in head.named_parameters()}
-    found = inner_loop(anchor, head_objective(head), draw, settings, what=HEAD, round_number=round_number)
-    head.eval()
-    return found
 
 
 def head_objective(head: Head) -> Callable[[Parameters, Windowed], Tensor]:
@@ -92,15 +87,8 @@ def head_objective(head: Head) -> Callable[[Parameters, Windowed], Tensor]:
     return loss
 
 
-def _set(head: Head, parameters: Parameters) -> None:
-    own = dict(head.named_parameters())
-    with torch.no_grad():
-        for name, value in parameters.items():
-            own[name].copy_(value)
-
-
 class WindowDraw:
-    """Windows at random: half of them good, half painted."""
+    """Windows at random: half of them good, half with a synthetic anomaly."""
 
     def __init__(self, head: Head, data: HeadData, batch: int, seed: int) -> None:
         side = head.config.side(data.train.mask.shape[1])

@@ -14,7 +14,7 @@ from typing import Protocol, TypeVar
 
 import torch
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value
 
 from flowgauge.adaptation.uncertainty import L2Rule, Uncertainty, Units
@@ -60,7 +60,7 @@ class InnerLoop(FrozenModel):
 
 
 class Draw(Protocol[Drawn]):
-    """Seeded minibatches: of what trains, and of what only watches (the validation loss)."""
+    """Seeded minibatches, for the gradient and for the validation loss."""
 
     def train_batch(self) -> Drawn: ...
 
@@ -69,7 +69,7 @@ class Draw(Protocol[Drawn]):
 
 @dataclass(frozen=True)
 class TrainingTokens:
-    """Tokens (n, D) that train, and tokens that only watch."""
+    """Tokens (n, D) for the gradient, and others for the validation loss."""
 
     train: Tensor
     validation: Tensor
@@ -78,6 +78,14 @@ class TrainingTokens:
 def parameters_of(flow: Flow) -> Parameters:
     """What an adaptation may change, detached."""
     return {name: p.detach() for name, p in flow.named_parameters() if p.requires_grad}
+
+
+def set_parameters(module: nn.Module, parameters: Parameters) -> None:
+    """Overwrite those of `module`, in place."""
+    own = dict(module.named_parameters())
+    with torch.no_grad():
+        for name, value in parameters.items():
+            own[name].copy_(value)
 
 
 def loss_of(flow: Flow) -> Callable[[Parameters, Tensor], Tensor]:

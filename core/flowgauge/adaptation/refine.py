@@ -18,7 +18,15 @@ from torch import Tensor
 from torch.func import functional_call
 
 from flowgauge.adaptation.head_adaptation import HeadAdaptation, HeadData, with_adapted_heads
-from flowgauge.adaptation.inner_loop import InnerLoop, Parameters, StepRule, TrainingTokens, adapted, parameters_of
+from flowgauge.adaptation.inner_loop import (
+    InnerLoop,
+    Parameters,
+    StepRule,
+    TrainingTokens,
+    adapted,
+    parameters_of,
+    set_parameters,
+)
 from flowgauge.domain.folds import fold_of
 from flowgauge.domain.messages import FrozenModel
 from flowgauge.domain.trace import Round, Step
@@ -88,7 +96,9 @@ class Refined:
 
 @dataclass(frozen=True)
 class Division:
-    """Of N images: the fold (N,) of each, and which (N,) bool only watch the fit to all of them. Parts stay whole."""
+    """Of N images: the fold (N,) of each, and which (N,) bool are for the validation loss of
+    the fit to all of them. Parts stay whole.
+    """
 
     folds: NDArray[np.intp]
     validation: NDArray[np.bool_]
@@ -149,15 +159,17 @@ class _Refinement:
         """Each member adapts without its fold. The members are the candidate: nothing is fitted to all images once
         more, and their out-of-fold scores reject, set the scales and set the threshold.
         """
-        cross = [
-            _member_start(anchor, member, self.data, self.division.folds == member)
-            for member in range(anchor.member_count)
-        ]
+        cross = []
+        for member in range(anchor.member_count):
+            seen = partial(anchor.member_tokens, member)
+            tokens, mirrored = _tokens(seen, self.data), tuple(seen(view) for view in self.data.mirrored)
+            held_out = self.division.folds == member
+            cross.append(_Start(anchor, anchor.member_flow(member), tokens, held_out, [], mirrored))
         before = [token_scores_under(start.flow, parameters_of(start.flow), start.tokens) for start in cross]
         made = self._rounds(cross, self._suspicion(torch.cat(before, dim=2)), self.settings.members)
         detector = deepcopy(anchor)
         for member, fold_model in enumerate(made.fold_models):
-            _set(detector.member_flow(member), fold_model.parameters)
+            set_parameters(detector.member_flow(member), fold_model.parameters)
         kept = torch.from_numpy(np.flatnonzero(made.suspicion.kept))
         detector.calibrate(made.token_scores[kept], select(self.data.views[0], kept))
         scores = image_scores(detector, self.data, made.token_scores)
@@ -173,7 +185,7 @@ class _Refinement:
         cross = starts.cross_fitted(self.division)
         made = self._rounds(cross, suspicion, settings)
         whole = starts.without(made.suspicion).start(self.division.validation, len(cross) + 1)
-        last = _fold_model(whole, made.suspicion.patches, settings.inner_loop, self.seed, len(made.rounds))
+        last = _fold_model(whole, made.suspicion.kept, settings.inner_loop, self.seed, len(made.rounds))
         made = replace(made, steps=(*made.steps, *whole.steps, *last.steps))
         scores = image_scores(anchor, self.data, made.token_scores)
         return self._refined(made, last.detector, scores, _held_out_maps(made.fold_models, self.data))
@@ -185,7 +197,7 @@ class _Refinement:
         steps = [step for start in cross for step in start.steps]
         for number in range(1, how.rounds + 1):
             self.progress("refining, round", number, how.rounds)
-            fold_models = [_fold_model(start, suspicion.patches, how.inner_loop, self.seed, number) for start in cross]
+            fold_models = [_fold_model(start, suspicion.kept, how.inner_loop, self.seed, number) for start in cross]
             token_scores = _held_out_token_scores(fold_models)
             before, suspicion = suspicion, self._suspicion(token_scores)
             rounds.append(self._round(suspicion))
@@ -196,15 +208,14 @@ class _Refinement:
 
     def _suspicion(self, token_scores: Tensor) -> Suspicion:
         scores = image_scores(self.anchor, self.data, token_scores)
-        return suspect(scores, self.anchor.patch_scores(token_scores), self.settings.rejection, self.default_k)
+        return suspect(scores, self.settings.rejection, self.default_k)
 
     def _round(self, suspicion: Suspicion) -> Round:
         return Round(
-            rule=self.settings.rejection.image_rule.value,
+            rule=self.settings.rejection.rule.value,
             threshold=suspicion.threshold,
             kept=int(suspicion.kept.sum()),
             rejected=tuple(name for name, kept in zip(self.image_ids, suspicion.kept, strict=True) if not kept),
-            patch_share_rejected=suspicion.patch_share_rejected,
         )
 
     def _refined(self, made: _Rounds, detector: Adaptable, scores: NDArray[np.float64], maps: Tensor) -> Refined:
@@ -221,22 +232,17 @@ class _Refinement:
 
 @dataclass(frozen=True)
 class _Start:
-    """A detector whose heads were tuned without the images that watch, the flow that is to be adapted (its own, or one
-    member's) and what that flow sees of all images: tokens (N, V * T, D), and those of each further view that trains.
+    """What one fold, or one member, starts from: a detector whose heads were adapted without the images that are
+    `held_out` (N,), the flow that is to be adapted (its own, or one member's), that flow's `tokens` of all images (N,
+    V * T, D), and those of each further view that trains.
     """
 
     detector: Adaptable
     flow: Flow
     tokens: Tensor
-    watched: NDArray[np.bool_]
+    held_out: NDArray[np.bool_]
     steps: list[Step]
     mirrored: tuple[Tensor, ...] = ()
-
-
-def _member_start(anchor: Ensemble, member: int, data: AdaptationData, watched: NDArray[np.bool_]) -> _Start:
-    seen = partial(anchor.member_tokens, member)
-    mirrored = tuple(seen(view) for view in data.mirrored)
-    return _Start(anchor, anchor.member_flow(member), _tokens(seen, data), watched, [], mirrored)
 
 
 @dataclass(frozen=True)
@@ -251,7 +257,7 @@ class _Starts:
     progress: Progress
 
     def cross_fitted(self, division: Division) -> list[_Start]:
-        """One for each fold, which watches it."""
+        """One for each fold, which it holds out."""
         return [self.start(division.folds == fold, fold + 1) for fold in range(int(division.folds.max()) + 1)]
 
     def without(self, suspicion: Suspicion) -> "_Starts":
@@ -261,15 +267,15 @@ class _Starts:
         left = self.training_set.without(torch.from_numpy(np.flatnonzero(~suspicion.kept)))
         return replace(self, training_set=left if length(left.good) and length(left.synthetic) else None)
 
-    def start(self, watched: NDArray[np.bool_], number: int) -> _Start:
+    def start(self, held_out: NDArray[np.bool_], number: int) -> _Start:
         """The `number`th."""
-        self.progress("retuning the head", number, self.settings.folds + 1)
+        self.progress("adapting the head", number, self.settings.folds + 1)
         if self.training_set is None or self.settings.head_adaptation is None:
-            return _Start(self.anchor, self.anchor.flow, self._anchors_tokens, watched, [])
-        head_data = HeadData.divided(self.training_set, torch.from_numpy(np.flatnonzero(watched)))
+            return _Start(self.anchor, self.anchor.flow, self._anchors_tokens, held_out, [])
+        head_data = HeadData.divided(self.training_set, torch.from_numpy(np.flatnonzero(held_out)))
         loop = self.settings.head_adaptation.inner_loop
         detector, steps = with_adapted_heads(self.anchor, head_data, loop, seed=self.seed, round_number=number)
-        return _Start(detector, detector.flow, _tokens(detector.tokens, self.data), watched, steps)
+        return _Start(detector, detector.flow, _tokens(detector.tokens, self.data), held_out, steps)
 
     @cached_property
     def _anchors_tokens(self) -> Tensor:
@@ -311,15 +317,8 @@ def _realigned(anchor: Adaptable, data: AdaptationData, division: Division) -> A
 def with_flow(detector: Adaptable, parameters: Parameters) -> Adaptable:
     """A copy of `detector` whose flow has `parameters`."""
     copy = deepcopy(detector)
-    _set(copy.flow, parameters)
+    set_parameters(copy.flow, parameters)
     return copy
-
-
-def _set(flow: Flow, parameters: Parameters) -> None:
-    own = dict(flow.named_parameters())
-    with torch.no_grad():
-        for name, value in parameters.items():
-            own[name].copy_(value)
 
 
 def _tokens(seen: Callable[[Embedding], Tensor], data: AdaptationData) -> Tensor:
@@ -353,7 +352,7 @@ def image_scores(detector: Adaptable, data: AdaptationData, token_scores_NT: Ten
 
 @dataclass(frozen=True)
 class _FoldModel:
-    """What the inner loop made of a start's flow, without those that watched."""
+    """What the inner loop made of a start's flow, without those that held_out."""
 
     start: _Start
     parameters: Parameters
@@ -364,34 +363,28 @@ class _FoldModel:
         return with_flow(self.start.detector, self.parameters)
 
 
-def _fold_model(start: _Start, may_train: Tensor, settings: InnerLoop, seed: int, number: int) -> _FoldModel:
-    training = _training_tokens(start, may_train)
+def _fold_model(start: _Start, may_train: NDArray[np.bool_], settings: InnerLoop, seed: int, number: int) -> _FoldModel:
+    """Images that may train do, but for those held out, which validate; where that leaves one side empty, both do."""
+    train, validation = may_train & ~start.held_out, may_train & start.held_out
+    if not train.any() or not validation.any():
+        train = validation = may_train
+    rows = torch.from_numpy(np.flatnonzero(train))
+    tokens = torch.cat([view[rows].flatten(0, 1) for view in (start.tokens, *start.mirrored)])
+    training = TrainingTokens(tokens, start.tokens[torch.from_numpy(validation)].flatten(0, 1))
     return _FoldModel(start, *adapted(start.flow, training, settings, seed=seed, round_number=number))
 
 
-def _training_tokens(start: _Start, may_train: Tensor) -> TrainingTokens:
-    """Where nothing is left on one side, all that may train does both. Of a mirrored view all patches of an image train
-    of which any may: which of them are suspect is known of the plain view alone.
-    """
-    watched = torch.from_numpy(start.watched)[:, None]
-    train, validation = start.tokens[may_train & ~watched], start.tokens[may_train & watched]
-    if not len(train) or not len(validation):
-        train = validation = start.tokens[may_train]
-    images = (may_train.any(dim=1) & ~watched[:, 0]).nonzero().flatten()
-    return TrainingTokens(torch.cat([train, *(view[images].flatten(0, 1) for view in start.mirrored)]), validation)
-
-
 def _held_out_token_scores(fold_models: Sequence[_FoldModel]) -> Tensor:
-    """(N, T) or (N, T, K): each image's patches by the student that it watched. With fewer parts than members, some
-    members' students are watched by no image.
+    """(N, T) or (N, T, K): each image's patches by the model that holds it out. With fewer parts than members, some
+    members hold out no image.
     """
-    watched = [(fold_model, torch.from_numpy(np.flatnonzero(fold_model.start.watched))) for fold_model in fold_models]
+    held_out = [(fold_model, torch.from_numpy(np.flatnonzero(fold_model.start.held_out))) for fold_model in fold_models]
     token_scores = [
         token_scores_under(fold_model.start.flow, fold_model.parameters, fold_model.start.tokens[rows])
-        for fold_model, rows in watched
+        for fold_model, rows in held_out
         if len(rows)
     ]
-    return torch.cat(token_scores)[torch.argsort(torch.cat([rows for _, rows in watched]))]
+    return torch.cat(token_scores)[torch.argsort(torch.cat([rows for _, rows in held_out]))]
 
 
 def _held_out_maps(fold_models: Sequence[_FoldModel], data: AdaptationData) -> Tensor:
@@ -399,7 +392,7 @@ def _held_out_maps(fold_models: Sequence[_FoldModel], data: AdaptationData) -> T
     views = fold_models[0].start.detector.views
     maps = torch.zeros(len(data), *fold_models[0].start.detector.grid)
     for fold_model in fold_models:
-        rows, detector = torch.from_numpy(np.flatnonzero(fold_model.start.watched)), fold_model.detector
+        rows, detector = torch.from_numpy(np.flatnonzero(fold_model.start.held_out)), fold_model.detector
         for view, embedding in zip(views, data.views, strict=True):
             with torch.no_grad():
                 seen = detector.score_embedding(select(embedding, rows)).maps

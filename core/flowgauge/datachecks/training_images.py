@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from flowgauge.datachecks.image_statistics import GRID, ImageStatistics
 from flowgauge.datachecks.issue import Check, Figure, Finding, Named
+from flowgauge.datachecks.mutual_scoring import MutualScoring, mutual_scores
 from flowgauge.datachecks.outliers import surprising
 from flowgauge.evaluation.near_duplicates import Pair, near_duplicates, parts_of
 from flowgauge.models.detector import Progress
-from flowgauge.training.mutual_scoring import MutualScoring, mutual_scores
 
 PROMISED = 0.05
 """The share of good parts that a gauge may reject, about what its default threshold does. A smaller share asks for more

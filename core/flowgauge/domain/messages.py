@@ -73,7 +73,9 @@ class Message(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
-    schema_version: int = SCHEMA_VERSION
+    schema_version: int = Field(
+        SCHEMA_VERSION, description="version of this message's fields; readers refuse higher ones"
+    )
 
     def encode(self) -> bytes:
         return self.model_dump_json().encode()
@@ -98,9 +100,9 @@ class Decision(StrEnum):
 class Source(FrozenModel):
     """Where the image's record lies: what makes a verdict the checkpoint of its partition."""
 
-    topic: str
-    partition: int
-    offset: int
+    topic: str = Field(description="the topic of images")
+    partition: int = Field(description="its partition")
+    offset: int = Field(description="where the image's record lies in it")
     generation: int = Field(0, description="rises whenever offsets begin anew, as in a topic that was made anew")
     topic_id: str = Field("", description="of the topic, which changes when it is made anew; empty if unknown")
 
@@ -117,43 +119,45 @@ class Statistics(FrozenModel):
     Laplacian over the variance of the values (higher is sharper). `fingerprint` is a 64-bit difference hash in hex.
     """
 
-    brightness: float
-    contrast: float
-    focus: float
-    fingerprint: str = ""
+    brightness: float = Field(description="mean gray value, in [0, 1]")
+    contrast: float = Field(description="standard deviation of the gray values, in [0, 0.5]")
+    focus: float = Field(description="log of the variance of the Laplacian over that of the values; higher is sharper")
+    fingerprint: str = Field("", description="64-bit difference hash, in hex; few different bits: images look alike")
 
 
 class Region(FrozenModel):
     """A box in pixels of the original image, `right` and `bottom` exclusive, with its highest anomaly score."""
 
-    left: int
-    top: int
-    right: int
-    bottom: int
-    score: float
+    left: int = Field(description="in pixels of the original image")
+    top: int = Field(description="in pixels of the original image")
+    right: int = Field(description="in pixels, exclusive")
+    bottom: int = Field(description="in pixels, exclusive")
+    score: float = Field(description="highest anomaly score inside, standardised by the gauge's map scale")
 
 
 class Verdict(Message):
     """The result for one image. `score` is higher for more anomalous; both are None while the line has no gauge."""
 
-    verdict_id: UUID
-    image_id: str
-    image_sha256: str
-    image_uri: str | None
-    line: Line
-    captured_at: Instant
-    scored_at: Instant
-    late: bool = False
-    score: float | None
-    threshold: float | None
-    decision: Decision
-    reasons: tuple[str, ...] = ()
-    gauge_version: str | None
-    detector: str | None
-    regions: tuple[Region, ...] = ()
-    heatmap_uri: str | None = None
-    statistics: Statistics
-    source: Source
+    verdict_id: UUID = Field(description="made of the event's source and id: the same image has the same id again")
+    image_id: str = Field(description="the event's `ce_id`")
+    image_sha256: str = Field(description="of the encoded bytes, in hex")
+    image_uri: str | None = Field(description="where the image lies in the store; null where it is not kept")
+    line: Line = Field(description="the line")
+    captured_at: Instant = Field(description="when the camera took it, by the camera's clock")
+    scored_at: Instant = Field(description="when it was scored, by the worker's clock")
+    late: bool = Field(False, description="scored later after capture than the line's deadline_seconds")
+    score: float | None = Field(description="anomaly score; higher is more anomalous; null while the line has no gauge")
+    threshold: float | None = Field(
+        description="the gauge's threshold T, in the score's unit; null while the line has no gauge"
+    )
+    decision: Decision = Field(description="`pass`, `reject` or `review`")
+    reasons: tuple[str, ...] = Field((), description="why it is rejected or for review, in sentences")
+    gauge_version: str | None = Field(description="version of the gauge that scored it")
+    detector: str | None = Field(description="name of that gauge's detector")
+    regions: tuple[Region, ...] = Field((), description="boxes around what stands out, the highest score first")
+    heatmap_uri: str | None = Field(None, description="where the heatmap lies in the store")
+    statistics: Statistics = Field(description="how the image was taken")
+    source: Source = Field(description="where the image's record lies")
     standard_score: float | None = Field(
         None, description="score standardised by the gauge's calibration: 0 at its good median, 1 per robust deviation"
     )
@@ -195,13 +199,13 @@ class AlertKind(StrEnum):
 
 
 class Alert(Message):
-    alert_id: UUID
-    line: Line
-    at: Instant
-    kind: AlertKind
+    alert_id: UUID = Field(description="two alerts of one id are one; the later replaces the earlier")
+    line: Line = Field(description="the line")
+    at: Instant = Field(description="when it was raised")
+    kind: AlertKind = Field(description="what happened: below")
     count: int = Field(1, ge=1)
-    message: str
-    detail: dict[str, Any] = {}
+    message: str = Field(description="one sentence for people")
+    detail: dict[str, Any] = Field(default_factory=dict, description="figures and names, by kind")
 
 
 class Reason(StrEnum):
@@ -214,11 +218,11 @@ class Reason(StrEnum):
 
 
 class AdaptationRequest(Message):
-    request_id: UUID
-    line: Line
-    reason: Reason
-    requested_at: Instant
-    requested_by: str
+    request_id: UUID = Field(description="by which it is approved, and told from others")
+    line: Line = Field(description="the line")
+    reason: Reason = Field(description="`drift`, `count`, `schedule` or `person`")
+    requested_at: Instant = Field(description="when")
+    requested_by: str = Field(description="who, or which worker")
     since: Instant | None = Field(None, description="images captured before train nothing: the line has changed since")
     approved: bool = Field(False, description="it was proposed, and `requested_by` approved it")
 
@@ -230,13 +234,13 @@ class AdaptationRequest(Message):
 class SnapshotAnnouncement(Message):
     """Which snapshot is active: the highest `epoch` of a line wins, the first in log order among equals."""
 
-    line: Line
-    epoch: int
-    version: str
-    uri: str
-    sha256: str
-    parent: str | None
-    at: Instant
+    line: Line = Field(description="the line")
+    epoch: int = Field(description="the highest of a line wins")
+    version: str = Field(description="of the gauge")
+    uri: str = Field(description="where the snapshot lies in the store")
+    sha256: str = Field(description="of manifest and weights, in hex")
+    parent: str | None = Field(description="the version that it replaced")
+    at: Instant = Field(description="when")
 
 
 KEY = "key"

@@ -6,17 +6,12 @@ from flowgauge.domain.messages import AdaptationRequest, FrozenModel, Message
 
 
 class Round(FrozenModel):
-    """One round of refinement: scores at or below `threshold` may train.
-
-    `rejected` are image ids; `patch_share_rejected` is the share of patches, in images that were kept, that may not
-    train, in [0, 1].
-    """
+    """One round of refinement: images that score at or below `threshold` may train; `rejected` are the others' ids."""
 
     rule: str
     threshold: float
     kept: int
     rejected: tuple[str, ...]
-    patch_share_rejected: float
 
 
 HEAD, FLOW = "head", "flow"

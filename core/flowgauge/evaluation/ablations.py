@@ -16,17 +16,14 @@ class Ablation(StrEnum):
     """Of fitting (`contamination.VARIANTS`), of adapting (`ADAPTATIONS`), or of both.
 
     Adapting. `full`: all ingredients. `no-head`: the flow alone takes the inner loop. `no-l2`: nothing pulls to the
-    anchor. `no-rejection`: all buffered images train, and all of their patches. `image-grain`, `patch-grain`: suspect
-    images, or suspect patches of all images, are all that is left out. `iqr`: images are suspect above Q3 + 1.5 IQR.
-    `replay`: what trained the first gauge is in every buffer too (arXiv 2605.24251 finds that hard to beat).
+    anchor. `no-rejection`: all buffered images train. `iqr`: images are suspect above Q3 + 1.5 IQR. `replay`: what
+    trained the first gauge is in every buffer too (arXiv 2605.24251 finds that hard to beat).
 
     Fitting. `full`: an ensemble, whose members are each trained without one fold of the parts and start from the
     meta-learned initialization; all images train. `wide-ensemble`: five members, each trained without two fifths of the
     parts. Without an ingredient of `full`: `no-ensemble` trains one member, `no-meta` starts at random. With one that
-    did not earn its place there: `mutual` leaves out images that are suspect beside the others, before anything is
-    fitted; `one-sided` and `iqr` leave out images, and patches of the other images, by scores of detectors that were
-    fitted without the image in question, in two rounds; `image-grain` leaves out the images alone, `patch-grain` the
-    patches alone.
+    did not earn its place there: `one-sided` and `iqr` leave out images by scores of detectors that were fitted without
+    the image in question, in two rounds.
 
     Fitting for comparison, one member from a random start: `plain`, all images train; `replay`, every second image
     trains only where a detector accepts it that was fitted without it to the others of that half, as a parent's
@@ -41,10 +38,7 @@ class Ablation(StrEnum):
     NO_HEAD = "no-head"
     NO_L2 = "no-l2"
     NO_REJECTION = "no-rejection"
-    MUTUAL = "mutual"
     ONE_SIDED = "one-sided"
-    IMAGE_GRAIN = "image-grain"
-    PATCH_GRAIN = "patch-grain"
     IQR = "iqr"
     REPLAY = "replay"
     PLAIN = "plain"
@@ -65,10 +59,8 @@ ADAPTATIONS: Mapping[Ablation, RefinementSettings] = {
         inner_loop=_without_l2(RefinementSettings().inner_loop),
         members=MemberSettings(inner_loop=_without_l2(MemberSettings().inner_loop)),
     ),
-    Ablation.NO_REJECTION: RefinementSettings(rejection=Rejection(images=False, patches=False)),
-    Ablation.IMAGE_GRAIN: RefinementSettings(rejection=Rejection(patches=False)),
-    Ablation.PATCH_GRAIN: RefinementSettings(rejection=Rejection(images=False)),
-    Ablation.IQR: RefinementSettings(rejection=Rejection(image_rule=Rule.IQR, image_k=1.5)),
+    Ablation.NO_REJECTION: RefinementSettings(rejection=Rejection(images=False)),
+    Ablation.IQR: RefinementSettings(rejection=Rejection(rule=Rule.IQR, k=1.5)),
     Ablation.REPLAY: RefinementSettings(),
 }
 

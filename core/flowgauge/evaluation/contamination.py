@@ -1,7 +1,7 @@
 """What defects among the training images cost: the same fit at rising shares of them, in variants and baselines."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -17,8 +17,6 @@ from flowgauge.evaluation.splits import Groups, Split
 from flowgauge.models.detector import Embedding, FeatureShape
 from flowgauge.models.headflow.detector import HeadFlow, ensemble_options
 from flowgauge.training.fit import FitSettings, Initialization, Trainer, folds_of
-from flowgauge.training.mutual_scoring import MutualScoring
-from flowgauge.training.outliers import Rejection, patch_limit
 from flowgauge.training.thresholds import Rule
 
 Predictor = Callable[[Embedding], Tensor]
@@ -30,30 +28,26 @@ Baseline = Callable[[Embedding, FeatureShape, int], Predictor]
 
 @dataclass(frozen=True)
 class _Recipe:
-    """`changes` to the settings decide which images train, `patches` whether suspect patches of them do not; `meta`:
-    from the meta-learned initialization; `ensemble`: the options of one, where the detector can be one.
+    """`changes` to the settings decide which images train; `meta`: from the meta-learned initialization; `ensemble`:
+    the options of one, where the detector can be one.
     """
 
     changes: Mapping[str, object]
-    patches: bool = False
     meta: bool = True
     ensemble: Mapping[str, object] = field(default_factory=lambda: ensemble_options(3))
 
 
 _ONE_MEMBER: Mapping[str, object] = {}
-_ALL_TRAIN: Mapping[str, object] = {"refine": 0, "mutual": None}
-_BY_CROSS_FITTING: Mapping[str, object] = {"refine": 2, "mutual": None}
+_ALL_TRAIN: Mapping[str, object] = {"refine": 0}
+_BY_CROSS_FITTING: Mapping[str, object] = {"refine": 2}
 _RECIPES = {
     Ablation.FULL: _Recipe(_ALL_TRAIN),
     Ablation.WIDE_ENSEMBLE: _Recipe(_ALL_TRAIN, ensemble=ensemble_options(5)),
     Ablation.NO_ENSEMBLE: _Recipe(_ALL_TRAIN, ensemble=_ONE_MEMBER),
     Ablation.NO_META: _Recipe(_ALL_TRAIN, meta=False),
-    Ablation.MUTUAL: _Recipe({"refine": 1, "mutual": MutualScoring()}),
-    Ablation.ONE_SIDED: _Recipe(_BY_CROSS_FITTING, patches=True),
-    Ablation.IQR: _Recipe({**_BY_CROSS_FITTING, "suspect_rule": Rule.IQR}, patches=True),
-    Ablation.IMAGE_GRAIN: _Recipe(_BY_CROSS_FITTING),
-    Ablation.PATCH_GRAIN: _Recipe(_ALL_TRAIN, patches=True),
-    Ablation.REPLAY: _Recipe({"refine": 1, "mutual": None}, meta=False, ensemble=_ONE_MEMBER),
+    Ablation.ONE_SIDED: _Recipe(_BY_CROSS_FITTING),
+    Ablation.IQR: _Recipe({**_BY_CROSS_FITTING, "suspect_rule": Rule.IQR}),
+    Ablation.REPLAY: _Recipe({"refine": 1}, meta=False, ensemble=_ONE_MEMBER),
     Ablation.PLAIN: _Recipe(_ALL_TRAIN, meta=False, ensemble=_ONE_MEMBER),
     Ablation.CLEAN_ORACLE: _Recipe(_ALL_TRAIN, meta=False, ensemble=_ONE_MEMBER),
 }
@@ -122,11 +116,6 @@ def contaminated_fit(
     rejecting = Trainer(settings.model_copy(update=dict(recipe.changes)), data.shape, split.seed, silent, start)
     mislabelled = np.isin(np.asarray(split.train), np.asarray(split.mislabelled, dtype=str))
     suspects = _suspects(rejecting, data, split, parts, variant)
-    if recipe.patches:
-        maps = rejecting.cross_fitted(training_set, folds_of(parts, settings.folds), suspects).maps
-        unclear = maps > patch_limit(maps, Rejection())  # by the rule of adapting
-        views = rejecting.untrained().training_views(len(maps))[: len(training_set.image) // len(maps)]
-        training_set = replace(training_set, unclear=torch.cat([view.move(unclear) for view in views]))
     config = settings.config | (dict(recipe.ensemble) if settings.detector == HeadFlow.name else {})
     trainer = Trainer(settings.model_copy(update={"config": config}), data.shape, split.seed, silent, start)
     detector = trainer.trained(training_set.without(suspects), "all images")
@@ -152,7 +141,7 @@ def _suspects(trainer: Trainer, data: Embedded, split: Split, parts: Sequence[st
     step = 2 if variant is Ablation.REPLAY else 1
     names, shown = split.train[::step], parts[::step]
     folds = folds_of(shown, trainer.settings.folds)
-    return step * trainer.suspects(data.part(names).showing(shown), shown, folds)
+    return step * trainer.suspects(data.part(names).showing(shown), folds)
 
 
 def baseline_fit(

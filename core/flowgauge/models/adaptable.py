@@ -24,10 +24,6 @@ class Adaptable(Detector):
         weighs.
         """
 
-    def patch_scores(self, token_scores_BT: Tensor) -> Tensor:
-        """(B, T): one score a token, where the flow gives K terms (B, T, K)."""
-        return token_scores_BT
-
     @property
     def heads(self) -> tuple[nn.Module, ...]:
         """What a change of the line may be trained to beside the flow, by synthetic anomalies: none, by default."""

@@ -85,8 +85,8 @@ class TrainingSet:
 
     `image` (N,) and `synthetic_image` (M,) number the image that each row shows. `mask` (M, h, w): share of each cell
     of the detector's grid that is anomalous, in [0, 1]. `parts` names what part the image of each number shows; where
-    it is empty, each image shows its own. `unclear` (N, h, w) bool: patches of `good` that should not train; where it
-    is None, all may. `defects` (K,) were called defective by people, `kinds` are their classes, "" where nobody said.
+    it is empty, each image shows its own. `defects` (K,) were called defective by people, `kinds` are their classes,
+    "" where nobody said.
     """
 
     good: Embedding
@@ -95,7 +95,6 @@ class TrainingSet:
     synthetic_image: Tensor
     mask: Tensor
     parts: tuple[str, ...] = ()
-    unclear: Tensor | None = None
     defects: Embedding = field(default_factory=dict)
     kinds: tuple[str, ...] = ()
 
@@ -139,7 +138,6 @@ class TrainingSet:
             synthetic=select(self.synthetic, synthetic),
             synthetic_image=self.synthetic_image[synthetic],
             mask=self.mask[synthetic],
-            unclear=None if self.unclear is None else self.unclear[good],
         )
 
 

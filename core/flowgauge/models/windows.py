@@ -9,8 +9,6 @@ from flowgauge.models.patch_scores import nhwc
 # From this anomalous share of its cell on, a patch counts as anomalous; one that is touched less trains nothing. With
 # less, the head learns from slivers that are mostly good texture; with more, thin scratches train nothing.
 SYNTHETIC_SHARE = 0.08
-# the anomalous share of cells that should not train: neither nothing nor enough to count as anomalous
-UNCLEAR = 1e-3
 
 
 class Windows:
@@ -37,8 +35,6 @@ class Windows:
         given, spans = self._training_set, [(0, self._patches)] * 2
         if row < self._good:
             source, index, share = given.good, row, given.mask.new_zeros(self._patches, self._patches)
-            if given.unclear is not None:
-                share = UNCLEAR * given.unclear[row].to(given.mask.dtype)
         else:
             source, index = given.synthetic, row - self._good
             share = given.mask[index]

@@ -21,12 +21,10 @@ from flowgauge.models.detector import CrossFitted, Detector, FeatureShape, Progr
 from flowgauge.models.registry import DEFAULT, create
 from flowgauge.training.gauge import Gauge
 from flowgauge.training.manifest import DetectorSpec, Manifest, MapScale, Range, Ranges
-from flowgauge.training.mutual_scoring import MutualScoring, least_suspect, mutual_scores
 from flowgauge.training.snapshot import weights_of
 from flowgauge.training.thresholds import FALSE_ALARMS, Calibration, QuartileRule, Rule, Threshold, cut
 from flowgauge.training.thresholds import Scores as FloatArray
 from flowgauge.training.training_set import Embedder, rows_of_view
-from flowgauge.vision.augmentation import PLAIN
 from flowgauge.vision.decoding import Picture
 from flowgauge.vision.preprocessing import Preprocessing
 
@@ -43,9 +41,8 @@ class FitSettings(FrozenModel):
 
     With `refine` r > 0, images that nobody has called good may train: up to r times, those whose cross-fitted score
     lies above median + `clean_half_k` * (median - Q1), or above Q3 + `k` * IQR if that is the `suspect_rule`, are left
-    out and the rest is fitted anew (2503.01569). Where `mutual` is given, the first time goes by mutual scoring, which
-    no defect can have trained. The one-sided rule then also sets the threshold: scores above the median may be the
-    defects', and no rate can be promised.
+    out and the rest is fitted anew (2503.01569). The one-sided rule then also sets the threshold: scores above the
+    median may be the defects', and no rate can be promised.
 
     The preprocessing's mean and standard deviation are always the backbone's.
     """
@@ -59,7 +56,6 @@ class FitSettings(FrozenModel):
     false_alarms: float = Field(FALSE_ALARMS, gt=0, lt=0.5)
     k: float = Field(1.5, gt=0)
     refine: int = Field(0, ge=0)
-    mutual: MutualScoring | None = None
     suspect_rule: QuartileRule = Rule.ONE_SIDED
     clean_half_k: float = Field(5.0, gt=0)
 
@@ -130,7 +126,7 @@ def fit(
         defects = preprocessing.crops([picture for picture, _ in labelled])
         embedding = embedder.embed(defects, progress, what="reading labelled defects")
         training_set = training_set.labelled(embedding, [kind for _, kind in labelled])
-    suspects = trainer.suspects(training_set, groups, folds)
+    suspects = trainer.suspects(training_set, folds)
     detector = trainer.trained(training_set.without(suspects), "all images")
     held_out = trainer.cross_fitted(training_set, folds, suspects, scale_of=detector)
     scores = held_out.image.double().numpy()
@@ -232,37 +228,18 @@ class Trainer:
         )
         return detector.eval()
 
-    def suspects(self, training_set: TrainingSet, groups: Sequence[str], folds: NDArray[np.intp]) -> Tensor:
+    def suspects(self, training_set: TrainingSet, folds: NDArray[np.intp]) -> Tensor:
         """The numbers of the images that should not train; all may, where nothing is to be refined."""
-        suspects = self._suspected_at_first(training_set, groups)
-        for _ in range(self._rounds_of_fitting):
-            before, scores = suspects, self.cross_fitted(training_set, folds, suspects)
-            suspects = self._suspects(scores.image.double().numpy(), folds)
+        suspects = torch.empty(0, dtype=torch.long)
+        rule, k = self.settings.suspicion
+        for _ in range(self.settings.refine):
+            scores = self.cross_fitted(training_set, folds, suspects).image.double().numpy()
+            # each fold has its own limit: the folds' detectors differ in scale, and no fold loses more than half
+            limits = np.array([cut(scores[folds == fold], rule, k) for fold in range(int(folds.max()) + 1)])
+            before, suspects = suspects, torch.from_numpy(np.flatnonzero(scores > limits[folds]))
             if torch.equal(before, suspects):
                 break
         return suspects
-
-    @property
-    def _rounds_of_fitting(self) -> int:
-        settings = self.settings
-        return settings.refine if settings.mutual is None else max(0, settings.refine - 1)
-
-    def _suspected_at_first(self, training_set: TrainingSet, groups: Sequence[str]) -> Tensor:
-        """The numbers of the images that look suspect beside the others, before anything has been fitted."""
-        mutual = self.settings.mutual
-        if not self.settings.refine or mutual is None:
-            return torch.empty(0, dtype=torch.long)
-        detector = self.untrained()
-        plain = rows_of_view(len(groups), detector, PLAIN)
-        patch_features = detector.patch_features({name: tensor[plain] for name, tensor in training_set.good.items()})
-        scores = mutual_scores(patch_features, groups, mutual, seed=self.seed, progress=self.progress)
-        return torch.from_numpy(np.flatnonzero(~least_suspect(scores, mutual.keep)))
-
-    def _suspects(self, scores: NDArray[np.float64], folds: NDArray[np.intp]) -> Tensor:
-        """By each fold's own limit: the folds' detectors differ in scale, and no fold loses more than half."""
-        rule, k = self.settings.suspicion
-        limits = np.array([cut(scores[folds == fold], rule, k) for fold in range(int(folds.max()) + 1)])
-        return torch.from_numpy(np.flatnonzero(scores > limits[folds]))
 
     def cross_fitted(
         self, training_set: TrainingSet, folds: NDArray[np.intp], suspects: Tensor, scale_of: Detector | None = None

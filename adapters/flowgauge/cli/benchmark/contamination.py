@@ -39,8 +39,8 @@ def contamination(
     variant: Annotated[
         list[str] | None,
         typer.Option(
-            help="full, wide-ensemble, no-ensemble, no-meta, mutual, one-sided, iqr, image-grain, patch-grain, replay,"
-            " plain, clean-oracle, patchcore or padim; may be repeated (full and plain)."
+            help="full, wide-ensemble, no-ensemble, no-meta, one-sided, iqr, replay, plain, clean-oracle, patchcore or"
+            " padim; may be repeated (full and plain)."
         ),
     ] = None,
     seeds: Seeds = "0,1,2",
@@ -67,11 +67,9 @@ def contamination(
     full trains an ensemble, each member without one fold of the parts, and
     starts from meta-learned parameters (flowgauge meta-train); all images
     train. wide-ensemble has five members, each without two fifths of the
-    parts; no-ensemble and no-meta do without one of the two. mutual leaves
-    out what looks suspect beside the other images; one-sided and iqr leave
-    out images and patches by cross-fitted scores, image-grain and patch-grain
-    one of the two by the one-sided rule. plain does nothing of all this,
-    replay shows half of the images again as far as an earlier detector
+    parts; no-ensemble and no-meta do without one of the two. one-sided and
+    iqr leave out images by cross-fitted scores. plain does nothing of all
+    this, replay shows half of the images again as far as an earlier detector
     accepted them, and clean-oracle leaves out what is mislabelled, which only
     a benchmark knows. patchcore and padim are baselines, anomalib's own, on
     the same features and images; they come with the extra named baselines.

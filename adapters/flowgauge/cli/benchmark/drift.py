@@ -1,9 +1,8 @@
 """`flowgauge benchmark drift` and `poisoning`: adaptation on a line that changes, and on one that misleads it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from enum import StrEnum
 from functools import partial
 from hashlib import sha256
 from importlib.metadata import version
@@ -18,11 +17,13 @@ from flowgauge.cli import options
 from flowgauge.cli.demo.scenario import Frame, recorded_script
 from flowgauge.cli.evaluate import Seeds, seeds_of
 from flowgauge.cli.model import Model, torch_device
+from flowgauge.cli.opened import opened
 from flowgauge.cli.progress import Report, bars
 from flowgauge.cli.results import OutAfterSeeds, check_writable, conclude, items_left_in, write_results
 from flowgauge.domain.errors import DatasetError, UserError
 from flowgauge.domain.messages import FrozenModel
-from flowgauge.evaluation.ablations import Ablation, settings_of
+from flowgauge.evaluation.ablations import ADAPTATIONS, Ablation, settings_of
+from flowgauge.evaluation.changed_images import ChangedImages
 from flowgauge.evaluation.drift import (
     ChangingLine,
     DriftPhase,
@@ -41,7 +42,6 @@ from flowgauge.training.gauge import Gauge
 from flowgauge.vision.decoding import Picture, decode
 
 Line = TypeVar("Line", Reading, PoisoningOutcome)
-Name = TypeVar("Name", bound=StrEnum)
 BEGAN = datetime(2026, 1, 1, tzinfo=UTC)
 
 ChangeOption = Annotated[
@@ -52,23 +52,27 @@ Material = Annotated[str, typer.Option(help="What the procedural line makes: bru
 
 def drift(
     dataset: Annotated[
-        Path | None, typer.Argument(help="Real images: the folder that --phases refers to.", show_default=False)
+        Path | None,
+        typer.Argument(help="Real images: a data set, or the folder that --phases refers to.", show_default=False),
     ] = None,
     phases: Annotated[
         Path | None, typer.Option(help="JSON: which images fit, train and judge, phase by phase.", metavar="FILE")
     ] = None,
     groups: options.Groups = None,
     material: Material = "brushed-metal",
-    change: ChangeOption = "light",
+    change: Annotated[
+        str | None,
+        typer.Option(
+            help="What changes: light, contrast, focus or texture (a procedural line's light; all four, one after the"
+            " other, on a data set)."
+        ),
+    ] = None,
     recurring: Annotated[
         bool, typer.Option("--recurring", help="The procedural line's defects are all one worn tool's mark.")
     ] = False,
     variant: Annotated[
         list[str] | None,
-        typer.Option(
-            help="How to adapt: full, no-head, no-l2, no-rejection, image-grain, patch-grain, iqr or replay; may be"
-            " repeated (full)."
-        ),
+        typer.Option(help="How to adapt: full, no-head, no-l2, no-rejection, iqr or replay; may be repeated (full)."),
     ] = None,
     refit: Annotated[
         bool, typer.Option("--refit/--no-refit", help="Fit anew to every buffer too, which takes most of the time.")
@@ -85,27 +89,33 @@ def drift(
 
     \b
     flowgauge benchmark drift --change contrast --json contrast.json
+    flowgauge benchmark drift ./screws --json screws.json
     flowgauge benchmark drift ./tiles --phases drift_phases.json \\
         --groups groups.json --json tiles.json
 
+    Three sources: a procedural line; a data set in the MVTec AD layout, whose
+    images are changed; real images in the phases of a file.
+
     In each phase a buffer, a fifth of it defects that nobody points out, and
-    other images that judge. frozen is the first gauge, adapted the candidate
+    other images that test. frozen is the first gauge, adapted the candidate
     made from the buffer, in-use the last candidate that the gate accepted,
     refitted a gauge fitted to the buffer alone. seconds are what it took.
 
     --variant leaves an ingredient of adapting out: no-head (only the flow
-    moves), no-l2 (no pull to the anchor), no-rejection; or changes it:
-    image-grain and patch-grain leave out suspect images or places alone, iqr
+    moves), no-l2 (no pull to the anchor), no-rejection; or changes it: iqr
     finds images suspect by the other rule, replay shows the first gauge's
     images again.
     """
-    if (dataset is None) != (phases is None):
-        raise UserError("Real images need both a folder and --phases.", "Give both, or neither for a procedural line.")
+    if dataset is None and phases is not None:
+        raise UserError("--phases needs the folder of its images.", "Give it, or neither for a procedural line.")
     check_writable(json)
-    source: Procedural | Recorded = Procedural(material, one_of(change, Change), recurring)
+    changes = [Change(one_of(change, Change))] if change is not None else list(Change)
+    source: Source = Procedural(material, changes[0], recurring)
     if dataset is not None and phases is not None:
         source = Recorded(dataset, phases, groups)
-    variants = [one_of(name, Ablation) for name in dict.fromkeys(variant or ["full"])]
+    elif dataset is not None:
+        source = Changed(dataset, groups, changes)
+    variants = [Ablation(one_of(name, ADAPTATIONS)) for name in dict.fromkeys(variant or ["full"])]
     model = Model(detector, weights, None, size, options.Aspect.SQUASH, members=members)
     with bars() as report:
         work = AdaptationBenchmarks(model, device, report)
@@ -139,7 +149,7 @@ def poisoning(
     catches of the same images; and why the gate refused, if it did.
     """
     check_writable(json)
-    source = Procedural(material, one_of(change, Change))
+    source = Procedural(material, Change(one_of(change, Change)))
     model = Model(detector, weights, None, size, options.Aspect.SQUASH, members=members)
     with bars() as report:
         found = AdaptationBenchmarks(model, device, report).poisoning(source, rounds, highest, seeds_of(seeds), json)
@@ -147,11 +157,11 @@ def poisoning(
     _conclude(found, json, (*columns, "false_alarms", "refusals"), found["lines"])
 
 
-def one_of(name: str, choices: type[Name]) -> Name:
+def one_of(name: str, choices: Iterable[str]) -> str:
     """Raises `UserError` for a name that there is not."""
     if name not in set(choices):
         raise UserError(f"{name!r} is none of them.", f"Use one of: {', '.join(choices)}.")
-    return choices(name)
+    return name
 
 
 def _conclude(found: dict[str, Any], json: Path | None, columns: Sequence[str], rows: Sequence[dict[str, Any]]) -> None:
@@ -195,6 +205,26 @@ class Recorded:
 
 
 @dataclass(frozen=True)
+class Changed:
+    """The images of a data set, under changes that are made."""
+
+    data: Path
+    groups: Path | None
+    changes: Sequence[Change]
+
+    def observed(self, seed: int) -> tuple[list[ObservedImage], Iterator[DriftPhase]]:
+        """As of `Recorded`."""
+        groups = {} if self.groups is None else read_groups(self.groups)
+        images = ChangedImages(opened(self.data), groups, seed, self.changes)
+        return images.fitted(), images.phases()
+
+    @property
+    def words(self) -> str:
+        read = b"" if self.groups is None else self.groups.read_bytes()
+        return f"{self.data.resolve().name} {' '.join(self.changes)} {sha256(read).hexdigest()}"
+
+
+@dataclass(frozen=True)
 class Procedural:
     """A line out of nothing but its seed."""
 
@@ -218,6 +248,9 @@ class Procedural:
         return f"{self.material} {self.change} {'recurring' if self.recurring else 'distinct'}"
 
 
+Source = Recorded | Changed | Procedural
+
+
 @dataclass(frozen=True)
 class AdaptationBenchmarks:
     """One seed after the other; what is in the file `out` is not run again."""
@@ -228,7 +261,7 @@ class AdaptationBenchmarks:
 
     def drift(
         self,
-        source: Recorded | Procedural,
+        source: Source,
         variants: Sequence[Ablation],
         seeds: Sequence[int],
         out: Path | None,

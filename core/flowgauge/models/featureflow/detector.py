@@ -293,10 +293,6 @@ class FeatureFlow(Ensemble, CrossFitted):
         members = torch.split(token_scores_BT, self.terms, dim=2)
         return torch.stack([self._image_score(self._tops(nll_BTK)) for nll_BTK in members]).mean(dim=0)
 
-    def patch_scores(self, token_scores: Tensor) -> Tensor:
-        nll_BTK = self._mean_of_members(token_scores)
-        return ((nll_BTK - self.location.mean(dim=(1, 2))) / self.scale.mean(dim=(1, 2))).mean(dim=2)
-
     def score_embedding(self, embedding: Embedding) -> Scores:
         nll_BTK = self.patch_nll(embedding)
         return Scores(self.image_scores(nll_BTK, embedding), self.maps(self._mean_of_members(nll_BTK)))

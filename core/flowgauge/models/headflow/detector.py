@@ -184,10 +184,7 @@ class HeadFlow(Adaptable):
         few = min(self.config.tokens_per_image, patches)
         chosen = torch.randperm(patches, generator=torch.Generator().manual_seed(seed))[:few]
         held_out_N = held_out_images(training_set.image[rows_N], 0.1, seed)
-        usable = torch.ones(images, few, dtype=torch.bool)
-        if training_set.unclear is not None:
-            usable = ~training_set.unclear[rows_N].flatten(1)[:, chosen]
-        rows = Rows(tokens_NTD[:, chosen][usable], held_out_N.repeat_interleave(few)[usable.flatten()])
+        rows = Rows(tokens_NTD[:, chosen].flatten(0, 1), held_out_N.repeat_interleave(few))
         maximise_likelihood(self.flow, rows, self.config.training, seed=seed, progress=progress)
         # the pooled term counts in spreads of the patch term, so that `pooled_weight` compares like with like
         with torch.no_grad():

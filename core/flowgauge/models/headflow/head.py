@@ -19,7 +19,7 @@ from flowgauge.domain.seeding import seeded
 from flowgauge.models.detector import Embedding, FeatureShape, Progress, TrainingSet, length
 from flowgauge.models.flows.training import one_cycle
 from flowgauge.models.patch_scores import MEANS, pyramid_channels, to_grid
-from flowgauge.models.windows import SYNTHETIC_SHARE, UNCLEAR, Windows
+from flowgauge.models.windows import SYNTHETIC_SHARE, Windows
 
 
 class HeadConfig(FrozenModel):
@@ -124,8 +124,6 @@ _MOST_SYNTHETIC = 12
 # With more weight it outshouts the patches; over more patches than 5, a small defect's peak is averaged away.
 _PEAK_WEIGHT = 0.3
 _PEAK_PATCHES = 5
-# a logit whose cross-entropy with `good` has no gradient
-_TRAINS_NOTHING = -1e4
 
 
 def _loss(head: Head, windows: Embedding, share_BHW: Tensor) -> Tensor:
@@ -138,8 +136,7 @@ def _loss(head: Head, windows: Embedding, share_BHW: Tensor) -> Tensor:
     weight = clean + _SYNTHETIC_WEIGHT * target * _MOST_SYNTHETIC / cluster
     patches = (F.binary_cross_entropy_with_logits(logits, target, reduction="none") * weight).sum() / clean.sum()
     is_synthetic = target.amax(dim=(1, 2))
-    sure = logits.masked_fill(share_BHW == UNCLEAR, _TRAINS_NOTHING)
-    peaks = sure.flatten(1).topk(_PEAK_PATCHES, dim=1)[0].mean(dim=1)
+    peaks = logits.flatten(1).topk(_PEAK_PATCHES, dim=1)[0].mean(dim=1)
     return patches + _PEAK_WEIGHT * F.binary_cross_entropy_with_logits(peaks, is_synthetic)
 
 

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
@@ -21,17 +20,12 @@ from flowgauge.training.thresholds import Scores
 
 class MutualScoring(FrozenModel):
     """`near`: the share of other images, nearest first, whose mean distance is a place's score; `patches`: how many of
-    an image stand for it; `top`: the share of its places whose mean is an image's score. `keep`: the share of images,
-    least suspect first, that may train at first.
-
-    Half of the least suspect are kept by any rule that holds to 50 % contamination; these scores are too coarse for one
-    that goes by their spread.
+    an image stand for it; `top`: the share of its places whose mean is an image's score.
     """
 
     near: float = Field(0.1, gt=0, le=1)
     patches: int = Field(64, ge=1)
     top: float = Field(0.012, gt=0, le=1)
-    keep: float = Field(0.7, ge=0.5, le=1)
 
 
 def mutual_scores(
@@ -72,10 +66,3 @@ def _suspicion(x_TD: Tensor, others_NPD: Tensor, nearest: int) -> Tensor:
     similarity = (x_TD @ others_NPD.flatten(0, 1).T).view(len(x_TD), len(others_NPD), -1)
     by_image_TN = 1 - similarity.amax(dim=2)
     return by_image_TN.topk(min(nearest, len(others_NPD)), dim=1, largest=False)[0].mean(dim=1)
-
-
-def least_suspect(scores: Scores, share: float) -> NDArray[np.bool_]:
-    """(N,): which make up the `share` of the lowest scores, at least one."""
-    kept = np.zeros(len(scores), dtype=bool)
-    kept[np.argsort(scores, kind="stable")[: max(1, round(share * len(scores)))]] = True
-    return kept
