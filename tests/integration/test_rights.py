@@ -1,4 +1,4 @@
-"""Kafka's ACLs and S3's policies as docs/security.md lists them: enough for everybody's work, and no more."""
+"""Kafka's ACLs and S3's policies as docs/how-to/security.md lists them: enough for everybody's work, and no more."""
 
 import os
 from collections.abc import Callable, Iterator, Sequence

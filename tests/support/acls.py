@@ -1,4 +1,4 @@
-"""The rights that docs/security.md tells an operator to grant, granted to a broker of the tests."""
+"""The rights that docs/how-to/security.md tells an operator to grant, granted to a broker of the tests."""
 
 from argparse import ArgumentParser
 from collections.abc import Iterator
@@ -7,7 +7,7 @@ from pathlib import Path
 from kafka import KafkaAdminClient
 from kafka.admin import ACL, ACLOperation, ACLPermissionType, ACLResourcePatternType, ResourcePattern, ResourceType
 
-_PAGE = Path(__file__).parents[2] / "docs" / "security.md"
+_PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "security.md"
 _COMMAND = "$acls "
 _PREFIX = "flowgauge."
 

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from flowgauge.domain.errors import DatasetError
 from flowgauge.evaluation.changed_images import CONTAMINATION, ChangedImages, changed
 from flowgauge.evaluation.datasets import Dataset
-from flowgauge.synthetic.procedural import Change, ProceduralLine, write_dataset
+from flowgauge.synthetic.procedural import Change, ProceduralLine
+from tests.support.folders import write_dataset
 
 
 @pytest.fixture(scope="module")

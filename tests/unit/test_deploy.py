@@ -25,7 +25,7 @@ DOCKERFILE = ROOT / "deploy" / "Dockerfile"
 KUBERNETES = ROOT / "deploy" / "kubernetes"
 ALERTS = ROOT / "deploy" / "prometheus" / "alerts.yml"
 DASHBOARD = ROOT / "deploy" / "grafana" / "dashboards" / "flowgauge.json"
-OPERATIONS = ROOT / "docs" / "operations.md"
+OPERATIONS = ROOT / "docs" / "how-to" / "operations.md"
 
 YAML = sorted(path for end in ("yml", "yaml") for path in [COMPOSE, *(ROOT / "deploy").rglob(f"*.{end}")])
 MANIFESTS = sorted(KUBERNETES.rglob("*.yaml"))

@@ -9,7 +9,7 @@ import pytest
 from flowgauge.domain.messages import AlertKind
 
 ROOT = Path(__file__).parents[2]
-PAGE = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
+PAGE = (ROOT / "docs" / "how-to" / "troubleshooting.md").read_text(encoding="utf-8")
 
 
 def literals(node: ast.expr) -> list[str]:

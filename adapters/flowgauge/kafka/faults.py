@@ -59,7 +59,7 @@ def translated(error: BaseException, settings: KafkaSettings, right: str) -> Flo
     # A producer that may write to no topic gets this error by its name only.
     if isinstance(error, AuthorizationError) or "AuthorizationFailedError" in text:
         cause = f"Kafka at {settings.bootstrap} does not let {settings.who} do this: it needs {right}."
-        return AuthorizationFailed(cause, "Grant it with kafka-acls; docs/security.md lists who needs what.")
+        return AuthorizationFailed(cause, "Grant it with kafka-acls; docs/how-to/security.md lists who needs what.")
     if isinstance(error, UnsupportedCodecError):
         return _missing_codecs(reason)
     remedy = next((words for kinds, words in _REMEDIES if isinstance(error, kinds)), None)

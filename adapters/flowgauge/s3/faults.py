@@ -25,7 +25,7 @@ _KEYS = "Check the access key, the secret key and the region; temporary keys nee
 _TOKEN = "Temporary keys need their FLOWGAUGE_S3_SESSION_TOKEN, and end: get new ones, and set all three variables."
 _BY_CODE = {
     "NoSuchBucket": "Create the bucket, or name another.",
-    "AccessDenied": "Check the keys, and grant them this; docs/security.md lists who needs what.",
+    "AccessDenied": "Check the keys, and grant them this; docs/how-to/security.md lists who needs what.",
     "SignatureDoesNotMatch": _KEYS,
     "InvalidAccessKeyId": _KEYS,
     "XAdminUserNotFound": _KEYS,  # what VersityGW calls an unknown access key

@@ -85,7 +85,7 @@ def read(path: Path) -> MetaInit:
 
 @cache
 def shipped() -> MetaInit:
-    """Those of `headflow`, meta-trained on procedural lines alone: docs/meta-learned-init.md.
+    """Those of `headflow`, meta-trained on procedural lines alone: docs/explanation/meta-learned-init.md.
 
     Raises `SnapshotCorrupt` where the package's file is not the one that was released.
     """

@@ -263,5 +263,5 @@ def _failure(apps: Sequence[GroupApp]) -> BaseException | None:
     failure = next((found for app in apps if (found := app.failure or app.crash_reason) is not None), None)
     if not isinstance(failure, KafkaError):
         return failure
-    remedy = "Start the worker again; where a right is missing, docs/security.md lists who needs what."
+    remedy = "Start the worker again; where a right is missing, docs/how-to/security.md lists who needs what."
     return Unavailable(f"Kafka ended a member of a consumer group ({failure}).", remedy)
