@@ -64,8 +64,8 @@ def _ending(name: str) -> str:
 
 
 def documented_variables() -> set[str]:
-    """Those of the README's table, whose first name in a row says what a mere ending belongs to."""
-    rows = [line.split("|")[1] for line in (ROOT / "README.md").read_text().splitlines() if line.startswith("| `FLOW")]
+    """Those of the table in docs/reference/environment.md, whose first name in a row says what a mere ending belongs to."""
+    rows = [line.split("|")[1] for line in (ROOT / "docs" / "reference" / "environment.md").read_text().splitlines() if line.startswith("| `FLOW")]
     found = set()
     for row in rows:
         first, *others = re.findall(r"`(\w+)`", row)
@@ -101,7 +101,7 @@ def test_every_metric_is_on_the_dashboard() -> None:
 
 
 @pytest.mark.parametrize("path", [COMPOSE, ENVIRONMENT, DOCKERFILE, *MANIFESTS], ids=lambda path: path.name)
-def test_the_readme_documents_the_variables(path: Path) -> None:
+def test_the_reference_documents_the_variables(path: Path) -> None:
     used = set(re.findall(r"\bFLOWGAUGE_[A-Z0-9_]+", path.read_text()))
     assert used <= documented_variables()
 
