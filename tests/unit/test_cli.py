@@ -8,7 +8,7 @@ import pytest
 import typer.main
 
 from flowgauge.cli import options
-from flowgauge.cli.app import app
+from flowgauge.cli.app import COMMANDS, app
 from flowgauge.cli.exits import Exit, exit_code
 from flowgauge.cli.output import cell
 from flowgauge.domain import errors
@@ -19,12 +19,12 @@ from tests.support.shell import Shell
 
 
 def commands(command: Any = None, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
-    below = getattr(command or typer.main.get_command(app), "commands", None)
-    if below is None:
-        yield path
-        return
-    for name, each in below.items():
+    command = command or typer.main.get_command(app)
+    for name in list(getattr(command, "commands", ())):
+        _, each, _ = command.resolve_command(typer.Context(command), [name])
         yield from commands(each, (*path, name))
+    if not hasattr(command, "commands"):
+        yield path
 
 
 @pytest.mark.parametrize("path", list(commands()), ids=" ".join)
@@ -40,15 +40,46 @@ def test_the_help_names_the_exit_codes_and_all_commands(flowgauge: Shell) -> Non
     assert all(path[0] in shown for path in commands())
 
 
-def test_help_for_a_line_names_every_setting(flowgauge: Shell) -> None:
-    shown = flowgauge("lines", "set", "--help").out
-    assert all(name in shown for name in LineSettings.model_fields if name != "schema_version")
+def test_help_for_a_line_describes_every_setting(flowgauge: Shell) -> None:
+    shown = " ".join(flowgauge("lines", "set", "--help").out.split())
+    described = {name: field.description for name, field in LineSettings.model_fields.items()}
+    del described["schema_version"]
+    assert all(f"{name} {description}" in shown for name, description in described.items())
 
 
 def test_the_command_line_starts_without_loading_a_model() -> None:
     script = "import sys, flowgauge.cli; print({'torch', 'timm', 'pydantic', 'numpy', 'scipy'} & sys.modules.keys())"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+def test_lines_are_listed_without_the_libraries_of_models_and_archives(tmp_path: Path) -> None:
+    script = (
+        "import sys\n"
+        "from flowgauge.cli import main\n"
+        "try: main(sys.argv[1:])\n"
+        "finally: print({'torch', 'pyarrow', 'scipy'} & sys.modules.keys())\n"
+    )
+    command = [sys.executable, "-c", script, "lines", "list", "--store", str(tmp_path), "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["[]", "set()"]
+
+
+def test_the_help_of_all_commands_says_of_each_what_its_own_help_says_first() -> None:
+    group: Any = typer.main.get_command(app)
+    for name, (_, sentence) in COMMANDS.items():
+        _, command, _ = group.resolve_command(typer.Context(group), [name])
+        assert " ".join(command.help.split("\n\n")[0].split()) == sentence
+
+
+def test_a_command_whose_library_is_not_installed_says_what_to_install() -> None:
+    script = "import sys; sys.modules['kafka'] = None; from flowgauge.cli import main; main(['publish', '--help'])"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.splitlines() == [
+        "Error: `flowgauge publish` needs kafka, which is not installed."
+        " Install the extras: pip install 'flowgauge[stream,search]'."
+    ]
 
 
 def test_the_version_is_printed(flowgauge: Shell) -> None:

@@ -118,7 +118,7 @@ def test_the_command_line_takes_what_containers_give_it(command: list[str]) -> N
     step: Any = typer.main.get_command(app)
     arguments = [*command, "--store", "s3://flowgauge"]
     while hasattr(step, "commands"):
-        step = step.commands[arguments.pop(0)]
+        _, step, arguments = step.resolve_command(typer.Context(step), arguments)
     assert step.make_context(step.name, arguments).params["store"] == "s3://flowgauge"
 
 

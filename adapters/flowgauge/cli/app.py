@@ -1,59 +1,86 @@
-"""The command line: all commands under one name."""
+"""The command line: all commands under one name, and what the settings file says to them."""
 
+import tomllib
+from importlib import import_module
 from importlib.metadata import version as installed_version
+from json import detect_encoding
+from math import inf
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand, TyperGroup
 
-from flowgauge.cli.adapt import adapt
-from flowgauge.cli.benchmark import benchmark
-from flowgauge.cli.check_data import check_data
-from flowgauge.cli.config import MAX_MEGAPIXELS_KEY, defaults_for, megapixels, read_config
-from flowgauge.cli.dead_letters import dead_letters
-from flowgauge.cli.demo import demo
-from flowgauge.cli.estimate import estimate
-from flowgauge.cli.evaluate import evaluate
 from flowgauge.cli.exits import EPILOG
-from flowgauge.cli.fit import fit
-from flowgauge.cli.golden import golden
-from flowgauge.cli.label import label
-from flowgauge.cli.lines import lines
-from flowgauge.cli.meta_search import meta_search
-from flowgauge.cli.meta_train import meta_train
-from flowgauge.cli.output import say
-from flowgauge.cli.publish import publish
-from flowgauge.cli.run import run
-from flowgauge.cli.score import score
-from flowgauge.cli.snapshots import snapshots
-from flowgauge.cli.status import alerts, status
-from flowgauge.cli.store import store
-from flowgauge.cli.topics import topics
-from flowgauge.cli.worker import worker
+from flowgauge.cli.output import LogFormat, say, set_up_logging
+from flowgauge.domain.errors import SettingsError
 from flowgauge.domain.image_limits import MAX_MEGAPIXELS, ImageLimits, set_limits
+
+COMMANDS = {
+    "demo": ("demo", "Watch a gauge keep up with a line that drifts."),
+    "fit": ("fit", "Fit a gauge to good images and make it the active one of a line."),
+    "score": ("score", "Judge images with a line's gauge."),
+    "run": ("run", "Score images as they appear in a folder, watch the line for drift, and adapt its gauge."),
+    "adapt": ("adapt", "Re-cut a line's gauge from its buffer, now, whatever its policy."),
+    "label": ("golden", "Say whether a verdict's image is good or defective, and keep it as golden."),
+    "check-data": ("check_data", "Look for what makes figures on a data set mislead, or a gauge fail."),
+    "evaluate": ("evaluate", "Fit to a data set's good images, judge its test images, and say how well that went."),
+    "estimate": ("estimate", "Say what a factory would see: false alarms and misses with honest intervals."),
+    "meta-train": ("meta_train", "Learn parameters from which headflow learns a new line in few steps."),
+    "meta-search": ("meta_search", "Search for the lengths of inner and outer steps, and for the limit of suspicion."),
+    "worker": ("worker", "Take a share of the plant's work, as a member of a consumer group."),
+    "publish": ("publish", "Send the images of a folder to the plant, as a production line would."),
+    "status": ("status", "Show how far behind each group of workers is, and what each line has."),
+    "alerts": ("status", "Show the latest alerts, oldest first."),
+    "snapshots": ("snapshots", "Stored gauges: list them, look into one, go back to one."),
+    "lines": ("lines", "Lines and their settings."),
+    "golden": ("golden", "Labelled images by which the gate judges adaptations."),
+    "dead-letters": ("dead_letters", "Messages that could not be processed."),
+    "topics": ("topics", "The topics of the plant's Kafka."),
+    "benchmark": ("benchmark", "What methods and their ingredients are worth on a data set."),
+    "store": ("store", "The plant's object store."),
+}
+"""Name -> the module below `flowgauge.cli`, and the sentence that `flowgauge --help` shows. In the module the command,
+or the group of commands, has the same name."""
+
+_MAX_MEGAPIXELS_KEY = "max_megapixels"
+_SETTINGS = ("store", "device", _MAX_MEGAPIXELS_KEY)
+
+
+class LazyCommands(TyperGroup):
+    """Imports the module of a command when that command is called: torch alone takes seconds."""
+
+    def __init__(self, **attributes: Any) -> None:
+        super().__init__(**attributes)
+        self.commands = {name: TyperCommand(name, short_help=sentence) for name, (_, sentence) in COMMANDS.items()}
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        name, command, rest = super().resolve_command(ctx, args)
+        if name in COMMANDS:
+            try:
+                found = getattr(import_module(f"flowgauge.cli.{COMMANDS[name][0]}"), name.replace("-", "_"))
+            except ModuleNotFoundError as error:
+                raise SettingsError(
+                    f"`flowgauge {name}` needs {str(error.name).partition('.')[0]}, which is not installed.",
+                    "Install the extras: pip install 'flowgauge[stream,search]'.",
+                ) from error
+            loaded = typer.Typer(rich_markup_mode="rich")
+            if isinstance(found, typer.Typer):
+                loaded.add_typer(found, name=name)
+            else:
+                loaded.command(name, epilog=EPILOG)(found)
+            command = self.commands[name] = typer.main.get_group(loaded).commands[name]
+        return name, command, rest
+
 
 app = typer.Typer(
     name="flowgauge",
+    cls=LazyCommands,
     no_args_is_help=True,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-_OF_A_LINE = (demo, fit, score, run, adapt, label)
-_OF_METHODS = (check_data, evaluate, estimate, meta_train, meta_search)
-_OF_A_PLANT = (worker, publish, status, alerts)
-for command in (*_OF_A_LINE, *_OF_METHODS, *_OF_A_PLANT):
-    app.command(epilog=EPILOG)(command)
-for name, group in (
-    ("snapshots", snapshots),
-    ("lines", lines),
-    ("golden", golden),
-    ("dead-letters", dead_letters),
-    ("topics", topics),
-    ("benchmark", benchmark),
-    ("store", store),
-):
-    app.add_typer(group, name=name)
 
 
 def _version(wanted: bool) -> None:
@@ -82,6 +109,9 @@ def flowgauge(
             show_default=False,
         ),
     ] = None,
+    log_format: Annotated[
+        LogFormat, typer.Option(help="Of warnings, and of what run and worker tell: lines, or JSON objects on stderr.")
+    ] = LogFormat.HUMAN,
     version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
 ) -> None:
     """Inspects products on a line as images arrive, and re-cuts its gauge while the line changes.
@@ -94,8 +124,45 @@ def flowgauge(
     flowgauge fit ./good --line press-3 --store ./plant
     flowgauge run ./incoming --line press-3 --store ./plant
     """
-    settings = {} if config is None else read_config(config)
-    if max_megapixels is None and (text := settings.pop(MAX_MEGAPIXELS_KEY, None)) is not None:
-        max_megapixels = megapixels(text)
+    set_up_logging(log_format)
+    settings = {} if config is None else _read(config)
+    text = settings.pop(_MAX_MEGAPIXELS_KEY, None)
+    if max_megapixels is None and text is not None:
+        max_megapixels = _megapixels(text)
     set_limits(ImageLimits() if max_megapixels is None else ImageLimits(max_pixels=round(max_megapixels * 1e6)))
-    context.default_map = defaults_for(context.command, settings)
+    context.default_map = _defaults_for(context.command, settings)
+
+
+def _read(path: Path) -> dict[str, str]:
+    """Option -> value. Raises `SettingsError` for a file that is missing, no TOML, or sets what there is not."""
+    try:
+        data = path.read_bytes()
+        # Windows' editors put a byte order mark before it, or write two bytes a letter, as they do with JSON
+        values = tomllib.loads(data.decode(detect_encoding(data)))
+    except OSError as error:
+        raise SettingsError(f"{path} cannot be read: {error.strerror}.", "Check the path given to --config.") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path} is no TOML: {error}.", 'A line looks like this: store = "./plant"') from error
+    unknown = sorted(values.keys() - set(_SETTINGS))
+    if unknown:
+        raise SettingsError(
+            f"{path} sets {', '.join(unknown)}, which is no setting.", f"Settings: {', '.join(_SETTINGS)}."
+        )
+    return {key: str(value) for key, value in values.items()}
+
+
+def _megapixels(text: str) -> float:
+    """Raises `SettingsError` for what is no number from 1 up."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 1 <= value < inf:
+        raise SettingsError(f"{_MAX_MEGAPIXELS_KEY} = {text} is no size.", "Give millions of pixels: 120, say.")
+    return value
+
+
+def _defaults_for(command: Any, values: dict[str, str]) -> dict[str, Any]:
+    """`values` for every command below `command`, in the nested form of click's `default_map`."""
+    below = getattr(command, "commands", {})
+    return {**values, **{name: _defaults_for(each, values) for name, each in below.items()}}

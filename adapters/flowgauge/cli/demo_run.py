@@ -10,7 +10,8 @@ from rich.console import Console
 
 from flowgauge.adaptation.adapt import adapt
 from flowgauge.adaptation.contract import Adapt, AdaptationInput, AdaptationOutcome
-from flowgauge.app.bootstrap import embedded, open_store
+from flowgauge.app.bootstrap import open_store
+from flowgauge.app.embedded import embedded
 from flowgauge.cli.demo_line import BATCH, DemoRunner, LineClock
 from flowgauge.cli.demofolder import DemoFolder
 from flowgauge.cli.history import History, Introduction

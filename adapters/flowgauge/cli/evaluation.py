@@ -8,7 +8,7 @@ from time import perf_counter
 
 from pydantic import TypeAdapter
 
-from flowgauge.cli.model import Model, seeing, start_at, torch_device
+from flowgauge.cli.model import Model, start_at, torch_device
 from flowgauge.cli.opened import opened
 from flowgauge.cli.options import Device
 from flowgauge.cli.output import warn
@@ -18,6 +18,7 @@ from flowgauge.evaluation.evaluate import Conditions, Inspect, Progress, evaluat
 from flowgauge.evaluation.paired import PairedDifference, paired_difference
 from flowgauge.evaluation.results import Evaluation, Run
 from flowgauge.evaluation.splits import Trial, own_trial, read_groups, read_splits, trial
+from flowgauge.services.fit import with_bit_depth
 from flowgauge.training.fit import fit
 from flowgauge.training.gauge import Gauge
 from flowgauge.vision.decoding import Picture
@@ -85,7 +86,7 @@ def evaluation(
         return fit(
             pictures,
             line="evaluation",
-            settings=seeing(settings, pictures),
+            settings=with_bit_depth(settings, pictures, warn),
             at=datetime.now(UTC),
             groups=parts,
             init=start,

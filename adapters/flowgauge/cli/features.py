@@ -10,12 +10,12 @@ from pathlib import Path
 
 from safetensors.torch import load_file, save_file
 
-from flowgauge.cli.model import seeing
-from flowgauge.cli.output import beside
+from flowgauge.cli.output import beside, warn
 from flowgauge.cli.progress import Report
 from flowgauge.domain.errors import DatasetError
 from flowgauge.evaluation.datasets import Entry, Unreadable, sift
 from flowgauge.evaluation.feature_cache import Embedded, embedded, restored
+from flowgauge.services.fit import with_bit_depth
 from flowgauge.training.fit import FitSettings, embedder_for
 from flowgauge.vision.decoding import Picture
 
@@ -63,7 +63,7 @@ class Features:
 
     def _made(self, stored: Path) -> Embedded:
         pictures = self._pictures()
-        data = embedded(self._names, pictures, seeing(self.settings, pictures), self.device, self.report)
+        data = embedded(self._names, pictures, with_bit_depth(self.settings, pictures, warn), self.device, self.report)
         stored.parent.mkdir(parents=True, exist_ok=True)
         save_file({name: tensor.cpu() for name, tensor in data.tensors().items()}, beside(stored))
         beside(stored).replace(stored)
