@@ -20,7 +20,8 @@ from rich.table import Table
 from flowgauge.domain.errors import FlowgaugeError
 from flowgauge.domain.object_keys import spelled
 
-_UNBOUNDED = 10_000  # columns of a pipe or a file: nothing is cut or folded there
+# columns of a pipe or a file: with fewer, paths and reasons would be cut or folded there, which scripts cannot read
+_UNBOUNDED = 10_000
 
 
 def stdout() -> Console:

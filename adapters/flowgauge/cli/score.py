@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,7 +15,6 @@ from flowgauge.cli.output import emit, show
 from flowgauge.cli.progress import Report, bars
 from flowgauge.domain.errors import UnreadableImage, UserError
 from flowgauge.evaluation.datasets import cut_out, outline_of
-from flowgauge.models.prediction import Prediction
 from flowgauge.services.snapshots import stored_gauge
 from flowgauge.training.gauge import BATCH, Gauge
 from flowgauge.vision.decoding import Picture, decode
@@ -49,48 +47,24 @@ def score(
     with bars() as report:
         results = list(_predict(gauge, images, masks, report))
     if json:
-        emit({"line": line, "gauge_version": gauge.version, "images": [each.document() for each in results]})
+        emit({"line": line, "gauge_version": gauge.version, "images": results})
     else:
-        show(("image", "score", "decision", "reasons"), (each.row() for each in results))
-    raise typer.Exit(Exit.MISTAKE if any(isinstance(each, _Unread) for each in results) else Exit.FINE)
+        rows = (
+            (
+                each["image"],
+                each.get("score"),
+                each.get("decision", "unreadable"),
+                each.get("error") or "; ".join(each["reasons"]),
+            )
+            for each in results
+        )
+        show(("image", "score", "decision", "reasons"), rows)
+    raise typer.Exit(Exit.MISTAKE if any("error" in each for each in results) else Exit.FINE)
 
 
-@dataclass(frozen=True)
-class _Scored:
-    path: Path
-    prediction: Prediction
-
-    def document(self) -> dict[str, Any]:
-        found = self.prediction
-        return {
-            "image": str(self.path),
-            "score": found.score,
-            "threshold": found.threshold,
-            "decision": found.decision.value,
-            "reasons": list(found.reasons),
-            "regions": [region.model_dump() for region in found.regions],
-        }
-
-    def row(self) -> tuple[object, ...]:
-        return self.path, self.prediction.score, self.prediction.decision.value, "; ".join(self.prediction.reasons)
-
-
-@dataclass(frozen=True)
-class _Unread:
-    """A file that could not be read, and why."""
-
-    path: Path
-    error: str
-
-    def document(self) -> dict[str, Any]:
-        return {"image": str(self.path), "error": self.error}
-
-    def row(self) -> tuple[object, ...]:
-        return self.path, None, "unreadable", self.error
-
-
-def _predict(gauge: Gauge, paths: Sequence[Path], masks: Path | None, report: Report) -> Iterator[_Scored | _Unread]:
-    """One result per path, in order. Where `masks` is given, the mask of that file's name in it cuts the object out.
+def _predict(gauge: Gauge, paths: Sequence[Path], masks: Path | None, report: Report) -> Iterator[dict[str, Any]]:
+    """One document per path, in order; `error` is in that of a file that could not be read. Where `masks` is given, the
+    mask of that file's name in it cuts the object out.
 
     Raises `UserError` for a mask that is missing, or that two files share.
     """
@@ -102,18 +76,30 @@ def _predict(gauge: Gauge, paths: Sequence[Path], masks: Path | None, report: Re
             )
     for start in range(0, len(paths), BATCH):
         batch = paths[start : start + BATCH]
-        pictures = [_read(path, gauge, masks) for path in batch]
-        predictions = iter(gauge.predict([picture for picture in pictures if isinstance(picture, Picture)]))
-        for path, picture in zip(batch, pictures, strict=True):
-            yield _Scored(path, next(predictions)) if isinstance(picture, Picture) else picture
+        read = [_read(path, gauge, masks) for path in batch]
+        predictions = iter(gauge.predict([picture for picture in read if isinstance(picture, Picture)]))
+        for path, picture in zip(batch, read, strict=True):
+            if isinstance(picture, str):
+                yield {"image": str(path), "error": picture}
+                continue
+            found = next(predictions)
+            yield {
+                "image": str(path),
+                "score": found.score,
+                "threshold": found.threshold,
+                "decision": found.decision.value,
+                "reasons": list(found.reasons),
+                "regions": [region.model_dump() for region in found.regions],
+            }
         report("judging images", start + len(batch), len(paths))
 
 
-def _read(path: Path, gauge: Gauge, masks: Path | None) -> Picture | _Unread:
+def _read(path: Path, gauge: Gauge, masks: Path | None) -> Picture | str:
+    """As `gauge` sees it, or why it cannot be read."""
     try:
         picture = gauge.seen(decode(path.read_bytes()))
     except UnreadableImage as error:
-        return _Unread(path, str(error))
+        return str(error)
     except OSError as error:
-        return _Unread(path, f"The file cannot be read: {error.strerror}.")
+        return f"The file cannot be read: {error.strerror}."
     return picture if masks is None else cut_out(picture, outline_of(path.name, masks), path.name)

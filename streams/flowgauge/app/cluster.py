@@ -47,7 +47,8 @@ from flowgauge.settings.environment import kafka_settings, redis_url, s3_setting
 _ADAPTATION_NICE = 10
 # decoding and storing go after the model's thread: with less they take its time, with more its next batch waits
 _BESIDE_SCORING_NICE = 5
-_UPLOADS = 4  # at once, as many as the outbox puts to work: more would wait for it
+# at once, as many as the outbox hands out: with less images are stored late, more would stand idle
+_UPLOADS = 4
 _UNMETERED = Unmetered()
 
 

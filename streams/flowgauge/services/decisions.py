@@ -16,6 +16,7 @@ from flowgauge.registry.snapshots import active_snapshot
 from flowgauge.runtime.alerts import alert_id, alerts
 from flowgauge.runtime.backend import Store
 
+# records that are read at once: fewer take more calls to the brokers, more take memory for nothing
 _PAGE = 1_000
 # between two looks at the alerts: with less the brokers are asked more often than anything is decided, with more a
 # person waits longer than the adaptation takes

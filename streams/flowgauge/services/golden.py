@@ -88,7 +88,7 @@ def find_verdict(store: Store, verdict_id: UUID, progress: Progress) -> Verdict:
 
     Void verdicts are found too: all that have one id tell of one image.
     """
-    found = next(_in_topic(store.log, verdict_id), None) or next(_in_archive(store.objects, verdict_id, progress), None)
+    found = _in_topic(store.log, verdict_id) or next(_in_archive(store.objects, verdict_id, progress), None)
     if found is None:
         raise UserError(
             f"There is no verdict {verdict_id} in this store.",
@@ -97,7 +97,7 @@ def find_verdict(store: Store, verdict_id: UUID, progress: Progress) -> Verdict:
     return found
 
 
-def _in_topic(log: Log, verdict_id: UUID) -> Iterator[Verdict]:
+def _in_topic(log: Log, verdict_id: UUID) -> Verdict | None:
     for partition in range(log.partitions(VERDICTS)):
         end = log.end(VERDICTS, partition)
         while end > 0:
@@ -106,12 +106,14 @@ def _in_topic(log: Log, verdict_id: UUID) -> Iterator[Verdict]:
             if not records or records[0].offset >= end:
                 break  # the topic has let go of what came before
             for record in reversed(records):
-                if str(verdict_id).encode() not in record.value:  # to decode each would take far longer
+                # to decode each would take far longer
+                if str(verdict_id).encode() not in record.value:
                     continue
                 with suppress(ValidationError):
                     if (verdict := Verdict.decode(record.value)).verdict_id == verdict_id:
-                        yield verdict
+                        return verdict
             end = start
+    return None
 
 
 def _in_archive(objects: Objects, verdict_id: UUID, progress: Progress) -> Iterator[Verdict]:

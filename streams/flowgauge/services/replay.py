@@ -9,8 +9,10 @@ from flowgauge.domain.messages import DEAD_LETTERS, IMAGES
 from flowgauge.domain.ports import Log, Record, State
 from flowgauge.runtime.backend import Store
 
-_PAGE = 16  # a dead letter holds a whole image
-_TTL_SECONDS = 30 * 86_400.0  # as long as dead letters are kept
+# dead letters that are read at once: each holds a whole image, so more would take hundreds of megabytes
+_PAGE = 16
+# of the mark that a letter was replayed, as long as dead letters are kept: less, and an old one is sent twice
+_TTL_SECONDS = 30 * 86_400.0
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from flowgauge.processors.archive import archived, archived_days
 from flowgauge.registry.lines import line_settings
 from flowgauge.runtime.backend import Store
 
+# between two looks: less reads the lines' settings for nothing, more keeps images an hour longer than was asked
 _INTERVAL = timedelta(hours=1)
 # of the mark up to which day a line is done: shorter, and a line that stood still for that long is gone through again
 _TTL_SECONDS = 400 * 86_400.0
@@ -38,21 +39,18 @@ class PassRetention:
                 self._tidy_line(line, (now - timedelta(days=settings.pass_retention_days)).date())
 
     def _tidy_line(self, line: str, limit: date) -> None:
-        key = f"retention/{line}"
-        stored = self._store.state.get(key)
+        key, objects, state = f"retention/{line}", self._store.objects, self._store.state
+        stored = state.get(key)
         done = date.min if stored is None else date.fromisoformat(stored.decode())
-        for day in archived_days(self._store.objects):
-            if done < day < limit:
-                self._delete(line, day)
-                self._store.state.put(key, day.isoformat().encode(), _TTL_SECONDS)
-
-    def _delete(self, line: str, day: date) -> None:
-        objects = self._store.objects
-        training = {entry.image_id for entry in self._store.state.buffer(line)}
-        for verdict in archived(objects, line, day):
-            passed = verdict.decision is Decision.PASS and verdict.image_id not in training
-            if passed and verdict.image_uri is not None:
-                objects.delete(objects.name(verdict.image_uri))
+        for day in archived_days(objects):
+            if not done < day < limit:
+                continue
+            training = {entry.image_id for entry in state.buffer(line)}
+            for verdict in archived(objects, line, day):
+                passed = verdict.decision is Decision.PASS and verdict.image_id not in training
+                if passed and verdict.image_uri is not None:
+                    objects.delete(objects.name(verdict.image_uri))
+            state.put(key, day.isoformat().encode(), _TTL_SECONDS)
 
 
 class LifecycleRules(Protocol):
