@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from flowgauge.app.bootstrap import open_store
 from flowgauge.cli.features import Features
 from flowgauge.cli.output import as_json
-from flowgauge.cli.publish import _events
+from flowgauge.cli.publish import events_of
 from flowgauge.domain.golden import Label
 from flowgauge.domain.messages import IMAGES, header_text
 from flowgauge.domain.object_keys import encoded, path_text, spelled, verdict_id
@@ -166,7 +166,7 @@ def test_golden_add_and_publish_spell_names_that_are_no_utf_8(flowgauge: Shell, 
     assert r"\xe9.png is left out. The image is empty" in done.err
     for json_too in ((), ("--json",)):
         assert r"\xfcfling-00.png" in flowgauge("golden", "list", LINE, "--store", tmp_path / "plant", *json_too).out
-    [event] = _events([path], folder, LINE)
+    [event] = events_of([path], folder, LINE)
     assert event.image_id == r"pr\xfcfling-00.png"
 
 
@@ -175,7 +175,7 @@ def test_publish_takes_a_file_of_any_time(tmp_path: Path) -> None:
     path.write_bytes(png(100))
     for seconds in (-(2**31), 2**33):
         os.utime(path, (seconds, seconds))
-        assert _events([path], tmp_path, LINE)[0].captured_at.timestamp() == path.stat().st_mtime
+        assert events_of([path], tmp_path, LINE)[0].captured_at.timestamp() == path.stat().st_mtime
 
 
 @pytest.mark.parametrize("command", ["evaluate", "check-data"])

@@ -7,9 +7,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from flowgauge.cli import training_data
-from flowgauge.cli.training_data import from_dataset
-from flowgauge.evaluation.datasets import Dataset
+from flowgauge.services import fit as service
+from flowgauge.services.fit import FromDataset
 from flowgauge.training.fit import fit
 from flowgauge.vision.decoding import decode
 from flowgauge.vision.pictures import Pictures
@@ -46,16 +45,16 @@ def test_pictures_beyond_the_room_are_decoded_again_and_the_same() -> None:
 
 
 def test_reading_a_data_set_keeps_no_more_than_the_room(large: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training_data, "Pictures", partial(Pictures, room_bytes=2 * BYTES))
-    dataset = Dataset.open(large)
+    monkeypatch.setattr(service, "Pictures", partial(Pictures, room_bytes=2 * BYTES))
+    warnings: list[str] = []
     tracemalloc.start()
-    good = from_dataset(dataset, None, None, silent)
+    good = FromDataset(large).read(silent, warnings.append)
     kept, _ = tracemalloc.get_traced_memory()
     sides = {picture.size for picture in good.pictures}
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert sides == {(SIDE, SIDE)}
-    assert len(good.pictures) == IMAGES
+    assert (len(good.pictures), warnings) == (IMAGES, [])
     assert kept < 3 * BYTES
     assert peak < 12 * BYTES, "half of what all of them take"
 

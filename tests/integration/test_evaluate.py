@@ -6,8 +6,6 @@ import numpy as np
 import pytest
 
 from flowgauge.app.bootstrap import open_store
-from flowgauge.cli.model import stored_gauge
-from flowgauge.cli.options import Device
 from flowgauge.domain.errors import DatasetError
 from flowgauge.domain.messages import Decision
 from flowgauge.evaluation import evaluate as evaluate_module
@@ -16,6 +14,7 @@ from flowgauge.evaluation.evaluate import Conditions, evaluate
 from flowgauge.evaluation.results import Evaluation
 from flowgauge.evaluation.splits import Groups, Trial, own_trial
 from flowgauge.models.detector import Progress
+from flowgauge.services.snapshots import stored_gauge
 from flowgauge.training.gauge import Gauge
 from flowgauge.vision.decoding import Picture
 from tests.support.folders import write_image, write_mask, write_mvtec
@@ -34,7 +33,7 @@ def _few_repetitions() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def gauge(tmp_path_factory: pytest.TempPathFactory) -> Gauge:
     with open_store(str(fitted_store(tmp_path_factory.mktemp("evaluate") / "store"))) as plant:
-        return stored_gauge(plant, LINE, None, Device.CPU)
+        return stored_gauge(plant, LINE)
 
 
 def judged(gauge: Gauge, trials: Sequence[Trial], groups: Groups | None = None) -> Evaluation:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from flowgauge.app.bootstrap import embedded
+from flowgauge.app.embedded import embedded
 from flowgauge.domain.errors import StoreFull
 from flowgauge.domain.messages import IMAGES, AlertKind, Verdict
 from flowgauge.domain.ports import Objects

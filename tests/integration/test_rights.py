@@ -213,7 +213,10 @@ def test_whoever_lacks_a_right_in_kafka_is_reported_which(guarded: Guarded, user
 
 @pytest.mark.parametrize(("user", "use"), NO_OBJECT.values(), ids=NO_OBJECT)
 def test_nobody_does_in_the_bucket_what_is_not_theirs(guarded: Guarded, user: str, use: Use) -> None:
-    with guarded.as_user(user) as cluster, pytest.raises(AuthorizationFailed, match=r"AccessDenied.*docs/how-to/security\.md"):
+    with (
+        guarded.as_user(user) as cluster,
+        pytest.raises(AuthorizationFailed, match=r"AccessDenied.*docs/how-to/security\.md"),
+    ):
         use(cluster.store)
 
 

@@ -3,7 +3,8 @@
 import sys
 from pathlib import Path
 
-from flowgauge.app.bootstrap import embedded, folder_source, open_store
+from flowgauge.app.bootstrap import open_store
+from flowgauge.app.embedded import embedded, folder_source
 from flowgauge.local.folder_options import FolderOptions
 from tests.support.streaming import LINE, adapt, load
 

@@ -5,6 +5,8 @@ import pytest
 from flowgauge.cli.model import Model, changed
 from flowgauge.cli.options import Aspect
 from flowgauge.domain.errors import SettingsError
+from flowgauge.models.featureflow.detector import FeatureFlowConfig
+from tests.support.shell import Shell
 
 
 def model(detector: str, *changes: str) -> Model:
@@ -33,3 +35,13 @@ def test_what_is_set_reaches_the_detectors_configuration() -> None:
 def test_a_misspelt_option_is_refused_with_those_that_there_are(change: str, said: str) -> None:
     with pytest.raises(SettingsError, match=said):
         model("glass", change).settings()
+
+
+def test_help_lists_the_options_of_the_detector_as_its_class_describes_them(flowgauge: Shell) -> None:
+    done = flowgauge("fit", "--line", "a", "--store", "/nowhere", "--detector", "featureflow", "--set", "help")
+    assert done.code == 0
+    lines = {line.split()[0]: line for line in done.out.splitlines()}
+    described = {name: field for name, field in FeatureFlowConfig.model_fields.items() if field.description}
+    assert described
+    assert all(str(field.description) in lines[name] for name, field in described.items())
+    assert "600" in lines["training.steps"]

@@ -9,8 +9,9 @@ import pytest
 import typer.main
 
 from flowgauge.cli import options
-from flowgauge.cli.app import app
-from flowgauge.cli.commands import LazyCommand, unbundled
+from flowgauge.cli.app import COMMANDS, app
+from flowgauge.cli.benchmark import COMMANDS as BENCHMARKS
+from flowgauge.cli.commands import unbundled
 from flowgauge.cli.exits import Exit, exit_code
 from flowgauge.cli.output import cell
 from flowgauge.domain import errors
@@ -21,12 +22,12 @@ from tests.support.shell import Shell
 
 
 def commands(command: Any = None, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
-    below = getattr(command or typer.main.get_command(app), "commands", None)
-    if below is None:
-        yield path
-        return
-    for name, each in below.items():
+    command = command or typer.main.get_command(app)
+    for name in list(getattr(command, "commands", ())):
+        _, each, _ = command.resolve_command(typer.Context(command), [name])
         yield from commands(each, (*path, name))
+    if not hasattr(command, "commands"):
+        yield path
 
 
 @pytest.mark.parametrize("path", list(commands()), ids=" ".join)
@@ -40,15 +41,6 @@ def test_the_help_names_the_exit_codes_and_all_commands(flowgauge: Shell) -> Non
     shown = flowgauge("--help").out
     assert "Exit codes: 0 fine" in shown
     assert all(path[0] in shown for path in commands())
-
-
-def test_lists_of_commands_say_what_the_help_of_each_begins_with() -> None:
-    for path in commands():
-        step: Any = typer.main.get_command(app)
-        for name in path:
-            step = step.commands[name]
-        if isinstance(step, LazyCommand):
-            assert step.help == " ".join(step.load().help.split("\n\n")[0].split())
 
 
 @dataclass(frozen=True)
@@ -73,9 +65,11 @@ def test_the_fields_of_a_dataclass_are_options_of_the_command_that_takes_it() ->
         command.main(["screw", "--shelf", "0"], standalone_mode=False)
 
 
-def test_help_for_a_line_names_every_setting(flowgauge: Shell) -> None:
-    shown = flowgauge("lines", "set", "--help").out
-    assert all(name in shown for name in LineSettings.model_fields if name != "schema_version")
+def test_help_for_a_line_describes_every_setting(flowgauge: Shell) -> None:
+    shown = " ".join(flowgauge("lines", "set", "--help").out.split())
+    described = {name: field.description for name, field in LineSettings.model_fields.items()}
+    del described["schema_version"]
+    assert all(f"{name} {description}" in shown for name, description in described.items())
 
 
 def test_the_command_line_starts_without_loading_a_model() -> None:
@@ -83,6 +77,37 @@ def test_the_command_line_starts_without_loading_a_model() -> None:
     script = f"import sys, flowgauge.cli; print({heavy} & sys.modules.keys())"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+def test_lines_are_listed_without_the_libraries_of_models_and_archives(tmp_path: Path) -> None:
+    script = (
+        "import sys\n"
+        "from flowgauge.cli import main\n"
+        "try: main(sys.argv[1:])\n"
+        "finally: print({'torch', 'pyarrow', 'scipy'} & sys.modules.keys())\n"
+    )
+    command = [sys.executable, "-c", script, "lines", "list", "--store", str(tmp_path), "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["[]", "set()"]
+
+
+def test_the_help_of_all_commands_says_of_each_what_its_own_help_says_first() -> None:
+    group: Any = typer.main.get_command(app)
+    _, below, _ = group.resolve_command(typer.Context(group), ["benchmark"])
+    for where, listed in ((group, COMMANDS), (below, BENCHMARKS)):
+        for name, each in listed.items():
+            _, command, _ = where.resolve_command(typer.Context(where), [name])
+            assert " ".join(command.help.split("\n\n")[0].split()) == each.summary
+
+
+def test_a_command_whose_library_is_not_installed_says_what_to_install() -> None:
+    script = "import sys; sys.modules['kafka'] = None; from flowgauge.cli import main; main(['publish', '--help'])"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.splitlines() == [
+        "Error: `flowgauge publish` needs kafka, which is not installed."
+        " Install the extras: pip install 'flowgauge[stream,search]'."
+    ]
 
 
 def test_the_version_is_printed(flowgauge: Shell) -> None:

@@ -65,7 +65,11 @@ def _ending(name: str) -> str:
 
 def documented_variables() -> set[str]:
     """Those of the table in docs/reference/environment.md, whose first name in a row says what a mere ending belongs to."""
-    rows = [line.split("|")[1] for line in (ROOT / "docs" / "reference" / "environment.md").read_text().splitlines() if line.startswith("| `FLOW")]
+    rows = [
+        line.split("|")[1]
+        for line in (ROOT / "docs" / "reference" / "environment.md").read_text().splitlines()
+        if line.startswith("| `FLOW")
+    ]
     found = set()
     for row in rows:
         first, *others = re.findall(r"`(\w+)`", row)
@@ -118,7 +122,7 @@ def test_the_command_line_takes_what_containers_give_it(command: list[str]) -> N
     step: Any = typer.main.get_command(app)
     arguments = [*command, "--store", "s3://flowgauge"]
     while hasattr(step, "commands"):
-        step = step.commands[arguments.pop(0)]
+        _, step, arguments = step.resolve_command(typer.Context(step), arguments)
     assert step.make_context(step.name, arguments).params["store"] == "s3://flowgauge"
 
 

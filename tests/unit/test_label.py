@@ -15,7 +15,7 @@ from flowgauge.processors.archive import Archive
 from flowgauge.registry.golden_sets import add_golden, golden_set, training_defects
 from flowgauge.runtime.backend import Store
 from flowgauge.runtime.worker import Worker
-from flowgauge.services.verdict_lookup import find_verdict
+from flowgauge.services.golden import find_verdict
 from tests.support.gauges import goods, line, png
 from tests.support.shell import Shell
 from tests.support.streaming import START, SetClock, append_verdicts, opened, verdict

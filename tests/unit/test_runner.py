@@ -9,7 +9,8 @@ from time import monotonic
 import pytest
 
 from flowgauge.adaptation.contract import Adapt, AdaptationInput, AdaptationOutcome
-from flowgauge.app.bootstrap import embedded, folder_source, open_store
+from flowgauge.app.bootstrap import open_store
+from flowgauge.app.embedded import embedded, folder_source
 from flowgauge.domain.errors import SettingsError, StoreBusy, Unavailable
 from flowgauge.domain.messages import IMAGES, VERDICTS, AdaptationRequest, AlertKind, Decision, Verdict
 from flowgauge.local.folder_options import FolderOptions

@@ -1,22 +1,18 @@
-"""The command line: all commands under one name."""
+"""The command line: all commands under one name, and what the settings file says to them."""
 
+import tomllib
 from importlib.metadata import version as installed_version
+from json import detect_encoding
+from math import inf
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from flowgauge.cli.benchmark import benchmark
 from flowgauge.cli.commands import Listed, lazy_group
-from flowgauge.cli.config import MAX_MEGAPIXELS_KEY, defaults_for, megapixels, read_config
-from flowgauge.cli.dead_letters import dead_letters
 from flowgauge.cli.exits import EPILOG
-from flowgauge.cli.golden import golden
-from flowgauge.cli.lines import lines
-from flowgauge.cli.output import say
-from flowgauge.cli.snapshots import snapshots
-from flowgauge.cli.store import store
-from flowgauge.cli.topics import topics
+from flowgauge.cli.output import LogFormat, say, set_up_logging
+from flowgauge.domain.errors import SettingsError
 from flowgauge.domain.image_limits import MAX_MEGAPIXELS, ImageLimits, set_limits
 
 COMMANDS = {
@@ -29,7 +25,7 @@ COMMANDS = {
     ),
     "adapt": Listed("flowgauge.cli.adapt:adapt", "Re-cut a line's gauge from its buffer, now, whatever its policy."),
     "label": Listed(
-        "flowgauge.cli.label:label", "Say whether a verdict's image is good or defective, and keep it as golden."
+        "flowgauge.cli.golden:label", "Say whether a verdict's image is good or defective, and keep it as golden."
     ),
     "check-data": Listed(
         "flowgauge.cli.check_data:check_data", "Look for what makes figures on a data set mislead, or a gauge fail."
@@ -59,7 +55,23 @@ COMMANDS = {
         "flowgauge.cli.status:status", "Show how far behind each group of workers is, and what each line has."
     ),
     "alerts": Listed("flowgauge.cli.status:alerts", "Show the latest alerts, oldest first."),
+    "snapshots": Listed(
+        "flowgauge.cli.snapshots:snapshots", "Stored gauges: list them, look into one, go back to one."
+    ),
+    "lines": Listed("flowgauge.cli.lines:lines", "Lines and their settings."),
+    "golden": Listed("flowgauge.cli.golden:golden", "Labelled images by which the gate judges adaptations."),
+    "dead-letters": Listed("flowgauge.cli.dead_letters:dead_letters", "Messages that could not be processed."),
+    "topics": Listed("flowgauge.cli.topics:topics", "The topics of the plant's Kafka."),
+    "benchmark": Listed(
+        "flowgauge.cli.benchmark:benchmark", "What methods and their ingredients are worth on a data set."
+    ),
+    "store": Listed("flowgauge.cli.store:store", "The plant's object store."),
 }
+
+_MAX_MEGAPIXELS_KEY = "max_megapixels"
+_SETTINGS = ("store", "device", _MAX_MEGAPIXELS_KEY)
+
+
 app = typer.Typer(
     name="flowgauge",
     cls=lazy_group(COMMANDS, EPILOG),
@@ -68,16 +80,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for name, group in (
-    ("snapshots", snapshots),
-    ("lines", lines),
-    ("golden", golden),
-    ("dead-letters", dead_letters),
-    ("topics", topics),
-    ("benchmark", benchmark),
-    ("store", store),
-):
-    app.add_typer(group, name=name)
 
 
 def _version(wanted: bool) -> None:
@@ -106,6 +108,9 @@ def flowgauge(
             show_default=False,
         ),
     ] = None,
+    log_format: Annotated[
+        LogFormat, typer.Option(help="Of warnings, and of what run and worker tell: lines, or JSON objects on stderr.")
+    ] = LogFormat.HUMAN,
     version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
 ) -> None:
     """Inspects products on a line as images arrive, and re-cuts its gauge while the line changes.
@@ -118,8 +123,45 @@ def flowgauge(
     flowgauge fit ./good --line press-3 --store ./plant
     flowgauge run ./incoming --line press-3 --store ./plant
     """
-    settings = {} if config is None else read_config(config)
-    if max_megapixels is None and (text := settings.pop(MAX_MEGAPIXELS_KEY, None)) is not None:
-        max_megapixels = megapixels(text)
+    set_up_logging(log_format)
+    settings = {} if config is None else _read(config)
+    text = settings.pop(_MAX_MEGAPIXELS_KEY, None)
+    if max_megapixels is None and text is not None:
+        max_megapixels = _megapixels(text)
     set_limits(ImageLimits() if max_megapixels is None else ImageLimits(max_pixels=round(max_megapixels * 1e6)))
-    context.default_map = defaults_for(context.command, settings)
+    context.default_map = _defaults_for(context.command, settings)
+
+
+def _read(path: Path) -> dict[str, str]:
+    """Option -> value. Raises `SettingsError` for a file that is missing, no TOML, or sets what there is not."""
+    try:
+        data = path.read_bytes()
+        # Windows' editors put a byte order mark before it, or write two bytes a letter, as they do with JSON
+        values = tomllib.loads(data.decode(detect_encoding(data)))
+    except OSError as error:
+        raise SettingsError(f"{path} cannot be read: {error.strerror}.", "Check the path given to --config.") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path} is no TOML: {error}.", 'A line looks like this: store = "./plant"') from error
+    unknown = sorted(values.keys() - set(_SETTINGS))
+    if unknown:
+        raise SettingsError(
+            f"{path} sets {', '.join(unknown)}, which is no setting.", f"Settings: {', '.join(_SETTINGS)}."
+        )
+    return {key: str(value) for key, value in values.items()}
+
+
+def _megapixels(text: str) -> float:
+    """Raises `SettingsError` for what is no number from 1 up."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 1 <= value < inf:
+        raise SettingsError(f"{_MAX_MEGAPIXELS_KEY} = {text} is no size.", "Give millions of pixels: 120, say.")
+    return value
+
+
+def _defaults_for(command: Any, values: dict[str, str]) -> dict[str, Any]:
+    """`values` for every command below `command`, in the nested form of click's `default_map`."""
+    below = getattr(command, "commands", {})
+    return {**values, **{name: _defaults_for(each, values) for name, each in below.items()}}

@@ -1,4 +1,4 @@
-"""How commands are found and called: by name, each module imported when its command runs, dataclasses as options.
+"""How commands are found and called: by name, each module imported when its command is called, dataclasses as options.
 
 Groups list their commands by name and summary, so that help and light commands load neither torch nor a client.
 """
@@ -13,42 +13,44 @@ from typing import Any, NamedTuple, get_type_hints
 import typer.main
 from typer.core import TyperCommand, TyperGroup
 
+from flowgauge.domain.errors import SettingsError
+
 
 class Listed(NamedTuple):
-    """A command of `flowgauge.cli`: `target` is "module:function", `summary` the first paragraph of its help."""
+    """A command or a group: `target` is "module:name", `summary` the first paragraph of its help."""
 
     target: str
     summary: str
 
 
-class LazyCommand(TyperCommand):
-    """Stands for a command until that is parsed, which imports its module."""
-
-    def __init__(self, name: str, listed: Listed, epilog: str | None) -> None:
-        super().__init__(name, help=listed.summary)
-        self._target = listed.target
-        self._epilog = epilog
-
-    def load(self) -> Any:
-        """The command itself, as Typer makes it."""
-        module, function = self._target.split(":")
-        alone = typer.Typer(add_completion=False, rich_markup_mode="rich")
-        alone.command(self.name, epilog=self._epilog)(unbundled(getattr(import_module(module), function)))
-        return typer.main.get_command(alone)
-
-    def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
-        # the context is that of the loaded command: what click invokes, completes and prints help of from here on
-        return self.load().make_context(info_name, args, parent, **extra)
-
-
 def lazy_group(commands: Mapping[str, Listed], epilog: str | None = None) -> type[TyperGroup]:
-    """A class for `typer.Typer(cls=...)`: these commands, in this order, and then those that are added to it."""
+    """A class for `typer.Typer(cls=...)`: `commands`, which may be groups, in this order."""
 
     class LazyGroup(TyperGroup):
         def __init__(self, **settings: Any) -> None:
             super().__init__(**settings)
-            lazy: dict[str, Any] = {name: LazyCommand(name, listed, epilog) for name, listed in commands.items()}
-            self.commands = {**lazy, **self.commands}
+            self.commands = {name: TyperCommand(name, short_help=each.summary) for name, each in commands.items()}
+
+        def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+            """The command itself in place of its summary. Raises `SettingsError` where a library of it is missing."""
+            name, command, rest = super().resolve_command(ctx, args)
+            if name in commands:
+                module, function = commands[name].target.split(":")
+                try:
+                    found = getattr(import_module(module), function)
+                except ModuleNotFoundError as error:
+                    library = str(error.name).partition(".")[0]
+                    raise SettingsError(
+                        f"`{ctx.command_path} {name}` needs {library}, which is not installed.",
+                        "Install the extras: pip install 'flowgauge[stream,search]'.",
+                    ) from error
+                loaded = typer.Typer(rich_markup_mode="rich")
+                if isinstance(found, typer.Typer):
+                    loaded.add_typer(found, name=name)
+                else:
+                    loaded.command(name, epilog=epilog)(unbundled(found))
+                command = self.commands[name] = typer.main.get_group(loaded).commands[name]
+            return name, command, rest
 
     return LazyGroup
 

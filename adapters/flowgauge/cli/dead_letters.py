@@ -1,16 +1,15 @@
 """`flowgauge dead-letters`: messages that could not be processed, why, and a second try."""
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
+from flowgauge.app.bootstrap import open_store
 from flowgauge.cli import options
 from flowgauge.cli.output import emit, say, show
+from flowgauge.domain.dead_letters import REASON, origin_of
 from flowgauge.domain.errors import UserError
-
-if TYPE_CHECKING:
-    from flowgauge.domain.ports import Record
-    from flowgauge.runtime.backend import Store
+from flowgauge.services import replay as service
 
 dead_letters = typer.Typer(no_args_is_help=True, help="Messages that could not be processed.")
 
@@ -27,12 +26,22 @@ def list_dead_letters(store: options.Store, line: Line = None, image: Image = No
     \b
     flowgauge dead-letters list --line press-3 --store ./plant
     """
-    from flowgauge.app.bootstrap import open_store
-    from flowgauge.services.replay import DeadLetters
-    from flowgauge.services.replay import dead_letters as dead_letters_of
-
+    found = []
     with open_store(store) as plant:
-        found = [_facts(plant, letter) for letter in dead_letters_of(plant.log, DeadLetters(line, image))]
+        for letter in service.dead_letters(plant.log, service.DeadLetters(line, image)):
+            origin, replayed = origin_of(letter), service.replayed_at(plant.state, letter)
+            found.append(
+                {
+                    "line": letter.key,
+                    "image_id": letter.headers.get("ce_id"),
+                    "at": letter.at.isoformat(timespec="seconds"),
+                    "topic": origin.topic if origin else None,
+                    "partition": origin.partition if origin else None,
+                    "offset": origin.offset if origin else None,
+                    "replayed_at": replayed.isoformat(timespec="seconds") if replayed else None,
+                    "reason": letter.headers.get(REASON),
+                }
+            )
     if json:
         emit(found)
         return
@@ -69,14 +78,10 @@ def replay(
     flowgauge dead-letters replay --line press-3 --store ./plant
     flowgauge dead-letters replay --image shift-2/0411.png --store s3://flowgauge
     """
-    from flowgauge.app.bootstrap import open_store
-    from flowgauge.services.replay import DeadLetters
-    from flowgauge.services.replay import replay as send_again
-
     if line is None and image is None and not everything:
         raise UserError("Nothing is chosen.", "Choose with --line, --image or both, or replay everything with --all.")
     with open_store(store) as plant:
-        counts = send_again(plant, DeadLetters(line, image), again)
+        counts = service.replay(plant, service.DeadLetters(line, image), again)
     if json:
         emit({"sent": counts.sent, "replayed_before": counts.replayed, "lost": counts.lost})
         return
@@ -85,20 +90,3 @@ def replay(
         say(f"{counts.replayed} were replayed before and are left out; --again sends them too.")
     if counts.lost:
         say(f"{counts.lost} hold no image that could be sent: publish these anew.")
-
-
-def _facts(plant: "Store", letter: "Record") -> dict[str, Any]:
-    from flowgauge.domain.dead_letters import REASON, origin_of
-    from flowgauge.services.replay import replayed_at
-
-    origin, replayed = origin_of(letter), replayed_at(plant.state, letter)
-    return {
-        "line": letter.key,
-        "image_id": letter.headers.get("ce_id"),
-        "at": letter.at.isoformat(timespec="seconds"),
-        "topic": origin.topic if origin else None,
-        "partition": origin.partition if origin else None,
-        "offset": origin.offset if origin else None,
-        "replayed_at": replayed.isoformat(timespec="seconds") if replayed else None,
-        "reason": letter.headers.get(REASON),
-    }

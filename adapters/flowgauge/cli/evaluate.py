@@ -12,7 +12,7 @@ import typer
 from pydantic import TypeAdapter
 
 from flowgauge.cli import options
-from flowgauge.cli.model import Model, seeing, start_at, torch_device
+from flowgauge.cli.model import Model, start_at, torch_device
 from flowgauge.cli.opened import opened
 from flowgauge.cli.output import as_json, emit, say, show, warn
 from flowgauge.cli.progress import Report, bars
@@ -22,6 +22,7 @@ from flowgauge.evaluation.evaluate import Conditions, Inspect, Progress, nobody
 from flowgauge.evaluation.evaluate import evaluate as evaluated
 from flowgauge.evaluation.results import Evaluation, Run, paired_difference
 from flowgauge.evaluation.splits import Trial, own_trial, read_groups, read_splits, trial
+from flowgauge.services.fit import with_bit_depth
 from flowgauge.training.fit import fit
 from flowgauge.training.gauge import Gauge
 from flowgauge.vision.decoding import Picture
@@ -186,7 +187,7 @@ def evaluation(
         return fit(
             pictures,
             line="evaluation",
-            settings=seeing(settings, pictures),
+            settings=with_bit_depth(settings, pictures, warn),
             at=datetime.now(UTC),
             groups=parts,
             init=start,

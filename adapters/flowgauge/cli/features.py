@@ -12,15 +12,16 @@ from typing import Annotated
 import typer
 from safetensors.torch import load_file, save_file
 
-from flowgauge.cli.model import Model, seeing, torch_device
+from flowgauge.cli.model import Model, torch_device
 from flowgauge.cli.opened import opened
 from flowgauge.cli.options import Device
-from flowgauge.cli.output import beside
+from flowgauge.cli.output import beside, warn
 from flowgauge.cli.progress import Report
 from flowgauge.domain.errors import DatasetError, UserError
 from flowgauge.evaluation.datasets import Entry, Unreadable, sift
 from flowgauge.evaluation.feature_cache import Embedded, embedded, restored
 from flowgauge.evaluation.splits import Split, groups_of, read_groups, read_splits, trial
+from flowgauge.services.fit import with_bit_depth
 from flowgauge.training.fit import FitSettings, embedder_for
 
 Cache = Annotated[
@@ -72,7 +73,7 @@ class Features:
                 )
             pictures.append(sample.picture)
             self.report("reading images", done, len(self.entries))
-        data = embedded(names, pictures, seeing(self.settings, pictures), self.device, self.report)
+        data = embedded(names, pictures, with_bit_depth(self.settings, pictures, warn), self.device, self.report)
         stored.parent.mkdir(parents=True, exist_ok=True)
         save_file({name: tensor.cpu() for name, tensor in data.tensors().items()}, beside(stored))
         beside(stored).replace(stored)

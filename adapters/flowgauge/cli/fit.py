@@ -1,16 +1,17 @@
 """`flowgauge fit`: the first gauge of a line, or a new one that a person wants."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+from flowgauge.app.bootstrap import open_store
 from flowgauge.cli import options
-from flowgauge.cli.output import cell, emit, say
+from flowgauge.cli.model import Model, start_at, torch_device
+from flowgauge.cli.output import cell, emit, say, warn
 from flowgauge.cli.progress import bars
-
-if TYPE_CHECKING:
-    from flowgauge.training.gauge import Gauge
+from flowgauge.domain.errors import UserError
+from flowgauge.services.fit import FromBuffer, FromDataset, fit_line
 
 
 def fit(
@@ -56,14 +57,6 @@ def fit(
     flowgauge fit ./good --line press-3 --false-alarms 0.01
     flowgauge fit --from-buffer --line press-3 --store ./plant
     """
-    from flowgauge.app.bootstrap import open_store
-    from flowgauge.cli.model import Model, seeing, start_at, torch_device
-    from flowgauge.cli.training_data import gather, labels_for
-    from flowgauge.domain.object_keys import line_name
-    from flowgauge.registry.snapshots import SnapshotFiles, publish_snapshot
-    from flowgauge.training.fit import fit as fit_gauge
-    from flowgauge.training.snapshot import save
-
     settings = Model(
         detector,
         weights,
@@ -79,41 +72,31 @@ def fit(
         bits,
     ).settings()
     start = None if init is None else start_at(init)
+    if (dataset is not None) == from_buffer:
+        raise UserError("A gauge learns either from a data set or from the buffer.", "Give DATASET or --from-buffer.")
+    if dataset is None and masks is not None:
+        raise UserError("Buffered images have no masks.", "Leave --masks out.")
+    source = FromBuffer(limit) if dataset is None else FromDataset(dataset, groups, masks, limit)
     with open_store(store) as plant, bars() as report:
-        good = gather(
+        gauge = fit_line(
             plant,
-            line_name(line),
-            dataset,
-            from_buffer=from_buffer,
-            groups=groups,
-            masks=masks,
-            limit=limit,
-            report=report,
-        )
-        gauge = fit_gauge(
-            good.pictures,
-            line=line,
-            settings=seeing(settings, good.pictures),
-            at=plant.clock.now(),
-            groups=good.groups,
+            line,
+            source,
+            settings,
             init=start,
-            labelled=labels_for(settings.detector, plant, line),
             seed=seed,
             device=torch_device(device),
             progress=report,
+            tell=warn,
         )
-        snapshot = save(gauge)
-        publish_snapshot(plant, line, snapshot.version, SnapshotFiles(snapshot.manifest, snapshot.weights), None)
-    emit(gauge.manifest.model_dump(mode="json")) if json else _tell(gauge)
-
-
-def _tell(gauge: "Gauge") -> None:
     facts = gauge.manifest
-    limit = facts.threshold
-    sides = gauge.backbone.shape(facts.preprocessing.size).sides
-    grids = ", ".join(f"{side} x {side}" for side in sides)
+    if json:
+        emit(facts.model_dump(mode="json"))
+        return
+    threshold = facts.threshold
+    grids = ", ".join(f"{side} x {side}" for side in gauge.backbone.shape(facts.preprocessing.size).sides)
     say(f"Line {facts.line} is gauged by {facts.version} ({facts.detector.name}, {facts.images} good images).")
     say(f"Features of {facts.backbone.name} at {facts.preprocessing.size} pixels a side: {grids}.")
-    say(f"Threshold {cell(limit.value)}; for review from {cell(limit.low)} to {cell(limit.high)}.")
-    say(f"False alarms on good images that it had not seen: {limit.false_alarm_share:.1%}.")
-    say(limit.sentence)
+    say(f"Threshold {cell(threshold.value)}; for review from {cell(threshold.low)} to {cell(threshold.high)}.")
+    say(f"False alarms on good images that it had not seen: {threshold.false_alarm_share:.1%}.")
+    say(threshold.sentence)

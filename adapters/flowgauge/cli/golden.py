@@ -1,23 +1,78 @@
-"""`flowgauge golden`: images that people have labelled, by which every adaptation is judged."""
+"""`flowgauge label` and `flowgauge golden`: images that people have labelled, by which every adaptation is judged."""
 
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Annotated
+from uuid import UUID
 
 import typer
 
+from flowgauge.app.bootstrap import open_store
 from flowgauge.cli import options
 from flowgauge.cli.exits import Exit
-from flowgauge.cli.label import Kind, check_kind
 from flowgauge.cli.output import emit, say, show, warn
-from flowgauge.domain.errors import UnreadableImage, UserError
+from flowgauge.cli.progress import bars
 from flowgauge.domain.golden import Label
+from flowgauge.domain.object_keys import line_name
+from flowgauge.registry.golden_sets import golden_set
+from flowgauge.services.golden import add_folder, label_verdict
 
 golden = typer.Typer(no_args_is_help=True, help="Labelled images by which the gate judges adaptations.")
+
+Kind = Annotated[
+    str, typer.Option("--class", help="The class of the defect, as your line names it: scratch, say.", metavar="NAME")
+]
+
+
+def label(
+    verdict_id: Annotated[UUID, typer.Argument(help="The verdict's id.", metavar="VERDICT_ID")],
+    label: Annotated[Label, typer.Argument(help="What the image truly shows.")],
+    store: options.Store,
+    kind: Kind = "",
+    json: options.Json = False,
+) -> None:
+    """Say whether a verdict's image is good or defective, and keep it as golden.
+
+    Half of the golden images, by a hash of their ids, judge adaptations; the
+    other half may train a detector that learns from labels, when the line is
+    fitted next. Labelling an image again changes its label.
+
+    \b
+    flowgauge label 6e0c5c2e-4f0f-5a39-9f3a-8a2f8d1c7b10 defect \\
+        --class scratch --store ./plant
+    flowgauge fit ./good --detector multidirectional \\
+        --line press-3 --store ./plant
+    """
+    with open_store(store) as plant, bars() as report:
+        found = label_verdict(plant, verdict_id, label, kind, report)
+    golden, whole, line = found.golden, found.golden_set, found.verdict.line
+    if json:
+        emit(
+            {
+                "verdict_id": str(verdict_id),
+                "line": line,
+                "image_id": golden.image_id,
+                "label": golden.label.value,
+                "class": golden.kind,
+                "is_hold_out": golden.is_hold_out,
+                "golden": len(whole),
+                "may_train": sum(not each.is_hold_out for each in whole),
+            }
+        )
+        return
+    words = f"{golden.label.value} ({golden.kind})" if golden.kind else golden.label.value
+    use = "judges adaptations" if golden.is_hold_out else "may train at the next fit"
+    say(f"Image {golden.image_id} of line {line} is now golden, {words}: it {use}.")
+    defects = [each for each in whole if each.label is Label.DEFECT]
+    kinds = sorted({each.kind for each in whole if each.kind})
+    classes = f" ({', '.join(kinds)})" if kinds else ""
+    trains = sum(not each.is_hold_out for each in defects)
+    good = len(whole) - len(defects)
+    say(f"Line {line} has {good} golden good images and {len(defects)} defects{classes}; {trains} may train.")
 
 
 @golden.command()
 def add(
-    line: Annotated[str, typer.Argument(help="The line.")],
+    line: options.LineArgument,
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder of images.")],
     label: Annotated[Label, typer.Option(help="What they show.")],
     store: options.Store,
@@ -34,45 +89,19 @@ def add(
     flowgauge golden add press-3 ./scratched --label defect \\
         --class scratch --store ./plant
     """
-    from flowgauge.app.bootstrap import open_store
-    from flowgauge.domain.object_keys import line_name, path_text
-    from flowgauge.registry.golden_sets import add_golden
-
-    check_kind(label, kind)
-    files = _images(folder)
     with open_store(store) as plant:
-        lost = 0
-        for path in files:
-            try:
-                image_id = path_text(PurePath(path.name))
-                add_golden(plant.objects, line_name(line), label, image_id, path.read_bytes(), kind)
-            except (UnreadableImage, OSError) as error:
-                lost += 1
-                warn(f"{path.name} is left out. {error}")
-    say(f"{len(files) - lost} images were added to the golden set of line {line} as {label.value}.")
+        files, lost = add_folder(plant, line_name(line), folder, label, kind, warn)
+    say(f"{files - lost} images were added to the golden set of line {line} as {label.value}.")
     raise typer.Exit(Exit.MISTAKE if lost else Exit.FINE)
 
 
-def _images(folder: Path) -> list[Path]:
-    """The visible files in `folder`, by name. Raises `UserError` where there are none."""
-    files = sorted(path for path in folder.glob("*") if path.is_file() and not path.name.startswith("."))
-    if not files:
-        raise UserError(f"There are no images in {folder}.", "Give a folder that holds labelled images.")
-    return files
-
-
 @golden.command("list")
-def list_golden(
-    line: Annotated[str, typer.Argument(help="The line.")], store: options.Store, json: options.Json = False
-) -> None:
+def list_golden(line: options.LineArgument, store: options.Store, json: options.Json = False) -> None:
     """The golden set of a line, and which images of it judge.
 
     \b
     flowgauge golden list press-3 --store ./plant
     """
-    from flowgauge.app.bootstrap import open_store
-    from flowgauge.registry.golden_sets import golden_set
-
     with open_store(store) as plant:
         found = list(golden_set(plant.objects, line))
     if json:

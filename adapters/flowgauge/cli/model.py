@@ -1,30 +1,28 @@
-"""From options to gauges. Loads torch, so commands import it when they run and not before."""
+"""From options to gauges."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+import typer
 from pydantic import BaseModel
 
 from flowgauge.cli.options import Aspect, Bits, Device
-from flowgauge.cli.output import warn
+from flowgauge.cli.output import show
 from flowgauge.domain.errors import SettingsError
 from flowgauge.meta.initialization import MetaInit, read, shipped
 from flowgauge.models.backbones import LITE0, PIXELS_SPEC, BackboneSpec
 from flowgauge.models.headflow.detector import HeadFlow, ensemble_options
 from flowgauge.models.registry import DEFAULT, DETECTORS, FROM_PIXELS
 from flowgauge.registry.gauges import Load
-from flowgauge.registry.snapshots import active_snapshot, fetch_snapshot
-from flowgauge.runtime.backend import Store
 from flowgauge.training.fit import FitSettings, embedder_for
-from flowgauge.training.gauge import Gauge
 from flowgauge.training.snapshot import load
 from flowgauge.training.thresholds import FALSE_ALARMS
-from flowgauge.vision.decoding import Picture, SixteenBit
+from flowgauge.vision.decoding import SixteenBit
 from flowgauge.vision.preprocessing import LARGEST, Preprocessing
 from flowgauge.vision.preprocessing import Aspect as Rule
 from flowgauge.vision.tiling import tiled_side
@@ -71,17 +69,17 @@ class Model:
         )
 
     def _config(self, detector: str) -> dict[str, Any]:
+        if "help" in self.changes and detector in DETECTORS:
+            show((f"options of {detector}", "default", ""), _described(DETECTORS[detector][1]))
+            raise typer.Exit
         changes = changed(self.changes)
         if changes and detector in DETECTORS:
-            require_known(changes, DETECTORS[detector][1], detector)
-        return self._ensemble(detector) | changes
-
-    def _ensemble(self, detector: str) -> dict[str, Any]:
+            _require_known(changes, DETECTORS[detector][1], detector)
         if self.members is None:
-            return {}
+            return changes
         if detector != HeadFlow.name:
             raise SettingsError(f"{detector} has no members.", f"Leave --ensemble out, or use {HeadFlow.name}.")
-        return ensemble_options(self.members)
+        return ensemble_options(self.members) | changes
 
     def _backbone(self, detector: str) -> BackboneSpec:
         if detector in FROM_PIXELS:
@@ -95,19 +93,13 @@ class Model:
             spec = BackboneSpec.from_file(self.weights, self.backbone)
         else:
             spec = BackboneSpec.named(self.backbone or LITE0)
-        tile = self._size if self._tiles > 1 else None
-        return spec.model_copy(update={"layers": self._layers, "tile": tile})
-
-    @property
-    def _layers(self) -> tuple[int, ...]:
-        if self.layers is None:
-            return ()
         try:
-            return tuple(int(layer) for layer in self.layers.split(","))
+            layers = tuple(int(layer) for layer in self.layers.split(",")) if self.layers is not None else ()
         except ValueError as error:
             raise SettingsError(
                 f"{self.layers!r} names no layers.", "Write numbers with commas: --layers 5,8,11."
             ) from error
+        return spec.model_copy(update={"layers": layers, "tile": self._size if self._tiles > 1 else None})
 
     @property
     def _size(self) -> int:
@@ -138,52 +130,10 @@ class Model:
                 f"{self.tiles} tiles of {self._size} pixels make an image of {side} pixels a side.",
                 f"Use fewer or smaller ones: {LARGEST} is the most.",
             )
-        return Preprocessing(
-            size=side, aspect=Rule(self.aspect), sixteen_bit=None if self.bits is None else _SIXTEEN_BIT[self.bits]
-        )
-
-
-_SIXTEEN_BIT = {
-    Bits.TEN: SixteenBit.TEN_BIT,
-    Bits.TWELVE: SixteenBit.TWELVE_BIT,
-    Bits.FOURTEEN: SixteenBit.FOURTEEN_BIT,
-    Bits.SIXTEEN: SixteenBit.FULL_RANGE,
-}
-
-
-def seeing(settings: FitSettings, pictures: Iterable[Picture]) -> FitSettings:
-    """With the rule for 16-bit files that a person gave, or that the training images tell; what it is is said, and so
-    is when they are all but black. Looks at each picture once."""
-    preprocessing = settings.preprocessing
-    lightest, lightest_deep, peak = 0.0, 0.0, None
-    for picture in pictures:
-        light = max(picture.statistics.brightness, picture.statistics.contrast)
-        if picture.deep is None:
-            lightest = max(lightest, light)
-        else:
-            lightest_deep = max(lightest_deep, light * SixteenBit.FULL_RANGE.white)
-            peak = max(int(picture.deep.max()), peak or 0)
-    if peak is not None:
-        rule = preprocessing.sixteen_bit or SixteenBit.holding(peak)
-        _tell_bits(rule, peak, given=preprocessing.sixteen_bit is not None)
-        preprocessing = preprocessing.model_copy(update={"sixteen_bit": rule})
-        lightest = max(lightest, lightest_deep / rule.white)
-    if lightest < _BLACK:
-        warn("All training images are nearly black. Check the exposure, the lens cap and --bits.")
-    return settings.model_copy(update={"preprocessing": preprocessing})
-
-
-def _tell_bits(rule: SixteenBit, peak: int, *, given: bool) -> None:
-    message = f"16-bit files are read as {rule}, 0 to {rule.white}; the brightest training value is {peak}."
-    if not given:
-        warn(f"{message} If the camera has more bits than its images show, give --bits.")
-    elif peak > rule.white:
-        warn(f"{message} What is brighter is clipped: these images need {SixteenBit.holding(peak)}; check --bits.")
-
-
-_BLACK = 0.03
-"""Of mean and deviation, in [0, 1]: 8 of 255 levels. With more, dark-field images would be warned of; with less, 12
-bits in a 16-bit file, which reach 16 levels, would not."""
+        rule = None
+        if self.bits is not None:
+            rule = SixteenBit.FULL_RANGE if self.bits is Bits.SIXTEEN else SixteenBit(f"{self.bits}-bit")
+        return Preprocessing(size=side, aspect=Rule(self.aspect), sixteen_bit=rule)
 
 
 def changed(changes: Sequence[str]) -> dict[str, Any]:
@@ -197,25 +147,32 @@ def changed(changes: Sequence[str]) -> dict[str, Any]:
         branch = found
         for folder in folders:
             branch = branch.setdefault(folder, {})
-        branch[last] = _value(value)
+        try:
+            branch[last] = json.loads(value)
+        except ValueError:
+            branch[last] = value
     return found
 
 
-def require_known(changes: Mapping[str, Any], schema: type[BaseModel], of: str) -> None:
+def _require_known(changes: Mapping[str, Any], schema: type[BaseModel], of: str) -> None:
     """Raises `SettingsError` for a name that `schema` does not have."""
     for name, value in changes.items():
         if name not in schema.model_fields:
             raise SettingsError(f"{of} has no option {name!r}.", f"It has {', '.join(schema.model_fields)}.")
         inner = schema.model_fields[name].annotation
         if isinstance(value, dict) and isinstance(inner, type) and issubclass(inner, BaseModel):
-            require_known(value, inner, f"{name} of {of}")
+            _require_known(value, inner, f"{name} of {of}")
 
 
-def _value(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
+def _described(schema: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, object, str]]:
+    """Name, default and description of each option; those of an option that has some of its own follow it."""
+    for name, field in schema.model_fields.items():
+        inner, described = field.annotation, field.description or ""
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            yield f"{prefix}{name}", None, described
+            yield from _described(inner, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", field.get_default(call_default_factory=True), described
 
 
 def torch_device(device: Device) -> str:
@@ -225,19 +182,6 @@ def torch_device(device: Device) -> str:
     if device is Device.CUDA and not torch.cuda.is_available():
         raise SettingsError("There is no GPU that torch can use.", "Use --device cpu, or check the driver.")
     return device.value
-
-
-def stored_gauge(store: Store, line: str, version: str | None, device: Device) -> Gauge:
-    """The gauge of that version; None stands for the active one.
-
-    Raises `GaugeMissing` where there is none and `SnapshotInvalid` for one that must not be loaded.
-    """
-    if version is not None:
-        files = fetch_snapshot(store.objects, line, version)
-        return load(files.manifest, files.weights, device=torch_device(device))
-    active = active_snapshot(store.log, line)
-    files = fetch_snapshot(store.objects, line, active.version)
-    return load(files.manifest, files.weights, device=torch_device(device), sha256=active.sha256)
 
 
 def start_at(init: str) -> MetaInit:

@@ -38,6 +38,7 @@ Store = Annotated[
     ),
 ]
 Line = Annotated[str, typer.Option(help="The line: 1 to 64 letters, digits, dots, underscores or hyphens.")]
+LineArgument = Annotated[str, typer.Argument(help="The line.")]
 DeviceOption = Annotated[
     Device, typer.Option("--device", envvar="FLOWGAUGE_DEVICE", help="Where the model runs; auto takes a GPU if any.")
 ]
@@ -52,7 +53,7 @@ Changes = Annotated[
     typer.Option(
         "--set",
         help="An option of the detector's own, as its class names it: clamp=1.5, or synthesis.hypothesis=hypersphere;"
-        " may be repeated.",
+        " may be repeated. `help` lists them.",
         metavar="NAME=VALUE",
         show_default=False,
     ),

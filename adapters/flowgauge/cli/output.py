@@ -1,8 +1,14 @@
-"""What people and scripts read: results on stdout, everything else on stderr."""
+"""What people and scripts read: results on stdout, everything else on stderr. What is logged is for both: as lines, or
+as one JSON object a line.
+"""
 
 import json
+import logging
 import os
+import sys
 from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from enum import StrEnum
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -14,7 +20,8 @@ from rich.table import Table
 from flowgauge.domain.errors import FlowgaugeError
 from flowgauge.domain.object_keys import spelled
 
-_UNBOUNDED = 10_000  # columns of a pipe or a file: nothing is cut or folded there
+# columns of a pipe or a file: with fewer, paths and reasons would be cut or folded there, which scripts cannot read
+_UNBOUNDED = 10_000
 
 
 def stdout() -> Console:
@@ -23,11 +30,6 @@ def stdout() -> Console:
 
 def stderr() -> Console:
     return _console(stderr=True)
-
-
-def live() -> Console:
-    """Where a live line may stand: results printed to `stdout` then go above it and not through it."""
-    return stdout() if stdout().is_terminal else stderr()
 
 
 @lru_cache
@@ -44,11 +46,59 @@ def say(text: str) -> None:
 
 
 def warn(text: str) -> None:
-    stderr().print(f"[yellow]Warning:[/] {escape(spelled(text))}")
+    _log.warning("%s", text)
 
 
 def complain(error: FlowgaugeError) -> None:
-    stderr().print(f"[bold red]Error:[/] [red]{escape(spelled(str(error)))}[/]")
+    _log.error("%s", error)
+
+
+_log = logging.getLogger("flowgauge")
+
+results = logging.getLogger("flowgauge.results")
+"""Takes what a stream tells people of its images: on stdout, unless logs are JSON."""
+
+FIELDS = ("line", "partition", "verdict_id")
+"""What a record may say beside its message, by `extra`."""
+
+_MARKS = {logging.WARNING: ("Warning:", "33"), logging.ERROR: ("Error:", "1;31")}  # and their colours on a terminal
+
+
+class LogFormat(StrEnum):
+    HUMAN = "human"
+    JSON = "json"
+
+
+class _LogLines(logging.StreamHandler[Any]):
+    def __init__(self, shape: LogFormat) -> None:
+        super().__init__()
+        self._shape = shape
+
+    def emit(self, record: logging.LogRecord) -> None:
+        # looked up each time: a progress bar puts itself in the place of both, so that lines go above it
+        self.stream = sys.stdout if record.name == results.name and self._shape is LogFormat.HUMAN else sys.stderr
+        super().emit(record)
+
+    def format(self, record: logging.LogRecord) -> str:
+        text = super().format(record)
+        if self._shape is LogFormat.HUMAN:
+            mark, colour = _MARKS.get(record.levelno, ("", ""))
+            if mark and self.stream.isatty() and "NO_COLOR" not in os.environ:
+                mark = f"\x1b[{colour}m{mark}\x1b[0m"
+            return f"{mark} {spelled(text)}" if mark else spelled(text)
+        at = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
+        given = {name: getattr(record, name) for name in FIELDS if getattr(record, name, None) is not None}
+        head = {"at": at, "level": record.levelname.lower(), "logger": record.name, "message": text}
+        return _dumped(head | given)
+
+
+def set_up_logging(shape: LogFormat) -> None:
+    """May be called again; libraries are heard from warnings on."""
+    root = logging.getLogger()
+    for handler in [each for each in root.handlers if isinstance(each, _LogLines)]:
+        root.removeHandler(handler)
+    root.addHandler(_LogLines(shape))
+    _log.setLevel(logging.INFO)
 
 
 def emit(document: Any) -> None:

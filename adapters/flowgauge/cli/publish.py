@@ -1,18 +1,23 @@
 """`flowgauge publish`: what a production line does, from a folder of images."""
 
+import os
+import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+from flowgauge.app.bootstrap import open_store
 from flowgauge.cli import options
 from flowgauge.cli.output import say
 from flowgauge.cli.progress import bars
-
-if TYPE_CHECKING:
-    from flowgauge.domain.messages import Event
-    from flowgauge.domain.ports import Objects
+from flowgauge.domain.errors import DatasetError
+from flowgauge.domain.messages import Event, from_epoch
+from flowgauge.domain.object_keys import line_name, path_text
+from flowgauge.kafka.publisher import ImagePublisher
+from flowgauge.local.folder import images_below
+from flowgauge.settings.environment import kafka_settings
 
 
 def publish(
@@ -36,20 +41,12 @@ def publish(
     export FLOWGAUGE_KAFKA_BOOTSTRAP=localhost:9092
     flowgauge publish ./parts --line press-3 --rate 10
     """
-    import os
-    import time
-
-    from flowgauge.domain.errors import DatasetError
-    from flowgauge.domain.object_keys import line_name
-    from flowgauge.kafka.publisher import ImagePublisher
-    from flowgauge.local.folder import images_below
-    from flowgauge.settings.environment import kafka_settings
-
     paths = images_below(folder)
     if not paths:
         raise DatasetError(f"There is no image below {folder}.", "Give a folder of PNG, JPEG, BMP or TIFF files.")
-    events = _events(paths, folder, line_name(line))
-    with bars() as report, ImagePublisher(kafka_settings(os.environ), _objects(store)) as publisher:
+    events = events_of(paths, folder, line_name(line))
+    objects = open_store(store).objects if store is not None and store.startswith("s3://") else None
+    with bars() as report, ImagePublisher(kafka_settings(os.environ), objects) as publisher:
         start = time.monotonic()
         for done, (path, event) in enumerate(zip(paths, events, strict=True), start=1):
             if rate is not None:
@@ -59,10 +56,8 @@ def publish(
     say(f"{len(paths)} images of {line} are published.")
 
 
-def _events(paths: Sequence[Path], folder: Path, line: str) -> list["Event"]:
-    from flowgauge.domain.messages import Event, from_epoch
-    from flowgauge.domain.object_keys import path_text
-
+def events_of(paths: Sequence[Path], folder: Path, line: str) -> list[Event]:
+    """An image's id is its path below `folder`, its time of capture the file's."""
     return [
         Event(
             image_id=path_text(path.relative_to(folder)),
@@ -72,9 +67,3 @@ def _events(paths: Sequence[Path], folder: Path, line: str) -> list["Event"]:
         )
         for path in paths
     ]
-
-
-def _objects(store: str | None) -> "Objects | None":
-    from flowgauge.app.bootstrap import open_store
-
-    return open_store(store).objects if store is not None and store.startswith("s3://") else None

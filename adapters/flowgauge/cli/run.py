@@ -1,13 +1,22 @@
 """`flowgauge run`: the whole pipeline in one process, over a folder in which images appear."""
 
+import logging
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from flowgauge.adaptation.adapt import adapt
+from flowgauge.app.bootstrap import open_store
+from flowgauge.app.embedded import embedded, folder_source
 from flowgauge.cli import options
-from flowgauge.cli.output import live, stderr, warn
+from flowgauge.cli.model import loading
+from flowgauge.cli.output import warn
+from flowgauge.cli.worker_messages import StreamMessages
+from flowgauge.domain.object_keys import line_name
 from flowgauge.local.folder_options import WAIT_SECONDS, After, FolderOptions, Identity
+
+log = logging.getLogger(__name__)
 
 
 def run(
@@ -53,14 +62,8 @@ def run(
     flowgauge run ./incoming --line press-3 --store ./plant --once --json
     flowgauge run ./incoming --line press-3 --after move --move-to ./scored
     """
-    from flowgauge.adaptation.adapt import adapt
-    from flowgauge.app.bootstrap import embedded, folder_source, open_store
-    from flowgauge.cli.model import loading
-    from flowgauge.cli.worker_messages import Teller
-    from flowgauge.domain.object_keys import line_name
-
-    with open_store(store) as plant, live().status("waiting for images") as status:
-        teller = Teller(status, as_json=json)
+    messages = StreamMessages(as_json=json)
+    with open_store(store) as plant:
         chosen = FolderOptions(wait_seconds=wait, identity=identity)
         source = folder_source(plant, folder, line_name(line), chosen, after, move_to, warn)
         runner = embedded(
@@ -69,11 +72,11 @@ def run(
             adapt,
             [source],
             batch=batch,
-            observer=teller.step,
-            unavailable=teller.unavailable,
+            observer=messages.step,
+            unavailable=messages.unavailable,
         )
         runner.run_until_idle() if once else runner.run()
         source.close()
         if once and source.away is not None:
             raise source.away
-    stderr().print(teller.summary())
+    log.info(messages.summary())

@@ -1,14 +1,23 @@
 """`flowgauge score`: predictions of single images, without a stream."""
 
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from flowgauge.app.bootstrap import open_store
 from flowgauge.cli import options
 from flowgauge.cli.exits import Exit
+from flowgauge.cli.model import torch_device
 from flowgauge.cli.output import emit, show
-from flowgauge.cli.progress import bars
+from flowgauge.cli.progress import Report, bars
+from flowgauge.domain.errors import UnreadableImage, UserError
+from flowgauge.evaluation.datasets import cut_out, outline_of
+from flowgauge.services.snapshots import stored_gauge
+from flowgauge.training.gauge import BATCH, Gauge
+from flowgauge.vision.decoding import Picture, decode
 
 
 def score(
@@ -33,16 +42,64 @@ def score(
     flowgauge score press-3 part.png --store ./plant
     flowgauge score press-3 incoming/*.png --store ./plant --json
     """
-    from flowgauge.app.bootstrap import open_store
-    from flowgauge.cli.model import stored_gauge
-    from flowgauge.cli.predict_files import Unjudged, predict_files
-
     with open_store(store) as plant:
-        gauge = stored_gauge(plant, line, version, device)
+        gauge = stored_gauge(plant, line, version, torch_device(device))
     with bars() as report:
-        results = list(predict_files(gauge, images, masks, report))
+        results = list(_predict(gauge, images, masks, report))
     if json:
-        emit({"line": line, "gauge_version": gauge.version, "images": [each.document() for each in results]})
+        emit({"line": line, "gauge_version": gauge.version, "images": results})
     else:
-        show(("image", "score", "decision", "reasons"), (each.row() for each in results))
-    raise typer.Exit(Exit.MISTAKE if any(isinstance(each, Unjudged) for each in results) else Exit.FINE)
+        rows = (
+            (
+                each["image"],
+                each.get("score"),
+                each.get("decision", "unreadable"),
+                each.get("error") or "; ".join(each["reasons"]),
+            )
+            for each in results
+        )
+        show(("image", "score", "decision", "reasons"), rows)
+    raise typer.Exit(Exit.MISTAKE if any("error" in each for each in results) else Exit.FINE)
+
+
+def _predict(gauge: Gauge, paths: Sequence[Path], masks: Path | None, report: Report) -> Iterator[dict[str, Any]]:
+    """One document per path, in order; `error` is in that of a file that could not be read. Where `masks` is given, the
+    mask of that file's name in it cuts the object out.
+
+    Raises `UserError` for a mask that is missing, or that two files share.
+    """
+    if masks is not None:
+        outlines = Counter(outline_of(path.name, masks) for path in paths)
+        if shared := [outline for outline, images in outlines.items() if images > 1]:
+            raise UserError(
+                f"Several images have the mask {shared[0]}.", "Score images of one name one folder at a time."
+            )
+    for start in range(0, len(paths), BATCH):
+        batch = paths[start : start + BATCH]
+        read = [_read(path, gauge, masks) for path in batch]
+        predictions = iter(gauge.predict([picture for picture in read if isinstance(picture, Picture)]))
+        for path, picture in zip(batch, read, strict=True):
+            if isinstance(picture, str):
+                yield {"image": str(path), "error": picture}
+                continue
+            found = next(predictions)
+            yield {
+                "image": str(path),
+                "score": found.score,
+                "threshold": found.threshold,
+                "decision": found.decision.value,
+                "reasons": list(found.reasons),
+                "regions": [region.model_dump() for region in found.regions],
+            }
+        report("judging images", start + len(batch), len(paths))
+
+
+def _read(path: Path, gauge: Gauge, masks: Path | None) -> Picture | str:
+    """As `gauge` sees it, or why it cannot be read."""
+    try:
+        picture = gauge.seen(decode(path.read_bytes()))
+    except UnreadableImage as error:
+        return str(error)
+    except OSError as error:
+        return f"The file cannot be read: {error.strerror}."
+    return picture if masks is None else cut_out(picture, outline_of(path.name, masks), path.name)

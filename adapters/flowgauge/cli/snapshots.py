@@ -1,19 +1,16 @@
 """`flowgauge snapshots`: the stored gauges of a line, and going back to one."""
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+from flowgauge.app.bootstrap import open_store
 from flowgauge.cli import options
 from flowgauge.cli.output import emit, say, show
-from flowgauge.domain.errors import UserError
+from flowgauge.registry.snapshots import active_snapshot, active_snapshots, announcements, fetch_snapshot
 
-if TYPE_CHECKING:
-    from flowgauge.training.manifest import Manifest
-
+# what reads a manifest loads torch, which takes seconds: `list` does without, so the others import it when called
 snapshots = typer.Typer(no_args_is_help=True, help="Stored gauges: list them, look into one, go back to one.")
-
-LineArgument = Annotated[str, typer.Argument(help="The line.")]
 
 
 @snapshots.command("list")
@@ -27,9 +24,6 @@ def list_snapshots(
     \b
     flowgauge snapshots list --line press-3 --store ./plant
     """
-    from flowgauge.app.bootstrap import open_store
-    from flowgauge.registry.snapshots import active_snapshots, announcements
-
     with open_store(store) as plant:
         active = {message.line: message.epoch for message in active_snapshots(plant.log).values()}
         found = [(message, message.epoch == active[message.line]) for message in announcements(plant.log, line)]
@@ -42,7 +36,7 @@ def list_snapshots(
 
 @snapshots.command("show")
 def show_snapshot(
-    line: LineArgument,
+    line: options.LineArgument,
     store: options.Store,
     version: Annotated[str | None, typer.Argument(help="A version; without it, the active one.")] = None,
     json: options.Json = False,
@@ -52,17 +46,14 @@ def show_snapshot(
     \b
     flowgauge snapshots show press-3 --store ./plant
     """
-    from flowgauge.app.bootstrap import open_store
-    from flowgauge.registry.snapshots import active_snapshot, fetch_snapshot
     from flowgauge.training.snapshot import read_manifest
 
     with open_store(store) as plant:
         chosen = version or active_snapshot(plant.log, line).version
         facts = read_manifest(fetch_snapshot(plant.objects, line, chosen).manifest)
-    emit(facts.model_dump(mode="json")) if json else _tell(facts)
-
-
-def _tell(facts: "Manifest") -> None:
+    if json:
+        emit(facts.model_dump(mode="json"))
+        return
     limit = facts.threshold
     show(
         ("", ""),
@@ -88,7 +79,7 @@ def _tell(facts: "Manifest") -> None:
 
 @snapshots.command()
 def threshold(
-    line: LineArgument,
+    line: options.LineArgument,
     store: options.Store,
     value: Annotated[float | None, typer.Option(help="The threshold, as an alert proposes it.")] = None,
     false_alarms: options.FalseAlarms = None,
@@ -103,36 +94,22 @@ def threshold(
     flowgauge snapshots threshold press-3 --false-alarms 0.01 --store ./plant
     flowgauge snapshots threshold press-3 --value 1.84
     """
-    from flowgauge.app.bootstrap import open_store
-    from flowgauge.registry.snapshots import SnapshotFiles, active_snapshot, fetch_snapshot, publish_snapshot
-    from flowgauge.training.snapshot import with_threshold
-    from flowgauge.training.thresholds import Threshold
+    from flowgauge.services.snapshots import set_threshold
 
-    def changed(limit: Threshold) -> Threshold:
-        return limit.repromised(false_alarms) if false_alarms is not None else limit.moved_to(float(value or 0))
-
-    if (value is None) == (false_alarms is None):
-        raise UserError("A threshold is set by its value or by a promise.", "Give --value or --false-alarms.")
     with open_store(store) as plant:
-        active = active_snapshot(plant.log, line)
-        files = fetch_snapshot(plant.objects, line, active.version)
-        manifest, version = with_threshold(files.manifest, changed, plant.clock.now())
-        publish_snapshot(plant, line, version, SnapshotFiles(manifest, files.weights), active.version)
-    say(f"Line {line} is gauged by {version}, which differs from {active.version} in its threshold alone.")
+        version, parent = set_threshold(plant, line, value, false_alarms)
+    say(f"Line {line} is gauged by {version}, which differs from {parent} in its threshold alone.")
 
 
 @snapshots.command()
-def rollback(line: LineArgument, version: Annotated[str, typer.Argument()], store: options.Store) -> None:
+def rollback(line: options.LineArgument, version: Annotated[str, typer.Argument()], store: options.Store) -> None:
     """Make a stored version the active one again; workers take it up between two batches.
 
     \b
     flowgauge snapshots rollback press-3 fit-3f9a1c2b7d40 --store ./plant
     """
-    from flowgauge.app.bootstrap import open_store
-    from flowgauge.cli.model import stored_gauge
-    from flowgauge.registry.snapshots import roll_back
+    from flowgauge.services.snapshots import roll_back
 
     with open_store(store) as plant:
-        stored_gauge(plant, line, version, options.Device.CPU)  # what does not load must not become active
         roll_back(plant, line, version)
     say(f"Line {line} is gauged by {version} again.")

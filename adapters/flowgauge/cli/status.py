@@ -1,16 +1,13 @@
 """`flowgauge status` and `flowgauge alerts`: what ops people look at."""
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+from flowgauge.app.bootstrap import open_store
 from flowgauge.cli import options
 from flowgauge.cli.output import emit, emit_line, say, show
-
-if TYPE_CHECKING:
-    from flowgauge.domain.messages import Alert
-
-_FOLLOW_SECONDS = 0.5
+from flowgauge.services.status import group_statuses, latest_alerts, line_statuses
 
 
 def status(store: options.Store, json: options.Json = False) -> None:
@@ -23,9 +20,6 @@ def status(store: options.Store, json: options.Json = False) -> None:
     \b
     flowgauge status --store s3://flowgauge
     """
-    from flowgauge.app.bootstrap import open_store
-    from flowgauge.services.status import group_statuses, line_statuses
-
     with open_store(store) as plant:
         groups, lines = list(group_statuses(plant)), list(line_statuses(plant))
     if json:
@@ -72,29 +66,9 @@ def alerts(
     flowgauge alerts --store s3://flowgauge --follow
     flowgauge alerts --store ./plant --line press-3 --json
     """
-    from time import sleep
-
-    from flowgauge.app.bootstrap import open_store
-    from flowgauge.domain.messages import ALERTS
-    from flowgauge.services.status import decoded, latest_alerts
-
     with open_store(store) as plant:
-        latest, ends = latest_alerts(plant.log, limit)
-        for alert in latest:
-            _tell(alert, line, json)
-        while follow:
-            for partition, end in enumerate(ends):
-                records = plant.log.read(ALERTS, partition, end, limit)
-                for alert in decoded(records):
-                    _tell(alert, line, json)
-                ends[partition] = records[-1].offset + 1 if records else end
-            sleep(_FOLLOW_SECONDS)
-
-
-def _tell(alert: "Alert", line: str | None, as_json: bool) -> None:
-    if line not in (None, alert.line):
-        return
-    if as_json:
-        emit_line(alert.model_dump(mode="json"))
-    else:
-        say(f"{alert.at:%Y-%m-%d %H:%M:%S}  {alert.line}  {alert.kind.value}  {alert.message}")
+        for alert in latest_alerts(plant.log, limit, line, follow=follow):
+            if json:
+                emit_line(alert.model_dump(mode="json"))
+            else:
+                say(f"{alert.at:%Y-%m-%d %H:%M:%S}  {alert.line}  {alert.kind.value}  {alert.message}")

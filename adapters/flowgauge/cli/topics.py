@@ -1,11 +1,16 @@
 """`flowgauge topics`: made and checked."""
 
+import os
 from typing import Annotated
 
 import typer
 
 from flowgauge.cli import options
+from flowgauge.cli.exits import Exit
 from flowgauge.cli.output import emit, say
+from flowgauge.kafka.topics import Plan, Topics
+from flowgauge.s3.objects import S3Objects
+from flowgauge.settings.environment import kafka_settings, s3_settings
 
 topics = typer.Typer(no_args_is_help=True, help="The topics of the plant's Kafka.")
 
@@ -28,12 +33,6 @@ def create(
     \b
     flowgauge topics create --partitions 8 --replication 3
     """
-    import os
-
-    from flowgauge.kafka.topics import Plan, Topics
-    from flowgauge.s3.objects import S3Objects
-    from flowgauge.settings.environment import kafka_settings, s3_settings
-
     with Topics(kafka_settings(os.environ)) as admin:
         made = admin.create(Plan(partitions, replication))
         extended = admin.extend()
@@ -54,11 +53,6 @@ def check(json: options.Json = False) -> None:
     \b
     flowgauge topics check
     """
-    import os
-
-    from flowgauge.kafka.topics import Topics
-    from flowgauge.settings.environment import kafka_settings
-
     with Topics(kafka_settings(os.environ)) as admin:
         faults = admin.check()
     if json:
@@ -66,4 +60,4 @@ def check(json: options.Json = False) -> None:
     else:
         say("\n".join(faults) if faults else "The topics are as they should be.")
     if faults:
-        raise typer.Exit(2)
+        raise typer.Exit(Exit.MISTAKE)

@@ -1,32 +1,37 @@
 """`flowgauge worker`: one process of many that share a plant through Kafka."""
 
 import asyncio
+import logging
 import os
 import signal
 import sys
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
+from prometheus_client import CollectorRegistry
 
+from flowgauge.adaptation.contract import Adapt
+from flowgauge.app.bootstrap import open_store
+from flowgauge.app.cluster import Pace, group_members
 from flowgauge.cli import options
 from flowgauge.cli.exits import Exit, exit_code
-from flowgauge.cli.output import complain, live, stderr
+from flowgauge.cli.output import complain
+from flowgauge.cli.worker_messages import StreamMessages
 from flowgauge.domain.errors import FlowgaugeError, Unavailable
+from flowgauge.local.objects import SnapshotFolder
+from flowgauge.prometheus.metrics import PrometheusMeter, serving
+from flowgauge.registry.gauges import Load
+from flowgauge.runtime.faust_app import run_groups
 from flowgauge.runtime.liveness import STALL_SECONDS
+from flowgauge.runtime.meter import Meter, Unmetered
 from flowgauge.runtime.roles import Role
 
-if TYPE_CHECKING:
-    from flowgauge.adaptation.contract import Adapt
-    from flowgauge.registry.gauges import Load
-    from flowgauge.runtime.faust_app import GroupApp
-    from flowgauge.runtime.meter import Meter
+log = logging.getLogger(__name__)
 
-
-_SWITCH_SECONDS = 0.0005  # the model asks for the interpreter at every operation; Python's default is 0.005
-
-_UNANSWERED = Unavailable("The servers do not answer, so this worker ends without them.", "The next one goes on.")
+# of the interpreter's lock, for which the model asks at every operation: with Python's own it waits ten times as long
+_SWITCH_SECONDS = 0.0005
 
 
 def worker(
@@ -79,33 +84,39 @@ def worker(
     flowgauge worker scoring --store s3://flowgauge --device cuda --metrics-port 9400
     flowgauge worker all --store s3://flowgauge
     """
-    from flowgauge.app.bootstrap import open_store
-    from flowgauge.app.cluster import Pace, group_members
-    from flowgauge.cli.worker_messages import Teller
-    from flowgauge.local.objects import SnapshotFolder
-    from flowgauge.runtime.liveness import watchdog
+
+    async def run() -> None:
+        stopping = asyncio.Event()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+        await run_groups(members, stopping, give_up)
 
     sys.setswitchinterval(_SWITCH_SECONDS)
     load, adapt = _model(role, device, threads)
-    with open_store(store) as plant, live().status("joining") as status, ExitStack() as stack:
-        teller = Teller(status, as_json=json)
+    messages = StreamMessages(as_json=json)
+    meter: Meter = Unmetered()
+    with open_store(store) as plant, ExitStack() as stack:
+        if metrics_port is not None:
+            registry = CollectorRegistry()
+            stack.enter_context(serving(registry, metrics_port))
+            meter = PrometheusMeter(registry)
         members = group_members(
             plant,
             role,
             load,
             adapt,
             pace=Pace(images=batch, linger_seconds=linger, stall_seconds=stall_timeout),
-            observer=teller.step,
-            unavailable=teller.unavailable,
-            meter=_meter(metrics_port, stack),
+            observer=messages.step,
+            unavailable=messages.unavailable,
+            meter=meter,
             disk=SnapshotFolder(cache or Path.home() / ".cache" / "flowgauge" / "snapshots"),
         )
         stack.enter_context(watchdog({app.member.name: app.member.pulse for app in members}, stall_timeout, _end))
-        asyncio.run(_run(members))
-    stderr().print(teller.summary())
+        asyncio.run(run())
+    log.info(messages.summary())
 
 
-def _model(role: Role, device: options.Device, threads: int | None) -> tuple["Load", "Adapt"]:
+def _model(role: Role, device: options.Device, threads: int | None) -> tuple[Load, Adapt]:
     """What scores and what adapts. A role that does neither is spared the libraries, which take 800 MiB."""
     if role is Role.DOWNSTREAM:
         return _needless, _needless
@@ -123,32 +134,9 @@ def _needless(*_: Any, **__: Any) -> Any:
     raise AssertionError("What is downstream needs no gauge.")
 
 
-async def _run(members: list["GroupApp"]) -> None:
-    from flowgauge.runtime.faust_app import run_groups
-
-    stopping = asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
-    await run_groups(members, stopping, give_up)
-
-
-def _meter(port: int | None, stack: ExitStack) -> "Meter":
-    """One that serves Prometheus while `stack` lasts, if a port is given."""
-    from flowgauge.runtime.meter import Unmetered
-
-    if port is None:
-        return Unmetered()
-    from prometheus_client import CollectorRegistry
-
-    from flowgauge.prometheus.metrics import PrometheusMeter, serving
-
-    registry = CollectorRegistry()
-    stack.enter_context(serving(registry, port))
-    return PrometheusMeter(registry)
-
-
 def _end(name: str, seconds: float) -> None:
     """Whatever hangs would keep an orderly end from ending; what was not delivered comes again at the next start."""
+    # not by a logger: the thread that hangs may hold its lock
     sys.stderr.write(f"Error: {name} has shown no life for {seconds:.0f} s. Start the worker again.\n")
     sys.stderr.flush()
     os._exit(Exit.FAILED)
@@ -156,5 +144,7 @@ def _end(name: str, seconds: float) -> None:
 
 def give_up(failure: BaseException | None) -> None:
     """The end does not end, since servers are away: leave without them."""
-    complain(failure if isinstance(failure, FlowgaugeError) else _UNANSWERED)
-    os._exit(exit_code(failure) if isinstance(failure, FlowgaugeError) else Exit.FAILED)
+    if not isinstance(failure, FlowgaugeError):
+        failure = Unavailable("The servers do not answer, so this worker ends without them.", "The next one goes on.")
+    complain(failure)
+    os._exit(exit_code(failure))

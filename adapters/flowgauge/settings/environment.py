@@ -1,53 +1,35 @@
 """Where the servers are, as the environment says it; the only place that reads these variables."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 from urllib.parse import urlencode
 
-from pydantic import SecretStr, ValidationError
+from pydantic import BaseModel, ValidationError
 
 from flowgauge.domain.errors import SettingsError
 from flowgauge.kafka.settings import KafkaSettings
 from flowgauge.s3.settings import S3Settings
 
 Environment = Mapping[str, str]
+T = TypeVar("T", bound=BaseModel)
 
 
 def kafka_settings(environment: Environment) -> KafkaSettings:
     """Raises `SettingsError` for what is missing or does not parse."""
-    fields: dict[str, Any] = _given(
-        environment,
-        {
-            "prefix": "FLOWGAUGE_TOPIC_PREFIX",
-            "security": "FLOWGAUGE_KAFKA_SECURITY",
-            "mechanism": "FLOWGAUGE_KAFKA_MECHANISM",
-            "username": "FLOWGAUGE_KAFKA_USERNAME",
-            "password": "FLOWGAUGE_KAFKA_PASSWORD",
-            "ca_file": "FLOWGAUGE_KAFKA_CA_FILE",
-            "certificate_file": "FLOWGAUGE_KAFKA_CERTIFICATE_FILE",
-            "key_file": "FLOWGAUGE_KAFKA_KEY_FILE",
-        },
-    )
-    bootstrap = _needed(environment, "FLOWGAUGE_KAFKA_BOOTSTRAP", "the brokers, host:port and comma-separated")
-    with _named("FLOWGAUGE_KAFKA_"):
-        return KafkaSettings(bootstrap=bootstrap, **fields)
+    _needed(environment, "FLOWGAUGE_KAFKA_BOOTSTRAP", "the brokers, host:port and comma-separated")
+    names = {field: f"FLOWGAUGE_KAFKA_{field.upper()}" for field in KafkaSettings.model_fields}
+    return _read(KafkaSettings, environment, names | {"prefix": "FLOWGAUGE_TOPIC_PREFIX"})
 
 
 def s3_settings(environment: Environment) -> S3Settings:
     """Raises `SettingsError` for what is missing or does not parse."""
-    ca_file = environment.get("FLOWGAUGE_S3_CA_FILE")
-    session_token = environment.get("FLOWGAUGE_S3_SESSION_TOKEN")
-    with _named("FLOWGAUGE_S3_"):
-        return S3Settings(
-            endpoint=_needed(environment, "FLOWGAUGE_S3_ENDPOINT", "the URL of the S3 server"),
-            access_key=_needed(environment, "FLOWGAUGE_S3_ACCESS_KEY", "the access key"),
-            secret_key=SecretStr(_needed(environment, "FLOWGAUGE_S3_SECRET_KEY", "the secret key")),
-            session_token=SecretStr(session_token) if session_token else None,
-            region=environment.get("FLOWGAUGE_S3_REGION", "us-east-1"),
-            ca_file=Path(ca_file) if ca_file else None,
-        )
+    _needed(environment, "FLOWGAUGE_S3_ENDPOINT", "the URL of the S3 server")
+    _needed(environment, "FLOWGAUGE_S3_ACCESS_KEY", "the access key")
+    _needed(environment, "FLOWGAUGE_S3_SECRET_KEY", "the secret key")
+    # how long its calls may take is no variable: deadlines upstream are derived from the defaults
+    fields = ("endpoint", "access_key", "secret_key", "session_token", "region", "ca_file")
+    return _read(S3Settings, environment, {field: f"FLOWGAUGE_S3_{field.upper()}" for field in fields})
 
 
 def redis_url(environment: Environment) -> str:
@@ -73,19 +55,18 @@ def _needed(environment: Environment, name: str, what: str) -> str:
     return value
 
 
-@contextmanager
-def _named(prefix: str) -> Iterator[None]:
-    """What does not parse becomes a `SettingsError` that names the variable, and never its value."""
+def _read(settings: type[T], environment: Environment, names: Mapping[str, str]) -> T:
+    """`names` are the variables by field; an empty one is not given. What does not parse becomes a `SettingsError` that
+    names the variable, and never its value.
+    """
     try:
-        yield
+        return settings.model_validate(
+            {field: environment[name] for field, name in names.items() if environment.get(name)}
+        )
     except ValidationError as error:
         problem = error.errors(include_input=False)[0]
         cause = problem.get("ctx", {}).get("error")
         if isinstance(cause, SettingsError):
             raise cause from None
-        name = prefix + "_".join(str(part) for part in problem["loc"]).upper()
+        name = names[str(problem["loc"][0])]
         raise SettingsError(f"{name} does not parse: {problem['msg']}.", "Mend the variable.") from None
-
-
-def _given(environment: Environment, names: Mapping[str, str]) -> dict[str, str]:
-    return {field: environment[name] for field, name in names.items() if environment.get(name)}

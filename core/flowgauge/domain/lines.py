@@ -20,34 +20,54 @@ class Policy(StrEnum):
 class LineSettings(Message):
     """Frozen; `model_copy(update=...)` does not validate, so change them with `changed`."""
 
-    policy: Policy = Policy.AUTO
-    deadline_seconds: float | None = Field(None, gt=0, description="a verdict later than this after capture is `late`")
+    policy: Policy = Field(
+        Policy.AUTO, description="who starts an adaptation when the line has changed: auto, propose (a person) or off"
+    )
+    deadline_seconds: float | None = Field(
+        None, gt=0, description="seconds, above 0: a verdict later than this after capture is `late`; unset: none is"
+    )
 
     clock_tolerance_seconds: float = Field(
-        86_400, gt=0, description="a capture further than this from its image's arrival: the camera's clock is off"
+        86_400,
+        gt=0,
+        description="seconds, above 0: a capture further than this from its image's arrival: the camera's clock is off",
     )
     frozen_images: int = Field(
         20, ge=0, description="so many images in a row that show the same picture, or none, raise an alert; 0: never"
     )
 
-    buffer_size: int = Field(400, ge=1, description="images that may train; beyond it the oldest leave")
-    buffer_minimum: int = Field(48, ge=1, description="fewer images than this train nothing")
-    buffer_max_age_seconds: float = Field(7 * 86_400, gt=0, description="counted back from the newest capture")
-    near_duplicates: int = Field(40, ge=1, description="how many views that look alike the buffer holds at once")
-    duplicate_distance: int = Field(2, ge=0, le=64, description="fingerprints this many bits apart look alike")
+    buffer_size: int = Field(400, ge=1, description="images that may train, 1 or more; beyond it the oldest leave")
+    buffer_minimum: int = Field(48, ge=1, description="images, 1 to buffer_size: fewer than this train nothing")
+    buffer_max_age_seconds: float = Field(
+        7 * 86_400, gt=0, description="seconds, above 0, counted back from the newest capture: older images leave"
+    )
+    near_duplicates: int = Field(
+        40, ge=1, description="how many views that look alike the buffer holds at once, 1 or more"
+    )
+    duplicate_distance: int = Field(
+        2, ge=0, le=64, description="bits, 0 to 64: fingerprints that differ in no more of them look alike"
+    )
 
-    cool_down_seconds: float = Field(600, ge=0, description="no two adaptations of one line begin closer than this")
-    warmup_images: int = Field(64, ge=1, description="images of the changed line to see before it trains")
-    adapt_every: int | None = Field(None, ge=1, description="images after which to adapt without any drift")
+    cool_down_seconds: float = Field(
+        600, ge=0, description="seconds, 0 or more: no two adaptations of one line begin closer than this"
+    )
+    warmup_images: int = Field(64, ge=1, description="images of the changed line to see before it trains, 1 or more")
+    adapt_every: int | None = Field(
+        None, ge=1, description="images, 1 or more, after which to adapt without any drift; unset: never"
+    )
     adapt_schedule: Annotated[str, AfterValidator(cron_expression)] | None = Field(
-        None, description="when to adapt without any drift: a cron expression of five fields, in UTC"
+        None, description="when to adapt without any drift: a cron expression of five fields, in UTC; unset: never"
     )
 
     threshold_check_images: int = Field(
         200, ge=0, description="after so many parts a gauge's threshold is checked against the line's scores; 0: never"
     )
-    alert_window_seconds: float = Field(60, gt=0, description="alerts of one kind within it become one with a count")
-    pass_retention_days: float | None = Field(None, ge=0, description="images that passed are deleted after this")
+    alert_window_seconds: float = Field(
+        60, gt=0, description="seconds, above 0: alerts of one kind within it become one with a count"
+    )
+    pass_retention_days: float | None = Field(
+        None, ge=0, description="days, 0 or more: images that passed are deleted after this; unset: they stay"
+    )
 
     @model_validator(mode="after")
     def _minimum_fits(self) -> "LineSettings":

@@ -42,9 +42,12 @@ from flowgauge.runtime.worker import OnUnavailable
 from flowgauge.s3.objects import S3Objects
 from flowgauge.settings.environment import kafka_settings, redis_url, s3_settings
 
-_ADAPTATION_NICE = 10  # adaptation gets the processor time that scoring leaves
-_BESIDE_SCORING_NICE = 5  # what waits for no one goes after the model's thread
-_STORING_HANDS = 4  # as many as Debts puts to work
+# adaptation gets the processor time that scoring leaves: with less verdicts come late while a line adapts
+_ADAPTATION_NICE = 10
+# decoding and storing go after the model's thread: with less they take its time, with more its next batch waits
+_BESIDE_SCORING_NICE = 5
+# at once, as many as the outbox hands out: with less images are stored late, more would stand idle
+_UPLOADS = 4
 _UNMETERED = Unmetered()
 
 
@@ -101,7 +104,7 @@ def group_members(
     gauges = Gauges(store.log, store.objects, load, disk=disk)
     beside = lower_priority(_BESIDE_SCORING_NICE)
     decoding = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="decode", initializer=beside)
-    storing = ThreadPoolExecutor(_STORING_HANDS, thread_name_prefix="store", initializer=beside)
+    storing = ThreadPoolExecutor(_UPLOADS, thread_name_prefix="store", initializer=beside)
     adapting = Pulse()
     makers: dict[Role, list[Callable[[], Processor]]] = {
         Role.SCORING: [lambda: Scoring(store, gauges, decoding, storing, meter=meter)],

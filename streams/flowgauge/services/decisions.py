@@ -1,15 +1,26 @@
-"""What came of requests to adapt, as the alerts tell it; and proposals, which a person turns into requests."""
+"""Adaptations that a person asks for: a request of their own or a proposal that they approve, and what came of it, as
+the alerts tell it.
+"""
 
+import time
 from collections.abc import Iterator, Mapping
 from datetime import datetime
-from uuid import UUID
+from uuid import UUID, uuid4
 
-from flowgauge.domain.errors import UserError
-from flowgauge.domain.messages import ADAPTATIONS, ALERTS, AdaptationRequest, Alert, AlertKind
+from flowgauge.domain.errors import Unavailable, UserError
+from flowgauge.domain.messages import ADAPTATIONS, ALERTS, AdaptationRequest, Alert, AlertKind, Reason
+from flowgauge.domain.object_keys import line_name
 from flowgauge.domain.ports import Log, Record
+from flowgauge.processors.adaptation import request_adaptation
+from flowgauge.registry.snapshots import active_snapshot
 from flowgauge.runtime.alerts import alert_id, alerts
+from flowgauge.runtime.backend import Store
 
+# records that are read at once: fewer take more calls to the brokers, more take memory for nothing
 _PAGE = 1_000
+# between two looks at the alerts: with less the brokers are asked more often than anything is decided, with more a
+# person waits longer than the adaptation takes
+_POLL_SECONDS = 0.2
 
 Decided = Mapping[UUID, Alert]
 """Alerts by their ids."""
@@ -32,18 +43,37 @@ class Decisions:
                 self._next[number] = record.offset + 1
         return decision(self._decided, request.line, request.request_id)
 
+    def awaited(self, request: AdaptationRequest, timeout: float) -> Alert:
+        """The same, as soon as there is one. Raises `Unavailable` when there is none within `timeout` seconds."""
+        deadline = time.monotonic() + timeout
+        while (decided := self.of(request)) is None:
+            if time.monotonic() >= deadline:
+                raise Unavailable(
+                    f"Nothing was decided on line {request.line} within {timeout:g} s; the request stays.",
+                    "Is an adaptation worker alive? `flowgauge worker adaptation` starts one, and --timeout waits"
+                    " longer.",
+                )
+            time.sleep(_POLL_SECONDS)
+        return decided
+
     def instead(self, request: AdaptationRequest) -> UUID | None:
         """The request that took the place of `request`, as far as `of` has read."""
         return _instead(self._decided, request.line, request.request_id)
 
 
-def decision(decided_alerts: Decided, line: str, request_id: UUID) -> Alert | None:
-    """The alert by which the request, or the one that took its place, was accepted or refused."""
-    for kind in (AlertKind.ADAPTATION_ACCEPTED, AlertKind.ADAPTATION_REFUSED):
-        if (found := decided_alerts.get(alert_id(line, kind, str(request_id)))) is not None:
-            return found
-    other = _instead(decided_alerts, line, request_id)
-    return None if other is None else decision(decided_alerts, line, other)
+def send(store: Store, request: AdaptationRequest) -> Decisions:
+    """Leave `request` to whoever runs on the store. Raises `GaugeMissing` for a line without a gauge to adapt."""
+    active_snapshot(store.log, request.line)
+    decisions = Decisions(store.log)
+    request_adaptation(store, request)
+    return decisions
+
+
+def requested(line: str, by: str, at: datetime) -> AdaptationRequest:
+    """A request of the person `by`, whatever the line's policy. Raises `InvalidName`."""
+    return AdaptationRequest(
+        request_id=uuid4(), line=line_name(line), reason=Reason.PERSON, requested_at=at, requested_by=by
+    )
 
 
 def approved(log: Log, request_id: UUID, by: str, at: datetime) -> AdaptationRequest:
@@ -51,38 +81,42 @@ def approved(log: Log, request_id: UUID, by: str, at: datetime) -> AdaptationReq
 
     Raises `UserError` where nothing was proposed under it, and where it was approved before.
     """
-    decided_alerts = {message.alert_id: message for message in alerts(log)}
-    proposed = _proposed(decided_alerts, request_id)
-    again = f"Adapt anew with `flowgauge adapt --line {proposed.line}`."
-    if (decided := decision(decided_alerts, proposed.line, request_id)) is not None:
-        raise UserError(f"This proposal was approved and decided on {decided.at:%Y-%m-%d %H:%M} UTC.", again)
-    if (earlier := _sent(log, request_id)) is not None:
+    told = {message.alert_id: message for message in alerts(log)}
+    proposals = (
+        message.detail.get("request", {}) for message in told.values() if message.kind is AlertKind.ADAPTATION_PROPOSED
+    )
+    found = next((each for each in proposals if each.get("request_id") == str(request_id)), None)
+    if found is None:
+        raise UserError(f"No adaptation is proposed as {request_id}.", "`flowgauge alerts` tells what is, with its id.")
+    proposed = AdaptationRequest.model_validate(found)
+    if (decided := decision(told, proposed.line, request_id)) is not None:
         raise UserError(
-            f"{earlier.requested_by} approved this proposal on {earlier.requested_at:%Y-%m-%d %H:%M} UTC.",
-            "An adaptation worker carries it out; `flowgauge alerts` tells what comes of it.",
+            f"This proposal was approved and decided on {decided.at:%Y-%m-%d %H:%M} UTC.",
+            f"Adapt anew with `flowgauge adapt --line {proposed.line}`.",
         )
+    # approved and sent, but not decided yet
+    for number in range(log.partitions(ADAPTATIONS)):
+        for record in _from(log, ADAPTATIONS, number, 0):
+            earlier = AdaptationRequest.decode(record.value)
+            if earlier.request_id == request_id:
+                raise UserError(
+                    f"{earlier.requested_by} approved this proposal on {earlier.requested_at:%Y-%m-%d %H:%M} UTC.",
+                    "An adaptation worker carries it out; `flowgauge alerts` tells what comes of it.",
+                )
     return proposed.model_copy(update={"requested_by": by, "requested_at": at, "approved": True})
 
 
-def _proposed(decided_alerts: Decided, request_id: UUID) -> AdaptationRequest:
-    for message in decided_alerts.values():
-        request = message.detail.get("request", {})
-        if message.kind is AlertKind.ADAPTATION_PROPOSED and request.get("request_id") == str(request_id):
-            return AdaptationRequest.model_validate(request)
-    raise UserError(f"No adaptation is proposed as {request_id}.", "`flowgauge alerts` tells what is, with its id.")
+def decision(told: Decided, line: str, request_id: UUID) -> Alert | None:
+    """The alert by which the request, or the one that took its place, was accepted or refused."""
+    for kind in (AlertKind.ADAPTATION_ACCEPTED, AlertKind.ADAPTATION_REFUSED):
+        if (found := told.get(alert_id(line, kind, str(request_id)))) is not None:
+            return found
+    other = _instead(told, line, request_id)
+    return None if other is None else decision(told, line, other)
 
 
-def _sent(log: Log, request_id: UUID) -> AdaptationRequest | None:
-    for number in range(log.partitions(ADAPTATIONS)):
-        for record in _from(log, ADAPTATIONS, number, 0):
-            request = AdaptationRequest.decode(record.value)
-            if request.request_id == request_id:
-                return request
-    return None
-
-
-def _instead(decided_alerts: Decided, line: str, request_id: UUID) -> UUID | None:
-    left_out = decided_alerts.get(alert_id(line, AlertKind.ADAPTATION_COALESCED, str(request_id)))
+def _instead(told: Decided, line: str, request_id: UUID) -> UUID | None:
+    left_out = told.get(alert_id(line, AlertKind.ADAPTATION_COALESCED, str(request_id)))
     return None if left_out is None else UUID(left_out.detail["instead"])
 
 

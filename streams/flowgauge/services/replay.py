@@ -4,13 +4,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 
-from flowgauge.domain.dead_letters import Origin, origin_of, replayed
+from flowgauge.domain.dead_letters import origin_of, replayed
 from flowgauge.domain.messages import DEAD_LETTERS, IMAGES
 from flowgauge.domain.ports import Log, Record, State
 from flowgauge.runtime.backend import Store
 
-_PAGE = 16  # a dead letter holds a whole image
-_TTL_SECONDS = 30 * 86_400.0  # as long as dead letters are kept
+# dead letters that are read at once: each holds a whole image, so more would take hundreds of megabytes
+_PAGE = 16
+# of the mark that a letter was replayed, as long as dead letters are kept: less, and an old one is sent twice
+_TTL_SECONDS = 30 * 86_400.0
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,8 @@ def replay(store: Store, wanted: DeadLetters, again: bool = False) -> Counts:
         elif not again and replayed_at(store.state, letter) is not None:
             counts.replayed += 1
         else:
-            _send(store, letter, origin)
+            store.log.append([replayed(letter, origin)])
+            store.state.put(_key(letter), store.clock.now().isoformat().encode(), _TTL_SECONDS)
             counts.sent += 1
     return counts
 
@@ -72,11 +75,6 @@ def replayed_at(state: State, letter: Record) -> datetime | None:
     """When `letter` was replayed last; None if it never was."""
     stored = state.get(_key(letter))
     return None if stored is None else datetime.fromisoformat(stored.decode())
-
-
-def _send(store: Store, letter: Record, origin: Origin) -> None:
-    store.log.append([replayed(letter, origin)])
-    store.state.put(_key(letter), store.clock.now().isoformat().encode(), _TTL_SECONDS)
 
 
 def _key(letter: Record) -> str:

@@ -1,14 +1,20 @@
-"""How long images that passed are kept; rejects and reviews stay."""
+"""How long images are kept: in a directory those that passed, by the line; in a bucket by its own rules."""
 
+from collections.abc import Iterator, Mapping
 from datetime import date, datetime, timedelta
+from typing import Protocol
 
-from flowgauge.domain.messages import Decision, Verdict
-from flowgauge.domain.ports import Objects, State
+from flowgauge.domain.errors import SettingsError
+from flowgauge.domain.lines import LineSettings
+from flowgauge.domain.messages import Decision
+from flowgauge.domain.ports import Objects
 from flowgauge.processors.archive import archived, archived_days
 from flowgauge.registry.lines import line_settings
 from flowgauge.runtime.backend import Store
 
+# between two looks: less reads the lines' settings for nothing, more keeps images an hour longer than was asked
 _INTERVAL = timedelta(hours=1)
+# of the mark up to which day a line is done: shorter, and a line that stood still for that long is gone through again
 _TTL_SECONDS = 400 * 86_400.0
 
 
@@ -20,45 +26,61 @@ class PassRetention:
     """
 
     def __init__(self, store: Store) -> None:
-        self._objects = store.objects
-        self._state = store.state
-        self._clock = store.clock
+        self._store = store
         self._last: datetime | None = None
 
     def tidy(self) -> None:
-        now = self._clock.now()
-        if self._last is None or now - self._last >= _INTERVAL:
-            self._last = now
-            for name in self._objects.names("lines/"):
-                self._tidy_line(name.removeprefix("lines/").removesuffix(".json"), now)
-
-    def _tidy_line(self, line: str, now: datetime) -> None:
-        days = line_settings(self._objects, line).pass_retention_days
-        if days is None:
+        now = self._store.clock.now()
+        if self._last is not None and now - self._last < _INTERVAL:
             return
-        limit = (now - timedelta(days=days)).date()
-        done = _done(self._state, line)
-        for day in archived_days(self._objects):
-            if done < day < limit:
-                self._delete(line, day)
-                self._state.put(_key(line), day.isoformat().encode(), _TTL_SECONDS)
+        self._last = now
+        for line, settings in _settings_of_lines(self._store.objects):
+            if settings.pass_retention_days is not None:
+                self._tidy_line(line, (now - timedelta(days=settings.pass_retention_days)).date())
 
-    def _delete(self, line: str, day: date) -> None:
-        training = {entry.image_id for entry in self._state.buffer(line)}
-        for verdict in archived(self._objects, line, day):
-            if verdict.decision is Decision.PASS and verdict.image_id not in training:
-                _forget(self._objects, verdict)
-
-
-def _forget(objects: Objects, verdict: Verdict) -> None:
-    if verdict.image_uri is not None:
-        objects.delete(objects.name(verdict.image_uri))
-
-
-def _done(state: State, line: str) -> date:
-    stored = state.get(_key(line))
-    return date.min if stored is None else date.fromisoformat(stored.decode())
+    def _tidy_line(self, line: str, limit: date) -> None:
+        key, objects, state = f"retention/{line}", self._store.objects, self._store.state
+        stored = state.get(key)
+        done = date.min if stored is None else date.fromisoformat(stored.decode())
+        for day in archived_days(objects):
+            if not done < day < limit:
+                continue
+            training = {entry.image_id for entry in state.buffer(line)}
+            for verdict in archived(objects, line, day):
+                passed = verdict.decision is Decision.PASS and verdict.image_id not in training
+                if passed and verdict.image_uri is not None:
+                    objects.delete(objects.name(verdict.image_uri))
+            state.put(key, day.isoformat().encode(), _TTL_SECONDS)
 
 
-def _key(line: str) -> str:
-    return f"retention/{line}"
+class LifecycleRules(Protocol):
+    """A bucket's, which its service carries out by itself."""
+
+    def days(self) -> dict[Decision, int | None]:
+        """After which images of a verdict are deleted; None: kept for ever."""
+
+    def set(self, days: Mapping[Decision, int | None]) -> None: ...
+
+
+def set_retention(rules: LifecycleRules, objects: Objects, wanted: Mapping[Decision, int | None]) -> None:
+    """Set the days of the verdicts in `wanted`, None for ever; the others stay as they are.
+
+    Raises `SettingsError` for days below the age that a buffer of any line allows: an image there may still train.
+    """
+    ages = {line: settings.buffer_max_age_seconds for line, settings in _settings_of_lines(objects)}
+    ages.setdefault("any line", LineSettings().buffer_max_age_seconds)
+    line, longest = max(ages.items(), key=lambda each: each[1])
+    days = min((days for days in wanted.values() if days is not None), default=None)
+    if days is not None and days * 86_400 < longest:
+        raise SettingsError(
+            f"The buffer of {line} may hold images of the last {longest / 86_400:g} days, and {days} would delete"
+            " what it still needs.",
+            "Give more days, or lower buffer_max_age_seconds with `flowgauge lines set`.",
+        )
+    rules.set(rules.days() | dict(wanted))
+
+
+def _settings_of_lines(objects: Objects) -> Iterator[tuple[str, LineSettings]]:
+    for name in objects.names("lines/"):
+        line = name.removeprefix("lines/").removesuffix(".json")
+        yield line, line_settings(objects, line)

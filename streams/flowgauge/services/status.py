@@ -1,10 +1,11 @@
 """What a plant is doing: how far behind its groups are, and what each line has."""
 
+import time
 from collections.abc import Iterator
 from datetime import datetime
 
 from flowgauge.domain.messages import ALERTS, Alert, FrozenModel
-from flowgauge.domain.ports import Log, Record
+from flowgauge.domain.ports import Log
 from flowgauge.processors.adaptation import Adaptation, audits
 from flowgauge.processors.alerting import Alerting
 from flowgauge.processors.archive import Archive
@@ -13,13 +14,16 @@ from flowgauge.processors.scoring import Scoring
 from flowgauge.registry.snapshots import active_snapshots
 from flowgauge.runtime.backend import Store
 
+# between two looks for new alerts: less asks the brokers for nothing, more shows an alert later than a person expects
+_FOLLOW_SECONDS = 0.5
+
 GROUPS = (Scoring, Alerting, Observing, Archive, Adaptation)
 
 
 class GroupStatus(FrozenModel):
     """`lag`: records of `topic` that are there and beyond what the group has committed; all of them where that lies
-    beyond the end, as in a topic that was made anew. Alerting commits the start of a window that is
-    open, archive that of a file that is being filled: their lag is what a restart would read again.
+    beyond the end, as in a topic that was made anew. Alerting commits the start of a window that is open, archive that
+    of a file that is being filled: their lag is what a restart would read again.
     """
 
     group: str
@@ -42,7 +46,12 @@ class LineStatus(FrozenModel):
 def group_statuses(store: Store) -> Iterator[GroupStatus]:
     for processor in GROUPS:
         for topic in processor.inputs:
-            yield GroupStatus(group=processor.name, topic=topic, lag=_lag(store.log, processor.name, topic))
+            lag = 0
+            for partition in range(store.log.partitions(topic)):
+                begin, end = store.log.begin(topic, partition), store.log.end(topic, partition)
+                committed = store.log.position(processor.name, topic, partition)
+                lag += end - (begin if committed > end else max(committed, begin))
+            yield GroupStatus(group=processor.name, topic=topic, lag=lag)
 
 
 def line_statuses(store: Store) -> Iterator[LineStatus]:
@@ -59,26 +68,22 @@ def line_statuses(store: Store) -> Iterator[LineStatus]:
         )
 
 
-def latest_alerts(log: Log, limit: int) -> tuple[list[Alert], list[int]]:
-    """The last `limit` alerts in order of time, and the offset after them in each partition."""
-    ends = [log.end(ALERTS, number) for number in range(log.partitions(ALERTS))]
-    found = [
-        alert
-        for number, end in enumerate(ends)
-        for alert in decoded(log.read(ALERTS, number, max(0, end - limit), limit))
-    ]
-    return sorted(found, key=lambda alert: alert.at)[-limit:], ends
+def latest_alerts(log: Log, limit: int, line: str | None = None, *, follow: bool = False) -> Iterator[Alert]:
+    """Of the last `limit` alerts those (of `line`), in order of time; then, with `follow`, each new one as it comes."""
+    offsets = [max(0, log.end(ALERTS, partition) - limit) for partition in range(log.partitions(ALERTS))]
 
+    def read() -> list[Alert]:
+        found = []
+        for partition, offset in enumerate(offsets):
+            for record in log.read(ALERTS, partition, offset, limit):
+                found.append(Alert.decode(record.value))
+                offsets[partition] = record.offset + 1
+        return sorted(found, key=lambda alert: alert.at)
 
-def decoded(records: list[Record]) -> list[Alert]:
-    return [Alert.decode(record.value) for record in records]
-
-
-def _lag(log: Log, group: str, topic: str) -> int:
-    return sum(_waiting(log, group, topic, number) for number in range(log.partitions(topic)))
-
-
-def _waiting(log: Log, group: str, topic: str, partition: int) -> int:
-    begin, end = log.begin(topic, partition), log.end(topic, partition)
-    position = log.position(group, topic, partition)
-    return end - (begin if position > end else max(position, begin))
+    found = read()[-limit:]
+    while True:
+        yield from (alert for alert in found if line in (None, alert.line))
+        if not follow:
+            return
+        time.sleep(_FOLLOW_SECONDS)
+        found = read()

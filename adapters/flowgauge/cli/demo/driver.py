@@ -12,7 +12,8 @@ from rich.console import Console
 
 from flowgauge.adaptation.adapt import adapt
 from flowgauge.adaptation.contract import AdaptationInput, AdaptationOutcome
-from flowgauge.app.bootstrap import embedded, open_store
+from flowgauge.app.bootstrap import open_store
+from flowgauge.app.embedded import embedded
 from flowgauge.cli.demo.history import History, Introduction
 from flowgauge.cli.demo.scenario import WARMUP, Act, Frame, Script
 from flowgauge.cli.demo.screen import Screen

@@ -1,0 +1,160 @@
+"""The first gauge of a line, or a new one that a person wants: good images are read, fitted to, and published."""
+
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from flowgauge.domain.errors import DatasetError, UnreadableImage
+from flowgauge.domain.object_keys import line_name
+from flowgauge.domain.ports import Buffered
+from flowgauge.evaluation.datasets import Dataset, Unreadable, evenly, picture_of, require_enough, sift
+from flowgauge.evaluation.splits import groups_of, read_groups
+from flowgauge.models.detector import Progress
+from flowgauge.models.registry import FROM_LABELS
+from flowgauge.registry.golden_sets import training_defects
+from flowgauge.registry.snapshots import publish_snapshot
+from flowgauge.runtime.backend import Store
+from flowgauge.training.fit import FitSettings, Initialization, fit
+from flowgauge.training.gauge import Gauge
+from flowgauge.training.snapshot import save
+from flowgauge.vision.decoding import Picture, SixteenBit, decode
+from flowgauge.vision.pictures import Pictures
+
+Tell = Callable[[str], None]
+"""Takes a warning: a sentence or two for a person."""
+
+# Of mean and deviation, in [0, 1]: 8 of 255 levels. With more, dark-field images would be warned of; with less, 12 bits
+# in a 16-bit file, which reach 16 levels, would not.
+_BLACK = 0.03
+
+
+@dataclass(frozen=True)
+class FromDataset:
+    """At most `limit` good images of a data set. `groups` is a file that says which part each image shows, `masks` a
+    folder of masks that cut the objects out.
+    """
+
+    folder: Path
+    groups: Path | None = None
+    masks: Path | None = None
+    limit: int | None = None
+
+    def read(self, progress: Progress, tell: Tell) -> "Good":
+        """What cannot be read is told and left out."""
+        dataset = Dataset.open(self.folder, self.masks)
+        for note in dataset.notes:
+            tell(note)
+        entries = evenly(dataset.train, self.limit)
+        pictures, kept = Pictures(), []
+        for done, result in enumerate(sift(entries), start=1):
+            progress("reading images", done, len(entries))
+            if isinstance(result, Unreadable):
+                tell(f"{result.name} is left out. {result.cause}")
+            else:
+                pictures.add(result.picture, partial(picture_of, result.entry))
+                kept.append(result.entry)
+        require_enough(len(kept), dataset.root)
+        return Good(pictures, None if self.groups is None else groups_of(kept, read_groups(self.groups)))
+
+
+@dataclass(frozen=True)
+class FromBuffer:
+    """The newest `limit` images of the line's buffer; images of one part are one group."""
+
+    limit: int | None = None
+
+    def read(self, store: Store, line: str, tell: Tell) -> "Good":
+        """What is no longer stored, or cannot be read, is told and left out."""
+
+        def picture(entry: Buffered) -> Picture:
+            return decode(store.objects.get(store.objects.name(entry.image_uri)))
+
+        pictures, kept = Pictures(), []
+        for entry in store.state.buffer(line)[-(self.limit or 0) :]:
+            try:
+                pictures.add(picture(entry), partial(picture, entry))
+            except KeyError:
+                tell(f"{entry.image_id} is left out: its image is no longer stored.")
+            except UnreadableImage as error:
+                tell(f"{entry.image_id} is left out. {error}")
+            else:
+                kept.append(entry)
+        if not kept:
+            raise DatasetError(
+                f"The buffer of line {line} holds no images.", f"Stream some: flowgauge run FOLDER --line {line}"
+            )
+        require_enough(len(kept), f"The buffer of line {line}")
+        return Good(pictures, [entry.subject or entry.image_id for entry in kept])
+
+
+@dataclass(frozen=True, eq=False)
+class Good:
+    """Pictures in the order of capture; `groups` names the part that each shows, None where nobody said."""
+
+    pictures: Collection[Picture]
+    groups: list[str] | None
+
+
+def fit_line(
+    store: Store,
+    line: str,
+    source: FromDataset | FromBuffer,
+    settings: FitSettings,
+    *,
+    init: Initialization | None = None,
+    seed: int = 0,
+    device: str = "cpu",
+    progress: Progress,
+    tell: Tell,
+) -> Gauge:
+    """Fit a gauge to the good images of `source`, and to the line's labelled defects where the detector learns from
+    them; store it and make it the active one. It is the line's anchor from then on.
+
+    Raises `DatasetError` for too few images, and `SettingsError` for an `init` of another detector or backbone.
+    """
+    line = line_name(line)
+    good = source.read(store, line, tell) if isinstance(source, FromBuffer) else source.read(progress, tell)
+    gauge = fit(
+        good.pictures,
+        line=line,
+        settings=with_bit_depth(settings, good.pictures, tell),
+        at=store.clock.now(),
+        groups=good.groups,
+        init=init,
+        labelled=training_defects(store.objects, line) if settings.detector in FROM_LABELS else [],
+        seed=seed,
+        device=device,
+        progress=progress,
+    )
+    snapshot = save(gauge)
+    publish_snapshot(store, line, snapshot.version, snapshot, None)
+    return gauge
+
+
+def with_bit_depth(settings: FitSettings, pictures: Iterable[Picture], tell: Tell) -> FitSettings:
+    """`settings` with the rule for 16-bit files that a person gave, or that the training images show; it is told, and
+    so is when the images are all but black. Looks at each picture once.
+    """
+    preprocessing = settings.preprocessing
+    lightest, lightest_deep, peak = 0.0, 0.0, None
+    for picture in pictures:
+        light = max(picture.statistics.brightness, picture.statistics.contrast)
+        if picture.deep is None:
+            lightest = max(lightest, light)
+        else:
+            lightest_deep = max(lightest_deep, light * SixteenBit.FULL_RANGE.white)
+            peak = max(int(picture.deep.max()), peak or 0)
+    if peak is not None:
+        given = preprocessing.sixteen_bit
+        rule = given or SixteenBit.holding(peak)
+        message = f"16-bit files are read as {rule}, 0 to {rule.white}; the brightest training value is {peak}."
+        if given is None:
+            tell(f"{message} If the camera has more bits than its images show, give --bits.")
+        elif peak > rule.white:
+            tell(f"{message} What is brighter is clipped: these images need {SixteenBit.holding(peak)}; check --bits.")
+        preprocessing = preprocessing.model_copy(update={"sixteen_bit": rule})
+        lightest = max(lightest, lightest_deep / rule.white)
+    if lightest < _BLACK:
+        tell("All training images are nearly black. Check the exposure, the lens cap and --bits.")
+    return settings.model_copy(update={"preprocessing": preprocessing})

@@ -1,0 +1,127 @@
+"""What people say of images: folders of labelled images and labels of verdicts go into a line's golden set."""
+
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from hashlib import sha256
+from io import BytesIO
+from pathlib import Path, PurePath
+from uuid import UUID
+
+import pyarrow.parquet as pq
+from pydantic import ValidationError
+
+from flowgauge.domain.errors import UnreadableImage, UserError
+from flowgauge.domain.golden import Label
+from flowgauge.domain.messages import VERDICTS, Verdict
+from flowgauge.domain.object_keys import path_text
+from flowgauge.domain.ports import Log, Objects
+from flowgauge.processors.archive import archived_days
+from flowgauge.registry.golden_sets import Golden, add_golden, golden_set
+from flowgauge.runtime.backend import Store
+
+# verdicts of the topic that are read at once, from its end: with fewer a verdict of last week takes as many more calls
+# to the brokers, with more each call brings megabytes that nobody looks at
+_PAGE = 256
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class LabelledVerdict:
+    """`golden` is the verdict's image as it lies in the line's golden set, of which `golden_set` is the whole."""
+
+    verdict: Verdict
+    golden: Golden
+    golden_set: list[Golden]
+
+
+def label_verdict(store: Store, verdict_id: UUID, label: Label, kind: str, progress: Progress) -> LabelledVerdict:
+    """Keep the image of a verdict as golden; labelling it again changes its label.
+
+    Raises `UserError` where there is no such verdict, or its image is no longer kept or no longer what was judged.
+    """
+    _require_kind_of_defect(label, kind)
+    verdict = find_verdict(store, verdict_id, progress)
+    remedy = "Rejected, reviewed and buffered images are kept; add yours with flowgauge golden add."
+    if verdict.image_uri is None:
+        raise UserError(f"The image {verdict.image_id} was not kept.", remedy)
+    try:
+        data = store.objects.get(store.objects.name(verdict.image_uri))
+    except KeyError as error:
+        raise UserError(f"The image {verdict.image_id} is no longer stored.", remedy) from error
+    if sha256(data).hexdigest() != verdict.image_sha256:
+        raise UserError(f"{verdict.image_uri} is not the image that was judged.", "Restore the object from a copy.")
+    golden = add_golden(store.objects, verdict.line, label, verdict.image_id, data, kind)
+    return LabelledVerdict(verdict, golden, list(golden_set(store.objects, verdict.line)))
+
+
+def add_folder(
+    store: Store, line: str, folder: Path, label: Label, kind: str, tell: Callable[[str], None]
+) -> tuple[int, int]:
+    """Add the visible files of `folder`; how many there were, and how many of them cannot be read, which is told.
+
+    Raises `UserError` where there are none.
+    """
+    _require_kind_of_defect(label, kind)
+    files = sorted(path for path in folder.glob("*") if path.is_file() and not path.name.startswith("."))
+    if not files:
+        raise UserError(f"There are no images in {folder}.", "Give a folder that holds labelled images.")
+    lost = 0
+    for path in files:
+        try:
+            add_golden(store.objects, line, label, path_text(PurePath(path.name)), path.read_bytes(), kind)
+        except (UnreadableImage, OSError) as error:
+            lost += 1
+            tell(f"{path.name} is left out. {error}")
+    return len(files), lost
+
+
+def _require_kind_of_defect(label: Label, kind: str) -> None:
+    if kind and label is Label.GOOD:
+        raise UserError("A good image has no class of defect.", "Leave --class out, or label it defect.")
+
+
+def find_verdict(store: Store, verdict_id: UUID, progress: Progress) -> Verdict:
+    """In the topic, or in the archive once the topic has let it go; the newest first, for that is what people ask
+    about. Raises `UserError` where there is none.
+
+    Void verdicts are found too: all that have one id tell of one image.
+    """
+    found = _in_topic(store.log, verdict_id) or next(_in_archive(store.objects, verdict_id, progress), None)
+    if found is None:
+        raise UserError(
+            f"There is no verdict {verdict_id} in this store.",
+            "Check the id: flowgauge status, the verdicts topic and the archive tell it.",
+        )
+    return found
+
+
+def _in_topic(log: Log, verdict_id: UUID) -> Verdict | None:
+    for partition in range(log.partitions(VERDICTS)):
+        end = log.end(VERDICTS, partition)
+        while end > 0:
+            start = max(0, end - _PAGE)
+            records = log.read(VERDICTS, partition, start, end - start)
+            if not records or records[0].offset >= end:
+                break  # the topic has let go of what came before
+            for record in reversed(records):
+                # to decode each would take far longer
+                if str(verdict_id).encode() not in record.value:
+                    continue
+                with suppress(ValidationError):
+                    if (verdict := Verdict.decode(record.value)).verdict_id == verdict_id:
+                        return verdict
+            end = start
+    return None
+
+
+def _in_archive(objects: Objects, verdict_id: UUID, progress: Progress) -> Iterator[Verdict]:
+    days = archived_days(objects)[::-1]
+    for done, day in enumerate(days):
+        progress("searching the archive", done, len(days))
+        for name in objects.names(f"verdicts/date={day:%Y-%m-%d}/"):
+            rows = pq.read_table(
+                BytesIO(objects.get(name)), partitioning=None, filters=[("verdict_id", "=", str(verdict_id))]
+            )
+            yield from map(Verdict.model_validate, rows.to_pylist())
