@@ -64,12 +64,9 @@ def _ending(name: str) -> str:
 
 
 def documented_variables() -> set[str]:
-    """Those of the table in docs/reference/environment.md, whose first name in a row says what a mere ending belongs to."""
-    rows = [
-        line.split("|")[1]
-        for line in (ROOT / "docs" / "reference" / "environment.md").read_text().splitlines()
-        if line.startswith("| `FLOW")
-    ]
+    """Those of the page's table; a row's first name says what a mere ending in it belongs to."""
+    page = (ROOT / "docs" / "reference" / "environment.md").read_text()
+    rows = [line.split("|")[1] for line in page.splitlines() if line.startswith("| `FLOW")]
     found = set()
     for row in rows:
         first, *others = re.findall(r"`(\w+)`", row)

@@ -24,7 +24,7 @@ from flowgauge.local.objects import SnapshotFolder
 from flowgauge.prometheus.metrics import PrometheusMeter, serving
 from flowgauge.registry.gauges import Load
 from flowgauge.runtime.faust_app import run_groups
-from flowgauge.runtime.liveness import STALL_SECONDS
+from flowgauge.runtime.liveness import STALL_SECONDS, watchdog
 from flowgauge.runtime.meter import Meter, Unmetered
 from flowgauge.runtime.roles import Role
 
