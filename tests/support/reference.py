@@ -6,7 +6,6 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-import click
 import typer
 from prometheus_client import CollectorRegistry
 from pydantic import BaseModel
@@ -42,17 +41,18 @@ def pages() -> dict[str, str]:
 
 def commands() -> str:
     root = typer.main.get_command(app)
-    context = click.Context(root, info_name="flowgauge")
+    context = typer.Context(root, info_name="flowgauge")
     return f"# Commands\n\n{MADE}\n" + "\n".join(_command(root, context))
 
 
-def _command(command: click.Command, parent: click.Context) -> Iterator[str]:
-    if hasattr(command, "list_commands"):
-        for name in command.list_commands(parent):
-            inner = command.get_command(parent, name)
-            yield from _command(inner, click.Context(inner, info_name=name, parent=parent))
+def _command(command: Any, context: typer.Context) -> Iterator[str]:
+    if hasattr(command, "commands"):
+        for name in command.list_commands(context):
+            # groups import a command when it is called
+            _, inner, _ = command.resolve_command(context, [name])
+            yield from _command(inner, typer.Context(inner, info_name=name, parent=context))
         return
-    yield f"## {parent.command_path}\n"
+    yield f"## {context.command_path}\n"
     yield _help(command.help or "")
     rows = [_parameter(parameter) for parameter in command.params if not getattr(parameter, "hidden", False)]
     yield _table(("option", "what", "default"), [row for row in rows if row[0] != "`--help`"])
@@ -68,10 +68,10 @@ def _help(text: str) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _parameter(parameter: click.Parameter) -> tuple[str, str, str]:
+def _parameter(parameter: Any) -> tuple[str, str, str]:
     argument = parameter.param_type_name == "argument"
     name = (
-        (parameter.metavar or parameter.name).upper()
+        str(parameter.metavar or parameter.name).upper()
         if argument
         else ", ".join([*parameter.opts, *parameter.secondary_opts])
     )
@@ -111,10 +111,10 @@ def messages_page() -> str:
         rows = [(f"`{name}`", _kind(kinds[name]), _words(field)) for name, field in model.model_fields.items()]
         about = " ".join((inspect.getdoc(model) or "").split("\n\n")[0].split())
         parts.append(f"## {model.__name__}\n\n{about}\n\n{_table(('field', 'type', 'what'), rows)}")
-    rows = [(f"`{kind.value}`",) for kind in messages.AlertKind]
+    alerts = [(f"`{kind.value}`",) for kind in messages.AlertKind]
     parts.append(
         "## Alert kinds\n\nWhat each asks for: [troubleshooting](../how-to/troubleshooting.md).\n\n"
-        + _table(("kind",), rows)
+        + _table(("kind",), alerts)
     )
     return "\n".join(parts)
 

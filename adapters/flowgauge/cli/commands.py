@@ -34,7 +34,7 @@ def lazy_group(commands: Mapping[str, Listed], epilog: str | None = None) -> typ
         def resolve_command(self, ctx: Any, args: list[str]) -> Any:
             """The command itself in place of its summary. Raises `SettingsError` where a library of it is missing."""
             name, command, rest = super().resolve_command(ctx, args)
-            if name in commands:
+            if name is not None and name in commands:
                 module, function = commands[name].target.split(":")
                 try:
                     found = getattr(import_module(module), function)

@@ -23,11 +23,11 @@ from flowgauge.cli.output import as_json, emit, warn, write_whole
 from flowgauge.cli.progress import Report, bars, reported
 from flowgauge.cli.results import check_writable, conclude, left_in
 from flowgauge.domain.errors import UserError
-from flowgauge.evaluation.choices import Choice, Costs
+from flowgauge.evaluation.choices import Choice, Chooser, Costs
 from flowgauge.evaluation.datasets import Dataset, Entry
 from flowgauge.evaluation.estimate import EstimateReport, Origin, Repeat, estimated
 from flowgauge.evaluation.near_duplicates import NearDuplicates, duplicate_groups, near_duplicates_of
-from flowgauge.evaluation.replicates import Chooser, Material, Replicates, require_divisible
+from flowgauge.evaluation.replicates import Material, Replicates, require_divisible
 from flowgauge.evaluation.splits import Groups, groups_by_name, groups_of, read_groups
 from flowgauge.meta.initialization import MetaInit
 from flowgauge.reports.estimate import write_estimate

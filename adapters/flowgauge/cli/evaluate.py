@@ -18,10 +18,11 @@ from flowgauge.cli.output import as_json, emit, say, show, warn
 from flowgauge.cli.progress import Report, bars
 from flowgauge.cli.results import check_writable
 from flowgauge.domain.errors import UserError
-from flowgauge.evaluation.evaluate import Conditions, Inspect, Progress, nobody
+from flowgauge.evaluation.evaluate import Conditions, Inspect, nobody
 from flowgauge.evaluation.evaluate import evaluate as evaluated
 from flowgauge.evaluation.results import Evaluation, Run, paired_difference
 from flowgauge.evaluation.splits import Trial, own_trial, read_groups, read_splits, trial
+from flowgauge.models.detector import Progress
 from flowgauge.services.fit import with_bit_depth
 from flowgauge.training.fit import fit
 from flowgauge.training.gauge import Gauge

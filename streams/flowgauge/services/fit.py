@@ -13,7 +13,7 @@ from flowgauge.evaluation.splits import groups_of, read_groups
 from flowgauge.models.detector import Progress
 from flowgauge.models.registry import FROM_LABELS
 from flowgauge.registry.golden_sets import training_defects
-from flowgauge.registry.snapshots import publish_snapshot
+from flowgauge.registry.snapshots import SnapshotFiles, publish_snapshot
 from flowgauge.runtime.backend import Store
 from flowgauge.training.fit import FitSettings, Initialization, fit
 from flowgauge.training.gauge import Gauge
@@ -128,7 +128,7 @@ def fit_line(
         progress=progress,
     )
     snapshot = save(gauge)
-    publish_snapshot(store, line, snapshot.version, snapshot, None)
+    publish_snapshot(store, line, snapshot.version, SnapshotFiles(snapshot.manifest, snapshot.weights), None)
     return gauge
 
 
