@@ -1,6 +1,6 @@
 """The good images that a gauge is fitted to. Loads torch, so commands import it when they run and not before."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -84,7 +84,7 @@ def from_line(store: Store, line: str, limit: int | None) -> Good:
     return Good(pictures, [entry.subject or entry.image_id for entry in kept])
 
 
-def labels_for(detector: str, store: Store, line: str) -> list[Labelled]:
+def labels_for(detector: str, store: Store, line: str) -> Iterable[Labelled]:
     """The line's labelled defects that may train, for a detector that learns from them."""
     return training_defects(store.objects, line) if detector in FROM_LABELS else []
 

@@ -11,7 +11,7 @@ from flowgauge.domain.messages import FrozenModel
 from flowgauge.domain.trace import AdaptationTrace, Check, GateReport
 from flowgauge.training.gauge import Gauge, score_by_each
 from flowgauge.training.training_set import Crops, add_anomalies
-from flowgauge.vision.decoding import Picture
+from flowgauge.vision.preprocessing import Crop
 
 Scores = NDArray[np.float64]
 
@@ -32,12 +32,11 @@ class GateSettings(FrozenModel):
 
 
 class Recent:
-    """The line's most recent buffered pictures, which did not train, as two gauges see them."""
+    """The line's most recent buffered images, which did not train, as two gauges see them."""
 
-    def __init__(self, candidate: Gauge, parent: Gauge, pictures: Sequence[Picture], seed: int, copies: int) -> None:
+    def __init__(self, candidate: Gauge, parent: Gauge, crops: Crops, seed: int, copies: int) -> None:
         self.candidate, self.parent = candidate, parent
         preprocessing = candidate.manifest.preprocessing
-        crops = preprocessing.crops(pictures)
         self.plain = self.pair(crops)
         # what both find most ordinary is what anomalies are drawn on: real ones would blur the check
         ordinary = np.argsort(self.plain.ranks())[: max(1, round(0.6 * len(crops)))]
@@ -86,8 +85,8 @@ class _Pair:
 def check_candidate(
     recent: Recent,
     trace: AdaptationTrace,
-    golden_good: Sequence[Picture],
-    golden_defect: Sequence[Picture],
+    golden_good: Sequence[Crop],
+    golden_defect: Sequence[Crop],
     settings: GateSettings,
 ) -> GateReport:
     """All checks, passed or not: a refusal names every reason."""
@@ -171,8 +170,8 @@ def _shift(recent: Recent, settings: GateSettings) -> Check:
     )
 
 
-def _golden_defects(recent: Recent, pictures: Sequence[Picture], settings: GateSettings) -> Check:
-    seen = _golden(recent, pictures)
+def _golden_defects(recent: Recent, golden: Sequence[Crop], settings: GateSettings) -> Check:
+    seen = _golden(recent, golden)
     limit = seen.parent_alarms - settings.golden_slack
     return Check(
         name="golden set's defects caught",
@@ -183,9 +182,9 @@ def _golden_defects(recent: Recent, pictures: Sequence[Picture], settings: GateS
     )
 
 
-def _golden_goods(recent: Recent, pictures: Sequence[Picture]) -> Check:
+def _golden_goods(recent: Recent, golden: Sequence[Crop]) -> Check:
     """Only reported: the golden set's good images may predate the drift."""
-    seen = _golden(recent, pictures)
+    seen = _golden(recent, golden)
     return Check(
         name="alarms on the golden set's good images",
         value=seen.alarms,
@@ -196,5 +195,5 @@ def _golden_goods(recent: Recent, pictures: Sequence[Picture]) -> Check:
     )
 
 
-def _golden(recent: Recent, pictures: Sequence[Picture]) -> _Pair:
-    return recent.pair(recent.candidate.manifest.preprocessing.crops(pictures))
+def _golden(recent: Recent, golden: Sequence[Crop]) -> _Pair:
+    return recent.pair(np.stack([crop.pixels for crop in golden]))

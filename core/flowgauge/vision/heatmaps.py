@@ -1,5 +1,6 @@
 """Anomaly maps for people: a heatmap over the dimmed image, and boxes around what stands out."""
 
+from dataclasses import dataclass
 from io import BytesIO
 
 import numpy as np
@@ -32,16 +33,36 @@ _DIMMED = 0.75
 _Float = NDArray[np.float32]
 
 
+@dataclass(frozen=True, eq=False)
+class Backdrop:
+    """What heatmaps are drawn on: a picture's `gray` (h, w) uint8, in its proportions, at most `LONGEST_SIDE` wide or
+    high.
+    """
+
+    gray: NDArray[np.uint8]
+
+
+def backdrop(picture: Picture) -> Backdrop:
+    width, height = picture.size
+    shrink = min(1.0, LONGEST_SIDE / max(width, height))
+    shown = max(1, round(width * shrink)), max(1, round(height * shrink))
+    return Backdrop(np.asarray(Image.fromarray(picture.pixels).convert("L").resize(shown, Image.Resampling.BOX)))
+
+
 def heatmap_png(picture: Picture, anomaly_map: NDArray[np.float32], ceiling: float) -> bytes:
-    """A PNG of the gray, dimmed image under the coloured map, in the image's proportions, at most `LONGEST_SIDE` wide
-    or high.
+    """See `heatmap_over`, on the picture itself."""
+    return heatmap_over(backdrop(picture), anomaly_map, ceiling)
+
+
+def heatmap_over(drawn_on: Backdrop, anomaly_map: NDArray[np.float32], ceiling: float) -> bytes:
+    """A PNG of the dimmed backdrop under the coloured map.
 
     `anomaly_map`: (h, w), covers the whole image; 0 and below is transparent. `ceiling` > 0 is the value of the
     threshold: what lies above is bright and outlined in cyan.
     """
-    size = _shown_size(picture.size)
-    heat = _resized(anomaly_map / np.float32(ceiling), size)
-    blended = _overlay(_backdrop(picture, size), heat)
+    height, width = drawn_on.gray.shape
+    heat = _resized(anomaly_map / np.float32(ceiling), (width, height))
+    blended = _overlay(drawn_on.gray.astype(np.float32)[:, :, None] * np.float32(_DIMMED), heat)
     blended[_contour(heat >= 1)] = _CONTOUR
     buffer = BytesIO()
     Image.fromarray(np.rint(blended).astype(np.uint8)).save(buffer, "PNG")
@@ -75,19 +96,9 @@ def _span(cells: slice, count: int, pixels: int) -> tuple[int, int]:
     return cells.start * pixels // count, -(-cells.stop * pixels // count)
 
 
-def _shown_size(size: tuple[int, int]) -> tuple[int, int]:
-    shrink = min(1.0, LONGEST_SIDE / max(size))
-    return max(1, round(size[0] * shrink)), max(1, round(size[1] * shrink))
-
-
 def _resized(values: _Float, size: tuple[int, int]) -> _Float:
     image = Image.fromarray(np.ascontiguousarray(values, np.float32))
     return np.asarray(image.resize(size, Image.Resampling.BICUBIC))
-
-
-def _backdrop(picture: Picture, size: tuple[int, int]) -> _Float:
-    gray = Image.fromarray(picture.pixels).convert("L").resize(size, Image.Resampling.BOX)
-    return np.asarray(gray, np.float32)[:, :, None] * np.float32(_DIMMED)
 
 
 def _overlay(backdrop: _Float, heat: _Float) -> _Float:

@@ -1,6 +1,8 @@
 """What an adaptation is given: the line's gauges, its buffer as pictures, and the golden images that judge."""
 
 import json
+from collections.abc import Sequence
+from contextlib import suppress
 from datetime import datetime
 from hashlib import sha256
 
@@ -17,7 +19,8 @@ from flowgauge.registry.golden_sets import golden_set, hold_out_pictures
 from flowgauge.registry.lines import line_settings
 from flowgauge.registry.snapshots import SnapshotFiles, fetch_snapshot
 from flowgauge.runtime.backend import Store
-from flowgauge.vision.decoding import Picture, decode
+from flowgauge.vision.decoding import decode
+from flowgauge.vision.preprocessing import Crop
 
 
 def gathered(
@@ -26,19 +29,26 @@ def gathered(
     """Raises `DatasetError` for a buffer that is too small, `GaugeMissing` and `SnapshotInvalid` for a line whose gauge
     or anchor cannot be loaded, and `Unavailable`."""
     settings = line_settings(store.objects, request.line)
-    buffered = _pictures(store, request, settings)
-    _enough(request.line, len(buffered), settings)
+    entries = _may_train(store, request, settings)
+    _enough(request.line, len(entries), settings)
     parent_files = fetch_snapshot(store.objects, request.line, active.version)
     parent = load(parent_files.manifest, parent_files.weights)
+    anchor = _anchor(store.objects, load, parent, parent_files)
+    buffered = _crops(store.objects, entries, anchor, progress)
+    _enough(request.line, len(buffered), settings)
+    good, defects = (
+        [anchor.crop(picture) for picture in hold_out_pictures(store.objects, request.line, label)]
+        for label in (Label.GOOD, Label.DEFECT)
+    )
     return AdaptationInput(
         line=request.line,
         version=adapted_version(request),
         at=request.requested_at,
-        anchor=_anchor(store.objects, load, parent, parent_files),
+        anchor=anchor,
         parent=parent,
         buffered=buffered,
-        golden_good=hold_out_pictures(store.objects, request.line, Label.GOOD),
-        golden_defect=hold_out_pictures(store.objects, request.line, Label.DEFECT),
+        golden_good=good,
+        golden_defect=defects,
         seed=adaptation_seed(request),
         progress=progress,
     )
@@ -60,27 +70,30 @@ def anchor_version(manifest: bytes) -> str:
         raise SnapshotCorrupt("The manifest names no anchor.", "Fit the line again.") from error
 
 
-def _pictures(store: Store, request: AdaptationRequest, settings: LineSettings) -> list[tuple[Buffered, Picture]]:
-    """The buffer without what is too old, what cannot be read any more, and what people have labelled."""
+def _may_train(store: Store, request: AdaptationRequest, settings: LineSettings) -> list[Buffered]:
+    """The buffer without what is too old, and what people have labelled."""
     entries = _since(request.since, store.state.buffer(request.line))
     barred = set(to_evict(entries, settings, store.clock.now()))
     labelled = {
         sha256(store.objects.get(golden.name)).hexdigest() for golden in golden_set(store.objects, request.line)
     }
-    may_train = [entry for entry in entries if entry.image_id not in barred and entry.image_sha256 not in labelled]
-    return [(entry, picture) for entry in may_train if (picture := _picture(store.objects, entry)) is not None]
+    return [entry for entry in entries if entry.image_id not in barred and entry.image_sha256 not in labelled]
 
 
 def _since(start: datetime | None, entries: list[Buffered]) -> list[Buffered]:
     return [entry for entry in entries if start is None or entry.captured_at >= start]
 
 
-def _picture(objects: Objects, entry: Buffered) -> Picture | None:
-    """None for an image whose retention has passed."""
-    try:
-        return decode(objects.get(objects.name(entry.image_uri)))
-    except (KeyError, UnreadableImage):
-        return None
+def _crops(
+    objects: Objects, entries: Sequence[Buffered], anchor: Predictor, progress: Progress
+) -> list[tuple[Buffered, Crop]]:
+    """What the anchor needs of each image. Left out: what cannot be read, or whose retention has passed."""
+    crops = []
+    for done, entry in enumerate(entries):
+        progress("reading images", done / len(entries))
+        with suppress(KeyError, UnreadableImage):
+            crops.append((entry, anchor.crop(decode(objects.get(objects.name(entry.image_uri))))))
+    return crops
 
 
 def _enough(line: str, images: int, settings: LineSettings) -> None:

@@ -9,12 +9,12 @@ from functools import partial
 from flowgauge.domain.errors import Unavailable
 from flowgauge.domain.messages import IMAGES, Decision, Verdict
 from flowgauge.domain.object_keys import heatmap_object, image_object
-from flowgauge.domain.ports import Objects
+from flowgauge.domain.ports import Objects, Record
 from flowgauge.models.prediction import Prediction
 from flowgauge.runtime.events import Image
 from flowgauge.runtime.outbox import Outbox, Upload
 from flowgauge.runtime.task import Partition
-from flowgauge.vision.heatmaps import heatmap_png
+from flowgauge.vision.heatmaps import Backdrop, backdrop, heatmap_over
 
 ROOM_BYTES = 256 * 2**20  # of images that wait in memory for their store; what exceeds it is read again from the log
 _AT_ONCE = 16  # images that are read again between two batches
@@ -22,11 +22,21 @@ _AT_ONCE = 16  # images that are read again between two batches
 
 @dataclass(frozen=True)
 class Scored:
-    """`prediction` is None where the line has no gauge."""
+    """What is left of an image that has been scored; its pixels would fill the memory. `uri` is set where the image was
+    in the store before; `prediction` is None where the line has no gauge, and `backdrop` where no heatmap is due.
+    """
 
-    image: Image
+    record: Record
+    data: bytes
+    uri: str | None
     verdict: Verdict
     prediction: Prediction | None
+    backdrop: Backdrop | None
+
+    @classmethod
+    def of(cls, image: Image, verdict: Verdict, prediction: Prediction | None) -> "Scored":
+        drawn_on = None if verdict.heatmap_uri is None else backdrop(image.picture)
+        return cls(image.record, image.data, image.uri, verdict, prediction, drawn_on)
 
 
 class Artifacts:
@@ -120,19 +130,19 @@ class Artifacts:
                 topic_partition=(IMAGES, verdict.source.partition),
                 offset=verdict.source.offset,
                 line=verdict.line,
-                size=len(scored.image.data) + (scored.image.picture.pixels.nbytes if verdict.heatmap_uri else 0),
+                size=len(scored.data) + (0 if scored.backdrop is None else scored.backdrop.gray.nbytes),
                 pay=lambda: [piece() for piece in pieces],
             )
 
     def _pieces(self, scored: Scored) -> Iterator[Callable[[], object]]:
-        image, verdict = scored.image, scored.verdict
-        if image.uri is None and verdict.image_uri is not None:
-            yield partial(self._objects.put, self._objects.name(verdict.image_uri), image.data, _tags(verdict))
-        if scored.prediction is not None and verdict.heatmap_uri is not None:
-            yield partial(self._put_heatmap, verdict, verdict.heatmap_uri, image, scored.prediction)
+        verdict = scored.verdict
+        if scored.uri is None and verdict.image_uri is not None:
+            yield partial(self._objects.put, self._objects.name(verdict.image_uri), scored.data, _tags(verdict))
+        if scored.prediction is not None and scored.backdrop is not None and verdict.heatmap_uri is not None:
+            yield partial(self._put_heatmap, verdict, verdict.heatmap_uri, scored.backdrop, scored.prediction)
 
-    def _put_heatmap(self, verdict: Verdict, uri: str, image: Image, prediction: Prediction) -> None:
-        png = heatmap_png(image.picture, prediction.anomaly_map, prediction.map_ceiling)
+    def _put_heatmap(self, verdict: Verdict, uri: str, drawn_on: Backdrop, prediction: Prediction) -> None:
+        png = heatmap_over(drawn_on, prediction.anomaly_map, prediction.map_ceiling)
         self._objects.put(self._objects.name(uri), png, _tags(verdict))
 
 

@@ -93,14 +93,23 @@ class Scoring(Processor):
 
     def process(self, records: Sequence[Record]) -> list[Outgoing]:
         self._gauges.refresh()
-        with self._meter.timed(self.name, "decode"):
-            items = self._prefetch.images(records)
-        images, dead_letters, skipped = self._sifted(items, records[0].partition)
-        with self._meter.timed(self.name, "score"):
-            self._scored = self._judged(images)
-        overdue = self._deadlines.overdue([image.record for image in images], self._store.clock.now())
-        self._remember(images, records[0].partition)
-        self.skipped += skipped
+        scored: list[Scored] = []
+        dead_letters: list[Outgoing] = []
+        known = dict(self._recent[records[0].partition])
+        portions = self._prefetch.portions(records)
+        while True:
+            with self._meter.timed(self.name, "decode"):
+                items = next(portions, None)
+            if items is None:
+                break
+            images, refused = self._sifted(items, known)
+            dead_letters += refused
+            with self._meter.timed(self.name, "score"):
+                scored += self._judged(images)
+        self._scored = scored
+        overdue = self._deadlines.overdue([each.record for each in scored], self._store.clock.now())
+        self._remember(scored, records[0].partition)
+        self.skipped += len(records) - len(scored) - len(dead_letters)
         verdicts = [_published(scored) for scored in self._scored]
         if self._hands is None:  # then it is there when the verdict is read
             self._keep_artifacts()
@@ -122,9 +131,8 @@ class Scoring(Processor):
         first = self.artifacts.first((topic, partition))
         return read if first is None else min(read, first)
 
-    def _sifted(self, items: Sequence[Image | Refused], partition: int) -> tuple[list[Image], list[Outgoing], int]:
-        """The images to score, the dead letters, and how many were sent before."""
-        known = dict(self._recent[partition])
+    def _sifted(self, items: Sequence[Image | Refused], known: dict[str, str]) -> tuple[list[Image], list[Outgoing]]:
+        """The images to score, which become `known`, and the dead letters; the others were sent before."""
         images: list[Image] = []
         dead_letters: list[Outgoing] = []
         for item in items:
@@ -135,7 +143,7 @@ class Scoring(Processor):
                 images.append(item)
             elif known[item.key] != item.picture.sha256:
                 dead_letters += self._letter(Refused(item.record, "Another image was sent under the same id."))
-        return images, dead_letters, len(items) - len(images) - len(dead_letters)
+        return images, dead_letters
 
     def _letter(self, refused: Refused) -> list[Outgoing]:
         if refused.record.offset in self._dead_lettered[refused.record.partition]:
@@ -191,7 +199,7 @@ class Scoring(Processor):
             arrived_at=record.at,
             clock_off=clock_off,
         )
-        return Scored(image, verdict, prediction)
+        return Scored.of(image, verdict, prediction)
 
     def _remade(self, verdict: Verdict) -> Scored | None:
         """The image of a verdict of ours once more, judged if a heatmap is due; None where the log has it no longer."""
@@ -204,7 +212,7 @@ class Scoring(Processor):
             return None
         gauge = self._gauge_again(verdict)
         image = _seen_by(gauge, image)
-        return Scored(image, verdict, gauge.predict([image.picture])[0] if gauge else None)
+        return Scored.of(image, verdict, gauge.predict([image.picture])[0] if gauge else None)
 
     def _gauge_again(self, verdict: Verdict) -> Predictor | None:
         if verdict.heatmap_uri is None or verdict.gauge_version is None:
@@ -237,10 +245,10 @@ class Scoring(Processor):
         pending_alerts, self._pending_alerts = self._pending_alerts, []
         return pending_alerts
 
-    def _remember(self, images: Sequence[Image], partition: int) -> None:
+    def _remember(self, scored: Sequence[Scored], partition: int) -> None:
         recent = self._recent[partition]
-        for image in images:
-            recent[image.key] = image.picture.sha256
+        for each in scored:
+            recent[str(each.verdict.verdict_id)] = each.verdict.image_sha256
         while len(recent) > _WINDOW:
             recent.popitem(last=False)
 
