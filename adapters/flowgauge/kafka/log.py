@@ -9,6 +9,7 @@ from flowgauge.domain.ports import Clock, Outgoing, Record
 from flowgauge.kafka.auth_probe import ensure_admitted
 from flowgauge.kafka.codec import received, sent
 from flowgauge.kafka.faults import kafka_faults
+from flowgauge.kafka.header_names import any_names_in_logs
 from flowgauge.kafka.limits import LARGEST_LETTER
 from flowgauge.kafka.readers import Group, Reader, open_consumer
 from flowgauge.kafka.settings import KafkaSettings
@@ -28,6 +29,7 @@ class KafkaLog:
     """
 
     def __init__(self, settings: KafkaSettings, clock: Clock) -> None:
+        any_names_in_logs()
         self.settings = settings
         self._clock = clock
         self._lock = Lock()

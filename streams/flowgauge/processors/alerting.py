@@ -20,6 +20,7 @@ Key = tuple[str, AlertKind, str, int]
 """Line, kind, and the topic and partition that it was seen in."""
 
 _LATE = timedelta(seconds=5)  # between a record's time and the moment at which a broker shows it
+_LONGEST_EXAMPLE = 1024  # characters of one: what cannot be an id may be as long as a message
 _EXAMPLES = 10  # image ids that an alert names: enough to look at, few enough to read
 
 
@@ -40,7 +41,7 @@ class Tally:
     def add(self, example: str, **detail: Any) -> None:
         self.count += 1
         if len(self.examples) < _EXAMPLES:
-            self.examples.append(example)
+            self.examples.append(example[:_LONGEST_EXAMPLE])
         self.detail = detail | self.detail
 
     def report(self) -> Outgoing:

@@ -12,6 +12,7 @@ from flowgauge.domain.object_keys import verdict_id
 from flowgauge.domain.ports import Objects, Outgoing, Record
 from flowgauge.vision.decoding import Picture, decode
 
+_QUOTED = 200  # characters of a header in a reason
 _REFERENCE, _REFERENCE_SHA256, _REFERENCE_SIZE = "ce_dataref", "ce_datasha256", "ce_datasize"
 
 
@@ -66,7 +67,9 @@ def _data(record: Record, objects: Objects) -> tuple[bytes, str | None]:
     try:
         data = objects.get(objects.name(reference))
     except KeyError as error:
-        raise UnreadableImage(f"There is no object {reference!r} in our store.", "Send the image again.") from error
+        raise UnreadableImage(
+            f"{_REFERENCE} names no object in our store: {reference[:_QUOTED]!r}.", "Send the image again."
+        ) from error
     _check(record, data)
     return data, reference
 
