@@ -1,20 +1,31 @@
-"""Memory goes with the squares that a gauge sees, and not with the camera: fitting holds few pictures at a time."""
+"""Memory goes with the squares that a gauge sees, and not with the camera: who learns holds few pictures at a time."""
 
 import tracemalloc
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
+from uuid import UUID
 
 import pytest
 from PIL import Image
 
 from flowgauge.cli import training_data
 from flowgauge.cli.training_data import from_dataset
+from flowgauge.domain.golden import Label
+from flowgauge.domain.messages import AdaptationRequest, Reason
+from flowgauge.domain.ports import Buffered
 from flowgauge.evaluation.datasets import Dataset
+from flowgauge.processors.adaptation_input import gathered
+from flowgauge.registry.golden_sets import add_golden
+from flowgauge.registry.lines import set_line
+from flowgauge.registry.snapshots import active_snapshot
 from flowgauge.training.fit import fit
 from flowgauge.vision.decoding import decode
 from flowgauge.vision.pictures import Pictures
-from tests.support.gauges import AT, goods, line, png
+from tests.support.gauges import AT, gauge, goods, line, png
 from tests.support.gauges import settings as quick
+from tests.support.streaming import LINE, START, SetClock, fitted
+from tests.support.streaming import opened as opened_store
 
 SIDE, IMAGES = 1_000, 24
 BYTES = SIDE * SIDE * 3
@@ -68,3 +79,31 @@ def test_a_gauge_does_not_depend_on_the_room() -> None:
         pictures.add(decode(file), partial(decode, file))
     again, all_in_memory = (fit(each, line="a", settings=quick(), at=AT) for each in (pictures, known))
     assert again.manifest == all_in_memory.manifest
+
+
+def test_an_adaptation_is_given_crops_of_buffer_and_golden_set(large: Path, tmp_path: Path) -> None:
+    store = fitted(opened_store(tmp_path / "plant", SetClock()))
+    set_line(store.objects, LINE, buffer_minimum=IMAGES)
+    entries = []
+    for number, path in enumerate(sorted(large.glob("*.jpg"))):
+        store.objects.put(f"images/{path.name}", path.read_bytes())
+        uri = store.objects.uri(f"images/{path.name}")
+        entries.append(Buffered(path.name, uri, "", START - timedelta(seconds=IMAGES - number), None, "pass", ""))
+        add_golden(store.objects, LINE, Label.GOOD, path.name, path.read_bytes() + b"golden")
+    store.state.buffer_add(LINE, entries, IMAGES)
+    request = AdaptationRequest(
+        request_id=UUID(int=7), line=LINE, reason=Reason.PERSON, requested_at=START, requested_by="anna"
+    )
+    known = gauge()
+    tracemalloc.start()
+    given = gathered(store, lambda *_: known, request, active_snapshot(store.log, LINE), lambda what, share: None)
+    kept, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(given.buffered) == IMAGES
+    assert 0 < len(given.golden_good) < IMAGES
+    _, crop = given.buffered[3]
+    whole = decode((large / "003.jpg").read_bytes())
+    assert (crop.pixels == known.manifest.preprocessing.square(whole)).all()
+    assert crop.statistics == whole.statistics
+    assert kept < 2 * BYTES
+    assert peak < 10 * BYTES, "decoding takes up to seven times an image, and there are 36 of them"
