@@ -28,6 +28,7 @@ from flowgauge.cli.output import write_whole
 from flowgauge.cli.progress import Report, bars
 from flowgauge.cli.resumption import left_in
 from flowgauge.domain.errors import Unavailable, UserError
+from flowgauge.domain.image_limits import ImageLimits, current_limits, set_limits
 from flowgauge.evaluation.comparison import Contender, Ranking, Shown, standings
 from flowgauge.evaluation.datasets import Dataset, Entry, Sample, evenly, sift
 from flowgauge.evaluation.operating_points import PromisedRate, miss_shares, promised_rates
@@ -167,7 +168,7 @@ def name_of(model: Model) -> str:
 def measured_alone(task: Task) -> Contender:
     """In a new process, so that the memory it takes is its own. Raises `Unavailable` where the system ended it."""
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, mp_context=context, initializer=_end_with_parent) as pool:
+    with ProcessPoolExecutor(1, mp_context=context, initializer=_begin, initargs=(current_limits(),)) as pool:
         try:
             return Contender.model_validate_json(pool.submit(_measured, task).result())
         except BrokenProcessPool as error:
@@ -177,8 +178,10 @@ def measured_alone(task: Task) -> Contender:
             ) from error
 
 
-def _end_with_parent() -> None:
-    """A command that is killed would otherwise leave its process fitting for minutes, for nobody."""
+def _begin(limits: ImageLimits) -> None:
+    """With the limits of the parent, and an end with it: a command that is killed would otherwise leave its process
+    fitting for minutes, for nobody."""
+    set_limits(limits)
     parent = multiprocessing.parent_process()
     assert parent is not None
 

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
@@ -14,10 +14,10 @@ from flowgauge.cli.model import seeing
 from flowgauge.cli.output import beside
 from flowgauge.cli.progress import Report
 from flowgauge.domain.errors import DatasetError
-from flowgauge.evaluation.datasets import Entry, Unreadable, sift
+from flowgauge.evaluation.datasets import Entry, Unreadable, picture_of, sift
 from flowgauge.evaluation.feature_cache import Embedded, embedded, restored
 from flowgauge.training.fit import FitSettings, embedder_for
-from flowgauge.vision.decoding import Picture
+from flowgauge.vision.pictures import Pictures
 
 
 @dataclass(frozen=True)
@@ -69,14 +69,14 @@ class Features:
         beside(stored).replace(stored)
         return data
 
-    def _pictures(self) -> list[Picture]:
+    def _pictures(self) -> Pictures:
         """Raises `DatasetError` for one that cannot be read: leaving it out would make another split."""
-        pictures = []
+        pictures = Pictures()
         for done, sample in enumerate(sift(self.entries), start=1):
             if isinstance(sample, Unreadable):
                 raise DatasetError(
                     f"{sample.name} cannot be read. {sample.cause}", "Mend it, or take it out of the data set."
                 )
-            pictures.append(sample.picture)
+            pictures.add(sample.picture, partial(picture_of, sample.entry))
             self.report("reading images", done, len(self.entries))
         return pictures

@@ -12,6 +12,7 @@ from flowgauge.evaluation.datasets import cut_out, outline_of
 from flowgauge.models.prediction import Prediction
 from flowgauge.training.gauge import BATCH, Gauge
 from flowgauge.vision.decoding import Picture, decode
+from flowgauge.vision.pictures import in_batches
 
 
 @dataclass(frozen=True)
@@ -57,18 +58,14 @@ def predict_files(
     """
     if masks is not None:
         _require_masks(paths, masks)
-    for start in range(0, len(paths), BATCH):
-        yield from _predict_batch(gauge, paths[start : start + BATCH], masks)
-        report("judging images", min(start + BATCH, len(paths)), len(paths))
-
-
-def _predict_batch(gauge: Gauge, paths: Sequence[Path], masks: Path | None) -> list[Judged | Unjudged]:
-    pictures = [_picture(path, gauge, masks) for path in paths]
-    predictions = iter(gauge.predict([picture for picture in pictures if isinstance(picture, Picture)]))
-    return [
-        Judged(path, next(predictions)) if isinstance(picture, Picture) else picture
-        for path, picture in zip(paths, pictures, strict=True)
-    ]
+    done = 0
+    opened = ((path, _picture(path, gauge, masks)) for path in paths)
+    for batch in in_batches(opened, BATCH, lambda item: item[1] if isinstance(item[1], Picture) else None):
+        predictions = iter(gauge.predict([picture for _, picture in batch if isinstance(picture, Picture)]))
+        for path, picture in batch:
+            yield Judged(path, next(predictions)) if isinstance(picture, Picture) else picture
+        done += len(batch)
+        report("judging images", done, len(paths))
 
 
 def _picture(path: Path, gauge: Gauge, masks: Path | None) -> Picture | Unjudged:

@@ -17,6 +17,7 @@ from flowgauge.domain.errors import DatasetError
 from flowgauge.evaluation.datasets import Dataset, Entry, Sample, Unreadable, sift
 from flowgauge.models.detector import Progress
 from flowgauge.training.training_set import Embedder
+from flowgauge.vision.pictures import in_batches
 from flowgauge.vision.preprocessing import Preprocessing
 from flowgauge.vision.segmentation import segmented
 
@@ -121,9 +122,8 @@ class _Surveyor:
         self.features: list[tuple[Tensor, Tensor]] = []
         self._embedder, self._total, self._progress = embedder, total, progress
 
-    def look_at(self, batch: Sequence[Entry]) -> Bytes:
+    def look_at(self, found: Sequence[Sample | Unreadable]) -> Bytes:
         """The squares (N, size, size, 3) of those that can be read."""
-        found = list(sift(batch))
         seen = self._embedder.preprocessing.seen
         samples = [replace(item, picture=seen(item.picture)) for item in found if isinstance(item, Sample)]
         self.unreadable += [item for item in found if isinstance(item, Unreadable)]
@@ -137,8 +137,8 @@ class _Surveyor:
         return crops
 
 
-def _batches(entries: Sequence[Entry]) -> Iterator[Sequence[Entry]]:
-    return (entries[start : start + _BATCH] for start in range(0, len(entries), _BATCH))
+def _batches(entries: Sequence[Entry]) -> Iterator[list[Sample | Unreadable]]:
+    return in_batches(sift(entries), _BATCH, lambda item: item.picture if isinstance(item, Sample) else None)
 
 
 def _look(sample: Sample, square: Bytes) -> Look:

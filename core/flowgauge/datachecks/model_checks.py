@@ -18,6 +18,7 @@ from flowgauge.models.prediction import Prediction
 from flowgauge.training.gauge import BATCH, Gauge
 from flowgauge.vision.augmentation import View
 from flowgauge.vision.decoding import Picture
+from flowgauge.vision.pictures import in_batches
 
 MOST = 48
 """Images of either kind that the gauge judges."""
@@ -116,14 +117,14 @@ def _moved(picture: Picture, view: View) -> Picture:
 
 def _looks(entries: Sequence[Entry], gauge: Gauge, progress: Progress) -> tuple[list[_Look], int]:
     """Of those that are rejected and whose mask is not empty; and how many are rejected in all."""
-    looks, rejected = [], 0
-    for start in range(0, len(entries), BATCH):
-        samples = [read(entry) for entry in entries[start : start + BATCH]]
+    looks, rejected, done = [], 0, 0
+    for samples in in_batches(map(read, entries), BATCH, lambda sample: sample.picture):
         for sample, one in zip(samples, gauge.predict([sample.picture for sample in samples]), strict=True):
             if one.score > one.threshold:
                 rejected += 1
                 looks += _look(sample, one)
-        progress("judging defects", min(start + BATCH, len(entries)), len(entries))
+        done += len(samples)
+        progress("judging defects", done, len(entries))
     return looks, rejected
 
 

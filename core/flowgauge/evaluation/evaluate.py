@@ -3,7 +3,6 @@
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import islice
 from typing import TypeVar
 
 from flowgauge.evaluation.datasets import Entry, Sample, Unreadable, evenly, picture_of, read, require_enough, sift
@@ -15,7 +14,7 @@ from flowgauge.evaluation.summary import Case, Measured, summarise
 from flowgauge.models.prediction import Prediction
 from flowgauge.training.gauge import Gauge
 from flowgauge.vision.decoding import Picture
-from flowgauge.vision.pictures import Pictures
+from flowgauge.vision.pictures import Pictures, in_batches
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how much of it is done, and how much there is."""
@@ -82,7 +81,9 @@ def _run(trial: Trial, unreadable: Sequence[Unreadable], conditions: Conditions,
     start = conditions.clock()
     gauge = conditions.fit(pictures, groups, trial.seed, progress)
     fit_seconds = conditions.clock() - start
-    speed = side_by_side(gauge, list(_pictures(evenly(trial.test, BATCH))), conditions.clock)
+    shown = next(in_batches(_pictures(evenly(trial.test, BATCH)), BATCH, lambda picture: picture), [])
+    speed = side_by_side(gauge, shown, conditions.clock)
+    del shown
     cases = tuple(_judged(gauge, trial.test, progress))
     conditions.inspect(gauge, cases)
     measured = Measured(trial, cases, fit_seconds, speed, gauge.manifest.threshold, tuple(unreadable))
@@ -96,7 +97,7 @@ def _pictures(entries: Sequence[Entry]) -> Iterator[Picture]:
 def _judged(gauge: Gauge, entries: Sequence[Entry], progress: Progress) -> Iterator[Case]:
     samples = (sample for sample in sift(entries) if isinstance(sample, Sample))
     counted = _counted(samples, "predicting", len(entries), progress)
-    while batch := list(islice(counted, BATCH)):
+    for batch in in_batches(counted, BATCH, lambda sample: sample.picture):
         predictions = gauge.predict([sample.picture for sample in batch])
         yield from map(_case, batch, predictions)
 

@@ -24,6 +24,7 @@ from flowgauge.domain.errors import DatasetError
 from flowgauge.domain.messages import FrozenModel, Statistics
 from flowgauge.vision.augmentation import PLAIN, View
 from flowgauge.vision.decoding import Picture, SixteenBit, blackened
+from flowgauge.vision.pictures import Pictures
 
 Box = tuple[float, float, float, float]
 
@@ -183,7 +184,10 @@ class Preprocessing(FrozenModel):
 
 def sixteen_bit_rule(pictures: Iterable[Picture]) -> SixteenBit:
     """The narrowest range that holds every value of the 16-bit files among `pictures`; the full one where none are."""
-    peaks = [int(picture.deep.max()) for picture in pictures if picture.deep is not None]
+    if isinstance(pictures, Pictures):
+        peaks = pictures.peaks
+    else:
+        peaks = [int(picture.deep.max()) for picture in pictures if picture.deep is not None]
     return SixteenBit.holding(max(peaks)) if peaks else SixteenBit.FULL_RANGE
 
 
