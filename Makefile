@@ -3,7 +3,7 @@ BIN := .venv/bin
 STAMP := .venv/installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-stack test faults check format reference benchmark memory validate servers up down clean
+.PHONY: help demo demo-stack test field-long faults check format reference benchmark memory validate servers up down clean
 
 help:  ## list these targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -24,6 +24,9 @@ demo-stack: $(STAMP)  ## the same on Kafka, Redis and MinIO, which it starts: tw
 
 test: $(STAMP)  ## all tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile tests/unit tests/contract tests/field tests/integration
+
+field-long: $(STAMP)  ## cases from the field at full length: 10,000 examples of each property, 500 malformed events among 5,000
+	FLOWGAUGE_FIELD_LONG=1 $(BIN)/python -m pytest -n 2 --dist loadscope tests/field/test_time.py tests/field/test_identity.py tests/field/test_images.py tests/field/test_poison.py
 
 faults: $(STAMP)  ## every fault on real servers, at full length, with three seeds: a table, and faults.json
 	$(BIN)/python -m pytest tests/integration/test_faults.py --long --outcomes faults.json

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
+import tests.support.long_runs  # noqa: F401  before hypothesis is used
 from tests.support.redis_servers import redis_cluster
 from tests.support.servers import S3Address, provided, real_kafka, real_redis, real_s3, second_real_s3
 from tests.support.shell import Shell

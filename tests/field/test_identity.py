@@ -34,6 +34,8 @@ from tests.support.streaming import opened as opened_store
 
 LATIN_1 = "prüfling-00.png".encode("latin-1")
 
+IMAGE = png(100)
+
 
 @pytest.fixture(scope="module")
 def empty(tmp_path_factory: pytest.TempPathFactory) -> Objects:
@@ -68,13 +70,13 @@ def test_any_header_bytes_are_an_event_or_a_refusal_that_names_a_header(
     empty: Objects, headers: dict[str, bytes]
 ) -> None:
     texts = {name: header_text(value) for name, value in headers.items()}
-    found = opened(Record(IMAGES, 0, 0, LINE, png(100), texts, START), empty)
+    found = opened(Record(IMAGES, 0, 0, LINE, IMAGE, texts, START), empty)
     assert isinstance(found, Image) or "image: ce_" in found.reason
 
 
 @given(st.binary())
 def test_any_key_is_a_line_or_a_refusal_that_names_it(empty: Objects, key: bytes) -> None:
-    found = opened(Record(IMAGES, 0, 0, header_text(key), png(100), {"ce_id": "x"}, START), empty)
+    found = opened(Record(IMAGES, 0, 0, header_text(key), IMAGE, {"ce_id": "x"}, START), empty)
     assert isinstance(found, Image) or "image: key" in found.reason
 
 

@@ -24,6 +24,7 @@ from tests.support.colours import png48, tiff48
 from tests.support.folders import write_image
 from tests.support.gauges import AT, line, png
 from tests.support.gauges import settings as quick
+from tests.support.long_runs import examples
 from tests.support.shell import Shell
 from tests.support.tiffs import packed_tiff, word_tiff
 
@@ -99,7 +100,7 @@ def test_a_packed_file_that_ends_early_is_refused() -> None:
         decode(packed_tiff(values_of(12), 12)[:-30])
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=max(200, examples(100)), deadline=None)
 @given(st.data())
 def test_any_file_of_8_to_16_bits_is_decoded_or_refused_in_words(data: st.DataObject) -> None:
     bits = data.draw(st.integers(8, 16), "bits")

@@ -35,6 +35,7 @@ from flowgauge.runtime.backend import Store
 from flowgauge.runtime.events import Image, opened
 from flowgauge.runtime.worker import Worker
 from flowgauge.services.retention import PassRetention
+from tests.support.long_runs import examples
 from tests.support.shell import Shell
 from tests.support.streaming import (
     LINE,
@@ -51,6 +52,7 @@ from tests.support.streaming import (
 from tests.support.streaming import opened as opened_store
 
 DAY = 86_400.0
+IMAGE = png(100)
 FAR = [
     "0001-01-01T00:00:00Z",
     "0001-01-01T00:00:00+01:00",
@@ -238,7 +240,7 @@ def test_any_captures_in_any_buffer_are_tested_without_a_fault(
 
 @given(st.one_of(st.datetimes().map(str), st.datetimes(timezones=st.timezones()).map(datetime.isoformat), st.text()))
 def test_any_text_in_ce_time_is_an_instant_in_utc_or_a_refusal_that_names_it(empty: Objects, text: str) -> None:
-    record = Record(IMAGES, 0, 0, LINE, png(100), {"ce_id": "x", "ce_time": text}, START)
+    record = Record(IMAGES, 0, 0, LINE, IMAGE, {"ce_id": "x", "ce_time": text}, START)
     found = opened(record, empty)
     if isinstance(found, Image):
         at = found.event.captured_at
@@ -251,14 +253,14 @@ def test_any_text_in_ce_time_is_an_instant_in_utc_or_a_refusal_that_names_it(emp
 
 @given(st.integers(-(10**19), 10**19))
 def test_any_number_of_a_camera_is_an_instant(empty: Objects, number: int) -> None:
-    record = Record(IMAGES, 0, 0, LINE, png(100), {"ce_id": "x", "ce_time": str(number)}, START)
+    record = Record(IMAGES, 0, 0, LINE, IMAGE, {"ce_id": "x", "ce_time": str(number)}, START)
     found = opened(record, empty)
     assert isinstance(found, Image) or "ce_time" in found.reason
 
 
 @given(st.binary())
 def test_any_bytes_in_ce_time_are_accepted_or_refused_by_name(empty: Objects, value: bytes) -> None:
-    record = Record(IMAGES, 0, 0, LINE, png(100), {"ce_id": "x", "ce_time": header_text(value)}, START)
+    record = Record(IMAGES, 0, 0, LINE, IMAGE, {"ce_id": "x", "ce_time": header_text(value)}, START)
     found = opened(record, empty)
     assert isinstance(found, Image) or "ce_time" in found.reason
 
@@ -285,7 +287,7 @@ def test_any_verdict_on_the_wire_is_read_or_refused(captured_at: datetime, arriv
             Verdict.model_validate(facts)
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(15), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.datetimes(timezones=st.just(UTC)), min_size=1, max_size=3))
 def test_any_captures_go_through_the_whole_pipeline(
     tmp_path_factory: pytest.TempPathFactory, times: list[datetime]

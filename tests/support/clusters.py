@@ -91,11 +91,11 @@ class Cluster:
                 admin.close()
         return len(group["members"]) if group["group_state"] == "Stable" else -1
 
-    def wait(self, what: str, until: Callable[[], bool]) -> None:
+    def wait(self, what: str, until: Callable[[], bool], seconds: float = TIMEOUT_SECONDS) -> None:
         """While the servers are away, `until` does not hold."""
-        deadline = monotonic() + TIMEOUT_SECONDS
+        deadline = monotonic() + seconds
         while not _now(until):
-            assert monotonic() < deadline, f"{what}: not within {TIMEOUT_SECONDS} s"
+            assert monotonic() < deadline, f"{what}: not within {seconds} s"
             sleep(0.1)
 
     def _partition(self, topic: str, number: int) -> Iterator[Record]:

@@ -68,15 +68,23 @@ class SpeedPlant:
         self.workers.append(worker)
         return worker
 
-    def publish(self, count: int, rate: float | None = None, during: Callable[[int], None] = lambda sent: None) -> None:
-        """`count` more images, `rate` a second; captured when they are sent. `during` is called before each."""
-        start = monotonic()
+    def publish(
+        self,
+        count: int,
+        rate: float | None = None,
+        during: Callable[[int], None] = lambda sent: None,
+        of: Sequence[bytes] = (),
+    ) -> None:
+        """`count` more images, `rate` a second; captured when they are sent. `during` is called before each. `of`
+        stands for the line's own images.
+        """
+        start, shown = monotonic(), of or images()
         with ImagePublisher(kafka_settings(os.environ), self.store.objects) as publisher:
             for number in range(count):
                 if rate is not None:
                     sleep(max(0.0, start + number / rate - monotonic()))
                 during(number)
-                publisher.publish(self._event(), images()[self.sent % _VIEWS])
+                publisher.publish(self._event(), shown[self.sent % len(shown)])
                 self.sent += 1
 
     def wait_for_verdicts(self) -> list[Record]:

@@ -23,6 +23,7 @@ from flowgauge.registry.snapshots import SnapshotFiles, publish_snapshot
 from flowgauge.runtime.backend import Store
 from flowgauge.runtime.events import image_record
 from flowgauge.vision.decoding import Picture
+from flowgauge.vision.preprocessing import Crop
 
 LINE = "press-3"
 START = datetime(2026, 3, 1, 6, 0, tzinfo=UTC)
@@ -52,6 +53,9 @@ class BrightnessGauge:
 
     def seen(self, picture: Picture) -> Picture:
         return picture
+
+    def crop(self, picture: Picture) -> Crop:
+        return Crop(picture.pixels, picture.statistics)
 
     def predict(self, pictures: Sequence[Picture]) -> list[Prediction]:
         return [self._prediction(picture) for picture in pictures]
@@ -93,7 +97,7 @@ def load(manifest: bytes, weights: bytes) -> BrightnessGauge:
 def adapt(given: AdaptationInput) -> AdaptationOutcome:
     """Accepts, with a threshold that lies 50 above the buffer's mean."""
     given.progress("adapting", 0.5)
-    mean = float(np.mean([picture.pixels.mean() for _, picture in given.buffered]))
+    mean = float(np.mean([crop.pixels.mean() for _, crop in given.buffered]))
     return _outcome(given, mean + 50, Check(name="finite", value=1, limit=1, passed=True, message="All is finite."))
 
 

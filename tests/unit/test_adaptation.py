@@ -30,11 +30,12 @@ from flowgauge.domain.ports import Buffered
 from flowgauge.meta.outer_loop import Order, meta_gradient
 from flowgauge.models.flows.coupling import CouplingFlow
 from flowgauge.synthetic.procedural import Condition
+from flowgauge.training.gauge import Gauge
 from flowgauge.training.outliers import Rejection, suspect
 from flowgauge.training.snapshot import load, save
 from flowgauge.training.thresholds import QuartileRule, Rule
 from flowgauge.vision.decoding import Picture
-from flowgauge.vision.preprocessing import Aspect
+from flowgauge.vision.preprocessing import Aspect, Crop
 from tests.support.gauges import AT, SIZE, defects, gauge, goods
 
 DRIFTED = Condition(gain=0.8, contrast=0.85)
@@ -212,9 +213,12 @@ def test_both_rules_reject_images(rule: QuartileRule) -> None:
     assert not suspicion.kept[:6].any()
 
 
-def _buffered(pictures: list[Picture]) -> list[tuple[Buffered, Picture]]:
+def _buffered(pictures: list[Picture], anchor: Gauge) -> list[tuple[Buffered, Crop]]:
     return [
-        (Buffered(f"image-{i}", f"uri-{i}", picture.sha256, AT + timedelta(seconds=i), None, "pass", ""), picture)
+        (
+            Buffered(f"image-{i}", f"uri-{i}", picture.sha256, AT + timedelta(seconds=i), None, "pass", ""),
+            anchor.crop(picture),
+        )
         for i, picture in enumerate(pictures)
     ]
 
@@ -237,9 +241,9 @@ def _given(detector: str = "featureflow") -> AdaptationInput:
         at=AT,
         anchor=gauge(detector),
         parent=gauge(detector),
-        buffered=_buffered(_dirty_buffer()),
-        golden_good=goods(range(300, 304)),
-        golden_defect=defects(range(300, 306), DRIFTED),
+        buffered=_buffered(_dirty_buffer(), gauge(detector)),
+        golden_good=[gauge(detector).crop(picture) for picture in goods(range(300, 304))],
+        golden_defect=[gauge(detector).crop(picture) for picture in defects(range(300, 306), DRIFTED)],
         seed=7,
         progress=lambda what, share: None,
     )
@@ -362,15 +366,16 @@ def test_a_candidate_that_accepts_everything_is_refused() -> None:
     blunt = deepcopy(anchor)
     limit = anchor.manifest.threshold.model_copy(update={"value": 1e6, "low": 1e6, "high": 1e6})
     blunt.manifest = anchor.manifest.model_copy(update={"threshold": limit})
-    recent = Recent(blunt, anchor, goods(range(500, 512)), seed=0, copies=2)
-    report = check_candidate(recent, _outcome().trace, [], defects(range(500, 506)), GateSettings())
+    recent = Recent(blunt, anchor, anchor.manifest.preprocessing.crops(goods(range(500, 512))), seed=0, copies=2)
+    shown = [anchor.crop(picture) for picture in defects(range(500, 506))]
+    report = check_candidate(recent, _outcome().trace, [], shown, GateSettings())
     failed = {check.name for check in report.checks if not check.passed}
     assert failed >= {"sensitivity to synthetic anomalies", "golden set's defects caught"}
 
 
 def test_a_buffer_too_small_to_split_is_refused() -> None:
     with pytest.raises(UserError, match="too few"):
-        adapt(replace(_given(), buffered=_buffered(goods(range(100, 104)))))
+        adapt(replace(_given(), buffered=_buffered(goods(range(100, 104)), gauge())))
 
 
 def test_images_without_an_object_neither_train_nor_test() -> None:
@@ -381,7 +386,7 @@ def test_images_without_an_object_neither_train_nor_test() -> None:
     )
     whole = np.ones((SIZE, SIZE), dtype=bool)
     pictures = [picture.cut_out(whole & (i % 4 != 0)) for i, picture in enumerate(_dirty_buffer())]
-    given = replace(_given(), anchor=anchor, parent=anchor, buffered=_buffered(pictures))
+    given = replace(_given(), anchor=anchor, parent=anchor, buffered=_buffered(pictures, anchor))
     shown = replace(given, buffered=[item for i, item in enumerate(given.buffered) if i % 4 != 0])
     outcome = adapt(given)
     assert outcome.weights == adapt(shown).weights

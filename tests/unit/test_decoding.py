@@ -52,6 +52,10 @@ def store(tmp_path: Path) -> Store:
     return store
 
 
+def opened_of(prefetching: Prefetch, records: list[Record]) -> list[Image | Refused]:
+    return [item for portion in prefetching.portions(records) for item in portion]
+
+
 def offsets(items: list[Image | Refused]) -> list[int]:
     return [item.record.offset for item in items]
 
@@ -61,11 +65,11 @@ def test_what_was_foreseen_is_opened_once_and_comes_in_its_order(
 ) -> None:
     *sent, last = records(store.log, IMAGES)[:9]
     prefetching = Prefetch(store.objects, threads)
-    assert offsets(prefetching.images([last])) == [8], "which tells how large images are"
+    assert offsets(opened_of(prefetching, [last])) == [8], "which tells how large images are"
     prefetching.prefetch(sent[:6])
     prefetching.prefetch(sent[2:6])
-    assert offsets(prefetching.images(sent[:3])) == [0, 1, 2]
-    assert offsets(prefetching.images(sent[3:])) == [3, 4, 5, 6, 7]
+    assert offsets(opened_of(prefetching, sent[:3])) == [0, 1, 2]
+    assert offsets(opened_of(prefetching, sent[3:])) == [3, 4, 5, 6, 7]
     assert sorted(calls.offsets) == list(range(9))
 
 
@@ -74,7 +78,7 @@ def test_nothing_is_opened_ahead_without_threads(store: Store, calls: Calls) -> 
     prefetching = Prefetch(store.objects)
     prefetching.prefetch(sent)
     assert calls.offsets == []
-    assert offsets(prefetching.images(sent)) == [0, 1, 2, 3]
+    assert offsets(opened_of(prefetching, sent)) == [0, 1, 2, 3]
 
 
 def test_a_store_that_was_away_when_an_image_was_foreseen_is_asked_again(
@@ -85,34 +89,50 @@ def test_a_store_that_was_away_when_an_image_was_foreseen_is_asked_again(
     prefetching = Prefetch(store.objects, threads)
     prefetching.prefetch(sent)
     with pytest.raises(Unavailable):
-        prefetching.images(sent)
-    assert offsets(prefetching.images(sent)) == [0, 1]
+        opened_of(prefetching, sent)
+    assert offsets(opened_of(prefetching, sent)) == [0, 1]
 
 
 def test_what_never_has_its_turn_does_not_pile_up(store: Store, calls: Calls, threads: ThreadPoolExecutor) -> None:
     first, *sent = records(store.log, IMAGES)
     prefetching = Prefetch(store.objects, threads)
-    assert offsets(prefetching.images([first])) == [0]
+    assert offsets(opened_of(prefetching, [first])) == [0]
     for record in sent:
         prefetching.prefetch([record])
     assert len(prefetching) == 64
-    assert offsets(prefetching.images(sent)) == list(range(1, MANY))
+    assert offsets(opened_of(prefetching, sent)) == list(range(1, MANY))
     assert len(prefetching) == 0
 
 
-def test_decoded_images_that_wait_have_a_room_in_bytes(
+def test_decoded_images_have_a_room_in_bytes(
     store: Store, calls: Calls, threads: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sent = records(store.log, IMAGES)
     prefetching = Prefetch(store.objects, threads)
     prefetching.prefetch(sent)
     assert len(prefetching) == 4, "nothing has told its size yet"
-    (image,) = prefetching.images(sent[:1])
+    (image,) = opened_of(prefetching, sent[:1])
     assert isinstance(image, Image)
-    monkeypatch.setattr(events_module, "_ROOM_BYTES", 7 * image.picture.pixels.nbytes + 1)
+    monkeypatch.setattr(events_module, "_ROOM_BYTES", 4 * 7 * image.picture.pixels.nbytes + 1)
     prefetching.prefetch(sent[1:])
     assert len(prefetching) == 7
+    assert [len(portion) for portion in prefetching.portions(sent[1:20])] == [7, 7, 5]
     monkeypatch.setattr(events_module, "_ROOM_BYTES", 1)
-    prefetching.prefetch(sent[1:])
+    prefetching.prefetch(sent[20:])
     assert len(prefetching) == 1, "one always fits"
-    assert offsets(prefetching.images(sent[1:])) == list(range(1, MANY))
+    assert offsets(opened_of(prefetching, sent[20:])) == list(range(20, MANY))
+
+
+def test_a_large_camera_beside_small_ones_does_not_fill_the_memory(
+    store: Store, threads: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    send(store, [(f"large-{number}", png(100, number, side=64)) for number in range(8)], line="large")
+    small, large = (
+        [record for record in records(store.log, IMAGES) if record.key == line] for line in (streaming.LINE, "large")
+    )
+    monkeypatch.setattr(events_module, "_ROOM_BYTES", 4 * 2 * 64 * 64 * 3)
+    for these in (None, threads):
+        prefetching = Prefetch(store.objects, these)
+        assert [len(portion) for portion in prefetching.portions(small[:16])] == [4, 12]
+        assert [len(portion) for portion in prefetching.portions(large)][1:] == [2, 2]
+        assert len(next(prefetching.portions([*small[:16], *large]))) == 17

@@ -89,7 +89,7 @@ def test_defects_of_one_half_train_with_their_classes(store: Store) -> None:
     add_golden(store.objects, "a", Label.GOOD, "another", png(line().good(20).pixels))
     expected = {each.image_id: each.kind for each in golden_set(store.objects, "a") if not each.is_hold_out}
     expected.pop("another", None)
-    found = training_defects(store.objects, "a")
+    found = list(training_defects(store.objects, "a"))
     assert 0 < len(found) < 12
     assert sorted(kind for _, kind in found) == sorted(expected.values())
 

@@ -124,4 +124,4 @@ def test_about_half_of_the_golden_set_tests_and_always_the_same_half(store: Stor
     assert chosen == [image_id for image_id in ids if is_hold_out(image_id)]
     for image_id in ids[:6]:
         add_golden(store.objects, LINE, Label.GOOD, image_id, png(100))
-    assert len(hold_out_pictures(store.objects, LINE, Label.GOOD)) == sum(map(is_hold_out, ids[:6]))
+    assert len(list(hold_out_pictures(store.objects, LINE, Label.GOOD))) == sum(map(is_hold_out, ids[:6]))

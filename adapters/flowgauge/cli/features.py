@@ -3,7 +3,7 @@
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
@@ -18,11 +18,12 @@ from flowgauge.cli.options import Device
 from flowgauge.cli.output import beside, warn
 from flowgauge.cli.progress import Report
 from flowgauge.domain.errors import DatasetError, UserError
-from flowgauge.evaluation.datasets import Entry, Unreadable, sift
+from flowgauge.evaluation.datasets import Entry, Unreadable, picture_of, sift
 from flowgauge.evaluation.feature_cache import Embedded, embedded, restored
 from flowgauge.evaluation.splits import Split, groups_of, read_groups, read_splits, trial
 from flowgauge.services.fit import with_bit_depth
 from flowgauge.training.fit import FitSettings, embedder_for
+from flowgauge.vision.pictures import Pictures
 
 Cache = Annotated[
     Path | None,
@@ -64,14 +65,14 @@ class Features:
             embedder = embedder_for(self.settings, self.device)
             shape = embedder.backbone.shape(embedder.preprocessing.size)
             return restored(names, shape, embedder.detector, load_file(stored))
-        pictures = []
+        pictures = Pictures()
         for done, sample in enumerate(sift(self.entries), start=1):
             # leaving an image out, as fits to a folder do, would make another split
             if isinstance(sample, Unreadable):
                 raise DatasetError(
                     f"{sample.name} cannot be read. {sample.cause}", "Mend it, or take it out of the data set."
                 )
-            pictures.append(sample.picture)
+            pictures.add(sample.picture, partial(picture_of, sample.entry))
             self.report("reading images", done, len(self.entries))
         data = embedded(names, pictures, with_bit_depth(self.settings, pictures, warn), self.device, self.report)
         stored.parent.mkdir(parents=True, exist_ok=True)

@@ -18,6 +18,7 @@ from flowgauge.evaluation.datasets import cut_out, outline_of
 from flowgauge.services.snapshots import stored_gauge
 from flowgauge.training.gauge import BATCH, Gauge
 from flowgauge.vision.decoding import Picture, decode
+from flowgauge.vision.pictures import in_batches
 
 
 def score(
@@ -74,11 +75,11 @@ def _predict(gauge: Gauge, paths: Sequence[Path], masks: Path | None, report: Re
             raise UserError(
                 f"Several images have the mask {shared[0]}.", "Score images of one name one folder at a time."
             )
-    for start in range(0, len(paths), BATCH):
-        batch = paths[start : start + BATCH]
-        read = [_read(path, gauge, masks) for path in batch]
-        predictions = iter(gauge.predict([picture for picture in read if isinstance(picture, Picture)]))
-        for path, picture in zip(batch, read, strict=True):
+    done = 0
+    read = ((path, _read(path, gauge, masks)) for path in paths)
+    for batch in in_batches(read, BATCH, lambda item: item[1] if isinstance(item[1], Picture) else None):
+        predictions = iter(gauge.predict([picture for _, picture in batch if isinstance(picture, Picture)]))
+        for path, picture in batch:
             if isinstance(picture, str):
                 yield {"image": str(path), "error": picture}
                 continue
@@ -91,7 +92,8 @@ def _predict(gauge: Gauge, paths: Sequence[Path], masks: Path | None, report: Re
                 "reasons": list(found.reasons),
                 "regions": [region.model_dump() for region in found.regions],
             }
-        report("judging images", start + len(batch), len(paths))
+        done += len(batch)
+        report("judging images", done, len(paths))
 
 
 def _read(path: Path, gauge: Gauge, masks: Path | None) -> Picture | str:

@@ -10,6 +10,7 @@ from flowgauge.domain.messages import from_epoch, header_text
 from flowgauge.domain.ports import Clock, Outgoing, Record
 from flowgauge.kafka.auth_probe import ensure_admitted
 from flowgauge.kafka.faults import kafka_faults
+from flowgauge.kafka.header_names import any_names_in_logs
 from flowgauge.kafka.settings import LARGEST_DEAD_LETTER, KafkaSettings
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
 from kafka.errors import KafkaConnectionError, KafkaError, KafkaTimeoutError, OffsetOutOfRangeError, for_code
@@ -42,6 +43,7 @@ class KafkaLog:
     """
 
     def __init__(self, settings: KafkaSettings, clock: Clock) -> None:
+        any_names_in_logs()
         self.settings = settings
         self._clock = clock
         self._lock = Lock()

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from importlib.metadata import version as installed_version
 
+import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
@@ -75,14 +76,14 @@ class _Adaptation:
         self._given = given
         self._anchor = anchor
         self._settings = settings
-        seen = [(entry, anchor.seen(picture)) for entry, picture in given.buffered]
-        clear = [item for item in seen if not anchor.manifest.preprocessing.unclear_reasons(item[1])]
+        clear = [item for item in given.buffered if not item[1].unclear_reasons]
         held_back = _hold_out_parts([part_of(entry) for entry, _ in clear], settings.recent)
         self.training = [item for item in clear if part_of(item[0]) not in held_back]
-        self.hold_out = [picture for entry, picture in clear if part_of(entry) in held_back]
-        if not self.hold_out or len(self.training) < 2 * settings.refinement.folds:
+        hold_out = [crop.pixels for entry, crop in clear if part_of(entry) in held_back]
+        if not hold_out or len(self.training) < 2 * settings.refinement.folds:
             counts = f"{len(clear)} of {len(given.buffered)} buffered images can train or judge"
             raise UserError(f"{counts}, too few to adapt.", "Let more images pass.")
+        self.hold_out = np.stack(hold_out)
 
     def candidate(self) -> tuple[Gauge, AdaptationTrace]:
         groups = [part_of(entry) for entry, _ in self.training]
@@ -112,7 +113,7 @@ class _Adaptation:
     def _data(self) -> AdaptationData:
         anchor = self._anchor
         embedder = Embedder(anchor.backbone, anchor.manifest.preprocessing, anchor.detector)
-        crops = anchor.manifest.preprocessing.crops([picture for _, picture in self.training])
+        crops = np.stack([crop.pixels for _, crop in self.training])
         views, further = anchor.detector.views, tuple[View, ...]()
         if isinstance(anchor.detector, Ensemble):
             further = tuple(view for view in anchor.detector.training_views(len(crops)) if view not in views)
@@ -129,7 +130,7 @@ class _Adaptation:
     def _manifest(self, refined: Refined, groups: list[str]) -> Manifest:
         """The anchor's, with what the buffer changed."""
         given, facts = self._given, self._anchor.manifest
-        kept = [picture for (_, picture), keep in zip(self.training, refined.suspicion.kept, strict=True) if keep]
+        kept = [crop for (_, crop), keep in zip(self.training, refined.suspicion.kept, strict=True) if keep]
         return facts.model_copy(
             update={
                 "version": given.version,
@@ -141,7 +142,7 @@ class _Adaptation:
                 "threshold": self._threshold(refined, groups),
                 "calibration": Calibration.of(refined.scores[refined.suspicion.kept]),
                 "map_scale": map_scale(refined.maps[torch.from_numpy(refined.suspicion.kept)]),
-                "ranges": ranges_of([picture.statistics for picture in kept]),
+                "ranges": ranges_of([crop.statistics for crop in kept]),
             }
         )
 

@@ -9,7 +9,7 @@ from flowgauge.domain.messages import AdaptationRequest
 from flowgauge.domain.ports import Buffered
 from flowgauge.domain.trace import AdaptationTrace, GateReport
 from flowgauge.models.prediction import Predictor
-from flowgauge.vision.decoding import Picture
+from flowgauge.vision.preprocessing import Crop
 
 Progress = Callable[[str, float], None]
 """Told what is being done and the share of it that is done, in [0, 1]; called often enough to renew a lease by."""
@@ -19,7 +19,8 @@ Progress = Callable[[str, float], None]
 class AdaptationInput:
     """`buffered` are the line's images that may train, oldest capture first. `anchor` is where the candidate starts and
     what it is held to; `parent` is the active gauge; they are the same object right after a `fit`. `golden_*` are the
-    half of the golden set that judges. The candidate's version is `version`, made `at` that time by its manifest (the
+    half of the golden set that judges. All are crops by the anchor: a buffer of a large camera's pictures would not fit
+    into memory. The candidate's version is `version`, made `at` that time by its manifest (the
     request's own, so that a redelivered one makes the same bytes), and all chance comes from `seed`."""
 
     line: str
@@ -27,9 +28,9 @@ class AdaptationInput:
     at: datetime
     anchor: Predictor
     parent: Predictor
-    buffered: Sequence[tuple[Buffered, Picture]]
-    golden_good: Sequence[Picture]
-    golden_defect: Sequence[Picture]
+    buffered: Sequence[tuple[Buffered, Crop]]
+    golden_good: Sequence[Crop]
+    golden_defect: Sequence[Crop]
     seed: int
     progress: Progress
 

@@ -11,7 +11,7 @@ from flowgauge.domain.messages import FrozenModel
 from flowgauge.domain.trace import AdaptationTrace, Check, GateReport
 from flowgauge.training.gauge import Gauge, score_by_each
 from flowgauge.training.training_set import Crops, add_anomalies
-from flowgauge.vision.decoding import Picture
+from flowgauge.vision.preprocessing import Crop
 
 Scores = NDArray[np.float64]
 
@@ -34,10 +34,9 @@ class GateSettings(FrozenModel):
 class Recent:
     """The line's most recent buffered images, which did not train, as candidate and parent score them."""
 
-    def __init__(self, candidate: Gauge, parent: Gauge, pictures: Sequence[Picture], seed: int, copies: int) -> None:
+    def __init__(self, candidate: Gauge, parent: Gauge, crops: Crops, seed: int, copies: int) -> None:
         self.candidate, self.parent = candidate, parent
         preprocessing = candidate.manifest.preprocessing
-        crops = preprocessing.crops(pictures)
         self.plain = self.pair(crops)
         # what both find most ordinary is what anomalies are drawn on: real ones would blur the check
         ordinary = np.argsort(self.plain.ranks())[: max(1, round(0.6 * len(crops)))]
@@ -86,8 +85,8 @@ class _Pair:
 def check_candidate(
     recent: Recent,
     trace: AdaptationTrace,
-    golden_good: Sequence[Picture],
-    golden_defect: Sequence[Picture],
+    golden_good: Sequence[Crop],
+    golden_defect: Sequence[Crop],
     settings: GateSettings,
 ) -> GateReport:
     """All checks, passed or not: a refusal names every reason."""
@@ -132,14 +131,13 @@ def check_candidate(
             f"recent scores lie {shift:.1f} deviations from where its calibration puts them",
         ),
     ]
-    crops = recent.candidate.manifest.preprocessing.crops
     if golden_defect:
-        seen = recent.pair(crops(golden_defect))
+        seen = recent.pair(np.stack([crop.pixels for crop in golden_defect]))
         words = f"it catches {seen.alarms:.0%} of the golden set's defects, the active gauge {seen.parent_alarms:.0%}"
         limit = seen.parent_alarms - settings.golden_slack
         checks.append(_at_least("golden set's defects caught", seen.alarms, limit, words))
     if golden_good:
-        seen = recent.pair(crops(golden_good))
+        seen = recent.pair(np.stack([crop.pixels for crop in golden_good]))
         words = f"it alarms on {seen.alarms:.0%} of the golden set's good images, the active gauge on"
         words = f"{words} {seen.parent_alarms:.0%}"
         # reported and no more: the golden set's good images may predate the drift

@@ -22,6 +22,7 @@ from flowgauge.evaluation.datasets import Entry, evenly, read
 from flowgauge.models.detector import Progress
 from flowgauge.training.gauge import BATCH, Gauge
 from flowgauge.training.thresholds import Scores
+from flowgauge.vision.pictures import in_batches
 
 FEWEST = 10
 """Of each class; of fewer, hardly any difference would be sure."""
@@ -223,9 +224,8 @@ def positions_check(seen: ImageStatistics, gauge: Gauge, progress: Progress) -> 
 
 def _rejected(entries: Sequence[Entry], gauge: Gauge, progress: Progress) -> tuple[list[_Rejected], int]:
     """Of those that are rejected, the ones whose mask is not empty; and how many are rejected in all."""
-    found, rejected = list[_Rejected](), 0
-    for start in range(0, len(entries), BATCH):
-        samples = [read(entry) for entry in entries[start : start + BATCH]]
+    found, rejected, done = list[_Rejected](), 0, 0
+    for samples in in_batches(map(read, entries), BATCH, lambda sample: sample.picture):
         predictions = gauge.predict([sample.picture for sample in samples])
         for sample, one in zip(samples, predictions, strict=True):
             if one.score <= one.threshold:
@@ -240,5 +240,6 @@ def _rejected(entries: Sequence[Entry], gauge: Gauge, progress: Progress) -> tup
             close = ndimage.binary_dilation(touched, iterations=max(1, round(_NEAR * max(heat.shape))))
             peak = np.unravel_index(int(heat.argmax()), heat.shape)
             found.append(_Rejected(sample.entry.name, float(heat[close].sum() / heat.sum()), not close[peak]))
-        progress("judging defects", min(start + BATCH, len(entries)), len(entries))
+        done += len(samples)
+        progress("judging defects", done, len(entries))
     return found, rejected

@@ -19,6 +19,7 @@ from flowgauge.models.detector import Progress
 from flowgauge.training.thresholds import Scores
 from flowgauge.training.training_set import Embedder
 from flowgauge.vision.decoding import statistics
+from flowgauge.vision.pictures import in_batches
 from flowgauge.vision.preprocessing import Preprocessing
 from flowgauge.vision.segmentation import segmented
 
@@ -153,10 +154,9 @@ class _Reading:
         self._embedder, self._total, self._progress = embedder, total, progress
 
     def batches(self, entries: Sequence[Entry]) -> Iterator[Bytes]:
-        """The squares (N, size, size, 3) of those that can be read, batch by batch; looks at each of them."""
+        """The crops (N, size, size, 3) of those that can be read, batch by batch; looks at each of them."""
         backbone, preprocessing = self._embedder.backbone, self._embedder.preprocessing
-        for start in range(0, len(entries), _BATCH):
-            found = list(sift(entries[start : start + _BATCH]))
+        for found in in_batches(sift(entries), _BATCH, lambda item: item.picture if isinstance(item, Sample) else None):
             seen = preprocessing.seen
             samples = [replace(item, picture=seen(item.picture)) for item in found if isinstance(item, Sample)]
             self.unreadable += [item for item in found if isinstance(item, Unreadable)]

@@ -10,8 +10,10 @@ REASON = "flowgauge_reason"
 TOPIC, PARTITION, OFFSET = "flowgauge_topic", "flowgauge_partition", "flowgauge_offset"
 GENERATION = "flowgauge_generation"
 REPLAYED_FROM = "flowgauge_replayed_from"
-# characters; a reason may quote what was sent, and a letter must not outgrow its topic
-_LONGEST_REASON = 1_000
+# a letter must not outgrow its topic, or it can never be written: bytes that are no text become four times as long
+_LONGEST_REASON = 1_000  # characters; it may quote what was sent
+_LONGEST_HEADER = 4_096  # characters; shorter, and what replays an image is cut
+_MOST_HEADERS = 32 * 1024  # bytes, half of what a topic of dead letters takes beyond the largest image
 
 _OURS = (REASON, TOPIC, PARTITION, OFFSET, GENERATION, REPLAYED_FROM)
 
@@ -27,7 +29,7 @@ class Origin:
 
 def dead_letter(line: str, value: bytes, headers: Mapping[str, str], reason: str) -> Outgoing:
     """One that never reached a topic."""
-    return Outgoing(DEAD_LETTERS, line, value, {**headers, REASON: reason[:_LONGEST_REASON]})
+    return Outgoing(DEAD_LETTERS, line, value, {**_within_bounds(headers), REASON: reason[:_LONGEST_REASON]})
 
 
 def dead_lettered(record: Record, reason: str, generation: int = 0) -> Outgoing:
@@ -40,7 +42,20 @@ def dead_lettered(record: Record, reason: str, generation: int = 0) -> Outgoing:
         GENERATION: str(generation),
         REASON: reason[:_LONGEST_REASON],
     }
-    return Outgoing(DEAD_LETTERS, record.key, record.value, {**record.headers, **origin}, record.partition)
+    headers = _within_bounds(record.headers) | origin
+    return Outgoing(DEAD_LETTERS, record.key[:_LONGEST_HEADER], record.value, headers, record.partition)
+
+
+def _within_bounds(headers: Mapping[str, str]) -> dict[str, str]:
+    """Without those for which there is no room, and long ones cut."""
+    kept, left = {}, _MOST_HEADERS
+    for name, text in headers.items():
+        text = text[:_LONGEST_HEADER]
+        size = len(name.encode()) + len(text.encode())
+        if size <= left:
+            kept[name] = text
+            left -= size
+    return kept
 
 
 def origin_of(letter: Record) -> Origin | None:

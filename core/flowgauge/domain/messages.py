@@ -243,6 +243,9 @@ class SnapshotAnnouncement(Message):
     at: Instant = Field(description="when")
 
 
+# characters: longer, and a verdict or an alert that names some outgrows its topic, which stops a worker for ever;
+# shorter, and paths that cameras give as ids are refused
+_LONGEST_ID = 1024
 KEY = "key"
 HEADERS = {
     "image_id": "ce_id",
@@ -255,19 +258,28 @@ HEADERS = {
 """Where each field of an event comes from."""
 
 
+# bytes: spelling out three megabytes takes 2 s, in which a member of a group cannot say that it lives; fewer than four
+# for each character that an id may have, and different ids become one
+_SPELLED = 4 * _LONGEST_ID
+
+
 def header_text(value: bytes) -> str:
-    """The text of a header or key. Bytes that are no UTF-8 are spelled out, so that different ones stay different."""
-    return value.decode(errors="backslashreplace")
+    """The text of a header or key. Bytes that are no UTF-8 are spelled out, so that different ones stay different; of a
+    value that is longer than any field may be, those beyond `_SPELLED` are left out."""
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return value[:_SPELLED].decode(errors="backslashreplace")
 
 
 class Event(FrozenModel):
     """An image event's identity, out of its CloudEvents headers."""
 
-    image_id: str = Field(min_length=1, max_length=1024)
-    source: str
-    line: Line
+    image_id: str = Field(min_length=1, max_length=_LONGEST_ID)
+    line: Line  # before the source, which names it where none is given
+    source: str = Field(max_length=_LONGEST_ID)
     captured_at: CaptureTime
-    subject: str | None = None
+    subject: str | None = Field(None, max_length=_LONGEST_ID)
     use_for_training: bool = True
 
     def headers(self) -> dict[str, str]:

@@ -147,7 +147,7 @@ class DriftReplay:
         buffered = [
             (
                 Buffered(s.image_id, "", s.picture.sha256, at + timedelta(seconds=second), None, "", "", s.part),
-                s.picture,
+                anchor.crop(s.picture),
             )
             for second, s in enumerate([*self.replayed, *buffer])
         ]

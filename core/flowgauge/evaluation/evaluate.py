@@ -38,7 +38,7 @@ from flowgauge.models.prediction import Prediction
 from flowgauge.training.gauge import Gauge
 from flowgauge.vision.augmentation import PLAIN
 from flowgauge.vision.decoding import Picture
-from flowgauge.vision.pictures import Pictures
+from flowgauge.vision.pictures import Pictures, in_batches
 
 GRID = (256, 256)
 """The side at which the literature reports MVTec AD. Finer grids cost memory (maps of all test images are held at a
@@ -120,8 +120,10 @@ def _run(trial: Trial, unreadable: Sequence[Unreadable], conditions: Conditions,
     start = conditions.clock()
     gauge = conditions.fit(pictures, parts, trial.seed, progress)
     fit_seconds = conditions.clock() - start
-    timed = [sample.picture for sample in sift(evenly(trial.test, BATCH)) if isinstance(sample, Sample)]
+    readable = (sample.picture for sample in sift(evenly(trial.test, BATCH)) if isinstance(sample, Sample))
+    timed = next(in_batches(readable, BATCH, lambda picture: picture), [])
     speed = side_by_side(gauge, timed, conditions.clock)
+    del timed  # pictures at the camera's size
     cases = list(_predicted(gauge, trial.test, progress))
     conditions.inspect(gauge, cases)
     scores, defective = _scores(cases), _defective(cases)
@@ -165,7 +167,7 @@ def _run(trial: Trial, unreadable: Sequence[Unreadable], conditions: Conditions,
 def _predicted(gauge: Gauge, entries: Sequence[Entry], progress: Progress) -> Iterator[Case]:
     samples = (sample for sample in sift(entries) if isinstance(sample, Sample))
     counted = _counted(samples, "predicting", len(entries), progress)
-    while batch := list(islice(counted, BATCH)):
+    for batch in in_batches(counted, BATCH, lambda sample: sample.picture):
         for sample, prediction in zip(batch, gauge.predict([sample.picture for sample in batch]), strict=True):
             map_hw = Image.fromarray(np.ascontiguousarray(prediction.anomaly_map, dtype=np.float32))
             mask = None

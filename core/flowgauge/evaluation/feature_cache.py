@@ -1,6 +1,6 @@
 """A data set as a detector sees it: every image embedded once, for many fits to parts of it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -67,7 +67,7 @@ class Embedded:
 
 
 def embedded(
-    names: Sequence[str], pictures: Sequence[Picture], settings: FitSettings, device: str, progress: Progress
+    names: Sequence[str], pictures: Collection[Picture], settings: FitSettings, device: str, progress: Progress
 ) -> Embedded:
     """Run all pictures, and copies of them with synthetic anomalies, through the frozen backbone."""
     embedder = embedder_for(settings, device).measured(pictures)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from flowgauge.domain.messages import Decision, Region
 from flowgauge.vision.decoding import Picture
+from flowgauge.vision.preprocessing import Crop
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,9 @@ class Predictor(Protocol):
 
     def seen(self, picture: Picture) -> Picture:
         """As the gauge sees it: 16-bit values by its own rule."""
+
+    def crop(self, picture: Picture) -> Crop:
+        """What the gauge needs of it to learn."""
 
     def predict(self, pictures: Sequence[Picture]) -> list[Prediction]:
         """One prediction per picture, in order; a picture's prediction does not depend on its neighbours."""

@@ -1,7 +1,7 @@
 """The first gauge of a line, from good images: what a person asks for with `flowgauge fit`."""
 
 import hashlib
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from importlib.metadata import version as installed_version
@@ -96,7 +96,7 @@ def fit(
     at: datetime,
     groups: Sequence[str] | None = None,
     init: Initialization | None = None,
-    labelled: Sequence[Labelled] = (),
+    labelled: Iterable[Labelled] = (),
     seed: int = 0,
     device: str = "cpu",
     progress: Progress = lambda what, done, total: None,
@@ -112,20 +112,22 @@ def fit(
     groups = list(groups) if groups is not None else [str(index) for index in range(len(pictures))]
     embedder = embedder_for(settings, device).measured(pictures)
     backbone, preprocessing = embedder.backbone, embedder.preprocessing
-    looked_at = [_looked_at(preprocessing, picture) for picture in pictures]
-    groups = [group for group, looked in zip(groups, looked_at, strict=True) if looked is not None]
-    clear = [looked for looked in looked_at if looked is not None]
+    looked_at = [preprocessing.crop(picture) for picture in pictures]
+    groups = [group for group, crop in zip(groups, looked_at, strict=True) if not crop.unclear_reasons]
+    clear = [crop for crop in looked_at if not crop.unclear_reasons]
     folds = folds_of(groups, settings.folds)
     if init is not None:
         init.require_backbone(backbone.spec)
     trainer = Trainer(settings, backbone.shape(preprocessing.size), seed, progress, init)
-    crops = np.stack([square for square, _ in clear])
+    crops = np.stack([crop.pixels for crop in clear])
     _require_different(crops)
     training_set = embedder.training_set(crops, seed=seed, progress=progress).showing(groups)
-    if labelled:
-        defects = preprocessing.crops([picture for picture, _ in labelled])
-        embedding = embedder.embed(defects, progress, what="reading labelled defects")
-        training_set = training_set.labelled(embedding, [kind for _, kind in labelled])
+    # a crop each: labelled defects may be pictures at the camera's size, decoded one by one
+    defects = [(preprocessing.square(picture), kind) for picture, kind in labelled]
+    if defects:
+        squares = np.stack([square for square, _ in defects])
+        embedding = embedder.embed(squares, progress, what="reading labelled defects")
+        training_set = training_set.labelled(embedding, [kind for _, kind in defects])
     suspects = trainer.suspects(training_set, folds)
     detector = trainer.trained(training_set.without(suspects), "all images")
     held_out = trainer.cross_fitted(training_set, folds, suspects, scale_of=detector)
@@ -145,16 +147,10 @@ def fit(
         threshold=settings.threshold(scores, folds, groups, seed),
         calibration=Calibration.of(scores),
         map_scale=map_scale(held_out.maps),
-        ranges=ranges_of([statistics for _, statistics in clear]),
+        ranges=ranges_of([crop.statistics for crop in clear]),
         weights_sha256=_UNNAMED,
     )
     return _named(Gauge(manifest, backbone, detector.to(device)))
-
-
-def _looked_at(preprocessing: Preprocessing, picture: Picture) -> tuple[NDArray[np.uint8], Statistics] | None:
-    """What a fit keeps of a picture, its square and its statistics; None where its object is in doubt."""
-    picture = preprocessing.seen(picture)
-    return None if preprocessing.unclear_reasons(picture) else (preprocessing.square(picture), picture.statistics)
 
 
 def embedder_for(settings: FitSettings, device: str) -> Embedder:

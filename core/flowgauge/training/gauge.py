@@ -16,7 +16,7 @@ from flowgauge.training.manifest import Manifest
 from flowgauge.vision.augmentation import View
 from flowgauge.vision.decoding import Picture
 from flowgauge.vision.heatmaps import regions
-from flowgauge.vision.preprocessing import Preprocessing
+from flowgauge.vision.preprocessing import Crop, Preprocessing
 
 Item = TypeVar("Item")
 
@@ -46,6 +46,9 @@ class Gauge:
 
     def seen(self, picture: Picture) -> Picture:
         return self.manifest.preprocessing.seen(picture)
+
+    def crop(self, picture: Picture) -> Crop:
+        return self.manifest.preprocessing.crop(picture)
 
     def predict(self, pictures: Sequence[Picture]) -> list[Prediction]:
         """One prediction per picture, in order; a picture's prediction does not depend on its neighbours."""

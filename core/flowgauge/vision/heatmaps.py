@@ -1,5 +1,6 @@
 """Anomaly maps for people: a heatmap over the dimmed image, and boxes around what stands out."""
 
+from dataclasses import dataclass
 from io import BytesIO
 
 import numpy as np
@@ -27,23 +28,40 @@ _CONTOUR = np.array((0, 255, 220), np.float32)
 _DIMMED = 0.75
 
 
+@dataclass(frozen=True, eq=False)
+class Backdrop:
+    """What heatmaps are drawn on: a picture's `gray` (h, w) uint8, in its proportions, at most `LONGEST_SIDE` wide or
+    high.
+    """
+
+    gray: NDArray[np.uint8]
+
+
+def backdrop(picture: Picture) -> Backdrop:
+    width, height = picture.size
+    shrink = min(1.0, LONGEST_SIDE / max(width, height))
+    shown = max(1, round(width * shrink)), max(1, round(height * shrink))
+    return Backdrop(np.asarray(Image.fromarray(picture.pixels).convert("L").resize(shown, Image.Resampling.BOX)))
+
+
 def heatmap_png(picture: Picture, anomaly_map: NDArray[np.float32], ceiling: float) -> bytes:
-    """A PNG of the gray, dimmed image under the coloured map, in the image's proportions, at most `LONGEST_SIDE` wide
-    or high.
+    """See `heatmap_over`, on the picture itself."""
+    return heatmap_over(backdrop(picture), anomaly_map, ceiling)
+
+
+def heatmap_over(drawn_on: Backdrop, anomaly_map: NDArray[np.float32], ceiling: float) -> bytes:
+    """A PNG of the dimmed backdrop under the coloured map.
 
     `anomaly_map`: (h, w), covers the whole image; 0 and below is transparent. `ceiling` > 0 is the value of the
     threshold: what lies above is bright and outlined in cyan.
     """
-    shrink = min(1.0, LONGEST_SIDE / max(picture.size))
-    width, height = picture.size
-    size = (max(1, round(width * shrink)), max(1, round(height * shrink)))
+    height, width = drawn_on.gray.shape
     shares = Image.fromarray(np.ascontiguousarray(anomaly_map / np.float32(ceiling), np.float32))
-    heat = np.asarray(shares.resize(size, Image.Resampling.BICUBIC))
-    gray = Image.fromarray(picture.pixels).convert("L").resize(size, Image.Resampling.BOX)
-    backdrop = np.asarray(gray, np.float32)[:, :, None] * np.float32(_DIMMED)
+    heat = np.asarray(shares.resize((width, height), Image.Resampling.BICUBIC))
+    dimmed = drawn_on.gray.astype(np.float32)[:, :, None] * np.float32(_DIMMED)
     opacity = np.interp(heat, _STOPS, _OPACITY)[:, :, None]
     colour = np.stack([np.interp(heat, _STOPS, channel) for channel in _COLOURS.T], axis=2)
-    blended = np.asarray(backdrop * (1 - opacity) + colour * opacity, np.float32)
+    blended = np.asarray(dimmed * (1 - opacity) + colour * opacity, np.float32)
     # the rim of what lies above the threshold, one pixel wide, inside it
     above = heat >= 1
     blended[above & ~ndimage.binary_erosion(above, border_value=1)] = _CONTOUR

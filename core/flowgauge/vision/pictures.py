@@ -1,25 +1,57 @@
 """Many pictures of which memory holds few: training images at the camera's size are looked at one after the other."""
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
+from typing import TypeVar
 
 from flowgauge.vision.decoding import Picture
 
-ROOM_BYTES = 512 * 2**20
+ROOM_BYTES = 256 * 2**20
 """Of decoded pictures that stay in memory: with less, sets of small images are decoded again and again; with more, a
 fit needs that much more memory."""
 
+LARGE_BYTES = 8 * 2**20
+"""Of one picture, some three megapixels: from there on none stays. With more, the few of a large camera that have room
+take memory for as long as the fit runs and spare little; with less, small images are decoded twice."""
+
+BATCH_BYTES = 256 * 2**20
+"""Of pictures that are looked at together: with less, small batches of cameras of a few megapixels keep a GPU waiting;
+with more, sixteen pictures of 24 megapixels take more than all else."""
+
+Item = TypeVar("Item")
+
+
+def in_batches(items: Iterable[Item], most: int, picture: Callable[[Item], Picture | None]) -> Iterator[list[Item]]:
+    """`most` at a time, or fewer, as soon as their pictures take `BATCH_BYTES`; they are decoded as they come."""
+    batch: list[Item] = []
+    left = BATCH_BYTES
+    for item in items:
+        batch.append(item)
+        left -= 0 if (seen := picture(item)) is None else _bytes(seen)
+        if len(batch) == most or left <= 0:
+            yield batch
+            batch, left = [], BATCH_BYTES
+    if batch:
+        yield batch
+
 
 class Pictures(Collection[Picture]):
-    """In the order in which they were added; those beyond `room_bytes` are decoded anew each time somebody looks."""
+    """In the order in which they were added; large ones, and those beyond `room_bytes`, are decoded anew each time
+    somebody looks.
+
+    `peaks` are the highest values of the 16-bit files among them: who asks for no more need not decode them again.
+    """
 
     def __init__(self, room_bytes: int = ROOM_BYTES) -> None:
         self._sources: list[Picture | Callable[[], Picture]] = []
         self._room = room_bytes
+        self.peaks: list[int] = []
 
     def add(self, picture: Picture, again: Callable[[], Picture]) -> None:
         """`again` gives the same picture once more."""
-        size = picture.pixels.nbytes + (0 if picture.deep is None else picture.deep.nbytes)
-        keep = size <= self._room
+        size = _bytes(picture)
+        if picture.deep is not None:
+            self.peaks.append(int(picture.deep.max()))
+        keep = size <= min(self._room, LARGE_BYTES)
         self._room -= size if keep else 0
         self._sources.append(picture if keep else again)
 
@@ -31,3 +63,7 @@ class Pictures(Collection[Picture]):
 
     def __contains__(self, picture: object) -> bool:
         return any(each is picture for each in self)
+
+
+def _bytes(picture: Picture) -> int:
+    return picture.pixels.nbytes + (0 if picture.deep is None else picture.deep.nbytes)

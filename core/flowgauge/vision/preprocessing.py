@@ -6,7 +6,8 @@ large as the object. `embed` takes a square around the object that has the same 
 is not the object: it keeps scale and forgets place and background (Hönel and Nordqvist, From Lab to Factory, s.4).
 """
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
 from enum import StrEnum
 from math import ceil
 from typing import Self
@@ -20,9 +21,10 @@ from scipy import ndimage
 from torch import Tensor
 
 from flowgauge.domain.errors import DatasetError
-from flowgauge.domain.messages import FrozenModel
+from flowgauge.domain.messages import FrozenModel, Statistics
 from flowgauge.vision.augmentation import PLAIN, View
 from flowgauge.vision.decoding import Picture, SixteenBit, blackened
+from flowgauge.vision.pictures import Pictures
 
 Box = tuple[float, float, float, float]
 
@@ -40,6 +42,17 @@ class Aspect(StrEnum):
     LETTERBOX = "letterbox"
     CENTRE = "centre"
     EMBED = "embed"
+
+
+@dataclass(frozen=True, eq=False)
+class Crop:
+    """What is kept of a picture, however large the camera: the square input (size, size, 3), the statistics of the
+    whole picture, and why a person should look at it.
+    """
+
+    pixels: NDArray[np.uint8]
+    statistics: Statistics
+    unclear_reasons: tuple[str, ...] = ()
 
 
 class Preprocessing(FrozenModel):
@@ -96,8 +109,12 @@ class Preprocessing(FrozenModel):
             return (f"the object is {side:.0f} pixels long, more than the window of {self.window}",)
         return ()
 
-    def crops(self, pictures: Sequence[Picture]) -> NDArray[np.uint8]:
-        """(B, size, size, 3)."""
+    def crop(self, picture: Picture) -> Crop:
+        picture = self.seen(picture)
+        return Crop(self.square(picture), picture.statistics, self.unclear_reasons(picture))
+
+    def crops(self, pictures: Iterable[Picture]) -> NDArray[np.uint8]:
+        """(B, size, size, 3); of pictures that are decoded as they come, one is in memory at a time."""
         return np.stack([self.square(picture) for picture in pictures])
 
     def square(self, picture: Picture) -> NDArray[np.uint8]:
@@ -164,7 +181,10 @@ class Preprocessing(FrozenModel):
 
 def sixteen_bit_rule(pictures: Iterable[Picture]) -> SixteenBit:
     """The narrowest range that holds every value of the 16-bit files among `pictures`; the full one where none are."""
-    peaks = [int(picture.deep.max()) for picture in pictures if picture.deep is not None]
+    if isinstance(pictures, Pictures):
+        peaks = pictures.peaks
+    else:
+        peaks = [int(picture.deep.max()) for picture in pictures if picture.deep is not None]
     return SixteenBit.holding(max(peaks)) if peaks else SixteenBit.FULL_RANGE
 
 

@@ -19,6 +19,7 @@ from flowgauge.domain.messages import IMAGES
 from flowgauge.domain.ports import Clock
 from flowgauge.kafka.auth_probe import ensure_admitted, tls_context
 from flowgauge.kafka.faults import ensure_codecs
+from flowgauge.kafka.header_names import any_names_in_groups
 from flowgauge.kafka.log import KafkaLog
 from flowgauge.kafka.settings import KafkaSettings
 from flowgauge.processors.adaptation import Adaptation
@@ -154,6 +155,7 @@ def _ensure_served(log: KafkaLog, members: Sequence[Member]) -> None:
     Brokers that are away are left to Faust.
     """
     ensure_codecs()
+    any_names_in_groups()
     ensure_admitted(log.settings)
     try:
         for member in members:

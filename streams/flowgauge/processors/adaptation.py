@@ -3,7 +3,7 @@
 import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from hashlib import sha256
 from typing import Any
@@ -48,7 +48,8 @@ from flowgauge.registry.snapshots import (
 from flowgauge.runtime.alerts import alert
 from flowgauge.runtime.backend import Store
 from flowgauge.runtime.processor import Processor
-from flowgauge.vision.decoding import Picture, decode
+from flowgauge.vision.decoding import decode
+from flowgauge.vision.preprocessing import Crop
 
 # longer, and a holder that was killed keeps another worker waiting; shorter, and it runs out between two steps of
 # progress, which renew it
@@ -146,26 +147,32 @@ class Adaptation(Processor):
     def _gathered(
         self, request: AdaptationRequest, active: SnapshotAnnouncement, progress: Progress
     ) -> AdaptationInput:
-        """The line's gauges, its buffer as pictures, and the hold-out of its golden set.
+        """The line's gauges, and crops of its buffer and of the hold-out of its golden set.
 
         Raises `DatasetError` for a buffer that is too small, `GaugeMissing` and `SnapshotInvalid` for a line whose
         gauge or anchor cannot be loaded, and `Unavailable`.
         """
         objects, line = self._store.objects, request.line
         settings = line_settings(objects, line)
-        buffered = _buffered_pictures(self._store, request, settings)
-        lacking = settings.buffer_minimum - len(buffered)
-        if lacking > 0:
-            raise DatasetError(
-                f"The buffer of {line} holds {len(buffered)} images that may train, {lacking} too few.",
-                "Let more images pass, or lower buffer_minimum.",
-            )
+        entries = _may_train(self._store, request, settings)
+        _require_enough(line, len(entries), settings)
         files = fetch_snapshot(objects, line, active.version)
         anchor = parent = self._load(files.manifest, files.weights)
         version = anchor_version(files.manifest)
         if version != parent.version:
             files = fetch_snapshot(objects, line, version)
             anchor = self._load(files.manifest, files.weights)
+        buffered: list[tuple[Buffered, Crop]] = []
+        for done, entry in enumerate(entries):
+            progress("reading images", done / len(entries))
+            # left out: what cannot be read, or whose retention has passed
+            with suppress(KeyError, UnreadableImage):
+                buffered.append((entry, anchor.crop(decode(objects.get(objects.name(entry.image_uri))))))
+        _require_enough(line, len(buffered), settings)
+        good, defects = (
+            [anchor.crop(picture) for picture in hold_out_pictures(objects, line, label)]
+            for label in (Label.GOOD, Label.DEFECT)
+        )
         return AdaptationInput(
             line=line,
             version=adapted_version(request),
@@ -173,8 +180,8 @@ class Adaptation(Processor):
             anchor=anchor,
             parent=parent,
             buffered=buffered,
-            golden_good=hold_out_pictures(objects, line, Label.GOOD),
-            golden_defect=hold_out_pictures(objects, line, Label.DEFECT),
+            golden_good=good,
+            golden_defect=defects,
             seed=adaptation_seed(request),
             progress=progress,
         )
@@ -260,10 +267,8 @@ def request_adaptation(store: Store, request: AdaptationRequest) -> None:
     store.log.append([Outgoing(ADAPTATIONS, request.line, request.encode())])
 
 
-def _buffered_pictures(
-    store: Store, request: AdaptationRequest, settings: LineSettings
-) -> list[tuple[Buffered, Picture]]:
-    """The buffer without what is too old, what cannot be read any more, and what people have labelled."""
+def _may_train(store: Store, request: AdaptationRequest, settings: LineSettings) -> list[Buffered]:
+    """The buffer without what is too old, and what people have labelled."""
     buffer = store.state.buffer(request.line)
     entries = [entry for entry in buffer if request.since is None or entry.captured_at >= request.since]
     barred = set(to_evict(entries, settings, store.clock.now()))
@@ -271,15 +276,16 @@ def _buffered_pictures(
     labelled = {
         sha256(store.objects.get(golden.name)).hexdigest() for golden in golden_set(store.objects, request.line)
     }
-    pictures: list[tuple[Buffered, Picture]] = []
-    for entry in entries:
-        if entry.image_id in barred or entry.image_sha256 in labelled:
-            continue
-        try:
-            pictures.append((entry, decode(store.objects.get(store.objects.name(entry.image_uri)))))
-        except (KeyError, UnreadableImage):
-            continue  # its retention has passed
-    return pictures
+    return [entry for entry in entries if entry.image_id not in barred and entry.image_sha256 not in labelled]
+
+
+def _require_enough(line: str, images: int, settings: LineSettings) -> None:
+    lacking = settings.buffer_minimum - images
+    if lacking > 0:
+        raise DatasetError(
+            f"The buffer of {line} holds {images} images that may train, {lacking} too few.",
+            "Let more images pass, or lower buffer_minimum.",
+        )
 
 
 def _report(

@@ -22,6 +22,8 @@ Key = tuple[str, AlertKind, str, int]
 # between a record's time and the moment at which a broker shows it: shorter, and a window is told before its last
 # records are there; longer, and people wait for the count
 _LATE = timedelta(seconds=5)
+# characters of an example: what cannot be an id may be as long as a message
+_LONGEST_EXAMPLE = 1024
 # image ids that an alert names: fewer are not enough to look at, more not read
 _EXAMPLES = 10
 
@@ -43,7 +45,7 @@ class Tally:
     def add(self, example: str, **detail: Any) -> None:
         self.count += 1
         if len(self.examples) < _EXAMPLES:
-            self.examples.append(example)
+            self.examples.append(example[:_LONGEST_EXAMPLE])
         self.detail = detail | self.detail
 
     def report(self) -> Outgoing:

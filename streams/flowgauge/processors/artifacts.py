@@ -12,11 +12,11 @@ from flowgauge.domain.backoff import Backoff
 from flowgauge.domain.errors import Unavailable
 from flowgauge.domain.messages import IMAGES, Decision, Verdict
 from flowgauge.domain.object_keys import heatmap_object, image_object
-from flowgauge.domain.ports import Clock, Objects
+from flowgauge.domain.ports import Clock, Objects, Record
 from flowgauge.models.prediction import Prediction
 from flowgauge.runtime.events import Image
 from flowgauge.runtime.task import Partition
-from flowgauge.vision.heatmaps import heatmap_png
+from flowgauge.vision.heatmaps import Backdrop, backdrop, heatmap_over
 
 # of images that wait in memory for their store: what exceeds it is read again from the log, more exhausts a worker
 ROOM_BYTES = 256 * 2**20
@@ -29,11 +29,21 @@ UPLOADERS = 4
 
 @dataclass(frozen=True)
 class Scored:
-    """`prediction` is None where the line has no gauge."""
+    """What is left of an image that has been scored; its pixels would fill the memory. `uri` is set where the image was
+    in the store before; `prediction` is None where the line has no gauge, and `backdrop` where no heatmap is due.
+    """
 
-    image: Image
+    record: Record
+    data: bytes
+    uri: str | None
     verdict: Verdict
     prediction: Prediction | None
+    backdrop: Backdrop | None
+
+    @classmethod
+    def of(cls, image: Image, verdict: Verdict, prediction: Prediction | None) -> "Scored":
+        drawn_on = None if verdict.heatmap_uri is None else backdrop(image.picture)
+        return cls(image.record, image.data, image.uri, verdict, prediction, drawn_on)
 
 
 @dataclass(frozen=True)
@@ -224,20 +234,20 @@ class Artifacts:
                 self._enqueue(again)
 
     def _enqueue(self, scored: Scored) -> None:
-        image, verdict, prediction = scored.image, scored.verdict, scored.prediction
+        verdict, prediction, drawn_on = scored.verdict, scored.prediction, scored.backdrop
         # a claim check lies in the store already
-        image_uri = None if image.uri is not None else verdict.image_uri
+        image_uri = None if scored.uri is not None else verdict.image_uri
         heatmap_uri = None if prediction is None else verdict.heatmap_uri
         tags = {"decision": verdict.decision.value}
 
         def put() -> None:
             if image_uri is not None:
-                self._objects.put(self._objects.name(image_uri), image.data, tags)
-            if heatmap_uri is not None and prediction is not None:
-                png = heatmap_png(image.picture, prediction.anomaly_map, prediction.map_ceiling)
+                self._objects.put(self._objects.name(image_uri), scored.data, tags)
+            if heatmap_uri is not None and prediction is not None and drawn_on is not None:
+                png = heatmap_over(drawn_on, prediction.anomaly_map, prediction.map_ceiling)
                 self._objects.put(self._objects.name(heatmap_uri), png, tags)
 
         if image_uri is not None or heatmap_uri is not None:
-            pixels = image.picture.pixels.nbytes if verdict.heatmap_uri else 0
+            size = len(scored.data) + (0 if drawn_on is None else drawn_on.gray.nbytes)
             source = IMAGES, verdict.source.partition
-            self.outbox.enqueue(Upload(source, verdict.source.offset, verdict.line, len(image.data) + pixels, put))
+            self.outbox.enqueue(Upload(source, verdict.source.offset, verdict.line, size, put))

@@ -84,17 +84,28 @@ class Scoring(Processor):
         partition = records[0].partition
         # between two batches, so that all images of a batch are scored by one version of their line's gauge
         self._gauges.refresh()
-        with self._meter.timed(self.name, "decode"):
-            items = self._prefetch.images(records)
-        images, dead_letters = self._sifted(items, partition)
-        with self._meter.timed(self.name, "score"):
-            scored = self._score(images)
-        overdue = self._overdue([image.record for image in images])
+        scored: list[Scored] = []
+        refused: list[Refused] = []
+        known = dict(self._recent[partition])
+        # in portions that memory has room for: of a large camera's images one batch would be gigabytes
+        portions = self._prefetch.portions(records)
+        while True:
+            with self._meter.timed(self.name, "decode"):
+                items = next(portions, None)
+            if items is None:
+                break
+            images = self._sifted(items, known, refused)
+            with self._meter.timed(self.name, "score"):
+                scored += self._score(images)
+        start = self._starts[partition]
+        new = [each for each in refused if each.record.offset not in start.dead_lettered]
+        dead_letters = [dead_lettered(each.record, each.reason, start.generation) for each in new]
+        overdue = self._overdue([each.record for each in scored])
         # Nothing raises `Unavailable` from here on. Before, a batch that comes again would find its own images among
         # the recent ones and skip them as sent twice.
-        self._remember(images, partition)
+        self._remember(scored, partition)
         self._scored = scored
-        self.skipped += len(items) - len(images) - len(dead_letters)
+        self.skipped += len(records) - len(scored) - len(dead_letters)
         # a verdict lies in the partition of its image's number: there it is the checkpoint of this partition alone
         verdicts = [
             Outgoing(VERDICTS, each.verdict.line, each.verdict.encode(), partition=partition) for each in scored
@@ -124,11 +135,11 @@ class Scoring(Processor):
         first = self.artifacts.first((topic, partition))
         return read if first is None else min(read, first)
 
-    def _sifted(self, items: Sequence[Image | Refused], partition: int) -> tuple[list[Image], list[Outgoing]]:
-        """The images to score, and the dead letters; the others were sent before."""
-        known = dict(self._recent[partition])
+    def _sifted(self, items: Sequence[Image | Refused], known: dict[str, str], refused: list[Refused]) -> list[Image]:
+        """The images to score, which become `known`; what cannot be scored joins `refused`, and the others were sent
+        before.
+        """
         images: list[Image] = []
-        refused: list[Refused] = []
         for item in items:
             if isinstance(item, Refused):
                 refused.append(item)
@@ -137,9 +148,7 @@ class Scoring(Processor):
                 images.append(item)
             elif known[item.key] != item.picture.sha256:
                 refused.append(Refused(item.record, "Another image was sent under the same id."))
-        start = self._starts[partition]
-        new = [each for each in refused if each.record.offset not in start.dead_lettered]
-        return images, [dead_lettered(each.record, each.reason, start.generation) for each in new]
+        return images
 
     def _score(self, images: Sequence[Image]) -> list[Scored]:
         """In the order of `images`; those of a line are scored together, each as its gauge sees it."""
@@ -157,7 +166,7 @@ class Scoring(Processor):
         for index, image in enumerate(images):
             prediction = predictions.get(index)
             verdict = self._verdict(image, gauges[image.event.line], prediction)
-            scored.append(Scored(image, verdict, prediction))
+            scored.append(Scored.of(image, verdict, prediction))
         return scored
 
     def _verdict(self, image: Image, gauge: Predictor | None, prediction: Prediction | None) -> Verdict:
@@ -231,10 +240,10 @@ class Scoring(Processor):
             alerts += self._once.alert(line, AlertKind.BACKLOG, now, message, **detail)
         return alerts
 
-    def _remember(self, images: Sequence[Image], partition: int) -> None:
+    def _remember(self, scored: Sequence[Scored], partition: int) -> None:
         recent = self._recent[partition]
-        for image in images:
-            recent[image.key] = image.picture.sha256
+        for each in scored:
+            recent[str(each.verdict.verdict_id)] = each.verdict.image_sha256
         while len(recent) > WINDOW:
             recent.popitem(last=False)
 
@@ -253,7 +262,7 @@ class Scoring(Processor):
             self._gauges.refresh()
             gauge = self._gauges.version(verdict.line, verdict.gauge_version)
         image = image.seen_by(gauge)
-        return Scored(image, verdict, gauge.predict([image.picture])[0] if gauge else None)
+        return Scored.of(image, verdict, gauge.predict([image.picture])[0] if gauge else None)
 
     def _due_alerts(self) -> list[Outgoing]:
         """One per line and window while the store does not take what is pending; and what a start had to tell."""

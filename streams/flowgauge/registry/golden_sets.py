@@ -52,13 +52,13 @@ def golden_set(objects: Objects, line: str) -> Iterator[Golden]:
             yield Golden(unquote(image_id), label, name, unquote(kind))
 
 
-def hold_out_pictures(objects: Objects, line: str, label: Label) -> list[Picture]:
-    """The hold-out half of the golden set, by which the gate tests a candidate."""
+def hold_out_pictures(objects: Objects, line: str, label: Label) -> Iterator[Picture]:
+    """The hold-out half of the golden set, by which the gate tests a candidate; decoded one by one."""
     chosen = (golden for golden in golden_set(objects, line) if golden.label is label and golden.is_hold_out)
-    return [decode(objects.get(golden.name)) for golden in chosen]
+    return (decode(objects.get(golden.name)) for golden in chosen)
 
 
-def training_defects(objects: Objects, line: str) -> list[tuple[Picture, str]]:
-    """Defects of the half that may train, each with its class; always in the same order."""
+def training_defects(objects: Objects, line: str) -> Iterator[tuple[Picture, str]]:
+    """Defects of the half that may train, each with its class, decoded one by one; always in the same order."""
     chosen = (golden for golden in golden_set(objects, line) if golden.label is Label.DEFECT and not golden.is_hold_out)
-    return [(decode(objects.get(golden.name)), golden.kind) for golden in chosen]
+    return ((decode(objects.get(golden.name)), golden.kind) for golden in chosen)

@@ -1,10 +1,11 @@
 """Image events: from a record to pixels, ahead of their turn where threads are free, and every way that fails."""
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, replace
 from hashlib import sha256
+from threading import Lock
 
 from pydantic import ValidationError
 
@@ -15,14 +16,17 @@ from flowgauge.domain.ports import Objects, Outgoing, Record
 from flowgauge.models.prediction import Predictor
 from flowgauge.vision.decoding import Picture, decode
 
+_QUOTED = 200  # characters of a header in a reason
 _REFERENCE, _REFERENCE_SHA256, _REFERENCE_SIZE = "ce_dataref", "ce_datasha256", "ce_datasize"
 
 # decoded images that wait for a turn which may never come; fewer than two batches, and scoring waits for decoders
 _MOST_AHEAD = 64
-# for them: more, and 24-megapixel cameras exhaust a worker; less leaves decoders idle
-_ROOM_BYTES = 512 * 2**20
-# until an image has told its size: more could be too many of a large camera's, fewer leave decoders idle at a start
+# for images from decoding to scoring: more, and large cameras exhaust a worker; less leaves decoders idle
+_ROOM_BYTES = 2**30
+# images of a line that has not told its size: more could be too many of a large camera's, fewer leave decoders idle
 _AT_FIRST = 4
+# times that an image's pixels are in memory at the worst moment of decoding and measuring it
+_WHILE_DECODED = 4
 
 
 @dataclass(frozen=True)
@@ -81,7 +85,9 @@ def _data(record: Record, objects: Objects) -> tuple[bytes, str | None]:
     try:
         data = objects.get(objects.name(reference))
     except KeyError as error:
-        raise UnreadableImage(f"There is no object {reference!r} in our store.", "Send the image again.") from error
+        raise UnreadableImage(
+            f"{_REFERENCE} names no object in our store: {reference[:_QUOTED]!r}.", "Send the image again."
+        ) from error
     # without the check, an object that was overwritten meanwhile would be scored as the image that was announced
     for header, actual in ((_REFERENCE_SHA256, sha256(data).hexdigest()), (_REFERENCE_SIZE, str(len(data)))):
         if record.headers.get(header, "").lower() != actual:
@@ -90,9 +96,10 @@ def _data(record: Record, objects: Objects) -> tuple[bytes, str | None]:
 
 
 class Prefetch:
-    """Decodes images on `threads`, as the gauge that `loaded` names for their line sees them.
+    """Decodes images on `threads`, as the gauge that `loaded` names for their line sees them; as many at once as memory
+    allows.
 
-    `images` is called from one thread; `prefetch` and, on the decoding threads, `loaded` from any.
+    `portions` is called from one thread; `prefetch` and, on the decoding threads, `loaded` from any.
     """
 
     def __init__(
@@ -104,8 +111,9 @@ class Prefetch:
         self._objects = objects
         self._threads = threads
         self._loaded = loaded
-        self._ahead: OrderedDict[tuple[int, int], Future[Image | Refused]] = OrderedDict()
-        self._largest_bytes = 0
+        self._lock = Lock()
+        self._ahead: OrderedDict[tuple[int, int], tuple[Record, Future[Image | Refused]]] = OrderedDict()
+        self._largest_bytes: dict[str, int] = {}
 
     def __len__(self) -> int:
         """How many wait for their turn."""
@@ -115,27 +123,50 @@ class Prefetch:
         """Begin with records that will come soon. Without threads nothing is done ahead."""
         if self._threads is None:
             return
-        most = min(_MOST_AHEAD, max(1, _ROOM_BYTES // self._largest_bytes)) if self._largest_bytes else _AT_FIRST
-        for record in records[:most]:
-            source = record.partition, record.offset
-            if source not in self._ahead:
-                self._ahead[source] = self._threads.submit(self._decoded, record)
-        while len(self._ahead) > most:
-            self._ahead.popitem(last=False)[1].cancel()
+        with self._lock:
+            for record in records[: self._fitting(records)]:
+                source = record.partition, record.offset
+                if source not in self._ahead:
+                    self._ahead[source] = record, self._threads.submit(self._decoded, record)
+            newest = [record for record, _ in reversed(self._ahead.values())]
+            while len(self._ahead) > self._fitting(newest):
+                self._ahead.popitem(last=False)[1][1].cancel()
 
-    def images(self, records: Sequence[Record]) -> list[Image | Refused]:
-        """One for each record, in order. Raises `Unavailable` where a claim check cannot be fetched."""
+    def portions(self, records: Sequence[Record]) -> Iterator[list[Image | Refused]]:
+        """One item for each record, in order, in portions that memory has room for; while the caller works on one, the
+        next is decoded. Raises `Unavailable` where a claim check cannot be fetched.
+        """
+        while records:
+            size = self._fitting(records)
+            portion = self._images(records[:size])
+            for item in portion:
+                if isinstance(item, Image):
+                    pixels = item.picture.pixels.nbytes + (0 if item.picture.deep is None else item.picture.deep.nbytes)
+                    largest = max(self._largest_bytes.get(item.record.key, 0), _WHILE_DECODED * pixels)
+                    self._largest_bytes[item.record.key] = largest
+            records = records[size:]
+            self.prefetch(records)
+            yield portion
+
+    def _images(self, records: Sequence[Record]) -> list[Image | Refused]:
         if self._threads is None:
             return [self._decoded(record) for record in records]
         # all are begun before the first is waited for, or the threads would work one after the other
         begun: list[Future[Image | Refused]] = []
         for record in records:
-            ahead = self._ahead.pop((record.partition, record.offset), None)
-            begun.append(ahead or self._threads.submit(self._decoded, record))
-        found = [future.result() for future in begun]
-        sizes = [item.picture.pixels.nbytes for item in found if isinstance(item, Image)]
-        self._largest_bytes = max([self._largest_bytes, *sizes])
-        return found
+            with self._lock:
+                ahead = self._ahead.pop((record.partition, record.offset), None)
+            begun.append(self._threads.submit(self._decoded, record) if ahead is None else ahead[1])
+        return [future.result() for future in begun]
+
+    def _fitting(self, records: Sequence[Record]) -> int:
+        """How many of the first `records` may be in memory together, by the largest image of each line; one always."""
+        left = _ROOM_BYTES
+        for count, record in enumerate(records[:_MOST_AHEAD]):
+            left -= self._largest_bytes.get(record.key, _ROOM_BYTES // _AT_FIRST)
+            if left < 0:
+                return max(1, count)
+        return min(len(records), _MOST_AHEAD)
 
     def _decoded(self, record: Record) -> Image | Refused:
         item = opened(record, self._objects)

@@ -35,6 +35,7 @@ from flowgauge.cli.model import Model
 from flowgauge.cli.progress import Report, bars, reported
 from flowgauge.cli.results import OutAfterFits, check_writable, conclude, items_left_in, write_results
 from flowgauge.domain.errors import Unavailable, UserError
+from flowgauge.domain.image_limits import ImageLimits, current_limits, set_limits
 from flowgauge.evaluation.comparison import Contender, Shown, miss_shares, promised_rates, standings
 from flowgauge.evaluation.datasets import Dataset, Sample, evenly, sift
 from flowgauge.evaluation.evaluate import Case
@@ -200,7 +201,7 @@ def name_of(model: Model) -> str:
 def measured_alone(task: Task) -> Contender:
     """In a new process, so that the memory it takes is its own. Raises `Unavailable` where the system ended it."""
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, mp_context=context, initializer=end_with_parent) as pool:
+    with ProcessPoolExecutor(1, mp_context=context, initializer=begin, initargs=(current_limits(),)) as pool:
         try:
             return Contender.model_validate_json(pool.submit(_measured, task).result())
         except BrokenProcessPool as error:
@@ -210,8 +211,11 @@ def measured_alone(task: Task) -> Contender:
             ) from error
 
 
-def end_with_parent() -> None:
-    """A command that is killed would otherwise leave its process fitting for minutes, for nobody."""
+def begin(limits: ImageLimits) -> None:
+    """With the parent's limits of images, and an end with it: a command that is killed would otherwise leave its
+    process fitting for minutes, for nobody.
+    """
+    set_limits(limits)
     parent = multiprocessing.parent_process()
     assert parent is not None
 
