@@ -153,7 +153,7 @@ class _Refinement:
             _member_start(anchor, member, self.data, self.division.folds == member)
             for member in range(anchor.member_count)
         ]
-        before = [token_scores_under(start.flow, parameters_of(start.flow), start.tokens) for start in cross]
+        before = [token_scores_under(start.flow, parameters_of(start.flow), start.tokens()) for start in cross]
         made = self._rounds(cross, self._suspicion(torch.cat(before, dim=2)), self.settings.members)
         detector = deepcopy(anchor)
         for member, fold_model in enumerate(made.fold_models):
@@ -222,21 +222,22 @@ class _Refinement:
 @dataclass(frozen=True)
 class _Start:
     """A detector whose heads were tuned without the images that watch, the flow that is to be adapted (its own, or one
-    member's) and what that flow sees of all images: tokens (N, V * T, D), and those of each further view that trains.
+    member's) and what gives what that flow sees of all images: tokens (N, V * T, D), and those of each further view
+    that trains. The tokens of all members together would take gigabytes.
     """
 
     detector: Adaptable
     flow: Flow
-    tokens: Tensor
+    tokens: Callable[[], Tensor]
     watched: NDArray[np.bool_]
     steps: list[Step]
-    mirrored: tuple[Tensor, ...] = ()
+    mirrored: tuple[Callable[[], Tensor], ...] = ()
 
 
 def _member_start(anchor: Ensemble, member: int, data: AdaptationData, watched: NDArray[np.bool_]) -> _Start:
     seen = partial(anchor.member_tokens, member)
-    mirrored = tuple(seen(view) for view in data.mirrored)
-    return _Start(anchor, anchor.member_flow(member), _tokens(seen, data), watched, [], mirrored)
+    mirrored = tuple(partial(seen, view) for view in data.mirrored)
+    return _Start(anchor, anchor.member_flow(member), partial(_tokens, seen, data), watched, [], mirrored)
 
 
 @dataclass(frozen=True)
@@ -265,11 +266,12 @@ class _Starts:
         """The `number`th."""
         self.progress("retuning the head", number, self.settings.folds + 1)
         if self.training_set is None or self.settings.head_adaptation is None:
-            return _Start(self.anchor, self.anchor.flow, self._anchors_tokens, watched, [])
+            return _Start(self.anchor, self.anchor.flow, lambda: self._anchors_tokens, watched, [])
         head_data = HeadData.divided(self.training_set, torch.from_numpy(np.flatnonzero(watched)))
         loop = self.settings.head_adaptation.inner_loop
         detector, steps = with_adapted_heads(self.anchor, head_data, loop, seed=self.seed, round_number=number)
-        return _Start(detector, detector.flow, _tokens(detector.tokens, self.data), watched, steps)
+        tokens = _tokens(detector.tokens, self.data)
+        return _Start(detector, detector.flow, lambda: tokens, watched, steps)
 
     @cached_property
     def _anchors_tokens(self) -> Tensor:
@@ -374,11 +376,13 @@ def _training_tokens(start: _Start, may_train: Tensor) -> TrainingTokens:
     of which any may: which of them are suspect is known of the plain view alone.
     """
     watched = torch.from_numpy(start.watched)[:, None]
-    train, validation = start.tokens[may_train & ~watched], start.tokens[may_train & watched]
+    tokens = start.tokens()
+    train, validation = tokens[may_train & ~watched], tokens[may_train & watched]
     if not len(train) or not len(validation):
-        train = validation = start.tokens[may_train]
+        train = validation = tokens[may_train]
+    del tokens
     images = (may_train.any(dim=1) & ~watched[:, 0]).nonzero().flatten()
-    return TrainingTokens(torch.cat([train, *(view[images].flatten(0, 1) for view in start.mirrored)]), validation)
+    return TrainingTokens(torch.cat([train, *(view()[images].flatten(0, 1) for view in start.mirrored)]), validation)
 
 
 def _held_out_token_scores(fold_models: Sequence[_FoldModel]) -> Tensor:
@@ -387,7 +391,7 @@ def _held_out_token_scores(fold_models: Sequence[_FoldModel]) -> Tensor:
     """
     watched = [(fold_model, torch.from_numpy(np.flatnonzero(fold_model.start.watched))) for fold_model in fold_models]
     token_scores = [
-        token_scores_under(fold_model.start.flow, fold_model.parameters, fold_model.start.tokens[rows])
+        token_scores_under(fold_model.start.flow, fold_model.parameters, fold_model.start.tokens()[rows])
         for fold_model, rows in watched
         if len(rows)
     ]
