@@ -162,10 +162,11 @@ class _Refinement:
         cross = []
         for member in range(anchor.member_count):
             seen = partial(anchor.member_tokens, member)
-            tokens, mirrored = _tokens(seen, self.data), tuple(seen(view) for view in self.data.mirrored)
+            mirrored = tuple(partial(seen, view) for view in self.data.mirrored)
             held_out = self.division.folds == member
+            tokens = partial(_tokens, seen, self.data)
             cross.append(_Start(anchor, anchor.member_flow(member), tokens, held_out, [], mirrored))
-        before = [token_scores_under(start.flow, parameters_of(start.flow), start.tokens) for start in cross]
+        before = [token_scores_under(start.flow, parameters_of(start.flow), start.tokens()) for start in cross]
         made = self._rounds(cross, self._suspicion(torch.cat(before, dim=2)), self.settings.members)
         detector = deepcopy(anchor)
         for member, fold_model in enumerate(made.fold_models):
@@ -233,16 +234,17 @@ class _Refinement:
 @dataclass(frozen=True)
 class _Start:
     """What one fold, or one member, starts from: a detector whose heads were adapted without the images that are
-    `held_out` (N,), the flow that is to be adapted (its own, or one member's), that flow's `tokens` of all images (N,
-    V * T, D), and those of each further view that trains.
+    `held_out` (N,), the flow that is to be adapted (its own, or one member's), and what gives that flow's `tokens` of
+    all images (N, V * T, D), and those of each further view that trains. The tokens of all members together would take
+    gigabytes.
     """
 
     detector: Adaptable
     flow: Flow
-    tokens: Tensor
+    tokens: Callable[[], Tensor]
     held_out: NDArray[np.bool_]
     steps: list[Step]
-    mirrored: tuple[Tensor, ...] = ()
+    mirrored: tuple[Callable[[], Tensor], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -271,11 +273,12 @@ class _Starts:
         """The `number`th."""
         self.progress("adapting the head", number, self.settings.folds + 1)
         if self.training_set is None or self.settings.head_adaptation is None:
-            return _Start(self.anchor, self.anchor.flow, self._anchors_tokens, held_out, [])
+            return _Start(self.anchor, self.anchor.flow, lambda: self._anchors_tokens, held_out, [])
         head_data = HeadData.divided(self.training_set, torch.from_numpy(np.flatnonzero(held_out)))
         loop = self.settings.head_adaptation.inner_loop
         detector, steps = with_adapted_heads(self.anchor, head_data, loop, seed=self.seed, round_number=number)
-        return _Start(detector, detector.flow, _tokens(detector.tokens, self.data), held_out, steps)
+        tokens = _tokens(detector.tokens, self.data)
+        return _Start(detector, detector.flow, lambda: tokens, held_out, steps)
 
     @cached_property
     def _anchors_tokens(self) -> Tensor:
@@ -369,8 +372,11 @@ def _fold_model(start: _Start, may_train: NDArray[np.bool_], settings: InnerLoop
     if not train.any() or not validation.any():
         train = validation = may_train
     rows = torch.from_numpy(np.flatnonzero(train))
-    tokens = torch.cat([view[rows].flatten(0, 1) for view in (start.tokens, *start.mirrored)])
-    training = TrainingTokens(tokens, start.tokens[torch.from_numpy(validation)].flatten(0, 1))
+    tokens = start.tokens()
+    held_out = tokens[torch.from_numpy(validation)].flatten(0, 1)
+    shown = [tokens[rows].flatten(0, 1)]
+    del tokens  # of one view at a time: of all together they would take gigabytes
+    training = TrainingTokens(torch.cat([*shown, *(view()[rows].flatten(0, 1) for view in start.mirrored)]), held_out)
     return _FoldModel(start, *adapted(start.flow, training, settings, seed=seed, round_number=number))
 
 
@@ -380,7 +386,7 @@ def _held_out_token_scores(fold_models: Sequence[_FoldModel]) -> Tensor:
     """
     held_out = [(fold_model, torch.from_numpy(np.flatnonzero(fold_model.start.held_out))) for fold_model in fold_models]
     token_scores = [
-        token_scores_under(fold_model.start.flow, fold_model.parameters, fold_model.start.tokens[rows])
+        token_scores_under(fold_model.start.flow, fold_model.parameters, fold_model.start.tokens()[rows])
         for fold_model, rows in held_out
         if len(rows)
     ]

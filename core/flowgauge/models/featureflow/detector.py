@@ -242,7 +242,9 @@ class FeatureFlow(Ensemble, CrossFitted):
         return _whitened(self.whiten, self._inputs(embedding) * self.config.members)
 
     def member_tokens(self, member: int, embedding: Embedding) -> Tensor:
-        return _whitened(self._whiten_of(member), self._inputs(embedding))
+        whiten = self._whiten_of(member)
+        # in parts: before they are whitened, the features of 400 images take a gigabyte
+        return torch.cat([_whitened(whiten, self._inputs(part)) for part in _chunks(embedding)])
 
     def _inputs(self, embedding: Embedding) -> list[Tensor]:
         """(B, h * w, C) of each flow: all strides together, then each that is not finer than the grid."""
