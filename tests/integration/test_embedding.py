@@ -26,7 +26,7 @@ def strewn(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 def fitted(flowgauge: Shell, strewn: tuple[Path, Path], tmp_path: Path) -> Path:
     """A store whose line has an embedding gauge that was fitted with the segmenter's outlines."""
     store = tmp_path / "store"
-    done = flowgauge("fit", strewn[0], "--line", LINE, "--store", store, "--aspect", "embed", *QUICK)
+    done = flowgauge("fit", strewn[0], "--line", LINE, "--store", store, "--aspect", "masked-crop", *QUICK)
     assert done.code == 0, done.err
     return store
 
@@ -42,7 +42,7 @@ def test_a_gauge_keeps_its_window_and_scores_a_part_wherever_it_lies(
     flowgauge: Shell, fitted: Path, tmp_path: Path
 ) -> None:
     preprocessing = flowgauge("snapshots", "show", LINE, "--store", fitted, "--json").json["preprocessing"]
-    assert preprocessing["aspect"] == "embed"
+    assert preprocessing["aspect"] == "masked-crop"
     assert 90 <= preprocessing["window"] <= 110, "washers of some 80 pixels, and a tenth of them around"
 
     images = [cut_out(tmp_path / f"{background}.png", 3, background) for background in (50, 51)]
@@ -63,7 +63,7 @@ def test_masks_of_a_folder_take_the_patch_of_the_segmenter(
 ) -> None:
     data, masks = strewn
     with_masks = tmp_path / "with-masks"
-    fit = ("fit", data, "--line", LINE, "--aspect", "embed", "--masks", masks, *QUICK, "--store", with_masks)
+    fit = ("fit", data, "--line", LINE, "--aspect", "masked-crop", "--masks", masks, *QUICK, "--store", with_masks)
     assert flowgauge(*fit).code == 0
 
     def scores(store: Path, *options: object) -> list[float]:
@@ -92,7 +92,7 @@ def test_an_evaluation_takes_masks_and_tests_patches_in_the_whole_image(
 ) -> None:
     data, masks = strewn
     out = tmp_path / "found.json"
-    done = flowgauge("evaluate", data, "--aspect", "embed", "--masks", masks, *QUICK, "--json", out)
+    done = flowgauge("evaluate", data, "--aspect", "masked-crop", "--masks", masks, *QUICK, "--json", out)
     assert done.code == 0, done.err
     figures = json.loads(out.read_text())
     assert figures["pixel_auroc"] > 0.94, "more than one would have who knew where the part lies, and nothing more"

@@ -380,7 +380,7 @@ def test_a_buffer_too_small_to_split_is_refused() -> None:
 
 def test_images_without_an_object_neither_train_nor_test() -> None:
     anchor = deepcopy(gauge())
-    embedding = {"aspect": Aspect.EMBED, "window": SIZE}
+    embedding = {"aspect": Aspect.MASKED_CROP, "window": SIZE}
     anchor.manifest = anchor.manifest.model_copy(
         update={"preprocessing": anchor.manifest.preprocessing.model_copy(update=embedding)}
     )

@@ -191,21 +191,21 @@ def test_a_change_grows_from_nominal(change: Change) -> None:
         Condition.changed(change, 1.1)
 
 
-def test_doses_rise_to_the_highest() -> None:
-    doses = list(changing().doses(3, 0.4))
-    assert [poisoned_run.share for poisoned_run in doses] == pytest.approx([0, 0.2, 0.4])
+def test_poisoned_shares_rise_to_the_highest() -> None:
+    runs = list(changing().poisoned_runs(3, 0.4))
+    assert [poisoned_run.share for poisoned_run in runs] == pytest.approx([0, 0.2, 0.4])
 
 
 @cache
 def aftermaths() -> tuple[PoisoningOutcome, ...]:
-    doses = [replace(poisoned_run, buffer=poisoned_run.buffer[:40]) for poisoned_run in changing().doses(2, 0.3)]
-    return tuple(poisoned(replay(), gauge(), doses))
+    runs = [replace(poisoned_run, buffer=poisoned_run.buffer[:40]) for poisoned_run in changing().poisoned_runs(2, 0.3)]
+    return tuple(poisoned(replay(), gauge(), runs))
 
 
 def test_poisoning_is_reported_beside_the_first_gauge() -> None:
     assert [after.round for after in aftermaths()] == [1, 2]
     assert [after.share for after in aftermaths()] == pytest.approx([0, 0.3])
-    poisoned_run: PoisonedRun = list(changing().doses(2, 0.3))[1]
+    poisoned_run: PoisonedRun = list(changing().poisoned_runs(2, 0.3))[1]
     limit = gauge().manifest.threshold.value
     assert aftermaths()[1].first_caught == pytest.approx(
         float((scores([gauge()], poisoned_run.poisoned)[0] > limit).mean())
@@ -213,7 +213,7 @@ def test_poisoning_is_reported_beside_the_first_gauge() -> None:
 
 
 def test_a_refused_candidate_leaves_the_gauge_in_use() -> None:
-    poisoned_run = next(iter(changing().doses(2, 0.3)))
+    poisoned_run = next(iter(changing().poisoned_runs(2, 0.3)))
     (after,) = poisoned(replay(deciding(False)), gauge(), [replace(poisoned_run, buffer=poisoned_run.buffer[:40])])
     assert (after.caught, after.others_caught) == (after.first_caught, after.first_others_caught)
     assert after.refusals == ("it is not liked",)

@@ -35,7 +35,7 @@ def test_images_of_one_part_share_a_fold() -> None:
 def test_pictures_whose_object_is_unclear_do_not_train() -> None:
     pictures = [Picture(scene(part, "good", part)[0], "") for part in range(10)]
     empty = [Picture(np.full((CANVAS, CANVAS, 3), 30, np.uint8), "") for _ in range(3)]
-    embedding = settings().model_copy(update={"preprocessing": Preprocessing(size=64, aspect=Aspect.EMBED)})
+    embedding = settings().model_copy(update={"preprocessing": Preprocessing(size=64, aspect=Aspect.MASKED_CROP)})
     fitted, without = (
         fit(each, line="press-3", settings=embedding, at=AT, groups=[str(n) for n in range(len(each))])
         for each in ([*pictures, *empty], pictures)

@@ -66,7 +66,7 @@ def test_machines_read_json_with_line_partition_and_verdict(step: Step, capsys: 
     assert datetime.fromisoformat(warning["at"]).tzinfo is not None
 
 
-def test_libraries_are_heard_from_warnings_on_with_their_tracebacks(capsys: pytest.CaptureFixture[str]) -> None:
+def test_libraries_log_from_warnings_on_with_their_tracebacks(capsys: pytest.CaptureFixture[str]) -> None:
     set_up_logging(LogFormat.JSON)
     library = logging.getLogger("library")
     library.info("Nobody reads this.")

@@ -68,7 +68,7 @@ def test_embedding_forgets_patch_and_background() -> None:
     part = np.random.default_rng(0).integers(90, 130, (40, 60, 3), dtype=np.uint8)
     here[10:50, 20:80], there[30:70, 110:170] = part, part
     one, other = (Picture(pixels, "") for pixels in (here, there))
-    preprocessing = Preprocessing(size=64, aspect=Aspect.EMBED, window=64)
+    preprocessing = Preprocessing(size=64, aspect=Aspect.MASKED_CROP, window=64)
     masks = [(pixels == pixels[0, 0]).all(axis=2) for pixels in (here, there)]
     first, second = preprocessing.crops(
         [picture.cut_out(~mask) for picture, mask in zip((one, other), masks, strict=True)]
@@ -82,7 +82,7 @@ def test_embedding_keeps_the_scale_of_the_largest_object() -> None:
         _object_on_background(200, 200, (50, 50, 130, 90)),
         _object_on_background(200, 200, (90, 10, 130, 30)),
     )
-    preprocessing = Preprocessing(size=96, aspect=Aspect.EMBED, margin=0.1).measured([large, small])
+    preprocessing = Preprocessing(size=96, aspect=Aspect.MASKED_CROP, margin=0.1).measured([large, small])
     assert preprocessing.window == 96  # 80 pixels and a tenth of them on either side: a pixel is a pixel
     for picture, width, height in ((large, 80, 40), (small, 40, 20)):
         seen = preprocessing.square(picture)[:, :, 0] > 100
@@ -92,7 +92,9 @@ def test_embedding_keeps_the_scale_of_the_largest_object() -> None:
 @pytest.mark.parametrize("side", [200, 1000])
 def test_embedding_blackens_the_background_and_keeps_a_rim_that_goes_by_the_window(side: int) -> None:
     pixels = _object_on_background(side, side, (60, 60, 140, 140)).pixels
-    square = Preprocessing(size=192, aspect=Aspect.EMBED, window=192).square(Picture(pixels, "", pixels[:, :, 0] > 100))
+    square = Preprocessing(size=192, aspect=Aspect.MASKED_CROP, window=192).square(
+        Picture(pixels, "", pixels[:, :, 0] > 100)
+    )
     assert sorted(np.unique(square)) == [0, 30, 200]
     assert int((square[96, :, 0] == 30).sum()) == 4, "a hundredth of 192 pixels to either side"
 
@@ -100,18 +102,18 @@ def test_embedding_blackens_the_background_and_keeps_a_rim_that_goes_by_the_wind
 def test_the_darkest_of_an_object_is_not_taken_for_background() -> None:
     outline = np.zeros((100, 100), bool)
     outline[30:70, 30:70] = True
-    square = Preprocessing(size=64, aspect=Aspect.EMBED, window=64).square(
+    square = Preprocessing(size=64, aspect=Aspect.MASKED_CROP, window=64).square(
         Picture(np.zeros((100, 100, 3), np.uint8), "", outline)
     )
     assert int(shown(square).sum()) == 42**2, "the object and its rim"
 
 
 def test_a_picture_without_an_object_shows_black() -> None:
-    assert not Preprocessing(size=64, aspect=Aspect.EMBED, window=64).square(_picture(100, 100)).any()
+    assert not Preprocessing(size=64, aspect=Aspect.MASKED_CROP, window=64).square(_picture(100, 100)).any()
 
 
 def test_a_fit_that_sees_no_objects_is_refused_and_a_picture_without_one_is_unclear() -> None:
-    embedding = Preprocessing(size=64, aspect=Aspect.EMBED)
+    embedding = Preprocessing(size=64, aspect=Aspect.MASKED_CROP)
     part, empty = _object_on_background(100, 100, (20, 20, 60, 60)), _picture(100, 100)
     with pytest.raises(DatasetError, match=r"Only 1 of 2 images show an object.*--masks"):
         embedding.measured([part, empty])

@@ -10,7 +10,7 @@ from tests.support.strewn import scene
 
 def crops(count: int) -> np.ndarray:
     pictures = [Picture(scene(part, "good", part)[0], "") for part in range(count)]
-    return Preprocessing(size=96, aspect=Aspect.EMBED).measured(pictures).crops(pictures)
+    return Preprocessing(size=96, aspect=Aspect.MASKED_CROP).measured(pictures).crops(pictures)
 
 
 def test_what_is_shown_is_the_object_with_its_holes() -> None:

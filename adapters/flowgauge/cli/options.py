@@ -28,7 +28,7 @@ class Aspect(StrEnum):
     SQUASH = "squash"
     LETTERBOX = "letterbox"
     CENTRE = "centre"
-    EMBED = "embed"
+    MASKED_CROP = "masked-crop"
 
 
 Store = Annotated[
@@ -137,7 +137,7 @@ AspectOption = Annotated[
     Aspect,
     typer.Option(
         "--aspect",
-        help="How an image becomes a square: whole; padded; around the object, as large as it; or embedded: around the"
+        help="How an image becomes a square: whole; padded; around the object, as large as it; or masked: around the"
         " object, all at one scale, the background black.",
     ),
 ]

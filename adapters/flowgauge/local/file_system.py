@@ -63,7 +63,8 @@ def missing_mount(folder: Path) -> Path | None:
     rows = [line.split() for line in _FSTAB.read_text(errors="surrogateescape").splitlines()]
     wanted = {Path(row[1].replace("\\040", " ")) for row in rows if len(row) >= 3 and not row[0].startswith("#")}
     resolved = folder.resolve()
-    return next((place for place in (resolved, *resolved.parents) if place in wanted and not place.is_mount()), None)
+    above = (resolved, *resolved.parents)
+    return next((each for each in above if each in wanted and not each.is_mount()), None)
 
 
 def read_only(path: Path) -> bool:

@@ -78,11 +78,11 @@ class Chart:
             if class_:
                 group.set("class", class_)
             # matplotlib writes one `use` for each marker, in their order
-            places = list(group.iter(f"{_SVG}use")) if len(titles) > 1 else [group] * len(titles)
-            for place, title in zip(places, titles, strict=True):
-                told = ElementTree.Element(f"{_SVG}title")
-                told.text = title
-                place.insert(0, told)
+            uses = list(group.iter(f"{_SVG}use")) if len(titles) > 1 else [group] * len(titles)
+            for use, title in zip(uses, titles, strict=True):
+                hover = ElementTree.Element(f"{_SVG}title")
+                hover.text = title
+                use.insert(0, hover)
         ElementTree.register_namespace("", _SVG[1:-1])
         self._svg = ElementTree.tostring(root, encoding="unicode")
 

@@ -95,10 +95,10 @@ def write_comparison(dataset: str, entrants: Sequence[Contender], path: Path) ->
 def render_comparison(dataset: str, entrants: Sequence[Contender]) -> str:
     """The whole page. The same entrants give the same bytes."""
     found = standings(entrants)
-    kinds = sorted({kind for standing in found for kind in standing.classes})
+    kinds = sorted({kind for each in found for kind in each.classes})
     seed = min(contender.seed for contender in entrants)
     of_seed = {contender.detector: contender for contender in entrants if contender.seed == seed}
-    first = [of_seed[standing.detector] for standing in found if standing.detector in of_seed]
+    first = [of_seed[each.detector] for each in found if each.detector in of_seed]
     return pages.rendered(
         "comparison.html",
         dataset=dataset,

@@ -52,7 +52,7 @@ MOST = 48
 FEWEST_REJECTED = 8
 """Of fewer, the share whose map peaks elsewhere says little."""
 # The share of rejected defects whose map peaks elsewhere: more than half, and the reason is not the defect.
-_WRONG_PLACE = 0.5
+_MOST_ELSEWHERE = 0.5
 # Of the image's side: what a map may be off and still mean the defect, at least a cell. More forgives maps that light
 # up beside the defect; less finds fault with coarse ones.
 _NEAR = 0.04
@@ -102,8 +102,8 @@ def silhouette_check(seen: ImageStatistics, found: Silhouette | None) -> Check:
         seen=f"Half of the training images overlap with the mean silhouette by less than {np.median(overlap):.0%}.",
         why="A gauge learns what is normal at a place. Where parts move or turn, every place is now part and now "
         "background, normal becomes wide, and the map lights up where the part usually is.",
-        remedy="Fit with --aspect embed, which looks at the part alone, at one scale (--masks, where it hardly stands "
-        "out); or fix the part's position.",
+        remedy="Fit with --aspect masked-crop, which looks at the part alone, at one scale (--masks, where it hardly "
+        "stands out); or fix the part's position.",
         figures={"overlap": float(np.median(overlap))},
         images=tuple(
             Named(name=seen.names[row], value=float(overlap[row]), words=f"overlap {overlap[row]:.0%}")
@@ -140,7 +140,7 @@ def background_check(seen: ImageStatistics, found: Silhouette | None) -> Check:
         f"{auroc:.2f} (p = {p:.1g}).",
         why="A detector can score well by the background, as one that told huskies from wolves by the snow. In the "
         "factory the background is the same for both, and the score is gone.",
-        remedy="Collect good and defective parts in one place and light, in turns; or fit with --aspect embed, "
+        remedy="Collect good and defective parts in one place and light, in turns; or fit with --aspect masked-crop, "
         "which blackens the background.",
         figures={"auroc": auroc, "p": p},
         images=tuple(
@@ -203,9 +203,9 @@ def positions_check(seen: ImageStatistics, gauge: Gauge, progress: Progress) -> 
         return Check(name="patches", question=question, figures=figures, skipped=reason)
     astray = sorted((one for one in found if one.astray), key=lambda one: one.inside)
     outside = float(1 - np.median([one.inside for one in found]))
-    told: dict[str, Figure] = {"astray": len(astray), "mass_outside": outside}
-    check = Check(name="patches", question=question, figures=figures | told)
-    if len(astray) <= _WRONG_PLACE * len(found):
+    outside_figures: dict[str, Figure] = {"astray": len(astray), "mass_outside": outside}
+    check = Check(name="patches", question=question, figures=figures | outside_figures)
+    if len(astray) <= _MOST_ELSEWHERE * len(found):
         return check
     finding = Finding(
         title="Right for the wrong reason",
@@ -213,8 +213,8 @@ def positions_check(seen: ImageStatistics, gauge: Gauge, progress: Progress) -> 
         f"in the middle, {outside:.0%} of the map lies outside it.",
         why="The score comes from the background or from light, as with huskies told from wolves by the snow. Where "
         "that changes, defects are missed.",
-        remedy="Collect goods and defects in one light, and fit again; --aspect embed blackens the background.",
-        figures=told,
+        remedy="Collect goods and defects in one light, and fit again; --aspect masked-crop blackens the background.",
+        figures=outside_figures,
         images=tuple(
             Named(name=one.name, value=one.inside, words=f"{one.inside:.0%} of the map on the defect") for one in astray
         ),

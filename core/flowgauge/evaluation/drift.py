@@ -248,19 +248,19 @@ class PoisoningOutcome(FrozenModel):
     first_false_alarms: float
 
 
-def poisoned(replay: DriftReplay, anchor: Gauge, doses: Iterable[PoisonedRun]) -> Iterator[PoisoningOutcome]:
-    """Adapt from `anchor` to one dose after the other; each candidate that is accepted is the next one's parent."""
+def poisoned(replay: DriftReplay, anchor: Gauge, runs: Iterable[PoisonedRun]) -> Iterator[PoisoningOutcome]:
+    """Adapt from `anchor` to one run after the other; each candidate that is accepted is the next one's parent."""
     in_use = anchor
-    for number, dose in enumerate(doses, start=1):
-        outcome = replay.adapted(anchor, in_use, dose.buffer, number)
+    for number, run in enumerate(runs, start=1):
+        outcome = replay.adapted(anchor, in_use, run.buffer, number)
         in_use = load(outcome.manifest, outcome.weights) if outcome.accepted else in_use
-        caught, first_caught = _alarm_shares((in_use, anchor), dose.poisoned)
-        others_caught, first_others_caught = _alarm_shares((in_use, anchor), dose.others)
-        false_alarms, first_false_alarms = _alarm_shares((in_use, anchor), dose.good)
+        caught, first_caught = _alarm_shares((in_use, anchor), run.poisoned)
+        others_caught, first_others_caught = _alarm_shares((in_use, anchor), run.others)
+        false_alarms, first_false_alarms = _alarm_shares((in_use, anchor), run.good)
         yield PoisoningOutcome(
             seed=replay.seed,
             round=number,
-            share=dose.share,
+            share=run.share,
             refusals=outcome.gate.refusals,
             caught=caught,
             first_caught=first_caught,
@@ -303,7 +303,7 @@ class ChangingLine:
                 test_defect=[_picture(self._defect(index, condition)) for index in tested],
             )
 
-    def doses(self, rounds: int, highest: float) -> Iterator[PoisonedRun]:
+    def poisoned_runs(self, rounds: int, highest: float) -> Iterator[PoisonedRun]:
         """Buffers in which the tool's mark rises from none to a share of `highest`, while the line changes by half."""
         for number, rate in enumerate(np.linspace(0, 1, rounds)):
             condition, first = Condition.changed(self.change, 0.5 * float(rate)), 1000 * (number + 1)

@@ -24,7 +24,7 @@ class LeftOutClass(FrozenModel):
     """One class left out under one seed. `names` were tested, `kinds` is the class of each, `labelled` trained.
 
     `with_labels` and `without` are their scores (higher is more anomalous) by the same features, trained by the same
-    good images. `overlap`, in [-1, 1]: the cosine between where the features of the unseen class and of the labelled
+    good images. `overlap`, in [-1, 1]: the cosine between where the features of the left_out class and of the labelled
     images stand out from good ones.
     """
 
@@ -54,7 +54,7 @@ class LeftOutClass(FrozenModel):
 
 
 class Gain(FrozenModel):
-    """What labels add to image AUROC on unseen classes, averaged over `by_class` and seeds; `interval` covers 95 % of
+    """What labels add to image AUROC on left_out classes, averaged over `by_class` and seeds; `interval` covers 95 % of
     resamples of the parts, each drawn for all classes and seeds at once.
     """
 
@@ -85,18 +85,18 @@ class LeftOutClasses:
 
     def left_out(self, kind: str) -> LeftOutClass:
         """Train with labels of the other classes, and test on `kind` and the good test images."""
-        unseen = [name for name in self.split.test_defect if kind_of(name) == kind]
-        names = [*self.split.test_good, *unseen]
+        left_out = [name for name in self.split.test_defect if kind_of(name) == kind]
+        names = [*self.split.test_good, *left_out]
         labelled = self._labelled(kind, {self.parts[name] for name in names})
         training_set = self._training_set.labelled(self.data.plain(labelled), [kind_of(name) for name in labelled])
         detector = self._trained(training_set, {})
-        ours, theirs = (self._unlabelled.departure(self.data.plain(some)) for some in (labelled, unseen))
+        ours, theirs = (self._unlabelled.departure(self.data.plain(some)) for some in (labelled, left_out))
         return LeftOutClass(
             seed=self.split.seed,
             kind=kind,
             labelled=tuple(labelled),
             names=tuple(names),
-            kinds=(*[GOOD] * len(self.split.test_good), *[kind] * len(unseen)),
+            kinds=(*[GOOD] * len(self.split.test_good), *[kind] * len(left_out)),
             with_labels=tuple(self.data.scores(detector, names).tolist()),
             without=tuple(self.data.scores(self._unlabelled, names).tolist()),
             overlap=float(torch.cosine_similarity(ours, theirs, dim=0)),

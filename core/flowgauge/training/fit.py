@@ -125,8 +125,8 @@ def fit(
     # a crop each: labelled defects may be pictures at the camera's size, decoded one by one
     defects = [(preprocessing.square(picture), kind) for picture, kind in labelled]
     if defects:
-        squares = np.stack([square for square, _ in defects])
-        embedding = embedder.embed(squares, progress, what="reading labelled defects")
+        shown = np.stack([crop for crop, _ in defects])
+        embedding = embedder.embed(shown, progress, what="reading labelled defects")
         training_set = training_set.labelled(embedding, [kind for _, kind in defects])
     suspects = trainer.suspects(training_set, folds)
     detector = trainer.trained(training_set.without(suspects), "all images")

@@ -2,8 +2,8 @@
 
 Part of the gauge and stored with it. Every aspect rule is one box of the original image, which is resampled to the
 square: `squash` takes the whole image, `letterbox` a square around it, `centre` a square around the object in it, as
-large as the object. `embed` takes a square around the object that has the same size for all images, and blackens what
-is not the object: it keeps scale and forgets place and background (Hönel and Nordqvist, From Lab to Factory, s.4).
+large as the object. `masked-crop` takes a square around the object that has the same size for all images, and blackens
+what is not the object: it keeps scale and forgets place and background (Hönel and Nordqvist, From Lab to Factory, s.4).
 """
 
 from collections.abc import Collection, Iterable
@@ -33,7 +33,7 @@ LARGEST = 2048
 # share of the window that is kept around the object: less, and what is wrong with its edge is cut off; more, and the
 # ground shows
 _RIM = 0.01
-# of 255, of what `embed` shows of an object: it stays above 0 in any light that detectors are trained with
+# of 255, of what `masked-crop` shows of an object: it stays above 0 in any light that detectors are trained with
 _DARKEST = 8
 
 
@@ -41,7 +41,7 @@ class Aspect(StrEnum):
     SQUASH = "squash"
     LETTERBOX = "letterbox"
     CENTRE = "centre"
-    EMBED = "embed"
+    MASKED_CROP = "masked-crop"
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +62,9 @@ class Preprocessing(FrozenModel):
         0.1, ge=0, le=1, description="share of the object's longer side that `centre` leaves around it"
     )
     window: int | None = Field(
-        None, ge=1, description="side of the square that `embed` takes, in pixels of the original; None: to be measured"
+        None,
+        ge=1,
+        description="side of the square that `masked-crop` takes, in pixels of the original; None: to be measured",
     )
     mean: tuple[float, float, float] = Field((0.5, 0.5, 0.5), description="per channel, of values in [0, 1]")
     std: tuple[float, float, float] = Field((0.5, 0.5, 0.5), description="per channel, of values in [0, 1]")
@@ -75,8 +77,8 @@ class Preprocessing(FrozenModel):
         return picture.by(self.sixteen_bit or SixteenBit.FULL_RANGE)
 
     def measured(self, pictures: Collection[Picture]) -> Self:
-        """With the rule for 16-bit files, and for `embed` with the smallest window that every object fits into, and
-        `margin` of it around. `unclear_reasons` then names the pictures that show none.
+        """With the rule for 16-bit files, and for `masked-crop` with the smallest window that every object fits into,
+        and `margin` of it around. `unclear_reasons` then names the pictures that show none.
 
         Raises `DatasetError` where most pictures show no object.
         """
@@ -96,10 +98,10 @@ class Preprocessing(FrozenModel):
     @property
     def blackens(self) -> bool:
         """Whether squares show nothing but the object."""
-        return self.aspect is Aspect.EMBED
+        return self.aspect is Aspect.MASKED_CROP
 
     def unclear_reasons(self, picture: Picture) -> tuple[str, ...]:
-        """Why the image needs review: `embed` would score what is not the object, or not all of it."""
+        """Why the image needs review: `masked-crop` would score what is not the object, or not all of it."""
         if not self.blackens or self.window is None:
             return ()
         if not picture.outline.any():
@@ -173,9 +175,9 @@ class Preprocessing(FrozenModel):
             case Aspect.CENTRE:
                 found = object_box(picture)
                 return _crop_around(found, _longer_side(found) * (1 + 2 * self.margin))
-            case Aspect.EMBED:
+            case Aspect.MASKED_CROP:
                 if self.window is None:
-                    raise ValueError("the window of `embed` has not been measured")
+                    raise ValueError("the window of `masked-crop` has not been measured")
                 return _crop_around(object_box(picture), self.window)
 
 
@@ -215,6 +217,6 @@ def object_box(picture: Picture) -> Box:
 
 
 def shown(square: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """(S, S): the object of a square (S, S, 3) that `embed` made; all of it where everything is black."""
+    """(S, S): the object of a square (S, S, 3) that `masked-crop` made; all of it where everything is black."""
     found = np.asarray(square.any(axis=2))
     return np.asarray(found if found.any() else ~found)

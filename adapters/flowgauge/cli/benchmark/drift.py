@@ -307,7 +307,7 @@ class AdaptationBenchmarks:
             line = source.line(seed)
             fitted = line.fitted()
             anchor = self._fit(self.model, [s.picture for s in fitted], [s.part for s in fitted], seed)
-            for after in poisoned(self._replay(seed, Ablation.FULL), anchor, line.doses(rounds, highest)):
+            for after in poisoned(self._replay(seed, Ablation.FULL), anchor, line.poisoned_runs(rounds, highest)):
                 self.report(f"seed {seed}: adapting", after.round, rounds)
                 known.append(after)
             write_results(out, self._document(words, known))

@@ -93,9 +93,9 @@ def ceramic(line: Rng, part: Rng, size: int, wear: float) -> Workpiece:
     glaze = varied(varied((0.56, 0.53, 0.475), line, 0.06), part, 0.015)
     speck_colour = varied((0.3, 0.22, 0.16), line, 0.3)
     small, large = 1.6 + 0.6 * wear, line.uniform(3.2, 4.5) + 1.5 * wear
-    rarity = line.uniform(1.7, 2.1) - 0.3 * wear
-    specks = np.clip((grains(part, size, small, 3) - rarity) * 2.5, 0, 0.7)
-    specks = np.maximum(specks, np.clip((grains(part, size, large, 6) - rarity - 0.2) * 2, 0, 0.9))
+    sparseness = line.uniform(1.7, 2.1) - 0.3 * wear
+    specks = np.clip((grains(part, size, small, 3) - sparseness) * 2.5, 0, 0.7)
+    specks = np.maximum(specks, np.clip((grains(part, size, large, 6) - sparseness - 0.2) * 2, 0, 0.9))
     clouds = grains(part, size, 12, 90)
     albedo = tinted((1, 1, 1), 1 + 0.018 * clouds) * between(glaze, speck_colour, specks)
     height = 0.16 * grains(part, size, 9, 40) + 0.02 * clouds
