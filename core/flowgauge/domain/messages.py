@@ -203,7 +203,7 @@ class Alert(Message):
     line: Line = Field(description="the line")
     at: Instant = Field(description="when it was raised")
     kind: AlertKind = Field(description="what happened: below")
-    count: int = Field(1, ge=1)
+    count: int = Field(1, ge=1, description="how many events it stands for")
     message: str = Field(description="one sentence for people")
     detail: dict[str, Any] = Field(default_factory=dict, description="figures and names, by kind")
 
