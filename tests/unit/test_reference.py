@@ -13,7 +13,16 @@ def test_a_reference_page_is_up_to_date(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_nothing_on_a_reference_page_is_without_words(name: str) -> None:
-    rows = [line for line in PAGES[name].splitlines() if line.startswith("| `")]
-    assert rows
-    assert [row for row in rows if "|  |" in row.rsplit("|", 2)[0] + "|" and name not in ("commands.md", "settings.md")] == []
+def test_everything_on_a_reference_page_is_explained(name: str) -> None:
+    """Every row of a table with a column of words has words there."""
+    explained, column = 0, 0
+    for line in PAGES[name].splitlines():
+        cells = [cell.strip() for cell in line.split(" | ")]
+        if "what" in (heads := [cell.strip("| ") for cell in cells]):
+            column = heads.index("what")
+        elif line.startswith("| `") and column:
+            assert cells[column].strip("| "), line
+            explained += 1
+        elif not line.startswith("|"):
+            column = 0
+    assert explained > 5

@@ -102,7 +102,11 @@ def threshold(
 
 
 @snapshots.command()
-def rollback(line: options.LineArgument, version: Annotated[str, typer.Argument()], store: options.Store) -> None:
+def rollback(
+    line: options.LineArgument,
+    version: Annotated[str, typer.Argument(help="The version to go back to, as `snapshots list` names it.")],
+    store: options.Store,
+) -> None:
     """Make a stored version the active one again; workers take it up between two batches.
 
     \b
