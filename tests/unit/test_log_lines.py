@@ -10,7 +10,7 @@ import pytest
 from flowgauge.cli.output import LogFormat, complain, results, set_up_logging, warn
 from flowgauge.cli.worker_messages import StreamMessages
 from flowgauge.domain.dead_letters import REASON
-from flowgauge.domain.errors import Unavailable
+from flowgauge.domain.errors import Unavailable, UserError
 from flowgauge.domain.messages import VERDICTS, AlertKind, Decision
 from flowgauge.domain.ports import Outgoing
 from flowgauge.runtime.alerts import alert
@@ -83,3 +83,9 @@ def test_the_command_line_chooses_the_format(flowgauge: Shell, monkeypatch: pyte
     done = flowgauge("--log-format", "json", "topics", "check")
     assert done.code == 2
     assert json.loads(done.err)["level"] == "error"
+
+
+def test_a_name_that_is_no_utf_8_is_spelled_for_every_handler(caplog: pytest.LogCaptureFixture) -> None:
+    warn("caf\udce9.png is left out.")
+    complain(UserError("There is no caf\udce9.png.", "Check it."))
+    assert caplog.messages == [r"caf\xe9.png is left out.", r"There is no caf\xe9.png. Check it."]

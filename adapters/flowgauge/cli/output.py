@@ -46,11 +46,11 @@ def say(text: str) -> None:
 
 
 def warn(text: str) -> None:
-    _log.warning("%s", text)
+    _log.warning("%s", spelled(text))
 
 
 def complain(error: FlowgaugeError) -> None:
-    _log.error("%s", error)
+    _log.error("%s", spelled(str(error)))
 
 
 _log = logging.getLogger("flowgauge")
