@@ -133,6 +133,6 @@ def test_a_large_camera_beside_small_ones_does_not_fill_the_memory(
     monkeypatch.setattr(events_module, "_ROOM_BYTES", 4 * 2 * 64 * 64 * 3)
     for these in (None, threads):
         prefetching = Prefetch(store.objects, these)
-        assert [len(portion) for portion in prefetching.portions(small[:16])] == [4, 12]
+        assert [len(portion) for portion in prefetching.portions(small[:16])] == [16]
         assert [len(portion) for portion in prefetching.portions(large)][1:] == [2, 2]
         assert len(next(prefetching.portions([*small[:16], *large]))) == 17

@@ -137,14 +137,18 @@ class Prefetch:
         next is decoded. Raises `Unavailable` where a claim check cannot be fetched.
         """
         while records:
-            size = self._fitting(records)
-            portion = self._images(records[:size])
-            for item in portion:
-                if isinstance(item, Image):
-                    pixels = item.picture.pixels.nbytes + (0 if item.picture.deep is None else item.picture.deep.nbytes)
-                    largest = max(self._largest_bytes.get(item.record.key, 0), _WHILE_DECODED * pixels)
-                    self._largest_bytes[item.record.key] = largest
-            records = records[size:]
+            portion: list[Image | Refused] = []
+            # the first images of a line tell its size, and then more may fit beside them
+            while len(portion) < (size := self._fitting(records)):
+                opened_now = self._images(records[len(portion) : size])
+                portion += opened_now
+                for item in opened_now:
+                    if isinstance(item, Image):
+                        deep = item.picture.deep
+                        taken = _WHILE_DECODED * (item.picture.pixels.nbytes + (0 if deep is None else deep.nbytes))
+                        known = self._largest_bytes.get(item.record.key, 0)
+                        self._largest_bytes[item.record.key] = max(known, taken)
+            records = records[len(portion) :]
             self.prefetch(records)
             yield portion
 
