@@ -25,7 +25,7 @@ from flowgauge.prometheus.metrics import PrometheusMeter, serving
 from flowgauge.registry.gauges import Load
 from flowgauge.runtime.faust_app import run_groups
 from flowgauge.runtime.liveness import STALL_SECONDS, watchdog
-from flowgauge.runtime.meter import Meter, Unmetered
+from flowgauge.runtime.meter import UNMETERED, Meter
 from flowgauge.runtime.roles import Role
 
 log = logging.getLogger(__name__)
@@ -94,7 +94,7 @@ def worker(
     sys.setswitchinterval(_SWITCH_SECONDS)
     load, adapt = _model(role, device, threads)
     messages = StreamMessages(as_json=json)
-    meter: Meter = Unmetered()
+    meter: Meter = UNMETERED
     with open_store(store) as plant, ExitStack() as stack:
         if metrics_port is not None:
             registry = CollectorRegistry()

@@ -35,7 +35,7 @@ from flowgauge.runtime.backend import Store
 from flowgauge.runtime.faust_app import GroupApp, GroupSettings
 from flowgauge.runtime.group_member import Member
 from flowgauge.runtime.liveness import STALL_SECONDS, Pulse
-from flowgauge.runtime.meter import Meter, Unmetered
+from flowgauge.runtime.meter import UNMETERED, Meter
 from flowgauge.runtime.processor import Processor
 from flowgauge.runtime.roles import Role, lower_priority
 from flowgauge.runtime.task import Observer
@@ -49,7 +49,6 @@ _ADAPTATION_NICE = 10
 _BESIDE_SCORING_NICE = 5
 # at once, as many as the outbox hands out: with less images are stored late, more would stand idle
 _UPLOADS = 4
-_UNMETERED = Unmetered()
 
 
 def open_cluster(uri: str, clock: Clock) -> Store:
@@ -89,7 +88,7 @@ def group_members(
     pace: Pace = _PACE,
     observer: Observer = lambda step: None,
     unavailable: OnUnavailable = lambda name, error: None,
-    meter: Meter = _UNMETERED,
+    meter: Meter = UNMETERED,
     disk: SnapshotDisk | None = None,
 ) -> list[GroupApp]:
     """One member for each consumer group of `role`, on a store that `open_store` opened at a bucket.

@@ -3,21 +3,19 @@ the alerts tell it.
 """
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from datetime import datetime
 from uuid import UUID, uuid4
 
 from flowgauge.domain.errors import Unavailable, UserError
 from flowgauge.domain.messages import ADAPTATIONS, ALERTS, AdaptationRequest, Alert, AlertKind, Reason
 from flowgauge.domain.object_keys import line_name
-from flowgauge.domain.ports import Log, Record
+from flowgauge.domain.ports import Log
 from flowgauge.processors.adaptation import request_adaptation
 from flowgauge.registry.snapshots import active_snapshot
 from flowgauge.runtime.alerts import alert_id, alerts
-from flowgauge.runtime.backend import Store
+from flowgauge.runtime.backend import Store, records_from
 
-# records that are read at once: fewer take more calls to the brokers, more take memory for nothing
-_PAGE = 1_000
 # between two looks at the alerts: with less the brokers are asked more often than anything is decided, with more a
 # person waits longer than the adaptation takes
 _POLL_SECONDS = 0.2
@@ -27,7 +25,7 @@ Decided = Mapping[UUID, Alert]
 
 
 class Decisions:
-    """Follows what is told from the moment at which it is made; so make it before the request."""
+    """Follows what is decided from the moment at which it is made; so make it before the request."""
 
     def __init__(self, log: Log) -> None:
         self._log = log
@@ -37,7 +35,7 @@ class Decisions:
     def of(self, request: AdaptationRequest) -> Alert | None:
         """The decision on `request`, or on the one that took its place; None while there is none."""
         for number, offset in self._next.items():
-            for record in _from(self._log, ALERTS, number, offset):
+            for record in records_from(self._log, ALERTS, number, offset):
                 message = Alert.decode(record.value)
                 self._decided[message.alert_id] = message
                 self._next[number] = record.offset + 1
@@ -81,22 +79,22 @@ def approved(log: Log, request_id: UUID, by: str, at: datetime) -> AdaptationReq
 
     Raises `UserError` where nothing was proposed under it, and where it was approved before.
     """
-    told = {message.alert_id: message for message in alerts(log)}
+    known = {message.alert_id: message for message in alerts(log)}
     proposals = (
-        message.detail.get("request", {}) for message in told.values() if message.kind is AlertKind.ADAPTATION_PROPOSED
+        message.detail.get("request", {}) for message in known.values() if message.kind is AlertKind.ADAPTATION_PROPOSED
     )
     found = next((each for each in proposals if each.get("request_id") == str(request_id)), None)
     if found is None:
         raise UserError(f"No adaptation is proposed as {request_id}.", "`flowgauge alerts` tells what is, with its id.")
     proposed = AdaptationRequest.model_validate(found)
-    if (decided := decision(told, proposed.line, request_id)) is not None:
+    if (decided := decision(known, proposed.line, request_id)) is not None:
         raise UserError(
             f"This proposal was approved and decided on {decided.at:%Y-%m-%d %H:%M} UTC.",
             f"Adapt anew with `flowgauge adapt --line {proposed.line}`.",
         )
     # approved and sent, but not decided yet
     for number in range(log.partitions(ADAPTATIONS)):
-        for record in _from(log, ADAPTATIONS, number, 0):
+        for record in records_from(log, ADAPTATIONS, number, 0):
             earlier = AdaptationRequest.decode(record.value)
             if earlier.request_id == request_id:
                 raise UserError(
@@ -106,21 +104,15 @@ def approved(log: Log, request_id: UUID, by: str, at: datetime) -> AdaptationReq
     return proposed.model_copy(update={"requested_by": by, "requested_at": at, "approved": True})
 
 
-def decision(told: Decided, line: str, request_id: UUID) -> Alert | None:
+def decision(known: Decided, line: str, request_id: UUID) -> Alert | None:
     """The alert by which the request, or the one that took its place, was accepted or refused."""
     for kind in (AlertKind.ADAPTATION_ACCEPTED, AlertKind.ADAPTATION_REFUSED):
-        if (found := told.get(alert_id(line, kind, str(request_id)))) is not None:
+        if (found := known.get(alert_id(line, kind, str(request_id)))) is not None:
             return found
-    other = _instead(told, line, request_id)
-    return None if other is None else decision(told, line, other)
+    other = _instead(known, line, request_id)
+    return None if other is None else decision(known, line, other)
 
 
-def _instead(told: Decided, line: str, request_id: UUID) -> UUID | None:
-    left_out = told.get(alert_id(line, AlertKind.ADAPTATION_COALESCED, str(request_id)))
+def _instead(known: Decided, line: str, request_id: UUID) -> UUID | None:
+    left_out = known.get(alert_id(line, AlertKind.ADAPTATION_COALESCED, str(request_id)))
     return None if left_out is None else UUID(left_out.detail["instead"])
-
-
-def _from(log: Log, topic: str, partition: int, offset: int) -> Iterator[Record]:
-    while records := log.read(topic, partition, offset, _PAGE):
-        yield from records
-        offset = records[-1].offset + 1
