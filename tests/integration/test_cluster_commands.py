@@ -109,6 +109,9 @@ def _lines_snapshots_and_golden_images(run: Command, version: str) -> None:
 
 def _adaptations(run: Command, store: str) -> None:
     """The buffer is too small for one; so the worker decides at once. What is golden never trains."""
+    # else the worker, whose group may begin late, would take both requests at once, and they coalesce
+    first = "the decision on what nobody waited for"
+    eventually(first, lambda: "adaptation_refused" in [each["kind"] for each in alerts(run)])
     refused = run("adapt", "--line", LINE, "--json")
     assert (refused.code, refused.json["kind"]) == (3, "adaptation_refused")
     assert f"holds {_IMAGES - _GOLDEN} images that may train" in refused.json["message"]

@@ -88,12 +88,11 @@ class Scoring(Processor):
         refused: list[Refused] = []
         known = dict(self._recent[partition])
         # in portions that memory has room for: of a large camera's images one batch would be gigabytes
-        portions = self._prefetch.portions(records)
-        while True:
+        portions, done = self._prefetch.portions(records), 0
+        while done < len(records):
             with self._meter.timed(self.name, "decode"):
-                items = next(portions, None)
-            if items is None:
-                break
+                items = next(portions)
+            done += len(items)
             images = self._sifted(items, known, refused)
             with self._meter.timed(self.name, "score"):
                 scored += self._score(images)
