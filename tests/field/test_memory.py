@@ -19,7 +19,7 @@ from flowgauge.registry.golden_sets import add_golden
 from flowgauge.registry.lines import set_line
 from flowgauge.registry.snapshots import active_snapshot
 from flowgauge.services import fit as service
-from flowgauge.services.fit import FromDataset
+from flowgauge.services.fit import FromDataset, with_bit_depth
 from flowgauge.training.fit import fit
 from flowgauge.vision import pictures as pictures_module
 from flowgauge.vision.decoding import Picture, SixteenBit, decode
@@ -97,6 +97,9 @@ def test_the_bits_of_16_bit_files_are_known_without_decoding_them_again() -> Non
     for each in values:
         pictures.add(decode(encoded(Image.fromarray(each), "PNG")), lambda: pytest.fail("decoded again"))
     assert sixteen_bit_rule(pictures) is SixteenBit.TEN_BIT
+    warnings: list[str] = []
+    assert with_bit_depth(quick(), pictures, warnings.append).preprocessing.sixteen_bit is SixteenBit.TEN_BIT
+    assert "the brightest training value is 1023" in warnings[0]
 
 
 def test_an_adaptation_is_given_crops_of_buffer_and_golden_set(large: Path, tmp_path: Path) -> None:

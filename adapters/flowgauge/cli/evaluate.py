@@ -1,7 +1,7 @@
 """`flowgauge evaluate`: how good a gauge is on a data set whose answers are known."""
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,7 +26,7 @@ from flowgauge.models.detector import Progress
 from flowgauge.services.fit import with_bit_depth
 from flowgauge.training.fit import fit
 from flowgauge.training.gauge import Gauge
-from flowgauge.vision.decoding import Picture
+from flowgauge.vision.pictures import Pictures
 
 Seeds = Annotated[str, typer.Option(help="One seed, or several: 0,1,2.")]
 Limit = Annotated[
@@ -184,7 +184,7 @@ def evaluation(
     settings, where = model.settings(), torch_device(device)
     start = None if init is None else start_at(init)
 
-    def fitted(pictures: Collection[Picture], parts: Sequence[str] | None, seed: int, progress: Progress) -> Gauge:
+    def fitted(pictures: Pictures, parts: Sequence[str] | None, seed: int, progress: Progress) -> Gauge:
         return fit(
             pictures,
             line="evaluation",

@@ -162,11 +162,12 @@ class _Refinement:
         cross = []
         for member in range(anchor.member_count):
             seen = partial(anchor.member_tokens, member)
-            mirrored = tuple(partial(seen, view) for view in self.data.mirrored)
+            tokens = partial(_tokens, seen, self.data.views)
+            mirrored = tuple(partial(_tokens, seen, (view,)) for view in self.data.mirrored)
             held_out = self.division.folds == member
-            tokens = partial(_tokens, seen, self.data)
             cross.append(_Start(anchor, anchor.member_flow(member), tokens, held_out, [], mirrored))
-        before = [token_scores_under(start.flow, parameters_of(start.flow), start.tokens()) for start in cross]
+        everyone = torch.arange(len(self.data))
+        before = [token_scores_under(start.flow, parameters_of(start.flow), start.tokens(everyone)) for start in cross]
         made = self._rounds(cross, self._suspicion(torch.cat(before, dim=2)), self.settings.members)
         detector = deepcopy(anchor)
         for member, fold_model in enumerate(made.fold_models):
@@ -179,7 +180,8 @@ class _Refinement:
     def of_one(self) -> Refined:
         """Fold models, heads and flows, reject and set the threshold; one more adapts to all images that are kept."""
         anchor, settings = self.anchor, self.settings
-        token_scores = token_scores_under(anchor.flow, parameters_of(anchor.flow), _tokens(anchor.tokens, self.data))
+        tokens = _tokens(anchor.tokens, self.data.views, torch.arange(len(self.data)))
+        token_scores = token_scores_under(anchor.flow, parameters_of(anchor.flow), tokens)
         suspicion = self._suspicion(token_scores)
         training_set = _training_set(anchor, self.data, suspicion, settings.head_adaptation)
         starts = _Starts(anchor, self.data, training_set, settings, self.seed, self.progress)
@@ -235,16 +237,16 @@ class _Refinement:
 class _Start:
     """What one fold, or one member, starts from: a detector whose heads were adapted without the images that are
     `held_out` (N,), the flow that is to be adapted (its own, or one member's), and what gives that flow's `tokens` of
-    all images (N, V * T, D), and those of each further view that trains. The tokens of all members together would take
-    gigabytes.
+    some images, by their numbers (n,): (n, V * T, D), and those of each further view that trains. They are made when
+    they are asked for: those of all members together would take gigabytes.
     """
 
     detector: Adaptable
     flow: Flow
-    tokens: Callable[[], Tensor]
+    tokens: Callable[[Tensor], Tensor]
     held_out: NDArray[np.bool_]
     steps: list[Step]
-    mirrored: tuple[Callable[[], Tensor], ...] = ()
+    mirrored: tuple[Callable[[Tensor], Tensor], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -273,16 +275,16 @@ class _Starts:
         """The `number`th."""
         self.progress("adapting the head", number, self.settings.folds + 1)
         if self.training_set is None or self.settings.head_adaptation is None:
-            return _Start(self.anchor, self.anchor.flow, lambda: self._anchors_tokens, held_out, [])
+            return _Start(self.anchor, self.anchor.flow, lambda rows: self._anchors_tokens[rows], held_out, [])
         head_data = HeadData.divided(self.training_set, torch.from_numpy(np.flatnonzero(held_out)))
         loop = self.settings.head_adaptation.inner_loop
         detector, steps = with_adapted_heads(self.anchor, head_data, loop, seed=self.seed, round_number=number)
-        tokens = _tokens(detector.tokens, self.data)
-        return _Start(detector, detector.flow, lambda: tokens, held_out, steps)
+        tokens = _tokens(detector.tokens, self.data.views, torch.arange(len(self.data)))
+        return _Start(detector, detector.flow, lambda rows: tokens[rows], held_out, steps)
 
     @cached_property
     def _anchors_tokens(self) -> Tensor:
-        return _tokens(self.anchor.tokens, self.data)
+        return _tokens(self.anchor.tokens, self.data.views, torch.arange(len(self.data)))
 
 
 def _training_set(
@@ -324,9 +326,9 @@ def with_flow(detector: Adaptable, parameters: Parameters) -> Adaptable:
     return copy
 
 
-def _tokens(seen: Callable[[Embedding], Tensor], data: AdaptationData) -> Tensor:
+def _tokens(seen: Callable[[Embedding], Tensor], views: Sequence[Embedding], rows: Tensor) -> Tensor:
     with torch.no_grad():
-        return torch.cat([seen(embedding) for embedding in data.views], dim=1)
+        return torch.cat([seen(select(view, rows)) for view in views], dim=1)
 
 
 def token_scores_under(flow: Flow, parameters: Parameters, tokens_NTD: Tensor) -> Tensor:
@@ -371,12 +373,9 @@ def _fold_model(start: _Start, may_train: NDArray[np.bool_], settings: InnerLoop
     train, validation = may_train & ~start.held_out, may_train & start.held_out
     if not train.any() or not validation.any():
         train = validation = may_train
-    rows = torch.from_numpy(np.flatnonzero(train))
-    tokens = start.tokens()
-    held_out = tokens[torch.from_numpy(validation)].flatten(0, 1)
-    shown = [tokens[rows].flatten(0, 1)]
-    del tokens  # of one view at a time: of all together they would take gigabytes
-    training = TrainingTokens(torch.cat([*shown, *(view()[rows].flatten(0, 1) for view in start.mirrored)]), held_out)
+    rows, held_out = (torch.from_numpy(np.flatnonzero(each)) for each in (train, validation))
+    tokens = torch.cat([seen(rows).flatten(0, 1) for seen in (start.tokens, *start.mirrored)])
+    training = TrainingTokens(tokens, start.tokens(held_out).flatten(0, 1))
     return _FoldModel(start, *adapted(start.flow, training, settings, seed=seed, round_number=number))
 
 
@@ -386,7 +385,7 @@ def _held_out_token_scores(fold_models: Sequence[_FoldModel]) -> Tensor:
     """
     held_out = [(fold_model, torch.from_numpy(np.flatnonzero(fold_model.start.held_out))) for fold_model in fold_models]
     token_scores = [
-        token_scores_under(fold_model.start.flow, fold_model.parameters, fold_model.start.tokens()[rows])
+        token_scores_under(fold_model.start.flow, fold_model.parameters, fold_model.start.tokens(rows))
         for fold_model, rows in held_out
         if len(rows)
     ]

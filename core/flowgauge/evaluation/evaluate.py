@@ -5,7 +5,7 @@ Anomaly maps go up bilinearly, masks go down by nearest neighbour: a grid point 
 a defect thinner than a step of the grid may vanish.
 """
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import cycle, islice
@@ -53,7 +53,7 @@ Clock = Callable[[], float]
 
 Item = TypeVar("Item")
 
-Fitter = Callable[[Collection[Picture], Sequence[str] | None, int, Progress], Gauge]
+Fitter = Callable[[Pictures, Sequence[str] | None, int, Progress], Gauge]
 """A gauge from pictures, their groups and a seed."""
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import TypeVar
 
+from flowgauge.domain.messages import Statistics
 from flowgauge.vision.decoding import Picture
 
 ROOM_BYTES = 256 * 2**20
@@ -38,19 +39,19 @@ class Pictures(Collection[Picture]):
     """In the order in which they were added; large ones, and those beyond `room_bytes`, are decoded anew each time
     somebody looks.
 
-    `peaks` are the highest values of the 16-bit files among them: who asks for no more need not decode them again.
+    `seen` are the statistics of each, and the highest value of a 16-bit file: who asks for no more need not decode
+    them again.
     """
 
     def __init__(self, room_bytes: int = ROOM_BYTES) -> None:
         self._sources: list[Picture | Callable[[], Picture]] = []
         self._room = room_bytes
-        self.peaks: list[int] = []
+        self.seen: list[tuple[Statistics, int | None]] = []
 
     def add(self, picture: Picture, again: Callable[[], Picture]) -> None:
         """`again` gives the same picture once more."""
         size = _bytes(picture)
-        if picture.deep is not None:
-            self.peaks.append(int(picture.deep.max()))
+        self.seen.append((picture.statistics, None if picture.deep is None else int(picture.deep.max())))
         keep = size <= min(self._room, LARGE_BYTES)
         self._room -= size if keep else 0
         self._sources.append(picture if keep else again)

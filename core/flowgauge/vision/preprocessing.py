@@ -184,7 +184,7 @@ class Preprocessing(FrozenModel):
 def sixteen_bit_rule(pictures: Iterable[Picture]) -> SixteenBit:
     """The narrowest range that holds every value of the 16-bit files among `pictures`; the full one where none are."""
     if isinstance(pictures, Pictures):
-        peaks = pictures.peaks
+        peaks = [peak for _, peak in pictures.seen if peak is not None]
     else:
         peaks = [int(picture.deep.max()) for picture in pictures if picture.deep is not None]
     return SixteenBit.holding(max(peaks)) if peaks else SixteenBit.FULL_RANGE

@@ -1,6 +1,6 @@
 """The first gauge of a line, or a new one that a person wants: good images are read, fitted to, and published."""
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -92,7 +92,7 @@ class FromBuffer:
 class Good:
     """Pictures in the order of capture; `groups` names the part that each shows, None where nobody said."""
 
-    pictures: Collection[Picture]
+    pictures: Pictures
     groups: list[str] | None
 
 
@@ -132,19 +132,19 @@ def fit_line(
     return gauge
 
 
-def with_bit_depth(settings: FitSettings, pictures: Iterable[Picture], tell: Tell) -> FitSettings:
+def with_bit_depth(settings: FitSettings, pictures: Pictures, tell: Tell) -> FitSettings:
     """`settings` with the rule for 16-bit files that a person gave, or that the training images show; it is told, and
-    so is when the images are all but black. Looks at each picture once.
+    so is when the images are all but black. Decodes nothing.
     """
     preprocessing = settings.preprocessing
     lightest, lightest_deep, peak = 0.0, 0.0, None
-    for picture in pictures:
-        light = max(picture.statistics.brightness, picture.statistics.contrast)
-        if picture.deep is None:
+    for statistics, brightest in pictures.seen:
+        light = max(statistics.brightness, statistics.contrast)
+        if brightest is None:
             lightest = max(lightest, light)
         else:
             lightest_deep = max(lightest_deep, light * SixteenBit.FULL_RANGE.white)
-            peak = max(int(picture.deep.max()), peak or 0)
+            peak = max(brightest, peak or 0)
     if peak is not None:
         given = preprocessing.sixteen_bit
         rule = given or SixteenBit.holding(peak)
