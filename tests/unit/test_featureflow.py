@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from flowgauge.models.detector import TrainingSet
-from flowgauge.models.featureflow.detector import FeatureFlow, Whitening
+from flowgauge.models.featureflow.detector import FeatureFlow
 from flowgauge.models.flows.coupling import CouplingFlow
 from flowgauge.models.flows.flow import ProductFlow
 from flowgauge.models.registry import create
+from flowgauge.models.whitening import Whitening
 from tests.support.detectors import CONFIGS, SHAPE, features, small, training_set
 
 

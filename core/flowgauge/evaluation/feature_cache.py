@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from flowgauge.models.detector import Detector, Embedding, FeatureShape, Progress, TrainingSet, select
+from flowgauge.models.detector import Detector, Embedding, FeatureShape, Progress, TrainingSet, length, select
 from flowgauge.training.fit import FitSettings, embedder_for, plain_scores
 from flowgauge.vision.decoding import Picture
 
@@ -82,10 +82,10 @@ def restored(names: Sequence[str], shape: FeatureShape, detector: Detector, tens
     def under(prefix: str) -> Embedding:
         return {name.partition(".")[2]: tensor for name, tensor in tensors.items() if name.startswith(f"{prefix}.")}
 
-    image = torch.arange(len(names))
+    image, good = torch.arange(len(names)), under(_GOOD)
     training_set = TrainingSet(
-        good=under(_GOOD),
-        image=image.repeat(len(detector.training_views(len(names)))),
+        good=good,
+        image=image.repeat(length(good) // len(names)),
         synthetic=under(_SYNTHETIC),
         synthetic_image=image.repeat(detector.anomalies_per_image),
         mask=tensors[_MASK],

@@ -175,6 +175,8 @@ class Detector(nn.Module, ABC):
     """What is on those copies: pasted textures; None: synthetic anomalies."""
     views: tuple[View, ...] = (PLAIN,)
     """The views over which scores are averaged (RAD eq. 3)."""
+    symmetric_views: tuple[View, ...] = ()
+    """Views that train too where the line's good images look alike under them (`training.symmetry`)."""
     pyramid_levels: tuple[int, ...] = (0,)
     """How often the image is halved before the backbone sees it: features of (0, 1) are of the whole and the half."""
 

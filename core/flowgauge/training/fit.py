@@ -121,7 +121,7 @@ def fit(
     trainer = Trainer(settings, backbone.shape(preprocessing.size), seed, progress, init)
     crops = np.stack([crop.pixels for crop in clear])
     _require_different(crops)
-    training_set = embedder.training_set(crops, seed=seed, progress=progress).showing(groups)
+    training_set = embedder.training_set(crops, seed=seed, progress=progress, parts=groups)
     # a crop each: labelled defects may be pictures at the camera's size, decoded one by one
     defects = [(preprocessing.square(picture), kind) for picture, kind in labelled]
     if defects:

@@ -1,7 +1,8 @@
 """From pictures to what a detector is trained with: views of good images, and copies with synthetic anomalies."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from flowgauge.models.backbones import Backbone
 from flowgauge.models.detector import Detector, Embedding, Progress, TextureOverlay, TrainingSet, joined
 from flowgauge.synthetic.anomalies import KINDS, draw_anomaly, draw_anomaly_on
 from flowgauge.synthetic.texture_overlay import paste, textures_of
+from flowgauge.training.symmetry import symmetries
 from flowgauge.vision.augmentation import PLAIN, View
 from flowgauge.vision.decoding import Picture
 from flowgauge.vision.preprocessing import Preprocessing, shown
@@ -20,6 +22,9 @@ from flowgauge.vision.preprocessing import Preprocessing, shown
 Crops = NDArray[np.uint8]
 
 _BATCH = 16
+# Images up to which those under a symmetry train too. More take memory for little: a view of a thousand takes 240 MB at
+# 256 pixels. With fewer, fits to a part of a data set of 1,344 images that is embedded once would lack them.
+_MIRRORED_AT_MOST = 1500
 
 
 @dataclass(frozen=True)
@@ -45,9 +50,17 @@ class Embedder:
             progress(what or "reading features", min(start + _BATCH, len(crops)), len(crops))
         return joined(parts)
 
-    def training_set(self, crops: Crops, *, seed: int, progress: Progress) -> TrainingSet:
-        """Views, then paintings, of all squares; rows are ordered by view, and within a view by image."""
+    def training_set(
+        self, crops: Crops, *, seed: int, progress: Progress, parts: Sequence[str] | None = None
+    ) -> TrainingSet:
+        """Views, then copies with synthetic anomalies, of all crops (N, size, size, 3); rows are ordered by view, and
+        within a view by image. `parts` names what each shows, in the order of capture (default: each its own).
+        """
+        parts = [str(number) for number in range(len(crops))] if parts is None else parts
         views = self.detector.training_views(len(crops))
+        further = [view for view in self.detector.symmetric_views if view not in views]
+        if further and len(crops) <= _MIRRORED_AT_MOST:
+            views += symmetries(further, partial(self._patch_features, crops, progress), parts)
         good = [
             self.embed(crops, progress, view, f"reading features, view {number} of {len(views)}")
             for number, view in enumerate(views, start=1)
@@ -60,7 +73,11 @@ class Embedder:
             synthetic=synthetic,
             synthetic_image=image.repeat(self.detector.anomalies_per_image),
             mask=masks,
+            parts=tuple(parts),
         )
+
+    def _patch_features(self, crops: Crops, progress: Progress, view: View, numbers: NDArray[np.intp]) -> Tensor:
+        return self.detector.patch_features(self.embed(crops[numbers], progress, view, "looking for symmetries"))
 
     def _copies(self, crops: Crops, seed: int, progress: Progress) -> tuple[Embedding, Tensor]:
         copies = self.detector.anomalies_per_image
