@@ -103,6 +103,20 @@ def test_the_frozen_reading_is_the_first_gauges() -> None:
     assert frozen.misses == pytest.approx(float((scores([gauge()], shown.test_defect)[0] <= limit).mean()))
 
 
+def test_every_gauge_is_tested_on_the_images_of_the_first_phase_too() -> None:
+    first, last = phase(NOMINAL, 3000), phase(DRIFTED, 2000)
+    found = list(replace(replay(deciding(True)), refit=None).follow(gauge(), [first, last]))
+    assert [figures(r) for r in found[:3]] == [(r.first_false_alarms, r.misses, r.first_image_auroc) for r in found[:3]]
+    frozen, candidate, in_use = found[3:]
+    assert frozen.first_image_auroc == found[0].image_auroc
+    assert frozen.first_false_alarms == found[0].false_alarms
+    assert candidate.first_image_auroc == in_use.first_image_auroc
+    outcome = replay().adapted(gauge(), gauge(), last.buffer, 2)
+    again = load(outcome.manifest, outcome.weights)
+    good, bad = (scores([again], images)[0] for images in (first.test_good, first.test_defect))
+    assert candidate.first_image_auroc == pytest.approx(float((bad[:, None] > good).mean()), abs=1e-6)
+
+
 def test_only_what_was_adapted_has_a_variant() -> None:
     adapted = {Way.ADAPTED, Way.IN_USE}
     assert all((reading.variant is Ablation.FULL) == (reading.way in adapted) for reading in readings(True))
@@ -131,6 +145,8 @@ def reading(seed: int, alarms: float, refusals: tuple[str, ...] | None, variant:
         false_alarms=alarms,
         misses=0.5,
         image_auroc=None,
+        first_false_alarms=0.0,
+        first_image_auroc=None,
         seconds=2.0,
         refusals=refusals,
     )

@@ -10,6 +10,8 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from io import BytesIO
 from itertools import product
+from statistics import fmean
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +26,7 @@ from flowgauge.evaluation.metrics import auroc_between
 from flowgauge.synthetic.procedural import DEFECTS, Change, Condition, ProceduralLine, Sample
 from flowgauge.training.gauge import Gauge, score_by_each
 from flowgauge.training.snapshot import load
+from flowgauge.training.training_set import Crops
 from flowgauge.vision.decoding import Picture, decode
 
 FITTED, BUFFERED, TESTED = 96, 80, 40
@@ -73,7 +76,8 @@ class DriftPhase:
 class Reading(FrozenModel):
     """Shares in [0, 1] of the test images: good ones above the threshold, defects not above it. `seconds` that the
     gauge took to make, None where none was made; `refusals` of the gate, None where it was not asked. `variant` says
-    how it was adapted, None where it was not.
+    how it was adapted, None where it was not. `first_*` are of the first phase's test images: what the gauge of this
+    phase has forgotten of where the line began.
     """
 
     seed: int
@@ -83,6 +87,8 @@ class Reading(FrozenModel):
     false_alarms: float
     misses: float
     image_auroc: float | None
+    first_false_alarms: float
+    first_image_auroc: float | None
     seconds: float | None = None
     refusals: tuple[str, ...] | None = None
 
@@ -100,6 +106,8 @@ class Summary(FrozenModel):
     misses_std: float | None
     image_auroc: float | None
     image_auroc_std: float | None
+    first_false_alarms: float
+    first_image_auroc: float | None
     seconds: float | None
     refused: int | None
 
@@ -122,8 +130,10 @@ class DriftReplay:
 
     def follow(self, anchor: Gauge, phases: Iterable[DriftPhase]) -> Iterable[Reading]:
         """A reading for each phase and way, as they come."""
-        in_use = anchor
+        in_use, first = anchor, None
         for number, phase in enumerate(phases, start=1):
+            tested = HeldOutCrops.of(phase, anchor)
+            first = first or tested
             started = self.clock()
             outcome = self.adapted(anchor, in_use, phase.buffer, number)
             seconds = self.clock() - started
@@ -139,7 +149,8 @@ class DriftReplay:
                 pictures, parts = [s.picture for s in phase.buffer], [s.part for s in phase.buffer]
                 made[Way.REFITTED] = self.refit(pictures, parts, self.seed)
                 extras[Way.REFITTED] = {"seconds": self.clock() - started}
-            yield from (reading.model_copy(update=extras.get(reading.way, {})) for reading in self._read(phase, made))
+            readings = self._read(phase.name, tested, first, made)
+            yield from (reading.model_copy(update=extras.get(reading.way, {})) for reading in readings)
 
     def adapted(self, anchor: Gauge, parent: Gauge, buffer: Sequence[ObservedImage], number: int) -> AdaptationOutcome:
         """What becomes of `anchor` on `buffer`, in the `number`th adaptation in a row."""
@@ -166,20 +177,42 @@ class DriftReplay:
             )
         )
 
-    def _read(self, phase: DriftPhase, made: Mapping[Way, Gauge]) -> Iterable[Reading]:
+    def _read(
+        self, phase: str, tested: "HeldOutCrops", first: "HeldOutCrops", made: Mapping[Way, Gauge]
+    ) -> Iterable[Reading]:
         gauges = list(made.values())
-        tested = zip(made, gauges, scores(gauges, phase.test_good), scores(gauges, phase.test_defect), strict=True)
-        for way, gauge, good, bad in tested:
+        now = tested.scores(gauges)
+        before = now if first is tested else first.scores(gauges)
+        for way, gauge, (good, bad), (first_good, first_bad) in zip(made, gauges, now, before, strict=True):
             limit = gauge.manifest.threshold.value
             yield Reading(
                 seed=self.seed,
-                phase=phase.name,
+                phase=phase,
                 way=way,
                 variant=self.variant if way in {Way.ADAPTED, Way.IN_USE} else None,
                 false_alarms=float((good > limit).mean()),
                 misses=float((bad <= limit).mean()),
                 image_auroc=auroc_between(good, bad),
+                first_false_alarms=float((first_good > limit).mean()),
+                first_image_auroc=auroc_between(first_good, first_bad),
             )
+
+
+@dataclass(frozen=True)
+class HeldOutCrops:
+    """What tests gauges of one preprocessing: crops (N, size, size, 3)."""
+
+    good: Crops
+    defect: Crops
+
+    @classmethod
+    def of(cls, phase: DriftPhase, gauge: Gauge) -> Self:
+        crops = gauge.manifest.preprocessing.crops
+        return cls(crops(phase.test_good), crops(phase.test_defect))
+
+    def scores(self, gauges: Sequence[Gauge]) -> list[tuple[NDArray[np.float64], NDArray[np.float64]]]:
+        """Of the good images and of the defects, by each gauge."""
+        return list(zip(score_by_each(gauges, self.good), score_by_each(gauges, self.defect), strict=True))
 
 
 def scores(gauges: Sequence[Gauge], pictures: Sequence[Picture]) -> list[NDArray[np.float64]]:
@@ -196,7 +229,9 @@ def summaries(readings: Sequence[Reading]) -> list[Summary]:
         if not group:
             continue
         alarms, misses = Spread.of([r.false_alarms for r in group]), Spread.of([r.misses for r in group])
-        auroc = Spread.of([r.image_auroc for r in group])
+        auroc, first = (
+            Spread.of(values) for values in zip(*((r.image_auroc, r.first_image_auroc) for r in group), strict=True)
+        )
         seconds = Spread.of([r.seconds for r in group])
         asked = [r.refusals for r in group if r.refusals is not None]
         assert alarms is not None, "each reading has both shares"
@@ -212,6 +247,8 @@ def summaries(readings: Sequence[Reading]) -> list[Summary]:
             misses_std=misses.deviation,
             image_auroc=auroc and auroc.mean,
             image_auroc_std=auroc and auroc.deviation,
+            first_false_alarms=fmean(r.first_false_alarms for r in group),
+            first_image_auroc=first and first.mean,
             seconds=seconds and seconds.mean,
             refused=sum(bool(refusals) for refusals in asked) if asked else None,
         )

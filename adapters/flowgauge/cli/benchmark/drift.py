@@ -100,6 +100,8 @@ def drift(
     other images that test. frozen is the first gauge, adapted the candidate
     made from the buffer, in-use the last candidate that the gate accepted,
     refitted a gauge fitted to the buffer alone. seconds are what it took.
+    first_image_auroc is that gauge's on the first phase's test images: what
+    it has forgotten of where the line began.
 
     --variant leaves an ingredient of adapting out: no-head (only the flow
     moves), no-l2 (no pull to the anchor), no-rejection; or changes it: iqr
@@ -120,8 +122,8 @@ def drift(
     with bars() as report:
         work = AdaptationBenchmarks(model, device, report)
         found = work.drift(source, variants, seeds_of(seeds), json, refit=refit)
-    columns = ("phase", "way", "variant", "false_alarms", "misses", "image_auroc", "image_auroc_std", "seconds")
-    _conclude(found, json, (*columns, "refused"), found["summary"])
+    columns = ("phase", "way", "variant", "false_alarms", "misses", "image_auroc", "image_auroc_std")
+    _conclude(found, json, (*columns, "first_image_auroc", "seconds", "refused"), found["summary"])
 
 
 def poisoning(
