@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from flowgauge.adaptation.adapt import AdaptSettings, adapt
 from flowgauge.adaptation.contract import AdaptationInput, AdaptationOutcome
-from flowgauge.adaptation.gate import GateSettings, Recent, check_candidate
+from flowgauge.adaptation.gate import Change, GateSettings, Recent, check_candidate
 from flowgauge.adaptation.inner_loop import (
     InnerLoop,
     StepRule,
@@ -33,12 +33,14 @@ from flowgauge.synthetic.procedural import Condition
 from flowgauge.training.gauge import Gauge
 from flowgauge.training.outliers import Rejection, suspect
 from flowgauge.training.snapshot import load, save
+from flowgauge.training.threshold_check import Shift
 from flowgauge.training.thresholds import QuartileRule, Rule
 from flowgauge.vision.decoding import Picture
 from flowgauge.vision.preprocessing import Aspect, Crop
 from tests.support.gauges import AT, SIZE, defects, gauge, goods
 
 DRIFTED = Condition(gain=0.8, contrast=0.85)
+CHANGED = Change(Shift(position=1.0, beyond_chance=True), by_person=False)
 
 
 @pytest.fixture
@@ -245,6 +247,7 @@ def _given(detector: str = "featureflow") -> AdaptationInput:
         golden_good=[gauge(detector).crop(picture) for picture in goods(range(300, 304))],
         golden_defect=[gauge(detector).crop(picture) for picture in defects(range(300, 306), DRIFTED)],
         seed=7,
+        by_person=False,
         progress=lambda what, share: None,
     )
 
@@ -334,6 +337,7 @@ def test_the_same_request_makes_the_same_candidate() -> None:
 def test_the_gate_answers_every_question(outcome: AdaptationOutcome) -> None:
     names = [check.name for check in outcome.gate.checks]
     assert names == [
+        "change of the line",
         "finite losses and scores",
         "sensitivity to synthetic anomalies",
         "alarms on recent images",
@@ -360,6 +364,19 @@ def test_a_candidate_that_fails_a_check_is_refused_with_the_reason(strict: dict[
     assert len(outcome.gate.refusals) == len(failed)
 
 
+def test_a_line_that_has_not_changed_is_adapted_only_for_a_person() -> None:
+    """A tenth of its buffer is defective, as of the buffer that has drifted."""
+    pictures = goods(range(100, 145))
+    pictures[3::10] = defects(range(203, 208))
+    unchanged = replace(_given(), buffered=_buffered(pictures, gauge()))
+    unasked, asked = (adapt(replace(unchanged, by_person=by_person)).gate for by_person in (False, True))
+    (refused,), (told,) = ([c for c in gate.checks if c.name == "change of the line"] for gate in (unasked, asked))
+    assert (refused.passed, unasked.accepted) == (False, False)
+    assert "scores the line as before" in refused.message
+    assert (told.passed, told.limit, told.value) == (True, None, refused.value)
+    assert _outcome().gate.checks[0].passed, "of the line that has drifted"
+
+
 def test_a_candidate_that_accepts_everything_is_refused() -> None:
     """What a poisoned buffer would do: a threshold above every defect."""
     anchor = gauge()
@@ -368,7 +385,7 @@ def test_a_candidate_that_accepts_everything_is_refused() -> None:
     blunt.manifest = anchor.manifest.model_copy(update={"threshold": limit})
     recent = Recent(blunt, anchor, anchor.manifest.preprocessing.crops(goods(range(500, 512))), seed=0, copies=2)
     shown = [anchor.crop(picture) for picture in defects(range(500, 506))]
-    report = check_candidate(recent, _outcome().trace, [], shown, GateSettings())
+    report = check_candidate(recent, _outcome().trace, CHANGED, [], shown, GateSettings())
     failed = {check.name for check in report.checks if not check.passed}
     assert failed >= {"sensitivity to synthetic anomalies", "golden set's defects caught"}
 

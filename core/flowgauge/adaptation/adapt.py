@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor
 
 from flowgauge.adaptation.contract import AdaptationInput, AdaptationOutcome
-from flowgauge.adaptation.gate import GateSettings, Recent, check_candidate
+from flowgauge.adaptation.gate import Change, GateSettings, Recent, check_candidate
 from flowgauge.adaptation.refine import AdaptationData, Division, Refined, RefinementSettings, refine
 from flowgauge.domain.errors import UserError
 from flowgauge.domain.messages import FrozenModel
@@ -18,9 +18,10 @@ from flowgauge.domain.trace import AdaptationTrace
 from flowgauge.models.adaptable import Ensemble, require_adaptable
 from flowgauge.models.detector import Embedding
 from flowgauge.training.fit import map_scale, ranges_of
-from flowgauge.training.gauge import Gauge
+from flowgauge.training.gauge import Gauge, score_by_each
 from flowgauge.training.manifest import Manifest
 from flowgauge.training.snapshot import save
+from flowgauge.training.threshold_check import shift
 from flowgauge.training.thresholds import Calibration, Threshold
 from flowgauge.training.training_set import Embedder
 from flowgauge.vision.augmentation import View
@@ -46,7 +47,9 @@ def adapt(given: AdaptationInput, settings: AdaptSettings | None = None) -> Adap
     adaptation = _Adaptation(given, given.anchor, settings)
     candidate, trace = adaptation.candidate()
     recent = Recent(candidate, given.parent, adaptation.hold_out, given.seed, settings.gate.anomalies_per_image)
-    gate = check_candidate(recent, trace, given.golden_good, given.golden_defect, settings.gate)
+    gate = check_candidate(
+        recent, trace, adaptation.change(given.parent), given.golden_good, given.golden_defect, settings.gate
+    )
     snapshot = save(Gauge(candidate.manifest.model_copy(update={"gate": gate}), candidate.backbone, candidate.detector))
     return AdaptationOutcome(manifest=snapshot.manifest, weights=snapshot.weights, trace=trace, gate=gate)
 
@@ -76,7 +79,7 @@ class _Adaptation:
         self._given = given
         self._anchor = anchor
         self._settings = settings
-        clear = [item for item in given.buffered if not item[1].unclear_reasons]
+        self._clear = clear = [item for item in given.buffered if not item[1].unclear_reasons]
         held_back = _hold_out_parts([part_of(entry) for entry, _ in clear], settings.recent)
         self.training = [item for item in clear if part_of(item[0]) not in held_back]
         hold_out = [crop.pixels for entry, crop in clear if part_of(entry) in held_back]
@@ -84,6 +87,13 @@ class _Adaptation:
             counts = f"{len(clear)} of {len(given.buffered)} buffered images can train or judge"
             raise UserError(f"{counts}, too few to adapt.", "Let more images pass.")
         self.hold_out = np.stack(hold_out)
+
+    def change(self, parent: Gauge) -> Change:
+        """What the parent's scores of all that may train or judge say of the line."""
+        first = {part_of(entry): crop.pixels for entry, crop in reversed(self._clear)}
+        (scores,) = score_by_each([parent], np.stack(list(first.values())))
+        found = shift(parent.manifest.threshold.calibration_scores, scores, seed=self._given.seed)
+        return Change(found, self._given.by_person)
 
     def candidate(self) -> tuple[Gauge, AdaptationTrace]:
         groups = [part_of(entry) for entry, _ in self.training]

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +11,7 @@ from pydantic import Field
 from flowgauge.domain.messages import FrozenModel
 from flowgauge.domain.trace import AdaptationTrace, Check, GateReport
 from flowgauge.training.gauge import Gauge, score_by_each
+from flowgauge.training.threshold_check import EXPECTED, Shift
 from flowgauge.training.training_set import Crops, add_anomalies
 from flowgauge.vision.preprocessing import Crop
 
@@ -52,6 +54,33 @@ class Recent:
         return _Pair(own, parents, self.candidate.manifest.threshold.value, self.parent.manifest.threshold.value)
 
 
+@dataclass(frozen=True)
+class Change:
+    """Of the line, by the parent's scores of the buffered images; `by_person`: a person has asked for the candidate."""
+
+    shift: Shift
+    by_person: bool
+
+    def check(self) -> Check:
+        """Where nothing has changed, adapting costs accuracy: a threshold and scales from a few dozen images in place of
+        those of the fit (decision 32). A person may want it all the same.
+        """
+        least, most = (f"{share:.0%}" for share in EXPECTED)
+        words = (
+            f"the lower quartile of the buffered images' scores by the active gauge lies above {self.shift.position:.0%}"
+            f" of its calibration scores, where {least} to {most} are expected of an unchanged line"
+        )
+        if not self.shift.beyond_chance:
+            words = f"the active gauge scores the line as before: {words}, give or take what chance does"
+        return Check(
+            name="change of the line",
+            value=self.shift.position,
+            limit=None if self.by_person else EXPECTED[1],
+            passed=self.by_person or self.shift.beyond_chance,
+            message=words,
+        )
+
+
 class _Pair:
     """Scores (n,) of the same crops by candidate and parent, and the shares above each one's threshold."""
 
@@ -85,6 +114,7 @@ class _Pair:
 def check_candidate(
     recent: Recent,
     trace: AdaptationTrace,
+    change: Change,
     golden_good: Sequence[Crop],
     golden_defect: Sequence[Crop],
     settings: GateSettings,
@@ -103,6 +133,7 @@ def check_candidate(
     # where recent scores lie on the candidate's own scale: far from 0, its calibration is not of this line
     shift = abs(recent.candidate.manifest.calibration.standardise(float(np.median(plain.candidate))))
     checks = [
+        change.check(),
         _at_most("finite losses and scores", float(broken), 0.0, f"{broken} losses or scores are not finite numbers"),
         _at_least(
             "sensitivity to synthetic anomalies",

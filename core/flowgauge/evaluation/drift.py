@@ -173,6 +173,7 @@ class DriftReplay:
                 golden_good=(),
                 golden_defect=(),
                 seed=self.seed,
+                by_person=False,
                 progress=lambda what, share: None,
             )
         )

@@ -1,4 +1,4 @@
-"""Does a gauge's threshold fit the line? A check against the line's own scores, whichever of them are defects'.
+"""Do a gauge's threshold and calibration fit the line? Checks against its own scores, whichever are defects'.
 
 The gauge's calibration scores tell the shape of good scores. The line's good scores are taken to have that shape, moved
 and scaled. Up to `MOST_DEFECTS` of the line's images may be defective and are taken to score above its median or to
@@ -65,6 +65,38 @@ def disagreement(threshold: Threshold, scores: Scores, *, seed: int) -> Disagree
     proposed = float(found.min() if too_low else found.max())
     shares = [_false_alarms(clean, scores, threshold.value, share) for share in _SHARES]
     return Disagreement(proposed, low, high, min(shares) if too_low else max(shares))
+
+
+@dataclass(frozen=True)
+class Shift:
+    """Of the line's scores against the calibration's. `position` is the share of the calibration scores that lie below
+    the line's lower quartile, in [0, 1]. `beyond_chance`: it is not where an unchanged line's could be.
+    """
+
+    position: float
+    beyond_chance: bool
+
+
+EXPECTED = (0.25, 0.25 / (1 - MOST_DEFECTS))
+"""Where the lower quartile of an unchanged line lies among the calibration scores: without defects, and with as many as
+`MOST_DEFECTS` above its median."""
+
+
+def shift(clean: CalibrationScores, scores: Scores, *, seed: int) -> Shift:
+    """How the line's `scores` (n,), one of each part, lie beside the calibration's. Its lower quartile is compared,
+    because defects reach it least; both samples are drawn anew, as in `disagreement`.
+    """
+    rng = np.random.default_rng(seed)
+    chances = clean.weights / clean.weights.sum()
+    above, below = [], []
+    for _ in range(_ROUNDS):
+        again = rng.choice(clean.scores, clean.parts, p=chances)
+        least, most = np.quantile(again, EXPECTED)
+        quartile = np.quantile(rng.choice(scores, len(scores)), 0.25)
+        above.append(quartile - most)
+        below.append(quartile - least)
+    beyond_chance = bool(np.quantile(above, 0.025) > 0 or np.quantile(below, 0.975) < 0)
+    return Shift(float(chances[clean.scores < np.quantile(scores, 0.25)].sum()), beyond_chance)
 
 
 def _matched(clean: CalibrationScores, scores: Scores, defects: float) -> tuple[float, float, float]:

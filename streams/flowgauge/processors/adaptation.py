@@ -183,6 +183,7 @@ class Adaptation(Processor):
             golden_good=good,
             golden_defect=defects,
             seed=adaptation_seed(request),
+            by_person=request.by_person,
             progress=progress,
         )
 

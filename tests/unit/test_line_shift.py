@@ -1,0 +1,53 @@
+"""Whether a line's scores lie where its calibration's did, with any defects among them."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from flowgauge.training.threshold_check import EXPECTED, Shift, shift
+from flowgauge.training.thresholds import CalibrationScores
+
+DRAWS = range(40)
+
+
+def good(count: int, seed: int) -> NDArray[np.float64]:
+    return np.random.default_rng(seed).gamma(3.0, 1.0, count)
+
+
+def line(seed: int, defects: float, move: Callable[[NDArray[np.float64]], NDArray[np.float64]]) -> NDArray[np.float64]:
+    scores = move(good(80, 1000 + seed))
+    scores[: round(80 * defects)] += 20
+    return scores
+
+
+def found(defects: float, move: Callable[[NDArray[np.float64]], NDArray[np.float64]]) -> list[Shift]:
+    return [shift(CalibrationScores.of(good(120, seed)), line(seed, defects, move), seed=0) for seed in DRAWS]
+
+
+@pytest.mark.parametrize("defects", [0.0, 0.1, 0.2, 0.3])
+def test_an_unchanged_line_is_within_chance_whatever_its_share_of_defects(defects: float) -> None:
+    """At either end of the range, 2.5 % of the draws are beyond it by chance."""
+    shifts = found(defects, lambda scores: scores)
+    assert sum(each.beyond_chance for each in shifts) <= 3
+    low, high = EXPECTED
+    assert low - 0.05 < np.mean([each.position for each in shifts]) < high + 0.05
+
+
+@pytest.mark.parametrize("defects", [0.0, 0.2])
+@pytest.mark.parametrize("move", [lambda scores: scores + 2, lambda scores: 3 * scores, lambda scores: scores / 3])
+def test_scores_that_moved_are_beyond_chance(
+    defects: float, move: Callable[[NDArray[np.float64]], NDArray[np.float64]]
+) -> None:
+    assert sum(each.beyond_chance for each in found(defects, move)) >= 38
+
+
+def test_a_part_with_many_images_counts_once() -> None:
+    """Forty images of one odd part among forty parts would else make the calibration look high."""
+    scores, parts = good(80, 1), [str(number) for number in range(40)] + ["odd"] * 40
+    scores[40:] += 20
+    calibration = CalibrationScores.of(scores, parts)
+    unmoved = shift(calibration, good(80, 2), seed=0)
+    assert not unmoved.beyond_chance
+    assert unmoved.position < 0.4
