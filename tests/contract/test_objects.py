@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
+from flowgauge.domain.errors import ObjectTooLarge
 from flowgauge.domain.object_keys import image_object
 from flowgauge.domain.ports import Objects
 from flowgauge.local.objects import LocalObjects
@@ -51,6 +52,16 @@ def test_an_object_is_read_as_it_was_put(objects: Objects) -> None:
     objects.put("images/a/2026-03-01/x", b"\0bytes")
     assert objects.get("images/a/2026-03-01/x") == b"\0bytes"
     assert objects.exists("images/a/2026-03-01/x")
+
+
+def test_no_more_than_is_asked_for_is_read(objects: Objects) -> None:
+    objects.put("a/b", b"12345")
+    assert objects.get("a/b", at_most=5) == b"12345"
+    with pytest.raises(ObjectTooLarge, match="5 bytes"):
+        objects.get("a/b", at_most=4)
+    assert objects.get("a/b") == b"12345", "the refusal left the connection in order"
+    with pytest.raises(KeyError):
+        objects.get("a/c", at_most=4)
 
 
 def test_a_second_put_replaces_the_first(objects: Objects) -> None:

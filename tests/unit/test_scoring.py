@@ -445,6 +445,24 @@ def test_a_claim_check_elsewhere_or_with_other_bytes_is_a_dead_letter(store: Sto
     ]
 
 
+@pytest.mark.parametrize(
+    ("size", "reason"),
+    [
+        ("1", "not what ce_datasize says"),
+        ("9" * 5000, "not what ce_datasize says"),
+        (None, "not what ce_datasize says"),
+        ("999999999999", "ce_datasize announces 999999999999 bytes, more than the limit of 512000000"),
+    ],
+)
+def test_a_claim_check_is_read_only_as_far_as_was_announced(store: Store, size: str | None, reason: str) -> None:
+    sent = claim(store, png(1))
+    headers = {name: value for name, value in sent.headers.items() if name != "ce_datasize"}
+    store.log.append([replace(sent, headers=headers if size is None else headers | {"ce_datasize": size})])
+    score(store)
+    assert reason in reasons(store)[0]
+    assert verdicts(store.log) == []
+
+
 def test_a_claim_check_waits_for_a_store_that_is_away(store: Store, clock: SetClock) -> None:
     store.log.append([claim(store, png(100))])
     objects = Failing(store.objects, ["get"], times=0)

@@ -20,7 +20,8 @@ QUARTER_TURN = View(turns=1)
 def pixels_of_patches(images_NHW: Tensor) -> PatchFeatures:
     def features(view: View, numbers: NDArray[np.intp]) -> Tensor:
         moved = view.move(images_NHW[torch.from_numpy(numbers)])[:, None]
-        return F.unfold(moved, PATCH, stride=PATCH).unflatten(2, (SIDE // PATCH, SIDE // PATCH))
+        columns = F.unfold(moved, PATCH, stride=PATCH)
+        return columns.view(*columns.shape[:2], SIDE // PATCH, SIDE // PATCH)
 
     return features
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from time import time
 from uuid import uuid4
 
-from flowgauge.domain.errors import Unavailable
+from flowgauge.domain.errors import ObjectTooLarge, Unavailable
 from flowgauge.local.file_system import named_faults
 
 _SCHEME = "store:///"
@@ -62,10 +62,13 @@ class LocalObjects:
                 unfinished.unlink(missing_ok=True)
         return self.uri(name)
 
-    def get(self, name: str) -> bytes:
+    def get(self, name: str, at_most: int | None = None) -> bytes:
         path = self._path(name)
-        with _translated(path):
-            return path.read_bytes()
+        with _translated(path), path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            if at_most is not None and size > at_most:
+                raise ObjectTooLarge(f"{name} has {size} bytes.", f"At most {at_most} are read.")
+            return file.read()
 
     def exists(self, name: str) -> bool:
         return self._path(name).is_file()

@@ -13,7 +13,7 @@ from typing import TypeVar, cast
 from minio.commonconfig import Tags
 from minio.error import S3Error
 
-from flowgauge.domain.errors import Unavailable
+from flowgauge.domain.errors import ObjectTooLarge, Unavailable
 from flowgauge.s3.bucket import Breaker, Bucket
 from flowgauge.s3.faults import Damaged, transient
 from flowgauge.s3.settings import S3Settings
@@ -100,11 +100,15 @@ class S3Objects:
         self._ask(send, name)
         return self.uri(name)
 
-    def get(self, name: str) -> bytes:
+    def get(self, name: str, at_most: int | None = None) -> bytes:
         _check(name)
 
         def whole() -> bytes:
             response = self._client.get_object(self._bucket.name, name)
+            size = int(response.headers.get("Content-Length", 0))
+            if at_most is not None and size > at_most:
+                response.close()  # and with it the connection: what was announced is on its way
+                raise ObjectTooLarge(f"{name} has {size} bytes.", f"At most {at_most} are read.")
             # A body shorter than its announced length is a fault of the connection, raised here.
             data = response.read()
             digest = response.headers.get(f"x-amz-meta-{_DIGEST}")

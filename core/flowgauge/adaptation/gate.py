@@ -62,13 +62,13 @@ class Change:
     by_person: bool
 
     def check(self) -> Check:
-        """Where nothing has changed, adapting costs accuracy: a threshold and scales from a few dozen images in place of
-        those of the fit (decision 32). A person may want it all the same.
+        """Where nothing has changed, adapting costs accuracy: scales and threshold come from a few dozen images in place
+        of all that were fitted to (decision 32). A person may want it all the same.
         """
         least, most = (f"{share:.0%}" for share in EXPECTED)
         words = (
-            f"the lower quartile of the buffered images' scores by the active gauge lies above {self.shift.position:.0%}"
-            f" of its calibration scores, where {least} to {most} are expected of an unchanged line"
+            f"the lower quartile of the buffered images' scores lies above {self.shift.position:.0%} of the active"
+            f" gauge's calibration scores, where {least} to {most} are expected of an unchanged line"
         )
         if not self.shift.beyond_chance:
             words = f"the active gauge scores the line as before: {words}, give or take what chance does"

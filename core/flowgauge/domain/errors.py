@@ -64,6 +64,10 @@ class UnreadableImage(FlowgaugeError):
     pass
 
 
+class ObjectTooLarge(FlowgaugeError):
+    pass
+
+
 class SnapshotInvalid(FlowgaugeError):
     pass
 

@@ -17,6 +17,11 @@ class ImageLimits:
     max_pixels: int = 64_000_000
     min_side: int = 8
 
+    @property
+    def max_bytes(self) -> int:
+        """Of an encoded image: four channels of 16 bits for each pixel, uncompressed."""
+        return 8 * self.max_pixels
+
 
 _current = ImageLimits()
 

@@ -74,8 +74,10 @@ class Objects(Protocol):
         `tags` are for the store's own rules of retention; one that has none leaves them out.
         """
 
-    def get(self, name: str) -> bytes:
-        """The bytes. Raises `KeyError` for a name that is not there."""
+    def get(self, name: str, at_most: int | None = None) -> bytes:
+        """The bytes. Raises `KeyError` for a name that is not there, and `ObjectTooLarge`, before they are read, where
+        there are more than `at_most`.
+        """
 
     def exists(self, name: str) -> bool: ...
 

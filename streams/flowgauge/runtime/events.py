@@ -1,5 +1,6 @@
 """Image events: from a record to pixels, ahead of their turn where threads are free, and every way that fails."""
 
+import re
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future
@@ -9,7 +10,8 @@ from threading import Lock
 
 from pydantic import ValidationError
 
-from flowgauge.domain.errors import UnreadableImage, UserError
+from flowgauge.domain.errors import ObjectTooLarge, UnreadableImage, UserError
+from flowgauge.domain.image_limits import MAX_MEGAPIXELS, current_limits
 from flowgauge.domain.messages import HEADERS, IMAGES, Event
 from flowgauge.domain.object_keys import verdict_id
 from flowgauge.domain.ports import Objects, Outgoing, Record
@@ -17,6 +19,7 @@ from flowgauge.models.prediction import Predictor
 from flowgauge.vision.decoding import Picture, decode
 
 _QUOTED = 200  # characters of a header in a reason
+_SIZE = re.compile("[0-9]{1,18}")
 _REFERENCE, _REFERENCE_SHA256, _REFERENCE_SIZE = "ce_dataref", "ce_datasha256", "ce_datasize"
 
 # decoded images that wait for a turn which may never come; fewer than two batches, and scoring waits for decoders
@@ -82,8 +85,19 @@ def _data(record: Record, objects: Objects) -> tuple[bytes, str | None]:
     reference = record.headers.get(_REFERENCE)
     if reference is None:
         return record.value, None
+    size, limit = record.headers.get(_REFERENCE_SIZE, ""), current_limits().max_bytes
+    if not _SIZE.fullmatch(size):
+        raise UnreadableImage(_not_as_announced(_REFERENCE_SIZE), "Send the image again.")
+    if int(size) > limit:
+        raise UnreadableImage(
+            f"{_REFERENCE_SIZE} announces {size} bytes, more than the limit of {limit}.",
+            f"Send a smaller image, or raise {MAX_MEGAPIXELS}: the limit is eight bytes a pixel.",
+        )
     try:
-        data = objects.get(objects.name(reference))
+        # no more than was announced: an object of gigabytes would end the worker before it is refused
+        data = objects.get(objects.name(reference), at_most=int(size))
+    except ObjectTooLarge as error:
+        raise UnreadableImage(_not_as_announced(_REFERENCE_SIZE), "Send the image again.") from error
     except KeyError as error:
         raise UnreadableImage(
             f"{_REFERENCE} names no object in our store: {reference[:_QUOTED]!r}.", "Send the image again."
@@ -91,8 +105,12 @@ def _data(record: Record, objects: Objects) -> tuple[bytes, str | None]:
     # without the check, an object that was overwritten meanwhile would be scored as the image that was announced
     for header, actual in ((_REFERENCE_SHA256, sha256(data).hexdigest()), (_REFERENCE_SIZE, str(len(data)))):
         if record.headers.get(header, "").lower() != actual:
-            raise UnreadableImage(f"The object is not what {header} says.", "Send the image again.")
+            raise UnreadableImage(_not_as_announced(header), "Send the image again.")
     return data, reference
+
+
+def _not_as_announced(header: str) -> str:
+    return f"The object is not what {header} says."
 
 
 class Prefetch:
