@@ -62,8 +62,8 @@ class Change:
     by_person: bool
 
     def check(self) -> Check:
-        """Where nothing has changed, adapting costs accuracy: scales and threshold come from a few dozen images in place
-        of all that were fitted to (decision 32). A person may want it all the same.
+        """Where nothing has changed, adapting costs accuracy: scales and threshold then come from a few dozen images
+        alone (decision 32). A person may want it all the same.
         """
         least, most = (f"{share:.0%}" for share in EXPECTED)
         words = (
