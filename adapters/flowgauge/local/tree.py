@@ -11,9 +11,9 @@ from pathlib import Path
 # Documented; its iterator would need a thread and waits for bursts to end.
 from watchfiles._rust_notify import RustNotify
 
+from flowgauge.domain.image_files import named_as_image
 from flowgauge.local.file_system import file_system, is_network
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 _LATER = "The others go on; it is tried again."
 # Longer holds scoring up; 0 would wait without end.
 _AT_ONCE_MS = 1
@@ -164,7 +164,7 @@ class Tree:
                         waiting.append(entry.path)
                 elif entry.is_symlink():
                     self._link(entry.path, walk)
-                elif _named_as_image(entry.name) and not walk.known(entry.path):
+                elif named_as_image(entry.name) and not walk.known(entry.path):
                     facts = self._stat(entry.path)
                     if facts is not None and stat.S_ISREG(facts.st_mode):
                         walk.file_numbers.add((facts.st_dev, facts.st_ino))
@@ -200,7 +200,7 @@ class Tree:
         facts = self._stat(path)
         if facts is not None and stat.S_ISDIR(facts.st_mode):
             walk.folder_links.append(path)
-        elif facts is not None and _named_as_image(path):
+        elif facts is not None and named_as_image(path):
             walk.file_links.append(path)
 
     def _stat(self, path: str) -> os.stat_result | None:
@@ -249,11 +249,7 @@ class FolderWatch:
 
 def _is_image(path: str, facts: os.stat_result) -> bool:
     """A pipe or a device by that name would hold its reader up for ever."""
-    return _named_as_image(path) and stat.S_ISREG(facts.st_mode)
-
-
-def _named_as_image(path: str) -> bool:
-    return path.lower().endswith(SUFFIXES)
+    return named_as_image(path) and stat.S_ISREG(facts.st_mode)
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

@@ -18,14 +18,13 @@ from typing import Self
 import numpy as np
 
 from flowgauge.domain.errors import DatasetError, UnreadableImage
+from flowgauge.domain.image_files import named_as_image
 from flowgauge.evaluation.folder_names import holds_masks, is_defective, is_good, is_test, is_train
 from flowgauge.evaluation.metrics import Mask
 from flowgauge.training.fit import MINIMUM_IMAGES
 from flowgauge.vision.decoding import Picture, decode
 
 GOOD = "good"
-
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"})
 
 _LAYOUT = "Put good images into the folder itself, or follow the MVTec AD layout: train/good, test/<class>."
 # Suffixes of what nobody takes for an image, so that nobody misses it.
@@ -175,8 +174,8 @@ class _Listing:
         for path in files_below(folder):
             inner = path.parent.relative_to(folder).parts
             if any(beside(part) for part in inner):
-                other[f"in {'/'.join(inner)}"] += path.suffix.lower() in SUFFIXES
-            elif path.suffix.lower() in SUFFIXES:
+                other[f"in {'/'.join(inner)}"] += named_as_image(path.name)
+            elif named_as_image(path.name):
                 found.append(path)
             elif path.suffix.lower() not in _BESIDES:
                 other[f"{path.suffix.lower()}"] += 1
@@ -257,7 +256,7 @@ class _Masks:
     @classmethod
     def below(cls, folder: Path, files: Iterable[Path]) -> Self:
         """Of two masks that one image may have, the one that is called a mask: the other may be a copy of the image."""
-        found = sorted(path for path in files if path.suffix.lower() in SUFFIXES)
+        found = sorted(path for path in files if named_as_image(path.name))
         named = {_key(path.relative_to(folder), path.stem.casefold()): path for path in found}
         marked = {}
         for path in reversed(found):

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from flowgauge.domain.errors import SettingsError
+from flowgauge.domain.image_files import named_as_image
 from flowgauge.synthetic.anomalies import SyntheticAnomaly
 from flowgauge.synthetic.noise import smooth_noise
 from flowgauge.synthetic.procedural import MATERIALS, ProceduralLine
@@ -22,7 +23,6 @@ Texture = NDArray[np.uint8]
 
 # draws of a mask that must meet the object; then all of the object is covered
 _ATTEMPTS = 20
-_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"})
 # textures of each procedural material: more change little, and each takes a fifth of a second to make
 _EACH = 3
 
@@ -40,7 +40,7 @@ def textures_of(folder: Path | str | None, size: int) -> tuple[Texture, ...]:
     """
     if folder is None:
         return procedural_textures(size)
-    files = sorted(path for path in Path(folder).glob("*") if path.suffix.lower() in _SUFFIXES)
+    files = sorted(path for path in Path(folder).glob("*") if named_as_image(path.name))
     if not files:
         raise SettingsError(f"{folder} holds no textures.", "Give a folder of images.")
     pictures = (Image.fromarray(decode(path.read_bytes()).pixels) for path in files)
