@@ -61,14 +61,17 @@ class Embedder:
         further = [view for view in self.detector.symmetric_views if view not in views]
         if further and len(crops) <= _MIRRORED_AT_MOST:
             views += symmetries(further, partial(self._patch_features, crops, progress), parts)
-        good = [
-            self.embed(crops, progress, view, f"reading features, view {number} of {len(views)}")
-            for number, view in enumerate(views, start=1)
-        ]
+        good: Embedding = {}
+        for number, view in enumerate(views):
+            embedding = self.embed(crops, progress, view, f"reading features, view {number + 1} of {len(views)}")
+            for name, tensor in embedding.items():
+                # put where they stay: joined in the end, all views would be in memory twice
+                rows = good.setdefault(name, tensor.new_empty(len(views) * len(crops), *tensor.shape[1:]))
+                rows[number * len(crops) : (number + 1) * len(crops)] = tensor
         image = torch.arange(len(crops))
         synthetic, masks = self._copies(crops, seed, progress)
         return TrainingSet(
-            good=joined(good),
+            good=good,
             image=image.repeat(len(views)),
             synthetic=synthetic,
             synthetic_image=image.repeat(self.detector.anomalies_per_image),

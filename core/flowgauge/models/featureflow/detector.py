@@ -13,7 +13,7 @@ locations' statistics, the scales and the threshold. A new image has the mean sc
 arXiv 1905.02928).
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 
 import torch
@@ -151,27 +151,32 @@ class FeatureFlow(Ensemble, CrossFitted):
             def of_member(what: str, done: int, total: int, number: int = member + 1) -> None:
                 progress(f"{what}, member {number} of {self.config.members}", done, total)
 
-            rows = (fold_N != member).nonzero().flatten()
-            good, image_N = select(training_set.good, rows), training_set.image[rows]
-            self._fit_member(member, good, image_N, seed + member, of_member)
+            self._fit_member(member, training_set, (fold_N != member).nonzero().flatten(), seed + member, of_member)
         progress("calibrating the flows", 0, 1)
         plain = training_set.plain()
         self.calibrate(self._held_out_nll(plain), plain.good)
         progress("calibrating the flows", 1, 1)
 
-    def _fit_member(self, member: int, good: Embedding, image_N: Tensor, seed: int, progress: Progress) -> None:
-        """Whiten the features of good images (N, ...), and fit the member's flows to a sample of their patches."""
+    def _fit_member(
+        self, member: int, training_set: TrainingSet, rows_N: Tensor, seed: int, progress: Progress
+    ) -> None:
+        """Whiten the features of those rows' good images, and fit the member's flows to a sample of their patches."""
+        image_N = training_set.image[rows_N]
+        chunks = torch.split(rows_N, _CHUNK)
         for number, whiten in enumerate(self._whiten_of(member)):
-            whiten.measure(self._inputs(part)[number].flatten(0, 1) for part in _chunks(good))
+            parts = (select(training_set.good, chunk) for chunk in chunks)
+            whiten.measure(self._inputs(part)[number].flatten(0, 1) for part in parts)
         # as many patches of each image, so that no image's look outweighs another's
         patches, generator = self.grid[0] * self.grid[1], torch.Generator().manual_seed(seed)
         count = min(patches, max(1, self.config.patches // len(image_N)))
         chosen_NT = torch.stack([torch.randperm(patches, generator=generator)[:count] for _ in range(len(image_N))])
-        sample = []
-        for part, rows_BT in zip(_chunks(good), torch.split(chosen_NT, _CHUNK), strict=True):
-            tokens_BTD = self.member_tokens(member, part)
-            sample.append(tokens_BTD.gather(1, rows_BT[:, :, None].expand(-1, -1, tokens_BTD.shape[2])).flatten(0, 1))
-        rows = Rows(torch.cat(sample), held_out_images(image_N.repeat_interleave(count), 0.1, seed))
+        sample_NTD = torch.empty(*chosen_NT.shape, self.member_flow(member).dimensions)
+        for start, chunk in zip(range(0, len(rows_N), _CHUNK), chunks, strict=True):
+            tokens_BTD = self.member_tokens(member, select(training_set.good, chunk))
+            chosen_BT = chosen_NT[start : start + len(chunk)]
+            sample_NTD[start : start + len(chunk)] = tokens_BTD.take_along_dim(chosen_BT[:, :, None], dim=1)
+        held_out = held_out_images(image_N.repeat_interleave(count), 0.1, seed)
+        rows = Rows(sample_NTD.flatten(0, 1), held_out)
         training = self.config.training
         steps = min(training.steps, max(_FEWEST_STEPS, self.config.epochs * len(rows.x) // training.batch))
         training = training.model_copy(update={"steps": steps, "check_every": min(training.check_every, steps // 10)})
@@ -314,5 +319,5 @@ def _whitened(projections: Iterable[nn.Module], inputs: Sequence[Tensor]) -> Ten
     return torch.cat([whiten(x_BTC) for whiten, x_BTC in zip(projections, inputs, strict=True)], dim=2)
 
 
-def _chunks(embedding: Embedding) -> list[Embedding]:
-    return [select(embedding, rows) for rows in torch.split(torch.arange(length(embedding)), _CHUNK)]
+def _chunks(embedding: Embedding) -> Iterator[Embedding]:
+    return (select(embedding, rows) for rows in torch.split(torch.arange(length(embedding)), _CHUNK))
