@@ -40,7 +40,7 @@ from flowgauge.vision.preprocessing import Aspect, Crop
 from tests.support.gauges import AT, SIZE, defects, gauge, goods
 
 DRIFTED = Condition(gain=0.8, contrast=0.85)
-CHANGED = Change(Shift(position=1.0, beyond_chance=True), by_person=False)
+CHANGED = Change(Shift(position=1.0, moved=True, alarms=1.0, most_alarms=0.2), by_person=False)
 
 
 @pytest.fixture

@@ -92,7 +92,7 @@ class _Adaptation:
         """What the parent's scores of all that may train or judge say of the line."""
         first = {part_of(entry): crop.pixels for entry, crop in reversed(self._clear)}
         (scores,) = score_by_each([parent], np.stack(list(first.values())))
-        found = shift(parent.manifest.threshold.calibration_scores, scores, seed=self._given.seed)
+        found = shift(parent.manifest.threshold, scores, seed=self._given.seed)
         return Change(found, self._given.by_person)
 
     def candidate(self) -> tuple[Gauge, AdaptationTrace]:

@@ -65,18 +65,19 @@ class Change:
         """Where nothing has changed, adapting costs accuracy: scales and threshold then come from a few dozen images
         alone (decision 32). A person may want it all the same.
         """
-        least, most = (f"{share:.0%}" for share in EXPECTED)
+        found, (least, most) = self.shift, (f"{share:.0%}" for share in EXPECTED)
         words = (
-            f"the lower quartile of the buffered images' scores lies above {self.shift.position:.0%} of the active"
-            f" gauge's calibration scores, where {least} to {most} are expected of an unchanged line"
+            f"the active gauge alarms on {found.alarms:.0%} of the buffered images, where up to {found.most_alarms:.0%}"
+            f" are expected of an unchanged line, and their lower quartile lies above {found.position:.0%} of its"
+            f" calibration scores, where {least} to {most} are"
         )
-        if not self.shift.beyond_chance:
+        if not found.changed:
             words = f"the active gauge scores the line as before: {words}, give or take what chance does"
         return Check(
             name="change of the line",
-            value=self.shift.position,
-            limit=None if self.by_person else EXPECTED[1],
-            passed=self.by_person or self.shift.beyond_chance,
+            value=found.alarms,
+            limit=None if self.by_person else found.most_alarms,
+            passed=self.by_person or found.changed,
             message=words,
         )
 

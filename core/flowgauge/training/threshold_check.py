@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import stats
 
 from flowgauge.training.thresholds import CalibrationScores, Scores, Threshold
 
@@ -69,24 +70,36 @@ def disagreement(threshold: Threshold, scores: Scores, *, seed: int) -> Disagree
 
 @dataclass(frozen=True)
 class Shift:
-    """Of the line's scores against the calibration's. `position` is the share of the calibration scores that lie below
-    the line's lower quartile, in [0, 1]. `beyond_chance`: it is not where an unchanged line's could be.
+    """Of a line's scores against a gauge's calibration. `position` is the share of the calibration scores below the
+    line's lower quartile, in [0, 1]; `moved`: chance does not explain it. `alarms` is the share of the line's images
+    above the threshold, `most_alarms` the largest that an unchanged line would have.
     """
 
     position: float
-    beyond_chance: bool
+    moved: bool
+    alarms: float
+    most_alarms: float
+
+    @property
+    def changed(self) -> bool:
+        return self.moved or self.alarms > self.most_alarms
 
 
 EXPECTED = (0.25, 0.25 / (1 - MOST_DEFECTS))
 """Where the lower quartile of an unchanged line lies among the calibration scores: without defects, and with as many as
 `MOST_DEFECTS` above its median."""
 
+_USUAL_DEFECTS = 0.1
+"""Share of a line's images whose alarms are no sign of a change. Larger, and lines stay with a gauge that alarms on a
+quarter of the good parts; smaller, and a bad hour is taken for a change."""
 
-def shift(clean: CalibrationScores, scores: Scores, *, seed: int) -> Shift:
-    """How the line's `scores` (n,), one of each part, lie beside the calibration's. Its lower quartile is compared,
-    because defects reach it least; both samples are drawn anew, as in `disagreement`.
+
+def shift(threshold: Threshold, scores: Scores, *, seed: int) -> Shift:
+    """How the line's `scores` (n,), one of each part, lie beside those that `threshold` was made of.
+
+    The lower quartile is compared, because defects reach it last; both samples are drawn anew, as in `disagreement`.
     """
-    rng = np.random.default_rng(seed)
+    clean, rng = threshold.calibration_scores, np.random.default_rng(seed)
     chances = clean.weights / clean.weights.sum()
     above, below = [], []
     for _ in range(_ROUNDS):
@@ -95,8 +108,13 @@ def shift(clean: CalibrationScores, scores: Scores, *, seed: int) -> Shift:
         quartile = np.quantile(rng.choice(scores, len(scores)), 0.25)
         above.append(quartile - most)
         below.append(quartile - least)
-    beyond_chance = bool(np.quantile(above, 0.025) > 0 or np.quantile(below, 0.975) < 0)
-    return Shift(float(chances[clean.scores < np.quantile(scores, 0.25)].sum()), beyond_chance)
+    promised = threshold.false_alarm_share if threshold.promised is None else threshold.promised
+    return Shift(
+        position=float(chances[clean.scores < np.quantile(scores, 0.25)].sum()),
+        moved=bool(np.quantile(above, 0.025) > 0 or np.quantile(below, 0.975) < 0),
+        alarms=float((scores > threshold.value).mean()),
+        most_alarms=float(stats.binom.ppf(0.975, len(scores), promised + _USUAL_DEFECTS)) / len(scores),
+    )
 
 
 def _matched(clean: CalibrationScores, scores: Scores, defects: float) -> tuple[float, float, float]:
