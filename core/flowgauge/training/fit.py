@@ -24,7 +24,7 @@ from flowgauge.training.manifest import DetectorSpec, Manifest, MapScale, Range,
 from flowgauge.training.snapshot import weights_of
 from flowgauge.training.thresholds import FALSE_ALARMS, Calibration, QuartileRule, Rule, Threshold, cut
 from flowgauge.training.thresholds import Scores as FloatArray
-from flowgauge.training.training_set import Embedder, rows_of_view
+from flowgauge.training.training_set import Crops, Embedder, rows_of_view
 from flowgauge.vision.decoding import Picture
 from flowgauge.vision.preprocessing import Preprocessing
 
@@ -112,14 +112,11 @@ def fit(
     groups = list(groups) if groups is not None else [str(index) for index in range(len(pictures))]
     embedder = embedder_for(settings, device).measured(pictures)
     backbone, preprocessing = embedder.backbone, embedder.preprocessing
-    looked_at = [preprocessing.crop(picture) for picture in pictures]
-    groups = [group for group, crop in zip(groups, looked_at, strict=True) if not crop.unclear_reasons]
-    clear = [crop for crop in looked_at if not crop.unclear_reasons]
+    crops, seen, groups = _clear(preprocessing, pictures, groups)
     folds = folds_of(groups, settings.folds)
     if init is not None:
         init.require_backbone(backbone.spec)
     trainer = Trainer(settings, backbone.shape(preprocessing.size), seed, progress, init)
-    crops = np.stack([crop.pixels for crop in clear])
     _require_different(crops)
     training_set = embedder.training_set(crops, seed=seed, progress=progress, parts=groups)
     # a crop each: labelled defects may be pictures at the camera's size, decoded one by one
@@ -140,17 +137,27 @@ def fit(
         created_at=at,
         software=f"flowgauge {installed_version('flowgauge')}",
         seed=seed,
-        images=len(clear) - len(suspects),
+        images=len(crops) - len(suspects),
         backbone=backbone.spec,
         preprocessing=preprocessing,
         detector=DetectorSpec(name=settings.detector, config=detector.config.model_dump(mode="json")),
         threshold=settings.threshold(scores, folds, groups, seed),
         calibration=Calibration.of(scores),
         map_scale=map_scale(held_out.maps),
-        ranges=ranges_of([crop.statistics for crop in clear]),
+        ranges=ranges_of(seen),
         weights_sha256=_UNNAMED,
     )
     return _named(Gauge(manifest, backbone, detector.to(device)))
+
+
+def _clear(
+    preprocessing: Preprocessing, pictures: Iterable[Picture], groups: Sequence[str]
+) -> tuple[Crops, list[Statistics], list[str]]:
+    """Crops (N, size, size, 3), statistics and groups of the pictures whose object the preprocessing does not doubt."""
+    looked_at = ((preprocessing.crop(picture), group) for picture, group in zip(pictures, groups, strict=True))
+    clear = [(crop, group) for crop, group in looked_at if not crop.unclear_reasons]
+    crops = np.array([crop.pixels for crop, _ in clear])
+    return crops, [crop.statistics for crop, _ in clear], [group for _, group in clear]
 
 
 def embedder_for(settings: FitSettings, device: str) -> Embedder:
