@@ -50,6 +50,22 @@ ChangeOption = Annotated[
 Material = Annotated[str, typer.Option(help="What the procedural line makes: brushed-metal, ceramic-tile and others.")]
 
 
+@dataclass(frozen=True)
+class GaugeOptions:
+    """How the first gauge is made: options of both commands."""
+
+    detector: options.Detector = None
+    members: options.Members = None
+    weights: options.Weights = None
+    size: options.Size = None
+
+    def model(self) -> Model:
+        return Model(self.detector, self.weights, None, self.size, options.Aspect.SQUASH, members=self.members)
+
+
+DEFAULT_GAUGE = GaugeOptions()
+
+
 def drift(
     dataset: Annotated[
         Path | None,
@@ -72,16 +88,13 @@ def drift(
     ] = False,
     variant: Annotated[
         list[str] | None,
-        typer.Option(help="How to adapt: full, no-head, no-l2, no-rejection, iqr or replay; may be repeated (full)."),
+        typer.Option(help=f"How to adapt: {', '.join(ADAPTATIONS)}; may be repeated (full)."),
     ] = None,
     refit: Annotated[
         bool, typer.Option("--refit/--no-refit", help="Fit anew to every buffer too, which takes most of the time.")
     ] = True,
     seeds: Seeds = "0,1,2",
-    detector: options.Detector = None,
-    members: options.Members = None,
-    weights: options.Weights = None,
-    size: options.Size = None,
+    gauge: GaugeOptions = DEFAULT_GAUGE,
     device: options.DeviceOption = options.Device.AUTO,
     json: OutAfterSeeds = None,
 ) -> None:
@@ -118,9 +131,8 @@ def drift(
     elif dataset is not None:
         source = Changed(dataset, groups, changes)
     variants = [Ablation(one_of(name, ADAPTATIONS)) for name in dict.fromkeys(variant or ["full"])]
-    model = Model(detector, weights, None, size, options.Aspect.SQUASH, members=members)
     with bars() as report:
-        work = AdaptationBenchmarks(model, device, report)
+        work = AdaptationBenchmarks(gauge.model(), device, report)
         found = work.drift(source, variants, seeds_of(seeds), json, refit=refit)
     columns = ("phase", "way", "variant", "false_alarms", "misses", "image_auroc", "image_auroc_std")
     _conclude(found, json, (*columns, "first_image_auroc", "seconds", "refused"), found["summary"])
@@ -132,10 +144,7 @@ def poisoning(
     rounds: Annotated[int, typer.Option(min=2, help="Adaptations in a row.")] = 20,
     highest: Annotated[float, typer.Option(min=0, max=0.9, help="Share of the last buffer that is poisoned.")] = 0.3,
     seeds: Seeds = "0,1,2",
-    detector: options.Detector = None,
-    members: options.Members = None,
-    weights: options.Weights = None,
-    size: options.Size = None,
+    gauge: GaugeOptions = DEFAULT_GAUGE,
     device: options.DeviceOption = options.Device.AUTO,
     json: OutAfterSeeds = None,
 ) -> None:
@@ -152,9 +161,10 @@ def poisoning(
     """
     check_writable(json)
     source = Procedural(material, Change(one_of(change, Change)))
-    model = Model(detector, weights, None, size, options.Aspect.SQUASH, members=members)
     with bars() as report:
-        found = AdaptationBenchmarks(model, device, report).poisoning(source, rounds, highest, seeds_of(seeds), json)
+        found = AdaptationBenchmarks(gauge.model(), device, report).poisoning(
+            source, rounds, highest, seeds_of(seeds), json
+        )
     columns = ("seed", "round", "share", "caught", "first_caught", "others_caught", "first_others_caught")
     _conclude(found, json, (*columns, "false_alarms", "refusals"), found["lines"])
 
