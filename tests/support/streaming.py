@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from io import BytesIO
@@ -23,7 +23,7 @@ from flowgauge.registry.snapshots import SnapshotFiles, publish_snapshot
 from flowgauge.runtime.backend import Store
 from flowgauge.runtime.events import image_record
 from flowgauge.vision.decoding import Picture
-from flowgauge.vision.preprocessing import Crop
+from flowgauge.vision.preprocessing import Crop, Preprocessing
 
 LINE = "press-3"
 START = datetime(2026, 3, 1, 6, 0, tzinfo=UTC)
@@ -43,6 +43,11 @@ class SetClock:
 
 
 @dataclass(frozen=True)
+class BrightnessFacts:
+    preprocessing: Preprocessing = field(default_factory=lambda: Preprocessing(size=64))
+
+
+@dataclass(frozen=True)
 class BrightnessGauge:
     """Scores an image by its mean gray value: 100 is typical, 10 one deviation, above `threshold` a reject."""
 
@@ -50,6 +55,7 @@ class BrightnessGauge:
     version: str
     threshold: float
     detector_name: str = "brightness"
+    manifest: BrightnessFacts = BrightnessFacts()
 
     def seen(self, picture: Picture) -> Picture:
         return picture

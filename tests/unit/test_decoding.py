@@ -3,16 +3,20 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image as Pixels
 
 from flowgauge.domain.errors import Unavailable
 from flowgauge.domain.messages import IMAGES
 from flowgauge.domain.ports import Objects, Record
 from flowgauge.runtime import events as events_module
 from flowgauge.runtime.backend import Store
-from flowgauge.runtime.events import Image, Prefetch, Refused, opened
+from flowgauge.runtime.events import Image, Loaded, Prefetch, Refused, opened
+from flowgauge.vision.preprocessing import Preprocessing
 from tests.support import streaming
-from tests.support.streaming import SetClock, png, records, send
+from tests.support.files import encoded
+from tests.support.streaming import BrightnessFacts, BrightnessGauge, SetClock, png, records, send
 
 MANY = 100
 
@@ -24,12 +28,12 @@ class Calls:
     offsets: list[int] = field(default_factory=list)
     failing: set[int] = field(default_factory=set)
 
-    def __call__(self, record: Record, objects: Objects) -> Image | Refused:
+    def __call__(self, record: Record, objects: Objects, loaded: Loaded) -> Image | Refused:
         self.offsets.append(record.offset)
         if record.offset in self.failing:
             self.failing.discard(record.offset)
             raise Unavailable("The store is away.", "Wait.")
-        return opened(record, objects)
+        return opened(record, objects, loaded)
 
 
 @pytest.fixture
@@ -54,6 +58,39 @@ def store(tmp_path: Path) -> Store:
 
 def opened_of(prefetching: Prefetch, records: list[Record]) -> list[Image | Refused]:
     return [item for portion in prefetching.portions(records) for item in portion]
+
+
+def large_jpeg() -> bytes:
+    pixels = np.random.default_rng(0).integers(0, 256, (1_100, 1_300, 3), dtype=np.uint8)
+    return encoded(Pixels.fromarray(pixels), "JPEG")
+
+
+def test_an_image_is_decoded_as_far_as_its_gauge_needs_and_again_when_a_finer_one_takes_its_place(store: Store) -> None:
+    send(store, [("large", large_jpeg())])
+    (record,) = records(store.log, IMAGES)[MANY:]
+    coarse, fine = (
+        BrightnessGauge("a", name, 150, manifest=BrightnessFacts(Preprocessing(size=size)))
+        for name, size in (("coarse", 64), ("fine", 512))
+    )
+    image = opened(record, store.objects, lambda line: coarse)
+    assert isinstance(image, Image)
+    assert (image.picture.reduction, image.picture.size) == (2, (1_300, 1_100))
+    assert image.seen_by(coarse).picture is image.picture
+    again = image.seen_by(fine)
+    assert (again.picture.reduction, again.picture.sha256) == (1, image.picture.sha256)
+    assert image.seen_by(None) is image
+
+
+def test_a_reduced_picture_counts_what_decoding_it_takes(
+    store: Store, calls: Calls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    send(store, [(f"large-{number}", large_jpeg()) for number in range(5)])
+    first, *others = records(store.log, IMAGES)[MANY:]
+    gauge = BrightnessGauge("a", "1", 150, manifest=BrightnessFacts(Preprocessing(size=64)))
+    monkeypatch.setattr(events_module, "_ROOM_BYTES", 2 * 4 * 1_300 * 1_100)
+    prefetching = Prefetch(store.objects, loaded=lambda line: gauge)
+    assert offsets(opened_of(prefetching, [first])) == [MANY], "which tells how large images are"
+    assert [len(portion) for portion in prefetching.portions(others)] == [2, 2]
 
 
 def offsets(items: list[Image | Refused]) -> list[int]:

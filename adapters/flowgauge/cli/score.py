@@ -99,9 +99,11 @@ def _predict(gauge: Gauge, paths: Sequence[Path], masks: Path | None, report: Re
 def _read(path: Path, gauge: Gauge, masks: Path | None) -> Picture | str:
     """As `gauge` sees it, or why it cannot be read."""
     try:
-        picture = gauge.seen(decode(path.read_bytes()))
+        data = path.read_bytes()
+        # masks have the size of the whole image
+        picture = gauge.manifest.preprocessing.decode(data) if masks is None else decode(data)
     except UnreadableImage as error:
         return str(error)
     except OSError as error:
         return f"The file cannot be read: {error.strerror}."
-    return picture if masks is None else cut_out(picture, outline_of(path.name, masks), path.name)
+    return picture if masks is None else gauge.seen(cut_out(picture, outline_of(path.name, masks), path.name))

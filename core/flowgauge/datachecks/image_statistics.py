@@ -18,7 +18,7 @@ from flowgauge.evaluation.datasets import Dataset, Entry, Sample, Unreadable, si
 from flowgauge.models.detector import Progress
 from flowgauge.training.thresholds import Scores
 from flowgauge.training.training_set import Embedder
-from flowgauge.vision.decoding import statistics
+from flowgauge.vision.decoding import sharpness as focus
 from flowgauge.vision.pictures import in_batches
 from flowgauge.vision.preprocessing import Preprocessing
 from flowgauge.vision.segmentation import segmented
@@ -103,12 +103,13 @@ class ImageStatistics:
 
 def sharpness(pixels: NDArray[np.uint8]) -> float:
     """`Statistics.focus` of an image (H, W, 3) of half its size, and of 512 pixels at most: there the sensor's noise,
-    which stays sharp in any blur, is averaged out. Higher is sharper.
+    which stays sharp in any blur, is averaged out, in images that `statistics` measures as they are too. Higher is
+    sharper.
     """
     gray = Image.fromarray(pixels).convert("L")
     shrink = max(2.0, max(gray.size) / _LONGEST)
     size = (max(4, round(gray.width / shrink)), max(4, round(gray.height / shrink)))
-    return statistics(np.asarray(gray.resize(size, Image.Resampling.BOX).convert("RGB"))).focus
+    return focus(np.asarray(gray.resize(size, Image.Resampling.BOX), np.int16))
 
 
 def blurred(sharp: Scores, usual: Scores) -> Flags:

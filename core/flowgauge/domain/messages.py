@@ -115,12 +115,14 @@ class Source(FrozenModel):
 class Statistics(FrozenModel):
     """How the image was taken, on its gray values in [0, 1], and what it looked like from afar.
 
-    `brightness` is their mean, `contrast` their standard deviation, `focus` the logarithm of the variance of their
-    Laplacian over the variance of the values (higher is sharper). `fingerprint` is a 64-bit difference hash in hex.
+    Images of more than 512 pixels a side are first averaged over squares of k x k pixels, k the smallest power of two
+    that brings them below. `brightness` is the mean of the values, `contrast` their standard deviation, `focus` the
+    logarithm of the variance of their Laplacian over the variance of the values (higher is sharper). `fingerprint` is a
+    64-bit difference hash in hex.
     """
 
     brightness: float = Field(description="mean gray value, in [0, 1]")
-    contrast: float = Field(description="standard deviation of the gray values, in [0, 0.5]")
+    contrast: float = Field(description="standard deviation of gray values, averaged to 512 pixels a side; in [0, 0.5]")
     focus: float = Field(description="log of the variance of the Laplacian over that of the values; higher is sharper")
     fingerprint: str = Field("", description="64-bit difference hash, in hex; few different bits: images look alike")
 

@@ -22,7 +22,7 @@ from flowgauge.domain.image_files import named_as_image
 from flowgauge.evaluation.folder_names import holds_masks, is_defective, is_good, is_test, is_train
 from flowgauge.evaluation.metrics import Mask
 from flowgauge.training.fit import MINIMUM_IMAGES
-from flowgauge.vision.decoding import Picture, decode
+from flowgauge.vision.decoding import Picture, Reduction, decode, whole
 
 GOOD = "good"
 
@@ -299,9 +299,10 @@ class Sample:
     mask: Mask | None
 
 
-def read(entry: Entry) -> Sample:
-    """The image and its masks. Raises `UnreadableImage`, or `DatasetError` for a mask of another size."""
-    picture = decode(_bytes(entry.path))
+def read(entry: Entry, reduction: Reduction = whole) -> Sample:
+    """The image and its masks; an image whose object is cut out is never reduced. Raises `UnreadableImage`, or
+    `DatasetError` for a mask of another size."""
+    picture = decode(_bytes(entry.path), whole if entry.outline is not None else reduction)
     if entry.outline is not None:
         picture = cut_out(picture, entry.outline, entry.name)
     mask = None
@@ -312,8 +313,8 @@ def read(entry: Entry) -> Sample:
     return Sample(entry, picture, mask)
 
 
-def picture_of(entry: Entry) -> Picture:
-    return read(entry).picture
+def picture_of(entry: Entry, reduction: Reduction = whole) -> Picture:
+    return read(entry, reduction).picture
 
 
 def _bytes(path: Path) -> bytes:
@@ -358,11 +359,11 @@ class Unreadable:
     cause: str
 
 
-def sift(entries: Iterable[Entry]) -> Iterator[Sample | Unreadable]:
+def sift(entries: Iterable[Entry], reduction: Reduction = whole) -> Iterator[Sample | Unreadable]:
     """Each entry in order: its sample, or why it has none."""
     for entry in entries:
         try:
-            yield read(entry)
+            yield read(entry, reduction)
         except UnreadableImage as error:
             yield Unreadable(entry.name, str(error))
 

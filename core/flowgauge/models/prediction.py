@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from flowgauge.domain.messages import Decision, Region
 from flowgauge.vision.decoding import Picture
-from flowgauge.vision.preprocessing import Crop
+from flowgauge.vision.preprocessing import Crop, Preprocessing
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,18 @@ class Prediction:
     peak: tuple[float, float]
 
 
+class Facts(Protocol):
+    """Of a gauge's manifest, what it takes to decode images for it."""
+
+    @property
+    def preprocessing(self) -> Preprocessing: ...
+
+
 class Predictor(Protocol):
     """A gauge as the stream sees it."""
+
+    @property
+    def manifest(self) -> Facts: ...
 
     @property
     def line(self) -> str: ...
@@ -50,7 +60,7 @@ class Predictor(Protocol):
     def detector_name(self) -> str: ...
 
     def seen(self, picture: Picture) -> Picture:
-        """As the gauge sees it: 16-bit values by its own rule."""
+        """As the gauge sees it: 16-bit values by its own rule, and large images reduced."""
 
     def crop(self, picture: Picture) -> Crop:
         """What the gauge needs of it to learn."""

@@ -27,7 +27,7 @@ def in_batches(items: Iterable[Item], most: int, picture: Callable[[Item], Pictu
     left = BATCH_BYTES
     for item in items:
         batch.append(item)
-        left -= 0 if (seen := picture(item)) is None else _bytes(seen)
+        left -= 0 if (seen := picture(item)) is None else seen.nbytes
         if len(batch) == most or left <= 0:
             yield batch
             batch, left = [], BATCH_BYTES
@@ -50,7 +50,7 @@ class Pictures(Collection[Picture]):
 
     def add(self, picture: Picture, again: Callable[[], Picture]) -> None:
         """`again` gives the same picture once more."""
-        size = _bytes(picture)
+        size = picture.nbytes
         self.seen.append((picture.statistics, None if picture.deep is None else int(picture.deep.max())))
         keep = size <= min(self._room, LARGE_BYTES)
         self._room -= size if keep else 0
@@ -64,7 +64,3 @@ class Pictures(Collection[Picture]):
 
     def __contains__(self, picture: object) -> bool:
         return any(each is picture for each in self)
-
-
-def _bytes(picture: Picture) -> int:
-    return picture.pixels.nbytes + (0 if picture.deep is None else picture.deep.nbytes)

@@ -4,6 +4,9 @@ Part of the gauge and stored with it. Every aspect rule is one box of the origin
 square: `squash` takes the whole image, `letterbox` a square around it, `centre` a square around the object in it, as
 large as the object. `masked-crop` takes a square around the object that has the same size for all images, and blackens
 what is not the object: it keeps scale and forgets place and background (Hönel and Nordqvist, From Lab to Factory, s.4).
+
+Boxes count in pixels of the whole image. The picture itself may be reduced, to no less than twice the square's
+resolution: `Preprocessing.reduction` is that rule.
 """
 
 from collections.abc import Collection, Iterable
@@ -23,7 +26,7 @@ from torch import Tensor
 from flowgauge.domain.errors import DatasetError
 from flowgauge.domain.messages import FrozenModel, Statistics
 from flowgauge.vision.augmentation import PLAIN, View
-from flowgauge.vision.decoding import Picture, SixteenBit, blackened
+from flowgauge.vision.decoding import Picture, SixteenBit, blackened, coarsest, decode
 from flowgauge.vision.pictures import Pictures
 
 Box = tuple[float, float, float, float]
@@ -33,6 +36,9 @@ LARGEST = 2048
 # share of the window that is kept around the object: less, and what is wrong with its edge is cut off; more, and the
 # ground shows
 _RIM = 0.01
+# Pixels of a reduced picture for each pixel of the square, at least. With fewer, what two steps of averaging leave out
+# shows in the square, where one step would have kept it; with more, large images take longer to decode.
+_OVERSAMPLED = 2
 # of 255, of what `masked-crop` shows of an object: it stays above 0 in any light that detectors are trained with
 _DARKEST = 8
 
@@ -72,9 +78,35 @@ class Preprocessing(FrozenModel):
         None, description="how 16-bit files become 8-bit; None: over their full range, until images were measured"
     )
 
+    def reduction(self, size: tuple[int, int]) -> int:
+        """By how much an image of that (width, height) may be reduced: as far as the box keeps twice the resolution of
+        the square, and the image what statistics and heatmaps need. Not at all for `centre`, and for `masked-crop`
+        before its window is measured: how large objects are is not known before the image is decoded.
+        """
+        match self.aspect:
+            case Aspect.SQUASH:
+                side = min(size)
+            case Aspect.LETTERBOX:
+                side = max(size)
+            case Aspect.MASKED_CROP if self.window is not None:
+                side = self.window
+            case _:
+                return 1
+        return coarsest(size, side / (_OVERSAMPLED * self.size))
+
+    def decode(self, data: bytes) -> Picture:
+        """As the gauge sees it, decoded no finer than that takes. Raises `UnreadableImage`."""
+        return self.seen(decode(data, self.reduction))
+
+    def resolves(self, picture: Picture) -> bool:
+        """Whether the gauge can see it: a picture that was reduced for a coarser gauge has to be decoded again."""
+        return picture.reduction <= self.reduction(picture.size)
+
     def seen(self, picture: Picture) -> Picture:
-        """As the gauge sees it: 16-bit values by its own rule."""
-        return picture.by(self.sixteen_bit or SixteenBit.FULL_RANGE)
+        """As the gauge sees it: 16-bit values by its own rule, and large images reduced."""
+        if not self.resolves(picture):
+            raise ValueError("The picture was decoded for a coarser gauge.")
+        return picture.by(self.sixteen_bit or SixteenBit.FULL_RANGE).reduced(self.reduction(picture.size))
 
     def measured(self, pictures: Collection[Picture]) -> Self:
         """With the rule for 16-bit files, and for `masked-crop` with the smallest window that every object fits into,
@@ -124,8 +156,8 @@ class Preprocessing(FrozenModel):
         the edge, or is black where all background is.
         """
         picture = self.seen(picture)
-        left, top, right, bottom = self._box(picture)
-        width, height = picture.size
+        left, top, right, bottom = (side / picture.reduction for side in self._box(picture))
+        height, width, _ = picture.pixels.shape
         pad = [max(0, -top), max(0, bottom - height), max(0, -left), max(0, right - width)]
         above, below, before, after = (int(np.ceil(side)) for side in pad)
         pixels = self._object_alone(picture) if self.blackens else picture.pixels
@@ -139,8 +171,8 @@ class Preprocessing(FrozenModel):
     def _object_alone(self, picture: Picture) -> NDArray[np.uint8]:
         alone = np.zeros_like(picture.pixels)
         if picture.outline.any():
-            rim = max(1, round(_RIM * (self.window or 0)))
-            left, top, right, bottom = (int(side) for side in object_box(picture))
+            rim = max(1, round(_RIM * (self.window or 0) / picture.reduction))
+            left, top, right, bottom = _extent(picture.outline)
             region = slice(max(0, top - rim), bottom + rim), slice(max(0, left - rim), right + rim)
             covered = ndimage.maximum_filter(picture.outline[region], size=2 * rim + 1)
             # black is for what is not the object
@@ -208,12 +240,18 @@ def _crop_around(inner: Box, side: float | None = None) -> Box:
 
 
 def object_box(picture: Picture) -> Box:
-    """Around the object; the whole image when nothing clearly stands out."""
-    found = picture.outline
-    if not found.any():
+    """Around the object, in pixels of the whole image; the whole image when nothing clearly stands out."""
+    if not picture.outline.any():
         return _whole(picture)
-    rows, columns = np.flatnonzero(found.any(axis=1)), np.flatnonzero(found.any(axis=0))
-    return float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1)
+    left, top, right, bottom = (float(side * picture.reduction) for side in _extent(picture.outline))
+    width, height = picture.size
+    return left, top, min(right, width), min(bottom, height)
+
+
+def _extent(outline: NDArray[np.bool_]) -> tuple[int, int, int, int]:
+    """The first column and row of the object, and those behind its last ones."""
+    rows, columns = np.flatnonzero(outline.any(axis=1)), np.flatnonzero(outline.any(axis=0))
+    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
 
 
 def shown(square: NDArray[np.uint8]) -> NDArray[np.bool_]:

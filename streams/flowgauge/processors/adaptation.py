@@ -48,7 +48,6 @@ from flowgauge.registry.snapshots import (
 from flowgauge.runtime.alerts import alert
 from flowgauge.runtime.backend import Store
 from flowgauge.runtime.processor import Processor
-from flowgauge.vision.decoding import decode
 from flowgauge.vision.preprocessing import Crop
 
 # longer, and a holder that was killed keeps another worker waiting; shorter, and it runs out between two steps of
@@ -162,6 +161,7 @@ class Adaptation(Processor):
         if version != parent.version:
             files = fetch_snapshot(objects, line, version)
             anchor = self._load(files.manifest, files.weights)
+        decode = anchor.manifest.preprocessing.decode
         buffered: list[tuple[Buffered, Crop]] = []
         for done, entry in enumerate(entries):
             progress("reading images", done / len(entries))
@@ -170,7 +170,7 @@ class Adaptation(Processor):
                 buffered.append((entry, anchor.crop(decode(objects.get(objects.name(entry.image_uri))))))
         _require_enough(line, len(buffered), settings)
         good, defects = (
-            [anchor.crop(picture) for picture in hold_out_pictures(objects, line, label)]
+            [anchor.crop(picture) for picture in hold_out_pictures(objects, line, label, decode)]
             for label in (Label.GOOD, Label.DEFECT)
         )
         return AdaptationInput(

@@ -1,6 +1,6 @@
 """Golden images in the object store."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from hashlib import sha256
 from urllib.parse import unquote
@@ -52,13 +52,17 @@ def golden_set(objects: Objects, line: str) -> Iterator[Golden]:
             yield Golden(unquote(image_id), label, name, unquote(kind))
 
 
-def hold_out_pictures(objects: Objects, line: str, label: Label) -> Iterator[Picture]:
+Decode = Callable[[bytes], Picture]
+"""How whoever needs the pictures decodes them."""
+
+
+def hold_out_pictures(objects: Objects, line: str, label: Label, decode: Decode = decode) -> Iterator[Picture]:
     """The hold-out half of the golden set, by which the gate tests a candidate; decoded one by one."""
     chosen = (golden for golden in golden_set(objects, line) if golden.label is label and golden.is_hold_out)
     return (decode(objects.get(golden.name)) for golden in chosen)
 
 
-def training_defects(objects: Objects, line: str) -> Iterator[tuple[Picture, str]]:
+def training_defects(objects: Objects, line: str, decode: Decode = decode) -> Iterator[tuple[Picture, str]]:
     """Defects of the half that may train, each with its class, decoded one by one; always in the same order."""
     chosen = (golden for golden in golden_set(objects, line) if golden.label is Label.DEFECT and not golden.is_hold_out)
     return ((decode(objects.get(golden.name)), golden.kind) for golden in chosen)

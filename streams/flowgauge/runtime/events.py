@@ -16,7 +16,7 @@ from flowgauge.domain.messages import HEADERS, IMAGES, Event
 from flowgauge.domain.object_keys import verdict_id
 from flowgauge.domain.ports import Objects, Outgoing, Record
 from flowgauge.models.prediction import Predictor
-from flowgauge.vision.decoding import Picture, decode
+from flowgauge.vision.decoding import Picture, decode, whole
 
 _QUOTED = 200  # characters of a header in a reason
 _SIZE = re.compile("[0-9]{1,18}")
@@ -28,8 +28,13 @@ _MOST_AHEAD = 64
 _ROOM_BYTES = 2**30
 # images of a line that has not told its size: more could be too many of a large camera's, fewer leave decoders idle
 _AT_FIRST = 4
-# times that an image's pixels are in memory at the worst moment of decoding and measuring it
+# times that a picture's pixels are in memory at the worst moment of decoding and measuring it
 _WHILE_DECODED = 4
+# of each pixel of the whole image while it is decoded, whatever it is then reduced to: as Pillow holds it
+_PIXEL_BYTES = 4
+
+Loaded = Callable[[str], Predictor | None]
+"""The gauge of a line that is in memory; None where there is none."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +54,12 @@ class Image:
 
     def seen_by(self, gauge: Predictor | None) -> "Image":
         """With the picture as `gauge` sees it: statistics and heatmaps go by its rule for 16-bit files too."""
-        return self if gauge is None else replace(self, picture=gauge.seen(self.picture))
+        if gauge is None:
+            return self
+        preprocessing = gauge.manifest.preprocessing
+        # decoded for a gauge that was coarser, and that has been swapped since
+        again = not preprocessing.resolves(self.picture)
+        return replace(self, picture=gauge.seen(preprocessing.decode(self.data) if again else self.picture))
 
 
 @dataclass(frozen=True)
@@ -65,12 +75,21 @@ def image_record(event: Event, data: bytes) -> Outgoing:
     return Outgoing(IMAGES, event.line, data, event.headers())
 
 
-def opened(record: Record, objects: Objects) -> Image | Refused:
-    """The image in `record`, or why there is none. Raises `Unavailable` where its claim check cannot be fetched."""
+def nothing_loaded(line: str) -> None:
+    """No line has a gauge."""
+
+
+def opened(record: Record, objects: Objects, loaded: Loaded = nothing_loaded) -> Image | Refused:
+    """The image in `record`, decoded as far as the gauge that is `loaded` for its line needs, or why there is none.
+    Raises `Unavailable` where its claim check cannot be fetched.
+    """
     try:
         event = Event.from_headers(dict(record.headers), record.key, record.at)
         data, uri = _data(record, objects)
-        return Image(record, event, data, decode(data), uri)
+        gauge = loaded(event.line)
+        reduction = whole if gauge is None else gauge.manifest.preprocessing.reduction
+        # a gauge that is swapped before the image has its turn applies its own rule again, to the 16-bit values
+        return Image(record, event, data, decode(data, reduction), uri).seen_by(gauge)
     except ValidationError as error:
         problem = error.errors()[0]
         header = HEADERS[str(problem["loc"][0])]
@@ -124,7 +143,7 @@ class Prefetch:
         self,
         objects: Objects,
         threads: Executor | None = None,
-        loaded: Callable[[str], Predictor | None] = lambda line: None,
+        loaded: Loaded = nothing_loaded,
     ) -> None:
         self._objects = objects
         self._threads = threads
@@ -162,8 +181,8 @@ class Prefetch:
                 portion += opened_now
                 for item in opened_now:
                     if isinstance(item, Image):
-                        deep = item.picture.deep
-                        taken = _WHILE_DECODED * (item.picture.pixels.nbytes + (0 if deep is None else deep.nbytes))
+                        width, height = item.picture.size
+                        taken = max(_WHILE_DECODED * item.picture.nbytes, _PIXEL_BYTES * width * height)
                         known = self._largest_bytes.get(item.record.key, 0)
                         self._largest_bytes[item.record.key] = max(known, taken)
             records = records[len(portion) :]
@@ -191,7 +210,5 @@ class Prefetch:
         return min(len(records), _MOST_AHEAD)
 
     def _decoded(self, record: Record) -> Image | Refused:
-        item = opened(record, self._objects)
-        # Here and not on the scoring thread: a 24-megapixel 16-bit file costs it half a second. A gauge that is
-        # swapped before the image has its turn applies its own rule again, to the 16-bit values, which are kept.
-        return item.seen_by(self._loaded(item.event.line)) if isinstance(item, Image) else item
+        # as the gauge sees it, here and not on the scoring thread: a 24-megapixel 16-bit file costs it half a second
+        return opened(record, self._objects, self._loaded)

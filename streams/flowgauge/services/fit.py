@@ -18,7 +18,7 @@ from flowgauge.runtime.backend import Store
 from flowgauge.training.fit import FitSettings, Initialization, fit
 from flowgauge.training.gauge import Gauge
 from flowgauge.training.snapshot import save
-from flowgauge.vision.decoding import Picture, SixteenBit, decode
+from flowgauge.vision.decoding import Picture, Reduction, SixteenBit, decode, whole
 from flowgauge.vision.pictures import Pictures
 
 Tell = Callable[[str], None]
@@ -40,19 +40,19 @@ class FromDataset:
     masks: Path | None = None
     limit: int | None = None
 
-    def read(self, progress: Progress, tell: Tell) -> "Good":
+    def read(self, progress: Progress, tell: Tell, reduction: Reduction = whole) -> "Good":
         """What cannot be read is told and left out."""
         dataset = Dataset.open(self.folder, self.masks)
         for note in dataset.notes:
             tell(note)
         entries = evenly(dataset.train, self.limit)
         pictures, kept = Pictures(), []
-        for done, result in enumerate(sift(entries), start=1):
+        for done, result in enumerate(sift(entries, reduction), start=1):
             progress("reading images", done, len(entries))
             if isinstance(result, Unreadable):
                 tell(f"{result.name} is left out. {result.cause}")
             else:
-                pictures.add(result.picture, partial(picture_of, result.entry))
+                pictures.add(result.picture, partial(picture_of, result.entry, reduction))
                 kept.append(result.entry)
         require_enough(len(kept), dataset.root)
         return Good(pictures, None if self.groups is None else groups_of(kept, read_groups(self.groups)))
@@ -64,11 +64,11 @@ class FromBuffer:
 
     limit: int | None = None
 
-    def read(self, store: Store, line: str, tell: Tell) -> "Good":
+    def read(self, store: Store, line: str, tell: Tell, reduction: Reduction = whole) -> "Good":
         """What is no longer stored, or cannot be read, is told and left out."""
 
         def picture(entry: Buffered) -> Picture:
-            return decode(store.objects.get(store.objects.name(entry.image_uri)))
+            return decode(store.objects.get(store.objects.name(entry.image_uri)), reduction)
 
         pictures, kept = Pictures(), []
         for entry in store.state.buffer(line)[-(self.limit or 0) :]:
@@ -114,7 +114,12 @@ def fit_line(
     Raises `DatasetError` for too few images, and `SettingsError` for an `init` of another detector or backbone.
     """
     line = line_name(line)
-    good = source.read(store, line, tell) if isinstance(source, FromBuffer) else source.read(progress, tell)
+    reduction = settings.preprocessing.reduction
+    if isinstance(source, FromBuffer):
+        good = source.read(store, line, tell, reduction)
+    else:
+        good = source.read(progress, tell, reduction)
+    defects = training_defects(store.objects, line, partial(decode, reduction=reduction))
     gauge = fit(
         good.pictures,
         line=line,
@@ -122,7 +127,7 @@ def fit_line(
         at=store.clock.now(),
         groups=good.groups,
         init=init,
-        labelled=training_defects(store.objects, line) if settings.detector in FROM_LABELS else [],
+        labelled=defects if settings.detector in FROM_LABELS else [],
         seed=seed,
         device=device,
         progress=progress,
