@@ -62,7 +62,7 @@ def test_a_changed_manifest_is_refused_where_its_hash_is_known(snapshot: Snapsho
         load(changed, snapshot.weights, sha256=snapshot.sha256)
 
 
-@pytest.mark.parametrize(("schema", "remedy"), [(99, "Upgrade"), (1, "Fit the line again")])
+@pytest.mark.parametrize(("schema", "remedy"), [(99, "Upgrade"), (2, "measured, have"), (1, "Fit the line again")])
 def test_another_schema_is_refused_with_what_to_do(snapshot: Snapshot, schema: int, remedy: str) -> None:
     facts = json.loads(snapshot.manifest) | {"schema_version": schema}
     with pytest.raises(SnapshotOfOtherSchema, match=remedy):

@@ -97,7 +97,7 @@ def read_manifest(manifest: bytes) -> Manifest:
         older = isinstance(schema, int) and schema < MANIFEST_SCHEMA
         raise SnapshotOfOtherSchema(
             f"The manifest has schema {schema}; this Flowgauge reads schema {MANIFEST_SCHEMA}.",
-            "Fit the line again: names have changed since." if older else "Upgrade Flowgauge.",
+            "Fit the line again: names, or what is measured, have changed since." if older else "Upgrade Flowgauge.",
         )
     try:
         return Manifest.decode(manifest)
