@@ -225,7 +225,9 @@ def positions_check(seen: ImageStatistics, gauge: Gauge, progress: Progress) -> 
 def _rejected(entries: Sequence[Entry], gauge: Gauge, progress: Progress) -> tuple[list[_Rejected], int]:
     """Of those that are rejected, the ones whose mask is not empty; and how many are rejected in all."""
     found, rejected, done = list[_Rejected](), 0, 0
-    for samples in in_batches(map(read, entries), BATCH, lambda sample: sample.picture):
+    # decoded as far as for the images that the gauge was fitted to
+    read_samples = (read(entry, gauge.manifest.preprocessing.reduction) for entry in entries)
+    for samples in in_batches(read_samples, BATCH, lambda sample: sample.picture):
         predictions = gauge.predict([sample.picture for sample in samples])
         for sample, one in zip(samples, predictions, strict=True):
             if one.score <= one.threshold:

@@ -10,8 +10,8 @@ MAX_MEGAPIXELS = "FLOWGAUGE_MAX_MEGAPIXELS"
 class ImageLimits:
     """`max_pixels` bounds width times height as the header declares them; `min_side` is in pixels.
 
-    An image takes some 20 bytes a pixel while it is decoded and measured: with a larger bound one image may exhaust the
-    memory, with a smaller one the images of large cameras are refused.
+    An image takes 10 to 20 bytes a pixel while it is decoded wholly and measured: with a larger bound one image may
+    exhaust the memory, with a smaller one the images of large cameras are refused.
     """
 
     max_pixels: int = 64_000_000

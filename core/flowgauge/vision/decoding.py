@@ -137,7 +137,8 @@ class Picture:
 
     @cached_property
     def outline(self) -> NDArray[np.bool_]:
-        """(H, W): the object, as it was cut out or else as it stands out from the border; all False for none."""
+        """(H, W) of `pixels`: the object, as it was cut out or else as it stands out from the border; all False for
+        none."""
         if self.cut is not None:
             return self.cut
         from flowgauge.vision.segmentation import segmented
@@ -175,7 +176,7 @@ def whole(size: tuple[int, int]) -> int:
 
 def coarsest(size: tuple[int, int], wanted: float) -> int:
     """The largest reduction of an image of that (width, height) that is at most `wanted` and leaves what `statistics`
-    and heatmaps are made of: a longer side of 512 pixels."""
+    and heatmaps are made of: a longer side of 512 pixels, and of a strip a shorter one of 8."""
     most = min(wanted, max(size) / _GRAY_SIDE, _grain(size))
     return next((reduction for reduction in _REDUCTIONS if reduction <= most), 1)
 
