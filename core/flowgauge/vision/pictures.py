@@ -6,13 +6,13 @@ from typing import TypeVar
 from flowgauge.domain.messages import Statistics
 from flowgauge.vision.decoding import Picture
 
-ROOM_BYTES = 256 * 2**20
-"""Of decoded pictures that stay in memory: with less, sets of small images are decoded again and again; with more, a
-fit needs that much more memory."""
+ROOM_BYTES = 64 * 2**20
+"""Of decoded pictures that stay in memory: with less, small sets of small images are decoded again and again; with more,
+a fit needs that much more memory as long as it runs."""
 
 LARGE_BYTES = 8 * 2**20
 """Of one picture, some three megapixels: from there on none stays. With more, the few of a large camera that have room
-take memory for as long as the fit runs and spare little; with less, small images are decoded twice."""
+take memory for as long as the fit runs and spare little; with less, images of a megapixel are decoded twice."""
 
 BATCH_BYTES = 256 * 2**20
 """Of pictures that are looked at together: with less, small batches of cameras of a few megapixels keep a GPU waiting;
