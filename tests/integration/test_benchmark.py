@@ -32,6 +32,7 @@ def splits(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.usefixtures("quick_fits")
 def test_the_noise_benchmark_writes_goes_on_and_draws(flowgauge: Shell, splits: Path, tmp_path: Path) -> None:
     out, plot = tmp_path / "noise.json", tmp_path / "noise.svg"
     data = ("benchmark", "contamination", tiny_dataset(), "--splits", splits, "--seeds", "0", "--size", SIDE)
@@ -111,6 +112,7 @@ def phases(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.usefixtures("quick_fits")
 def test_a_line_is_followed_through_its_phases_once(flowgauge: Shell, phases: Path, tmp_path: Path) -> None:
     out = tmp_path / "drift.json"
     data = ("benchmark", "drift", tiny_dataset(), "--phases", phases, "--seeds", "0", "--size", SIDE)
@@ -136,6 +138,7 @@ def test_a_line_is_followed_through_its_phases_once(flowgauge: Shell, phases: Pa
     ], "the first gauge was read before"
 
 
+@pytest.mark.usefixtures("quick_fits")
 def test_the_images_of_a_data_set_are_changed(flowgauge: Shell, tmp_path: Path) -> None:
     out = tmp_path / "changed.json"
     data = ("benchmark", "drift", tiny_dataset(), "--change", "contrast", "--seeds", "0", "--size", SIDE)
