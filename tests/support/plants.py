@@ -18,7 +18,7 @@ from flowgauge.cli import main
 from flowgauge.cli.model import Model
 from flowgauge.models.registry import DEFAULT
 from flowgauge.synthetic.procedural import ProceduralLine
-from flowgauge.training.fit import FitSettings
+from tests.support import gauges
 from tests.support.folders import write_dataset
 
 LINE = "press-3"
@@ -36,15 +36,17 @@ QUICK_FIT = tuple(f"--set={name}={json.dumps(value)}" for name, value in QUICK.i
 
 
 def fit_quickly(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same for all commands in this process, whether they take --set or not."""
-    said = Model.settings
+    """Let all commands fit so, whether they take --set or not, and the processes that they start; other detectors as
+    small."""
+    made = Model.__init__
+    quick = gauges.QUICK | {DEFAULT: QUICK}
 
-    def quick(model: Model) -> FitSettings:
-        settings = said(model)
-        assert settings.detector == DEFAULT
-        return settings.model_copy(update={"config": QUICK | settings.config})
+    def make(model: Model, *given: Any, **named: Any) -> None:
+        made(model, *given, **named)
+        changes = tuple(f"{name}={json.dumps(value)}" for name, value in quick[model.detector or DEFAULT].items())
+        object.__setattr__(model, "changes", changes + model.changes)
 
-    monkeypatch.setattr(Model, "settings", quick)
+    monkeypatch.setattr(Model, "__init__", make)
 
 
 @lru_cache(maxsize=1)
