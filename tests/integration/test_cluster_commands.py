@@ -15,7 +15,7 @@ import pytest
 from flowgauge.app.bootstrap import open_store
 from flowgauge.domain.messages import VERDICTS, Reason, Verdict
 from flowgauge.processors.line_monitor import Trigger
-from tests.support.plants import LINE, QUICK_FIT, SIDE, tiny_dataset
+from tests.support.plants import LINE, SIDE, tiny_dataset
 from tests.support.servers import S3Address, plant_variables
 from tests.support.shell import Outcome, Shell
 
@@ -80,8 +80,7 @@ def test_every_command_does_on_a_shared_store_what_it_does_on_a_directory(
     incoming = tmp_path / "incoming"
     incoming.mkdir()
     assert run("topics", "create", "--partitions", 2).code == 0
-    quickly = ("--size", SIDE, "--device", "cpu", "--limit", 8, *QUICK_FIT)
-    fitted = run("fit", tiny_dataset(), "--line", LINE, *quickly, "--json")
+    fitted = run("fit", tiny_dataset(), "--line", LINE, "--size", SIDE, "--device", "cpu", "--limit", 8, "--json")
     version = fitted.json["version"]
     publish(run, incoming)
 

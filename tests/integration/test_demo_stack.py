@@ -13,7 +13,6 @@ __all__ = ["recorded"]
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("quick_fits")
 def test_a_line_on_a_real_plant_drifts_is_adapted_to_and_every_image_is_tested(
     flowgauge: Shell,
     recorded: Path,
