@@ -11,6 +11,7 @@ from tests.support.encrypted import GuardedMinio, GuardedRedis, guarded_minio, g
 from tests.support.faults.scene import Outcome
 from tests.support.faults.table import table
 from tests.support.guarded import GuardedKafka, guarded_kafka
+from tests.support.plants import fit_quickly
 from tests.support.servers import S3Address, provided
 
 OUTCOMES = pytest.StashKey[list[Outcome]]()
@@ -52,6 +53,11 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     if outcomes:
         terminalreporter.section("faults")
         terminalreporter.write_line(table(outcomes))
+
+
+@pytest.fixture
+def quick_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    fit_quickly(monkeypatch)
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,7 @@ from flowgauge.domain.ports import Outgoing
 from flowgauge.registry.snapshots import SnapshotFiles, active_snapshot, fetch_snapshot, publish_snapshot
 from tests.support.files import Pixels, broken_files, equal_files
 from tests.support.folders import write_image, write_mask, write_mvtec, write_plain
-from tests.support.plants import LINE, fitted_store, tiny_dataset
+from tests.support.plants import LINE, QUICK_FIT, fitted_store, tiny_dataset
 from tests.support.shell import Shell
 
 
@@ -228,8 +228,8 @@ def test_a_gauge_that_finds_no_room_leaves_the_old_one(flowgauge: Shell, small_d
     store = fitted_store(small_disk / "store")
     before = flowgauge("snapshots", "list", "--store", store, "--json").json
     filler = fill(small_disk)
-    fit = ["fit", tiny_dataset(), "--line", LINE, "--store", store, "--size", 128, "--limit", 9, "--device", "cpu"]
-    done = flowgauge(*fit)
+    small = ("--size", 128, "--limit", 9, "--device", "cpu", *QUICK_FIT)
+    done = flowgauge("fit", tiny_dataset(), "--line", LINE, "--store", store, *small)
     assert done.code == 1
     assert "o space is left" in done.err
     filler.unlink()

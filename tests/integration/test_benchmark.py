@@ -7,11 +7,14 @@ from collections.abc import Callable
 from pathlib import Path, PosixPath
 
 import pytest
+from sklearn.datasets import load_digits
+from sklearn.utils import Bunch
 
 from flowgauge.cli.benchmark.detectors import DetectorComparison, Task
 from flowgauge.cli.model import Model
 from flowgauge.cli.options import Aspect, Device
 from flowgauge.domain.errors import Unavailable
+from flowgauge.evaluation import loss_amplification
 from tests.support.plants import SIDE, tiny_dataset
 from tests.support.shell import Shell
 
@@ -32,6 +35,7 @@ def splits(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.usefixtures("quick_fits")
 def test_the_noise_benchmark_writes_goes_on_and_draws(flowgauge: Shell, splits: Path, tmp_path: Path) -> None:
     out, plot = tmp_path / "noise.json", tmp_path / "noise.svg"
     data = ("benchmark", "contamination", tiny_dataset(), "--splits", splits, "--seeds", "0", "--size", SIDE)
@@ -111,6 +115,7 @@ def phases(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.usefixtures("quick_fits")
 def test_a_line_is_followed_through_its_phases_once(flowgauge: Shell, phases: Path, tmp_path: Path) -> None:
     out = tmp_path / "drift.json"
     data = ("benchmark", "drift", tiny_dataset(), "--phases", phases, "--seeds", "0", "--size", SIDE)
@@ -136,6 +141,7 @@ def test_a_line_is_followed_through_its_phases_once(flowgauge: Shell, phases: Pa
     ], "the first gauge was read before"
 
 
+@pytest.mark.usefixtures("quick_fits")
 def test_the_images_of_a_data_set_are_changed(flowgauge: Shell, tmp_path: Path) -> None:
     out = tmp_path / "changed.json"
     data = ("benchmark", "drift", tiny_dataset(), "--change", "contrast", "--seeds", "0", "--size", SIDE)
@@ -163,6 +169,7 @@ def test_what_cannot_be_followed_is_a_mistake(flowgauge: Shell, phases: Path, tm
     assert other.read_text() == "{}"
 
 
+@pytest.mark.usefixtures("quick_fits")
 def test_left_out_classes_are_left_out_in_turn_and_a_second_run_goes_on(flowgauge: Shell, tmp_path: Path) -> None:
     root, splits, out = tiny_dataset(), tmp_path / "clean.json", tmp_path / "left_out.json"
     goods, test_good, scratches, stains = (
@@ -187,6 +194,7 @@ def test_left_out_classes_are_left_out_in_turn_and_a_second_run_goes_on(flowgaug
     assert json.loads(out.read_text()) == first
 
 
+@pytest.mark.usefixtures("quick_fits")
 def test_detectors_are_compared_each_in_its_own_process(flowgauge: Shell, tmp_path: Path) -> None:
     out, page = tmp_path / "detectors.json", tmp_path / "detectors.html"
     data = ("benchmark", "detectors", tiny_dataset(), "--size", SIDE, "--device", "cpu", "--limit", "10")
@@ -234,9 +242,13 @@ def test_a_process_that_is_killed_is_reported() -> None:
         comparison_run.run([0], None)
 
 
+@pytest.mark.usefixtures("quick_fits")
 def test_loss_amplification_is_compared_on_digits_and_on_patches_and_goes_on(
-    flowgauge: Shell, splits: Path, tmp_path: Path
+    flowgauge: Shell, splits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    digits = load_digits()
+    few = Bunch(images=digits.images[:200], target=digits.target[:200])
+    monkeypatch.setattr(loss_amplification, "load_digits", lambda: few)
     out = tmp_path / "lamp.json"
     data = (tiny_dataset(), "--splits", splits, "--size", 64, "--cache", tmp_path / "cache")
     command = ("benchmark", "loss-amplification", *data, "--steps", 2, "--seeds", "0", "--device", "cpu", "--json", out)

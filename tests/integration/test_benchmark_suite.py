@@ -13,8 +13,8 @@ def test_detectors_are_compared_over_data_sets_and_a_second_run_goes_on(flowgaug
     for name in ("iron", "steel"):
         shutil.copytree(tiny_dataset(), root / name)
     shutil.copytree(root / "iron" / "train", root / "untested" / "train")
-    small = ("--set", "rad.hidden=16", "--set", "rad.blocks=2", "--size", SIDE, "--device", "cpu", "--limit", "10")
-    data = ("benchmark", "suite", root, *small, "--json", out)
+    small = ("--set", "rad.hidden=16", "--set", "rad.blocks=2", "--set", "rad.training.steps=40")
+    data = ("benchmark", "suite", root, *small, "--size", SIDE, "--device", "cpu", "--limit", "10", "--json", out)
     first = flowgauge(*data, "--detector", "rad", "--dataset", "iron")
     assert first.code == 0, first.err
     (done,) = json.loads(out.read_text())["runs"]

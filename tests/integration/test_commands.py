@@ -12,10 +12,10 @@ from flowgauge.local.file_system import only_runner
 from flowgauge.processors.line_monitor import Trigger
 from flowgauge.synthetic.procedural import ProceduralLine
 from tests.support.folders import write_dataset
-from tests.support.plants import LINE, SIDE, fitted_store, tiny_dataset
+from tests.support.plants import LINE, QUICK_FIT, SIDE, fitted_store, tiny_dataset
 from tests.support.shell import Shell
 
-FIT = ("--size", SIDE, "--device", "cpu", "--limit", 8)
+FIT = ("--size", SIDE, "--device", "cpu", "--limit", 8, *QUICK_FIT)
 
 
 @pytest.fixture
@@ -23,8 +23,12 @@ def store(tmp_path: Path) -> Path:
     return fitted_store(tmp_path / "store")
 
 
-def test_a_fitted_gauge_tells_good_images_from_plain_defects(flowgauge: Shell, store: Path) -> None:
-    images = sorted(tiny_dataset().glob("test/*/*.png"))
+def test_a_gauge_that_was_fitted_as_by_default_tells_good_images_from_plain_defects(
+    flowgauge: Shell, tmp_path: Path
+) -> None:
+    store, images = tmp_path / "store", sorted(tiny_dataset().glob("test/*/*.png"))
+    few_and_small = ("--size", 64, "--limit", 8, "--device", "cpu")
+    assert flowgauge("fit", tiny_dataset(), "--line", LINE, "--store", store, *few_and_small).code == 0
     done = flowgauge("score", LINE, *images, "--store", store, "--json")
     assert done.code == 0
     assert [each["image"] for each in done.json["images"]] == [str(image) for image in images]

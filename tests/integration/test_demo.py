@@ -60,6 +60,7 @@ def without_seconds(out: Path) -> Story:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("quick_fits")
 def test_a_line_that_drifts_is_adapted_to_and_every_image_is_tested(
     flowgauge: Shell, recorded: Path, tmp_path: Path
 ) -> None:

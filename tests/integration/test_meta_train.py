@@ -17,6 +17,7 @@ TURNS = 52  # one state is kept on the way
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("quick_fits")
 def test_parameters_come_with_a_card_and_a_plot(flowgauge: Shell, tmp_path: Path) -> None:
     out, plot = tmp_path / "init.safetensors", tmp_path / "init.svg"
     command = ("meta-train", "procedural:leather", tiny_dataset(), "--lines", "1", "--turns", TURNS, "--size", SIDE)

@@ -3,6 +3,7 @@
 from datetime import UTC, datetime
 from functools import cache
 from io import BytesIO
+from typing import Any
 
 from PIL import Image
 
@@ -18,7 +19,7 @@ AT = datetime(2026, 3, 1, tzinfo=UTC)
 MATERIAL = "brushed-metal"
 SIZE = 96
 
-QUICK = {
+QUICK: dict[str, dict[str, Any]] = {
     "featureflow": {
         "members": 2,
         "dimensions": 24,

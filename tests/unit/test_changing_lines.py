@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from flowgauge.adaptation.adapt import adapt
+from flowgauge.adaptation import adapt as adaptation
+from flowgauge.adaptation.adapt import AdaptSettings
 from flowgauge.adaptation.contract import Adapt, AdaptationInput, AdaptationOutcome
+from flowgauge.adaptation.refine import MemberSettings, RefinementSettings
 from flowgauge.domain.trace import Check, GateReport
 from flowgauge.evaluation.ablations import ADAPTATIONS, Ablation, settings_of
 from flowgauge.evaluation.drift import (
@@ -38,6 +40,11 @@ from tests.support.gauges import AT, SIZE, defects, gauge, goods, settings
 
 DRIFTED = Condition(gain=0.7, contrast=0.8)
 
+_LOOP = MemberSettings().inner_loop.model_copy(update={"steps": 10})
+_SETTINGS = AdaptSettings(refinement=RefinementSettings(members=MemberSettings(inner_loop=_LOOP)))
+adapt: Adapt = partial(adaptation.adapt, settings=_SETTINGS)
+"""In few steps: what is read of a candidate matters here, and not how much it learned."""
+
 
 def refitted(pictures: Sequence[Picture], parts: Sequence[str], seed: int) -> Gauge:
     chosen = settings().model_copy(update={"refine": 1})
@@ -64,6 +71,7 @@ def sightings(pictures: list[Picture]) -> list[ObservedImage]:
     return [ObservedImage(f"image-{number}", f"part-{number // 2}", picture) for number, picture in enumerate(pictures)]
 
 
+@cache
 def phase(condition: Condition, first: int) -> DriftPhase:
     pictures = goods(range(first, first + 28), condition)
     for rank in (3, 11, 19, 26):
@@ -77,8 +85,8 @@ def phase(condition: Condition, first: int) -> DriftPhase:
 
 
 @cache
-def readings(accepted: bool) -> tuple[Reading, ...]:
-    return tuple(replay(deciding(accepted)).follow(gauge(), [phase(DRIFTED, 2000)]))
+def readings() -> tuple[Reading, ...]:
+    return tuple(replay(deciding(True)).follow(gauge(), [phase(DRIFTED, 2000)]))
 
 
 def figures(reading: Reading) -> tuple[float, float, float | None]:
@@ -86,19 +94,19 @@ def figures(reading: Reading) -> tuple[float, float, float | None]:
 
 
 def test_a_phase_is_read_in_every_way() -> None:
-    assert [(reading.phase, reading.way) for reading in readings(True)] == [("gain 0.7", way) for way in Way]
-    assert all(0 <= r.false_alarms <= 1 and 0 <= r.misses <= 1 for r in readings(True))
+    assert [(reading.phase, reading.way) for reading in readings()] == [("gain 0.7", way) for way in Way]
+    assert all(0 <= r.false_alarms <= 1 and 0 <= r.misses <= 1 for r in readings())
 
 
 def test_only_what_was_made_took_time_and_only_candidates_met_the_gate() -> None:
     made = {Way.ADAPTED, Way.REFITTED}
-    assert all((reading.seconds == 1.0) == (reading.way in made) for reading in readings(True))
-    assert all((reading.refusals is not None) == (reading.way is Way.ADAPTED) for reading in readings(True))
+    assert all((reading.seconds == 1.0) == (reading.way in made) for reading in readings())
+    assert all((reading.refusals is not None) == (reading.way is Way.ADAPTED) for reading in readings())
 
 
 def test_the_frozen_reading_is_the_first_gauges() -> None:
     limit, shown = gauge().manifest.threshold.value, phase(DRIFTED, 2000)
-    frozen = readings(True)[0]
+    frozen = readings()[0]
     assert frozen.false_alarms == pytest.approx(float((scores([gauge()], shown.test_good)[0] > limit).mean()))
     assert frozen.misses == pytest.approx(float((scores([gauge()], shown.test_defect)[0] <= limit).mean()))
 
@@ -119,7 +127,7 @@ def test_every_gauge_is_tested_on_the_images_of_the_first_phase_too() -> None:
 
 def test_only_what_was_adapted_has_a_variant() -> None:
     adapted = {Way.ADAPTED, Way.IN_USE}
-    assert all((reading.variant is Ablation.FULL) == (reading.way in adapted) for reading in readings(True))
+    assert all((reading.variant is Ablation.FULL) == (reading.way in adapted) for reading in readings())
 
 
 def test_what_was_read_before_is_not_read_again() -> None:
@@ -128,10 +136,11 @@ def test_what_was_read_before_is_not_read_again() -> None:
 
 
 def test_in_use_is_what_the_gate_let_through() -> None:
-    frozen, candidate, in_use, _ = readings(True)
+    frozen, candidate, in_use, _ = readings()
     assert figures(in_use) == figures(candidate)
     assert candidate.refusals == ()
-    frozen, candidate, in_use, _ = readings(False)
+    refusing = replace(replay(deciding(False)), refit=None)
+    frozen, candidate, in_use = refusing.follow(gauge(), [phase(DRIFTED, 2000)])
     assert figures(in_use) == figures(frozen) != figures(candidate)
     assert candidate.refusals == ("it is not liked",)
 
@@ -247,7 +256,7 @@ def test_every_ingredient_can_be_left_out(ablation: Ablation) -> None:
 
 
 def test_without_its_head_an_adaptation_moves_the_flow_alone() -> None:
-    outcome = replay(partial(adapt, settings=settings_of(Ablation.NO_HEAD))).adapted(
+    outcome = replay(partial(adaptation.adapt, settings=settings_of(Ablation.NO_HEAD))).adapted(
         gauge("headflow"), gauge("headflow"), phase(DRIFTED, 2000).buffer, 1
     )
     before, after = (
