@@ -7,8 +7,8 @@ from flowgauge.domain.messages import Statistics
 from flowgauge.vision.decoding import Picture
 
 ROOM_BYTES = 64 * 2**20
-"""Of decoded pictures that stay in memory: with less, small sets of small images are decoded again and again; with more,
-a fit needs that much more memory as long as it runs."""
+"""Of decoded pictures that stay in memory: with less, small sets of small images are decoded again and again; with
+more, a fit needs that much more memory as long as it runs."""
 
 LARGE_BYTES = 8 * 2**20
 """Of one picture, some three megapixels: from there on none stays. With more, the few of a large camera that have room
