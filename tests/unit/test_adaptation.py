@@ -342,6 +342,13 @@ def test_the_same_request_makes_the_same_candidate() -> None:
     assert (again.manifest, again.weights) == (first.manifest, first.weights)
 
 
+def test_a_candidate_comes_from_anchor_and_buffer_whatever_is_in_use() -> None:
+    """So what twenty adaptations in a row forget is what one forgets."""
+    adapted_before = load(_outcome().manifest, _outcome().weights)
+    one, other = (adapt(replace(_given(), parent=parent), FEW_STEPS) for parent in (gauge(), adapted_before))
+    assert one.weights == other.weights
+
+
 def test_the_gate_answers_every_question(outcome: AdaptationOutcome) -> None:
     names = [check.name for check in outcome.gate.checks]
     assert names == [
