@@ -119,6 +119,7 @@ def fit(
     trainer = Trainer(settings, backbone.shape(preprocessing.size), seed, progress, init)
     _require_different(crops)
     training_set = embedder.training_set(crops, seed=seed, progress=progress, parts=groups)
+    del crops  # 200 kB an image that nobody needs while the detector learns
     # a crop each: labelled defects may be pictures at the camera's size, decoded one by one
     defects = [(preprocessing.square(picture), kind) for picture, kind in labelled]
     if defects:
@@ -137,7 +138,7 @@ def fit(
         created_at=at,
         software=f"flowgauge {installed_version('flowgauge')}",
         seed=seed,
-        images=len(crops) - len(suspects),
+        images=len(groups) - len(suspects),
         backbone=backbone.spec,
         preprocessing=preprocessing,
         detector=DetectorSpec(name=settings.detector, config=detector.config.model_dump(mode="json")),
