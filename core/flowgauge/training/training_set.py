@@ -41,14 +41,25 @@ class Embedder:
 
     def embed(self, crops: Crops, progress: Progress, view: View = PLAIN, what: str = "") -> Embedding:
         """(N, size, size, 3) -> the embedding of that view of each, on the CPU."""
-        parts = []
+        found: Embedding = {}
+        self._embed_into(found, slice(0, len(crops)), crops, progress, view, what)
+        return found
+
+    def _embed_into(
+        self, found: Embedding, rows: slice, crops: Crops, progress: Progress, view: View, what: str, views: int = 1
+    ) -> None:
+        """Put the embedding of that view of each where it stays, in `rows` of `found`, whose tensors are made for so
+        many `views` where they are not there yet: parts that are joined in the end are in memory twice.
+        """
         for start in range(0, len(crops), _BATCH):
             images = self.preprocessing.normalised(crops[start : start + _BATCH], view)
             with torch.inference_mode():
                 embedding = self.detector.embed(self.backbone(images, self.detector.pyramid_levels))
-            parts.append({name: tensor.cpu().clone() for name, tensor in embedding.items()})
+            for name, tensor in embedding.items():
+                if name not in found:
+                    found[name] = torch.empty(views * len(crops), *tensor.shape[1:], dtype=tensor.dtype)
+                found[name][rows][start : start + len(tensor)] = tensor
             progress(what or "reading features", min(start + _BATCH, len(crops)), len(crops))
-        return joined(parts)
 
     def training_set(
         self, crops: Crops, *, seed: int, progress: Progress, parts: Sequence[str] | None = None
@@ -63,11 +74,8 @@ class Embedder:
             views += symmetries(further, partial(self._patch_features, crops, progress), parts)
         good: Embedding = {}
         for number, view in enumerate(views):
-            embedding = self.embed(crops, progress, view, f"reading features, view {number + 1} of {len(views)}")
-            for name, tensor in embedding.items():
-                # put where they stay: joined in the end, all views would be in memory twice
-                rows = good.setdefault(name, tensor.new_empty(len(views) * len(crops), *tensor.shape[1:]))
-                rows[number * len(crops) : (number + 1) * len(crops)] = tensor
+            rows, what = slice(number * len(crops), (number + 1) * len(crops)), f"view {number + 1} of {len(views)}"
+            self._embed_into(good, rows, crops, progress, view, f"reading features, {what}", len(views))
         image = torch.arange(len(crops))
         synthetic, masks = self._copies(crops, seed, progress)
         return TrainingSet(
