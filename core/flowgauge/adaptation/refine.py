@@ -328,7 +328,12 @@ def with_flow(detector: Adaptable, parameters: Parameters) -> Adaptable:
 
 def _tokens(seen: Callable[[Embedding], Tensor], views: Sequence[Embedding], rows: Tensor) -> Tensor:
     with torch.no_grad():
-        return torch.cat([seen(select(view, rows)) for view in views], dim=1)
+        return _joined([seen(select(view, rows)) for view in views], dim=1)
+
+
+def _joined(parts: Sequence[Tensor], dim: int = 0) -> Tensor:
+    """The concatenation, and no copy of a single part: tokens of a large buffer are hundreds of megabytes."""
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts), dim=dim)
 
 
 def token_scores_under(flow: Flow, parameters: Parameters, tokens_NTD: Tensor) -> Tensor:
@@ -374,7 +379,7 @@ def _fold_model(start: _Start, may_train: NDArray[np.bool_], settings: InnerLoop
     if not train.any() or not validation.any():
         train = validation = may_train
     rows, held_out = (torch.from_numpy(np.flatnonzero(each)) for each in (train, validation))
-    tokens = torch.cat([seen(rows).flatten(0, 1) for seen in (start.tokens, *start.mirrored)])
+    tokens = _joined([seen(rows).flatten(0, 1) for seen in (start.tokens, *start.mirrored)])
     training = TrainingTokens(tokens, start.tokens(held_out).flatten(0, 1))
     return _FoldModel(start, *adapted(start.flow, training, settings, seed=seed, round_number=number))
 

@@ -251,7 +251,11 @@ class FeatureFlow(Ensemble, CrossFitted):
     def member_tokens(self, member: int, embedding: Embedding) -> Tensor:
         whiten = self._whiten_of(member)
         # in parts: before they are whitened, the features of 400 images take a gigabyte
-        return torch.cat([_whitened(whiten, self._inputs(part)) for part in _chunks(embedding)])
+        images, patches = length(embedding), self.grid[0] * self.grid[1]
+        tokens_BTD = torch.empty(images, patches, self.member_flow(member).dimensions)
+        for start, part in zip(range(0, images, _CHUNK), _chunks(embedding), strict=True):
+            tokens_BTD[start : start + _CHUNK] = _whitened(whiten, self._inputs(part))
+        return tokens_BTD
 
     def _inputs(self, embedding: Embedding) -> list[Tensor]:
         """(B, h * w, C) of each flow: all strides together, then each that is not finer than the grid."""
