@@ -26,6 +26,7 @@ from flowgauge.training.thresholds import FALSE_ALARMS, Calibration, QuartileRul
 from flowgauge.training.thresholds import Scores as FloatArray
 from flowgauge.training.training_set import Crops, Embedder, rows_of_view
 from flowgauge.vision.decoding import Picture
+from flowgauge.vision.pictures import Pictures
 from flowgauge.vision.preprocessing import Preprocessing
 
 MINIMUM_IMAGES = 8
@@ -113,6 +114,8 @@ def fit(
     embedder = embedder_for(settings, device).measured(pictures)
     backbone, preprocessing = embedder.backbone, embedder.preprocessing
     crops, seen, groups = _clear(preprocessing, pictures, groups)
+    if isinstance(pictures, Pictures):
+        pictures.let_go()
     folds = folds_of(groups, settings.folds)
     if init is not None:
         init.require_backbone(backbone.spec)

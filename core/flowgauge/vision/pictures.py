@@ -8,7 +8,7 @@ from flowgauge.vision.decoding import Picture
 
 ROOM_BYTES = 64 * 2**20
 """Of decoded pictures that stay in memory: with less, small sets of small images are decoded again and again; with
-more, a fit needs that much more memory as long as it runs."""
+more, what looks at them needs that much more memory."""
 
 LARGE_BYTES = 8 * 2**20
 """Of one picture, some three megapixels: from there on none stays. With more, the few of a large camera that have room
@@ -44,7 +44,8 @@ class Pictures(Collection[Picture]):
     """
 
     def __init__(self, room_bytes: int = ROOM_BYTES) -> None:
-        self._sources: list[Picture | Callable[[], Picture]] = []
+        self._sources: list[Callable[[], Picture]] = []
+        self._kept: dict[int, Picture] = {}
         self._room = room_bytes
         self.seen: list[tuple[Statistics, int | None]] = []
 
@@ -52,15 +53,20 @@ class Pictures(Collection[Picture]):
         """`again` gives the same picture once more."""
         size = picture.nbytes
         self.seen.append((picture.statistics, None if picture.deep is None else int(picture.deep.max())))
-        keep = size <= min(self._room, LARGE_BYTES)
-        self._room -= size if keep else 0
-        self._sources.append(picture if keep else again)
+        if size <= min(self._room, LARGE_BYTES):
+            self._room -= size
+            self._kept[len(self._sources)] = picture
+        self._sources.append(again)
+
+    def let_go(self) -> None:
+        """Keep no picture in memory any longer."""
+        self._kept.clear()
 
     def __len__(self) -> int:
         return len(self._sources)
 
     def __iter__(self) -> Iterator[Picture]:
-        return (source if isinstance(source, Picture) else source() for source in self._sources)
+        return (self._kept.get(number) or source() for number, source in enumerate(self._sources))
 
     def __contains__(self, picture: object) -> bool:
         return any(each is picture for each in self)

@@ -40,7 +40,8 @@ from flowgauge.models.patch_scores import highest, lower_spread, nhwc, pyramid, 
 from flowgauge.models.whitening import Whitening
 from flowgauge.vision.augmentation import PLAIN, View
 
-# images whose patches pass the flows at once: more take hundreds of MiB for hidden units, fewer gain no memory
+# Images whose patches pass the flows at once: more take hundreds of MiB for hidden units, fewer gain no memory. Even, so
+# that every chunk begins with an image of an even number.
 _CHUNK = 32
 # Images that the statistics of all places count as beside those of one. Fewer, and a handful of training images makes
 # places that they happen to agree on alarm; more, and places lose their own scale.
@@ -231,13 +232,21 @@ class FeatureFlow(Ensemble, CrossFitted):
         images = length(good)
         if images < 4:
             return False
-        halves = [select(good, torch.arange(first, images, 2)) for first in (0, 1)]
+        # sums of even and odd images, (2, C, h, w), and squares (C,): in single precision all features take a gigabyte
+        sums = {name: torch.zeros(2, *tensor.shape[1:], dtype=torch.double) for name, tensor in good.items()}
+        squares = {name: torch.zeros(tensor.shape[1], dtype=torch.double) for name, tensor in good.items()}
+        for part in _chunks(good):
+            for name, tensor in part.items():
+                x_BCHW = tensor.double()
+                squares[name] += x_BCHW.square().sum(dim=(0, 2, 3))
+                sums[name] += torch.stack([x_BCHW[half::2].sum(dim=0) for half in range(2)])
         explained = []
-        for name in good:
-            total_C = good[name].float().var(dim=(0, 2, 3)).clamp_min(1e-12)
+        for name, sum_2CHW in sums.items():
+            mean_C = sum_2CHW.sum(dim=0).mean(dim=(1, 2)) / images
+            total_C = (squares[name] / (images * sum_2CHW[0, 0].numel()) - mean_C.square()).clamp_min(1e-12)
             # var(E[x | place]) = cov(mean_1, mean_2) of the means of two halves of the images, whose noise is
             # independent and adds nothing
-            means = [half[name].float().mean(dim=0) for half in halves]
+            means = (sum_2CHW[0] / -(-images // 2), sum_2CHW[1] / (images // 2))
             first, second = (mean - mean.mean(dim=(1, 2), keepdim=True) for mean in means)
             explained.append((first * second).mean(dim=(1, 2)) / total_C)
         # 0.70 and 0.85 for parts in a fixture, at most 0.40 on three other products. A lower limit centres the maps of
