@@ -40,8 +40,8 @@ from flowgauge.models.patch_scores import highest, lower_spread, nhwc, pyramid, 
 from flowgauge.models.whitening import Whitening
 from flowgauge.vision.augmentation import PLAIN, View
 
-# Images whose patches pass the flows at once: more take hundreds of MiB for hidden units, fewer gain no memory. Even, so
-# that every chunk begins with an image of an even number.
+# Images whose patches pass the flows at once: more take hundreds of MiB for hidden units, fewer gain no memory. Even,
+# so that every chunk begins with an image of an even number.
 _CHUNK = 32
 # Images that the statistics of all places count as beside those of one. Fewer, and a handful of training images makes
 # places that they happen to agree on alarm; more, and places lose their own scale.
