@@ -2,6 +2,7 @@
 
 import ctypes
 import sys
+from collections.abc import Callable
 from functools import cache
 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -2, -4, -8
@@ -26,10 +27,17 @@ def keep_freed_memory() -> None:
     _mallopt({_M_MMAP_MAX: 0, _M_TRIM_THRESHOLD: 2**31 - 1, _M_TOP_PAD: _KEPT_BYTES})
 
 
+def give_back_freed_memory() -> None:
+    """Return to the system what is free now: after a phase whose activations the next one has no use for."""
+    if (trim := _of_glibc("malloc_trim")) is not None:
+        trim(0)
+
+
 def _mallopt(settings: dict[int, int]) -> None:
-    if not sys.platform.startswith("linux"):
-        return
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
+    if (mallopt := _of_glibc("mallopt")) is not None:
         for name, value in settings.items():
             mallopt(name, value)
+
+
+def _of_glibc(function: str) -> Callable[..., int] | None:
+    return getattr(ctypes.CDLL(None), function, None) if sys.platform.startswith("linux") else None

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from flowgauge.domain.errors import DatasetError
 from flowgauge.domain.folds import fold_of
+from flowgauge.domain.malloc import give_back_freed_memory
 from flowgauge.domain.messages import FrozenModel, Statistics
 from flowgauge.models.backbones import BackboneSpec, load_backbone
 from flowgauge.models.detector import CrossFitted, Detector, FeatureShape, Progress, Scores, TrainingSet
@@ -123,6 +124,7 @@ def fit(
     _require_different(crops)
     training_set = embedder.training_set(crops, seed=seed, progress=progress, parts=groups)
     del crops  # 200 kB an image that nobody needs while the detector learns
+    give_back_freed_memory()
     # a crop each: labelled defects may be pictures at the camera's size, decoded one by one
     defects = [(preprocessing.square(picture), kind) for picture, kind in labelled]
     if defects:
