@@ -65,7 +65,7 @@ def large_jpeg() -> bytes:
     return encoded(Pixels.fromarray(pixels), "JPEG")
 
 
-def test_an_image_is_decoded_as_far_as_its_gauge_needs_and_again_when_a_finer_one_takes_its_place(store: Store) -> None:
+def test_an_image_is_decoded_as_far_as_its_gauge_needs_and_again_when_a_finer_one_replaces_it(store: Store) -> None:
     send(store, [("large", large_jpeg())])
     (record,) = records(store.log, IMAGES)[MANY:]
     coarse, fine = (

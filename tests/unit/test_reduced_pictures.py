@@ -76,7 +76,7 @@ LOOKS = [
     [{"quality": 90, "subsampling": 0}, {"quality": 75, "subsampling": 2}, {"quality": 60, "progressive": True}],
     ids=["444", "420", "progressive"],
 )
-def test_square_and_statistics_of_a_jpeg_are_the_same_decoded_wholly_or_reduced(
+def test_crop_and_statistics_of_a_jpeg_are_the_same_decoded_wholly_or_reduced(
     look: Preprocessing, options: dict[str, object]
 ) -> None:
     data = encoded(Image.fromarray(dish()), "JPEG", **options)
@@ -124,7 +124,7 @@ def test_a_jpeg_that_lies_on_its_side_is_upright_and_nothing_shifts(width: int, 
     st.sampled_from(Aspect),
     st.none() | st.integers(1, 9_000),
 )
-def test_no_picture_is_reduced_below_twice_its_square_or_what_statistics_need(
+def test_no_picture_is_reduced_below_twice_its_crop_or_what_statistics_need(
     size: tuple[int, int], side: int, aspect: Aspect, window: int | None
 ) -> None:
     look = Preprocessing(size=side, aspect=aspect, window=window)
@@ -139,7 +139,7 @@ def test_no_picture_is_reduced_below_twice_its_square_or_what_statistics_need(
 
 
 @pytest.mark.parametrize("side", [256, 400, 511])
-def test_images_below_four_times_the_square_are_seen_bit_for_bit_as_they_are(side: int) -> None:
+def test_images_below_four_times_the_crop_are_seen_bit_for_bit_as_they_are(side: int) -> None:
     pixels = part(side, side)
     for form in ("PNG", "JPEG"):
         data = encoded(Image.fromarray(pixels), form)

@@ -48,11 +48,11 @@ def symmetries(candidates: Sequence[View], features: PatchFeatures, parts: Seque
     others = halves[::-1]
     plain = [bank.distances(features(PLAIN, other)) for bank, other in zip(banks, others, strict=True)]
 
-    def told_apart(view: View) -> float:
+    def auroc(view: View) -> float:
         moved = [bank.distances(features(view, other)) for bank, other in zip(banks, others, strict=True)]
         return fmean(float((m[:, None] > p).float().mean()) for m, p in zip(moved, plain, strict=True))
 
-    return tuple(view for view in candidates if told_apart(view) <= _ALIKE)
+    return tuple(view for view in candidates if auroc(view) <= _ALIKE)
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from flowgauge.models.prediction import Predictor
 from flowgauge.vision.decoding import Picture, decode, whole
 
 _QUOTED = 200  # characters of a header in a reason
+# bytes that fit in 64 bits; longer, and Python refuses to read some as a number, which would end the worker
 _SIZE = re.compile("[0-9]{1,18}")
 _REFERENCE, _REFERENCE_SHA256, _REFERENCE_SIZE = "ce_dataref", "ce_datasha256", "ce_datasize"
 
