@@ -77,7 +77,8 @@ def test_a_worker_keeps_most_of_the_speed_of_scoring_from_memory(plant: SpeedPla
 
 def test_latency_at_half_load_and_a_swap_under_it(plant: SpeedPlant, gauge: Gauge) -> None:
     half = from_memory(gauge, 256) / 2
-    second = save(Gauge(gauge.manifest.model_copy(update={"version": "second"}), gauge.backbone, gauge.detector))
+    facts = gauge.manifest.model_copy(update={"version": "second"})
+    second = save(Gauge(facts, gauge.backbone, gauge.detector, gauge.probes))
     count = round(60 * half)
     warmed_up(plant, BATCH)
     plant.publish(count, half, lambda number: announce(plant.store, second) if number == count // 2 else None)

@@ -42,9 +42,9 @@ class SlowGauge(BrightnessGauge):
 
     seconds: float = 0.0
 
-    def predict(self, pictures: Sequence[Picture]) -> list[Prediction]:
+    def predict_each(self, items: Sequence[tuple[BrightnessGauge, Picture]]) -> list[Prediction]:
         sleep(self.seconds)
-        return super().predict(pictures)
+        return super().predict_each(items)
 
 
 @dataclass(frozen=True)

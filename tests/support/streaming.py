@@ -64,7 +64,10 @@ class BrightnessGauge:
         return Crop(picture.pixels, picture.statistics)
 
     def predict(self, pictures: Sequence[Picture]) -> list[Prediction]:
-        return [self._prediction(picture) for picture in pictures]
+        return self.predict_each([(self, picture) for picture in pictures])
+
+    def predict_each(self, items: Sequence[tuple["BrightnessGauge", Picture]]) -> list[Prediction]:
+        return [gauge._prediction(picture) for gauge, picture in items]
 
     def _prediction(self, picture: Picture) -> Prediction:
         score = float(picture.pixels.mean())

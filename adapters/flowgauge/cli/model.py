@@ -11,15 +11,19 @@ import torch
 import typer
 from pydantic import BaseModel
 
+from flowgauge.cli import options
 from flowgauge.cli.options import Aspect, Bits, Device
 from flowgauge.cli.output import show
 from flowgauge.domain.errors import SettingsError
+from flowgauge.engines.choice import Engine, chosen, compiled
 from flowgauge.meta.initialization import MetaInit, read, shipped
 from flowgauge.models.backbones import LITE0, PIXELS_SPEC, BackboneSpec
 from flowgauge.models.headflow.detector import HeadFlow, ensemble_options
+from flowgauge.models.prediction import Predictor
 from flowgauge.models.registry import DEFAULT, DETECTORS, FROM_PIXELS
-from flowgauge.registry.gauges import Load
+from flowgauge.registry.gauges import Compile, Load
 from flowgauge.training.fit import FitSettings, embedder_for
+from flowgauge.training.gauge import Gauge
 from flowgauge.training.snapshot import load
 from flowgauge.training.thresholds import FALSE_ALARMS
 from flowgauge.vision.decoding import SixteenBit
@@ -200,3 +204,21 @@ def fitting_start(init: str, settings: FitSettings, device: str) -> MetaInit:
 def loading(device: Device) -> Load:
     """How a stream makes a gauge of a snapshot."""
     return partial(load, device=torch_device(device))
+
+
+def compiling(engine: options.Engine, device: Device, folder: Path | None = None) -> Compile | None:
+    """How a gauge comes on that engine; None for torch. Compiled ones are kept in `folder`, the user's own by default.
+
+    Raises `SettingsError` for an engine that is not installed, or is of another device.
+    """
+    found = chosen(Engine(engine.value), torch_device(device))
+    if found is Engine.TORCH:
+        return None
+    kept = folder or Path.home() / ".cache" / "flowgauge" / "engines"
+
+    def compile(gauge: Predictor) -> tuple[Predictor, str]:
+        assert isinstance(gauge, Gauge), "made by flowgauge.training.snapshot.load"
+        made = compiled(gauge, found, kept)
+        return made.gauge, made.refused
+
+    return compile

@@ -13,6 +13,15 @@ class Device(StrEnum):
     CUDA = "cuda"
 
 
+class Engine(StrEnum):
+    """The names of `flowgauge.engines.choice.Engine`, repeated here because that module loads torch."""
+
+    AUTO = "auto"
+    TORCH = "torch"
+    OPENVINO = "openvino"
+    CUDAGRAPHS = "cudagraphs"
+
+
 class Bits(StrEnum):
     """Of what cameras put into 16-bit files."""
 
@@ -41,6 +50,16 @@ Line = Annotated[str, typer.Option(help="The line: 1 to 64 letters, digits, dots
 LineArgument = Annotated[str, typer.Argument(help="The line.")]
 DeviceOption = Annotated[
     Device, typer.Option("--device", envvar="FLOWGAUGE_DEVICE", help="Where the model runs; auto takes a GPU if any.")
+]
+EngineOption = Annotated[
+    Engine,
+    typer.Option(
+        "--engine",
+        envvar="FLOWGAUGE_ENGINE",
+        help="What runs the model: torch is the reference; openvino (an extra) on CPUs and cudagraphs on NVIDIA GPUs"
+        " are faster, and stand in for it where their scores of the gauge's own probe images agree. auto takes the"
+        " fastest that is installed.",
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts instead of a table.")]
 

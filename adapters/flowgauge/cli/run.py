@@ -10,7 +10,7 @@ from flowgauge.adaptation.adapt import adapt
 from flowgauge.app.bootstrap import open_store
 from flowgauge.app.embedded import embedded, folder_source
 from flowgauge.cli import options
-from flowgauge.cli.model import loading
+from flowgauge.cli.model import compiling, loading
 from flowgauge.cli.output import warn
 from flowgauge.cli.worker_messages import StreamMessages
 from flowgauge.domain.object_keys import line_name
@@ -45,6 +45,7 @@ def run(
         Path | None, typer.Option(metavar="FOLDER", help="Where --after move puts files, with their subfolders.")
     ] = None,
     device: options.DeviceOption = options.Device.AUTO,
+    engine: options.EngineOption = options.Engine.AUTO,
     json: Annotated[bool, typer.Option("--json", help="Print verdicts and alerts, one JSON object a line.")] = False,
 ) -> None:
     """Score images as they appear in a folder, watch the line for drift, and adapt its gauge.
@@ -71,6 +72,8 @@ def run(
             loading(device),
             adapt,
             [source],
+            # a folder of a few images is scored before anything is compiled
+            compile=None if once and engine is options.Engine.AUTO else compiling(engine, device),
             batch=batch,
             observer=messages.step,
             unavailable=messages.unavailable,

@@ -10,15 +10,19 @@ import typer
 from flowgauge.app.bootstrap import open_store
 from flowgauge.cli import options
 from flowgauge.cli.exits import Exit
-from flowgauge.cli.model import torch_device
-from flowgauge.cli.output import emit, show
+from flowgauge.cli.model import compiling, torch_device
+from flowgauge.cli.output import emit, show, warn
 from flowgauge.cli.progress import Report, bars
 from flowgauge.domain.errors import UnreadableImage, UserError
 from flowgauge.evaluation.datasets import cut_out, outline_of
+from flowgauge.models.prediction import Predictor
 from flowgauge.services.snapshots import stored_gauge
-from flowgauge.training.gauge import BATCH, Gauge
+from flowgauge.training.gauge import BATCH
 from flowgauge.vision.decoding import Picture, decode
 from flowgauge.vision.pictures import in_batches
+
+# images from which `auto` compiles the gauge: that takes as long as torch takes for a few hundred of them, once a gauge
+_WORTH_COMPILING = 200
 
 
 def score(
@@ -31,6 +35,7 @@ def score(
         typer.Option(help="Folder of masks that cut the objects out: a PNG of each file's name, white on the object."),
     ] = None,
     device: options.DeviceOption = options.Device.AUTO,
+    engine: options.EngineOption = options.Engine.AUTO,
     json: options.Json = False,
 ) -> None:
     """Judge images with a line's gauge.
@@ -44,7 +49,12 @@ def score(
     flowgauge score press-3 incoming/*.png --store ./plant --json
     """
     with open_store(store) as plant:
-        gauge = stored_gauge(plant, line, version, torch_device(device))
+        gauge: Predictor = stored_gauge(plant, line, version, torch_device(device))
+    compile = compiling(engine, device)
+    if compile and (engine is not options.Engine.AUTO or len(images) >= _WORTH_COMPILING):
+        gauge, refused = compile(gauge)
+        if refused:
+            warn(f"Torch scores these images: {refused}.")
     with bars() as report:
         results = list(_predict(gauge, images, masks, report))
     if json:
@@ -63,7 +73,7 @@ def score(
     raise typer.Exit(Exit.MISTAKE if any("error" in each for each in results) else Exit.FINE)
 
 
-def _predict(gauge: Gauge, paths: Sequence[Path], masks: Path | None, report: Report) -> Iterator[dict[str, Any]]:
+def _predict(gauge: Predictor, paths: Sequence[Path], masks: Path | None, report: Report) -> Iterator[dict[str, Any]]:
     """One document per path, in order; `error` is in that of a file that could not be read. Where `masks` is given, the
     mask of that file's name in it cuts the object out.
 
@@ -96,7 +106,7 @@ def _predict(gauge: Gauge, paths: Sequence[Path], masks: Path | None, report: Re
         report("judging images", done, len(paths))
 
 
-def _read(path: Path, gauge: Gauge, masks: Path | None) -> Picture | str:
+def _read(path: Path, gauge: Predictor, masks: Path | None) -> Picture | str:
     """As `gauge` sees it, or why it cannot be read."""
     try:
         data = path.read_bytes()

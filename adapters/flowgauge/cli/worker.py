@@ -22,7 +22,7 @@ from flowgauge.cli.worker_messages import StreamMessages
 from flowgauge.domain.errors import FlowgaugeError, Unavailable
 from flowgauge.local.objects import SnapshotFolder
 from flowgauge.prometheus.metrics import PrometheusMeter, serving
-from flowgauge.registry.gauges import Load
+from flowgauge.registry.gauges import Compile, Load
 from flowgauge.runtime.faust_app import run_groups
 from flowgauge.runtime.liveness import STALL_SECONDS, watchdog
 from flowgauge.runtime.meter import UNMETERED, Meter
@@ -64,6 +64,7 @@ def worker(
         float, typer.Option(min=10, help="Seconds without progress after which the worker ends itself.")
     ] = STALL_SECONDS,
     device: options.DeviceOption = options.Device.AUTO,
+    engine: options.EngineOption = options.Engine.AUTO,
     json: Annotated[bool, typer.Option("--json", help="Print verdicts and alerts, one JSON object a line.")] = False,
 ) -> None:
     """Take a share of the plant's work, as a member of a consumer group.
@@ -92,7 +93,7 @@ def worker(
         await run_groups(members, stopping, give_up)
 
     sys.setswitchinterval(_SWITCH_SECONDS)
-    load, adapt = _model(role, device, threads)
+    load, adapt, compile = _model(role, device, engine, threads, cache)
     messages = StreamMessages(as_json=json)
     meter: Meter = UNMETERED
     with open_store(store) as plant, ExitStack() as stack:
@@ -110,24 +111,28 @@ def worker(
             unavailable=messages.unavailable,
             meter=meter,
             disk=SnapshotFolder(cache or Path.home() / ".cache" / "flowgauge" / "snapshots"),
+            compile=compile,
         )
         stack.enter_context(watchdog({app.member.name: app.member.pulse for app in members}, stall_timeout, _end))
         asyncio.run(run())
     log.info(messages.summary())
 
 
-def _model(role: Role, device: options.Device, threads: int | None) -> tuple[Load, Adapt]:
-    """What scores and what adapts. A role that does neither is spared the libraries, which take 800 MiB."""
+def _model(
+    role: Role, device: options.Device, engine: options.Engine, threads: int | None, cache: Path | None
+) -> tuple[Load, Adapt, Compile | None]:
+    """What scores, what adapts and what compiles. A role that does none is spared the libraries, which take 800 MiB."""
     if role is Role.DOWNSTREAM:
-        return _needless, _needless
+        return _needless, _needless, None
     import torch
 
     from flowgauge.adaptation.adapt import adapt
-    from flowgauge.cli.model import loading
+    from flowgauge.cli.model import compiling, loading
 
     if threads is not None:
         torch.set_num_threads(threads)
-    return loading(device), adapt
+    folder = None if cache is None else cache / "engines"
+    return loading(device), adapt, None if role is Role.ADAPTATION else compiling(engine, device, folder)
 
 
 def _needless(*_: Any, **__: Any) -> Any:

@@ -23,7 +23,7 @@ from flowgauge.training.manifest import Manifest
 from flowgauge.training.snapshot import save
 from flowgauge.training.threshold_check import shift
 from flowgauge.training.thresholds import Calibration, Threshold
-from flowgauge.training.training_set import Embedder
+from flowgauge.training.training_set import Embedder, probes_of
 from flowgauge.vision.augmentation import View
 
 
@@ -50,7 +50,8 @@ def adapt(given: AdaptationInput, settings: AdaptSettings | None = None) -> Adap
     gate = check_candidate(
         recent, trace, adaptation.change(given.parent), given.golden_good, given.golden_defect, settings.gate
     )
-    snapshot = save(Gauge(candidate.manifest.model_copy(update={"gate": gate}), candidate.backbone, candidate.detector))
+    facts = candidate.manifest.model_copy(update={"gate": gate})
+    snapshot = save(Gauge(facts, candidate.backbone, candidate.detector, candidate.probes))
     return AdaptationOutcome(manifest=snapshot.manifest, weights=snapshot.weights, trace=trace, gate=gate)
 
 
@@ -115,7 +116,8 @@ class _Adaptation:
             steps=refined.steps,
         )
         manifest = self._manifest(refined, groups).model_copy(update={"adaptation": trace})
-        return Gauge(manifest, self._anchor.backbone, refined.detector), trace
+        kept = [crop.pixels for (_, crop), keep in zip(self.training, refined.suspicion.kept, strict=True) if keep]
+        return Gauge(manifest, self._anchor.backbone, refined.detector, probes_of(np.stack(kept))), trace
 
     def _progress(self, what: str, done: int, total: int) -> None:
         self._given.progress(what, done / total)

@@ -198,6 +198,7 @@ class AlertKind(StrEnum):
     RECORDS_EXPIRED = "records_expired"
     CLOCK_OFF = "clock_off"
     FROZEN_CAMERA = "frozen_camera"
+    ENGINE_REFUSED = "engine_refused"
 
 
 class Alert(Message):

@@ -216,6 +216,10 @@ class Backbone(nn.Module):
     def device(self) -> torch.device:
         return next(self.net.parameters()).device
 
+    def with_net(self, net: nn.Module) -> "Backbone":
+        """The same with another network of the same inputs and outputs: a compiled one."""
+        return Backbone(self.spec, net, self._levels)
+
     def train(self, mode: bool = True) -> Self:
         """A frozen backbone stays in eval mode."""
         return super().train(False)

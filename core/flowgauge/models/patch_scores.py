@@ -1,5 +1,6 @@
 """What the detectors of patches share: features on one grid, and how the scores of patches become the image's."""
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -41,6 +42,15 @@ def to_grid(x_BCHW: Tensor, side: int) -> Tensor:
     if x_BCHW.shape[-1] > side:
         return F.adaptive_avg_pool2d(x_BCHW, side)
     return F.interpolate(x_BCHW, size=side, mode="bilinear", align_corners=False)
+
+
+def repeated(x_BTD: Tensor, side: int) -> Tensor:
+    """(B, side * side, D): rows (B, T, D) of a square grid, each cell as often as a finer grid has cells within it."""
+    own = math.isqrt(x_BTD.shape[1])
+    if own == side:
+        return x_BTD
+    maps_BDHW = x_BTD.transpose(1, 2).reshape(len(x_BTD), -1, own, own)
+    return F.interpolate(maps_BDHW, size=side, mode="nearest").flatten(2).transpose(1, 2)
 
 
 def on_one_grid(features: Sequence[Tensor], shape: FeatureShape) -> Tensor:

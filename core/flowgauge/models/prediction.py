@@ -6,7 +6,7 @@ them.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,3 +67,6 @@ class Predictor(Protocol):
 
     def predict(self, pictures: Sequence[Picture]) -> list[Prediction]:
         """One prediction per picture, in order; a picture's prediction does not depend on its neighbours."""
+
+    def predict_each(self, items: Sequence[tuple[Any, Picture]]) -> list[Prediction]:
+        """The same of pictures and their own gauges, all of this one's kind: those of one backbone share its passes."""

@@ -25,7 +25,7 @@ from flowgauge.training.manifest import DetectorSpec, Manifest, MapScale, Range,
 from flowgauge.training.snapshot import weights_of
 from flowgauge.training.thresholds import FALSE_ALARMS, Calibration, QuartileRule, Rule, Threshold, cut
 from flowgauge.training.thresholds import Scores as FloatArray
-from flowgauge.training.training_set import Crops, Embedder, rows_of_view
+from flowgauge.training.training_set import Crops, Embedder, probes_of, rows_of_view
 from flowgauge.vision.decoding import Picture
 from flowgauge.vision.pictures import Pictures
 from flowgauge.vision.preprocessing import Preprocessing
@@ -123,7 +123,9 @@ def fit(
     trainer = Trainer(settings, backbone.shape(preprocessing.size), seed, progress, init)
     _require_different(crops)
     training_set = embedder.training_set(crops, seed=seed, progress=progress, parts=groups)
-    del crops  # 200 kB an image that nobody needs while the detector learns
+    # 200 kB an image that nobody needs while the detector learns, but for a few probe images
+    probes = probes_of(crops)
+    del crops
     give_back_freed_memory()
     # a crop each: labelled defects may be pictures at the camera's size, decoded one by one
     defects = [(preprocessing.square(picture), kind) for picture, kind in labelled]
@@ -153,7 +155,7 @@ def fit(
         ranges=ranges_of(seen),
         weights_sha256=_UNNAMED,
     )
-    return _named(Gauge(manifest, backbone, detector.to(device)))
+    return _named(Gauge(manifest, backbone, detector.to(device), probes))
 
 
 def _clear(
@@ -183,7 +185,7 @@ def _named(gauge: Gauge) -> Gauge:
     facts = gauge.manifest
     name = hashlib.sha256(f"{facts.line} {facts.created_at.isoformat()} {digest}".encode()).hexdigest()[:12]
     named = {"version": f"fit-{name}", "anchor": f"fit-{name}", "weights_sha256": digest}
-    return Gauge(facts.model_copy(update=named), gauge.backbone, gauge.detector)
+    return Gauge(facts.model_copy(update=named), gauge.backbone, gauge.detector, gauge.probes)
 
 
 def folds_of(groups: Sequence[str], wanted: int) -> NDArray[np.intp]:

@@ -1,6 +1,6 @@
 """A gauge: what a worker scores with. Frozen backbone + detector + threshold + calibration."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
 import numpy as np
@@ -10,15 +10,19 @@ from torch import Tensor
 
 from flowgauge.domain.messages import Decision, Statistics
 from flowgauge.models.backbones import Backbone
-from flowgauge.models.detector import Detector
+from flowgauge.models.detector import Detector, Scores
 from flowgauge.models.prediction import Prediction
 from flowgauge.training.manifest import Manifest
+from flowgauge.training.thresholds import Threshold
 from flowgauge.vision.augmentation import View
 from flowgauge.vision.decoding import Picture
 from flowgauge.vision.heatmaps import regions
 from flowgauge.vision.preprocessing import Crop, Preprocessing
 
 Item = TypeVar("Item")
+
+Scorer = Callable[[Sequence[Tensor]], Scores]
+"""Features of B images, one (B, C, h, w) tensor for each halving and stride, to their scores."""
 
 BATCH = 16
 """Images per pass through the backbone, at most: more gains no speed on CPUs and costs memory. A power of two."""
@@ -27,10 +31,26 @@ BATCH = 16
 class Gauge:
     """Immutable once made: an adaptation makes another one."""
 
-    def __init__(self, manifest: Manifest, backbone: Backbone, detector: Detector) -> None:
+    def __init__(
+        self,
+        manifest: Manifest,
+        backbone: Backbone,
+        detector: Detector,
+        probes: NDArray[np.uint8],
+        score: Scorer | None = None,
+    ) -> None:
+        """`probes` (P, size, size, 3): crops of good images, by which another engine shows that it scores alike.
+        `score` stands in for the detector's own.
+        """
         self.manifest = manifest
         self.backbone = backbone
         self.detector = detector.eval()
+        self.probes = probes
+        self.score = score or detector.score
+
+    def running_on(self, backbone: Backbone, score: Scorer) -> "Gauge":
+        """The same gauge with its networks compiled."""
+        return Gauge(self.manifest, backbone, self.detector, self.probes, score)
 
     @property
     def line(self) -> str:
@@ -54,6 +74,10 @@ class Gauge:
         """One prediction per picture, in order; a picture's prediction does not depend on its neighbours."""
         return predict_each([(self, picture) for picture in pictures])
 
+    def predict_each(self, items: Sequence[tuple["Gauge", Picture]]) -> list[Prediction]:
+        """The same of pictures and their own gauges."""
+        return predict_each(items)
+
     def _prediction(self, picture: Picture, score: float, raw_map_hw: NDArray[np.float32]) -> Prediction:
         facts = self.manifest
         standard_map = (raw_map_hw - facts.map_scale.calibration.median) / facts.map_scale.calibration.deviation
@@ -73,12 +97,12 @@ class Gauge:
         )
 
 
-_Reading = tuple[tuple[View, ...], tuple[int, ...]]
+_SharedPass = tuple[int, Preprocessing, tuple[View, ...], tuple[int, ...]]
 
 
-def _reading(gauge: Gauge) -> _Reading:
-    """What a detector asks of the backbone."""
-    return gauge.detector.views, gauge.detector.pyramid_levels
+def _shared_pass(gauge: Gauge) -> _SharedPass:
+    """Gauges of which this is equal see the same features: of one backbone, as one engine runs it."""
+    return id(gauge.backbone), gauge.manifest.preprocessing, gauge.detector.views, gauge.detector.pyramid_levels
 
 
 def decide(
@@ -86,9 +110,11 @@ def decide(
 ) -> tuple[Decision, tuple[str, ...]]:
     """The decision, and for all but `pass` why: what the gauge has not seen the like of is never rejected alone."""
     left = facts.ranges.left_by(seen) + unclear_reasons
-    limit = facts.threshold
-    if left:
-        return Decision.REVIEW, left
+    return (Decision.REVIEW, left) if left else decide_by_score(facts.threshold, score)
+
+
+def decide_by_score(limit: Threshold, score: float) -> tuple[Decision, tuple[str, ...]]:
+    """The same for an image that is like those of the calibration."""
     if limit.low <= score <= limit.high:
         return Decision.REVIEW, (
             f"score {score:.4g} inside the threshold's interval {limit.low:.4g} to {limit.high:.4g}",
@@ -100,10 +126,9 @@ def decide(
 
 def predict_each(items: Sequence[tuple[Gauge, Picture]]) -> list[Prediction]:
     """Predictions of pictures from many lines: gauges that share backbone and preprocessing share its passes."""
-    shared: dict[tuple[int, Preprocessing, _Reading], list[int]] = {}
+    shared: dict[_SharedPass, list[int]] = {}
     for index, (gauge, _) in enumerate(items):
-        key = (id(gauge.backbone), gauge.manifest.preprocessing, _reading(gauge))
-        shared.setdefault(key, []).append(index)
+        shared.setdefault(_shared_pass(gauge), []).append(index)
     items = [(gauge, gauge.seen(picture)) for gauge, picture in items]
     predictions: dict[int, Prediction] = {}
     for indices in shared.values():
@@ -130,7 +155,7 @@ def _scores_by_gauge(gauges: Sequence[Gauge], crops: NDArray[np.uint8]) -> tuple
     for view, features in _features(first, crops):
         for gauge, rows in per_gauge.values():
             part = features if len(per_gauge) == 1 else [feature[rows] for feature in features]
-            scores = gauge.detector.score(part)
+            scores = gauge.score(part)
             images[rows] += scores.image.cpu() / len(first.detector.views)
             maps[rows] += view.undo(scores.maps).cpu() / len(first.detector.views)
     return images, maps
@@ -140,11 +165,9 @@ def score_by_each(gauges: Sequence[Gauge], crops_NSSC: NDArray[np.uint8]) -> lis
     """Scores (N,) of crops (N, size, size, 3) by every one of the gauges, averaged over each detector's views (RAD
     eq. 3). Those that share backbone and preprocessing share its passes.
     """
-    alike: dict[str, list[int]] = {}
+    alike: dict[_SharedPass, list[int]] = {}
     for index, gauge in enumerate(gauges):
-        facts = gauge.manifest
-        key = f"{facts.backbone.model_dump_json()} {facts.preprocessing.model_dump_json()} {_reading(gauge)}"
-        alike.setdefault(key, []).append(index)
+        alike.setdefault(_shared_pass(gauge), []).append(index)
     found: dict[int, NDArray[np.float64]] = {}
     for indices in alike.values():
         scores = _scores_by_all([gauges[index] for index in indices], crops_NSSC)
@@ -157,7 +180,7 @@ def _scores_by_all(gauges: Sequence[Gauge], crops: NDArray[np.uint8]) -> list[ND
     for rows in _chunks(range(len(crops))):
         for _, features in _features(first, crops[rows]):
             for own, gauge in zip(scores, gauges, strict=True):
-                own[rows] += gauge.detector.score(features).image.cpu() / len(first.detector.views)
+                own[rows] += gauge.score(features).image.cpu() / len(first.detector.views)
     return list(scores.double().numpy())
 
 

@@ -10,7 +10,7 @@ from flowgauge.models.backbones import BackboneSpec
 from flowgauge.training.thresholds import Calibration, Threshold
 from flowgauge.vision.preprocessing import Preprocessing
 
-MANIFEST_SCHEMA = 3
+MANIFEST_SCHEMA = 4
 
 
 class Range(FrozenModel):

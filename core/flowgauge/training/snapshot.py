@@ -1,4 +1,5 @@
-"""A gauge as bytes and back: `manifest.json` names everything, `weights.safetensors` holds what was learned.
+"""A gauge as bytes and back: `manifest.json` names everything, `weights.safetensors` holds what was learned and the
+probe images.
 
 Nothing is ever unpickled. The frozen backbone is named by the SHA-256 of its weights, not copied.
 """
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 import safetensors.torch
+import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError
 
@@ -37,9 +39,13 @@ class Snapshot:
         return hashlib.sha256(self.manifest).hexdigest()
 
 
+_PROBES = "probes"
+"""The tensor beside the detector's that holds the gauge's probe images."""
+
+
 def weights_of(gauge: Gauge) -> bytes:
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in gauge.detector.state_dict().items()}
-    return safetensors.torch.save(state)
+    return safetensors.torch.save({**state, _PROBES: torch.from_numpy(gauge.probes)})
 
 
 def save(gauge: Gauge) -> Snapshot:
@@ -81,10 +87,12 @@ def load(manifest: bytes, weights: bytes, *, device: str = "cpu", sha256: str | 
     backbone = load_backbone(facts.backbone, device)
     detector = create(facts.detector.name, facts.detector.config, backbone.shape(facts.preprocessing.size))
     try:
-        detector.load_state_dict(safetensors.torch.load(weights))
-    except (SafetensorError, RuntimeError) as error:
+        state = safetensors.torch.load(weights)
+        probes = state.pop(_PROBES).numpy()
+        detector.load_state_dict(state)
+    except (KeyError, SafetensorError, RuntimeError) as error:
         raise SnapshotCorrupt(f"The weights of {facts.version} do not fit: {error}", "Fit the line again.") from error
-    return Gauge(facts, backbone, detector.to(device))
+    return Gauge(facts, backbone, detector.to(device), probes)
 
 
 def read_manifest(manifest: bytes) -> Manifest:

@@ -29,7 +29,7 @@ from flowgauge.processors.observing import Observing
 from flowgauge.processors.scoring import Scoring
 from flowgauge.processors.start_offset import ensure_companions
 from flowgauge.redis.state import RedisState
-from flowgauge.registry.gauges import Gauges, Load
+from flowgauge.registry.gauges import Compile, Gauges, Load
 from flowgauge.registry.snapshots import SnapshotDisk
 from flowgauge.runtime.backend import Store
 from flowgauge.runtime.faust_app import GroupApp, GroupSettings
@@ -90,6 +90,7 @@ def group_members(
     unavailable: OnUnavailable = lambda name, error: None,
     meter: Meter = UNMETERED,
     disk: SnapshotDisk | None = None,
+    compile: Compile | None = None,
 ) -> list[GroupApp]:
     """One member for each consumer group of `role`, on a store that `open_store` opened at a bucket.
 
@@ -101,8 +102,9 @@ def group_members(
     settings = store.log.settings
     stopping = Event()
     owner = f"{socket.gethostname()}-{os.getpid()}"
-    gauges = Gauges(store.log, store.objects, load, disk=disk)
     beside = lower_priority(_BESIDE_SCORING_NICE)
+    compiling = ThreadPoolExecutor(1, thread_name_prefix="compile", initializer=beside)
+    gauges = Gauges(store.log, store.objects, load, disk=disk, compile=compile, beside=compiling)
     decoding = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="decode", initializer=beside)
     storing = ThreadPoolExecutor(_UPLOADS, thread_name_prefix="store", initializer=beside)
     adapting = Pulse()

@@ -1,6 +1,7 @@
 """The wiring of a plant that one process runs alone, on a store in a directory."""
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Event
 
@@ -18,7 +19,7 @@ from flowgauge.processors.alerting import Alerting
 from flowgauge.processors.archive import Archive
 from flowgauge.processors.observing import Observing
 from flowgauge.processors.scoring import Scoring
-from flowgauge.registry.gauges import Gauges, Load
+from flowgauge.registry.gauges import Compile, Gauges, Load
 from flowgauge.runtime.backend import Store
 from flowgauge.runtime.local_runner import LogTrimming, Runner, RunnerConfig, Source
 from flowgauge.runtime.processor import Processor
@@ -62,6 +63,7 @@ def embedded(
     adapt: Adapt,
     sources: Sequence[Source] = (),
     *,
+    compile: Compile | None = None,
     batch: int = 16,
     archive_rows: int = 1_024,
     observer: Observer = lambda step: None,
@@ -69,12 +71,14 @@ def embedded(
 ) -> Runner:
     """Everything in one process on a local store.
 
-    `load` makes a gauge of a snapshot, `adapt` a candidate of a buffer. `batch` images at most are scored together; a
+    `load` makes a gauge of a snapshot, `adapt` a candidate of a buffer, `compile` a faster one of a gauge. `batch`
+    images at most are scored together; a
     runner never waits for a batch to fill. `observer` sees every batch once its results are durable, and `unavailable`
     what is away; both are called from the runner's threads, one call at a time per worker.
     """
     stopping = Event()
-    gauges = Gauges(store.log, store.objects, load)
+    beside = None if compile is None else ThreadPoolExecutor(1, thread_name_prefix="compile")
+    gauges = Gauges(store.log, store.objects, load, compile=compile, beside=beside)
 
     def worker(processor: Processor, size: int = _RECORDS) -> Worker:
         return Worker(processor, store.log, store.clock, size, observer, unavailable)

@@ -1,9 +1,10 @@
 """Scoring: image events in, verdicts out. The verdict record is the checkpoint that everything else follows from."""
 
-from collections import OrderedDict, defaultdict
+from collections import OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import Executor
 from datetime import datetime
+from itertools import islice
 
 from flowgauge.domain.dead_letters import dead_lettered
 from flowgauge.domain.messages import IMAGES, VERDICTS, AlertKind, Decision, Source, Verdict
@@ -150,17 +151,17 @@ class Scoring(Processor):
         return images
 
     def _score(self, images: Sequence[Image]) -> list[Scored]:
-        """In the order of `images`; those of a line are scored together, each as its gauge sees it."""
+        """In the order of `images`; those of all lines are scored together, each as its gauge sees it."""
         gauges = {image.event.line: self._gauges.gauge(image.event.line) for image in images}
         images = [image.seen_by(gauges[image.event.line]) for image in images]
-        of_line: defaultdict[str, list[int]] = defaultdict(list)
-        for index, image in enumerate(images):
-            of_line[image.event.line].append(index)
+        judged = {
+            index: (gauge, image.picture)
+            for index, image in enumerate(images)
+            if (gauge := gauges[image.event.line]) is not None
+        }
         predictions: dict[int, Prediction] = {}
-        for line, indices in of_line.items():
-            if (gauge := gauges[line]) is not None:
-                found = gauge.predict([images[index].picture for index in indices])
-                predictions.update(zip(indices, found, strict=True))
+        for gauge, _ in islice(judged.values(), 1):  # gauges of a process are of one kind
+            predictions = dict(zip(judged, gauge.predict_each(list(judged.values())), strict=True))
         scored: list[Scored] = []
         for index, image in enumerate(images):
             prediction = predictions.get(index)

@@ -2,6 +2,7 @@
 
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable
+from concurrent.futures import Executor, Future
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -23,10 +24,17 @@ Load = Callable[[bytes, bytes], Predictor]
 """Manifest and weights to a gauge; raises `SnapshotInvalid`."""
 
 
-@dataclass(frozen=True)
+Compile = Callable[[Predictor], tuple[Predictor, str]]
+"""A gauge to the same one on a faster engine; or as it was, with the reason why."""
+
+
+@dataclass
 class Held:
+    """`compiling`: beside scoring, which goes on with `gauge` until it is done."""
+
     announced: SnapshotAnnouncement
     gauge: Predictor
+    compiling: Future[tuple[Predictor, str]] | None = None
 
 
 class Gauges:
@@ -36,16 +44,28 @@ class Gauges:
     reported once and passed over for good; the next highest that loads takes its place. The `capacity` gauges that were
     used last stay in memory. Snapshots that have loaded are kept on `disk`, and while the object store is away a worker
     that starts takes the highest that lies there.
+
+    A gauge scores as it was loaded until `compile` is done with it, which runs in `beside`; a refresh puts the compiled
+    one in its place. Where it is refused, the gauge stays as it was loaded, and an alert says why.
     """
 
     def __init__(
-        self, log: Log, objects: Objects, load: Load, capacity: int = _IN_MEMORY, disk: SnapshotDisk | None = None
+        self,
+        log: Log,
+        objects: Objects,
+        load: Load,
+        capacity: int = _IN_MEMORY,
+        disk: SnapshotDisk | None = None,
+        compile: Compile | None = None,
+        beside: Executor | None = None,
     ) -> None:
         self._log = log
         self._objects = objects
         self._load = load
         self._disk = disk
         self._capacity = capacity
+        self._compile = compile
+        self._beside = beside
         self._read: dict[int, int] = {}
         self._announced: defaultdict[str, list[SnapshotAnnouncement]] = defaultdict(list)
         self._broken: set[tuple[str, int]] = set()
@@ -53,7 +73,13 @@ class Gauges:
         self._alerts: list[Outgoing] = []
 
     def refresh(self) -> None:
-        """Read what has been announced since the last call. Raises `Unavailable`."""
+        """Read what has been announced since the last call, and take what was compiled. Raises `Unavailable`."""
+        for held in self._held.values():
+            if held.compiling is not None and held.compiling.done():
+                held.gauge, refused = held.compiling.result()
+                held.compiling = None
+                if refused:
+                    self._alerts.append(_engine_refused(held.announced, refused))
         for partition in range(self._log.partitions(SNAPSHOTS)):
             for record, message in announcements_since(self._log, partition, self._read.get(partition, 0)):
                 self._read[partition] = record.offset + 1
@@ -115,7 +141,9 @@ class Gauges:
         held = self._held.get(announced.line)
         if held is None or held.announced != announced:
             try:
-                held = Held(announced, self._verified(announced))
+                gauge = self._verified(announced)
+                compiling = self._beside.submit(self._compile, gauge) if self._compile and self._beside else None
+                held = Held(announced, gauge, compiling)
             except (SnapshotInvalid, GaugeMissing) as error:
                 self._broken.add((announced.line, announced.epoch))
                 trigger = f"{announced.epoch}:{announced.sha256}"
@@ -149,3 +177,10 @@ class Gauges:
         if self._disk is not None:
             self._disk.put(files.sha256, files.manifest, files.weights)
         return gauge
+
+
+def _engine_refused(announced: SnapshotAnnouncement, why: str) -> Outgoing:
+    line, version = announced.line, announced.version
+    message = f"Snapshot {version} is scored by torch, not by the faster engine: {why}."
+    trigger = f"{announced.epoch}:{announced.sha256}"
+    return alert(line, AlertKind.ENGINE_REFUSED, trigger, announced.at, message, version=version)

@@ -13,8 +13,7 @@ locations' statistics, the scales and the threshold. A new image has the mean sc
 arXiv 1905.02928).
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -36,13 +35,25 @@ from flowgauge.models.detector import (
 from flowgauge.models.flows.coupling import CouplingFlow
 from flowgauge.models.flows.flow import ProductFlow
 from flowgauge.models.flows.training import Rows, Training, held_out_images, maximise_likelihood
-from flowgauge.models.patch_scores import highest, lower_spread, nhwc, pyramid, pyramid_channels, smoothed, to_grid
+from flowgauge.models.patch_scores import (
+    highest,
+    lower_spread,
+    nhwc,
+    pyramid,
+    pyramid_channels,
+    repeated,
+    smoothed,
+    to_grid,
+)
 from flowgauge.models.whitening import Whitening
 from flowgauge.vision.augmentation import PLAIN, View
 
 # Images whose patches pass the flows at once: more take hundreds of MiB for hidden units, fewer gain no memory. Even,
 # so that every chunk begins with an image of an even number.
 _CHUNK = 32
+# Images whose patches the flows score at once: the hidden units of 1,024 patches stay in a core's cache, those of 16
+# images are fetched from memory, which takes a third longer on CPUs.
+_SCORED = 1
 # Images that the statistics of all places count as beside those of one. Fewer, and a handful of training images makes
 # places that they happen to agree on alarm; more, and places lose their own scale.
 _PRIOR_IMAGES = 8
@@ -68,7 +79,7 @@ _ANCHOR_IMAGES = 8
 class FeatureFlowConfig(FrozenModel):
     dimensions: int = Field(96, ge=2, description="principal components that a flow sees, at most")
     members: int = Field(3, ge=2, description="cross-fitted members, each fitted to all folds of the images but one")
-    blocks: int = Field(6, ge=1, description="affine coupling blocks of each flow")
+    blocks: int = Field(4, ge=1, description="affine coupling blocks of each flow")
     hidden: int = Field(256, ge=1, description="hidden units of each block's network")
     clamp: float = Field(1.9, gt=0, description="bound on the logarithm of a coupling's scales (RAD s.3.1)")
     top: float = Field(0.03, gt=0, le=1, description="share of an image's patches whose mean is its score")
@@ -197,8 +208,7 @@ class FeatureFlow(Ensemble, CrossFitted):
         found, order = [], []
         for member in torch.unique(fold_N).tolist():
             rows = (fold_N == member).nonzero().flatten()
-            tokens = partial(self.member_tokens, member)
-            found.append(_token_scores(self.member_flow(member), tokens, select(training_set.good, rows)))
+            found.append(self._token_scores(range(member, member + 1), select(training_set.good, rows)))
             order.append(rows)
         return torch.cat(found)[torch.argsort(torch.cat(order))]
 
@@ -255,7 +265,7 @@ class FeatureFlow(Ensemble, CrossFitted):
 
     def tokens(self, embedding: Embedding) -> Tensor:
         """(B, h * w, D), row by row of the grid: the whitened features of all flows of each member in turn."""
-        return _whitened(self.whiten, self._inputs(embedding) * self.config.members)
+        return self._on_grid(_whitened(self.whiten, self._inputs(embedding) * self.config.members))
 
     def member_tokens(self, member: int, embedding: Embedding) -> Tensor:
         whiten = self._whiten_of(member)
@@ -263,24 +273,40 @@ class FeatureFlow(Ensemble, CrossFitted):
         images, patches = length(embedding), self.grid[0] * self.grid[1]
         tokens_BTD = torch.empty(images, patches, self.member_flow(member).dimensions)
         for start, part in zip(range(0, images, _CHUNK), _chunks(embedding), strict=True):
-            tokens_BTD[start : start + _CHUNK] = _whitened(whiten, self._inputs(part))
+            tokens_BTD[start : start + _CHUNK] = self._on_grid(_whitened(whiten, self._inputs(part)))
         return tokens_BTD
 
+    def _on_grid(self, rows: Iterable[Tensor]) -> Tensor:
+        """(B, h * w, D): the rows (B, h_k * w_k, D_k) of all flows side by side, a coarser grid's cells repeated."""
+        return torch.cat([repeated(x_BTD, self.grid[0]) for x_BTD in rows], dim=2)
+
     def _inputs(self, embedding: Embedding) -> list[Tensor]:
-        """(B, h * w, C) of each flow: all strides together, then each that is not finer than the grid."""
-        levels = [to_grid(embedding[name].float(), self.grid[0]) for name in self.shape.keys]
-        rows = [level.flatten(2).transpose(1, 2) for level in levels]
-        if len(rows) == 1:
-            return rows
+        """(B, h_k * w_k, C_k) of each flow: all strides together on the detector's grid, then each stride that is not
+        finer on its own.
+        """
+        levels = [embedding[name].float() for name in self.shape.keys]
+        together = [_rows(to_grid(level, self.grid[0])) for level in levels]
+        if len(levels) == 1:
+            return together
         stride = self.shape.strides[self.shape.grid]
-        coarse = [x_BTC for x_BTC, each in zip(rows, self.shape.strides, strict=True) if each >= stride]
-        return [torch.cat(rows, dim=2), *coarse]
+        coarse = [_rows(level) for level, each in zip(levels, self.shape.strides, strict=True) if each >= stride]
+        return [torch.cat(together, dim=2), *coarse]
 
     def patch_nll(self, embedding: Embedding) -> Tensor:
         """(B, h * w, M K): the negative log-likelihood of each patch by the K flows of each of M members, in nats per
         dimension.
         """
-        return _token_scores(self.flow, self.tokens, embedding)
+        return self._token_scores(range(self.config.members), embedding)
+
+    def _token_scores(self, members: range, embedding: Embedding) -> Tensor:
+        """(B, h * w, K): the same under the flows of some members. Each flow sees the patches of its own grid once."""
+        first, end = members.start * self.terms, members.stop * self.terms
+        flow, found = self.flow.part(first, end), []
+        with torch.no_grad():
+            for rows in torch.split(torch.arange(length(embedding)), _SCORED if self.location.is_cpu else _CHUNK):
+                inputs = self._inputs(select(embedding, rows)) * len(members)
+                found.append(self._on_grid(flow.scores_of_each(_whitened(self.whiten[first:end], inputs))))
+        return torch.cat(found)
 
     def _mean_of_members(self, nll_BTK: Tensor) -> Tensor:
         return torch.stack(torch.split(nll_BTK, self.terms, dim=2)).mean(dim=0)
@@ -320,16 +346,13 @@ class FeatureFlow(Ensemble, CrossFitted):
         return Scores(self.image_scores(nll_BTK, embedding), self.maps(self._mean_of_members(nll_BTK)))
 
 
-def _token_scores(flow: ProductFlow, tokens: Callable[[Embedding], Tensor], embedding: Embedding) -> Tensor:
-    """(B, T, K): the NLL of the tokens (B, T, D), which `tokens` makes of images, under each of `flow`'s K flows."""
-    with torch.no_grad():
-        nll = [flow.token_scores_of(*flow(tokens(part).flatten(0, 1))) for part in _chunks(embedding)]
-    token_scores_NK = torch.cat(nll)
-    return token_scores_NK.view(length(embedding), -1, token_scores_NK.shape[1])
+def _whitened(projections: Iterable[nn.Module], inputs: Sequence[Tensor]) -> list[Tensor]:
+    return [whiten(x_BTC) for whiten, x_BTC in zip(projections, inputs, strict=True)]
 
 
-def _whitened(projections: Iterable[nn.Module], inputs: Sequence[Tensor]) -> Tensor:
-    return torch.cat([whiten(x_BTC) for whiten, x_BTC in zip(projections, inputs, strict=True)], dim=2)
+def _rows(level_BCHW: Tensor) -> Tensor:
+    """(B, H * W, C), row by row."""
+    return level_BCHW.flatten(2).transpose(1, 2)
 
 
 def _chunks(embedding: Embedding) -> Iterator[Embedding]:

@@ -55,9 +55,13 @@ class ProductFlow(Flow):
         self.widths = [flow.dimensions for flow in flows]
         self.dimensions = sum(self.widths)
 
+    @property
+    def _each(self) -> list[Flow]:
+        return [flow for flow in self.flows if isinstance(flow, Flow)]
+
     def part(self, first: int, end: int) -> "ProductFlow":
         """Flows `first` to `end` - 1, which share their parameters with these."""
-        return ProductFlow([flow for flow in self.flows[first:end] if isinstance(flow, Flow)])
+        return ProductFlow(self._each[first:end])
 
     def forward(self, x_ND: Tensor) -> tuple[Tensor, Tensor]:
         found = [flow(x) for flow, x in zip(self.flows, torch.split(x_ND, self.widths, dim=1), strict=True)]
@@ -70,3 +74,10 @@ class ProductFlow(Flow):
         """-log p_k(x_k) / D_k (N, K), in nats per dimension: higher is more anomalous."""
         energy = torch.stack([z.square().sum(dim=1) for z in torch.split(z_ND, self.widths, dim=1)], dim=1)
         return (0.5 * energy - log_det_NK) / z_ND.new_tensor(self.widths) + HALF_LOG_TAU
+
+    def scores_of_each(self, rows: Sequence[Tensor]) -> list[Tensor]:
+        """The same term by term, (B, T_k, 1) from rows (B, T_k, D_k), of which each flow may have another number."""
+        return [
+            flow.token_scores_of(*flow(x_BTD.flatten(0, 1))).view(*x_BTD.shape[:2], 1)
+            for flow, x_BTD in zip(self._each, rows, strict=True)
+        ]

@@ -1,0 +1,131 @@
+"""OpenVINO on the CPU: the backbone in bfloat16 where the CPU has it, else in single precision, as the detector."""
+
+import hashlib
+import json
+import threading
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache, lru_cache
+from pathlib import Path
+from typing import Any
+
+import openvino as ov
+import torch
+from torch import Tensor, nn
+
+from flowgauge.models.backbones import Backbone
+from flowgauge.models.detector import Detector, Scores
+from flowgauge.training.gauge import Gauge
+
+_DEVICE = "CPU"
+# Threads of one image: its small layers gain little from more. Further cores score further images of a batch.
+_THREADS_OF_AN_IMAGE = 4
+
+
+def variants(gauge: Gauge, folder: Path | None) -> Iterator[Gauge]:
+    """`gauge` compiled, the fastest first: with the backbone in bfloat16, and in single precision."""
+    precisions = ["f32"]
+    if "BF16" in _core().get_property(_DEVICE, "OPTIMIZATION_CAPABILITIES"):
+        precisions.insert(0, "bf16")
+    facts = gauge.manifest
+    detector = _Network(_Scoring(gauge.detector), "f32", f"detector {facts.weights_sha256}", folder)
+    for precision in precisions:
+        yield gauge.running_on(_backbone(gauge.backbone, precision, folder), _scored_by(detector))
+
+
+@lru_cache(maxsize=8)
+def _backbone(backbone: Backbone, precision: str, folder: Path | None) -> Backbone:
+    """One for all gauges of it, so that images of many lines pass it together."""
+    return backbone.with_net(_Network(backbone.net, precision, f"backbone {backbone.spec.sha256}", folder))
+
+
+@cache
+def _core() -> ov.Core:
+    return ov.Core()
+
+
+class _Scoring(nn.Module):
+    """Features of all levels to image score and map, as a tuple."""
+
+    def __init__(self, detector: Detector) -> None:
+        super().__init__()
+        self.detector = detector
+
+    def forward(self, *features: Tensor) -> tuple[Tensor, Tensor]:
+        scores = self.detector.score(features)
+        return scores.image, scores.maps
+
+
+def _scored_by(network: "_Network") -> Callable[[Sequence[Tensor]], Scores]:
+    def score(features: Sequence[Tensor]) -> Scores:
+        image, maps = network(*features)
+        return Scores(image, maps)
+
+    return score
+
+
+class _Network(nn.Module):
+    """Compiled for one image, with as many images at a time as there are cores for.
+
+    Larger batches gain nothing on a CPU: one image's activations stay in its cache. Safe to call from any thread.
+    """
+
+    def __init__(self, module: nn.Module, precision: str, name: str, folder: Path | None) -> None:
+        super().__init__()
+        threads = torch.get_num_threads()
+        self._folder = folder
+        self._options: dict[str, Any] = {
+            "INFERENCE_PRECISION_HINT": precision,
+            "INFERENCE_NUM_THREADS": threads,
+            "NUM_STREAMS": max(1, threads // _THREADS_OF_AN_IMAGE),
+            "ENABLE_HYPER_THREADING": True,
+        }
+        self._name = name
+        # hidden from torch, for which this is a network on the CPU without parameters of its own
+        self._modules_of = (module,)
+        self._nothing = nn.Parameter(torch.empty(0), requires_grad=False)
+        self._queues: dict[tuple[tuple[int, ...], ...], ov.AsyncInferQueue] = {}
+        self._lock = threading.Lock()
+
+    def forward(self, *inputs: Tensor) -> list[Tensor]:
+        shapes = tuple((1, *tensor.shape[1:]) for tensor in inputs)
+        with self._lock:
+            if shapes not in self._queues:
+                self._queues[shapes] = ov.AsyncInferQueue(self._compiled(shapes))
+            queue, found = self._queues[shapes], dict[int, list[Tensor]]()
+
+            def keep(request: ov.InferRequest, number: int) -> None:
+                found[number] = [torch.from_numpy(output.data.copy()) for output in request.output_tensors]
+
+            queue.set_callback(keep)
+            for number in range(len(inputs[0])):
+                queue.start_async([tensor[number : number + 1].contiguous().numpy() for tensor in inputs], number)
+            queue.wait_all()
+        return [torch.cat(parts) for parts in zip(*(found[number] for number in sorted(found)), strict=True)]
+
+    def _compiled(self, shapes: tuple[tuple[int, ...], ...]) -> ov.CompiledModel:
+        """From the cache, else made and put there. A file that does not load is made again."""
+        device = _core().get_property(_DEVICE, "FULL_DEVICE_NAME")
+        identity = json.dumps([self._name, shapes, self._options, device, ov.get_version()])
+        kept = self._folder / f"{hashlib.sha256(identity.encode()).hexdigest()}.blob" if self._folder else None
+        if kept is not None and kept.is_file():
+            try:
+                return _core().import_model(kept.read_bytes(), _DEVICE, self._options)
+            except RuntimeError:
+                kept.unlink(missing_ok=True)
+        model = _core().compile_model(_converted(self._modules_of[0], shapes), _DEVICE, self._options)
+        if kept is not None:
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            unfinished = kept.with_suffix(f".{threading.get_ident()}")
+            unfinished.write_bytes(model.export_model().getvalue())
+            unfinished.replace(kept)
+        return model
+
+
+def _converted(module: nn.Module, shapes: tuple[tuple[int, ...], ...]) -> ov.Model:
+    """By torch.export: a trace would lose what Python computes from shapes, and `beta` of a softplus."""
+    example = tuple(torch.rand(shape, generator=torch.Generator().manual_seed(0)) for shape in shapes)
+    with warnings.catch_warnings(), torch.no_grad():
+        # of both libraries, about one another's future
+        warnings.simplefilter("ignore")
+        return ov.convert_model(torch.export.export(module.eval(), example))
