@@ -2,6 +2,8 @@ import os
 
 # before torch is loaded: on tensors as small as the tests', threads cost more than they give
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# compiling a gauge takes longer than what most tests do with one; those of engines ask for theirs
+os.environ.setdefault("FLOWGAUGE_ENGINE", "torch")
 
 from collections.abc import Iterator
 

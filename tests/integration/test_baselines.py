@@ -4,7 +4,7 @@ import json
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import pytest
@@ -22,15 +22,18 @@ from flowgauge.anomalib.detectors import (
     PatchcoreConfig,
     offer_all,
 )
+from flowgauge.cli.benchmark import speed
 from flowgauge.domain.seeding import seeded
 from flowgauge.evaluation import contamination
 from flowgauge.evaluation.ablations import Ablation
 from flowgauge.evaluation.contamination import Predictor, baseline_fit
+from flowgauge.evaluation.speed import Stopwatch
 from flowgauge.models import registry
 from flowgauge.models.backbones import BackboneSpec, Origin
 from flowgauge.models.detector import Embedding, FeatureShape
 from flowgauge.training.fit import FitSettings, fit
 from flowgauge.training.snapshot import load, save
+from flowgauge.vision.preprocessing import Preprocessing
 from tests.support.detectors import SHAPE, features, training_set
 from tests.support.gauges import goods, settings
 from tests.support.plants import SIDE, tiny_dataset
@@ -281,3 +284,13 @@ def test_what_a_baseline_learned_weighs_in_its_state() -> None:
 def test_offered_twice_baselines_are_still_there() -> None:
     offer_all()
     assert {"patchcore", "padim", "fastflow"} <= registry.DETECTORS.keys()
+
+
+@pytest.mark.parametrize("name", speed.Baseline)
+def test_every_baseline_can_be_timed_beside_a_gauge(name: speed.Baseline) -> None:
+    """EfficientAd takes no smaller images than these, and the others are fitted to small ones."""
+    side = 256 if name is speed.Baseline.EFFICIENT_AD else SIDE
+    own = settings().model_copy(update={"preprocessing": Preprocessing(size=side)})
+    forward = speed.baseline_forward(name, goods(range(8)), own, "cpu", lambda what, done, total: None)
+    work = partial(forward, torch.zeros(2, 3, side, side))
+    assert Stopwatch(iter(range(6)).__next__, "cpu").in_turns({name: work}, 3) == {name: [1000, 1000, 1000]}

@@ -168,3 +168,18 @@ def test_an_image_whose_patches_are_all_less_likely_by_as_much_scores_the_same()
     assert torch.allclose(detector.image_scores(nll_BTK + 2, {}), usual, atol=1e-2)
     nll_BTK[:, 5] += 2
     assert (detector.image_scores(nll_BTK, {}) > usual + 1).all()
+
+
+def test_a_flow_of_a_coarser_grid_scores_each_of_its_patches_once_and_for_all_places_within() -> None:
+    given = training_set(small("featureflow"), 12)
+    detector = _fitted(given)
+    tokens_BTD = detector.tokens(given.good)
+    with torch.no_grad():
+        each_N_K = detector.flow.token_scores_of(*detector.flow(tokens_BTD.flatten(0, 1)))
+    repeated_BTK = each_N_K.view(*tokens_BTD.shape[:2], -1)
+    assert torch.allclose(detector.patch_nll(given.good), repeated_BTK, atol=1e-5), "as an adaptation scores tokens"
+    coarse_BHW = repeated_BTK[:, :, detector.terms - 1].view(-1, *detector.grid)
+    factor = detector.grid[0] // SHAPE.sides[-1]
+    assert factor > 1
+    within = coarse_BHW.unfold(1, factor, factor).unfold(2, factor, factor).flatten(3)
+    assert torch.equal(within.amax(dim=3), within.amin(dim=3))

@@ -1,5 +1,9 @@
 import os
+from collections.abc import Callable
+from concurrent.futures import Executor, Future
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,7 +17,7 @@ from flowgauge.registry.gauges import Gauges
 from flowgauge.registry.snapshots import active_snapshot, announcements, fetch_snapshot, publish_snapshot, roll_back
 from flowgauge.runtime.backend import Store
 from tests.support.failing import Failing
-from tests.support.streaming import LINE, START, SetClock, fitted, load, opened, snapshot
+from tests.support.streaming import LINE, START, BrightnessGauge, SetClock, fitted, load, opened, snapshot
 
 
 @pytest.fixture
@@ -71,6 +75,44 @@ def test_among_equal_epochs_the_first_in_log_order_is_active(store: Store, gauge
     announce(store, "second", 1)
     assert version(gauges) == "first"
     assert active_snapshot(store.log, LINE).version == "first"
+
+
+class Later(Executor):
+    """Runs what it was given when it is told to."""
+
+    def __init__(self) -> None:
+        self.waiting: list[Callable[[], None]] = []
+
+    def submit(self, work: Callable[..., Any], /, *given: Any, **named: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        self.waiting.append(lambda: future.set_result(work(*given, **named)))
+        return future
+
+
+@pytest.mark.parametrize("refused", ["", "scores differ"])
+def test_a_gauge_is_compiled_beside_scoring_and_swapped_by_a_refresh(store: Store, refused: str) -> None:
+    beside = Later()
+
+    def compile(gauge: Predictor) -> tuple[Predictor, str]:
+        assert isinstance(gauge, BrightnessGauge)
+        return (gauge, refused) if refused else (replace(gauge, detector_name="compiled"), "")
+
+    gauges = Gauges(store.log, store.objects, load, compile=compile, beside=beside)
+    fitted(store, "fit-1")
+    assert version(gauges) == "fit-1"
+    loaded = gauges.loaded(LINE)
+    for work in beside.waiting:
+        work()
+    assert gauges.loaded(LINE) is loaded, "a batch is scored by one gauge"
+    gauges.refresh()
+    found = gauges.gauge(LINE)
+    assert found is not None
+    assert (found.version, found.detector_name) == ("fit-1", "brightness" if refused else "compiled")
+    assert [(alert.kind, "scores differ" in alert.message) for alert in invalid(gauges)] == (
+        [(AlertKind.ENGINE_REFUSED, True)] if refused else []
+    )
+    gauges.refresh()
+    assert len(beside.waiting) == 1, "compiled once"
 
 
 def test_a_gauge_is_swapped_by_a_refresh_and_only_then(store: Store, gauges: Gauges) -> None:

@@ -1,4 +1,4 @@
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from hashlib import sha256
@@ -13,6 +13,7 @@ from PIL import Image
 from flowgauge.domain.dead_letters import REASON
 from flowgauge.domain.messages import ALERTS, DEAD_LETTERS, IMAGES, VERDICTS, Alert, AlertKind, Decision
 from flowgauge.domain.ports import Objects, Outgoing
+from flowgauge.models.prediction import Prediction
 from flowgauge.processors.scoring import NO_GAUGE, Scoring
 from flowgauge.registry.gauges import Gauges
 from flowgauge.registry.lines import set_line
@@ -204,6 +205,23 @@ def test_lines_in_one_batch_are_each_tested_by_their_own_gauge(store: Store) -> 
         send(store, [(f"{line}-{store.log.end(IMAGES, 0)}", png(100))], line=line)
     score(store)
     assert [each.decision for each in verdicts(store.log)] == ["pass", "reject", "pass"]
+
+
+def test_images_of_all_lines_in_a_batch_are_scored_in_one_call(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    fitted(store, "other-1", line="other")
+    for line in (LINE, "other", "no-gauge", LINE):
+        send(store, [(f"{line}-{store.log.end(IMAGES, 0)}", png(100))], line=line)
+    calls: list[list[str]] = []
+    plain = BrightnessGauge.predict_each
+
+    def counted(self: BrightnessGauge, items: Sequence[tuple[BrightnessGauge, Picture]]) -> list[Prediction]:
+        calls.append([gauge.version for gauge, _ in items])
+        return plain(self, items)
+
+    monkeypatch.setattr(BrightnessGauge, "predict_each", counted)
+    score(store)
+    assert calls == [["fit-1", "other-1", "fit-1"]]
+    assert [each.gauge_version for each in verdicts(store.log)] == ["fit-1", "other-1", None, "fit-1"]
 
 
 def test_a_gauge_is_swapped_between_two_batches(store: Store) -> None:

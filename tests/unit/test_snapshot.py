@@ -1,6 +1,9 @@
+import hashlib
 import json
 
+import numpy as np
 import pytest
+import safetensors.torch
 import torch
 
 from flowgauge.domain.errors import SnapshotCorrupt, SnapshotOfOtherSchema
@@ -37,6 +40,23 @@ def test_saving_a_loaded_gauge_gives_the_same_bytes(snapshot: Snapshot) -> None:
     assert again == snapshot
 
 
+def test_a_snapshot_brings_images_to_check_engines_by(fitted: Gauge) -> None:
+    stored = save(fitted)
+    again = load(stored.manifest, stored.weights)
+    assert again.probes.shape == (8, *fitted.probes.shape[1:])
+    assert len(np.unique(again.probes.reshape(8, -1), axis=0)) == 8
+    np.testing.assert_array_equal(again.probes, fitted.probes)
+
+
+def test_weights_without_probe_images_are_refused(snapshot: Snapshot) -> None:
+    state = safetensors.torch.load(snapshot.weights)
+    del state["probes"]
+    weights = safetensors.torch.save(state)
+    facts = json.loads(snapshot.manifest) | {"weights_sha256": hashlib.sha256(weights).hexdigest()}
+    with pytest.raises(SnapshotCorrupt, match="probes"):
+        load(json.dumps(facts).encode(), weights)
+
+
 def test_the_manifest_names_what_a_verdict_depends_on(snapshot: Snapshot) -> None:
     facts = json.loads(snapshot.manifest)
     assert facts["backbone"]["sha256"]
@@ -62,7 +82,9 @@ def test_a_changed_manifest_is_refused_where_its_hash_is_known(snapshot: Snapsho
         load(changed, snapshot.weights, sha256=snapshot.sha256)
 
 
-@pytest.mark.parametrize(("schema", "remedy"), [(99, "Upgrade"), (2, "measured, have"), (1, "Fit the line again")])
+@pytest.mark.parametrize(
+    ("schema", "remedy"), [(99, "Upgrade"), (3, "measured, have"), (2, "measured, have"), (1, "Fit the line again")]
+)
 def test_another_schema_is_refused_with_what_to_do(snapshot: Snapshot, schema: int, remedy: str) -> None:
     facts = json.loads(snapshot.manifest) | {"schema_version": schema}
     with pytest.raises(SnapshotOfOtherSchema, match=remedy):

@@ -32,6 +32,8 @@ from flowgauge.vision.preprocessing import Aspect as Rule
 from flowgauge.vision.tiling import tiled_side
 
 SHIPPED = "shipped"
+ENGINE_FOLDER = Path.home() / ".cache" / "flowgauge" / "engines"
+"""Where a user's compiled gauges are kept."""
 
 
 @dataclass(frozen=True)
@@ -214,7 +216,7 @@ def compiling(engine: options.Engine, device: Device, folder: Path | None = None
     found = chosen(Engine(engine.value), torch_device(device))
     if found is Engine.TORCH:
         return None
-    kept = folder or Path.home() / ".cache" / "flowgauge" / "engines"
+    kept = folder or ENGINE_FOLDER
 
     def compile(gauge: Predictor) -> tuple[Predictor, str]:
         assert isinstance(gauge, Gauge), "made by flowgauge.training.snapshot.load"

@@ -1,7 +1,6 @@
 """One adaptation, from buffer and anchor to a gated candidate."""
 
 from collections.abc import Sequence
-from importlib.metadata import version as installed_version
 
 import numpy as np
 import torch
@@ -14,6 +13,7 @@ from flowgauge.adaptation.refine import AdaptationData, Division, Refined, Refin
 from flowgauge.domain.errors import UserError
 from flowgauge.domain.messages import FrozenModel
 from flowgauge.domain.ports import Buffered
+from flowgauge.domain.software import software
 from flowgauge.domain.trace import AdaptationTrace
 from flowgauge.models.adaptable import Ensemble, require_adaptable
 from flowgauge.models.detector import Embedding
@@ -148,7 +148,7 @@ class _Adaptation:
                 "version": given.version,
                 "parent": given.parent.version,
                 "created_at": given.at,
-                "software": f"flowgauge {installed_version('flowgauge')}",
+                "software": software(),
                 "seed": given.seed,
                 "images": len(kept),
                 "threshold": self._threshold(refined, groups),

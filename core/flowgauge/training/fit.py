@@ -4,7 +4,6 @@ import hashlib
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from importlib.metadata import version as installed_version
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,6 +16,7 @@ from flowgauge.domain.errors import DatasetError
 from flowgauge.domain.folds import fold_of
 from flowgauge.domain.malloc import give_back_freed_memory
 from flowgauge.domain.messages import FrozenModel, Statistics
+from flowgauge.domain.software import software
 from flowgauge.models.backbones import BackboneSpec, load_backbone
 from flowgauge.models.detector import CrossFitted, Detector, FeatureShape, Progress, Scores, TrainingSet
 from flowgauge.models.registry import DEFAULT, create
@@ -143,7 +143,7 @@ def fit(
         anchor=_UNNAMED,
         parent=None,
         created_at=at,
-        software=f"flowgauge {installed_version('flowgauge')}",
+        software=software(),
         seed=seed,
         images=len(groups) - len(suspects),
         backbone=backbone.spec,

@@ -72,9 +72,9 @@ def embedded(
     """Everything in one process on a local store.
 
     `load` makes a gauge of a snapshot, `adapt` a candidate of a buffer, `compile` a faster one of a gauge. `batch`
-    images at most are scored together; a
-    runner never waits for a batch to fill. `observer` sees every batch once its results are durable, and `unavailable`
-    what is away; both are called from the runner's threads, one call at a time per worker.
+    images at most are scored together; a runner never waits for a batch to fill. `observer` sees every batch once its
+    results are durable, and `unavailable` what is away; both are called from the runner's threads, one call at a time
+    per worker.
     """
     stopping = Event()
     beside = None if compile is None else ThreadPoolExecutor(1, thread_name_prefix="compile")

@@ -28,6 +28,10 @@ COMMANDS = {
     "suite": Listed(
         f"{HERE}.suite:suite", "Compare detectors over several data sets: the table by which a change is judged."
     ),
+    "speed": Listed(
+        f"{HERE}.speed:speed",
+        "Measure a gauge's speed on this machine, stage by stage, beside the machine's own limits.",
+    ),
 }
 
 benchmark = typer.Typer(

@@ -303,8 +303,10 @@ class FeatureFlow(Ensemble, CrossFitted):
         first, end = members.start * self.terms, members.stop * self.terms
         flow, found = self.flow.part(first, end), []
         with torch.no_grad():
-            for rows in torch.split(torch.arange(length(embedding)), _SCORED if self.location.is_cpu else _CHUNK):
-                inputs = self._inputs(select(embedding, rows)) * len(members)
+            many = _SCORED if self.location.is_cpu else _CHUNK
+            for start in range(0, length(embedding), many):
+                part = {name: tensor[start : start + many] for name, tensor in embedding.items()}
+                inputs = self._inputs(part) * len(members)
                 found.append(self._on_grid(flow.scores_of_each(_whitened(self.whiten[first:end], inputs))))
         return torch.cat(found)
 
