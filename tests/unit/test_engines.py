@@ -83,6 +83,15 @@ def test_what_was_compiled_is_kept_and_a_damaged_file_is_made_again(
     assert compiled(gauge, Engine.OPENVINO, folder).refused == ""
 
 
+def test_a_folder_that_takes_nothing_costs_a_warning(
+    gauge: Gauge, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "engines").write_text("no folder")
+    openvino._backbone.cache_clear()
+    assert compiled(gauge, Engine.OPENVINO, tmp_path / "engines").refused == ""
+    assert "cannot be kept" in caplog.text
+
+
 def test_a_backbone_or_a_detector_that_scores_otherwise_is_refused(gauge: Gauge) -> None:
     off = 2 * TOLERANCE * _unit(gauge)
 

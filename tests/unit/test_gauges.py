@@ -85,16 +85,25 @@ class Later(Executor):
 
     def submit(self, work: Callable[..., Any], /, *given: Any, **named: Any) -> Future[Any]:
         future: Future[Any] = Future()
-        self.waiting.append(lambda: future.set_result(work(*given, **named)))
+
+        def run() -> None:
+            try:
+                future.set_result(work(*given, **named))
+            except MemoryError as error:
+                future.set_exception(error)
+
+        self.waiting.append(run)
         return future
 
 
-@pytest.mark.parametrize("refused", ["", "scores differ"])
+@pytest.mark.parametrize("refused", ["", "scores differ", "no room"])
 def test_a_gauge_is_compiled_beside_scoring_and_swapped_by_a_refresh(store: Store, refused: str) -> None:
     beside = Later()
 
     def compile(gauge: Predictor) -> tuple[Predictor, str]:
         assert isinstance(gauge, BrightnessGauge)
+        if refused == "no room":
+            raise MemoryError(refused)
         return (gauge, refused) if refused else (replace(gauge, detector_name="compiled"), "")
 
     gauges = Gauges(store.log, store.objects, load, compile=compile, beside=beside)
@@ -108,7 +117,7 @@ def test_a_gauge_is_compiled_beside_scoring_and_swapped_by_a_refresh(store: Stor
     found = gauges.gauge(LINE)
     assert found is not None
     assert (found.version, found.detector_name) == ("fit-1", "brightness" if refused else "compiled")
-    assert [(alert.kind, "scores differ" in alert.message) for alert in invalid(gauges)] == (
+    assert [(alert.kind, refused in alert.message) for alert in invalid(gauges)] == (
         [(AlertKind.ENGINE_REFUSED, True)] if refused else []
     )
     gauges.refresh()

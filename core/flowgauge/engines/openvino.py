@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import logging
+import os
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -16,6 +18,8 @@ from torch import Tensor, nn
 from flowgauge.models.backbones import Backbone
 from flowgauge.models.detector import Detector, Scores
 from flowgauge.training.gauge import Gauge
+
+log = logging.getLogger(__name__)
 
 _DEVICE = "CPU"
 # Threads of one image: its small layers gain little from more. Further cores score further images of a batch.
@@ -115,10 +119,13 @@ class _Network(nn.Module):
                 kept.unlink(missing_ok=True)
         model = _core().compile_model(_converted(self._modules_of[0], shapes), _DEVICE, self._options)
         if kept is not None:
-            kept.parent.mkdir(parents=True, exist_ok=True)
-            unfinished = kept.with_suffix(f".{threading.get_ident()}")
-            unfinished.write_bytes(model.export_model().getvalue())
-            unfinished.replace(kept)
+            try:
+                kept.parent.mkdir(parents=True, exist_ok=True)
+                unfinished = kept.with_suffix(f".{os.getpid()}")
+                unfinished.write_bytes(model.export_model().getvalue())
+                unfinished.replace(kept)
+            except OSError as error:
+                log.warning("What was compiled cannot be kept in %s, so the next start compiles again: %s", kept, error)
         return model
 
 

@@ -76,7 +76,9 @@ class Gauges:
         """Read what has been announced since the last call, and take what was compiled. Raises `Unavailable`."""
         for held in self._held.values():
             if held.compiling is not None and held.compiling.done():
-                held.gauge, refused = held.compiling.result()
+                # whatever goes wrong in a compiler, the gauge that was loaded scores on
+                error = held.compiling.exception()
+                held.gauge, refused = (held.gauge, repr(error)) if error else held.compiling.result()
                 held.compiling = None
                 if refused:
                     self._alerts.append(_engine_refused(held.announced, refused))
