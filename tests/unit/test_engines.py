@@ -1,5 +1,6 @@
 """Engines beside the reference: agreement, refusal, and what is kept on disk. The GPU's needs a GPU."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -81,6 +82,16 @@ def test_what_was_compiled_is_kept_and_a_damaged_file_is_made_again(
         kept.write_bytes(kept.read_bytes()[:1000])
     openvino._backbone.cache_clear()
     assert compiled(gauge, Engine.OPENVINO, folder).refused == ""
+
+
+def test_of_too_many_files_those_that_were_used_last_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(openvino, "_KEPT", 2)
+    for age, name in enumerate(("newest", "second", "third", "oldest")):
+        kept = tmp_path / f"{name}.blob"
+        kept.touch()
+        os.utime(kept, (1000 - age, 1000 - age))
+    openvino._tidy(tmp_path)
+    assert sorted(kept.stem for kept in tmp_path.iterdir()) == ["newest", "second"]
 
 
 def test_a_folder_that_takes_nothing_costs_a_warning(

@@ -7,6 +7,7 @@ import os
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import openvino as ov
 import torch
 from torch import Tensor, nn
 
+from flowgauge.domain.software import software
 from flowgauge.models.backbones import Backbone
 from flowgauge.models.detector import Detector, Scores
 from flowgauge.training.gauge import Gauge
@@ -24,6 +26,9 @@ log = logging.getLogger(__name__)
 _DEVICE = "CPU"
 # Threads of one image: its small layers gain little from more. Further cores score further images of a batch.
 _THREADS_OF_AN_IMAGE = 4
+# Compiled networks that are kept on disk, one a gauge and at most two a backbone, of 6 MB each at 256 pixels. With
+# fewer than a worker has lines, every start compiles again; with more, those of gauges long replaced fill the disk.
+_KEPT = 128
 
 
 def variants(gauge: Gauge, folder: Path | None) -> Iterator[Gauge]:
@@ -32,7 +37,8 @@ def variants(gauge: Gauge, folder: Path | None) -> Iterator[Gauge]:
     if "BF16" in _core().get_property(_DEVICE, "OPTIMIZATION_CAPABILITIES"):
         precisions.insert(0, "bf16")
     facts = gauge.manifest
-    detector = _Network(_Scoring(gauge.detector), "f32", f"detector {facts.weights_sha256}", folder)
+    name = f"detector {facts.weights_sha256} {facts.detector.model_dump_json()}"
+    detector = _Network(_Scoring(gauge.detector), "f32", name, folder)
     for precision in precisions:
         yield gauge.running_on(_backbone(gauge.backbone, precision, folder), _scored_by(detector))
 
@@ -110,13 +116,18 @@ class _Network(nn.Module):
     def _compiled(self, shapes: tuple[tuple[int, ...], ...]) -> ov.CompiledModel:
         """From the cache, else made and put there. A file that does not load is made again."""
         device = _core().get_property(_DEVICE, "FULL_DEVICE_NAME")
-        identity = json.dumps([self._name, shapes, self._options, device, ov.get_version()])
+        # of our own version too: it may score otherwise by the same weights
+        identity = json.dumps([self._name, shapes, self._options, device, ov.get_version(), software()])
         kept = self._folder / f"{hashlib.sha256(identity.encode()).hexdigest()}.blob" if self._folder else None
         if kept is not None and kept.is_file():
             try:
-                return _core().import_model(kept.read_bytes(), _DEVICE, self._options)
-            except RuntimeError:
-                kept.unlink(missing_ok=True)
+                model = _core().import_model(kept.read_bytes(), _DEVICE, self._options)
+            except (OSError, RuntimeError) as error:
+                log.warning("%s is damaged, so it is compiled again: %s", kept, error)
+            else:
+                with suppress(OSError):  # a folder that is only for reading
+                    kept.touch()
+                return model
         model = _core().compile_model(_converted(self._modules_of[0], shapes), _DEVICE, self._options)
         if kept is not None:
             try:
@@ -124,9 +135,17 @@ class _Network(nn.Module):
                 unfinished = kept.with_suffix(f".{os.getpid()}")
                 unfinished.write_bytes(model.export_model().getvalue())
                 unfinished.replace(kept)
+                _tidy(kept.parent)
             except OSError as error:
                 log.warning("What was compiled cannot be kept in %s, so the next start compiles again: %s", kept, error)
         return model
+
+
+def _tidy(folder: Path) -> None:
+    """Delete the files that were not used for the longest time, where there are too many."""
+    oldest_first = sorted(folder.glob("*.blob"), key=lambda kept: kept.stat().st_mtime)
+    for kept in oldest_first[:-_KEPT]:
+        kept.unlink(missing_ok=True)
 
 
 def _converted(module: nn.Module, shapes: tuple[tuple[int, ...], ...]) -> ov.Model:
