@@ -75,6 +75,21 @@ def test_there_is_a_case_for_every_engine_size_and_format(found: SpeedResults) -
         assert case.device_mib is None
 
 
+def test_the_engines_own_networks_are_timed_and_not_torchs(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = make(TORCH)
+    compiled = plain.running_on(plain.backbone, plain.detector.score)
+
+    def torchs(features: object) -> None:
+        raise AssertionError("the engine scores by other networks")
+
+    monkeypatch.setattr(plain.detector, "score", torchs)
+    files = [encoded(pixels, ImageFormat.JPEG) for pixels in camera_images(ImageSize.SMALL)]
+    case = SpeedBenchmark(make, PLAN, "cpu", ticking, images=36)._case(
+        "other", compiled, ImageSize.SMALL, ImageFormat.JPEG, files
+    )
+    assert case.engine == "other"
+
+
 def test_every_stage_takes_one_tick_of_the_clock(found: SpeedResults) -> None:
     for case in found.cases:
         stages = [value for _, value in case if isinstance(value, Quantiles)]

@@ -25,6 +25,7 @@ from flowgauge.training.threshold_check import shift
 from flowgauge.training.thresholds import Calibration, Threshold
 from flowgauge.training.training_set import Embedder, probes_of
 from flowgauge.vision.augmentation import View
+from flowgauge.vision.preprocessing import Crop
 
 
 class AdaptSettings(FrozenModel):
@@ -116,8 +117,12 @@ class _Adaptation:
             steps=refined.steps,
         )
         manifest = self._manifest(refined, groups).model_copy(update={"adaptation": trace})
-        kept = [crop.pixels for (_, crop), keep in zip(self.training, refined.suspicion.kept, strict=True) if keep]
-        return Gauge(manifest, self._anchor.backbone, refined.detector, probes_of(np.stack(kept))), trace
+        probes = probes_of(np.stack([crop.pixels for crop in self._kept(refined)]))
+        return Gauge(manifest, self._anchor.backbone, refined.detector, probes), trace
+
+    def _kept(self, refined: Refined) -> list[Crop]:
+        """What trained the candidate."""
+        return [crop for (_, crop), keep in zip(self.training, refined.suspicion.kept, strict=True) if keep]
 
     def _progress(self, what: str, done: int, total: int) -> None:
         self._given.progress(what, done / total)
@@ -142,7 +147,7 @@ class _Adaptation:
     def _manifest(self, refined: Refined, groups: list[str]) -> Manifest:
         """The anchor's, with what the buffer changed."""
         given, facts = self._given, self._anchor.manifest
-        kept = [crop for (_, crop), keep in zip(self.training, refined.suspicion.kept, strict=True) if keep]
+        kept = self._kept(refined)
         return facts.model_copy(
             update={
                 "version": given.version,

@@ -5,7 +5,6 @@ The backbone is frozen and may be rounded to bfloat16; the detector's likelihood
 it stays in single precision. Whether that is near enough is measured on the snapshot's own probe images.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from importlib.util import find_spec
@@ -36,9 +35,6 @@ class Compiled:
     gauge: Gauge
     engine: Engine
     refused: str = ""
-
-
-Compile = Callable[[Gauge], Compiled]
 
 
 def chosen(engine: Engine, device: str) -> Engine:

@@ -3,6 +3,7 @@
 At a few images a pass, launching some thousand small kernels one by one takes longer than running them.
 """
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
 from functools import lru_cache
@@ -18,6 +19,8 @@ from flowgauge.training.gauge import Gauge
 
 # calls before a graph is recorded: in the first ones libraries choose their algorithms and take their memory
 _WARMING = 3
+# held from the copy of the inputs to that of the outputs: a gauge is checked beside scoring on the backbone they share
+_ALONE = threading.Lock()
 
 
 def variants(gauge: Gauge, folder: Path | None) -> Iterator[Gauge]:
@@ -60,7 +63,7 @@ class _Net(nn.Module):
 
 
 class _Graphs:
-    """A function of tensors on the GPU, recorded once for each shape of its inputs. One call at a time."""
+    """A function of tensors on the GPU, recorded once for each shape of its inputs. Safe to call from any thread."""
 
     def __init__(self, function: Callable[..., Sequence[Tensor]]) -> None:
         self._function = function
@@ -68,14 +71,15 @@ class _Graphs:
 
     def __call__(self, *inputs: Tensor) -> list[Tensor]:
         key = tuple((tuple(tensor.shape), tensor.dtype) for tensor in inputs)
-        if key not in self._recorded:
-            self._recorded[key] = self._record(inputs)
-        graph, held, outputs = self._recorded[key]
-        for own, given in zip(held, inputs, strict=True):
-            own.copy_(given)
-        graph.replay()
-        # the graph's own memory is overwritten by its next replay
-        return [output.clone() for output in outputs]
+        with _ALONE:
+            if key not in self._recorded:
+                self._recorded[key] = self._record(inputs)
+            graph, held, outputs = self._recorded[key]
+            for own, given in zip(held, inputs, strict=True):
+                own.copy_(given)
+            graph.replay()
+            # the graph's own memory is overwritten by its next replay
+            return [output.clone() for output in outputs]
 
     def _record(self, inputs: Sequence[Tensor]) -> tuple[torch.cuda.CUDAGraph, list[Tensor], Sequence[Tensor]]:
         held = [tensor.clone() for tensor in inputs]
@@ -86,6 +90,7 @@ class _Graphs:
                 self._function(*held)
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        # other threads go on scoring: what they ask of the GPU must not spoil the recording
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
             outputs = self._function(*held)
         return graph, held, outputs

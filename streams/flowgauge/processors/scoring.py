@@ -4,7 +4,6 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import Executor
 from datetime import datetime
-from itertools import islice
 
 from flowgauge.domain.dead_letters import dead_lettered
 from flowgauge.domain.messages import IMAGES, VERDICTS, AlertKind, Decision, Source, Verdict
@@ -160,8 +159,10 @@ class Scoring(Processor):
             if (gauge := gauges[image.event.line]) is not None
         }
         predictions: dict[int, Prediction] = {}
-        for gauge, _ in islice(judged.values(), 1):  # gauges of a process are of one kind
-            predictions = dict(zip(judged, gauge.predict_each(list(judged.values())), strict=True))
+        if judged:
+            items = list(judged.values())
+            gauge = items[0][0]  # gauges of a process are of one kind
+            predictions = dict(zip(judged, gauge.predict_each(items), strict=True))
         scored: list[Scored] = []
         for index, image in enumerate(images):
             prediction = predictions.get(index)
