@@ -155,8 +155,8 @@ def test_progress_is_reported() -> None:
 
 
 def test_an_unknown_detector_is_named_with_the_known_ones() -> None:
-    with pytest.raises(SettingsError, match=r"no detector 'padim'.*headflow"):
-        create("padim", {}, SHAPE)
+    with pytest.raises(SettingsError, match=r"no detector 'nobodys'.*headflow"):
+        create("nobodys", {}, SHAPE)
 
 
 def test_a_wrong_option_of_a_detector_is_refused() -> None:
