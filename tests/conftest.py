@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from flowgauge.models import registry
 import tests.support.long_runs  # noqa: F401  before hypothesis is used
 from tests.support.redis_servers import redis_cluster
 from tests.support.servers import S3Address, provided, real_kafka, real_redis, real_s3, second_real_s3
@@ -22,6 +23,12 @@ def flowgauge(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatc
     for name in ("FLOWGAUGE_STORE", "FLOWGAUGE_DEVICE", "FLOWGAUGE_CONFIG"):
         monkeypatch.delenv(name, raising=False)
     return Shell(capsys)
+
+
+@pytest.fixture(autouse=True)
+def own_detectors(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What one test offers by name, the next one in the same process does not find."""
+    monkeypatch.setattr(registry, "DETECTORS", dict(registry.DETECTORS))
 
 
 @pytest.fixture(scope="session")

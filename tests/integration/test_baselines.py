@@ -173,13 +173,6 @@ def test_baselines_need_features_by_stride(flowgauge: Shell, splits: Path) -> No
     assert "patchcore needs the features that headflow keeps" in done.err
 
 
-@pytest.fixture
-def offered(monkeypatch: pytest.MonkeyPatch) -> None:
-    """anomalib's detectors are known by name until the test ends."""
-    monkeypatch.setattr(registry, "DETECTORS", dict(registry.DETECTORS))
-    offer_all()
-
-
 SMALL: dict[str, Callable[[], BaselineDetector]] = {
     "patchcore": lambda: Patchcore(PatchcoreConfig(coreset=0.2), SHAPE),
     "padim": lambda: Padim(PadimConfig(features=12), SHAPE),
@@ -253,7 +246,6 @@ TRANSFORMER = BackboneSpec(name="xcit_nano_12_p16_224", layers=(0, 1), origin=Or
 """Two levels of one stride, on a grid of 14 places a side whatever the image's size."""
 
 
-@pytest.mark.usefixtures("offered")
 @pytest.mark.parametrize("backbone", [BackboneSpec(), TRANSFORMER], ids=["pyramid", "transformer"])
 @pytest.mark.parametrize(
     ("name", "config"),
@@ -262,6 +254,7 @@ TRANSFORMER = BackboneSpec(name="xcit_nano_12_p16_224", layers=(0, 1), origin=Or
 def test_the_snapshot_of_a_baseline_scores_as_it_did(
     name: str, config: dict[str, float], backbone: BackboneSpec
 ) -> None:
+    offer_all()
     wanted = FitSettings(detector=name, config=config, backbone=backbone, preprocessing=settings().preprocessing)
     gauge = fit(goods(range(12)), line="weld", settings=wanted, at=datetime(2026, 1, 1, tzinfo=UTC))
     snapshot = save(gauge)
@@ -280,9 +273,9 @@ def test_what_a_baseline_learned_weighs_in_its_state() -> None:
     assert numbers("padim") > (SHAPE.size // 4) ** 2 * 12 * 12
 
 
-@pytest.mark.usefixtures("offered")
 def test_offered_twice_baselines_are_still_there() -> None:
-    offer_all()
+    for _ in range(2):
+        offer_all()
     assert {"patchcore", "padim", "fastflow"} <= registry.DETECTORS.keys()
 
 
