@@ -9,8 +9,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from flowgauge.models import registry
 import tests.support.long_runs  # noqa: F401  before hypothesis is used
+from flowgauge.models import registry
 from tests.support.redis_servers import redis_cluster
 from tests.support.servers import S3Address, provided, real_kafka, real_redis, real_s3, second_real_s3
 from tests.support.shell import Shell
