@@ -3,7 +3,7 @@ BIN := .venv/bin
 STAMP := .venv/installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-stack test field-long faults check format reference benchmark memory validate servers up down clean
+.PHONY: help demo console demo-stack test field-long faults check format reference benchmark memory validate servers up down clean
 
 help:  ## list these targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -17,6 +17,9 @@ $(STAMP): pyproject.toml constraints.txt
 
 demo: $(STAMP)  ## the whole story on a procedural line, with a report at demo/report.html
 	$(BIN)/flowgauge demo --out demo
+
+console: $(STAMP)  ## the demo's line in a browser
+	$(BIN)/flowgauge console --store demo/store
 
 demo-stack: $(STAMP)  ## the same on Kafka, Redis and MinIO, which it starts: two lines, four workers, a report for each line
 	@$(PYTHON) -m deploy.native.plant up

@@ -127,4 +127,4 @@ def test_what_cannot_be_labelled_is_said(flowgauge: Shell, plant: tuple[Path, li
         store.objects.put(image_object("a", START, "part-0"), png(goods(range(1))[0].pixels[::-1]))
     done = flowgauge("label", str(first.verdict_id), "good", "--store", root)
     assert done.code == 2
-    assert "not the image that was judged" in done.err
+    assert "not the image that was scored" in done.err

@@ -1,7 +1,5 @@
 """`flowgauge adapt`: a person asks for an adaptation, or approves one that was proposed."""
 
-import os
-from getpass import getuser
 from typing import Annotated
 from uuid import UUID
 
@@ -11,6 +9,7 @@ from flowgauge.app.bootstrap import is_shared, open_store
 from flowgauge.cli import options
 from flowgauge.cli.exits import Exit
 from flowgauge.cli.output import emit, say, stderr
+from flowgauge.cli.person import person
 from flowgauge.domain.errors import StoreBusy, UserError
 from flowgauge.domain.messages import AdaptationRequest, AlertKind
 from flowgauge.runtime.backend import Store
@@ -68,19 +67,15 @@ def adapt(
 
 
 def _request(plant: Store, line: str | None, approve: str | None) -> AdaptationRequest:
-    try:
-        person = getuser()
-    except (KeyError, OSError):  # the system knows no name, as in many containers
-        person = f"user {os.getuid()}"
     if approve is None:
         if line is None:
             raise UserError("No line is named.", "Give --line, or --approve and the id of what was proposed.")
-        return requested(line, person, plant.clock.now())
+        return requested(line, person(), plant.clock.now())
     try:
         request_id = UUID(approve)
     except ValueError as error:
         raise UserError(f"{approve!r} is no id of a request.", "`flowgauge alerts` tells what is proposed.") from error
-    request = approved(plant.log, request_id, person, plant.clock.now())
+    request = approved(plant.log, request_id, person(), plant.clock.now())
     if line not in (None, request.line):
         raise UserError(f"{approve} was proposed for line {request.line}.", "Leave --line out.")
     return request

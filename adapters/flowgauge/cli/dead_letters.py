@@ -81,7 +81,7 @@ def replay(
     if line is None and image is None and not everything:
         raise UserError("Nothing is chosen.", "Choose with --line, --image or both, or replay everything with --all.")
     with open_store(store) as plant:
-        counts = service.replay(plant, service.DeadLetters(line, image), again)
+        counts = service.replay(plant, service.dead_letters(plant.log, service.DeadLetters(line, image)), again)
     if json:
         emit({"sent": counts.sent, "replayed_before": counts.replayed, "lost": counts.lost})
         return

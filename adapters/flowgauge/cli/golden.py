@@ -14,7 +14,7 @@ from flowgauge.cli.progress import bars
 from flowgauge.domain.golden import Label
 from flowgauge.domain.object_keys import line_name
 from flowgauge.registry.golden_sets import golden_set
-from flowgauge.services.golden import add_folder, label_verdict
+from flowgauge.services.golden import add_folder, find_verdict, label_verdict
 
 golden = typer.Typer(no_args_is_help=True, help="Labelled images by which the gate judges adaptations.")
 
@@ -43,7 +43,7 @@ def label(
         --line press-3 --store ./plant
     """
     with open_store(store) as plant, bars() as report:
-        found = label_verdict(plant, verdict_id, label, kind, report)
+        found = label_verdict(plant, find_verdict(plant, verdict_id, report), label, kind)
     golden, whole, line = found.golden, found.golden_set, found.verdict.line
     if json:
         emit(

@@ -95,6 +95,15 @@ def adaptation_object(line: str, version: str) -> str:
     return f"adaptations/{line_name(line)}/{encoded(version)}.json"
 
 
+def changes_folder(day: date) -> str:
+    return f"changes/{_day(day)}/"
+
+
+def change_object(at: datetime, change_id: UUID) -> str:
+    """Of a change made `at` that time, in UTC; names of one day are in the order of time."""
+    return f"{changes_folder(at)}{at:%H%M%S.%f}-{change_id.hex}.json"
+
+
 def golden_object(line: str, label: str, image_id: str, kind: str = "") -> str:
     """`kind` is the class of a defect, "" where nobody said."""
     folder = f"golden/{line_name(line)}/{encoded(label)}"

@@ -8,7 +8,7 @@ from datetime import datetime
 from hashlib import sha256
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from flowgauge.adaptation.contract import (
     Adapt,
@@ -30,9 +30,9 @@ from flowgauge.domain.errors import (
 )
 from flowgauge.domain.golden import Label
 from flowgauge.domain.lines import LineSettings
-from flowgauge.domain.messages import ADAPTATIONS, AdaptationRequest, AlertKind, SnapshotAnnouncement
+from flowgauge.domain.messages import ADAPTATIONS, AdaptationRequest, AlertKind, Message, SnapshotAnnouncement
 from flowgauge.domain.object_keys import adaptation_object
-from flowgauge.domain.ports import Buffered, Outgoing, Record
+from flowgauge.domain.ports import Buffered, Outgoing, Record, State
 from flowgauge.domain.trace import AdaptationReport
 from flowgauge.registry.gauges import Load
 from flowgauge.registry.golden_sets import golden_set, hold_out_pictures
@@ -113,7 +113,7 @@ class Adaptation(Processor):
         report = audit(self._store, request.line, adapted_version(request))
         if report is not None:
             return self._announced(report)
-        with self._leased(request.line) as progress:
+        with self._leased(request) as progress:
             try:
                 return self._announced(self._carried_out(request, progress))
             except (Unavailable, AuthenticationFailed):
@@ -214,21 +214,45 @@ class Adaptation(Processor):
         return [announcement(self._store, line, version, files, report.parent), accepted]
 
     @contextmanager
-    def _leased(self, line: str) -> Iterator[Progress]:
-        key = f"adaptation/{line}"
+    def _leased(self, request: AdaptationRequest) -> Iterator[Progress]:
+        key, state = f"adaptation/{request.line}", self._store.state
 
         def hold() -> None:
             self._alive()
             if self._stopping():
                 raise Unavailable("The runner is stopping.", "The adaptation begins anew at its next start.")
-            if not self._store.state.lease(key, self._owner, _LEASE_SECONDS):
+            if not state.lease(key, self._owner, _LEASE_SECONDS):
                 raise Unavailable("Another worker adapts this line.", "Nothing is to be done.")
+
+        def step(what: str, share: float) -> None:
+            hold()
+            now = Running(request=request, what=what, share=share)
+            state.put(_running_key(request.line), now.encode(), _LEASE_SECONDS)
 
         hold()
         try:
-            yield lambda what, share: hold()
+            yield step
         finally:
-            self._store.state.release(key, self._owner)
+            state.put(_running_key(request.line), b"", _LEASE_SECONDS)
+            state.release(key, self._owner)
+
+
+class Running(Message):
+    """An adaptation that is being carried out."""
+
+    request: AdaptationRequest = Field(description="who asked for it, and why")
+    what: str = Field(description="the step that it is at, in words")
+    share: float = Field(description="of that step, in [0, 1]")
+
+
+def running(state: State, line: str) -> Running | None:
+    """What is being adapted on `line` now; None where nothing is, or nothing has been heard of it for five minutes."""
+    stored = state.get(_running_key(line))
+    return Running.decode(stored) if stored else None
+
+
+def _running_key(line: str) -> str:
+    return f"adapting/{line}"
 
 
 def coalesced(requests: Sequence[AdaptationRequest]) -> list[AdaptationRequest]:

@@ -36,12 +36,17 @@ def add_golden(objects: Objects, line: str, label: Label, image_id: str, data: b
     decode(data)
     named = {other.rpartition("/")[2]: other for other in objects.names(f"golden/{line_name(line)}/")}
     if encoded(image_id) in named and objects.get(named[encoded(image_id)]) != data:
-        image_id = f"{image_id}@{sha256(data).hexdigest()[:_HASH_DIGITS]}"
+        image_id = renamed(image_id, sha256(data).hexdigest())
     name = golden_object(line, label, image_id, kind)
     objects.put(name, data)
     if (before := named.get(encoded(image_id), name)) != name:
         objects.delete(before)
     return Golden(image_id, label, name, kind)
+
+
+def renamed(image_id: str, digest: str) -> str:
+    """The id of an image of that SHA-256, in hex, where another one has `image_id`."""
+    return f"{image_id}@{digest[:_HASH_DIGITS]}"
 
 
 def golden_set(objects: Objects, line: str) -> Iterator[Golden]:

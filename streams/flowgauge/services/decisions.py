@@ -13,7 +13,7 @@ from flowgauge.domain.object_keys import line_name
 from flowgauge.domain.ports import Log
 from flowgauge.processors.adaptation import request_adaptation
 from flowgauge.registry.snapshots import active_snapshot
-from flowgauge.runtime.alerts import alert_id, alerts
+from flowgauge.runtime.alerts import alert, alert_id, alerts
 from flowgauge.runtime.backend import Store, records_from
 
 # between two looks at the alerts: with less the brokers are asked more often than anything is decided, with more a
@@ -102,6 +102,19 @@ def approved(log: Log, request_id: UUID, by: str, at: datetime) -> AdaptationReq
                     "An adaptation worker carries it out; `flowgauge alerts` tells what comes of it.",
                 )
     return proposed.model_copy(update={"requested_by": by, "requested_at": at, "approved": True})
+
+
+def refuse(store: Store, request_id: UUID, by: str, why: str) -> AdaptationRequest:
+    """Say no to what was proposed under this id: the line keeps its gauge, and nobody can approve it any more.
+
+    Raises `UserError` where nothing was proposed under it, and where it was decided or approved before.
+    """
+    at = store.clock.now()
+    request = approved(store.log, request_id, by, at)
+    message = f"{request.line} keeps its gauge: {by} refused the proposal. {why}".strip()
+    trigger = str(request_id)
+    store.log.append([alert(request.line, AlertKind.ADAPTATION_REFUSED, trigger, at, message, why=why, refused_by=by)])
+    return request
 
 
 def decision(known: Decided, line: str, request_id: UUID) -> Alert | None:

@@ -1,8 +1,9 @@
 """What people say of images: folders of labelled images and labels of verdicts go into a line's golden set."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import date
 from hashlib import sha256
 from io import BytesIO
 from pathlib import Path, PurePath
@@ -14,7 +15,7 @@ from pydantic import ValidationError
 from flowgauge.domain.errors import UnreadableImage, UserError
 from flowgauge.domain.golden import Label
 from flowgauge.domain.messages import VERDICTS, Verdict
-from flowgauge.domain.object_keys import path_text
+from flowgauge.domain.object_keys import path_text, verdicts_folder
 from flowgauge.domain.ports import Log, Objects
 from flowgauge.processors.archive import archived_days
 from flowgauge.registry.golden_sets import Golden, add_golden, golden_set
@@ -36,24 +37,37 @@ class LabelledVerdict:
     golden_set: list[Golden]
 
 
-def label_verdict(store: Store, verdict_id: UUID, label: Label, kind: str, progress: Progress) -> LabelledVerdict:
+def label_verdict(store: Store, verdict: Verdict, label: Label, kind: str) -> LabelledVerdict:
     """Keep the image of a verdict as golden; labelling it again changes its label.
 
-    Raises `UserError` where there is no such verdict, or its image is no longer kept or no longer what was judged.
+    Raises `UserError` where the image is no longer kept, or no longer what was scored.
     """
     _require_kind_of_defect(label, kind)
-    verdict = find_verdict(store, verdict_id, progress)
+    data = image_of(store.objects, verdict)
+    golden = add_golden(store.objects, verdict.line, label, verdict.image_id, data, kind)
+    return LabelledVerdict(verdict, golden, list(golden_set(store.objects, verdict.line)))
+
+
+def image_of(objects: Objects, verdict: Verdict) -> bytes:
+    """The encoded image that was scored. Raises `UserError` where it is gone, or is another one."""
     remedy = "Rejected, reviewed and buffered images are kept; add yours with flowgauge golden add."
     if verdict.image_uri is None:
         raise UserError(f"The image {verdict.image_id} was not kept.", remedy)
     try:
-        data = store.objects.get(store.objects.name(verdict.image_uri))
+        data = objects.get(objects.name(verdict.image_uri))
     except KeyError as error:
         raise UserError(f"The image {verdict.image_id} is no longer stored.", remedy) from error
     if sha256(data).hexdigest() != verdict.image_sha256:
-        raise UserError(f"{verdict.image_uri} is not the image that was judged.", "Restore the object from a copy.")
-    golden = add_golden(store.objects, verdict.line, label, verdict.image_id, data, kind)
-    return LabelledVerdict(verdict, golden, list(golden_set(store.objects, verdict.line)))
+        raise UserError(f"{verdict.image_uri} is not the image that was scored.", "Restore the object from a copy.")
+    return data
+
+
+def unlabel(store: Store, line: str, golden: Golden, before: Golden | None) -> None:
+    """Take back the label `golden`: the image leaves the golden set, or has the label `before` again."""
+    data = store.objects.get(golden.name)
+    store.objects.delete(golden.name)
+    if before is not None:
+        add_golden(store.objects, line, before.label, before.image_id, data, before.kind)
 
 
 def add_folder(
@@ -82,17 +96,21 @@ def _require_kind_of_defect(label: Label, kind: str) -> None:
         raise UserError("A good image has no class of defect.", "Leave --class out, or label it defect.")
 
 
-def find_verdict(store: Store, verdict_id: UUID, progress: Progress) -> Verdict:
-    """In the topic, or in the archive once the topic has let it go; the newest first, for that is what people ask
-    about. Raises `UserError` where there is none.
+def find_verdict(store: Store, verdict_id: UUID, progress: Progress, day: date | None = None) -> Verdict:
+    """In the archive of its event's `day`, where that is known; else in the topic, or in the archive once the topic has
+    let it go, the newest first, for that is what people ask about. Raises `UserError` where there is none.
 
     Void verdicts are found too: all that have one id tell of one image.
     """
-    found = _in_topic(store.log, verdict_id) or next(_in_archive(store.objects, verdict_id, progress), None)
+    of_day = _in_archive(store.objects, verdict_id, progress, [day] if day is not None else [])
+    found = next(of_day, None) or _in_topic(store.log, verdict_id)
+    if found is None:
+        days = archived_days(store.objects)[::-1]
+        found = next(_in_archive(store.objects, verdict_id, progress, days), None)
     if found is None:
         raise UserError(
             f"There is no verdict {verdict_id} in this store.",
-            "Check the id: flowgauge status, the verdicts topic and the archive tell it.",
+            "Check the id: the console, the verdicts topic and the archive tell it.",
         )
     return found
 
@@ -116,11 +134,10 @@ def _in_topic(log: Log, verdict_id: UUID) -> Verdict | None:
     return None
 
 
-def _in_archive(objects: Objects, verdict_id: UUID, progress: Progress) -> Iterator[Verdict]:
-    days = archived_days(objects)[::-1]
+def _in_archive(objects: Objects, verdict_id: UUID, progress: Progress, days: Sequence[date]) -> Iterator[Verdict]:
     for done, day in enumerate(days):
         progress("searching the archive", done, len(days))
-        for name in objects.names(f"verdicts/date={day:%Y-%m-%d}/"):
+        for name in objects.names(verdicts_folder(day)):
             rows = pq.read_table(
                 BytesIO(objects.get(name)), partitioning=None, filters=[("verdict_id", "=", str(verdict_id))]
             )

@@ -1,6 +1,6 @@
 """Replay: the originals of dead letters are sent again, once what was wrong has been mended."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -51,14 +51,25 @@ def dead_letters(log: Log, wanted: DeadLetters) -> Iterator[Record]:
                 break
 
 
-def replay(store: Store, wanted: DeadLetters, again: bool = False) -> Counts:
-    """Send the originals of `wanted` again; those that were replayed before only if `again`.
+def latest_dead_letters(log: Log, limit: int, line: str | None = None) -> list[Record]:
+    """Of the last `limit` dead letters of each partition those (of `line`), the newest first."""
+    found: list[Record] = []
+    for number in range(log.partitions(DEAD_LETTERS)):
+        offset, end = max(0, log.end(DEAD_LETTERS, number) - limit), log.end(DEAD_LETTERS, number)
+        while offset < end and (page := log.read(DEAD_LETTERS, number, offset, _PAGE)):
+            found += [letter for letter in page if line in (None, letter.key)]
+            offset = page[-1].offset + 1
+    return sorted(found, key=lambda letter: letter.at, reverse=True)
+
+
+def replay(store: Store, letters: Iterable[Record], again: bool = False) -> Counts:
+    """Send the originals of `letters` again; those that were replayed before only if `again`.
 
     A replayed image that fails once more becomes a new dead letter. After a crash in between the next replay may repeat
     a letter, which scoring then skips as sent twice.
     """
     counts = Counts()
-    for letter in dead_letters(store.log, wanted):
+    for letter in letters:
         origin = origin_of(letter)
         if origin is None or origin.topic != IMAGES:
             counts.lost += 1

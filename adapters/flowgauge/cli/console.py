@@ -1,0 +1,149 @@
+"""`flowgauge console`: the plant in a browser, and who may use it."""
+
+import sys
+from enum import StrEnum
+from getpass import getpass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+import uvicorn
+
+from flowgauge.app.bootstrap import open_store
+from flowgauge.cli import options
+from flowgauge.cli.output import say, show
+from flowgauge.cli.person import person
+from flowgauge.console.access import Access, Binding
+from flowgauge.console.app import application
+from flowgauge.console.plant import Console
+from flowgauge.console.users import Role, Users
+
+console = typer.Typer(invoke_without_command=True, help="The plant in a browser: lines, review, adaptations, gauges.")
+user = typer.Typer(no_args_is_help=True, help="Who may sign in to the console.")
+console.add_typer(user, name="user")
+
+
+class RoleName(StrEnum):
+    VIEWER = "viewer"
+    INSPECTOR = "inspector"
+    ENGINEER = "engineer"
+
+
+UsersFile = Annotated[
+    Path,
+    typer.Option("--users", envvar="FLOWGAUGE_CONSOLE_USERS", help="The file of users, made when the first is added."),
+]
+Name = Annotated[str, typer.Argument(help="The name to sign in with.")]
+
+
+@console.callback()
+def serve(
+    context: typer.Context,
+    store: Annotated[
+        str | None,
+        typer.Option(envvar="FLOWGAUGE_STORE", help="What is shown: a directory, or s3://BUCKET.", show_default=False),
+    ] = None,
+    port: Annotated[int, typer.Option(min=1, max=65_535, help="Where it listens.")] = 8080,
+    host: Annotated[str, typer.Option(help="At which of this machine's addresses; 0.0.0.0 is all.")] = "127.0.0.1",
+    users: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="FLOWGAUGE_CONSOLE_USERS",
+            help="Who may sign in: the file of `flowgauge console user add`.",
+            metavar="FILE",
+            show_default=False,
+        ),
+    ] = None,
+    proxy_header: Annotated[
+        str | None,
+        typer.Option(help="Header in which a reverse proxy names the user who signed in to it.", show_default=False),
+    ] = None,
+    trust: Annotated[
+        list[str] | None,
+        typer.Option(help="Address or network of that proxy; may be repeated.", show_default=False),
+    ] = None,
+    tls_cert: Annotated[
+        Path | None, typer.Option(help="Certificate of the console, PEM.", metavar="FILE", show_default=False)
+    ] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="Its key.", metavar="FILE", show_default=False)] = None,
+    device: options.DeviceOption = options.Device.CPU,
+) -> None:
+    """The plant in a browser: every line at a glance, verdicts with their heatmaps, the review queue, adaptations to
+    approve, gauges, dead letters and settings.
+
+    Without users it is for whoever works at this machine. For others it wants
+    local users and TLS, or a reverse proxy that signs people in. Viewers look,
+    inspectors label, engineers approve, roll back and change settings.
+
+    \b
+    flowgauge console --store ./plant
+    flowgauge console user add mara --role engineer --users users.json
+    flowgauge console --store s3://flowgauge --host 0.0.0.0 \\
+        --users users.json --tls-cert cert.pem --tls-key key.pem
+    """
+    if context.invoked_subcommand is not None:
+        return
+    if store is None:
+        raise typer.BadParameter("Missing option '--store'.")
+    binding = Binding(host, port, users, proxy_header, tuple(trust or ()), tls_cert, tls_key).checked()
+    with open_store(store) as plant:
+        access = Access(binding, plant.state, person())
+        served = application(Console(plant, access, "cpu" if device is options.Device.AUTO else device.value))
+        scheme = "https" if tls_cert else "http"
+        say(f"The console of {store} is at {scheme}://{host}:{port}/ until Ctrl-C.")
+        uvicorn.run(
+            served,
+            host=host,
+            port=port,
+            ssl_certfile=None if tls_cert is None else str(tls_cert),
+            ssl_keyfile=None if tls_key is None else str(tls_key),
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            # the address of whoever connects decides whom to trust, so what a header says of it must not replace it
+            proxy_headers=False,
+            timeout_graceful_shutdown=3,
+        )
+
+
+@user.command("add")
+def add_user(
+    name: Name,
+    users: UsersFile,
+    role: Annotated[RoleName, typer.Option(help="What they may do.")] = RoleName.VIEWER,
+    by_proxy: Annotated[
+        bool, typer.Option("--by-proxy", help="Signed in by the reverse proxy alone: no password.")
+    ] = False,
+) -> None:
+    """Add a user, or change role and password of one. The password is asked for, or read from stdin.
+
+    \b
+    flowgauge console user add mara --role engineer --users users.json
+    pass show mara | flowgauge console user add mara --users users.json
+    """
+    password = None
+    if not by_proxy:
+        password = getpass(f"Password of {name}: ") if sys.stdin.isatty() else sys.stdin.readline().rstrip("\n")
+    Users(users).add(name, Role[role.name], password)
+    say(f"{name} is {role.value} in {users}.")
+
+
+@user.command("remove")
+def remove_user(name: Name, users: UsersFile) -> None:
+    """Take a user out; whoever is signed in under the name is signed out at once.
+
+    \b
+    flowgauge console user remove mara --users users.json
+    """
+    Users(users).remove(name)
+    say(f"{name} can no longer sign in.")
+
+
+@user.command("list")
+def list_users(users: UsersFile) -> None:
+    """Every user and role.
+
+    \b
+    flowgauge console user list --users users.json
+    """
+    show(("user", "role"), ((name, role.word) for name, role in Users(users).all().items()))

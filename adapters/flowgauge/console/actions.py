@@ -1,0 +1,212 @@
+"""What people change: each checks the role, calls the service that the command line calls too, and leaves a record."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, RedirectResponse, Response
+
+from flowgauge.console import pages
+from flowgauge.console.users import Role
+from flowgauge.console.views import console_of, entered, shown
+from flowgauge.domain.errors import SettingsError
+from flowgauge.domain.golden import Label
+from flowgauge.domain.messages import DEAD_LETTERS
+from flowgauge.domain.object_keys import line_name
+from flowgauge.registry.golden_sets import Golden
+from flowgauge.registry.lines import line_settings, set_line
+from flowgauge.registry.snapshots import active_snapshot
+from flowgauge.services.changes import record_change
+from flowgauge.services.decisions import approved, refuse, requested, send
+from flowgauge.services.golden import label_verdict, unlabel
+from flowgauge.services.replay import replay as send_again
+from flowgauge.services.review import review_queue
+
+
+def sign_in(request: Request) -> Response:
+    """Raises 429 with how long to wait for who has failed too often."""
+    access, form = console_of(request).access, _form(request)
+    name, to = form.get("name", "")[:200], _own_path(form.get("to", "/"))
+    address = request.client.host if request.client else "-"
+    # a name from one address: whoever guesses from elsewhere locks out nobody but himself
+    keys = (f"address {address}", f"name {name} at {address}")
+    wait = access.guessing.wait(*keys)
+    if wait > 0:
+        raise HTTPException(429, f"Too many attempts: wait {wait:.0f} s.", {"retry-after": str(int(wait) + 1)})
+    if access.users is None or not access.users.verify(name, form.get("password", "")[:1_000]):
+        access.guessing.failed(*keys)
+        return shown(request, "sign_in.html", None, 401, to=to, wrong="Name or password is wrong.")
+    access.guessing.succeeded(*keys)
+    answer = RedirectResponse(to, 303)
+    access.sign_in(name, answer)
+    return answer
+
+
+def sign_out(request: Request) -> Response:
+    console, _ = entered(request)
+    answer = RedirectResponse("/sign-in", 303)
+    console.access.sign_out(request, answer)
+    return answer
+
+
+def answer(request: Request) -> Response:
+    """Yes or no to an adaptation that was proposed."""
+    console, person = entered(request, Role.ENGINEER)
+    store, request_id = console.store, request.path_params["request_id"]
+    why = _form(request).get("why", "").strip()[:500]
+    match request.path_params["answer"]:
+        case "approve":
+            made = approved(store.log, request_id, person.name, store.clock.now())
+            send(store, made)
+        case "refuse":
+            made = refuse(store, request_id, person.name, why)
+        case other:
+            raise HTTPException(404, f"There is no answer {other}.")
+    after = {"why": why, "reason": made.reason.value}
+    record_change(store, person.name, str(request.path_params["answer"]), made.line, str(request_id), None, after)
+    console.refresh()
+    return RedirectResponse("/adaptations", 303)
+
+
+def adapt(request: Request) -> Response:
+    """Ask for an adaptation, whatever the line's policy; a worker carries it out."""
+    console, person = entered(request, Role.ENGINEER)
+    line = _line(request)
+    made = requested(line, person.name, console.store.clock.now())
+    send(console.store, made)
+    record_change(console.store, person.name, "adapt", line, str(made.request_id))
+    console.refresh()
+    return RedirectResponse("/adaptations", 303)
+
+
+def predict(request: Request) -> Response:
+    """A verdict again: with its own gauge, which has to give the stored score, or with the active one."""
+    console, person = entered(request)
+    found = console.verdict(request.path_params["verdict_id"])
+    own = _form(request).get("gauge") != "active"
+    repeated = console.predictions.own(found) if own else console.predictions.active(found)
+    facts = pages.about_verdict(console, found) | {"repeated": repeated}
+    return shown(request, "verdict.html", person, **facts)
+
+
+def label(request: Request) -> Response:
+    """A person's word on an image; `label` empty takes it back. The answer is the new state, for the review queue, or
+    the verdict's page."""
+    console, person = entered(request, Role.INSPECTOR)
+    form = _form(request)
+    found = console.verdict(request.path_params["verdict_id"])
+    before = review_queue(console.store.objects, found.line, [found]).items[0].golden
+    after: Golden | None = None
+    if form.get("label"):
+        if form["label"] not in Label.__members__.values():
+            raise HTTPException(400, "A label is good or defect.")
+        given = Label(form["label"])
+        kind = form.get("kind", "").strip()[:64] if given is Label.DEFECT else ""
+        after = label_verdict(console.store, found, given, kind).golden
+    elif before is not None:
+        unlabel(console.store, found.line, before, None)
+    told = {"decision": found.decision.value}
+    record_change(
+        console.store,
+        person.name,
+        "label",
+        found.line,
+        str(found.verdict_id),
+        _labelled(before),
+        _labelled(after) | told,
+    )
+    if "application/json" in request.headers.get("accept", ""):
+        return JSONResponse(_labelled(after))
+    return RedirectResponse(f"/verdicts/{found.verdict_id}", 303)
+
+
+def roll_back(request: Request) -> Response:
+    """Make a stored gauge the active one again."""
+    console, person = entered(request, Role.ENGINEER)
+    # it loads the gauge, which must not become active if it cannot; see `Console.predictions`
+    from flowgauge.services.snapshots import roll_back as activate
+
+    line, version = _line(request), _form(request).get("version", "")
+    before = active_snapshot(console.store.log, line).version
+    activate(console.store, line, version)
+    record_change(console.store, person.name, "roll back", line, version, {"version": before}, {"version": version})
+    console.refresh()
+    return RedirectResponse(f"/lines/{line}/gauges", 303)
+
+
+def set_settings(request: Request) -> Response:
+    """Change what differs; nothing is stored where it does not hold, and the page says why."""
+    console, person = entered(request, Role.ENGINEER)
+    line, form = _line(request), _form(request)
+    before = line_settings(console.store.objects, line).model_dump(mode="json", exclude={"schema_version"})
+    written = {name: "" if value is None else str(value) for name, value in before.items()}
+    wanted = {name: form[name].strip() for name in written if name in form and form[name].strip() != written[name]}
+    try:
+        after = set_line(console.store.objects, line, **{name: value or None for name, value in wanted.items()})
+    except SettingsError as error:
+        facts: dict[str, Any] = pages.about_settings(console, line)
+        return shown(
+            request,
+            "settings.html",
+            person,
+            400,
+            **facts | {"values": facts["values"] | wanted, "wrong": error.cause},
+        )
+    if wanted:
+        stored = after.model_dump(mode="json")
+        record_change(
+            console.store,
+            person.name,
+            "settings",
+            line,
+            "",
+            {name: before[name] for name in wanted},
+            {name: stored[name] for name in wanted},
+        )
+    return RedirectResponse(f"/lines/{line}/settings", 303)
+
+
+def replay(request: Request) -> Response:
+    """Send the original of one dead letter again."""
+    console, person = entered(request, Role.ENGINEER)
+    form = _form(request)
+    try:
+        partition, offset = int(form["partition"]), int(form["offset"])
+    except (KeyError, ValueError) as error:
+        raise HTTPException(400, "A dead letter is named by its partition and offset.") from error
+    log = console.store.log
+    found = log.read(DEAD_LETTERS, partition, offset, 1) if 0 <= partition < log.partitions(DEAD_LETTERS) else []
+    if not found or found[0].offset != offset:
+        raise HTTPException(404, "There is no such dead letter.")
+    counts = send_again(console.store, found, again=True)
+    if not counts.sent:
+        raise HTTPException(400, "It never lay among the images, or what it held was not kept.")
+    name = found[0].key if _is_line(found[0].key) else None
+    record_change(console.store, person.name, "replay", name, f"{partition}/{offset}")
+    return RedirectResponse("/dead-letters", 303)
+
+
+def _labelled(golden: Golden | None) -> dict[str, str]:
+    return {} if golden is None else {"label": golden.label.value, "class": golden.kind}
+
+
+def _form(request: Request) -> Mapping[str, str]:
+    form: Mapping[str, str] = request.state.form
+    return form
+
+
+def _line(request: Request) -> str:
+    return line_name(str(request.path_params["line"]))
+
+
+def _is_line(text: str) -> bool:
+    try:
+        return bool(line_name(text))
+    except ValueError:
+        return False
+
+
+def _own_path(text: str) -> str:
+    """A path of ours to go to; another site's address becomes the first page."""
+    return text if text.startswith("/") and not text.startswith(("//", "/\\")) else "/"

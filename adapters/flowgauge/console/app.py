@@ -1,0 +1,167 @@
+"""The console's web application: routes, who may take them, and the headers that every answer has."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from http import HTTPStatus
+from secrets import token_urlsafe
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.base import BaseHTTPMiddleware
+from starlette.middleware.gzip import GZipMiddleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, RedirectResponse, Response
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
+
+from flowgauge.console import actions, pages
+from flowgauge.console.access import COOKIE
+from flowgauge.console.plant import Console
+from flowgauge.console.views import failed
+from flowgauge.domain.errors import FlowgaugeError, Unavailable
+
+log = logging.getLogger(__name__)
+
+# between two looks at the topics: less asks the brokers for nothing, more shows a verdict later than two seconds
+_REFRESH_SECONDS = 0.5
+# between two looks at how far the groups of workers are behind, which takes a call for each group and partition
+_LAG_SECONDS = 5.0
+# bytes of a form; what a person types is far shorter, and more would be kept in memory before it is refused
+_LONGEST_FORM = 64 * 1024
+
+# Nothing comes from another host, no script or style from within a page, and no page of another site may frame one.
+# Style attributes alone are allowed: charts that matplotlib draws have them, and they can fetch nothing.
+_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; style-src-attr 'unsafe-inline'; img-src 'self' data:;"
+    " connect-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
+)
+_HEADERS = {
+    "content-security-policy": _POLICY,
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "same-origin",
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+    "permissions-policy": "camera=(), microphone=(), geolocation=()",
+}
+
+
+def application(console: Console) -> Starlette:
+    """Serves `console`; while it runs, the store's topics are followed beside it."""
+
+    @asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        await run_in_threadpool(console.catch_up)
+        following = [
+            asyncio.create_task(_again_and_again(console.refresh, _REFRESH_SECONDS)),
+            asyncio.create_task(_again_and_again(console.look_at_lag, _LAG_SECONDS)),
+        ]
+        yield
+        for task in following:
+            task.cancel()
+
+    async def guarded(request: Request, call: Callable[[Request], Awaitable[Response]]) -> Response:
+        token = request.cookies.get(COOKIE)
+        request.state.token = token or token_urlsafe(32)
+        try:
+            console.access.check_host(request)
+            if request.method == "POST":
+                await _check_form(console, request)
+            answer = await call(request)
+        except HTTPException as error:
+            answer = failed(request, error)
+        if token is None and COOKIE not in answer.headers.get("set-cookie", ""):
+            console.access.give(request.state.token, answer)
+        for name, value in _HEADERS.items():
+            answer.headers[name] = value
+        answer.headers.setdefault("cache-control", "no-store")
+        return answer
+
+    made = Starlette(
+        routes=[
+            Route("/", pages.plant),
+            Route("/live", pages.plant_live),
+            Route("/sign-in", pages.sign_in, methods=["GET"]),
+            Route("/sign-in", actions.sign_in, methods=["POST"]),
+            Route("/sign-out", actions.sign_out, methods=["POST"]),
+            Route("/adaptations", pages.adaptations),
+            Route("/adaptations/{request_id:uuid}/{answer}", actions.answer, methods=["POST"]),
+            Route("/dead-letters", pages.dead_letters),
+            Route("/dead-letters/{partition:int}/{offset:int}/preview", pages.dead_letter_preview),
+            Route("/dead-letters/replay", actions.replay, methods=["POST"]),
+            Route("/changes", pages.changes),
+            Route("/verdicts/{verdict_id:uuid}", pages.verdict),
+            Route("/verdicts/{verdict_id:uuid}/image", pages.image),
+            Route("/verdicts/{verdict_id:uuid}/heatmap", pages.heatmap),
+            Route("/verdicts/{verdict_id:uuid}/predict", actions.predict, methods=["POST"]),
+            Route("/verdicts/{verdict_id:uuid}/label", actions.label, methods=["POST"]),
+            Route("/lines/{line}", pages.line),
+            Route("/lines/{line}/live", pages.line_live),
+            Route("/lines/{line}/samples", pages.samples),
+            Route("/lines/{line}/review", pages.review),
+            Route("/lines/{line}/adapt", actions.adapt, methods=["POST"]),
+            Route("/lines/{line}/adaptations", pages.adaptations_of_line),
+            Route("/lines/{line}/adaptations/{version}", pages.adaptation),
+            Route("/lines/{line}/adaptations/{version}/suspects/{number:int}", pages.suspect),
+            Route("/lines/{line}/gauges", pages.gauges),
+            Route("/lines/{line}/roll-back", actions.roll_back, methods=["POST"]),
+            Route("/lines/{line}/settings", pages.settings, methods=["GET"]),
+            Route("/lines/{line}/settings", actions.set_settings, methods=["POST"]),
+            Mount("/static", StaticFiles(packages=[("flowgauge.console", "static")])),
+        ],
+        middleware=[Middleware(GZipMiddleware, minimum_size=1_000), Middleware(BaseHTTPMiddleware, dispatch=guarded)],
+        exception_handlers={HTTPException: _failed, FlowgaugeError: _refused, Exception: _broke},
+        lifespan=lifespan,
+    )
+    made.state.console = console
+    return made
+
+
+async def _check_form(console: Console, request: Request) -> None:
+    """Raises 413 and 403 for a form that is too large, or none of ours."""
+    length = request.headers.get("content-length", "")
+    if not length.isdigit() or int(length) > _LONGEST_FORM:
+        raise HTTPException(413, "The form is larger than what a person types.")
+    form = await request.form()
+    request.state.form = {name: value for name, value in form.items() if isinstance(value, str)}
+    console.access.require_own(request, request.state.form.get("csrf", ""))
+
+
+async def _again_and_again(look: Callable[[], None], seconds: float) -> None:
+    """A server that is away is told once, and looked for again."""
+    told = False
+    while True:
+        await asyncio.sleep(seconds)
+        try:
+            await run_in_threadpool(look)
+            told = False
+        except Unavailable as error:
+            if not told:
+                log.warning("The console shows what it last read. %s", error)
+            told = True
+
+
+def _failed(request: Request, error: Any) -> Response:
+    if error.status_code == HTTPStatus.UNAUTHORIZED and request.method == "GET" and not _wants_json(request):
+        return RedirectResponse(f"/sign-in?to={request.url.path}", HTTPStatus.SEE_OTHER)
+    return failed(request, error)
+
+
+def _refused(request: Request, error: Any) -> Response:
+    status = HTTPStatus.SERVICE_UNAVAILABLE if isinstance(error, Unavailable) else HTTPStatus.BAD_REQUEST
+    if _wants_json(request):
+        return JSONResponse({"cause": error.cause, "remedy": error.remedy}, status)
+    return failed(request, HTTPException(status, str(error)))
+
+
+def _broke(request: Request, error: Any) -> Response:
+    log.error("%s %s failed.", request.method, request.url.path, exc_info=error)
+    return failed(request, HTTPException(500, "This is a fault of the console; its log says more."))
+
+
+def _wants_json(request: Request) -> bool:
+    return "application/json" in request.headers.get("accept", "")

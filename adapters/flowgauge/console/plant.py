@@ -1,0 +1,77 @@
+"""What the console's pages stand on: the store, what is going on in it, and the pictures that are shown."""
+
+from collections.abc import Sequence
+from datetime import date
+from functools import cached_property, lru_cache
+from io import BytesIO
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+from PIL import Image
+
+from flowgauge.console.access import Access
+from flowgauge.domain.messages import Verdict
+from flowgauge.runtime.backend import Store
+from flowgauge.services.golden import find_verdict
+from flowgauge.services.overview import Overview
+from flowgauge.services.status import GroupStatus, group_statuses
+from flowgauge.vision.decoding import Picture, decode
+
+if TYPE_CHECKING:
+    from flowgauge.services.predictions import Predictions
+
+# pixels of the longest side, of pictures in galleries and of those that are looked at closely: less hides small
+# defects, more makes a page of pictures slow to load
+SMALL, LARGE = 320, 1_600
+# JPEG's: lower, and its blocks look like texture; higher only makes files larger
+_QUALITY = 88
+# small pictures that stay in memory, some 15 kB each: fewer than what ten people look at are made again for each
+_KEPT = 2_000
+
+
+class Console:
+    """`store` is closed by whoever opened it."""
+
+    def __init__(self, store: Store, access: Access, device: str = "cpu") -> None:
+        self.store = store
+        self.access = access
+        self.overview = Overview(store)
+        self._device = device
+        self.lag: Sequence[GroupStatus] = ()
+        self.thumbnail = lru_cache(_KEPT)(self._thumbnail)
+
+    @cached_property
+    def predictions(self) -> "Predictions":
+        # what loads a gauge takes ten seconds to load itself, and most people only look
+        from flowgauge.services.predictions import Predictions
+
+        return Predictions(self.store, self._device)
+
+    def catch_up(self) -> None:
+        """What has happened up to now. Raises `Unavailable`."""
+        self.refresh()
+        self.look_at_lag()
+
+    def refresh(self) -> None:
+        self.overview.refresh()
+
+    def look_at_lag(self) -> None:
+        self.lag = list(group_statuses(self.store))
+
+    def verdict(self, verdict_id: UUID, day: date | None = None) -> Verdict:
+        """Raises `UserError` where there is none."""
+        recent = self.overview.verdict(verdict_id)
+        return recent or find_verdict(self.store, verdict_id, lambda what, done, total: None, day)
+
+    def _thumbnail(self, uri: str) -> bytes:
+        """A JPEG of the object at `uri`. Raises `KeyError` where it is gone, and `UnreadableImage`."""
+        return jpeg(decode(self.store.objects.get(self.store.objects.name(uri))), SMALL)
+
+
+def jpeg(picture: Picture, longest: int) -> bytes:
+    """As a browser can show it, whatever the camera sent, reduced to `longest` pixels a side."""
+    shown = Image.fromarray(picture.pixels)
+    shown.thumbnail((longest, longest), Image.Resampling.BOX)
+    made = BytesIO()
+    shown.save(made, "JPEG", quality=_QUALITY)
+    return made.getvalue()

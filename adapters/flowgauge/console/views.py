@@ -1,0 +1,105 @@
+"""How pages are made: templates, what all of them are given, and how they write times and numbers."""
+
+from datetime import UTC, date, datetime
+from typing import Any
+from urllib.parse import quote
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, Response
+
+from flowgauge.console.access import Person, proof_of
+from flowgauge.console.plant import Console
+from flowgauge.console.users import Role
+from flowgauge.domain.messages import Decision
+from flowgauge.domain.object_keys import spelled
+from flowgauge.reports import wording
+from flowgauge.services.overview import Minute
+
+# of a sparkline, in pixels
+SPARK_WIDTH, SPARK_HEIGHT = 120, 24
+
+
+def console_of(request: Request) -> Console:
+    console: Console = request.app.state.console
+    return console
+
+
+def entered(request: Request, role: Role = Role.VIEWER) -> tuple[Console, Person]:
+    """Raises 401 and 403 for who may not be here."""
+    console = console_of(request)
+    return console, console.access.require(request, role)
+
+
+def shown(request: Request, template: str, person: Person | None, status: int = 200, **facts: Any) -> Response:
+    """The page; it knows who looks at it, and its forms prove that they are ours."""
+    console = console_of(request)
+    given = {
+        "person": person,
+        "may_label": person is not None and person.role >= Role.INSPECTOR,
+        "may_decide": person is not None and person.role >= Role.ENGINEER,
+        "is_open": console.access.binding.is_open,
+        "by_proxy": console.access.binding.users is None,
+        "proof": proof_of(request.state.token),
+        "now": console.store.clock.now(),
+        "path": request.url.path,
+        "waiting": len(console.overview.proposals()) if person is not None else 0,
+    }
+    return HTMLResponse(_TEMPLATES.get_template(template).render(given | facts), status)
+
+
+def failed(request: Request, error: HTTPException) -> Response:
+    """What went wrong, in words, as JSON for a script."""
+    if "application/json" in request.headers.get("accept", ""):
+        return JSONResponse({"cause": error.detail, "remedy": ""}, error.status_code, error.headers)
+    person = console_of(request).access.person(request)
+    answer = shown(request, "failed.html", person, error.status_code, code=error.status_code, message=error.detail)
+    answer.headers.update(error.headers or {})
+    return answer
+
+
+def ago(at: datetime, now: datetime) -> str:
+    """How long ago, in the largest unit that fits."""
+    seconds = (now - at).total_seconds()
+    for unit, length in (("day", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= length:
+            count = int(seconds // length)
+            return f"{count} {unit}{'s' if unit == 'day' and count > 1 else ''} ago"
+    return "just now" if seconds > -60 else "in the future"
+
+
+def utc(at: datetime) -> str:
+    return f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S}"
+
+
+def day_of(at: datetime) -> date:
+    return at.astimezone(UTC).date()
+
+
+def spark(minutes: list[Minute], decision: str) -> str:
+    """The path of a sparkline: images a minute where `decision` is empty, else the share of them with that decision."""
+    if not decision:
+        highest = max(1, *(minute.images for minute in minutes))
+        heights = [minute.images / highest for minute in minutes]
+    else:
+        counts = [minute.rejected if decision == Decision.REJECT else minute.reviewed for minute in minutes]
+        heights = [
+            count / minute.images if minute.images else 0.0 for count, minute in zip(counts, minutes, strict=True)
+        ]
+    step = SPARK_WIDTH / len(minutes)
+    points = (f"{step * (n + 0.5):.1f} {SPARK_HEIGHT - 1 - (SPARK_HEIGHT - 2) * h:.1f}" for n, h in enumerate(heights))
+    return "M" + "L".join(points)
+
+
+_TEMPLATES = Environment(
+    loader=PackageLoader("flowgauge.console"),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+for each in (ago, utc, day_of, spark, spelled, wording.percent, wording.plural, wording.short, wording.significant):
+    _TEMPLATES.filters[each.__name__] = each
+_TEMPLATES.filters["segment"] = lambda text: quote(text, safe="")
+_TEMPLATES.globals |= {"Decision": Decision, "Role": Role, "spark_width": SPARK_WIDTH, "spark_height": SPARK_HEIGHT}

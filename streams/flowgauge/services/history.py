@@ -1,0 +1,77 @@
+"""The verdicts of a line in a span of time, out of the archive."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from io import BytesIO
+from itertools import chain
+from uuid import UUID
+
+import pyarrow.parquet as pq
+
+from flowgauge.domain.errors import UserError
+from flowgauge.domain.messages import Decision
+from flowgauge.domain.object_keys import verdicts_folder
+from flowgauge.domain.ports import Objects
+from flowgauge.services.overview import Sample
+
+# days that one request goes through: each is a folder whose files are all read, and more keep a person waiting
+_MOST_DAYS = 31
+_COLUMNS = [
+    "verdict_id", "line", "captured_at", "arrived_at", "clock_off", "score", "threshold", "decision", "statistics"
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class History:
+    """`samples` in the order of their events; `images` is how many there were before passes were thinned out."""
+
+    samples: list[Sample]
+    images: int
+
+
+def history(objects: Objects, line: str, since: datetime, until: datetime, recent: list[Sample], most: int) -> History:
+    """The verdicts of `line` whose events lie in [since, until): those of the archive, and `recent` ones that it may
+    not have yet. At most `most` of them are passes, evenly thinned out; all rejects and reviews stay.
+
+    Raises `UserError` for a span of more than a month, or none.
+    """
+    if not since < until <= since + timedelta(days=_MOST_DAYS):
+        raise UserError(
+            "This is no span of time that can be shown.",
+            f"Choose an end after its start, by {_MOST_DAYS} days at most.",
+        )
+    low, high = since.timestamp(), until.timestamp()
+    found = {
+        sample.verdict_id: sample
+        for sample in chain(_archived(objects, line, since, until), recent)
+        if low <= sample.at < high
+    }
+    samples = sorted(found.values(), key=lambda sample: sample.at)
+    passes = [sample for sample in samples if sample.decision is Decision.PASS]
+    step = -(-len(passes) // most)
+    kept = {sample.verdict_id for sample in passes[:: step or 1]}
+    shown = [sample for sample in samples if sample.decision is not Decision.PASS or sample.verdict_id in kept]
+    return History(shown, len(samples))
+
+
+def _archived(objects: Objects, line: str, since: datetime, until: datetime) -> Iterator[Sample]:
+    # files are filed by the date of the event, so nothing of the span lies in another folder
+    for day in range((until.date() - since.date()).days + 1):
+        for name in objects.names(verdicts_folder(since.date() + timedelta(days=day))):
+            table = pq.read_table(
+                BytesIO(objects.get(name)), columns=_COLUMNS, partitioning=None, filters=[("line", "=", line)]
+            )
+            for row in table.to_pylist():
+                taken = row["statistics"]
+                at = row["arrived_at"] if row["clock_off"] and row["arrived_at"] else row["captured_at"]
+                yield Sample(
+                    at.timestamp(),
+                    row["score"],
+                    row["threshold"],
+                    Decision(row["decision"]),
+                    UUID(row["verdict_id"]),
+                    taken["brightness"],
+                    taken["contrast"],
+                    taken["focus"],
+                )

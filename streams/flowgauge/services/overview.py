@@ -1,0 +1,378 @@
+"""What every line is doing, followed as it happens: the verdicts, alerts and gauges that a person looks at.
+
+It reads the topics from their ends on and keeps a bounded part of each line in memory, so that a page about two hundred
+lines asks no server. What lies further back is in the archive: see `flowgauge.services.history`.
+"""
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from enum import IntEnum
+from threading import Lock
+from typing import NamedTuple
+from uuid import UUID
+
+from pydantic import ValidationError
+
+from flowgauge.domain.errors import UserError
+from flowgauge.domain.messages import (
+    ADAPTATIONS,
+    ALERTS,
+    SNAPSHOTS,
+    VERDICTS,
+    AdaptationRequest,
+    Alert,
+    AlertKind,
+    Decision,
+    SnapshotAnnouncement,
+    Verdict,
+)
+from flowgauge.domain.ports import Record
+from flowgauge.runtime.alerts import NO_LINE, alert_id
+from flowgauge.runtime.backend import Store
+from flowgauge.runtime.fencing import NOTHING_COUNTED, Rank, count
+
+# verdicts that are read at the start, over all partitions: fewer leave the sparklines of a busy plant empty for an
+# hour, more make its start take longer (some 20,000 a second)
+_VERDICTS_AT_START = 40_000
+# alerts, and requests to adapt, that are read at the start: fewer forget proposals that nobody has answered, more make
+# its start take longer
+_ALERTS_AT_START = 5_000
+# records of one read; with fewer a backlog takes more calls, with more one call holds up whoever waits for the lock
+_PAGE = 1_000
+# verdicts in brief that are kept of a line: some 400 bytes each, and 200 lines must fit into a small machine
+_RECENT = 600
+# whole verdicts of rejects and reviews that are kept of a line, some 2 kB each: the longest queue of one sitting
+_FLAGGED = 200
+_ALERTS_OF_A_LINE = 50
+_MINUTES = 60
+# verdicts of so many minutes make the rate that is shown: fewer, and it jumps; more, and a stop shows late
+_RATE_MINUTES = 3
+
+
+class Sample(NamedTuple):
+    """A verdict in brief: `at` is its event's time, in seconds since 1970."""
+
+    at: float
+    score: float | None
+    threshold: float | None
+    decision: Decision
+    verdict_id: UUID
+    brightness: float
+    contrast: float
+    focus: float
+
+    @classmethod
+    def of(cls, verdict: Verdict) -> "Sample":
+        taken = verdict.statistics
+        at = verdict.event_time.timestamp()
+        light = taken.brightness, taken.contrast, taken.focus
+        return cls(at, verdict.score, verdict.threshold, verdict.decision, verdict.verdict_id, *light)
+
+
+@dataclass
+class Minute:
+    """Verdicts of one minute, by when they were scored."""
+
+    number: int
+    passed: int = 0
+    rejected: int = 0
+    reviewed: int = 0
+    late: int = 0
+
+    @property
+    def images(self) -> int:
+        return self.passed + self.rejected + self.reviewed
+
+
+class Attention(IntEnum):
+    """How much a line needs a person; higher needs one sooner."""
+
+    NONE = 0
+    LATE = 1
+    DRIFT = 2
+    NO_GAUGE = 3
+    TROUBLE = 4
+    PROPOSAL = 5
+
+
+_TROUBLE = frozenset(
+    {
+        AlertKind.SNAPSHOT_INVALID,
+        AlertKind.STORE_UNAVAILABLE,
+        AlertKind.DEAD_LETTER,
+        AlertKind.BACKLOG,
+        AlertKind.THRESHOLD_DISAGREES,
+        AlertKind.OFFSETS_RESET,
+        AlertKind.RECORDS_EXPIRED,
+        AlertKind.CLOCK_OFF,
+        AlertKind.FROZEN_CAMERA,
+        AlertKind.ENGINE_REFUSED,
+    }
+)
+_DECIDED = frozenset({AlertKind.ADAPTATION_ACCEPTED, AlertKind.ADAPTATION_REFUSED, AlertKind.ADAPTATION_COALESCED})
+# an alert counts as trouble for so long after it was raised: less, and a night's trouble is gone in the morning
+_TROUBLE_LASTS = timedelta(hours=12)
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """An adaptation that waits for a person: the request, and the alert that proposed it."""
+
+    request: AdaptationRequest
+    alert: Alert
+
+
+@dataclass(frozen=True)
+class LineSummary:
+    """One line at a glance. `minutes` are the last sixty, the oldest first, or the last sixty in which a line ran that
+    has stopped since; `images`, `late` and the shares `rejected` and `reviewed`, in [0, 1], are of their verdicts.
+    `rate` is in images a minute, now. `drifting` is the alert of a drift that no gauge has followed yet.
+    """
+
+    line: str
+    active: SnapshotAnnouncement | None
+    last: Verdict | None
+    rate: float
+    images: int
+    rejected: float
+    reviewed: float
+    late: int
+    minutes: Sequence[Minute]
+    proposals: Sequence[Proposal]
+    drifting: Alert | None
+    last_alert: Alert | None
+    attention: Attention
+    reason: str
+
+
+@dataclass
+class _Line:
+    name: str
+    active: SnapshotAnnouncement | None = None
+    announced: list[SnapshotAnnouncement] = field(default_factory=list)
+    last: Verdict | None = None
+    samples: deque[Sample] = field(default_factory=lambda: deque(maxlen=_RECENT))
+    flagged: deque[Verdict] = field(default_factory=lambda: deque(maxlen=_FLAGGED))
+    minutes: deque[Minute] = field(default_factory=lambda: deque(maxlen=_MINUTES))
+    alerts: dict[UUID, Alert] = field(default_factory=dict)
+    proposals: dict[UUID, Proposal] = field(default_factory=dict)
+
+
+class Overview:
+    """Follows a store's topics; `refresh` reads on, and everything else tells what has been read.
+
+    All methods may be called from several threads. Verdicts count as every reader of them counts (see
+    `flowgauge.runtime.fencing`).
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._lock = Lock()
+        self._lines: dict[str, _Line] = {}
+        self._by_id: dict[UUID, tuple[int, int]] = {}
+        self._ranks: dict[int, Rank] = {}
+        self._next: dict[tuple[str, int], int] = {}
+        self._decided: set[UUID] = set()
+        self._requested: dict[UUID, AdaptationRequest] = {}
+
+    def refresh(self) -> None:
+        """Read what has come since the last time. Raises `Unavailable` while the brokers are away."""
+        log = self._store.log
+        with self._lock:
+            for topic, at_start in (
+                (SNAPSHOTS, None),
+                (ADAPTATIONS, _ALERTS_AT_START),
+                (ALERTS, _ALERTS_AT_START),
+                (VERDICTS, _VERDICTS_AT_START),
+            ):
+                partitions = log.partitions(topic)
+                for partition in range(partitions):
+                    end = log.end(topic, partition)
+                    start = 0 if at_start is None else max(0, end - at_start // partitions)
+                    offset = self._next.get((topic, partition), start)
+                    if offset > end:  # the topic was made anew
+                        offset = 0
+                    while offset < end and (page := log.read(topic, partition, offset, _PAGE)):
+                        self._take(topic, page)
+                        offset = page[-1].offset + 1
+                    self._next[topic, partition] = offset
+
+    def _take(self, topic: str, page: Sequence[Record]) -> None:
+        if topic == VERDICTS:
+            partition = page[0].partition
+            found = count(page, self._ranks.get(partition, NOTHING_COUNTED))
+            self._ranks[partition] = found.highest
+            for item in found.counted:
+                self._see(item.verdict, (partition, item.record.offset))
+            return
+        for record in page:
+            try:
+                if topic == ALERTS:
+                    self._hear(Alert.decode(record.value))
+                elif topic == ADAPTATIONS:
+                    request = AdaptationRequest.decode(record.value)
+                    self._requested[request.request_id] = request
+                else:
+                    self._announce(SnapshotAnnouncement.decode(record.value))
+            except ValidationError:
+                continue  # of another schema; whoever acts on the topic reports it
+
+    def _of(self, line: str) -> _Line:
+        return self._lines.setdefault(line, _Line(line))
+
+    def _see(self, verdict: Verdict, place: tuple[int, int]) -> None:
+        line = self._of(verdict.line)
+        line.last = verdict
+        if len(line.samples) == _RECENT:
+            self._by_id.pop(line.samples[0].verdict_id, None)
+        line.samples.append(Sample.of(verdict))
+        self._by_id[verdict.verdict_id] = place
+        if verdict.decision is not Decision.PASS:
+            line.flagged.append(verdict)
+        number = int(verdict.scored_at.timestamp() // 60)
+        # of two workers' clocks one may be behind: such a verdict counts in the minute that is there
+        if not line.minutes or line.minutes[-1].number < number:
+            line.minutes.append(Minute(number))
+        minute = line.minutes[-1]
+        minute.passed += verdict.decision is Decision.PASS
+        minute.rejected += verdict.decision is Decision.REJECT
+        minute.reviewed += verdict.decision is Decision.REVIEW
+        minute.late += verdict.late
+
+    def _hear(self, alert: Alert) -> None:
+        line = self._of(alert.line)
+        known = line.alerts.pop(alert.alert_id, None)
+        line.alerts[alert.alert_id] = alert if known is None or alert.count >= known.count else known
+        while len(line.alerts) > _ALERTS_OF_A_LINE:
+            del line.alerts[next(iter(line.alerts))]
+        if alert.kind is AlertKind.ADAPTATION_PROPOSED:
+            try:
+                request = AdaptationRequest.model_validate(alert.detail.get("request"))
+            except ValidationError:
+                return
+            line.proposals[request.request_id] = Proposal(request, alert)
+        elif alert.kind in _DECIDED:
+            # an accepted one names no request: its alert's id is made from it, as `alert_id` tells
+            self._decided.add(alert.alert_id)
+
+    def _announce(self, announcement: SnapshotAnnouncement) -> None:
+        line = self._of(announcement.line)
+        line.announced.append(announcement)
+        if line.active is None or announcement.epoch > line.active.epoch:
+            line.active = announcement
+
+    def summaries(self) -> list[LineSummary]:
+        """Every line, those first that need a person most."""
+        now = self._store.clock.now()
+        with self._lock:
+            found = [self._summary(line, now) for line in self._lines.values() if line.name != NO_LINE]
+        return sorted(found, key=lambda each: (-each.attention, -each.rejected, each.line))
+
+    def summary(self, line: str) -> LineSummary:
+        """Raises `UserError` for a line that nothing was heard of."""
+        with self._lock:
+            return self._summary(self._known(line), self._store.clock.now())
+
+    def samples(self, line: str) -> list[Sample]:
+        """The last verdicts of `line`, the oldest first. Raises `UserError`."""
+        with self._lock:
+            return list(self._known(line).samples)
+
+    def flagged(self, line: str) -> list[Verdict]:
+        """The last rejects and reviews of `line`, the newest first. Raises `UserError`."""
+        with self._lock:
+            return list(reversed(self._known(line).flagged))
+
+    def alerts(self, line: str | None = None) -> list[Alert]:
+        """The last alerts (of `line`), the newest first. Raises `UserError`."""
+        with self._lock:
+            of = self._lines.values() if line is None else [self._known(line)]
+            return sorted((alert for each in of for alert in each.alerts.values()), key=lambda each: each.at)[::-1]
+
+    def gauges(self, line: str) -> list[SnapshotAnnouncement]:
+        """All announcements of `line`, the newest first. Raises `UserError`."""
+        with self._lock:
+            return list(reversed(self._known(line).announced))
+
+    def proposals(self) -> list[Proposal]:
+        """All that wait for a person, the oldest first."""
+        with self._lock:
+            found = [each for line in self._lines.values() for each in self._open(line)]
+        return sorted(found, key=lambda each: each.alert.at)
+
+    def waiting(self) -> list[AdaptationRequest]:
+        """Requests that are made and not decided yet, the oldest first."""
+        with self._lock:
+            for request_id in [each.request_id for each in self._requested.values() if self._is_decided(each)]:
+                del self._requested[request_id]
+            return sorted(self._requested.values(), key=lambda request: request.requested_at)
+
+    def verdict(self, verdict_id: UUID) -> Verdict | None:
+        """One of the last verdicts; None for one that is no longer in memory."""
+        with self._lock:
+            place = self._by_id.get(verdict_id)
+        if place is None:
+            return None
+        records = self._store.log.read(VERDICTS, place[0], place[1], 1)
+        verdict = Verdict.decode(records[0].value) if records else None
+        return verdict if verdict is not None and verdict.verdict_id == verdict_id else None
+
+    def _known(self, line: str) -> _Line:
+        if line not in self._lines:
+            raise UserError(f"Nothing is known of a line {line}.", "`flowgauge lines list` names those that there are.")
+        return self._lines[line]
+
+    def _is_decided(self, request: AdaptationRequest) -> bool:
+        trigger = str(request.request_id)
+        return not self._decided.isdisjoint(alert_id(request.line, kind, trigger) for kind in _DECIDED)
+
+    def _open(self, line: _Line) -> Iterator[Proposal]:
+        for request_id, proposal in list(line.proposals.items()):
+            if self._is_decided(proposal.request):
+                del line.proposals[request_id]
+            elif request_id not in self._requested:
+                yield proposal
+
+    def _summary(self, line: _Line, now: datetime) -> LineSummary:
+        this_minute = last_minute = int(now.timestamp() // 60)
+        if line.minutes and line.minutes[-1].number <= this_minute - _MINUTES:
+            last_minute = line.minutes[-1].number
+        of_minute = {minute.number: minute for minute in line.minutes}
+        numbers = range(last_minute - _MINUTES + 1, last_minute + 1)
+        minutes = [of_minute.get(number, Minute(number)) for number in numbers]
+        images = sum(minute.images for minute in minutes)
+        alerts = sorted(line.alerts.values(), key=lambda alert: alert.at)
+        since = line.active.at if line.active else None
+        drifts = [each for each in alerts if each.kind is AlertKind.DRIFT and (since is None or each.at > since)]
+        proposals = list(self._open(line))
+        late = sum(minute.late for minute in minutes)
+        attention, reason = Attention.NONE, ""
+        trouble = [each for each in alerts if each.kind in _TROUBLE and now - each.at < _TROUBLE_LASTS]
+        if proposals:
+            attention, reason = Attention.PROPOSAL, "An adaptation waits for approval."
+        elif trouble:
+            attention, reason = Attention.TROUBLE, trouble[-1].message
+        elif line.active is None:
+            attention, reason = Attention.NO_GAUGE, "The line has no gauge yet."
+        elif drifts:
+            attention, reason = Attention.DRIFT, drifts[-1].message
+        elif late:
+            attention, reason = Attention.LATE, f"{late} verdicts were late within an hour."
+        return LineSummary(
+            line=line.name,
+            active=line.active,
+            last=line.last,
+            rate=sum(each.images for each in line.minutes if each.number > this_minute - _RATE_MINUTES) / _RATE_MINUTES,
+            images=images,
+            rejected=sum(minute.rejected for minute in minutes) / images if images else 0.0,
+            reviewed=sum(minute.reviewed for minute in minutes) / images if images else 0.0,
+            late=late,
+            minutes=minutes,
+            proposals=proposals,
+            drifting=drifts[-1] if drifts else None,
+            last_alert=alerts[-1] if alerts else None,
+            attention=attention,
+            reason=reason,
+        )

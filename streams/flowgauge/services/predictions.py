@@ -1,0 +1,78 @@
+"""Verdicts predicted again: with the gauge that made them, which shows that they hold, or with another one."""
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from threading import Lock
+
+from flowgauge.domain.errors import UserError
+from flowgauge.domain.messages import Verdict
+from flowgauge.models.prediction import Prediction
+from flowgauge.registry.snapshots import active_snapshot
+from flowgauge.runtime.backend import Store
+from flowgauge.services.golden import image_of
+from flowgauge.services.snapshots import stored_gauge
+from flowgauge.training.gauge import Gauge
+from flowgauge.vision.decoding import Picture
+from flowgauge.vision.heatmaps import heatmap_png
+
+# gauges that stay in memory, some 30 MB each beside the backbone that they share: fewer are loaded again for each image
+# that a person compares, more take memory that scoring may need
+_KEPT = 4
+# of a score; the stored ones were made in batches of other images, by threads that add in another order
+_TOLERANCE = 1e-5
+
+
+@dataclass(frozen=True)
+class Repeated:
+    """`difference` is the new score less the stored one, None where the verdict has none."""
+
+    version: str
+    prediction: Prediction
+    difference: float | None
+    heatmap: bytes
+
+    @property
+    def holds(self) -> bool:
+        """Whether the score is the stored one, to within rounding."""
+        return self.difference is not None and abs(self.difference) <= _TOLERANCE
+
+
+class Predictions:
+    """Predicts verdicts of `store` again; may be called from several threads, and does one thing at a time."""
+
+    def __init__(self, store: Store, device: str = "cpu") -> None:
+        self._store = store
+        self._device = device
+        self._lock = Lock()
+        self._gauges: OrderedDict[tuple[str, str], Gauge] = OrderedDict()
+
+    def own(self, verdict: Verdict) -> Repeated:
+        """With the gauge that the verdict names. Raises as `active` does."""
+        if verdict.gauge_version is None:
+            raise UserError("The line had no gauge then.", "Predict with the active one.")
+        return self._with(verdict, verdict.gauge_version)
+
+    def active(self, verdict: Verdict) -> Repeated:
+        """With the line's active gauge.
+
+        Raises `UserError` for an image that is no longer kept or not what was scored, `GaugeMissing` and
+        `SnapshotInvalid` for a gauge that cannot be had, and `Unavailable`.
+        """
+        return self._with(verdict, active_snapshot(self._store.log, verdict.line).version)
+
+    def _with(self, verdict: Verdict, version: str) -> Repeated:
+        data = image_of(self._store.objects, verdict)
+        with self._lock:
+            gauge = self._gauge(verdict.line, version)
+            picture: Picture = gauge.manifest.preprocessing.decode(data)
+            prediction = gauge.predict([picture])[0]
+        difference = None if verdict.score is None else prediction.score - verdict.score
+        heatmap = heatmap_png(picture, prediction.anomaly_map, prediction.map_ceiling)
+        return Repeated(version, prediction, difference, heatmap)
+
+    def _gauge(self, line: str, version: str) -> Gauge:
+        gauge = self._gauges.pop((line, version), None) or stored_gauge(self._store, line, version, self._device)
+        self._gauges[line, version] = gauge
+        if len(self._gauges) > _KEPT:
+            self._gauges.popitem(last=False)
+        return gauge
