@@ -12,13 +12,13 @@ from flowgauge.console.users import Role
 from flowgauge.console.views import console_of, entered, shown
 from flowgauge.domain.errors import SettingsError
 from flowgauge.domain.golden import Label
-from flowgauge.domain.messages import DEAD_LETTERS
 from flowgauge.domain.object_keys import line_name
 from flowgauge.registry.golden_sets import Golden
 from flowgauge.registry.lines import line_settings, set_line
 from flowgauge.registry.snapshots import active_snapshot
+from flowgauge.services import decisions
 from flowgauge.services.changes import record_change
-from flowgauge.services.decisions import approved, refuse, requested, send
+from flowgauge.services.decisions import approved, requested, send
 from flowgauge.services.golden import label_verdict, unlabel
 from flowgauge.services.replay import replay as send_again
 from flowgauge.services.review import review_queue
@@ -50,21 +50,24 @@ def sign_out(request: Request) -> Response:
     return answer
 
 
-def answer(request: Request) -> Response:
-    """Yes or no to an adaptation that was proposed."""
+def approve(request: Request) -> Response:
+    """Yes to an adaptation that was proposed; a worker carries it out."""
     console, person = entered(request, Role.ENGINEER)
     store, request_id = console.store, request.path_params["request_id"]
-    why = _form(request).get("why", "").strip()[:500]
-    match request.path_params["answer"]:
-        case "approve":
-            made = approved(store.log, request_id, person.name, store.clock.now())
-            send(store, made)
-        case "refuse":
-            made = refuse(store, request_id, person.name, why)
-        case other:
-            raise HTTPException(404, f"There is no answer {other}.")
-    after = {"why": why, "reason": made.reason.value}
-    record_change(store, person.name, str(request.path_params["answer"]), made.line, str(request_id), None, after)
+    made = approved(store.log, request_id, person.name, store.clock.now())
+    send(store, made)
+    record_change(store, person.name, "approve", made.line, str(request_id), None, {"reason": made.reason.value})
+    console.refresh()
+    return RedirectResponse("/adaptations", 303)
+
+
+def refuse(request: Request) -> Response:
+    """No to an adaptation that was proposed, and why."""
+    console, person = entered(request, Role.ENGINEER)
+    request_id, why = request.path_params["request_id"], _form(request).get("why", "").strip()[:500]
+    made = decisions.refuse(console.store, request_id, person.name, why)
+    after = {"reason": made.reason.value, "why": why}
+    record_change(console.store, person.name, "refuse", made.line, str(request_id), None, after)
     console.refresh()
     return RedirectResponse("/adaptations", 303)
 
@@ -175,14 +178,10 @@ def replay(request: Request) -> Response:
         partition, offset = int(form["partition"]), int(form["offset"])
     except (KeyError, ValueError) as error:
         raise HTTPException(400, "A dead letter is named by its partition and offset.") from error
-    log = console.store.log
-    found = log.read(DEAD_LETTERS, partition, offset, 1) if 0 <= partition < log.partitions(DEAD_LETTERS) else []
-    if not found or found[0].offset != offset:
-        raise HTTPException(404, "There is no such dead letter.")
-    counts = send_again(console.store, found, again=True)
-    if not counts.sent:
+    found = pages.dead_letter(console, partition, offset)
+    if not send_again(console.store, [found], again=True).sent:
         raise HTTPException(400, "It never lay among the images, or what it held was not kept.")
-    name = found[0].key if _is_line(found[0].key) else None
+    name = found.key if _is_line(found.key) else None
     record_change(console.store, person.name, "replay", name, f"{partition}/{offset}")
     return RedirectResponse("/dead-letters", 303)
 

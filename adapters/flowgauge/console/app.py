@@ -28,7 +28,7 @@ from flowgauge.domain.errors import FlowgaugeError, Unavailable
 log = logging.getLogger(__name__)
 
 # between two looks at the topics: less asks the brokers for nothing, more shows a verdict later than two seconds
-_REFRESH_SECONDS = 0.5
+_REFRESH_SECONDS = 0.25
 # between two looks at how far the groups of workers are behind, which takes a call for each group and partition
 _LAG_SECONDS = 5.0
 # bytes of a form; what a person types is far shorter, and more would be kept in memory before it is refused
@@ -89,7 +89,8 @@ def application(console: Console) -> Starlette:
             Route("/sign-in", actions.sign_in, methods=["POST"]),
             Route("/sign-out", actions.sign_out, methods=["POST"]),
             Route("/adaptations", pages.adaptations),
-            Route("/adaptations/{request_id:uuid}/{answer}", actions.answer, methods=["POST"]),
+            Route("/adaptations/{request_id:uuid}/approve", actions.approve, methods=["POST"]),
+            Route("/adaptations/{request_id:uuid}/refuse", actions.refuse, methods=["POST"]),
             Route("/dead-letters", pages.dead_letters),
             Route("/dead-letters/{partition:int}/{offset:int}/preview", pages.dead_letter_preview),
             Route("/dead-letters/replay", actions.replay, methods=["POST"]),

@@ -11,12 +11,13 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 
 from flowgauge.console.plant import LARGE, Console, jpeg
-from flowgauge.console.views import console_of, entered, shown
+from flowgauge.console.views import console_of, entered, rendered, shown
 from flowgauge.domain.errors import UnreadableImage, UserError
 from flowgauge.domain.golden import Label
 from flowgauge.domain.lines import LineSettings
-from flowgauge.domain.messages import Alert, AlertKind, Decision, SnapshotAnnouncement, Verdict
+from flowgauge.domain.messages import DEAD_LETTERS, Alert, AlertKind, Decision, SnapshotAnnouncement, Verdict
 from flowgauge.domain.object_keys import line_name
+from flowgauge.domain.ports import Record
 from flowgauge.domain.trace import AdaptationReport
 from flowgauge.processors.adaptation import audit, audits, running
 from flowgauge.registry.lines import line_settings
@@ -52,8 +53,12 @@ def plant(request: Request) -> Response:
 
 def plant_live(request: Request) -> Response:
     """The part of it that changes."""
-    _, person = entered(request)
-    return shown(request, "plant_live.html", person, **_plant(request))
+    console, _ = entered(request)
+    packed = "gzip" in request.headers.get("accept-encoding", "")
+    facts = {"now": console.store.clock.now()}
+    body = console.plant_live.get(lambda: rendered("plant_live.html", **facts, **_plant(request)), packed)
+    headers = {"content-encoding": "gzip", "vary": "accept-encoding"} if packed else {}
+    return Response(body, media_type="text/html", headers=headers)
 
 
 def _plant(request: Request) -> dict[str, Any]:
@@ -311,13 +316,18 @@ def dead_letters(request: Request) -> Response:
 
 def dead_letter_preview(request: Request) -> Response:
     console, _ = entered(request)
-    place = int(request.path_params["partition"]), int(request.path_params["offset"])
-    if not place[0] < console.store.log.partitions("dead-letters"):
-        raise HTTPException(404, "There is no such dead letter.")
-    records = console.store.log.read("dead-letters", *place, 1)
-    if not records or records[0].offset != place[1]:
-        raise HTTPException(404, "There is no such dead letter.")
-    return _picture(lambda: jpeg(decode(records[0].value), LARGE))
+    letter = dead_letter(console, int(request.path_params["partition"]), int(request.path_params["offset"]))
+    return _picture(lambda: jpeg(decode(letter.value), LARGE))
+
+
+def dead_letter(console: Console, partition: int, offset: int) -> Record:
+    """Raises 404 where there is none."""
+    log = console.store.log
+    if 0 <= partition < log.partitions(DEAD_LETTERS) and 0 <= offset < log.end(DEAD_LETTERS, partition):
+        for record in log.read(DEAD_LETTERS, partition, offset, 1):
+            if record.offset == offset:
+                return record
+    raise HTTPException(404, "There is no such dead letter.")
 
 
 def changes(request: Request) -> Response:

@@ -20,8 +20,10 @@ _SHORTEST_PASSWORD = 12
 # mistypes, more let a guesser try
 _FREE_FAILURES = 5
 # seconds that the first wait takes, doubled with each further failure; less lets a guesser try hundreds a day, more
-# locks a person out for a shift. A failure is forgotten after the longest wait
+# locks a person out for a shift
 _FIRST_WAIT, _LONGEST_WAIT = 2.0, 900.0
+# seconds after which failures are forgotten: with less than the longest wait, a guesser who waits begins anew
+_REMEMBERED = 86_400.0
 # addresses and names whose failures are remembered: fewer, and a guesser with many addresses pushes out his own
 _MOST_REMEMBERED = 10_000
 
@@ -146,7 +148,7 @@ class Guessing:
                 self._failures.pop(key, None)
 
     def _remembered(self, key: str) -> bool:
-        return key in self._failures and self._now() - self._failures[key][1] < _LONGEST_WAIT
+        return key in self._failures and self._now() - self._failures[key][1] < _REMEMBERED
 
     def _left(self, key: str) -> float:
         if not self._remembered(key):

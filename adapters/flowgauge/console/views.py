@@ -1,5 +1,6 @@
 """How pages are made: templates, what all of them are given, and how they write times and numbers."""
 
+from collections.abc import Sequence
 from datetime import UTC, date, datetime
 from typing import Any
 from urllib.parse import quote
@@ -19,6 +20,9 @@ from flowgauge.services.overview import Minute
 
 # of a sparkline, in pixels
 SPARK_WIDTH, SPARK_HEIGHT = 120, 24
+# minutes of each of its points: with one, the page of two hundred lines is three times as large, and each point is two
+# pixels wide
+_SPARK_MINUTES = 3
 
 
 def console_of(request: Request) -> Console:
@@ -46,7 +50,11 @@ def shown(request: Request, template: str, person: Person | None, status: int = 
         "path": request.url.path,
         "waiting": len(console.overview.proposals()) if person is not None else 0,
     }
-    return HTMLResponse(_TEMPLATES.get_template(template).render(given | facts), status)
+    return HTMLResponse(rendered(template, **given | facts), status)
+
+
+def rendered(template: str, **facts: Any) -> str:
+    return _TEMPLATES.get_template(template).render(facts)
 
 
 def failed(request: Request, error: HTTPException) -> Response:
@@ -77,18 +85,16 @@ def day_of(at: datetime) -> date:
     return at.astimezone(UTC).date()
 
 
-def spark(minutes: list[Minute], decision: str) -> str:
+def spark(minutes: Sequence[Minute], decision: str) -> str:
     """The path of a sparkline: images a minute where `decision` is empty, else the share of them with that decision."""
-    if not decision:
-        highest = max(1, *(minute.images for minute in minutes))
-        heights = [minute.images / highest for minute in minutes]
-    else:
-        counts = [minute.rejected if decision == Decision.REJECT else minute.reviewed for minute in minutes]
-        heights = [
-            count / minute.images if minute.images else 0.0 for count, minute in zip(counts, minutes, strict=True)
-        ]
-    step = SPARK_WIDTH / len(minutes)
-    points = (f"{step * (n + 0.5):.1f} {SPARK_HEIGHT - 1 - (SPARK_HEIGHT - 2) * h:.1f}" for n, h in enumerate(heights))
+    counts = [
+        (sum(each.images for each in bucket), sum(getattr(each, decision or "images") for each in bucket))
+        for bucket in (minutes[start : start + _SPARK_MINUTES] for start in range(0, len(minutes), _SPARK_MINUTES))
+    ]
+    highest = max(1, *(images for images, _ in counts))
+    heights = [of / (max(images, 1) if decision else highest) for images, of in counts]
+    step = SPARK_WIDTH / len(heights)
+    points = (f"{step * (n + 0.5):.0f} {SPARK_HEIGHT - 1 - (SPARK_HEIGHT - 2) * h:.0f}" for n, h in enumerate(heights))
     return "M" + "L".join(points)
 
 

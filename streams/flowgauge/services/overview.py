@@ -86,6 +86,9 @@ class Minute:
         return self.passed + self.rejected + self.reviewed
 
 
+_NOTHING = Minute(0)  # stands for every minute without a verdict
+
+
 class Attention(IntEnum):
     """How much a line needs a person; higher needs one sooner."""
 
@@ -341,7 +344,7 @@ class Overview:
             last_minute = line.minutes[-1].number
         of_minute = {minute.number: minute for minute in line.minutes}
         numbers = range(last_minute - _MINUTES + 1, last_minute + 1)
-        minutes = [of_minute.get(number, Minute(number)) for number in numbers]
+        minutes = [of_minute.get(number, _NOTHING) for number in numbers]
         images = sum(minute.images for minute in minutes)
         alerts = sorted(line.alerts.values(), key=lambda alert: alert.at)
         since = line.active.at if line.active else None

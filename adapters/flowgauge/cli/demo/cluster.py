@@ -56,7 +56,9 @@ def multi_line(
     then write a report for every line."""
     images = sum(len(script.shots) for script in scripts)
     with _plant(len(scripts)) as uri, open_store(uri) as store, Screen(console, images) as screen:
-        screen.event("plant", f"{uri}, topics {os.environ['FLOWGAUGE_TOPIC_PREFIX']}*")
+        prefix = os.environ["FLOWGAUGE_TOPIC_PREFIX"]
+        screen.event("plant", f"{uri}, topics {prefix}*")
+        screen.event("console", f"FLOWGAUGE_TOPIC_PREFIX={prefix} flowgauge console --store {uri}")
         started = {script.line: demo_model.fitted(script, store, screen) for script in scripts}
         for script in scripts:
             set_line(store.objects, script.line, warmup_images=WARMUP, cool_down_seconds=COOL_DOWN_SECONDS)

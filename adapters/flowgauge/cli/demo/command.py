@@ -127,7 +127,7 @@ def conclude(story: Story, folder: DemoFolder) -> None:
     say(f"{counts.verdicts} verdicts for {counts.sent} images, {counts.missing} missing.")
     say(headline(story))
     say(f"Report: {folder.report}")
-    if folder.store.is_dir():  # with --stack it is the servers', which are cleared at the end
+    if folder.store.is_dir():  # with --stack it is the servers', and its console was told at the start
         say(f"In a browser: flowgauge console --store {shlex.quote(str(folder.store))}, or `make console`.")
 
 

@@ -1,7 +1,7 @@
 "use strict";
 // Parts of a page that change: each `data-live` names where its HTML comes from.
 
-const EVERY = 1000; // milliseconds; more, and a verdict shows later than two seconds after it was scored
+const EVERY = 800; // milliseconds; more, and a verdict shows later than two seconds after it was scored
 
 async function renew(part) {
   const answer = await fetch(part.dataset.live, { headers: { accept: "text/html" } });

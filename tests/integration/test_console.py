@@ -1,0 +1,488 @@
+"""The console on a line that streamed: walked in a browser, asked without one, and attacked."""
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import timedelta
+from io import BytesIO, StringIO
+from pathlib import Path
+from re import sub
+from typing import TypeVar
+from uuid import UUID, uuid4
+
+import pytest
+from axe_core_python.selenium import Axe
+from PIL import Image
+from selenium.common.exceptions import WebDriverException
+from selenium.webdriver import Chrome, Keys
+from selenium.webdriver.common.by import By
+from selenium.webdriver.remote.webelement import WebElement
+from selenium.webdriver.support.ui import Select, WebDriverWait
+
+from flowgauge.adaptation.adapt import adapt
+from flowgauge.app.bootstrap import open_store
+from flowgauge.app.embedded import embedded, folder_source
+from flowgauge.cli.model import loading
+from flowgauge.cli.options import Device
+from flowgauge.console.access import COOKIE, Binding
+from flowgauge.console.app import application
+from flowgauge.console.users import Role, Users
+from flowgauge.domain.golden import Label
+from flowgauge.domain.lines import Policy
+from flowgauge.domain.messages import Decision, Reason
+from flowgauge.processors.line_monitor import Trigger
+from flowgauge.registry.golden_sets import golden_set
+from flowgauge.registry.lines import line_settings, set_line
+from flowgauge.runtime.backend import Store
+from flowgauge.runtime.events import image_record
+from flowgauge.services.changes import latest_changes
+from flowgauge.services.snapshots import set_threshold
+from tests.support.consoles import Served, chromium, served
+from tests.support.plants import LINE, fitted_store, tiny_dataset
+from tests.support.shell import Shell
+from tests.support.streaming import event
+
+PASSWORDS = {name: f"{name} has a long password" for name in ("vera", "ines", "egon")}
+Found = TypeVar("Found")
+
+HOSTILE = "<script>alert(1)</script>/../../etc"
+SECONDS = 60.0
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    """One line with a gauge; all test images have verdicts, and one file was no image."""
+    with open_store(str(fitted_store(tmp_path / "store"))) as store:
+        set_line(store.objects, LINE, buffer_minimum=4, policy=Policy.PROPOSE)
+        incoming = tmp_path / "incoming"
+        for number, path in enumerate(sorted((tiny_dataset() / "test").rglob("*.png"))):
+            target = incoming / f"{number:02d}-{path.parent.name}.png"
+            target.parent.mkdir(exist_ok=True)
+            target.write_bytes(path.read_bytes())
+        store.log.append([image_record(event("torn", LINE), b"no image"), image_record(event(HOSTILE, LINE), b"x")])
+        run(store, incoming)
+        yield store
+
+
+def run(store: Store, folder: Path | None = None) -> None:
+    sources = [] if folder is None else [folder_source(store, folder, LINE)]
+    embedded(store, loading(Device.CPU), adapt, sources).run_until_idle()
+
+
+@pytest.fixture
+def site(store: Store) -> Iterator[Served]:
+    with served(store) as found:
+        yield found
+
+
+@pytest.fixture
+def guarded(store: Store, tmp_path: Path) -> Iterator[Served]:
+    users = Users(tmp_path / "users.json")
+    for name, role in zip(PASSWORDS, Role, strict=True):
+        users.add(name, role, PASSWORDS[name])
+    with served(store, Binding(users=tmp_path / "users.json")) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def driver() -> Iterator[Chrome]:
+    with chromium() as found:
+        yield found
+
+
+class Browser:
+    """Looks at one console. `check` holds that no page complained and nothing was asked of another host."""
+
+    def __init__(self, driver: Chrome, address: str) -> None:
+        self.driver = driver
+        self._address = address
+        driver.delete_all_cookies()
+        driver.get_log("performance")
+        driver.get_log("browser")
+
+    def go(self, path: str) -> None:
+        self.driver.get(self._address + path)
+
+    def click(self, what: str) -> None:
+        """The button or link of that text, visible or not to the eye."""
+        xpath = f"//*[self::button or self::a][starts-with(normalize-space(.), '{what}')]"
+        self.until(lambda driver: driver.find_element(By.XPATH, xpath)).click()
+
+    def one(self, selector: str) -> WebElement:
+        return self.until(lambda driver: driver.find_element(By.CSS_SELECTOR, selector))
+
+    def all(self, selector: str) -> list[WebElement]:
+        return self.driver.find_elements(By.CSS_SELECTOR, selector)
+
+    def press(self, key: str) -> None:
+        self.driver.switch_to.active_element.send_keys(key)
+
+    def shows(self, text: str) -> None:
+        self.until(lambda driver: text in driver.find_element(By.TAG_NAME, "main").text)
+
+    def until(self, found: Callable[[Chrome], Found]) -> Found:
+        """What `found` gives, once that is no longer nothing, nor an error."""
+        waiting = WebDriverWait(self.driver, SECONDS, ignored_exceptions=[WebDriverException])
+        return waiting.until(found)
+
+    def check(self) -> None:
+        complaints = [entry["message"] for entry in self.driver.get_log("browser") if entry["level"] == "SEVERE"]
+        assert complaints == []
+        messages = (json.loads(entry["message"])["message"] for entry in self.driver.get_log("performance"))
+        asked = [each["params"]["request"]["url"] for each in messages if each["method"] == "Network.requestWillBeSent"]
+        assert asked, "the browser's log of requests is empty"
+        assert [url for url in asked if not url.startswith((self._address, "data:", "chrome:"))] == []
+
+    def accessible(self) -> None:
+        """No violation that axe calls serious or critical."""
+        found = Axe().run(self.driver)
+        serious = [each for each in found["violations"] if each["impact"] in ("serious", "critical")]
+        assert [(each["id"], [node["html"] for node in each["nodes"]]) for each in serious] == []
+
+
+@pytest.fixture
+def browser(driver: Chrome, site: Served) -> Browser:
+    return Browser(driver, site.address)
+
+
+def proposed(site: Served, mark: str = "image-7") -> UUID:
+    now = site.console.store.clock.now()
+    trigger = Trigger(LINE, Reason.DRIFT, mark, now, "brightness rose by 20 %", since=None)
+    site.console.store.log.append([trigger.proposed()])
+    site.console.refresh()
+    return trigger.request.request_id
+
+
+def rejected(site: Served) -> list[str]:
+    """Ids of the rejects, the newest first."""
+    flagged = site.console.overview.flagged(LINE)
+    return [str(each.verdict_id) for each in flagged if each.decision is Decision.REJECT]
+
+
+def test_every_page_is_walked_by_keyboard_and_screen_reader_and_asks_nobody_else(
+    browser: Browser, site: Served, store: Store
+) -> None:
+    proposed(site)
+    pages = ["/", f"/lines/{LINE}", f"/lines/{LINE}/review", f"/verdicts/{rejected(site)[0]}", "/adaptations"]
+    pages += [f"/lines/{LINE}/{page}" for page in ("adaptations", "gauges", "settings")]
+    for path in (*pages, "/dead-letters", "/changes", "/lines/nowhere"):
+        browser.go(path)
+        assert browser.one("h1").text, path
+        if path != "/lines/nowhere":
+            browser.accessible()
+    browser.go(f"/lines/{LINE}")
+    browser.until(lambda driver: len(driver.find_elements(By.CSS_SELECTOR, ".point")) >= 12)
+    browser.one(".point.reject").click()
+    browser.until(lambda driver: "/verdicts/" in driver.current_url)
+    browser.go("/changes")
+    complaints = [entry["message"] for entry in browser.driver.get_log("browser") if entry["level"] == "SEVERE"]
+    assert [each for each in complaints if "/lines/nowhere" not in each] == []
+    browser.check()
+
+
+def test_a_verdict_shows_up_without_loading_the_page_again(browser: Browser, store: Store) -> None:
+    browser.go("/")
+    before = browser.one(".lines tbody th a")
+    assert before.text == LINE
+    data = next((tiny_dataset() / "test" / "good").glob("*.png")).read_bytes()
+    store.log.append([image_record(event("first", "press-9", at=store.clock.now()), data)])
+    run(store)
+    browser.until(lambda driver: "press-9" in driver.find_element(By.TAG_NAME, "main").text)
+    browser.shows("The line has no gauge yet.")
+    browser.check()
+
+
+def test_a_proposal_is_approved_in_the_browser_and_carried_out(browser: Browser, site: Served, store: Store) -> None:
+    proposed(site)
+    browser.go("/")
+    browser.shows("An adaptation waits for approval.")
+    browser.click("Adaptations")
+    browser.shows("brightness rose by 20 %")
+    browser.click("Approve")
+    browser.shows("waits for a worker")
+    run(store)
+    site.console.refresh()
+    browser.go("/adaptations")
+    browser.shows("No adaptation waits for a person.")
+    browser.click(LINE)
+    browser.shows(f"Adaptations of {LINE}")
+    browser.click("adapted-")
+    browser.shows("Checks of the gate")
+    assert browser.all("section[aria-labelledby=checks] tbody tr")
+    (change,) = latest_changes(store, 5)
+    assert (change.by, change.action, change.line) == ("mara", "approve", LINE)
+    browser.check()
+
+
+def test_a_proposal_is_refused_with_a_reason(browser: Browser, site: Served, store: Store) -> None:
+    proposed(site)
+    browser.go("/adaptations")
+    browser.one("input[name=why]").send_keys("the lamp is broken")
+    browser.click("Refuse")
+    browser.shows("No adaptation waits for a person.")
+    browser.shows("mara refused the proposal. the lamp is broken")
+    (change,) = latest_changes(store, 5)
+    assert (change.action, change.after["why"]) == ("refuse", "the lamp is broken")
+
+
+def test_the_review_queue_is_worked_off_by_keyboard(browser: Browser, site: Served, store: Store) -> None:
+    browser.go(f"/lines/{LINE}/review")
+    total = len(site.console.overview.flagged(LINE))
+    assert total >= 6
+    browser.until(lambda driver: driver.execute_script("return document.getElementById('picture').naturalWidth") > 0)
+    browser.one("input[name=kind]").send_keys("scratch", Keys.ENTER)
+    for key in "1dg":
+        browser.press(key)
+    browser.until(lambda driver: len(list(golden_set(store.objects, LINE))) == 3)
+    browser.press("u")
+    browser.until(lambda driver: len(list(golden_set(store.objects, LINE))) == 2)
+    browser.shows(f"3 of {total}")
+    labels = sorted((each.label, each.kind) for each in golden_set(store.objects, LINE))
+    assert labels == [(Label.DEFECT, ""), (Label.DEFECT, "scratch")]
+    assert sum(int(cell.text) for cell in browser.all("[data-of$=defect]")) == 2
+    assert {change.action for change in latest_changes(store, 9)} == {"label"}
+    browser.check()
+
+
+def test_a_verdict_is_predicted_again_and_its_stored_score_reproduced(browser: Browser, site: Served) -> None:
+    browser.go(f"/verdicts/{rejected(site)[0]}")
+    browser.click("With its own gauge")
+    browser.shows("The stored score is reproduced.")
+    browser.check()
+
+
+def test_a_gauge_is_rolled_back_to(browser: Browser, store: Store, site: Served) -> None:
+    first = site.console.overview.gauges(LINE)[0].version
+    second, _ = set_threshold(store, LINE, 1e6, None)
+    site.console.refresh()
+    browser.go(f"/lines/{LINE}/gauges")
+    browser.shows(second)
+    browser.click("Roll back")
+    browser.until(lambda driver: first in driver.find_element(By.CSS_SELECTOR, "tr.active th").text)
+    (change,) = latest_changes(store, 5)
+    assert (change.action, change.before["version"], change.after["version"]) == ("roll back", second, first)
+
+
+def test_a_dead_letter_is_replayed_and_settings_are_changed(browser: Browser, store: Store) -> None:
+    browser.go("/dead-letters")
+    browser.shows("torn")
+    assert browser.driver.execute_script("return document.querySelectorAll('main script').length") == 0
+    browser.click("Replay")
+    browser.shows("replayed")
+    browser.go(f"/lines/{LINE}/settings")
+    Select(browser.one("#policy")).select_by_visible_text("off")
+    browser.one("#deadline_seconds").send_keys("2.5")
+    browser.click("Save")
+    browser.until(lambda driver: line_settings(store.objects, LINE).policy is Policy.OFF)
+    assert line_settings(store.objects, LINE).deadline_seconds == 2.5
+    browser.until(lambda driver: browser.one("#policy").get_attribute("value") == "off")
+    browser.one("#buffer_size").clear()
+    browser.one("#buffer_size").send_keys("many")
+    browser.click("Save")
+    browser.shows("buffer_size")
+    assert browser.one("[role=alert]").text.startswith("buffer_size")
+    assert line_settings(store.objects, LINE).buffer_size == 400
+
+
+def test_people_sign_in_and_are_refused_by_role(driver: Chrome, guarded: Served, store: Store) -> None:
+    browser = Browser(driver, guarded.address)
+    proposed(guarded)
+    browser.go("/adaptations")
+    browser.shows("Sign in")
+    browser.accessible()
+    for selector, text in (("#name", "ines"), ("#password", PASSWORDS["ines"])):
+        browser.one(selector).send_keys(text)
+    browser.click("Sign in")
+    browser.shows("brightness rose")
+    assert browser.all("form[action$=approve]") == [], "who may not approve is not offered to"
+    browser.go(f"/verdicts/{rejected(guarded)[0]}")
+    browser.click("Good")
+    browser.shows("In the golden set as good")
+    browser.click("Sign out")
+    browser.shows("Sign in")
+    browser.go("/")
+    browser.shows("Sign in")
+
+
+ROUTES = (
+    "/",
+    "/live",
+    "/adaptations",
+    "/dead-letters",
+    "/dead-letters/{partition}/{offset}/preview",
+    "/changes",
+    "/verdicts/{verdict}",
+    "/verdicts/{verdict}/image",
+    "/verdicts/{verdict}/heatmap",
+    "/lines/{line}",
+    "/lines/{line}/live",
+    "/lines/{line}/samples",
+    "/lines/{line}/review",
+    "/lines/{line}/adaptations",
+    "/lines/{line}/adaptations/{version}",
+    "/lines/{line}/adaptations/{version}/suspects/{number}",
+    "/lines/{line}/gauges",
+    "/lines/{line}/settings",
+)
+DEEDS = {
+    "/verdicts/{verdict}/label": Role.INSPECTOR,
+    "/verdicts/{verdict}/predict": Role.VIEWER,
+    "/adaptations/{request}/approve": Role.ENGINEER,
+    "/adaptations/{request}/refuse": Role.ENGINEER,
+    "/lines/{line}/adapt": Role.ENGINEER,
+    "/lines/{line}/roll-back": Role.ENGINEER,
+    "/lines/{line}/settings": Role.ENGINEER,
+    "/dead-letters/replay": Role.ENGINEER,
+    "/sign-out": Role.VIEWER,
+}
+
+
+def test_every_route_is_closed_without_a_session_and_every_deed_without_the_role_or_the_token(
+    guarded: Served, store: Store
+) -> None:
+    names = {"verdict": rejected(guarded)[0], "line": LINE, "request": str(proposed(guarded))}
+    names |= {"partition": "0", "offset": "0", "version": "x", "number": "0"}
+    declared = {sub(r"{[^}]*}", "*", route.path) for route in application(guarded.console).routes}
+    assert declared == {sub(r"{[^}]*}", "*", path) for path in (*ROUTES, *DEEDS)} | {"/sign-in", "/static"}
+    stranger = guarded.visitor()
+    for path in ROUTES:
+        answer = stranger.get(path.format(**names))
+        assert (answer.status, answer.headers["location"].split("?")[0]) == (303, "/sign-in"), path
+        assert stranger.get(path.format(**names), accept="application/json").status == 401
+    stranger.get("/sign-in")
+    for path in DEEDS:
+        assert stranger.post(path.format(**names), {"label": "good"}).status == 401, path
+    for name, role in zip(PASSWORDS, Role, strict=True):
+        visitor = guarded.visitor()
+        assert visitor.sign_in(name, PASSWORDS[name]).status == 303
+        visitor.get("/")
+        for path, least in DEEDS.items():
+            if path == "/sign-out":
+                continue
+            assert visitor.post(path.format(**names), {"csrf": ""}).status == 403, f"{path} without the token"
+            elsewhere = visitor.post(path.format(**names), origin="https://elsewhere.example")
+            assert elsewhere.status == 403, f"{path} from another site"
+            if role < least:
+                assert visitor.post(path.format(**names)).status == 403, f"{path} as {name}"
+    assert latest_changes(store, 5) == []
+    assert list(golden_set(store.objects, LINE)) == []
+    assert line_settings(store.objects, LINE).policy is Policy.PROPOSE
+
+
+def test_names_from_outside_never_leave_their_place(site: Served, store: Store) -> None:
+    visitor = site.visitor()
+    for path in (
+        "/lines/..%2f..%2fetc%2fpasswd",
+        "/lines/%3Cscript%3E/settings",
+        f"/lines/{'a' * 10_000}",
+        f"/lines/{LINE}/adaptations/..%2f..%2fstate.db",
+        f"/lines/{LINE}/gauges/../../../../etc/passwd",
+        "/static/../access.py",
+        "/static/..%2faccess.py",
+        "/dead-letters/999/0/preview",
+        "/dead-letters/0/99999999999999999999/preview",
+        f"/verdicts/{uuid4()}",
+        f"/verdicts/{rejected(site)[0]}?day=yesterday",
+        f"/lines/{LINE}/samples?since=now&until=then",
+        f"/lines/{LINE}/samples?since=0001-01-01T00:00:00%2B14:00&until=9999-12-31T23:59:59-14:00",
+    ):
+        answer = visitor.get(path)
+        assert 400 <= answer.status < 500, path
+        assert "Traceback" not in answer.text
+        assert "root:" not in answer.text
+    answer = visitor.get("/dead-letters")
+    assert "&lt;script&gt;alert(1)" in answer.text
+    assert "<script>alert(1)" not in answer.text
+    assert "script-src 'self'" in answer.headers["content-security-policy"]
+    policy = answer.headers["content-security-policy"].replace("style-src-attr 'unsafe-inline'", "")
+    assert "unsafe" not in policy
+    huge = visitor.post(f"/lines/{LINE}/settings", {"policy": "x" * 100_000})
+    assert huge.status == 413
+    assert visitor.post(f"/lines/{LINE}/roll-back", {"version": "../../lines"}).status == 400
+
+
+def test_the_open_console_answers_to_its_own_name_alone(site: Served) -> None:
+    assert site.visitor().get("/", host=f"rebound.example:{site.port}").status == 400
+    assert site.visitor().get("/", host=f"localhost:{site.port}").status == 200
+
+
+def test_a_thousand_guesses_end_in_a_wait_and_open_nothing(guarded: Served) -> None:
+    visitor = guarded.visitor()
+    visitor.get("/sign-in")
+    statuses = [visitor.post("/sign-in", {"name": "egon", "password": f"guess {n}"}).status for n in range(1_000)]
+    assert set(statuses) == {401, 429}
+    assert statuses.count(401) <= 12, "the first five, and one after each wait that has passed"
+    answer = visitor.post("/sign-in", {"name": "egon", "password": PASSWORDS["egon"]})
+    assert answer.status == 429
+    assert int(answer.headers["retry-after"]) > 0
+
+
+def test_a_session_is_new_with_each_sign_in_and_over_with_its_end(guarded: Served) -> None:
+    visitor = guarded.visitor()
+    visitor.get("/sign-in")
+    before = visitor.cookies[COOKIE]
+    answer = visitor.sign_in("egon", PASSWORDS["egon"])
+    assert visitor.cookies[COOKIE] != before, "who planted the cookie would share the session"
+    assert "HttpOnly" in answer.headers["set-cookie"]
+    assert "SameSite=strict" in answer.headers["set-cookie"]
+    again = replace(visitor, cookies=dict(visitor.cookies))
+    assert again.get("/").status == 200
+    visitor.get("/")
+    assert visitor.post("/sign-out").status == 303
+    assert again.get("/").status == 303
+    assert guarded.visitor().sign_in("egon", "wrong").status == 401
+    elsewhere = guarded.visitor()
+    elsewhere.get("/sign-in")
+    form = {"name": "egon", "password": PASSWORDS["egon"], "to": "//elsewhere.example/"}
+    assert elsewhere.post("/sign-in", form).headers["location"] == "/"
+
+
+def test_a_proxy_s_header_counts_from_its_address_alone(store: Store, tmp_path: Path) -> None:
+    Users(tmp_path / "users.json").add("egon", Role.ENGINEER, None)
+    trusting = Binding(users=tmp_path / "users.json", proxy_header="X-Remote-User", trusted=("127.0.0.0/8",))
+    with served(store, trusting) as site:
+        answer = site.visitor().get("/", x_remote_user="egon")
+        assert answer.status == 200
+        assert "engineer" in answer.text
+        assert "Secure" in answer.headers["set-cookie"]
+        assert "viewer" in site.visitor().get("/", x_remote_user="somebody").text
+        assert site.visitor().get("/").status == 303
+    with served(store, replace(trusting, trusted=("10.0.0.7",))) as site:
+        assert site.visitor().get("/", x_remote_user="egon", x_forwarded_for="10.0.0.7").status == 303
+
+
+def test_pictures_are_jpegs_whatever_a_camera_sent(site: Served) -> None:
+    verdict = rejected(site)[0]
+    connection = site.visitor()
+    for what in ("image", "image?small", "heatmap", "heatmap?small"):
+        answer = connection.get(f"/verdicts/{verdict}/{what}")
+        assert (answer.status, answer.headers["content-type"]) == (200, "image/jpeg")
+        assert answer.headers["x-content-type-options"] == "nosniff"
+    assert site.console.thumbnail(site.console.verdict(UUID(verdict)).image_uri or "").startswith(b"\xff\xd8")
+    picture = Image.open(BytesIO(site.console.thumbnail(site.console.verdict(UUID(verdict)).image_uri or "")))
+    assert max(picture.size) <= 320
+
+
+def test_samples_of_a_span_come_from_the_archive(site: Served, store: Store) -> None:
+    now = store.clock.now()
+    since, until = ((now + timedelta(hours=hours)).strftime("%Y-%m-%dT%H:%M:%S") for hours in (-30, 30))
+    found = json.loads(site.visitor().get(f"/lines/{LINE}/samples?since={since}&until={until}").text)
+    assert found["images"] == len(found["samples"]) == 12
+    assert {mark["kind"] for mark in found["marks"]} <= {"swap", "drift", "adaptation"}
+
+
+def test_the_command_line_adds_lists_and_removes_users(
+    flowgauge: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    users = tmp_path / "users.json"
+    monkeypatch.setattr("sys.stdin", StringIO("a long enough sentence\n"))
+    done = flowgauge("console", "user", "add", "mara", "--role", "engineer", "--users", users)
+    assert done.code == 0, done.err
+    assert "engineer" in flowgauge("console", "user", "list", "--users", users).out
+    assert Users(users).verify("mara", "a long enough sentence")
+    assert flowgauge("console", "user", "remove", "mara", "--users", users).code == 0
+    assert flowgauge("console", "user", "remove", "mara", "--users", users).code == 2
+    refused = flowgauge("console", "--store", tmp_path / "plant", "--host", "0.0.0.0")
+    assert refused.code == 2
+    assert "--users FILE" in refused.err
+    assert flowgauge("console").code == 2

@@ -1,0 +1,188 @@
+"""What the console is told of each line, as it happens."""
+
+from datetime import timedelta
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+
+from flowgauge.domain.errors import UserError
+from flowgauge.domain.messages import AlertKind, Decision, Reason, Source
+from flowgauge.processors.archive import Archive
+from flowgauge.processors.line_monitor import Trigger
+from flowgauge.registry.snapshots import publish_snapshot
+from flowgauge.runtime.alerts import alert
+from flowgauge.runtime.backend import Store
+from flowgauge.runtime.worker import Worker
+from flowgauge.services.changes import latest_changes, record_change
+from flowgauge.services.decisions import approved, refuse, send
+from flowgauge.services.history import history
+from flowgauge.services.overview import Attention, Overview
+from tests.support.streaming import LINE, START, SetClock, append_verdicts, fitted, opened, snapshot, verdict
+
+TRIGGER = Trigger(LINE, Reason.DRIFT, "image-7", START, "the light rose", since=START)
+
+
+@pytest.fixture
+def clock() -> SetClock:
+    return SetClock(START + timedelta(minutes=1))
+
+
+@pytest.fixture
+def store(tmp_path: Path, clock: SetClock) -> Store:
+    return opened(tmp_path, clock)
+
+
+@pytest.fixture
+def overview(store: Store) -> Overview:
+    return Overview(store)
+
+
+def test_verdicts_are_counted_by_decision_and_minute_as_they_come(store: Store, overview: Overview) -> None:
+    fitted(store)
+    decisions = [Decision.PASS] * 6 + [Decision.REJECT] * 3 + [Decision.REVIEW]
+    append_verdicts(store.log, [verdict(n, decision=decision) for n, decision in enumerate(decisions)])
+    overview.refresh()
+    first = overview.summary(LINE)
+    assert (first.images, first.rejected, first.reviewed) == (10, 0.3, 0.1)
+    assert [minute.images for minute in first.minutes if minute.images] == [10]
+    append_verdicts(store.log, [verdict(60, decision=Decision.REJECT, late=True)])
+    overview.refresh()
+    second = overview.summary(LINE)
+    assert (second.images, second.late) == (11, 1)
+    assert [minute.images for minute in second.minutes][-2:] == [10, 1]
+    assert second.last is not None
+    assert second.last.image_id == "image-0060"
+    assert [each.image_id for each in overview.flagged(LINE)] == ["image-0060", "image-0009"] + [
+        f"image-000{n}" for n in (8, 7, 6)
+    ]
+    assert (second.attention, second.reason) == (Attention.LATE, "1 verdicts were late within an hour.")
+
+
+def test_a_verdict_of_a_worker_that_had_lost_its_partition_does_not_count(store: Store, overview: Overview) -> None:
+    def of(offset: int, name: str) -> object:
+        return verdict(offset, name, source=Source(topic="images", partition=0, offset=offset))
+
+    append_verdicts(store.log, [of(0, "a"), of(1, "b"), of(0, "again"), of(2, "c")])  # type: ignore[list-item]
+    overview.refresh()
+    assert len(overview.samples(LINE)) == 3
+
+
+def test_a_line_that_has_stopped_shows_the_hour_in_which_it_ran(
+    store: Store, overview: Overview, clock: SetClock
+) -> None:
+    append_verdicts(store.log, [verdict(n, decision=Decision.REJECT) for n in range(4)])
+    overview.refresh()
+    clock.advance(86_400)
+    found = overview.summary(LINE)
+    assert (found.images, found.rejected, found.rate) == (4, 1.0, 0.0)
+
+
+def test_a_proposal_waits_until_it_is_approved_or_refused(store: Store, overview: Overview) -> None:
+    fitted(store)
+    other = Trigger(LINE, Reason.COUNT, "image-9", START + timedelta(seconds=9), "many images")
+    store.log.append([TRIGGER.proposed(), other.proposed()])
+    overview.refresh()
+    assert [each.request.reason for each in overview.proposals()] == [Reason.DRIFT, Reason.COUNT]
+    assert overview.summaries()[0].attention is Attention.PROPOSAL
+    request = approved(store.log, TRIGGER.request.request_id, "mara", store.clock.now())
+    send(store, request)
+    refuse(store, other.request.request_id, "mara", "it is Sunday")
+    overview.refresh()
+    assert overview.proposals() == []
+    assert [each.request_id for each in overview.waiting()] == [request.request_id]
+    done = alert(LINE, AlertKind.ADAPTATION_ACCEPTED, str(request.request_id), START, "It was accepted.")
+    store.log.append([done])
+    overview.refresh()
+    assert overview.waiting() == []
+
+
+def test_what_was_refused_can_no_longer_be_approved(store: Store) -> None:
+    fitted(store)
+    store.log.append([TRIGGER.proposed()])
+    refuse(store, TRIGGER.request.request_id, "mara", "wait for the lamp")
+    for again in (approved, lambda log, *given: refuse(store, TRIGGER.request.request_id, "lee", "")):
+        with pytest.raises(UserError, match="decided on"):
+            again(store.log, TRIGGER.request.request_id, "lee", START)
+
+
+def test_lines_that_need_a_person_come_first(store: Store, overview: Overview) -> None:
+    for line in ("a", "b", "c"):
+        publish_snapshot(store, line, "fit-1", snapshot("fit-1", line=line), None)
+    append_verdicts(store.log, [verdict(0, line="d"), verdict(1, "r", line="b", decision=Decision.REJECT)])
+    store.log.append([alert("c", AlertKind.FROZEN_CAMERA, "x", START, "The camera of c stands still.")])
+    overview.refresh()
+    found = [(each.line, each.attention) for each in overview.summaries()]
+    assert found == [("c", Attention.TROUBLE), ("d", Attention.NO_GAUGE), ("b", Attention.NONE), ("a", Attention.NONE)]
+
+
+def test_a_drift_is_over_once_a_gauge_has_followed_it(store: Store, overview: Overview, clock: SetClock) -> None:
+    fitted(store)
+    clock.advance(60)
+    store.log.append([alert(LINE, AlertKind.DRIFT, "x", clock.now(), "The light rose.")])
+    overview.refresh()
+    assert overview.summary(LINE).attention is Attention.DRIFT
+    clock.advance(60)
+    publish_snapshot(store, LINE, "adapted-1", snapshot("adapted-1"), "fit-1")
+    overview.refresh()
+    assert overview.summary(LINE).attention is Attention.NONE
+    assert [each.version for each in overview.gauges(LINE)] == ["adapted-1", "fit-1"]
+
+
+def test_an_alert_that_comes_again_with_a_higher_count_replaces_itself(store: Store, overview: Overview) -> None:
+    for count in (1, 8, 5):
+        store.log.append([alert(LINE, AlertKind.REJECT, "minute", START, f"{count} rejected", count)])
+    overview.refresh()
+    assert [each.count for each in overview.alerts(LINE)] == [8]
+
+
+def test_an_unknown_line_is_said(overview: Overview) -> None:
+    for ask in (overview.summary, overview.samples, overview.flagged, overview.gauges):
+        with pytest.raises(UserError, match="flowgauge lines list"):
+            ask("nowhere")
+
+
+def test_a_recent_verdict_is_found_whole_by_its_id(store: Store, overview: Overview) -> None:
+    sent = [verdict(n, verdict_id=uuid4()) for n in range(700)]
+    append_verdicts(store.log, sent)
+    overview.refresh()
+    assert overview.verdict(sent[-1].verdict_id) == sent[-1]
+    assert overview.verdict(sent[0].verdict_id) is None, "the oldest make room, and the archive has them"
+    assert overview.verdict(uuid4()) is None
+
+
+def test_the_history_of_a_span_joins_the_archive_and_what_it_does_not_have_yet(
+    store: Store, overview: Overview
+) -> None:
+    sent = [
+        verdict(n, verdict_id=uuid4(), decision=Decision.REJECT if n % 50 == 0 else Decision.PASS) for n in range(300)
+    ]
+    append_verdicts(store.log, sent[:256])
+    worker = Worker(Archive(store, 64), store.log, store.clock, 64)
+    while worker.step():
+        pass
+    worker.flush()
+    append_verdicts(store.log, sent[256:])
+    overview.refresh()
+    recent = overview.samples(LINE)[-60:]
+    whole = history(store.objects, LINE, START, START + timedelta(hours=1), recent, 1_000)
+    assert [sample.verdict_id for sample in whole.samples] == [each.verdict_id for each in sent]
+    assert history(store.objects, "other", START, START + timedelta(hours=1), [], 10).samples == []
+    thin = history(store.objects, LINE, START, START + timedelta(seconds=200), recent, 40)
+    assert thin.images == 200
+    rejects = [sample for sample in thin.samples if sample.decision is Decision.REJECT]
+    assert len(rejects) == 4, "all of them stay"
+    assert 30 <= len(thin.samples) - len(rejects) <= 40
+    with pytest.raises(UserError, match="31 days"):
+        history(store.objects, LINE, START, START + timedelta(days=60), [], 10)
+
+
+def test_changes_are_kept_one_by_one_and_told_newest_first(store: Store, clock: SetClock) -> None:
+    for day in range(3):
+        record_change(store, "mara", "settings", LINE, "", {"policy": "auto"}, {"policy": "off", "day": day})
+        clock.advance(1)
+        record_change(store, "lee", "replay", None, "0/7")
+        clock.advance(86_400)
+    found = latest_changes(store, 10)
+    assert [each.by for each in found] == ["lee", "mara"] * 3
+    assert [each.after["day"] for each in latest_changes(store, 2, LINE)] == [2, 1]
