@@ -110,7 +110,9 @@ def chromium() -> Iterator[Chrome]:
     browser, driver = shutil.which("chromium"), shutil.which("chromedriver")
     if browser is None or driver is None:
         problem = "There is no Chromium with its driver: apt-get install chromium chromium-driver."
-        pytest.fail(problem) if os.environ.get("CI") else pytest.skip(problem)
+        if os.environ.get("CI"):
+            pytest.fail(problem)
+        pytest.skip(problem)
     options = ChromeOptions()
     options.binary_location = browser
     # a container has neither user namespaces for its sandbox nor much shared memory

@@ -51,7 +51,8 @@ def _command(command: Any, context: typer.Context) -> Iterator[str]:
             # groups import a command when it is called
             _, inner, _ = command.resolve_command(context, [name])
             yield from _command(inner, typer.Context(inner, info_name=name, parent=context))
-        return
+        if not command.invoke_without_command or context.parent is None:
+            return
     yield f"## {context.command_path}\n"
     yield _help(command.help or "")
     rows = [_parameter(parameter) for parameter in command.params if not getattr(parameter, "hidden", False)]

@@ -104,6 +104,6 @@ def test_a_way_in_for_anybody_is_refused(binding: Binding, said: str) -> None:
 
 def test_loopback_needs_no_users_and_a_network_users_with_tls_or_a_proxy() -> None:
     assert Binding().checked().is_open
-    pair = {"certificate": Path("cert.pem"), "key": Path("key.pem")}
-    assert not Binding(host="0.0.0.0", users=Path("users.json"), **pair).checked().is_open
+    with_tls = Binding(host="0.0.0.0", users=Path("users.json"), certificate=Path("cert.pem"), key=Path("key.pem"))
+    assert not with_tls.checked().is_open
     assert not Binding(host="0.0.0.0", proxy_header="x-user", trusted=("10.0.0.7",)).checked().is_open

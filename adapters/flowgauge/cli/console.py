@@ -18,7 +18,7 @@ from flowgauge.console.app import application
 from flowgauge.console.plant import Console
 from flowgauge.console.users import Role, Users
 
-console = typer.Typer(invoke_without_command=True, help="The plant in a browser: lines, review, adaptations, gauges.")
+console = typer.Typer(invoke_without_command=True)
 user = typer.Typer(no_args_is_help=True, help="Who may sign in to the console.")
 console.add_typer(user, name="user")
 
