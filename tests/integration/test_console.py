@@ -260,13 +260,14 @@ def test_a_verdict_is_predicted_again_and_its_stored_score_reproduced(browser: B
 
 def test_a_gauge_is_rolled_back_to(browser: Browser, store: Store, site: Served) -> None:
     first = site.console.overview.gauges(LINE)[0].version
-    second, _ = set_threshold(store, LINE, 1e6, None)
+    second, _ = set_threshold(store, LINE, 1e6, None, "lee")
     site.console.refresh()
     browser.go(f"/lines/{LINE}/gauges")
     browser.shows(second)
     browser.click("Roll back")
     browser.until(lambda driver: first in driver.find_element(By.CSS_SELECTOR, "tr.active th").text)
-    (change,) = latest_changes(store, 5)
+    change, earlier = latest_changes(store, 5)
+    assert (earlier.by, earlier.action) == ("lee", "threshold")
     assert (change.action, change.before["version"], change.after["version"]) == ("roll back", second, first)
 
 

@@ -48,7 +48,7 @@ def claim(store: Store, data: bytes) -> Outgoing:
 def test_an_image_is_replayed_as_it_was_where_it_was_and_says_where_from(store: Store) -> None:
     store.log.append([claim(store, png(100))])
     score(store)
-    assert replay(store, dead_letters(store.log, ALL)) == Counts(sent=1)
+    assert replay(store, dead_letters(store.log, ALL), "mara") == Counts(sent=1)
     first, second = images(store)
     assert (second.partition, second.key, second.value) == (1, LINE, b"")
     assert second.headers == {**first.headers, REPLAYED_FROM: "1/0"}
@@ -59,7 +59,7 @@ def test_what_was_mended_gets_its_verdict(store: Store) -> None:
     store.log.append([claim(store, png(100)), after])
     score(store)
     store.objects.put(f"images/{LINE}/2026-03-01/large", png(100))
-    replay(store, dead_letters(store.log, ALL))
+    replay(store, dead_letters(store.log, ALL), "mara")
     score(store)
     assert [(each.image_id, each.source.offset) for each in verdicts(store.log, 1)] == [("after", 1), ("large", 2)]
     assert len(kept(store)) == 1
@@ -68,7 +68,7 @@ def test_what_was_mended_gets_its_verdict(store: Store) -> None:
 def test_what_fails_again_becomes_a_new_dead_letter(store: Store) -> None:
     send(store, [("bad", b"no image")])
     score(store)
-    replay(store, dead_letters(store.log, ALL))
+    replay(store, dead_letters(store.log, ALL), "mara")
     score(store)
     first, second = kept(store)
     assert first.value == second.value == b"no image"
@@ -81,10 +81,10 @@ def test_a_letter_that_was_replayed_is_left_out_the_next_time_unless_it_is_wante
     score(store)
     [letter] = kept(store)
     assert replayed_at(store.state, letter) is None
-    assert replay(store, dead_letters(store.log, ALL)) == Counts(sent=1)
+    assert replay(store, dead_letters(store.log, ALL), "mara") == Counts(sent=1)
     assert replayed_at(store.state, letter) == store.clock.now()
-    assert replay(store, dead_letters(store.log, ALL)) == Counts(replayed=1)
-    assert replay(store, dead_letters(store.log, ALL), again=True) == Counts(sent=1)
+    assert replay(store, dead_letters(store.log, ALL), "mara") == Counts(replayed=1)
+    assert replay(store, dead_letters(store.log, ALL), "mara", again=True) == Counts(sent=1)
 
 
 def test_replaying_twice_scores_nothing_twice(store: Store) -> None:
@@ -92,7 +92,7 @@ def test_replaying_twice_scores_nothing_twice(store: Store) -> None:
     score(store)
     store.objects.put(f"images/{LINE}/2026-03-01/large", png(100))
     for _ in range(2):
-        replay(store, dead_letters(store.log, ALL), again=True)
+        replay(store, dead_letters(store.log, ALL), "mara", again=True)
     score(store)
     assert len(verdicts(store.log, 1)) == 1
     assert len(kept(store)) == 1
@@ -111,7 +111,7 @@ def test_letter_are_chosen_by_line_and_image(store: Store, wanted: DeadLetters, 
     send(store, [("a", b""), ("b", b"")])
     send(store, [("c", b"")], line="other")
     score(store)
-    assert replay(store, dead_letters(store.log, wanted)).sent == len(ids)
+    assert replay(store, dead_letters(store.log, wanted), "mara").sent == len(ids)
     assert {each.headers["ce_id"] for each in images(store) if REPLAYED_FROM in each.headers} == ids
 
 
@@ -119,7 +119,7 @@ def test_what_never_was_an_image_or_was_not_kept_is_not_sent(store: Store) -> No
     [at] = [Record(VERDICTS, 0, 7, LINE, b"no verdict", {}, store.clock.now())]
     too_large = dead_letter(LINE, b"", event("huge").headers(), "The file has 300,000,000 bytes.")
     store.log.append([dead_lettered(at, "This is no verdict."), too_large])
-    assert replay(store, dead_letters(store.log, ALL)) == Counts(lost=2)
+    assert replay(store, dead_letters(store.log, ALL), "mara") == Counts(lost=2)
     assert images(store) == []
     assert sorted(str(origin_of(letter)) for letter in kept(store)) == [
         "None",

@@ -51,7 +51,9 @@ COMMANDS = {
     "publish": Listed(
         "flowgauge.cli.publish:publish", "Send the images of a folder to the plant, as a production line would."
     ),
-    "console": Listed("flowgauge.cli.console:console", "The plant in a browser: lines, review, adaptations, gauges."),
+    "console": Listed(
+        "flowgauge.cli.console:console", "Open the plant in a browser: lines, verdicts, review, adaptations, gauges."
+    ),
     "status": Listed(
         "flowgauge.cli.status:status", "Show how far behind each group of workers is, and what each line has."
     ),

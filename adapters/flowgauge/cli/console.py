@@ -68,8 +68,11 @@ def serve(
     tls_key: Annotated[Path | None, typer.Option(help="Its key.", metavar="FILE", show_default=False)] = None,
     device: options.DeviceOption = options.Device.CPU,
 ) -> None:
-    """The plant in a browser: every line at a glance, verdicts with their heatmaps, the review queue, adaptations to
-    approve, gauges, dead letters and settings.
+    """Open the plant in a browser: lines, verdicts, review, adaptations, gauges.
+
+    Every line at a glance; verdicts with their heatmaps, predicted again; the
+    review queue by keyboard; adaptations to approve; gauges to roll back to;
+    dead letters, settings, and a record of what people changed.
 
     Without users it is for whoever works at this machine. For others it wants
     local users and TLS, or a reverse proxy that signs people in. Viewers look,

@@ -7,6 +7,7 @@ import typer
 from flowgauge.app.bootstrap import open_store
 from flowgauge.cli import options
 from flowgauge.cli.output import emit, say, show
+from flowgauge.cli.person import person
 from flowgauge.domain.dead_letters import REASON, origin_of
 from flowgauge.domain.errors import UserError
 from flowgauge.services import replay as service
@@ -81,7 +82,8 @@ def replay(
     if line is None and image is None and not everything:
         raise UserError("Nothing is chosen.", "Choose with --line, --image or both, or replay everything with --all.")
     with open_store(store) as plant:
-        counts = service.replay(plant, service.dead_letters(plant.log, service.DeadLetters(line, image)), again)
+        wanted = service.DeadLetters(line, image)
+        counts = service.replay(plant, service.dead_letters(plant.log, wanted), person(), again)
     if json:
         emit({"sent": counts.sent, "replayed_before": counts.replayed, "lost": counts.lost})
         return

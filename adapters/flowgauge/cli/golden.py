@@ -10,6 +10,7 @@ from flowgauge.app.bootstrap import open_store
 from flowgauge.cli import options
 from flowgauge.cli.exits import Exit
 from flowgauge.cli.output import emit, say, show, warn
+from flowgauge.cli.person import person
 from flowgauge.cli.progress import bars
 from flowgauge.domain.golden import Label
 from flowgauge.domain.object_keys import line_name
@@ -43,7 +44,7 @@ def label(
         --line press-3 --store ./plant
     """
     with open_store(store) as plant, bars() as report:
-        found = label_verdict(plant, find_verdict(plant, verdict_id, report), label, kind)
+        found = label_verdict(plant, find_verdict(plant, verdict_id, report), label, kind, person())
     golden, whole, line = found.golden, found.golden_set, found.verdict.line
     if json:
         emit(
@@ -90,7 +91,7 @@ def add(
         --class scratch --store ./plant
     """
     with open_store(store) as plant:
-        files, lost = add_folder(plant, line_name(line), folder, label, kind, warn)
+        files, lost = add_folder(plant, line_name(line), folder, label, kind, person(), warn)
     say(f"{files - lost} images were added to the golden set of line {line} as {label.value}.")
     raise typer.Exit(Exit.MISTAKE if lost else Exit.FINE)
 

@@ -9,11 +9,13 @@ import typer
 from flowgauge.app.bootstrap import open_store
 from flowgauge.cli import options
 from flowgauge.cli.output import emit, show
+from flowgauge.cli.person import person
 from flowgauge.domain.errors import UserError
 from flowgauge.domain.lines import LineSettings
 from flowgauge.domain.object_keys import line_name
 from flowgauge.registry import lines as registry
 from flowgauge.registry.snapshots import active_snapshots
+from flowgauge.services.settings import change_settings
 
 lines = typer.Typer(no_args_is_help=True, help="Lines and their settings.")
 
@@ -63,7 +65,7 @@ def set_settings(
             raise UserError(f"{change!r} does not say what to set.", "Write KEY=VALUE, such as policy=propose.")
         wanted[key.strip()] = value.strip() or None
     with open_store(store) as plant:
-        settings = registry.set_line(plant.objects, line_name(line), **wanted)
+        settings = change_settings(plant, line_name(line), wanted, person())
     document = settings.model_dump(mode="json", exclude={"schema_version"})
     emit(document) if json else show((f"settings of {line}", ""), document.items())
 

@@ -7,6 +7,7 @@ import typer
 from flowgauge.app.bootstrap import open_store
 from flowgauge.cli import options
 from flowgauge.cli.output import emit, say, show
+from flowgauge.cli.person import person
 from flowgauge.registry.snapshots import active_snapshot, active_snapshots, announcements, fetch_snapshot
 
 # what reads a manifest loads torch, which takes seconds: `list` does without, so the others import it when called
@@ -97,7 +98,7 @@ def threshold(
     from flowgauge.services.snapshots import set_threshold
 
     with open_store(store) as plant:
-        version, parent = set_threshold(plant, line, value, false_alarms)
+        version, parent = set_threshold(plant, line, value, false_alarms, person())
     say(f"Line {line} is gauged by {version}, which differs from {parent} in its threshold alone.")
 
 
@@ -115,5 +116,5 @@ def rollback(
     from flowgauge.services.snapshots import roll_back
 
     with open_store(store) as plant:
-        roll_back(plant, line, version)
+        roll_back(plant, line, version, person())
     say(f"Line {line} is gauged by {version} again.")

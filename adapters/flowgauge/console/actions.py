@@ -14,14 +14,11 @@ from flowgauge.domain.errors import SettingsError
 from flowgauge.domain.golden import Label
 from flowgauge.domain.object_keys import line_name
 from flowgauge.registry.golden_sets import Golden
-from flowgauge.registry.lines import line_settings, set_line
-from flowgauge.registry.snapshots import active_snapshot
 from flowgauge.services import decisions
-from flowgauge.services.changes import record_change
 from flowgauge.services.decisions import approved, requested, send
 from flowgauge.services.golden import label_verdict, unlabel
 from flowgauge.services.replay import replay as send_again
-from flowgauge.services.review import review_queue
+from flowgauge.services.settings import change_settings
 
 
 def sign_in(request: Request) -> Response:
@@ -56,7 +53,6 @@ def approve(request: Request) -> Response:
     store, request_id = console.store, request.path_params["request_id"]
     made = approved(store.log, request_id, person.name, store.clock.now())
     send(store, made)
-    record_change(store, person.name, "approve", made.line, str(request_id), None, {"reason": made.reason.value})
     console.refresh()
     return RedirectResponse("/adaptations", 303)
 
@@ -65,9 +61,7 @@ def refuse(request: Request) -> Response:
     """No to an adaptation that was proposed, and why."""
     console, person = entered(request, Role.ENGINEER)
     request_id, why = request.path_params["request_id"], _form(request).get("why", "").strip()[:500]
-    made = decisions.refuse(console.store, request_id, person.name, why)
-    after = {"reason": made.reason.value, "why": why}
-    record_change(console.store, person.name, "refuse", made.line, str(request_id), None, after)
+    decisions.refuse(console.store, request_id, person.name, why)
     console.refresh()
     return RedirectResponse("/adaptations", 303)
 
@@ -78,7 +72,6 @@ def adapt(request: Request) -> Response:
     line = _line(request)
     made = requested(line, person.name, console.store.clock.now())
     send(console.store, made)
-    record_change(console.store, person.name, "adapt", line, str(made.request_id))
     console.refresh()
     return RedirectResponse("/adaptations", 303)
 
@@ -99,28 +92,17 @@ def label(request: Request) -> Response:
     console, person = entered(request, Role.INSPECTOR)
     form = _form(request)
     found = console.verdict(request.path_params["verdict_id"])
-    before = review_queue(console.store.objects, found.line, [found]).items[0].golden
-    after: Golden | None = None
+    golden: Golden | None = None
     if form.get("label"):
         if form["label"] not in Label.__members__.values():
             raise HTTPException(400, "A label is good or defect.")
         given = Label(form["label"])
         kind = form.get("kind", "").strip()[:64] if given is Label.DEFECT else ""
-        after = label_verdict(console.store, found, given, kind).golden
-    elif before is not None:
-        unlabel(console.store, found.line, before, None)
-    told = {"decision": found.decision.value}
-    record_change(
-        console.store,
-        person.name,
-        "label",
-        found.line,
-        str(found.verdict_id),
-        _labelled(before),
-        _labelled(after) | told,
-    )
+        golden = label_verdict(console.store, found, given, kind, person.name).golden
+    else:
+        unlabel(console.store, found, person.name)
     if "application/json" in request.headers.get("accept", ""):
-        return JSONResponse(_labelled(after))
+        return JSONResponse({} if golden is None else {"label": golden.label.value, "class": golden.kind})
     return RedirectResponse(f"/verdicts/{found.verdict_id}", 303)
 
 
@@ -130,10 +112,8 @@ def roll_back(request: Request) -> Response:
     # it loads the gauge, which must not become active if it cannot; see `Console.predictions`
     from flowgauge.services.snapshots import roll_back as activate
 
-    line, version = _line(request), _form(request).get("version", "")
-    before = active_snapshot(console.store.log, line).version
-    activate(console.store, line, version)
-    record_change(console.store, person.name, "roll back", line, version, {"version": before}, {"version": version})
+    line = _line(request)
+    activate(console.store, line, _form(request).get("version", ""), person.name)
     console.refresh()
     return RedirectResponse(f"/lines/{line}/gauges", 303)
 
@@ -142,31 +122,14 @@ def set_settings(request: Request) -> Response:
     """Change what differs; nothing is stored where it does not hold, and the page says why."""
     console, person = entered(request, Role.ENGINEER)
     line, form = _line(request), _form(request)
-    before = line_settings(console.store.objects, line).model_dump(mode="json", exclude={"schema_version"})
-    written = {name: "" if value is None else str(value) for name, value in before.items()}
+    facts = pages.about_settings(console, line)
+    written = {name: "" if value is None else str(value) for name, value in facts["values"].items()}
     wanted = {name: form[name].strip() for name in written if name in form and form[name].strip() != written[name]}
     try:
-        after = set_line(console.store.objects, line, **{name: value or None for name, value in wanted.items()})
+        change_settings(console.store, line, {name: value or None for name, value in wanted.items()}, person.name)
     except SettingsError as error:
-        facts: dict[str, Any] = pages.about_settings(console, line)
-        return shown(
-            request,
-            "settings.html",
-            person,
-            400,
-            **facts | {"values": facts["values"] | wanted, "wrong": error.cause},
-        )
-    if wanted:
-        stored = after.model_dump(mode="json")
-        record_change(
-            console.store,
-            person.name,
-            "settings",
-            line,
-            "",
-            {name: before[name] for name in wanted},
-            {name: stored[name] for name in wanted},
-        )
+        typed: dict[str, Any] = facts | {"values": facts["values"] | wanted, "wrong": error.cause}
+        return shown(request, "settings.html", person, 400, **typed)
     return RedirectResponse(f"/lines/{line}/settings", 303)
 
 
@@ -179,15 +142,9 @@ def replay(request: Request) -> Response:
     except (KeyError, ValueError) as error:
         raise HTTPException(400, "A dead letter is named by its partition and offset.") from error
     found = pages.dead_letter(console, partition, offset)
-    if not send_again(console.store, [found], again=True).sent:
+    if not send_again(console.store, [found], person.name, again=True).sent:
         raise HTTPException(400, "It never lay among the images, or what it held was not kept.")
-    name = found.key if _is_line(found.key) else None
-    record_change(console.store, person.name, "replay", name, f"{partition}/{offset}")
     return RedirectResponse("/dead-letters", 303)
-
-
-def _labelled(golden: Golden | None) -> dict[str, str]:
-    return {} if golden is None else {"label": golden.label.value, "class": golden.kind}
 
 
 def _form(request: Request) -> Mapping[str, str]:
@@ -197,13 +154,6 @@ def _form(request: Request) -> Mapping[str, str]:
 
 def _line(request: Request) -> str:
     return line_name(str(request.path_params["line"]))
-
-
-def _is_line(text: str) -> bool:
-    try:
-        return bool(line_name(text))
-    except ValueError:
-        return False
 
 
 def _own_path(text: str) -> str:

@@ -26,9 +26,14 @@ def line_name(text: str) -> str:
 
     Raises `InvalidName` otherwise.
     """
-    if _LINE.fullmatch(text) and text.strip("."):
+    if is_line(text):
         return text
     raise InvalidName(f"{text!r} cannot name a line.", "Use 1 to 64 letters, digits, dots, underscores or hyphens.")
+
+
+def is_line(text: str) -> bool:
+    """Whether `text` may name a line."""
+    return _LINE.fullmatch(text) is not None and text.strip(".") != ""
 
 
 def encoded(text: str) -> str:

@@ -15,6 +15,7 @@ from flowgauge.processors.adaptation import request_adaptation
 from flowgauge.registry.snapshots import active_snapshot
 from flowgauge.runtime.alerts import alert, alert_id, alerts
 from flowgauge.runtime.backend import Store, records_from
+from flowgauge.services.changes import record_change
 
 # between two looks at the alerts: with less the brokers are asked more often than anything is decided, with more a
 # person waits longer than the adaptation takes
@@ -64,6 +65,9 @@ def send(store: Store, request: AdaptationRequest) -> Decisions:
     active_snapshot(store.log, request.line)
     decisions = Decisions(store.log)
     request_adaptation(store, request)
+    action = "approve" if request.approved else "adapt"
+    target, after = str(request.request_id), {"reason": request.reason.value}
+    record_change(store, request.requested_by, action, request.line, target, None, after)
     return decisions
 
 
@@ -114,6 +118,8 @@ def refuse(store: Store, request_id: UUID, by: str, why: str) -> AdaptationReque
     message = f"{request.line} keeps its gauge: {by} refused the proposal. {why}".strip()
     trigger = str(request_id)
     store.log.append([alert(request.line, AlertKind.ADAPTATION_REFUSED, trigger, at, message, why=why, refused_by=by)])
+    after = {"reason": request.reason.value, "why": why}
+    record_change(store, by, "refuse", request.line, trigger, None, after)
     return request
 
 

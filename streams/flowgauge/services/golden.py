@@ -18,8 +18,9 @@ from flowgauge.domain.messages import VERDICTS, Verdict
 from flowgauge.domain.object_keys import path_text, verdicts_folder
 from flowgauge.domain.ports import Log, Objects
 from flowgauge.processors.archive import archived_days
-from flowgauge.registry.golden_sets import Golden, add_golden, golden_set
+from flowgauge.registry.golden_sets import Golden, add_golden, golden_set, renamed
 from flowgauge.runtime.backend import Store
+from flowgauge.services.changes import record_change
 
 # verdicts of the topic that are read at once, from its end: with fewer a verdict of last week takes as many more calls
 # to the brokers, with more each call brings megabytes that nobody looks at
@@ -37,15 +38,37 @@ class LabelledVerdict:
     golden_set: list[Golden]
 
 
-def label_verdict(store: Store, verdict: Verdict, label: Label, kind: str) -> LabelledVerdict:
-    """Keep the image of a verdict as golden; labelling it again changes its label.
+def label_verdict(store: Store, verdict: Verdict, label: Label, kind: str, by: str) -> LabelledVerdict:
+    """Keep the image of a verdict as golden, as the person `by` says; labelling it again changes its label.
 
     Raises `UserError` where the image is no longer kept, or no longer what was scored.
     """
     _require_kind_of_defect(label, kind)
     data = image_of(store.objects, verdict)
+    before = golden_of(store.objects, verdict)
     golden = add_golden(store.objects, verdict.line, label, verdict.image_id, data, kind)
+    _record_label(store, by, verdict, before, golden)
     return LabelledVerdict(verdict, golden, list(golden_set(store.objects, verdict.line)))
+
+
+def golden_of(objects: Objects, verdict: Verdict) -> Golden | None:
+    """The golden image that was made of a verdict's; None while nobody has labelled it."""
+    of_id = {each.image_id: each for each in golden_set(objects, verdict.line)}
+    return of_id.get(renamed(verdict.image_id, verdict.image_sha256)) or of_id.get(verdict.image_id)
+
+
+def unlabel(store: Store, verdict: Verdict, by: str) -> None:
+    """Take back what was said of a verdict's image: it leaves the golden set."""
+    golden = golden_of(store.objects, verdict)
+    if golden is not None:
+        store.objects.delete(golden.name)
+        _record_label(store, by, verdict, golden, None)
+
+
+def _record_label(store: Store, by: str, verdict: Verdict, before: Golden | None, after: Golden | None) -> None:
+    said = [{} if each is None else {"label": each.label.value, "class": each.kind} for each in (before, after)]
+    target = str(verdict.verdict_id)
+    record_change(store, by, "label", verdict.line, target, said[0], said[1] | {"decision": verdict.decision.value})
 
 
 def image_of(objects: Objects, verdict: Verdict) -> bytes:
@@ -62,16 +85,8 @@ def image_of(objects: Objects, verdict: Verdict) -> bytes:
     return data
 
 
-def unlabel(store: Store, line: str, golden: Golden, before: Golden | None) -> None:
-    """Take back the label `golden`: the image leaves the golden set, or has the label `before` again."""
-    data = store.objects.get(golden.name)
-    store.objects.delete(golden.name)
-    if before is not None:
-        add_golden(store.objects, line, before.label, before.image_id, data, before.kind)
-
-
 def add_folder(
-    store: Store, line: str, folder: Path, label: Label, kind: str, tell: Callable[[str], None]
+    store: Store, line: str, folder: Path, label: Label, kind: str, by: str, tell: Callable[[str], None]
 ) -> tuple[int, int]:
     """Add the visible files of `folder`; how many there were, and how many of them cannot be read, which is told.
 
@@ -88,6 +103,8 @@ def add_folder(
         except (UnreadableImage, OSError) as error:
             lost += 1
             tell(f"{path.name} is left out. {error}")
+    after = {"label": label.value, "class": kind, "images": len(files) - lost}
+    record_change(store, by, "golden add", line, folder.name, None, after)
     return len(files), lost
 
 

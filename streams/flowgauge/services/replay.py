@@ -1,18 +1,22 @@
 """Replay: the originals of dead letters are sent again, once what was wrong has been mended."""
 
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 
 from flowgauge.domain.dead_letters import origin_of, replayed
 from flowgauge.domain.messages import DEAD_LETTERS, IMAGES
+from flowgauge.domain.object_keys import is_line
 from flowgauge.domain.ports import Log, Record, State
 from flowgauge.runtime.backend import Store
+from flowgauge.services.changes import record_change
 
 # dead letters that are read at once: each holds a whole image, so more would take hundreds of megabytes
 _PAGE = 16
 # of the mark that a letter was replayed, as long as dead letters are kept: less, and an old one is sent twice
 _TTL_SECONDS = 30 * 86_400.0
+_NAMED = 20  # places that a change's record names: fewer say too little of a small replay, more nobody reads
 
 
 @dataclass(frozen=True)
@@ -62,13 +66,13 @@ def latest_dead_letters(log: Log, limit: int, line: str | None = None) -> list[R
     return sorted(found, key=lambda letter: letter.at, reverse=True)
 
 
-def replay(store: Store, letters: Iterable[Record], again: bool = False) -> Counts:
-    """Send the originals of `letters` again; those that were replayed before only if `again`.
+def replay(store: Store, letters: Iterable[Record], by: str, again: bool = False) -> Counts:
+    """Send the originals of `letters` again, as the person `by` wants; those that were replayed before only if `again`.
 
     A replayed image that fails once more becomes a new dead letter. After a crash in between the next replay may repeat
     a letter, which scoring then skips as sent twice.
     """
-    counts = Counts()
+    counts, sent = Counts(), defaultdict[str, list[str]](list)
     for letter in letters:
         origin = origin_of(letter)
         if origin is None or origin.topic != IMAGES:
@@ -79,6 +83,11 @@ def replay(store: Store, letters: Iterable[Record], again: bool = False) -> Coun
             store.log.append([replayed(letter, origin)])
             store.state.put(_key(letter), store.clock.now().isoformat().encode(), _TTL_SECONDS)
             counts.sent += 1
+            sent[letter.key].append(f"{letter.partition}/{letter.offset}")
+    for line, places in sent.items():
+        # who sends a whole topic again wants no record as long as that
+        target = ", ".join(places[:_NAMED]) + (" and more" if len(places) > _NAMED else "")
+        record_change(store, by, "replay", line if is_line(line) else None, target, None, {"sent": len(places)})
     return counts
 
 

@@ -6,6 +6,7 @@ from flowgauge.domain.errors import UserError
 from flowgauge.registry import snapshots as registry
 from flowgauge.registry.snapshots import SnapshotFiles, active_snapshot, fetch_snapshot, publish_snapshot
 from flowgauge.runtime.backend import Store
+from flowgauge.services.changes import record_change
 from flowgauge.training.gauge import Gauge
 from flowgauge.training.snapshot import load, with_threshold
 
@@ -23,8 +24,9 @@ def stored_gauge(store: Store, line: str, version: str | None = None, device: st
     return load(files.manifest, files.weights, device=device, sha256=sha256)
 
 
-def set_threshold(store: Store, line: str, value: float | None, false_alarms: float | None) -> tuple[str, str]:
-    """Publish the active gauge with another threshold: `value`, or the one that promises the rate `false_alarms`.
+def set_threshold(store: Store, line: str, value: float | None, false_alarms: float | None, by: str) -> tuple[str, str]:
+    """Publish the active gauge with another threshold, which the person `by` wants: `value`, or the one that promises
+    the rate `false_alarms`.
 
     Its version, and that of the gauge before it. Raises `UserError` unless one of the two is given, and `GaugeMissing`.
     """
@@ -35,12 +37,16 @@ def set_threshold(store: Store, line: str, value: float | None, false_alarms: fl
     files = fetch_snapshot(store.objects, line, parent)
     manifest, version = with_threshold(files.manifest, change, store.clock.now())
     publish_snapshot(store, line, version, SnapshotFiles(manifest, files.weights), parent)
+    record_change(store, by, "threshold", line, version, {"version": parent}, {"version": version})
     return version, parent
 
 
-def roll_back(store: Store, line: str, version: str) -> None:
-    """Make a stored version the active one again. Raises `GaugeMissing`, and `SnapshotInvalid` for one that does not
-    load: it must not become active.
+def roll_back(store: Store, line: str, version: str, by: str) -> None:
+    """Make a stored version the active one again, as the person `by` wants.
+
+    Raises `GaugeMissing`, and `SnapshotInvalid` for one that does not load: it must not become active.
     """
     stored_gauge(store, line, version)
+    before = active_snapshot(store.log, line).version
     registry.roll_back(store, line, version)
+    record_change(store, by, "roll back", line, version, {"version": before}, {"version": version})
