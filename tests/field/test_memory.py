@@ -125,7 +125,7 @@ def test_an_adaptation_is_given_crops_of_buffer_and_golden_set(large: Path, tmp_
     assert 0 < len(given.golden_good) < IMAGES
     _, crop = given.buffered[3]
     whole = decode((large / "003.jpg").read_bytes())
-    assert (crop.pixels == known.manifest.preprocessing.square(whole)).all()
+    assert (crop.pixels == known.manifest.preprocessing.resampled(whole)).all()
     assert crop.statistics == whole.statistics
     assert kept < 2 * BYTES
     assert peak < 10 * BYTES, "decoding takes up to seven times an image, and there are 36 of them"

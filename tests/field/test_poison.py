@@ -225,13 +225,13 @@ def test_malformed_events_are_dead_letters_by_name_and_all_others_are_scored_by_
     kinds = {AlertKind.DEAD_LETTER, AlertKind.REJECT, AlertKind.NO_GAUGE}
     cluster.wait("alerts", lambda: kinds <= {alert.kind for alert in alerts(cluster.store.log)})
     cluster.stop()
-    letters = cluster.records(DEAD_LETTERS)
-    reasons = {(int(each.headers[PARTITION]), int(each.headers[OFFSET])): each.headers[REASON] for each in letters}
+    dead_letters = cluster.records(DEAD_LETTERS)
+    reasons = {(int(each.headers[PARTITION]), int(each.headers[OFFSET])): each.headers[REASON] for each in dead_letters}
     unnamed = [(each.names, reasons[at]) for at, each in malformed.items() if each.names not in reasons.get(at, "")]
     assert verdicts_that_count(cluster) == every
-    assert len(letters) == len(malformed) == POISON
+    assert len(dead_letters) == len(malformed) == POISON
     assert reasons.keys() == malformed.keys()
     assert not unnamed
-    told = {alert.line for alert in alerts(cluster.store.log) if alert.kind is AlertKind.DEAD_LETTER}
-    assert told == {*LINES, NO_LINE}
+    alerted = {alert.line for alert in alerts(cluster.store.log) if alert.kind is AlertKind.DEAD_LETTER}
+    assert alerted == {*LINES, NO_LINE}
     assert all(len(record.value) < 100_000 for record in cluster.records(ALERTS))

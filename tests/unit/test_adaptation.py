@@ -104,7 +104,7 @@ def test_the_inner_loop_lowers_the_loss_and_leaves_the_anchor_alone(flow: Coupli
 
 
 class _Scaled(CouplingFlow):
-    """The same flow whose loss is told in other units."""
+    """The same flow whose loss is allowed in other units."""
 
     factor: float = 1.0
 
@@ -385,10 +385,10 @@ def test_a_line_that_has_not_changed_is_adapted_only_for_a_person() -> None:
     pictures[3::10] = defects(range(203, 208))
     unchanged = replace(_given(), buffered=_buffered(pictures, gauge()))
     unasked, asked = (adapt(replace(unchanged, by_person=by_person), FEW_STEPS).gate for by_person in (False, True))
-    (refused,), (told,) = ([c for c in gate.checks if c.name == "change of the line"] for gate in (unasked, asked))
+    (refused,), (allowed,) = ([c for c in gate.checks if c.name == "change of the line"] for gate in (unasked, asked))
     assert (refused.passed, unasked.accepted) == (False, False)
     assert "scores the line as before" in refused.message
-    assert (told.passed, told.limit, told.value) == (True, None, refused.value)
+    assert (allowed.passed, allowed.limit, allowed.value) == (True, None, refused.value)
     assert _outcome().gate.checks[0].passed, "of the line that has drifted"
 
 

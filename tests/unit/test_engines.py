@@ -124,7 +124,7 @@ def test_a_score_that_is_no_number_is_refused(gauge: Gauge) -> None:
     assert disagreement(gauge, gauge.running_on(gauge.backbone, unknown))
 
 
-def test_where_no_variant_agrees_torch_scores_and_the_reason_is_told(
+def test_where_no_variant_agrees_torch_scores_and_the_reason_is_given(
     gauge: Gauge, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     backbone = gauge.backbone.with_net(_Scaled(gauge.backbone.net, 1.2))

@@ -170,7 +170,7 @@ def test_an_image_whose_patches_are_all_less_likely_by_as_much_scores_the_same()
     assert (detector.image_scores(nll_BTK, {}) > usual + 1).all()
 
 
-def test_a_flow_of_a_coarser_grid_scores_each_of_its_patches_once_and_for_all_places_within() -> None:
+def test_a_flow_of_a_coarser_grid_scores_each_of_its_patches_once_and_for_all_finer_patches_within() -> None:
     given = training_set(small("featureflow"), 12)
     detector = _fitted(given)
     tokens_BTD = detector.tokens(given.good)

@@ -43,8 +43,8 @@ def test_people_read_lines_on_stdout_and_warnings_on_stderr(step: Step, capsys: 
     messages.step(step)
     messages.unavailable("scoring", Unavailable("Redis is away.", "Start it."))
     complain(Unavailable("It ends."))
-    told, complained = capsys.readouterr()
-    reject, drift, letter = told.splitlines()
+    printed, complained = capsys.readouterr()
+    reject, drift, letter = printed.splitlines()
     assert reject == f"{LINE}  reject  part-1  above the threshold"
     assert drift == f"{LINE}  drift  The light rose."
     assert letter == f"{LINE}  dead letter  part-2  empty"
@@ -56,8 +56,8 @@ def test_machines_read_json_with_line_partition_and_verdict(step: Step, capsys: 
     set_up_logging(LogFormat.JSON)
     StreamMessages(as_json=False).step(step)
     warn("Redis is away.")
-    told, logged = capsys.readouterr()
-    assert told == ""
+    printed, logged = capsys.readouterr()
+    assert printed == ""
     reject, drift, letter, warning = map(json.loads, logged.splitlines())
     assert (reject["line"], reject["partition"], len(reject["verdict_id"])) == (LINE, 0, 36)
     assert (drift["line"], drift["partition"], "verdict_id" in drift) == (LINE, 0, False)

@@ -85,14 +85,14 @@ def test_embedding_keeps_the_scale_of_the_largest_object() -> None:
     preprocessing = Preprocessing(size=96, aspect=Aspect.MASKED_CROP, margin=0.1).measured([large, small])
     assert preprocessing.window == 96  # 80 pixels and a tenth of them on either side: a pixel is a pixel
     for picture, width, height in ((large, 80, 40), (small, 40, 20)):
-        seen = preprocessing.square(picture)[:, :, 0] > 100
+        seen = preprocessing.resampled(picture)[:, :, 0] > 100
         assert (seen.any(axis=0).sum(), seen.any(axis=1).sum()) == (width, height)
 
 
 @pytest.mark.parametrize("side", [200, 1000])
 def test_embedding_blackens_the_background_and_keeps_a_rim_that_goes_by_the_window(side: int) -> None:
     pixels = _object_on_background(side, side, (60, 60, 140, 140)).pixels
-    square = Preprocessing(size=192, aspect=Aspect.MASKED_CROP, window=192).square(
+    square = Preprocessing(size=192, aspect=Aspect.MASKED_CROP, window=192).resampled(
         Picture(pixels, "", pixels[:, :, 0] > 100)
     )
     assert sorted(np.unique(square)) == [0, 30, 200]
@@ -102,14 +102,14 @@ def test_embedding_blackens_the_background_and_keeps_a_rim_that_goes_by_the_wind
 def test_the_darkest_of_an_object_is_not_taken_for_background() -> None:
     outline = np.zeros((100, 100), bool)
     outline[30:70, 30:70] = True
-    square = Preprocessing(size=64, aspect=Aspect.MASKED_CROP, window=64).square(
+    square = Preprocessing(size=64, aspect=Aspect.MASKED_CROP, window=64).resampled(
         Picture(np.zeros((100, 100, 3), np.uint8), "", outline)
     )
     assert int(shown(square).sum()) == 42**2, "the object and its rim"
 
 
 def test_a_picture_without_an_object_shows_black() -> None:
-    assert not Preprocessing(size=64, aspect=Aspect.MASKED_CROP, window=64).square(_picture(100, 100)).any()
+    assert not Preprocessing(size=64, aspect=Aspect.MASKED_CROP, window=64).resampled(_picture(100, 100)).any()
 
 
 def test_a_fit_that_sees_no_objects_is_refused_and_a_picture_without_one_is_unclear() -> None:

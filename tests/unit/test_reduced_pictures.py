@@ -93,7 +93,7 @@ def test_other_formats_are_the_same_to_the_last_bit(form: str, mode: str) -> Non
     look = Preprocessing(size=64)
     whole, reduced = decode(data), look.decode(data)
     assert (whole.reduction, reduced.reduction) == (1, 2)
-    np.testing.assert_array_equal(look.square(whole), look.square(reduced))
+    np.testing.assert_array_equal(look.resampled(whole), look.resampled(reduced))
     assert_same_statistics(whole.statistics, reduced.statistics)
 
 
@@ -102,7 +102,7 @@ def test_gray_and_cmyk_jpegs_are_reduced_too(mode: str) -> None:
     data = encoded(Image.fromarray(part()).convert(mode), "JPEG", quality=90)
     look = Preprocessing(size=64)
     assert look.decode(data).reduction == 2
-    assert_nearly(look.square(decode(data)), look.square(look.decode(data)))
+    assert_nearly(look.resampled(decode(data)), look.resampled(look.decode(data)))
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -112,7 +112,7 @@ def test_a_jpeg_that_lies_on_its_side_is_upright_and_nothing_shifts(width: int, 
     look = Preprocessing(size=128)
     whole, reduced = decode(data), look.decode(data)
     assert whole.size == reduced.size == ((height, width) if orientation > 4 else (width, height))
-    assert_nearly(look.square(whole), look.square(reduced))
+    assert_nearly(look.resampled(whole), look.resampled(reduced))
     assert_same_statistics(whole.statistics, reduced.statistics)
     if orientation == 1 or width % 4 == 0:
         assert reduced.reduction == 2
@@ -147,7 +147,7 @@ def test_images_below_four_times_the_crop_are_seen_bit_for_bit_as_they_are(side:
         assert seen.reduction == 1
         np.testing.assert_array_equal(seen.pixels, np.asarray(image))
         square = image.resize((128, 128), Image.Resampling.BILINEAR)
-        np.testing.assert_array_equal(Preprocessing(size=128).square(seen), np.asarray(square))
+        np.testing.assert_array_equal(Preprocessing(size=128).resampled(seen), np.asarray(square))
 
 
 def test_images_of_up_to_512_pixels_are_measured_as_they_are() -> None:

@@ -15,7 +15,7 @@ from flowgauge.cli.meta_search import Evaluation, MetaSearch, best, markdown
 from flowgauge.cli.model import Model
 from flowgauge.cli.options import Aspect, Device
 from flowgauge.domain.errors import UserError
-from flowgauge.meta.search import DEFAULTS, SUPPORT, Choice, JudgedLine, SearchSettings, SearchSetup, mixed
+from flowgauge.meta.search import DEFAULTS, SUPPORT, Choice, SearchSettings, SearchSetup, ValidationLine, mixed
 from flowgauge.meta.tasks import MetaLine
 from flowgauge.models.detector import length
 from flowgauge.models.headflow.detector import HeadFlow
@@ -41,8 +41,8 @@ def search_setup() -> SearchSetup:
         detector.embed(features(20, seed, defect)) for seed, defect in ((70, False), (71, False), (71, True))
     )
     faint = {name: plain[name] + 0.25 * (with_defect[name] - plain[name]) for name in plain}
-    judged = JudgedLine("judged", training_set(detector, SUPPORT + SUPPORT // 2), good, faint)
-    return SearchSetup(detector, [trained], [judged], QUICK)
+    validation = ValidationLine("validation", training_set(detector, SUPPORT + SUPPORT // 2), good, faint)
+    return SearchSetup(detector, [trained], [validation], QUICK)
 
 
 def test_a_choice_is_worth_the_same_whenever_it_is_asked_for() -> None:
@@ -58,7 +58,7 @@ def test_a_choice_is_worth_the_same_whenever_it_is_asked_for() -> None:
 
 
 def test_a_support_holds_the_share_of_defects_that_it_is_asked_for() -> None:
-    line = search_setup().judged[0]
+    line = search_setup().validation[0]
     for share, wrong in ((0.0, 0), (0.25, 6), (0.5, 12)):
         support = line.support(share)
         assert length(support.good) == SUPPORT
@@ -149,13 +149,13 @@ def test_the_table_and_the_plot_tell_of_every_choice(data: BenchmarkData, tmp_pa
 
 
 def test_lines_that_test_are_of_materials_that_trained_nobody() -> None:
-    assert not set(search_module.TRAINED_ON) & set(search_module.JUDGED)
+    assert not set(search_module.TRAINED_ON) & set(search_module.VALIDATED_ON)
 
 
 def test_one_evaluation_from_images_to_figures(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Real features and real procedural lines, small ones."""
     monkeypatch.setattr(search_module, "TRAINED_ON", ("brushed-metal",))
-    monkeypatch.setattr(search_module, "JUDGED", ("leather",))
+    monkeypatch.setattr(search_module, "VALIDATED_ON", ("leather",))
     monkeypatch.setattr(MetaSearch, "_fit_settings", settings("headflow"))
     (found,) = search().run(1, tmp_path / "search.json")
     assert isinstance(found, Evaluation)

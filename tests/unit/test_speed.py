@@ -220,7 +220,7 @@ def test_baselines_without_their_library_are_refused(monkeypatch: pytest.MonkeyP
         work.require_baselines([work.Baseline.PADIM])
 
 
-def test_squares_that_are_too_small_for_a_baseline_are_refused() -> None:
+def test_inputs_that_are_too_small_for_a_baseline_are_refused() -> None:
     settings = FitSettings(preprocessing=Preprocessing(size=96))
     with pytest.raises(UserError, match="256 pixels"):
         work.baseline_forward(work.Baseline.EFFICIENT_AD, [], settings, "cpu", lambda what, done, total: None)

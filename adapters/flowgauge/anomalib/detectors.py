@@ -149,13 +149,15 @@ class GreedyCoreset(KCenterGreedy):  # type: ignore[misc]
     """
 
     min_distances: Tensor | None
-    _squares: Tensor
+    _squared_norms: Tensor
 
     def update_distances(self, cluster_center: Tensor) -> None:
         centre = self.features[cluster_center].squeeze()
         if self.min_distances is None:
-            self._squares = self.features.square().sum(dim=1)
-        squared = torch.addmv(self._squares, self.features, centre, alpha=-2).add_(centre.square().sum()).unsqueeze(1)
+            self._squared_norms = self.features.square().sum(dim=1)
+        squared = (
+            torch.addmv(self._squared_norms, self.features, centre, alpha=-2).add_(centre.square().sum()).unsqueeze(1)
+        )
         self.min_distances = squared if self.min_distances is None else torch.minimum(self.min_distances, squared)
 
 

@@ -29,7 +29,7 @@ def adapt(
     device: options.DeviceOption = options.Device.AUTO,
     json: options.Json = False,
 ) -> None:
-    """Re-cut a line's gauge from its buffer, now, whatever its policy.
+    """Adapt a line's gauge to its buffer now, whatever its policy.
 
     The gate decides whether the candidate replaces the gauge: exits with 0
     when it did and with 3 when the gauge stays. On a store at s3:// an

@@ -18,12 +18,12 @@ from flowgauge.domain.image_limits import MAX_MEGAPIXELS, ImageLimits, set_limit
 COMMANDS = {
     "demo": Listed("flowgauge.cli.demo.command:demo", "Watch a gauge keep up with a line that drifts."),
     "fit": Listed("flowgauge.cli.fit:fit", "Fit a gauge to good images and make it the active one of a line."),
-    "score": Listed("flowgauge.cli.score:score", "Judge images with a line's gauge."),
+    "score": Listed("flowgauge.cli.score:score", "Score images with a line's gauge."),
     "run": Listed(
         "flowgauge.cli.run:run",
         "Score images as they appear in a folder, watch the line for drift, and adapt its gauge.",
     ),
-    "adapt": Listed("flowgauge.cli.adapt:adapt", "Re-cut a line's gauge from its buffer, now, whatever its policy."),
+    "adapt": Listed("flowgauge.cli.adapt:adapt", "Adapt a line's gauge to its buffer now, whatever its policy."),
     "label": Listed(
         "flowgauge.cli.golden:label", "Say whether a verdict's image is good or defective, and keep it as golden."
     ),
@@ -32,7 +32,7 @@ COMMANDS = {
     ),
     "evaluate": Listed(
         "flowgauge.cli.evaluate:evaluate",
-        "Fit to a data set's good images, judge its test images, and say how well that went.",
+        "Fit to a data set's good images, score its test images, and measure how accurate that is.",
     ),
     "estimate": Listed(
         "flowgauge.cli.estimate:estimate",
@@ -62,11 +62,11 @@ COMMANDS = {
         "flowgauge.cli.snapshots:snapshots", "Stored gauges: list them, look into one, go back to one."
     ),
     "lines": Listed("flowgauge.cli.lines:lines", "Lines and their settings."),
-    "golden": Listed("flowgauge.cli.golden:golden", "Labelled images by which the gate judges adaptations."),
+    "golden": Listed("flowgauge.cli.golden:golden", "Labelled images on which the gate tests adaptations."),
     "dead-letters": Listed("flowgauge.cli.dead_letters:dead_letters", "Messages that could not be processed."),
     "topics": Listed("flowgauge.cli.topics:topics", "The topics of the plant's Kafka."),
     "benchmark": Listed(
-        "flowgauge.cli.benchmark:benchmark", "What methods and their ingredients are worth on a data set."
+        "flowgauge.cli.benchmark:benchmark", "What methods and their components are worth on a data set."
     ),
     "store": Listed("flowgauge.cli.store:store", "The plant's object store."),
 }
@@ -116,10 +116,10 @@ def flowgauge(
     ] = LogFormat.HUMAN,
     version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
 ) -> None:
-    """Inspects products on a line as images arrive, and re-cuts its gauge while the line changes.
+    """Inspects products on a line as images arrive, and adapts its gauge while the line changes.
 
-    Every line has a gauge, and the gauge is re-cut from what the line shows,
-    never from what it hides.
+    Every line has a gauge: a model that is adapted to what the line shows, and
+    never trains on images that it finds suspect.
 
     \b
     flowgauge demo

@@ -37,7 +37,8 @@ def check_data(
     groups: Annotated[
         Path | None,
         typer.Option(
-            help="JSON: each image's path -> the part it shows. Judges the near duplicates found.", metavar="FILE"
+            help="JSON: each image's path -> the part it shows. The near duplicates found are compared with it.",
+            metavar="FILE",
         ),
     ] = None,
     report: Annotated[Path | None, typer.Option(help="Write a page with pictures there.", metavar="FILE")] = None,

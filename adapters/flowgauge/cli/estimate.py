@@ -59,7 +59,7 @@ def estimate(
     ] = None,
     keep_apart: Annotated[
         bool,
-        typer.Option("--keep-apart", help="train/good only trains; test/good alone chooses and judges."),
+        typer.Option("--keep-apart", help="train/good only trains; test/good alone chooses and tests the threshold."),
     ] = False,
     detector: options.Detector = None,
     members: options.Members = None,
@@ -82,14 +82,14 @@ def estimate(
         --cost-miss 200 --cost-false-alarm 3 --prevalence 0.02
 
     Again and again all good images are divided anew: half of the defects
-    choose the threshold and the other half judge it, each beside as many
+    choose the threshold and the other half test it, each beside as many
     good images; the rest trains. That takes train/good and test/good for
     the same kind of images; if they are not, say --keep-apart.
 
     Intervals are 95 %. A plain t interval over the repeats would be far too
     narrow: repeats share their images, so their errors hang together, and
     more repeats tell nothing new. Intervals are therefore corrected for that
-    overlap, after Nadeau and Bengio, and for how many images and parts judge.
+    overlap, after Nadeau and Bengio, and for how many images and parts test.
 
     Images of one part stay on one side. Without --groups or --group, near
     near duplicates are looked for and kept together, and the report says how much

@@ -66,7 +66,7 @@ def evaluate(
     changes: options.Changes = None,
     init: options.MetaInit = None,
     splits: Annotated[
-        Path | None, typer.Option(help="JSON: which images train and which judge, by seed and noise.", metavar="FILE")
+        Path | None, typer.Option(help="JSON: which images train and which test, by seed and noise.", metavar="FILE")
     ] = None,
     noise: Annotated[float | None, typer.Option(help="Share of defects in training, for --splits.")] = None,
     seed: Seeds = "0",
@@ -79,7 +79,7 @@ def evaluate(
     device: options.DeviceOption = options.Device.AUTO,
     json: Annotated[Path | None, typer.Option("--json", help="Write the figures there; - is stdout.")] = None,
 ) -> None:
-    """Fit to a data set's good images, judge its test images, and say how well that went.
+    """Fit to a data set's good images, score its test images, and measure how accurate that is.
 
     \b
     flowgauge evaluate ./mvtec/bottle --json bottle.json

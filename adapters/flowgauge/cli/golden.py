@@ -1,4 +1,4 @@
-"""`flowgauge label` and `flowgauge golden`: images that people have labelled, by which every adaptation is judged."""
+"""`flowgauge label` and `flowgauge golden`: labelled images, on which the gate tests every adaptation."""
 
 from pathlib import Path
 from typing import Annotated
@@ -17,7 +17,7 @@ from flowgauge.domain.object_keys import line_name
 from flowgauge.registry.golden_sets import golden_set
 from flowgauge.services.golden import add_folder, find_verdict, label_verdict
 
-golden = typer.Typer(no_args_is_help=True, help="Labelled images by which the gate judges adaptations.")
+golden = typer.Typer(no_args_is_help=True, help="Labelled images on which the gate tests adaptations.")
 
 Kind = Annotated[
     str, typer.Option("--class", help="The class of the defect, as your line names it: scratch, say.", metavar="NAME")
@@ -33,7 +33,7 @@ def label(
 ) -> None:
     """Say whether a verdict's image is good or defective, and keep it as golden.
 
-    Half of the golden images, by a hash of their ids, judge adaptations; the
+    Half of the golden images, by a hash of their ids, test adaptations; the
     other half may train a detector that learns from labels, when the line is
     fitted next. Labelling an image again changes its label.
 
@@ -61,7 +61,7 @@ def label(
         )
         return
     words = f"{golden.label.value} ({golden.kind})" if golden.kind else golden.label.value
-    use = "judges adaptations" if golden.is_hold_out else "may train at the next fit"
+    use = "tests adaptations" if golden.is_hold_out else "may train at the next fit"
     say(f"Image {golden.image_id} of line {line} is now golden, {words}: it {use}.")
     defects = [each for each in whole if each.label is Label.DEFECT]
     kinds = sorted({each.kind for each in whole if each.kind})
@@ -81,7 +81,7 @@ def add(
 ) -> None:
     """Add a folder of labelled images to a line's golden set.
 
-    One half of them, chosen by their names, judges; the other half may train
+    One half of them, chosen by their names, tests; the other half may train
     detectors that learn from labels. Adaptation never learns from either.
     Adding an image again under another label or class moves it; another
     image of the same name, from another folder, is kept beside it.
@@ -98,7 +98,7 @@ def add(
 
 @golden.command("list")
 def list_golden(line: options.LineArgument, store: options.Store, json: options.Json = False) -> None:
-    """The golden set of a line, and which images of it judge.
+    """The golden set of a line, and which images of it test adaptations.
 
     \b
     flowgauge golden list press-3 --store ./plant

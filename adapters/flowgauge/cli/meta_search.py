@@ -17,7 +17,7 @@ from flowgauge.cli.progress import Report, bars, reported, silent
 from flowgauge.cli.results import check_writable, items_left_in, write_results
 from flowgauge.domain.errors import UserError
 from flowgauge.domain.messages import FrozenModel
-from flowgauge.meta.search import DEFAULTS, Choice, SearchSettings, SearchSetup, judged_line
+from flowgauge.meta.search import DEFAULTS, Choice, SearchSettings, SearchSetup, validation_line
 from flowgauge.meta.tasks import LineSize, procedural_line
 from flowgauge.models.headflow.detector import HeadFlow
 from flowgauge.reports.plots import search_svg
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 SIZE = 128
 TRAINED_ON = ("brushed-metal", "turned-washer", "ceramic-tile", "wood-veneer")
 # materials that no task of the outer loop shows
-JUDGED = ("cast-iron", "woven-fabric", "leather")
+VALIDATED_ON = ("cast-iron", "woven-fabric", "leather")
 # added to the seed of the lines that test, so that nothing is drawn for them as for the lines that train
 HELD_OUT_SEEDS = 100
 # lengths of inner and outer steps, and the limit of suspicion: on a logarithmic scale, well below and above the
@@ -124,13 +124,13 @@ class MetaSearch:
         embedder = embedder_for(self._fit_settings, torch_device(self.device))
         assert isinstance(embedder.detector, HeadFlow), "the default, which Model is asked for"
         seed = self.settings.seed
-        trained, judged = [], []
-        for material in reported((*TRAINED_ON, *JUDGED), "making lines", self.report):
+        trained, validation = [], []
+        for material in reported((*TRAINED_ON, *VALIDATED_ON), "making lines", self.report):
             if material in TRAINED_ON:
                 trained.append(procedural_line(material, seed, embedder, LineSize(), silent))
             else:
-                judged.append(judged_line(material, seed + HELD_OUT_SEEDS, embedder, silent))
-        return SearchSetup(embedder.detector, trained, judged, self.settings)
+                validation.append(validation_line(material, seed + HELD_OUT_SEEDS, embedder, silent))
+        return SearchSetup(embedder.detector, trained, validation, self.settings)
 
     @property
     def _fit_settings(self) -> FitSettings:
@@ -140,7 +140,9 @@ class MetaSearch:
     @property
     def _key(self) -> str:
         """Changes with everything that a figure depends on."""
-        inputs = f"{version('flowgauge')} {version('torch')} {TRAINED_ON} {JUDGED} {self.settings.model_dump_json()}"
+        inputs = (
+            f"{version('flowgauge')} {version('torch')} {TRAINED_ON} {VALIDATED_ON} {self.settings.model_dump_json()}"
+        )
         return sha256(f"{inputs} {self._fit_settings.model_dump_json()}".encode()).hexdigest()
 
 

@@ -26,7 +26,7 @@ _WORTH_COMPILING = 200
 
 
 def score(
-    line: Annotated[str, typer.Argument(help="The line whose gauge judges.")],
+    line: Annotated[str, typer.Argument(help="The line whose gauge scores.")],
     images: Annotated[list[Path], typer.Argument(help="PNG, JPEG, BMP or TIFF files.")],
     store: options.Store,
     version: Annotated[str | None, typer.Option(help="A stored version instead of the active one.")] = None,
@@ -38,10 +38,10 @@ def score(
     engine: options.EngineOption = options.Engine.AUTO,
     json: options.Json = False,
 ) -> None:
-    """Judge images with a line's gauge.
+    """Score images with a line's gauge.
 
     Higher scores are more anomalous. Exits with 0 when every image got a
-    verdict and with 2 when one could not be read; the others are judged all
+    verdict and with 2 when one could not be read; the others are scored all
     the same.
 
     \b
@@ -103,7 +103,7 @@ def _predict(gauge: Predictor, paths: Sequence[Path], masks: Path | None, report
                 "regions": [region.model_dump() for region in found.regions],
             }
         done += len(batch)
-        report("judging images", done, len(paths))
+        report("scoring images", done, len(paths))
 
 
 def _read(path: Path, gauge: Predictor, masks: Path | None) -> Picture | str:

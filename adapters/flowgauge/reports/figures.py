@@ -90,7 +90,7 @@ def headline(story: Story) -> str:
     accepted = sum(adaptation.report.accepted for adaptation in story.adaptations)
     if accepted:
         return (
-            f"{course} Re-cut {times(accepted)} along the way, the gauge ends at {percent(last.adapted.false_alarm)} "
+            f"{course} Adapted {times(accepted)} along the way, the gauge ends at {percent(last.adapted.false_alarm)} "
             f"and catches {percent(last.adapted.caught)} of the defects; the first one catches "
             f"{percent(last.frozen.caught)}."
         )

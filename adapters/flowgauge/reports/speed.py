@@ -78,7 +78,7 @@ def _forwards(found: SpeedResults) -> Iterator[Sequence[str]]:
 TABLES = (
     Table(
         "Stages of one image, ms",
-        "Medians at batch 1. Decoding goes no further than the gauge’s square needs, statistics are a part of it; "
+        "Medians at batch 1. Decoding goes no further than the gauge’s input needs, statistics are a part of it; "
         "predict is all that follows it. The bare decoder is Pillow’s, to all pixels.",
         ("engine", "image", "decode", "statistics", "crop", "backbone", "detector", "predict", "bare decoder"),
         _stages,
@@ -113,7 +113,7 @@ TABLES = (
     ),
     Table(
         "Beside other methods",
-        "Networks alone, from normalised squares to scores, in turns: milliseconds at batch 1, images a second at "
+        "Networks alone, from normalised crops to scores, in turns: milliseconds at batch 1, images a second at "
         "batch 16. Methods with a memory of patches slow down with the images that they were fitted to.",
         ("method", "image", "p50, ms", "p95, ms", "p99, ms", "images/s by 16"),
         _forwards,
@@ -155,17 +155,17 @@ _STACKED: tuple[tuple[str, Callable[[Case], float]], ...] = (
 def stages_chart(found: SpeedResults) -> Markup:
     """For each image two bars: the gauge's stages one after the other, and the limit, bare decoder and backbone."""
     cases = found.cases
-    places, starts = [float(row) for row in range(len(cases))], [0.0] * len(cases)
+    rows, starts = range(len(cases)), [0.0] * len(cases)
     with chart(880, 2.4 * _BAR * len(cases) + 90, "milliseconds of each stage, beside the limits") as drawn:
         axes = drawn.figure.subplots()
-        for rank, (name, stage) in enumerate(_STACKED):
-            widths = [stage(case) for case in cases]
-            bars = axes.barh([place - 0.18 for place in places], widths, 0.34, starts, color=f"C{rank}", label=name)
+        for rank, (name, milliseconds) in enumerate(_STACKED):
+            widths = [milliseconds(case) for case in cases]
+            bars = axes.barh([row - 0.18 for row in rows], widths, 0.34, starts, color=f"C{rank}", label=name)
             starts = [start + width for start, width in zip(starts, widths, strict=True)]
             for bar, case, width in zip(bars, cases, widths, strict=True):
                 drawn.mark(bar, "stage", plain(f"{case.engine}, {image_of(case)}: {name} {number(width)} ms"))
         limits = [case.bare_decoder.p50 + case.backbone.p50 for case in cases]
-        below = [place + 0.18 for place in places]
+        below = [row + 0.18 for row in rows]
         axes.barh(below, limits, 0.34, color=COLOURS["off"], label="bare decoder and backbone")
         _finish(axes, [f"{case.engine}, {image_of(case)}" for case in cases], "milliseconds of one image, from bytes")
     return drawn.markup

@@ -29,7 +29,7 @@ from flowgauge.vision.preprocessing import Crop
 
 
 class AdaptSettings(FrozenModel):
-    """`recent` is the share of the buffer, from its newer half, that does not train: the gate judges on it."""
+    """`recent` is the share of the buffer, from its newer half, that does not train: the gate tests on it."""
 
     recent: float = Field(0.2, gt=0, le=0.25)
     refinement: RefinementSettings = RefinementSettings()
@@ -66,7 +66,7 @@ def part_of(entry: Buffered) -> str:
 
 
 def _hold_out_parts(parts: Sequence[str], share: float) -> set[str]:
-    """Parts of the newer half, at regular steps, that make up `share` of all: what judges is as new as what trains."""
+    """Parts of the newer half, at regular steps, that make up `share` of all: what tests is as new as what trains."""
     newer = list(dict.fromkeys(parts[len(parts) // 2 :]))
     count = min(round(share * len(dict.fromkeys(parts))), len(newer))
     return {newer[(2 * rank + 1) * len(newer) // (2 * count)] for rank in range(count)}
@@ -86,12 +86,12 @@ class _Adaptation:
         self.training = [item for item in clear if part_of(item[0]) not in held_back]
         hold_out = [crop.pixels for entry, crop in clear if part_of(entry) in held_back]
         if not hold_out or len(self.training) < 2 * settings.refinement.folds:
-            counts = f"{len(clear)} of {len(given.buffered)} buffered images can train or judge"
+            counts = f"{len(clear)} of {len(given.buffered)} buffered images can train or test"
             raise UserError(f"{counts}, too few to adapt.", "Let more images pass.")
         self.hold_out = np.stack(hold_out)
 
     def change(self, parent: Gauge) -> Change:
-        """What the parent's scores of all that may train or judge say of the line."""
+        """What the parent's scores of all that may train or test say of the line."""
         first = {part_of(entry): crop.pixels for entry, crop in reversed(self._clear)}
         (scores,) = score_by_each([parent], np.stack(list(first.values())))
         found = shift(parent.manifest.threshold, scores, seed=self._given.seed)

@@ -19,7 +19,7 @@ Progress = Callable[[str, float], None]
 class AdaptationInput:
     """`buffered` are the line's images that may train, oldest capture first. `anchor` is where the candidate starts and
     what it is held to; `parent` is the active gauge; they are the same object right after a `fit`. `golden_*` are the
-    half of the golden set that judges. All are crops by the anchor: a buffer of a large camera's pictures would not fit
+    half of the golden set that tests. All are crops by the anchor: a buffer of a large camera's pictures would not fit
     into memory. The candidate's version is `version`, made `at` that time by its manifest (the request's own, so that a
     redelivered one makes the same bytes), and all chance comes from `seed`. Where no person asks for a candidate,
     `by_person` False, it is accepted only if the line has changed.

@@ -243,5 +243,5 @@ def _rejected(entries: Sequence[Entry], gauge: Gauge, progress: Progress) -> tup
             peak = np.unravel_index(int(heat.argmax()), heat.shape)
             found.append(_Rejected(sample.entry.name, float(heat[close].sum() / heat.sum()), not close[peak]))
         done += len(samples)
-        progress("judging defects", done, len(entries))
+        progress("scoring defects", done, len(entries))
     return found, rejected

@@ -65,7 +65,7 @@ def _readable_check(seen: ImageStatistics) -> Check:
     finding = Finding(
         title="Images that cannot be read",
         seen=f"{len(seen.unreadable)} files are no images that can be decoded; the other checks leave them out.",
-        why="They train nothing and judge nothing, and what else was lost with them nobody knows.",
+        why="They train nothing and test nothing, and what else was lost with them nobody knows.",
         remedy="Copy or capture them again, or remove them.",
         figures={"unreadable": len(seen.unreadable)},
         images=tuple(Named(name=one.name, words=one.cause) for one in seen.unreadable),

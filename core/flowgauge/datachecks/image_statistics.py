@@ -121,10 +121,10 @@ def image_statistics(dataset: Dataset, embedder: Embedder, progress: Progress) -
     """Raises `DatasetError` where no training image can be read."""
     reading = _Reading(embedder, len(dataset.train) + len(dataset.test), progress)
     size = embedder.preprocessing.size
-    pixels, squares = np.zeros((size, size, 3)), np.zeros((size, size))
+    total, gray_second_moment = np.zeros((size, size, 3)), np.zeros((size, size))
     for crops_NSSC in reading.batches(dataset.train):
-        pixels += crops_NSSC.sum(axis=0, dtype=np.float64)
-        squares += (crops_NSSC.astype(np.float64).mean(axis=3) ** 2).sum(axis=0)
+        total += crops_NSSC.sum(axis=0, dtype=np.float64)
+        gray_second_moment += (crops_NSSC.astype(np.float64).mean(axis=3) ** 2).sum(axis=0)
     trained = len(reading.looks)
     if not trained:
         cause = reading.unreadable[0].cause
@@ -132,8 +132,8 @@ def image_statistics(dataset: Dataset, embedder: Embedder, progress: Progress) -
     for _ in reading.batches(dataset.test):
         continue  # looked at, but no part of the summary
     fine, coarse = (torch.cat(parts) for parts in zip(*reading.features, strict=True))
-    mean = pixels / trained
-    spread = np.sqrt(np.maximum(squares / trained - mean.mean(axis=2) ** 2, 0))
+    mean = total / trained
+    spread = np.sqrt(np.maximum(gray_second_moment / trained - mean.mean(axis=2) ** 2, 0))
     return ImageStatistics(
         looks=tuple(reading.looks),
         unreadable=tuple(reading.unreadable),

@@ -57,8 +57,8 @@ def orientation_check(seen: ImageStatistics, embedder: Embedder, progress: Progr
         return Check(name="orientation", question=question, skipped=reason)
     features = _features((*train, *test), embedder, progress)
     scaled = features / (features.flatten(0, 1).std(0) + 1e-4)
-    reference, judged = scaled[:, : len(train)], scaled[:, len(train) :]
-    usual, shown = _distances(reference, reference, own=True), _distances(reference, judged, own=False)
+    reference, tested = scaled[:, : len(train)], scaled[:, len(train) :]
+    usual, shown = _distances(reference, reference, own=True), _distances(reference, tested, own=False)
     gains, ways = _gain(shown), shown.argmin(axis=0)
     turned = np.flatnonzero(gains > _gain(usual).max())
     # were the two sides alike, the k highest gains of all would be of the test with a chance of (test / all)^k at most
@@ -87,7 +87,7 @@ def orientation_check(seen: ImageStatistics, embedder: Embedder, progress: Progr
 def _features(entries: Sequence[Entry], embedder: Embedder, progress: Progress) -> Tensor:
     """(8, N, D): of every view of each image, on a grid so coarse that places only say roughly where."""
     small = embedder.preprocessing.model_copy(update={"size": _SIDE})
-    crops = np.stack([small.square(read(entry).picture) for entry in entries])
+    crops = np.stack([small.resampled(read(entry).picture) for entry in entries])
     views = []
     for number, view in enumerate(VIEWS):
         rows = []
@@ -126,7 +126,7 @@ def turned_check(seen: ImageStatistics, gauge: Gauge, progress: Progress) -> Che
         picture = gauge.seen(read(entry).picture)
         predictions = gauge.predict([_moved(picture, view) for view in VIEWS])
         alarms.append([one.score > one.threshold for one in predictions])
-        progress("judging turned images", number + 1, len(entries))
+        progress("scoring turned images", number + 1, len(entries))
     shares = np.mean(alarms, axis=0).tolist()
     figures: dict[str, Figure] = {words_of(view): share for view, share in zip(VIEWS, shares, strict=True)}
     check = Check(name="turned", question=question, figures=figures)

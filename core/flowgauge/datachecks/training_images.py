@@ -74,9 +74,10 @@ def duplicates_check(seen: ImageStatistics, found: Repeats, groups: Mapping[str,
     leak = Finding(
         title="The test repeats what was trained",
         seen=f"{len(leaked)} of {int((~train).sum())} test images ({sum(bool(good[row]) for row in leaked)} of them"
-        f" good) have a twin among the training images; {len(across)} pairs, {exact} of them equal to the last pixel.",
-        why="Who is judged on what he learned by heart looks better than he is: scores on these images say nothing of "
-        "parts never seen, and the false alarms in the factory will be more.",
+        f" good) have a near duplicate among the training images; {len(across)} pairs, {exact} of them equal in all"
+        " pixels.",
+        why="A gauge that is tested on images that it memorised looks better than it is: scores on these images say "
+        "nothing of parts never seen, and the false alarms in the factory will be more.",
         remedy="Move all images of one part to one side (--groups keeps them together), or remove the copies.",
         figures={"test_images": len(leaked), "pairs": len(across), "exact": exact},
         images=_images_of(seen, across),

@@ -1,4 +1,4 @@
-"""What each ingredient of fitting and of adapting is worth: one of them left out, or another in its place."""
+"""What each component of fitting and of adapting is worth: one of them left out, or another in its place."""
 
 from collections.abc import Mapping
 from enum import StrEnum
@@ -15,13 +15,13 @@ from flowgauge.training.thresholds import Rule
 class Ablation(StrEnum):
     """Of fitting (`contamination.VARIANTS`), of adapting (`ADAPTATIONS`), or of both.
 
-    Adapting. `full`: all ingredients. `no-head`: the flow alone takes the inner loop. `no-l2`: nothing pulls to the
+    Adapting. `full`: all components. `no-head`: the flow alone takes the inner loop. `no-l2`: nothing pulls to the
     anchor. `no-rejection`: all buffered images train. `iqr`: images are suspect above Q3 + 1.5 IQR. `replay`: what
     trained the first gauge is in every buffer too (arXiv 2605.24251 finds that hard to beat).
 
     Fitting. `full`: an ensemble, whose members are each trained without one fold of the parts and start from the
     meta-learned initialization; all images train. `wide-ensemble`: five members, each trained without two fifths of the
-    parts. Without an ingredient of `full`: `no-ensemble` trains one member, `no-meta` starts at random. With one that
+    parts. Without a component of `full`: `no-ensemble` trains one member, `no-meta` starts at random. With one that
     did not earn its place there: `one-sided` and `iqr` leave out images by scores of detectors that were fitted without
     the image in question, in two rounds.
 

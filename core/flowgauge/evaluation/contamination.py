@@ -170,7 +170,7 @@ def _auroc(scores: Floats, split: Split) -> float:
     auroc = auroc_between(*np.split(scores, [len(split.test_good)]))
     if auroc is None:
         raise DatasetError(
-            f"The split of seed {split.seed}, noise {split.noise:g}, judges one kind of images only.",
+            f"The split of seed {split.seed}, noise {split.noise:g}, tests one kind of images only.",
             "Give it test_good and test_defect.",
         )
     return auroc

@@ -208,7 +208,7 @@ class _Listing:
                 wanted = self._name(truth / inner.parent / entry.path.stem)
                 raise DatasetError(
                     f"The defect {entry.name} has no mask {wanted}_mask.png.",
-                    f"Add it, under this name or as {entry.path.name}, or remove the folder {truth.name} to judge "
+                    f"Add it, under this name or as {entry.path.name}, or remove the folder {truth.name} to test "
                     "whole images only.",
                 )
             found.append(replace(entry, mask=mask))

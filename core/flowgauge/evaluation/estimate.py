@@ -226,7 +226,7 @@ class EstimateReport(FrozenModel):
     def warnings(self) -> Iterator[str]:
         good_parts, defects = len(self.repeats[0].good), len(self.repeats[0].defect)
         if good_parts < defects:
-            yield f"Only {good_parts} good images judge beside {defects} defects; the others are needed to train."
+            yield f"Only {good_parts} good images test beside {defects} defects; the others are needed to train."
         if self.chooser.choice is Choice.BUDGET and self.chooser.budget < smallest_budget(good_parts):
             yield (
                 f"{good_parts} good images cannot keep a budget of {self.chooser.budget:g}: "

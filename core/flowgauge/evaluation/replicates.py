@@ -68,12 +68,12 @@ def require_divisible(material: Material) -> None:
     if parts < MINIMUM_DEFECTS:
         raise DatasetError(
             f"{int(material.defective.sum())} defective images of {parts} parts are too few to choose a threshold by "
-            "one half and to judge it by the other.",
+            "one half and to test it on the other.",
             f"Add defects to test/<class>: at least {MINIMUM_DEFECTS} parts; fifty or more give narrow intervals.",
         )
     if material.good_half < 2:
         raise DatasetError(
-            f"{int((~material.defective).sum())} good images are too few to train, to choose and to judge.",
+            f"{int((~material.defective).sum())} good images are too few to train, to choose and to test.",
             "Add good images; where --keep-apart is given, to test/good.",
         )
 

@@ -148,7 +148,9 @@ def paired_difference(runs: Sequence[Run], others: Sequence[Run], groups: Groups
         ours, other = (np.array([image.score for image in each.images]) for each in (run, theirs[run.seed]))
         measured, compared = image_auroc(ours, defective), image_auroc(other, defective)
         if measured is None or compared is None:
-            raise UserError("One of the evaluations judged only one kind of images.", "Judge good and defective ones.")
+            raise UserError(
+                "One of the evaluations tested only one kind of images.", "Test on good and defective ones."
+            )
         by_seed[run.seed] = measured - compared
         parts = None if groups is None else [groups[name] for name in names]
         first, second = (auroc_replicates(scores, defective, parts, seed=run.seed) for scores in (ours, other))

@@ -1,4 +1,4 @@
-"""How fast a gauge is on one machine: stage by stage, whole images, many lines, and the limits that the machine sets.
+"""How fast a gauge is on one machine: step by step, whole images, many lines, and the limits that the machine sets.
 
 Works that are compared take turns, so that what else the machine does falls on all of them. Times are milliseconds of
 a wall clock, memory is MiB. Speed depends on sizes and not on what was learned: a gauge of a handful of images will do.
@@ -137,15 +137,15 @@ class Case(FrozenModel):
     reduction: int = Field(description="each pixel of the decoded picture is the mean of so many by so many")
     decode: Quantiles = Field(description="bytes to a picture as the gauge sees it, statistics included")
     statistics: Quantiles = Field(description="the part of `decode` that measures how the image was taken")
-    crop: Quantiles = Field(description="picture to normalised square")
-    backbone: Quantiles = Field(description="square to features, in all views, the way to the device included")
+    crop: Quantiles = Field(description="picture to normalised crop")
+    backbone: Quantiles = Field(description="crop to features, in all views, the way to the device included")
     detector: Quantiles = Field(description="features to scores and maps")
     predict: Quantiles = Field(description="picture to prediction: crop, backbone, detector, map and regions")
     latency: Quantiles = Field(description="bytes to prediction")
     bare_decoder: Quantiles = Field(description="Pillow alone: bytes to all pixels as RGB")
     predict_rate: float = Field(description="pictures in memory, 16 at a time")
     bytes_rate: float = Field(description="the same from bytes, decoded one after the other on the same thread")
-    backbone_rate: float = Field(description="the bare backbone on squares in memory, 16 at a time")
+    backbone_rate: float = Field(description="the bare backbone on crops in memory, 16 at a time")
     resident_mib: float = Field(description="of the process afterwards")
     device_mib: float | None = Field(None, description="most that was allocated on the GPU at once; null on a CPU")
 
@@ -214,7 +214,7 @@ class Subject(FrozenModel):
 
     detector: str
     backbone: str
-    side: int = Field(description="of the square that it sees, in pixels")
+    side: int = Field(description="of the crop that it sees, in pixels")
     images: int = Field(description="that it was fitted to")
 
 
@@ -478,7 +478,7 @@ def features_of(gauge: Gauge, views: Sequence[Tensor]) -> list[Sequence[Tensor]]
 
 
 def networks_of(gauge: Gauge, views: Sequence[Tensor]) -> None:
-    """From normalised squares to scores, which are thrown away."""
+    """From normalised crops to scores, which are thrown away."""
     for features in features_of(gauge, views):
         gauge.score(features)
 

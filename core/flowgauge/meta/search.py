@@ -55,7 +55,7 @@ class SearchSettings(FrozenModel):
 
 
 @dataclass(frozen=True)
-class JudgedLine:
+class ValidationLine:
     """`training_set`: good images, then as many defects as half of a support, each with copies that have synthetic
     anomalies; `good` and `defects` are test images.
     """
@@ -71,7 +71,7 @@ class JudgedLine:
         return self.training_set.only(torch.cat([torch.arange(SUPPORT - wrong), SUPPORT + torch.arange(wrong)]))
 
 
-def judged_line(material: str, seed: int, embedder: Embedder, progress: Progress) -> JudgedLine:
+def validation_line(material: str, seed: int, embedder: Embedder, progress: Progress) -> ValidationLine:
     """A procedural line under a condition that its seed draws."""
     line = ProceduralLine(material, seed, embedder.preprocessing.size)
     condition = Condition.drifted(float(np.random.default_rng([seed, len(material)]).uniform()))
@@ -83,7 +83,7 @@ def judged_line(material: str, seed: int, embedder: Embedder, progress: Progress
         ]
     )
     shown = np.concatenate([good[:SUPPORT], bad[: SUPPORT // 2]])
-    return JudgedLine(
+    return ValidationLine(
         name=f"{material} {seed}",
         training_set=embedder.training_set(shown, seed=seed, progress=progress),
         good=embedder.embed(good[SUPPORT:], progress),
@@ -94,16 +94,16 @@ def judged_line(material: str, seed: int, embedder: Embedder, progress: Progress
 @dataclass(frozen=True)
 class SearchSetup:
     """Where choices are compared: `detector` lends its modules, `trained` lines train the meta-learned initialization,
-    `judged` lines are adapted to. Its pooled term has nothing meta-learned, so its weight is to be 0.
+    `validation` lines are adapted to. Its pooled term has nothing meta-learned, so its weight is to be 0.
     """
 
     detector: HeadFlow
     trained: Sequence[MetaLine]
-    judged: Sequence[JudgedLine]
+    validation: Sequence[ValidationLine]
     settings: SearchSettings
 
     def aurocs(self, choice: Choice, progress: Progress) -> tuple[float, ...]:
-        """The mean image AUROC over the judged lines at each of the levels. Same choice, same figures."""
+        """The mean image AUROC over the validation lines at each of the levels. Same choice, same figures."""
         turns, levels = self.settings.turns, self.settings.levels
         training = MetaTraining(
             turns=turns,
@@ -118,13 +118,13 @@ class SearchSetup:
         found = []
         for rank, level in enumerate(levels):
             of_lines = []
-            for number, line in enumerate(self.judged):
-                progress("adapting", rank * len(self.judged) + number, len(levels) * len(self.judged))
+            for number, line in enumerate(self.validation):
+                progress("adapting", rank * len(self.validation) + number, len(levels) * len(self.validation))
                 of_lines.append(self._auroc(line, level, choice, state.init))
             found.append(fmean(of_lines))
         return tuple(found)
 
-    def _auroc(self, line: JudgedLine, level: float, choice: Choice, init: Parameters) -> float:
+    def _auroc(self, line: ValidationLine, level: float, choice: Choice, init: Parameters) -> float:
         support = line.support(level)
         names = [str(number) for number in support.image.tolist()]
         loop = HeadAdaptation().inner_loop.model_copy(update={"alpha": choice.alpha})

@@ -82,14 +82,14 @@ def dataset_line(dataset: Dataset, embedder: Embedder, size: LineSize, seed: int
         )
     rule = sixteen_bit_rule(read(entry).picture for entry in goods)
     embedder = replace(embedder, preprocessing=embedder.preprocessing.model_copy(update={"sixteen_bit": rule}))
-    square = embedder.preprocessing.square
+    resampled = embedder.preprocessing.resampled
     crops, masks = [], []
     for entry in defective:
         sample = read(entry)
         shown = np.repeat(_present(sample.mask)[:, :, None].astype(np.uint8) * 255, 3, axis=2)
-        crops.append(square(sample.picture))
-        masks.append(square(Picture(shown, ""))[:, :, 0] > 127)
-    good = np.stack([square(read(entry).picture) for entry in goods])
+        crops.append(resampled(sample.picture))
+        masks.append(resampled(Picture(shown, ""))[:, :, 0] > 127)
+    good = np.stack([resampled(read(entry).picture) for entry in goods])
     return _embedded(dataset.root.name, good, np.stack(crops), np.stack(masks), embedder, seed, progress)
 
 

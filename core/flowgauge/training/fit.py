@@ -128,7 +128,7 @@ def fit(
     del crops
     give_back_freed_memory()
     # a crop each: labelled defects may be pictures at the camera's size, decoded one by one
-    defects = [(preprocessing.square(picture), kind) for picture, kind in labelled]
+    defects = [(preprocessing.resampled(picture), kind) for picture, kind in labelled]
     if defects:
         shown = np.stack([crop for crop, _ in defects])
         embedding = embedder.embed(shown, progress, what="reading labelled defects")

@@ -38,7 +38,7 @@ def probes_of(crops: Crops) -> Crops:
 
 @dataclass(frozen=True)
 class Embedder:
-    """Runs squares through the frozen backbone and keeps what `detector` keeps of them."""
+    """Runs crops through the frozen backbone and keeps what `detector` keeps of them."""
 
     backbone: Backbone
     preprocessing: Preprocessing
@@ -113,7 +113,7 @@ class Embedder:
         return joined(embedded), torch.cat(masks)
 
     def synthetic(self, crops: Crops, seed: int, progress: Progress, what: str) -> tuple[Embedding, Tensor]:
-        """A copy of each square with a synthetic anomaly, as an embedding, and the masks (N, h, w) on the grid."""
+        """A copy of each crop with a synthetic anomaly, as an embedding, and the masks (N, h, w) on the grid."""
         synthetic = self._brushed(varied(crops, seed), seed)
         return self.embed(synthetic.crops, progress, what=what), on_grid(synthetic.masks, self.detector.grid)
 
@@ -135,20 +135,20 @@ class SyntheticAnomalies:
 
 
 def add_anomalies(crops: Crops, seed: int, *, cut: bool) -> SyntheticAnomalies:
-    """One defect on each square, all kinds in turn; where objects are `cut` out, on the object alone."""
+    """One defect on each crop, all kinds in turn; where objects are `cut` out, on the object alone."""
     rng = np.random.default_rng(seed)
     kinds = tuple(KINDS[rank % len(KINDS)] for rank in rng.permutation(len(crops)))
     synthetic = [
-        draw_anomaly_on(square, shown(square), kind, rng) if cut else draw_anomaly(square, kind, rng)
-        for square, kind in zip(crops, kinds, strict=True)
+        draw_anomaly_on(crop, shown(crop), kind, rng) if cut else draw_anomaly(crop, kind, rng)
+        for crop, kind in zip(crops, kinds, strict=True)
     ]
     return SyntheticAnomalies(np.stack([p.pixels for p in synthetic]), np.stack([p.mask for p in synthetic]), kinds)
 
 
 def paste_all(crops: Crops, overlay: TextureOverlay, seed: int) -> SyntheticAnomalies:
-    """One texture on each square."""
+    """One texture on each crop."""
     rng, textures = np.random.default_rng(seed), textures_of(overlay.folder, crops.shape[1])
-    overlaid = [paste(square, textures, rng, on_object=overlay.on_object) for square in crops]
+    overlaid = [paste(crop, textures, rng, on_object=overlay.on_object) for crop in crops]
     return SyntheticAnomalies(
         np.stack([p.pixels for p in overlaid]), np.stack([p.mask for p in overlaid]), tuple(p.kind for p in overlaid)
     )
@@ -157,7 +157,7 @@ def paste_all(crops: Crops, overlay: TextureOverlay, seed: int) -> SyntheticAnom
 def varied(crops: Crops, seed: int) -> Crops:
     """Another view of each: mirrored, upside down, and under somewhat another light."""
     rng = np.random.default_rng(seed)
-    return np.concatenate([_seen_as(random_view(rng), square[None]) for square in crops])
+    return np.concatenate([_seen_as(random_view(rng), crop[None]) for crop in crops])
 
 
 def random_view(rng: np.random.Generator) -> View:

@@ -129,7 +129,7 @@ class Preprocessing(FrozenModel):
 
     @property
     def blackens(self) -> bool:
-        """Whether squares show nothing but the object."""
+        """Whether crops show nothing but the object."""
         return self.aspect is Aspect.MASKED_CROP
 
     def unclear_reasons(self, picture: Picture) -> tuple[str, ...]:
@@ -145,13 +145,13 @@ class Preprocessing(FrozenModel):
 
     def crop(self, picture: Picture) -> Crop:
         picture = self.seen(picture)
-        return Crop(self.square(picture), picture.statistics, self.unclear_reasons(picture))
+        return Crop(self.resampled(picture), picture.statistics, self.unclear_reasons(picture))
 
     def crops(self, pictures: Iterable[Picture]) -> NDArray[np.uint8]:
         """(B, size, size, 3); of pictures that are decoded as they come, one is in memory at a time."""
-        return np.stack([self.square(picture) for picture in pictures])
+        return np.stack([self.resampled(picture) for picture in pictures])
 
-    def square(self, picture: Picture) -> NDArray[np.uint8]:
+    def resampled(self, picture: Picture) -> NDArray[np.uint8]:
         """(size, size, 3): the box, padded where it leaves the image, resampled with antialiasing. Padding goes on like
         the edge, or is black where all background is.
         """
@@ -180,7 +180,7 @@ class Preprocessing(FrozenModel):
         return alone
 
     def normalised(self, crops_BHWC: NDArray[np.uint8], view: View = PLAIN) -> Tensor:
-        """The view of (B, size, size, 3) squares as (B, 3, size, size) float32, normalised."""
+        """The view of (B, size, size, 3) crops as (B, 3, size, size) float32, normalised."""
         images = torch.from_numpy(np.ascontiguousarray(crops_BHWC)).permute(0, 3, 1, 2).float().div_(255)
         mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (self.mean, self.std))
         return (view.apply(images) - mean) / std
@@ -254,7 +254,7 @@ def _extent(outline: NDArray[np.bool_]) -> tuple[int, int, int, int]:
     return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
 
 
-def shown(square: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """(S, S): the object of a square (S, S, 3) that `masked-crop` made; all of it where everything is black."""
-    found = np.asarray(square.any(axis=2))
+def shown(crop: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """(S, S): the object of a crop (S, S, 3) that `masked-crop` made; all of it where everything is black."""
+    found = np.asarray(crop.any(axis=2))
     return np.asarray(found if found.any() else ~found)

@@ -153,16 +153,16 @@ class Scoring(Processor):
         """In the order of `images`; those of all lines are scored together, each as its gauge sees it."""
         gauges = {image.event.line: self._gauges.gauge(image.event.line) for image in images}
         images = [image.seen_by(gauges[image.event.line]) for image in images]
-        judged = {
+        scorable = {
             index: (gauge, image.picture)
             for index, image in enumerate(images)
             if (gauge := gauges[image.event.line]) is not None
         }
         predictions: dict[int, Prediction] = {}
-        if judged:
-            items = list(judged.values())
+        if scorable:
+            items = list(scorable.values())
             gauge = items[0][0]  # gauges of a process are of one kind
-            predictions = dict(zip(judged, gauge.predict_each(items), strict=True))
+            predictions = dict(zip(scorable, gauge.predict_each(items), strict=True))
         scored: list[Scored] = []
         for index, image in enumerate(images):
             prediction = predictions.get(index)

@@ -1,4 +1,4 @@
-"""`flowgauge benchmark`: what methods and their ingredients are worth on a data set. One module a command."""
+"""`flowgauge benchmark`: what methods and their components are worth on a data set. One module a command."""
 
 import typer
 
@@ -8,7 +8,7 @@ HERE = "flowgauge.cli.benchmark"
 COMMANDS = {
     "contamination": Listed(
         f"{HERE}.contamination:contamination",
-        "Fit at rising shares of defects among the images that train, and judge.",
+        "Fit at rising shares of defects among the images that train, and test.",
     ),
     "drift": Listed(f"{HERE}.drift:drift", "Follow a line that changes: without adapting, adapting, fitting anew."),
     "poisoning": Listed(
@@ -16,7 +16,7 @@ COMMANDS = {
     ),
     "leave-one-class-out": Listed(
         f"{HERE}.leave_one_class_out:leave_one_class_out",
-        "Leave out each class of defects, label a few of the others, and judge it.",
+        "Leave out each class of defects, label a few of the others, and test on it.",
     ),
     "loss-amplification": Listed(
         f"{HERE}.loss_amplification:loss_amplification",
@@ -26,7 +26,7 @@ COMMANDS = {
         f"{HERE}.detectors:detectors", "Compare detectors on the same images: which method holds on this line?"
     ),
     "suite": Listed(
-        f"{HERE}.suite:suite", "Compare detectors over several data sets: the table by which a change is judged."
+        f"{HERE}.suite:suite", "Compare detectors over several data sets: the table that decides on a change."
     ),
     "speed": Listed(
         f"{HERE}.speed:speed",
@@ -35,5 +35,5 @@ COMMANDS = {
 }
 
 benchmark = typer.Typer(
-    cls=lazy_group(COMMANDS), no_args_is_help=True, help="What methods and their ingredients are worth on a data set."
+    cls=lazy_group(COMMANDS), no_args_is_help=True, help="What methods and their components are worth on a data set."
 )

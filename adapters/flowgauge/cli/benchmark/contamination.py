@@ -33,9 +33,7 @@ from flowgauge.reports.plots import curves_svg
 
 def contamination(
     dataset: Annotated[Path, typer.Argument(help="A data set in the MVTec AD layout.")],
-    splits: Annotated[
-        Path, typer.Option(help="JSON: which images train and judge, by seed and noise.", metavar="FILE")
-    ],
+    splits: Annotated[Path, typer.Option(help="JSON: which images train and test, by seed and noise.", metavar="FILE")],
     variant: Annotated[
         list[str] | None,
         typer.Option(
@@ -57,7 +55,7 @@ def contamination(
     json: OutAfterFits = None,
     plot: Annotated[Path | None, typer.Option(help="Draw AUROC against contamination there, as an SVG.")] = None,
 ) -> None:
-    """Fit at rising shares of defects among the images that train, and judge.
+    """Fit at rising shares of defects among the images that train, and test.
 
     \b
     flowgauge benchmark contamination ./tiles --splits noise_splits.json \\
@@ -122,7 +120,7 @@ class Contamination:
         splits = self.data.chosen(seeds)
         known = {(c.variant, c.noise, c.seed): c for c in items_left_in(out, lambda: self._key, Cell, "cells")}
         plan = [(v, split) for split in splits for v in variants if (v, split.noise, split.seed) not in known]
-        for variant, split in reported(plan, "fitting and judging", report):
+        for variant, split in reported(plan, "fitting and testing", report):
             features, settings = self.data.features.data, self.data.settings
             if variant in baselines:
                 cell = baseline_fit(features, split, variant, baselines[variant], perf_counter)

@@ -63,7 +63,7 @@ def detectors(
         ),
     ] = None,
     splits: Annotated[
-        Path | None, typer.Option(help="JSON: which images train and which judge, by seed.", metavar="FILE")
+        Path | None, typer.Option(help="JSON: which images train and which test, by seed.", metavar="FILE")
     ] = None,
     seeds: Seeds = "0",
     features: FeatureOptions = DEFAULT_FEATURES,
@@ -81,8 +81,8 @@ def detectors(
     flowgauge benchmark detectors ./tiles --splits splits.json \\
         --groups groups.json --seeds 0,1,2 --json tiles.json --html tiles.html
 
-    Each is fitted and judged in a process of its own: accuracy of images and
-    places, by class too; misses and false alarms at its own threshold; seconds
+    Each is fitted and tested in a process of its own: accuracy of images and
+    pixels, by class too; misses and false alarms at its own threshold; seconds
     to fit, images a second, memory, and the size of its snapshot. Baselines are
     anomalib's, on the same backbone; they come with the extra named baselines.
     """
@@ -152,7 +152,7 @@ class DetectorComparison:
         earlier = items_left_in(out, lambda: self._key, Contender, "contenders")
         known = {(contender.detector, contender.seed): contender for contender in earlier}
         plan = [(model, seed) for seed in seeds for model in self.models if (name_of(model), seed) not in known]
-        for model, seed in reported(plan, "detectors fitted and judged", self.report):
+        for model, seed in reported(plan, "detectors fitted and tested", self.report):
             task = replace(self.task, model=model, seed=seed, shows=seed == seeds[0])
             known[name_of(model), seed] = measured_alone(task)
             if out is not None:

@@ -72,7 +72,7 @@ def drift(
         typer.Argument(help="Real images: a data set, or the folder that --phases refers to.", show_default=False),
     ] = None,
     phases: Annotated[
-        Path | None, typer.Option(help="JSON: which images fit, train and judge, phase by phase.", metavar="FILE")
+        Path | None, typer.Option(help="JSON: which images fit, train and test, phase by phase.", metavar="FILE")
     ] = None,
     groups: options.Groups = None,
     material: Material = "brushed-metal",
@@ -116,7 +116,7 @@ def drift(
     first_image_auroc is that gauge's on the first phase's test images: what
     it has forgotten of where the line began.
 
-    --variant leaves an ingredient of adapting out: no-head (only the flow
+    --variant leaves a component of adapting out: no-head (only the flow
     moves), no-l2 (no pull to the anchor), no-rejection; or changes it: iqr
     finds images suspect by the other rule, replay shows the first gauge's
     images again.

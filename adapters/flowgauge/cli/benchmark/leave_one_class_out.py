@@ -20,7 +20,7 @@ from flowgauge.evaluation.leave_one_class_out import Gain, LeftOutClass, LeftOut
 
 def leave_one_class_out(
     dataset: Annotated[Path, typer.Argument(help="A data set in the MVTec AD layout.")],
-    splits: Annotated[Path, typer.Option(help="JSON: which images train and judge, by seed.", metavar="FILE")],
+    splits: Annotated[Path, typer.Option(help="JSON: which images train and test, by seed.", metavar="FILE")],
     labels: Annotated[int, typer.Option(min=1, help="Labelled defects of the other classes.")] = 10,
     seeds: Seeds = "0,1,2",
     features: FeatureOptions = DEFAULT_FEATURES,
@@ -30,7 +30,7 @@ def leave_one_class_out(
     device: options.DeviceOption = options.Device.AUTO,
     json: OutAfterSeeds = None,
 ) -> None:
-    """Leave out each class of defects, label a few of the others, and judge it.
+    """Leave out each class of defects, label a few of the others, and test on it.
 
     \b
     flowgauge benchmark leave-one-class-out ./tiles --splits splits.json \\

@@ -33,7 +33,7 @@ def loss_amplification(
         Path | None, typer.Argument(help="Large images too: a data set in the MVTec AD layout.", show_default=False)
     ] = None,
     splits: Annotated[
-        Path | None, typer.Option(help="JSON: which of them train and judge, by seed.", metavar="FILE")
+        Path | None, typer.Option(help="JSON: which of them train and test, by seed.", metavar="FILE")
     ] = None,
     steps: Annotated[int, typer.Option(min=1, help="Of the optimiser in each fit to digits.")] = 150,
     seeds: Seeds = "0,1,2",
@@ -112,7 +112,7 @@ class LossAmplification:
             if (setting, seed) not in known:
                 known[setting, seed] = work.run(setting, seed, rate(setting))
                 write_results(out, self.document(list(known.values())))
-        self.report("fitting and judging", len(jobs), len(jobs))
+        self.report("fitting and testing", len(jobs), len(jobs))
         return [known[job.setting, job.seed] for job in jobs]
 
     def document(self, cells: Sequence[Amplified]) -> dict[str, Any]:

@@ -238,7 +238,7 @@ def baseline_forward(
 ) -> Forward:
     """anomalib's model, fitted to `pictures` on the gauge's backbone; EfficientAd, which has its own, as it is.
 
-    Raises `UserError` for a gauge whose squares are too small for EfficientAd.
+    Raises `UserError` for a gauge whose crops are too small for EfficientAd.
     """
     if name is Baseline.EFFICIENT_AD:
         if settings.preprocessing.size < _EFFICIENT_AD_SIDE:

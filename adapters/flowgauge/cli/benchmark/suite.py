@@ -72,7 +72,7 @@ def suite(
         Path | None, Option(help="Write a page there: tables by data set, ranks and their critical difference.")
     ] = None,
 ) -> None:
-    """Compare detectors over several data sets: the table by which a change is judged.
+    """Compare detectors over several data sets: the table that decides on a change.
 
     \b
     flowgauge benchmark suite ./data --seeds 0,1,2 \\

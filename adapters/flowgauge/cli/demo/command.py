@@ -31,7 +31,7 @@ def demo(
         Path | None, typer.Option(help="Real images instead: the folder that --phases refers to.", metavar="DIR")
     ] = None,
     phases: Annotated[
-        Path | None, typer.Option(help="JSON: which images fit, train and judge, phase by phase.", metavar="FILE")
+        Path | None, typer.Option(help="JSON: which images fit, train and test, phase by phase.", metavar="FILE")
     ] = None,
     groups: options.Groups = None,
     seed: Annotated[int, typer.Option(min=0, help="Same seed, same story. With --phases: which of its runs.")] = 0,
@@ -50,7 +50,7 @@ def demo(
     """Watch a gauge keep up with a line that drifts.
 
     A gauge is fitted to good images; goods and defects stream; the light drifts and false alarms rise; the drift alert
-    fires; the gauge is re-cut from a buffer that holds defects, passes its gate and is swapped in. It all runs through
+    fires; the gauge is adapted to a buffer that holds defects, passes its gate and is swapped in. It all runs through
     the pipeline of `flowgauge run`, and ends with one self-contained HTML report.
 
     With --stack it runs on real servers (make up starts some): two scoring workers, one for what is downstream and one

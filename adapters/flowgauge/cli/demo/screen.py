@@ -54,7 +54,7 @@ class Screen:
 
     def announce(self, act: Act) -> None:
         words = f"{act.phase.condition}: " if act.phase.condition else ""
-        self.event(act.phase.name, f"{words}{len(act.training)} images that may train, {len(act.testing)} that judge")
+        self.event(act.phase.name, f"{words}{len(act.training)} images that may train, {len(act.testing)} that test")
 
     def verdicts(self, verdicts: Sequence[Verdict]) -> None:
         for verdict in verdicts:

@@ -242,19 +242,19 @@ class FeatureFlow(Ensemble, CrossFitted):
         images = length(good)
         if images < 4:
             return False
-        # sums of even and odd images, (2, C, h, w), and squares (C,): in single precision all features take a gigabyte
+        # sums of even and odd images, (2, C, h, w), of squares (C,): in single precision all features take a gigabyte
         sums = {name: torch.zeros(2, *tensor.shape[1:], dtype=torch.double) for name, tensor in good.items()}
-        squares = {name: torch.zeros(tensor.shape[1], dtype=torch.double) for name, tensor in good.items()}
+        second_moments = {name: torch.zeros(tensor.shape[1], dtype=torch.double) for name, tensor in good.items()}
         for part in _chunks(good):
             for name, tensor in part.items():
                 x_BCHW = tensor.double()
-                squares[name] += x_BCHW.square().sum(dim=(0, 2, 3))
+                second_moments[name] += x_BCHW.square().sum(dim=(0, 2, 3))
                 sums[name] += torch.stack([x_BCHW[half::2].sum(dim=0) for half in range(2)])
         explained = []
         for name, sum_2CHW in sums.items():
             mean_C = sum_2CHW.sum(dim=0).mean(dim=(1, 2)) / images
-            total_C = (squares[name] / (images * sum_2CHW[0, 0].numel()) - mean_C.square()).clamp_min(1e-12)
-            # var(E[x | place]) = cov(mean_1, mean_2) of the means of two halves of the images, whose noise is
+            total_C = (second_moments[name] / (images * sum_2CHW[0, 0].numel()) - mean_C.square()).clamp_min(1e-12)
+            # var(E[x | patch]) = cov(mean_1, mean_2) of the means of two halves of the images, whose noise is
             # independent and adds nothing
             means = (sum_2CHW[0] / -(-images // 2), sum_2CHW[1] / (images // 2))
             first, second = (mean - mean.mean(dim=(1, 2), keepdim=True) for mean in means)
