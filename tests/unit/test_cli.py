@@ -91,6 +91,27 @@ def test_lines_are_listed_without_the_libraries_of_models_and_archives(tmp_path:
     assert done.stdout.split() == ["[]", "set()"]
 
 
+def test_commands_that_run_no_model_load_no_torch() -> None:
+    """`worker` neither, before it knows that its role scores or adapts: one that does not is spared 800 MiB."""
+    light = "label worker publish status alerts snapshots lines golden dead-letters topics store benchmark".split()
+    script = (
+        "import sys\n"
+        "from flowgauge.cli import main\n"
+        "for command in sys.argv[1:]:\n"
+        "    try: main([command, '--help'])\n"
+        "    except SystemExit as end: assert end.code == 0, command\n"
+        "    assert not {'torch', 'timm', 'sklearn'} & sys.modules.keys(), command\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script, *light], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_scoring_loads_no_library_of_evaluation() -> None:
+    script = "import sys, flowgauge.cli.run; print({'sklearn', 'pandas', 'matplotlib'} & sys.modules.keys())"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
+
+
 def test_the_help_of_all_commands_says_of_each_what_its_own_help_says_first() -> None:
     group: Any = typer.main.get_command(app)
     _, below, _ = group.resolve_command(typer.Context(group), ["benchmark"])

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from flowgauge.domain.errors import DatasetError
-from flowgauge.vision.augmentation import View
+from flowgauge.vision.augmentation import View, normalised
 from flowgauge.vision.decoding import Picture
 from flowgauge.vision.preprocessing import Aspect, Preprocessing, object_box, shown
 
@@ -135,8 +135,8 @@ def test_a_cut_object_needs_not_stand_out() -> None:
 
 def test_inputs_are_normalised_by_mean_and_deviation() -> None:
     crops = np.full((1, 64, 64, 3), 255, np.uint8)
-    normalised = Preprocessing(size=64, mean=(0.5, 0.5, 0.5), std=(0.25, 0.5, 1.0)).normalised(crops)
-    assert normalised[0, :, 0, 0].tolist() == pytest.approx([2.0, 1.0, 0.5])
+    found = normalised(Preprocessing(size=64, mean=(0.5, 0.5, 0.5), std=(0.25, 0.5, 1.0)), crops)
+    assert found[0, :, 0, 0].tolist() == pytest.approx([2.0, 1.0, 0.5])
 
 
 @pytest.mark.parametrize("view", [View(turns=t, flip=f) for t in range(4) for f in (False, True)], ids=repr)

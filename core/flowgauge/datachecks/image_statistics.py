@@ -18,6 +18,7 @@ from flowgauge.evaluation.datasets import Dataset, Entry, Sample, Unreadable, si
 from flowgauge.models.detector import Progress
 from flowgauge.training.thresholds import Scores
 from flowgauge.training.training_set import Embedder
+from flowgauge.vision.augmentation import normalised
 from flowgauge.vision.decoding import sharpness as focus
 from flowgauge.vision.pictures import in_batches
 from flowgauge.vision.preprocessing import Preprocessing
@@ -165,7 +166,7 @@ class _Reading:
                 crops = preprocessing.crops([sample.picture for sample in samples])
                 self.looks += [_look(sample, crop) for sample, crop in zip(samples, crops, strict=True)]
                 with torch.inference_mode():
-                    levels = backbone(preprocessing.normalised(crops))[-2:]
+                    levels = backbone(normalised(preprocessing, crops))[-2:]
                     self.features.append((_patches(levels[0]), _patches(levels[-1])))
                 yield crops
             self._progress("looking at images", len(self.looks) + len(self.unreadable), self._total)

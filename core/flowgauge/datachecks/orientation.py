@@ -22,7 +22,7 @@ from flowgauge.evaluation.datasets import Entry, evenly, read
 from flowgauge.models.detector import Progress
 from flowgauge.training.gauge import Gauge
 from flowgauge.training.training_set import Embedder
-from flowgauge.vision.augmentation import PLAIN, View
+from flowgauge.vision.augmentation import PLAIN, View, normalised
 from flowgauge.vision.decoding import Picture
 
 VIEWS = tuple(View(turns=turns, flip=flip) for flip in (False, True) for turns in range(4))
@@ -93,7 +93,7 @@ def _features(entries: Sequence[Entry], embedder: Embedder, progress: Progress) 
         rows = []
         for start in range(0, len(crops), _BATCH):
             with torch.inference_mode():
-                parts = embedder.backbone(small.normalised(crops[start : start + _BATCH], view))[-2:]
+                parts = embedder.backbone(normalised(small, crops[start : start + _BATCH], view))[-2:]
             rows.append(torch.cat([F.adaptive_avg_pool2d(part, _GRID).flatten(1) for part in parts], 1).cpu().clone())
         views.append(F.normalize(torch.cat(rows), dim=1))
         progress("turning images", number + 1, len(VIEWS))

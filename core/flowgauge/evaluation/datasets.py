@@ -16,11 +16,11 @@ from pathlib import Path, PurePath, PureWindowsPath
 from typing import Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from flowgauge.domain.errors import DatasetError, UnreadableImage
 from flowgauge.domain.image_files import named_as_image
 from flowgauge.evaluation.folder_names import holds_masks, is_defective, is_good, is_test, is_train
-from flowgauge.evaluation.metrics import Mask
 from flowgauge.training.fit import MINIMUM_IMAGES
 from flowgauge.vision.decoding import Picture, Reduction, decode, whole
 
@@ -296,7 +296,7 @@ class Sample:
 
     entry: Entry
     picture: Picture
-    mask: Mask | None
+    mask: NDArray[np.bool_] | None
 
 
 def read(entry: Entry, reduction: Reduction = whole) -> Sample:
@@ -332,7 +332,7 @@ def cut_out(picture: Picture, path: Path, name: str) -> Picture:
     return picture.cut_out(mask)
 
 
-def read_mask(path: Path, picture: Picture, name: str) -> Mask:
+def read_mask(path: Path, picture: Picture, name: str) -> NDArray[np.bool_]:
     """(H, W), True on the defect: above half of the brightest value, for resampled edges are gray; or not 0 in a mask
     of class numbers. Raises `DatasetError` unless it is an image of the size of `picture`."""
     try:

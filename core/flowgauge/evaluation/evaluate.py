@@ -36,7 +36,7 @@ from flowgauge.evaluation.splits import Groups, Trial, groups_of
 from flowgauge.models.detector import Progress
 from flowgauge.models.prediction import Prediction
 from flowgauge.training.gauge import Gauge
-from flowgauge.vision.augmentation import PLAIN
+from flowgauge.vision.augmentation import normalised
 from flowgauge.vision.decoding import Picture
 from flowgauge.vision.pictures import Pictures, in_batches
 
@@ -249,7 +249,7 @@ def side_by_side(gauge: Gauge, pictures: Sequence[Picture], clock: Clock) -> Spe
     preprocessing = gauge.manifest.preprocessing
     works: tuple[Callable[[], object], ...] = (
         lambda: gauge.predict(batch),
-        lambda: gauge.backbone(preprocessing.normalised(preprocessing.crops(batch), PLAIN)),
+        lambda: gauge.backbone(normalised(preprocessing, preprocessing.crops(batch))),
     )
     for _ in range(WARM_UPS):
         for work in works:

@@ -31,6 +31,7 @@ from flowgauge.domain.software import software
 from flowgauge.models.detector import Progress
 from flowgauge.synthetic.procedural import ProceduralLine
 from flowgauge.training.gauge import BATCH, Gauge, predict_each
+from flowgauge.vision.augmentation import normalised
 from flowgauge.vision.decoding import Picture, statistics
 
 TORCH = "torch"
@@ -426,9 +427,8 @@ class SpeedBenchmark:
             return ()
         own = gauge.manifest.detector.name
         forwards = {own: forward_of(gauge)} | dict(self.forwards)
-        one = gauge.manifest.preprocessing.normalised(
-            gauge.manifest.preprocessing.crops([Picture(camera_images(ImageSize.SMALL)[0], sha256="")])
-        )
+        preprocessing, picture = gauge.manifest.preprocessing, Picture(camera_images(ImageSize.SMALL)[0], sha256="")
+        one = normalised(preprocessing, preprocessing.crops([picture]))
         found: list[dict[str, list[float]]] = []
         batches = ((one, self.plan.repeats), (one.repeat(BATCH, 1, 1, 1), self.plan.rounds))
         for done, (images, repeats) in enumerate(batches):
@@ -470,7 +470,7 @@ def views_of(gauge: Gauge, pictures: Sequence[Picture]) -> list[Tensor]:
     """(B, 3, S, S) for each view over which the gauge's detector averages."""
     preprocessing = gauge.manifest.preprocessing
     crops = preprocessing.crops(pictures)
-    return [preprocessing.normalised(crops, view) for view in gauge.detector.views]
+    return [normalised(preprocessing, crops, view) for view in gauge.detector.views]
 
 
 def features_of(gauge: Gauge, views: Sequence[Tensor]) -> list[Sequence[Tensor]]:

@@ -14,7 +14,7 @@ from flowgauge.models.detector import Detector, Scores
 from flowgauge.models.prediction import Prediction
 from flowgauge.training.manifest import Manifest
 from flowgauge.training.thresholds import Threshold
-from flowgauge.vision.augmentation import View
+from flowgauge.vision.augmentation import View, normalised
 from flowgauge.vision.decoding import Picture
 from flowgauge.vision.heatmaps import regions
 from flowgauge.vision.preprocessing import Crop, Preprocessing
@@ -186,7 +186,7 @@ def _scores_by_all(gauges: Sequence[Gauge], crops: NDArray[np.uint8]) -> list[ND
 
 def _features(gauge: Gauge, crops: NDArray[np.uint8]) -> Iterator[tuple[View, Sequence[Tensor]]]:
     for view in gauge.detector.views:
-        images = gauge.manifest.preprocessing.normalised(crops, view)
+        images = normalised(gauge.manifest.preprocessing, crops, view)
         with torch.inference_mode():
             yield view, gauge.backbone(images, gauge.detector.pyramid_levels)
 

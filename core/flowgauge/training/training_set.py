@@ -15,7 +15,7 @@ from flowgauge.models.detector import Detector, Embedding, Progress, TextureOver
 from flowgauge.synthetic.anomalies import KINDS, draw_anomaly, draw_anomaly_on
 from flowgauge.synthetic.texture_overlay import paste, textures_of
 from flowgauge.training.symmetry import symmetries
-from flowgauge.vision.augmentation import PLAIN, View
+from flowgauge.vision.augmentation import PLAIN, View, normalised
 from flowgauge.vision.decoding import Picture
 from flowgauge.vision.preprocessing import Preprocessing, shown
 
@@ -61,7 +61,7 @@ class Embedder:
         many `views` where they are not there yet: parts that are joined in the end are in memory twice.
         """
         for start in range(0, len(crops), _BATCH):
-            images = self.preprocessing.normalised(crops[start : start + _BATCH], view)
+            images = normalised(self.preprocessing, crops[start : start + _BATCH], view)
             with torch.inference_mode():
                 embedding = self.detector.embed(self.backbone(images, self.detector.pyramid_levels))
             for name, tensor in embedding.items():

@@ -1,10 +1,13 @@
 """Views of an image: the changes of light and geometry under which a good part stays good."""
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
 from flowgauge.domain.messages import FrozenModel
+from flowgauge.vision.preprocessing import Preprocessing
 
 
 class View(FrozenModel):
@@ -40,3 +43,10 @@ class View(FrozenModel):
 
 
 PLAIN = View()
+
+
+def normalised(preprocessing: Preprocessing, crops_BHWC: NDArray[np.uint8], view: View = PLAIN) -> Tensor:
+    """The view of (B, size, size, 3) crops as (B, 3, size, size) float32, normalised as the backbone was trained."""
+    images = torch.from_numpy(np.ascontiguousarray(crops_BHWC)).permute(0, 3, 1, 2).float().div_(255)
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (preprocessing.mean, preprocessing.std))
+    return (view.apply(images) - mean) / std

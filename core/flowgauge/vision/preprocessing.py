@@ -16,16 +16,13 @@ from math import ceil
 from typing import Self
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 from pydantic import Field
 from scipy import ndimage
-from torch import Tensor
 
 from flowgauge.domain.errors import DatasetError
 from flowgauge.domain.messages import FrozenModel, Statistics
-from flowgauge.vision.augmentation import PLAIN, View
 from flowgauge.vision.decoding import Picture, SixteenBit, blackened, coarsest, decode
 from flowgauge.vision.pictures import Pictures
 
@@ -178,12 +175,6 @@ class Preprocessing(FrozenModel):
             # black is for what is not the object
             alone[region] = blackened(np.maximum(picture.pixels[region], _DARKEST), covered)
         return alone
-
-    def normalised(self, crops_BHWC: NDArray[np.uint8], view: View = PLAIN) -> Tensor:
-        """The view of (B, size, size, 3) crops as (B, 3, size, size) float32, normalised."""
-        images = torch.from_numpy(np.ascontiguousarray(crops_BHWC)).permute(0, 3, 1, 2).float().div_(255)
-        mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (self.mean, self.std))
-        return (view.apply(images) - mean) / std
 
     def restore(self, map_hw: NDArray[np.float32], picture: Picture) -> NDArray[np.float32]:
         """The map over the whole original image, on a grid of the same shape; 0 where the box did not look."""
