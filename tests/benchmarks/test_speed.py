@@ -6,7 +6,8 @@ from time import perf_counter
 
 import pytest
 
-from flowgauge.engines.choice import Engine, compiled
+from flowgauge.domain.choices import Engine
+from flowgauge.engines.choice import compiled
 from flowgauge.evaluation.evaluate import side_by_side
 from flowgauge.synthetic.procedural import ProceduralLine
 from flowgauge.training.fit import FitSettings, fit

@@ -12,7 +12,8 @@ from sklearn.utils import Bunch
 
 from flowgauge.cli.benchmark.detectors import DetectorComparison, Task
 from flowgauge.cli.model import Model
-from flowgauge.cli.options import Aspect, Device
+from flowgauge.cli.options import Device
+from flowgauge.domain.choices import Aspect
 from flowgauge.domain.errors import Unavailable
 from flowgauge.evaluation import loss_amplification
 from tests.support.plants import SIDE, tiny_dataset

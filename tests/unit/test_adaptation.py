@@ -26,6 +26,7 @@ from flowgauge.adaptation.inner_loop import (
 )
 from flowgauge.adaptation.refine import MemberSettings, RefinementSettings
 from flowgauge.adaptation.uncertainty import L2Rule, Uncertainty, Units
+from flowgauge.domain.choices import Aspect
 from flowgauge.domain.errors import UserError
 from flowgauge.domain.ports import Buffered
 from flowgauge.meta.outer_loop import Order, meta_gradient
@@ -37,7 +38,7 @@ from flowgauge.training.snapshot import load, save
 from flowgauge.training.threshold_check import Shift
 from flowgauge.training.thresholds import QuartileRule, Rule
 from flowgauge.vision.decoding import Picture
-from flowgauge.vision.preprocessing import Aspect, Crop
+from flowgauge.vision.preprocessing import Crop
 from tests.support.gauges import AT, SIZE, defects, gauge, goods
 
 DRIFTED = Condition(gain=0.8, contrast=0.85)

@@ -7,7 +7,7 @@ import timm
 from safetensors.torch import save_file
 
 from flowgauge.cli.model import Model
-from flowgauge.cli.options import Aspect
+from flowgauge.domain.choices import Aspect
 from flowgauge.domain.errors import SettingsError
 from flowgauge.models.backbones import BackboneSpec, Origin
 from flowgauge.training.fit import FitSettings

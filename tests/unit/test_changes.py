@@ -3,7 +3,7 @@
 import pytest
 
 from flowgauge.cli.model import Model, changed
-from flowgauge.cli.options import Aspect
+from flowgauge.domain.choices import Aspect
 from flowgauge.domain.errors import SettingsError
 from flowgauge.models.featureflow.detector import FeatureFlowConfig
 from tests.support.shell import Shell

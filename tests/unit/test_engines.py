@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from flowgauge.domain.choices import Engine
 from flowgauge.domain.errors import SettingsError
 from flowgauge.engines import openvino
-from flowgauge.engines.choice import TOLERANCE, Engine, chosen, compiled, disagreement
+from flowgauge.engines.choice import TOLERANCE, chosen, compiled, disagreement
 from flowgauge.models.detector import Scores
 from flowgauge.training.gauge import Gauge, predict_each
 from flowgauge.training.snapshot import load, save

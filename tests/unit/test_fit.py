@@ -1,12 +1,13 @@
 import numpy as np
 import pytest
 
+from flowgauge.domain.choices import Aspect
 from flowgauge.domain.errors import DatasetError
 from flowgauge.training.fit import FitSettings, fit
 from flowgauge.training.snapshot import save
 from flowgauge.training.thresholds import Rule
 from flowgauge.vision.decoding import Picture
-from flowgauge.vision.preprocessing import Aspect, Preprocessing
+from flowgauge.vision.preprocessing import Preprocessing
 from tests.support.gauges import AT, defects, gauge, goods, settings
 from tests.support.strewn import CANVAS, scene
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from flowgauge.cli.model import Model
-from flowgauge.cli.options import Aspect
+from flowgauge.domain.choices import Aspect
 from flowgauge.domain.errors import SettingsError, UserError
 from flowgauge.models.adaptable import require_adaptable
 from flowgauge.models.backbones import PIXELS_SPEC, load_backbone

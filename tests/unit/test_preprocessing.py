@@ -2,10 +2,11 @@ import numpy as np
 import pytest
 import torch
 
+from flowgauge.domain.choices import Aspect
 from flowgauge.domain.errors import DatasetError
 from flowgauge.vision.augmentation import View, normalised
 from flowgauge.vision.decoding import Picture
-from flowgauge.vision.preprocessing import Aspect, Preprocessing, object_box, shown
+from flowgauge.vision.preprocessing import Preprocessing, object_box, shown
 
 
 def _picture(height: int, width: int) -> Picture:

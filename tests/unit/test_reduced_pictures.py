@@ -10,11 +10,12 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image
 from scipy import ndimage
 
+from flowgauge.domain.choices import Aspect
 from flowgauge.domain.errors import UnreadableImage
 from flowgauge.domain.messages import Statistics
 from flowgauge.vision.decoding import Picture, SixteenBit, decode, statistics
 from flowgauge.vision.heatmaps import backdrop
-from flowgauge.vision.preprocessing import Aspect, Preprocessing, object_box
+from flowgauge.vision.preprocessing import Preprocessing, object_box
 from tests.support.files import encoded
 from tests.support.gauges import gauge, line
 

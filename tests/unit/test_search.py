@@ -13,7 +13,8 @@ from flowgauge.adaptation.refine import Division
 from flowgauge.cli import meta_search as search_module
 from flowgauge.cli.meta_search import Evaluation, MetaSearch, best, markdown
 from flowgauge.cli.model import Model
-from flowgauge.cli.options import Aspect, Device
+from flowgauge.cli.options import Device
+from flowgauge.domain.choices import Aspect
 from flowgauge.domain.errors import UserError
 from flowgauge.meta.search import DEFAULTS, SUPPORT, Choice, SearchSettings, SearchSetup, ValidationLine, mixed
 from flowgauge.meta.tasks import MetaLine

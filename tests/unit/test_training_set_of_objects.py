@@ -2,9 +2,10 @@
 
 import numpy as np
 
+from flowgauge.domain.choices import Aspect
 from flowgauge.training.training_set import add_anomalies, varied
 from flowgauge.vision.decoding import Picture
-from flowgauge.vision.preprocessing import Aspect, Preprocessing, shown
+from flowgauge.vision.preprocessing import Preprocessing, shown
 from tests.support.strewn import scene
 
 

@@ -17,6 +17,7 @@ from flowgauge.cli.opened import opened
 from flowgauge.cli.output import as_json, emit, say, show, warn
 from flowgauge.cli.progress import Report, bars
 from flowgauge.cli.results import check_writable
+from flowgauge.domain.choices import Aspect
 from flowgauge.domain.errors import UserError
 from flowgauge.evaluation.evaluate import Conditions, Inspect, nobody
 from flowgauge.evaluation.evaluate import evaluate as evaluated
@@ -43,7 +44,7 @@ class FeatureOptions:
     layers: options.Layers = None
     size: options.Size = None
     tiles: options.Tiles = None
-    aspect: options.AspectOption = options.Aspect.SQUASH
+    aspect: options.AspectOption = Aspect.SQUASH
 
     def model(self, detector: str | None) -> Model:
         return Model(

@@ -10,6 +10,7 @@ from flowgauge.cli import options
 from flowgauge.cli.model import Model, start_at, torch_device
 from flowgauge.cli.output import cell, emit, say, warn
 from flowgauge.cli.progress import bars
+from flowgauge.domain.choices import Aspect
 from flowgauge.domain.errors import UserError
 from flowgauge.services.fit import FromBuffer, FromDataset, fit_line
 
@@ -29,7 +30,7 @@ def fit(
     layers: options.Layers = None,
     size: options.Size = None,
     tiles: options.Tiles = None,
-    aspect: options.AspectOption = options.Aspect.SQUASH,
+    aspect: options.AspectOption = Aspect.SQUASH,
     bits: options.BitsOption = None,
     masks: options.Masks = None,
     refine: options.Refine = False,

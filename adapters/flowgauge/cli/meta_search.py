@@ -15,6 +15,7 @@ from flowgauge.cli.model import Model, torch_device
 from flowgauge.cli.output import say, show
 from flowgauge.cli.progress import Report, bars, reported, silent
 from flowgauge.cli.results import check_writable, items_left_in, write_results
+from flowgauge.domain.choices import Aspect
 from flowgauge.domain.errors import UserError
 from flowgauge.domain.messages import FrozenModel
 from flowgauge.meta.search import DEFAULTS, Choice, SearchSettings, SearchSetup, validation_line
@@ -63,7 +64,7 @@ def meta_search(
     """
     check_writable(out, table, plot)
     settings = SearchSettings(turns=turns, seed=seed)
-    model = Model("headflow", None, None, SIZE, options.Aspect.SQUASH)
+    model = Model("headflow", None, None, SIZE, Aspect.SQUASH)
     with bars() as report:
         found = MetaSearch(model, settings, device, report).run(evaluations, out)
     if table is not None:

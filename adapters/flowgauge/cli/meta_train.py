@@ -20,6 +20,7 @@ from flowgauge.cli.opened import opened
 from flowgauge.cli.output import cell, emit, say
 from flowgauge.cli.progress import Report, bars, reported, silent
 from flowgauge.cli.results import check_writable
+from flowgauge.domain.choices import Aspect
 from flowgauge.domain.errors import UserError
 from flowgauge.evaluation.datasets import Dataset
 from flowgauge.meta.initialization import Card, MetaInit, write
@@ -78,7 +79,7 @@ def meta_train(
     if head_only:
         head = settings.head.model_copy(update={"moving": ("leave.", "scale", "offset")})
         settings = settings.model_copy(update={"head": head})
-    model = Model("headflow", weights, backbone, size, options.Aspect.SQUASH)
+    model = Model("headflow", weights, backbone, size, Aspect.SQUASH)
     with bars() as report:
         run = MetaRun(tuple(tasks or [PROCEDURAL]), lines, model, settings, device, report)
         init, made = run.run(out)

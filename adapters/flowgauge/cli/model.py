@@ -11,11 +11,11 @@ import torch
 import typer
 from pydantic import BaseModel
 
-from flowgauge.cli import options
-from flowgauge.cli.options import Aspect, Bits, Device
+from flowgauge.cli.options import Bits, Device
 from flowgauge.cli.output import show
+from flowgauge.domain.choices import Aspect, Engine
 from flowgauge.domain.errors import SettingsError
-from flowgauge.engines.choice import Engine, chosen, compiled
+from flowgauge.engines.choice import chosen, compiled
 from flowgauge.meta.initialization import MetaInit, read, shipped
 from flowgauge.models.backbones import LITE0, PIXELS_SPEC, BackboneSpec
 from flowgauge.models.headflow.detector import HeadFlow, ensemble_options
@@ -28,7 +28,6 @@ from flowgauge.training.snapshot import load
 from flowgauge.training.thresholds import FALSE_ALARMS
 from flowgauge.vision.decoding import SixteenBit
 from flowgauge.vision.preprocessing import LARGEST, Preprocessing
-from flowgauge.vision.preprocessing import Aspect as Rule
 from flowgauge.vision.tiling import tiled_side
 
 SHIPPED = "shipped"
@@ -139,7 +138,7 @@ class Model:
         rule = None
         if self.bits is not None:
             rule = SixteenBit.FULL_RANGE if self.bits is Bits.SIXTEEN else SixteenBit(f"{self.bits}-bit")
-        return Preprocessing(size=side, aspect=Rule(self.aspect), sixteen_bit=rule)
+        return Preprocessing(size=side, aspect=self.aspect, sixteen_bit=rule)
 
 
 def changed(changes: Sequence[str]) -> dict[str, Any]:
@@ -208,12 +207,12 @@ def loading(device: Device) -> Load:
     return partial(load, device=torch_device(device))
 
 
-def compiling(engine: options.Engine, device: Device, folder: Path | None = None) -> Compile | None:
+def compiling(engine: Engine, device: Device, folder: Path | None = None) -> Compile | None:
     """How a gauge comes on that engine; None for torch. Compiled ones are kept in `folder`, the user's own by default.
 
     Raises `SettingsError` for an engine that is not installed, or is of another device.
     """
-    found = chosen(Engine(engine.value), torch_device(device))
+    found = chosen(engine, torch_device(device))
     if found is Engine.TORCH:
         return None
     kept = folder or ENGINE_FOLDER

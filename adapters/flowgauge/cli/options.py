@@ -6,20 +6,13 @@ from typing import Annotated
 
 import typer
 
+from flowgauge.domain.choices import Aspect, Engine
+
 
 class Device(StrEnum):
     AUTO = "auto"
     CPU = "cpu"
     CUDA = "cuda"
-
-
-class Engine(StrEnum):
-    """The names of `flowgauge.engines.choice.Engine`, repeated here because that module loads torch."""
-
-    AUTO = "auto"
-    TORCH = "torch"
-    OPENVINO = "openvino"
-    CUDAGRAPHS = "cudagraphs"
 
 
 class Bits(StrEnum):
@@ -29,15 +22,6 @@ class Bits(StrEnum):
     TWELVE = "12"
     FOURTEEN = "14"
     SIXTEEN = "16"
-
-
-class Aspect(StrEnum):
-    """The names of `flowgauge.vision.preprocessing.Aspect`, repeated here because that module loads torch."""
-
-    SQUASH = "squash"
-    LETTERBOX = "letterbox"
-    CENTRE = "centre"
-    MASKED_CROP = "masked-crop"
 
 
 Store = Annotated[

@@ -13,6 +13,7 @@ from flowgauge.cli import options
 from flowgauge.cli.model import compiling, loading
 from flowgauge.cli.output import warn
 from flowgauge.cli.worker_messages import StreamMessages
+from flowgauge.domain.choices import Engine
 from flowgauge.domain.object_keys import line_name
 from flowgauge.local.folder_options import WAIT_SECONDS, After, FolderOptions, Identity
 
@@ -45,7 +46,7 @@ def run(
         Path | None, typer.Option(metavar="FOLDER", help="Where --after move puts files, with their subfolders.")
     ] = None,
     device: options.DeviceOption = options.Device.AUTO,
-    engine: options.EngineOption = options.Engine.AUTO,
+    engine: options.EngineOption = Engine.AUTO,
     json: Annotated[bool, typer.Option("--json", help="Print verdicts and alerts, one JSON object a line.")] = False,
 ) -> None:
     """Score images as they appear in a folder, watch the line for drift, and adapt its gauge.
@@ -73,7 +74,7 @@ def run(
             adapt,
             [source],
             # a folder of a few images is scored before anything is compiled
-            compile=None if once and engine is options.Engine.AUTO else compiling(engine, device),
+            compile=None if once and engine is Engine.AUTO else compiling(engine, device),
             batch=batch,
             observer=messages.step,
             unavailable=messages.unavailable,

@@ -13,6 +13,7 @@ from flowgauge.cli.exits import Exit
 from flowgauge.cli.model import compiling, torch_device
 from flowgauge.cli.output import emit, show, warn
 from flowgauge.cli.progress import Report, bars
+from flowgauge.domain.choices import Engine
 from flowgauge.domain.errors import UnreadableImage, UserError
 from flowgauge.evaluation.datasets import cut_out, outline_of
 from flowgauge.models.prediction import Predictor
@@ -35,7 +36,7 @@ def score(
         typer.Option(help="Folder of masks that cut the objects out: a PNG of each file's name, white on the object."),
     ] = None,
     device: options.DeviceOption = options.Device.AUTO,
-    engine: options.EngineOption = options.Engine.AUTO,
+    engine: options.EngineOption = Engine.AUTO,
     json: options.Json = False,
 ) -> None:
     """Score images with a line's gauge.
@@ -51,7 +52,7 @@ def score(
     with open_store(store) as plant:
         gauge: Predictor = stored_gauge(plant, line, version, torch_device(device))
     compile = compiling(engine, device)
-    if compile and (engine is not options.Engine.AUTO or len(images) >= _WORTH_COMPILING):
+    if compile and (engine is not Engine.AUTO or len(images) >= _WORTH_COMPILING):
         gauge, refused = compile(gauge)
         if refused:
             warn(f"Torch scores these images: {refused}.")

@@ -19,6 +19,7 @@ from flowgauge.cli import options
 from flowgauge.cli.exits import Exit, exit_code
 from flowgauge.cli.output import complain
 from flowgauge.cli.worker_messages import StreamMessages
+from flowgauge.domain.choices import Engine
 from flowgauge.domain.errors import FlowgaugeError, Unavailable
 from flowgauge.local.objects import SnapshotFolder
 from flowgauge.prometheus.metrics import PrometheusMeter, serving
@@ -64,7 +65,7 @@ def worker(
         float, typer.Option(min=10, help="Seconds without progress after which the worker ends itself.")
     ] = STALL_SECONDS,
     device: options.DeviceOption = options.Device.AUTO,
-    engine: options.EngineOption = options.Engine.AUTO,
+    engine: options.EngineOption = Engine.AUTO,
     json: Annotated[bool, typer.Option("--json", help="Print verdicts and alerts, one JSON object a line.")] = False,
 ) -> None:
     """Take a share of the plant's work, as a member of a consumer group.
@@ -119,7 +120,7 @@ def worker(
 
 
 def _model(
-    role: Role, device: options.Device, engine: options.Engine, threads: int | None, cache: Path | None
+    role: Role, device: options.Device, engine: Engine, threads: int | None, cache: Path | None
 ) -> tuple[Load, Adapt, Compile | None]:
     """What scores, what adapts and what compiles. A role that does none is spared the libraries, which take 800 MiB."""
     if role is Role.DOWNSTREAM:

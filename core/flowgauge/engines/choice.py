@@ -6,12 +6,12 @@ it stays in single precision. Whether that is near enough is measured on the sna
 """
 
 from dataclasses import dataclass
-from enum import StrEnum
 from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 
+from flowgauge.domain.choices import Engine
 from flowgauge.domain.errors import SettingsError
 from flowgauge.training.gauge import Gauge, decide_by_score, score_by_each
 
@@ -19,13 +19,6 @@ from flowgauge.training.gauge import Gauge, decide_by_score, score_by_each
 # good score to the threshold: a tenth of the usual review band's width. With more, decisions near the threshold depend
 # on the machine; with less, bfloat16 is refused on lines where it decides nothing.
 TOLERANCE = 0.02
-
-
-class Engine(StrEnum):
-    AUTO = "auto"
-    TORCH = "torch"
-    OPENVINO = "openvino"
-    CUDAGRAPHS = "cudagraphs"
 
 
 @dataclass(frozen=True)

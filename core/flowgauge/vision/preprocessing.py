@@ -11,7 +11,6 @@ resolution: `Preprocessing.reduction` is that rule.
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from enum import StrEnum
 from math import ceil
 from typing import Self
 
@@ -21,6 +20,7 @@ from PIL import Image
 from pydantic import Field
 from scipy import ndimage
 
+from flowgauge.domain.choices import Aspect
 from flowgauge.domain.errors import DatasetError
 from flowgauge.domain.messages import FrozenModel, Statistics
 from flowgauge.vision.decoding import Picture, SixteenBit, blackened, coarsest, decode
@@ -38,13 +38,6 @@ _RIM = 0.01
 _OVERSAMPLED = 2
 # of 255, of what `masked-crop` shows of an object: it stays above 0 in any light that detectors are trained with
 _DARKEST = 8
-
-
-class Aspect(StrEnum):
-    SQUASH = "squash"
-    LETTERBOX = "letterbox"
-    CENTRE = "centre"
-    MASKED_CROP = "masked-crop"
 
 
 @dataclass(frozen=True, eq=False)

@@ -20,6 +20,7 @@ from flowgauge.cli.model import Model, torch_device
 from flowgauge.cli.opened import opened
 from flowgauge.cli.progress import Report, bars
 from flowgauge.cli.results import OutAfterSeeds, check_writable, conclude, items_left_in, write_results
+from flowgauge.domain.choices import Aspect
 from flowgauge.domain.errors import DatasetError, UserError
 from flowgauge.domain.messages import FrozenModel
 from flowgauge.evaluation.ablations import ADAPTATIONS, Ablation, settings_of
@@ -60,7 +61,7 @@ class GaugeOptions:
     size: options.Size = None
 
     def model(self) -> Model:
-        return Model(self.detector, self.weights, None, self.size, options.Aspect.SQUASH, members=self.members)
+        return Model(self.detector, self.weights, None, self.size, Aspect.SQUASH, members=self.members)
 
 
 DEFAULT_GAUGE = GaugeOptions()

@@ -16,6 +16,7 @@ from flowgauge.cli.features import BenchmarkData, Cache
 from flowgauge.cli.model import Model
 from flowgauge.cli.progress import Report, bars
 from flowgauge.cli.results import OutAfterSeeds, check_writable, conclude, items_left_in, write_results
+from flowgauge.domain.choices import Aspect
 from flowgauge.domain.errors import UserError
 from flowgauge.evaluation.loss_amplification import (
     Amplified,
@@ -38,7 +39,7 @@ def loss_amplification(
     steps: Annotated[int, typer.Option(min=1, help="Of the optimiser in each fit to digits.")] = 150,
     seeds: Seeds = "0,1,2",
     size: options.Size = None,
-    aspect: options.AspectOption = options.Aspect.SQUASH,
+    aspect: options.AspectOption = Aspect.SQUASH,
     masks: options.Masks = None,
     groups: options.Groups = None,
     cache: Cache = None,

@@ -16,8 +16,9 @@ from flowgauge.cli.model import ENGINE_FOLDER, torch_device
 from flowgauge.cli.output import say, show, write_whole
 from flowgauge.cli.progress import Report, bars, reported
 from flowgauge.cli.results import check_writable
+from flowgauge.domain.choices import Engine
 from flowgauge.domain.errors import UserError
-from flowgauge.engines.choice import Engine, chosen, compiled
+from flowgauge.engines.choice import chosen, compiled
 from flowgauge.evaluation.speed import (
     MATERIAL,
     QUICK,

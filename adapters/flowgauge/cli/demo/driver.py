@@ -18,7 +18,8 @@ from flowgauge.cli.demo.history import History, Introduction
 from flowgauge.cli.demo.scenario import WARMUP, Act, Frame, Script
 from flowgauge.cli.demo.screen import Screen
 from flowgauge.cli.model import Model, loading, torch_device
-from flowgauge.cli.options import Aspect, Device
+from flowgauge.cli.options import Device
+from flowgauge.domain.choices import Aspect
 from flowgauge.domain.errors import UserError
 from flowgauge.domain.messages import ALERTS, VERDICTS, AdaptationRequest, Alert, Event, Reason, Verdict
 from flowgauge.models.prediction import Predictor
