@@ -69,20 +69,26 @@ def test_gauges_of_one_backbone_share_its_compiled_passes(gauge: Gauge, on_openv
     assert together == pytest.approx(alone, abs=1e-4)
 
 
-def test_what_was_compiled_is_kept_and_a_damaged_file_is_made_again(
+def test_a_gauge_that_was_compiled_is_taken_from_its_folder(
     gauge: Gauge, on_openvino: Gauge, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def converted(*_: object) -> None:
         raise AssertionError("it lies in the folder")
 
-    with monkeypatch.context() as patched:
-        patched.setattr(openvino, "_converted", converted)
-        openvino._backbone.cache_clear()
-        assert compiled(gauge, Engine.OPENVINO, folder).engine is Engine.OPENVINO
-    for kept in folder.glob("*.blob"):
-        kept.write_bytes(kept.read_bytes()[:1000])
+    monkeypatch.setattr(openvino, "_converted", converted)
     openvino._backbone.cache_clear()
-    assert compiled(gauge, Engine.OPENVINO, folder).refused == ""
+    assert compiled(gauge, Engine.OPENVINO, folder).engine is Engine.OPENVINO
+
+
+def test_a_damaged_file_is_made_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    images, net = torch.rand(2, 3, 8, 8), nn.Conv2d(3, 4, 3)
+    (expected,) = openvino._Network(net, "f32", "net", tmp_path)(images)
+    (kept,) = tmp_path.glob("*.blob")
+    whole = kept.read_bytes()
+    kept.write_bytes(whole[:1000])
+    assert torch.equal(openvino._Network(net, "f32", "net", tmp_path)(images)[0], expected)
+    assert "is damaged" in caplog.text
+    assert len(kept.read_bytes()) == len(whole)
 
 
 def test_of_too_many_files_those_that_were_used_last_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -95,12 +101,11 @@ def test_of_too_many_files_those_that_were_used_last_stay(tmp_path: Path, monkey
     assert sorted(kept.stem for kept in tmp_path.iterdir()) == ["newest", "second"]
 
 
-def test_a_folder_that_takes_nothing_costs_a_warning(
-    gauge: Gauge, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_folder_that_takes_nothing_costs_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "engines").write_text("no folder")
-    openvino._backbone.cache_clear()
-    assert compiled(gauge, Engine.OPENVINO, tmp_path / "engines").refused == ""
+    images, net = torch.rand(1, 3, 8, 8), nn.Conv2d(3, 4, 3)
+    (found,) = openvino._Network(net, "f32", "net", tmp_path / "engines")(images)
+    assert torch.allclose(found, net(images), atol=1e-5)
     assert "cannot be kept" in caplog.text
 
 

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -52,10 +52,11 @@ def test_a_choice_is_worth_the_same_whenever_it_is_asked_for() -> None:
     found = setup.aurocs(DEFAULTS, quiet)
     assert len(found) == len(QUICK.levels)
     assert all(0 <= value <= 1 for value in found)
-    assert setup.aurocs(DEFAULTS, quiet) == found
+    worst = replace(setup, settings=QUICK.model_copy(update={"levels": QUICK.levels[1:]}))
+    assert worst.aurocs(DEFAULTS, quiet) == found[1:], "whatever was asked for before"
     after = setup.detector.state_dict()
     assert all(torch.equal(after[name], value) for name, value in before.items()), "the detector is lent"
-    assert setup.aurocs(Choice(alpha=0.5, beta=1e-2, k=2), quiet) != found
+    assert worst.aurocs(Choice(alpha=0.5, beta=1e-2, k=2), quiet) != found[1:]
 
 
 def test_a_support_holds_the_share_of_defects_that_it_is_asked_for() -> None:

@@ -14,6 +14,7 @@ import torch
 
 import flowgauge.cli.benchmark.speed as work
 from flowgauge.domain.errors import UserError
+from flowgauge.evaluation import speed
 from flowgauge.evaluation.speed import (
     QUICK,
     TORCH,
@@ -32,7 +33,7 @@ from flowgauge.evaluation.speed import (
 )
 from flowgauge.reports.speed import TABLES, render_speed
 from flowgauge.training.fit import FitSettings
-from flowgauge.training.gauge import BATCH, Gauge
+from flowgauge.training.gauge import Gauge
 from flowgauge.training.snapshot import MANIFEST_NAME, WEIGHTS_NAME, save
 from flowgauge.vision.decoding import decode
 from flowgauge.vision.preprocessing import Preprocessing
@@ -46,6 +47,9 @@ PLAN = Plan(
     lines=(3, 1),
     repeats=3,
 )
+
+
+BATCH = 4
 
 
 def ticking() -> float:
@@ -62,8 +66,12 @@ def make(engine: str) -> Gauge:
 
 @pytest.fixture(scope="module")
 def found() -> SpeedResults:
+    """With smaller batches and fewer rounds than a person waits for: the clock shows the same times."""
     forwards = {"<other method>": lambda images: images.sum()}
-    return SpeedBenchmark(make, PLAN, "cpu", ticking, images=36, forwards=forwards).run()
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(speed, "BATCH", BATCH)
+        patched.setattr(speed, "_WARM_UPS", 1)
+        return SpeedBenchmark(make, PLAN, "cpu", ticking, images=36, forwards=forwards).run()
 
 
 def test_there_is_a_case_for_every_engine_size_and_format(found: SpeedResults) -> None:
