@@ -15,7 +15,8 @@ import torch
 import flowgauge.cli.benchmark.speed as work
 from flowgauge.domain.errors import UserError
 from flowgauge.evaluation import speed
-from flowgauge.evaluation.speed import (
+from flowgauge.evaluation.speed import SpeedBenchmark, Stopwatch, camera_images, counted_flop, encoded
+from flowgauge.evaluation.speed_results import (
     QUICK,
     TORCH,
     Case,
@@ -24,12 +25,7 @@ from flowgauge.evaluation.speed import (
     ImageSize,
     Plan,
     Quantiles,
-    SpeedBenchmark,
     SpeedResults,
-    Stopwatch,
-    camera_images,
-    counted_flop,
-    encoded,
 )
 from flowgauge.reports.speed import TABLES, render_speed
 from flowgauge.training.fit import FitSettings

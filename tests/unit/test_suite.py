@@ -11,7 +11,7 @@ import pytest
 
 import flowgauge.cli.benchmark.suite as work
 from flowgauge.cli.benchmark.detectors import Task
-from flowgauge.cli.evaluate import FeatureOptions
+from flowgauge.cli.model import FeatureOptions
 from flowgauge.cli.options import Device
 from flowgauge.domain.errors import DatasetError, UserError
 from flowgauge.evaluation.comparison import Contender, PromisedRate, miss_shares, promised_rates, threshold_at_true_rate

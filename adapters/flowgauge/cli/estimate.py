@@ -15,9 +15,8 @@ import typer
 from pydantic import TypeAdapter
 
 from flowgauge.cli import options
-from flowgauge.cli.evaluate import DEFAULT_FEATURES, FeatureOptions
 from flowgauge.cli.features import Cache, Features
-from flowgauge.cli.model import SHIPPED, Model, fitting_start, torch_device
+from flowgauge.cli.model import DEFAULT_FEATURES, SHIPPED, FeatureOptions, Model, fitting_start, torch_device
 from flowgauge.cli.opened import opened
 from flowgauge.cli.output import as_json, emit, warn, write_whole
 from flowgauge.cli.progress import Report, bars, reported

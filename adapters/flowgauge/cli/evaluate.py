@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from time import perf_counter
@@ -12,12 +12,11 @@ import typer
 from pydantic import TypeAdapter
 
 from flowgauge.cli import options
-from flowgauge.cli.model import Model, start_at, torch_device
+from flowgauge.cli.model import DEFAULT_FEATURES, FeatureOptions, Model, start_at, torch_device
 from flowgauge.cli.opened import opened
 from flowgauge.cli.output import as_json, emit, say, show, warn
 from flowgauge.cli.progress import Report, bars
 from flowgauge.cli.results import check_writable
-from flowgauge.domain.choices import Aspect
 from flowgauge.domain.errors import UserError
 from flowgauge.evaluation.evaluate import Conditions, Inspect, nobody
 from flowgauge.evaluation.evaluate import evaluate as evaluated
@@ -33,26 +32,6 @@ Seeds = Annotated[str, typer.Option(help="One seed, or several: 0,1,2.")]
 Limit = Annotated[
     int | None, typer.Option(min=1, help="At most so many images in training, and of each kind in the test.")
 ]
-
-
-@dataclass(frozen=True)
-class FeatureOptions:
-    """How images become features: options of every command that has a parameter of this class."""
-
-    weights: options.Weights = None
-    backbone: options.Backbone = None
-    layers: options.Layers = None
-    size: options.Size = None
-    tiles: options.Tiles = None
-    aspect: options.AspectOption = Aspect.SQUASH
-
-    def model(self, detector: str | None) -> Model:
-        return Model(
-            detector, self.weights, self.backbone, self.size, self.aspect, layers=self.layers, tiles=self.tiles
-        )
-
-
-DEFAULT_FEATURES = FeatureOptions()
 
 
 def evaluate(

@@ -1,5 +1,6 @@
 """`flowgauge fit`: the first gauge of a line, or a new one that a person wants."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -7,10 +8,9 @@ import typer
 
 from flowgauge.app.bootstrap import open_store
 from flowgauge.cli import options
-from flowgauge.cli.model import Model, start_at, torch_device
+from flowgauge.cli.model import DEFAULT_FEATURES, FeatureOptions, start_at, torch_device
 from flowgauge.cli.output import cell, emit, say, warn
 from flowgauge.cli.progress import bars
-from flowgauge.domain.choices import Aspect
 from flowgauge.domain.errors import UserError
 from flowgauge.services.fit import FromBuffer, FromDataset, fit_line
 
@@ -25,12 +25,7 @@ def fit(
         bool, typer.Option("--from-buffer", help="Learn from the line's buffered images instead of a data set.")
     ] = False,
     detector: options.Detector = None,
-    weights: options.Weights = None,
-    backbone: options.Backbone = None,
-    layers: options.Layers = None,
-    size: options.Size = None,
-    tiles: options.Tiles = None,
-    aspect: options.AspectOption = Aspect.SQUASH,
+    features: FeatureOptions = DEFAULT_FEATURES,
     bits: options.BitsOption = None,
     masks: options.Masks = None,
     refine: options.Refine = False,
@@ -58,20 +53,15 @@ def fit(
     flowgauge fit ./good --line press-3 --false-alarms 0.01
     flowgauge fit --from-buffer --line press-3 --store ./plant
     """
-    settings = Model(
-        detector,
-        weights,
-        backbone,
-        size,
-        aspect,
-        refine or from_buffer,
-        members,
-        tuple(changes or ()),
-        layers,
-        tiles,
-        false_alarms,
-        bits,
-    ).settings()
+    model = replace(
+        features.model(detector),
+        refine=refine or from_buffer,
+        members=members,
+        changes=tuple(changes or ()),
+        false_alarms=false_alarms,
+        bits=bits,
+    )
+    settings = model.settings()
     start = None if init is None else start_at(init)
     if (dataset is not None) == from_buffer:
         raise UserError("A gauge learns either from a data set or from the buffer.", "Give DATASET or --from-buffer.")

@@ -11,6 +11,7 @@ import torch
 import typer
 from pydantic import BaseModel
 
+from flowgauge.cli import options
 from flowgauge.cli.options import Bits, Device
 from flowgauge.cli.output import show
 from flowgauge.domain.choices import Aspect, Engine
@@ -139,6 +140,26 @@ class Model:
         if self.bits is not None:
             rule = SixteenBit.FULL_RANGE if self.bits is Bits.SIXTEEN else SixteenBit(f"{self.bits}-bit")
         return Preprocessing(size=side, aspect=self.aspect, sixteen_bit=rule)
+
+
+@dataclass(frozen=True)
+class FeatureOptions:
+    """How images become features: options of every command that has a parameter of this class."""
+
+    weights: options.Weights = None
+    backbone: options.Backbone = None
+    layers: options.Layers = None
+    size: options.Size = None
+    tiles: options.Tiles = None
+    aspect: options.AspectOption = Aspect.SQUASH
+
+    def model(self, detector: str | None) -> Model:
+        return Model(
+            detector, self.weights, self.backbone, self.size, self.aspect, layers=self.layers, tiles=self.tiles
+        )
+
+
+DEFAULT_FEATURES = FeatureOptions()
 
 
 def changed(changes: Sequence[str]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from markupsafe import Markup
 from matplotlib.axes import Axes
 
-from flowgauge.evaluation.speed import Case, ImageFormat, ImageSize, SpeedResults
+from flowgauge.evaluation.speed_results import Case, ImageFormat, ImageSize, SpeedResults
 from flowgauge.reports import pages
 from flowgauge.reports.charts import COLOURS, chart, plain
 from flowgauge.reports.pages import Cell, Row

@@ -10,9 +10,9 @@ from typing import Annotated, Any
 import typer
 
 from flowgauge.cli import options
-from flowgauge.cli.evaluate import DEFAULT_FEATURES, FeatureOptions, Seeds, seeds_of
+from flowgauge.cli.evaluate import Seeds, seeds_of
 from flowgauge.cli.features import BenchmarkData, Cache
-from flowgauge.cli.model import SHIPPED, fitting_start, torch_device
+from flowgauge.cli.model import DEFAULT_FEATURES, SHIPPED, FeatureOptions, fitting_start, torch_device
 from flowgauge.cli.progress import bars, reported
 from flowgauge.cli.results import OutAfterFits, check_writable, conclude, items_left_in, write_results
 from flowgauge.domain.errors import UserError

@@ -22,16 +22,8 @@ import typer
 from PIL import Image
 
 from flowgauge.cli import options
-from flowgauge.cli.evaluate import (
-    DEFAULT_FEATURES,
-    FeatureOptions,
-    Limit,
-    Seeds,
-    chosen_trials,
-    evaluation,
-    seeds_of,
-)
-from flowgauge.cli.model import Model
+from flowgauge.cli.evaluate import Limit, Seeds, chosen_trials, evaluation, seeds_of
+from flowgauge.cli.model import DEFAULT_FEATURES, FeatureOptions, Model
 from flowgauge.cli.progress import Report, bars, reported
 from flowgauge.cli.results import OutAfterFits, check_writable, conclude, items_left_in, write_results
 from flowgauge.domain.errors import Unavailable, UserError

@@ -10,8 +10,9 @@ from typing import Annotated, Any, NamedTuple
 import typer
 
 from flowgauge.cli import options
-from flowgauge.cli.evaluate import DEFAULT_FEATURES, FeatureOptions, Seeds, seeds_of
+from flowgauge.cli.evaluate import Seeds, seeds_of
 from flowgauge.cli.features import BenchmarkData, Cache
+from flowgauge.cli.model import DEFAULT_FEATURES, FeatureOptions
 from flowgauge.cli.output import as_json, write_whole
 from flowgauge.cli.progress import bars
 from flowgauge.cli.results import OutAfterSeeds, check_writable, conclude, items_left_in, write_results

@@ -19,18 +19,8 @@ from flowgauge.cli.results import check_writable
 from flowgauge.domain.choices import Engine
 from flowgauge.domain.errors import UserError
 from flowgauge.engines.choice import chosen, compiled
-from flowgauge.evaluation.speed import (
-    MATERIAL,
-    QUICK,
-    TORCH,
-    Forward,
-    ImageFormat,
-    ImageSize,
-    Plan,
-    SpeedBenchmark,
-    SpeedResults,
-    forward_of,
-)
+from flowgauge.evaluation.speed import MATERIAL, Forward, SpeedBenchmark, forward_of
+from flowgauge.evaluation.speed_results import QUICK, TORCH, ImageFormat, ImageSize, Plan, SpeedResults
 from flowgauge.models.backbones import BackboneSpec, Origin
 from flowgauge.reports.speed import TABLES, write_speed
 from flowgauge.synthetic.procedural import ProceduralLine

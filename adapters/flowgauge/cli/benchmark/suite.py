@@ -12,15 +12,8 @@ from typer import Argument, Option
 
 from flowgauge.cli import options
 from flowgauge.cli.benchmark.detectors import Task, contents_digest, entrants_of, features_of, measured_alone, name_of
-from flowgauge.cli.evaluate import (
-    DEFAULT_FEATURES,
-    FeatureOptions,
-    Limit,
-    Seeds,
-    chosen_trials,
-    seeds_of,
-)
-from flowgauge.cli.model import Model
+from flowgauge.cli.evaluate import Limit, Seeds, chosen_trials, seeds_of
+from flowgauge.cli.model import DEFAULT_FEATURES, FeatureOptions, Model
 from flowgauge.cli.output import say, show, warn, write_whole
 from flowgauge.cli.progress import Report, bars, reported
 from flowgauge.cli.results import check_writable, left_in
