@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from time import perf_counter
@@ -12,7 +11,7 @@ import typer
 from pydantic import TypeAdapter
 
 from flowgauge.cli import options
-from flowgauge.cli.model import DEFAULT_FEATURES, FeatureOptions, Model, start_at, torch_device
+from flowgauge.cli.model import DEFAULT_FIT, FitOptions, Model, start_at, torch_device
 from flowgauge.cli.opened import opened
 from flowgauge.cli.output import as_json, emit, say, show, warn
 from flowgauge.cli.progress import Report, bars
@@ -37,13 +36,8 @@ Limit = Annotated[
 def evaluate(
     dataset: Annotated[Path, typer.Argument(help="A data set in the MVTec AD layout.")],
     detector: options.Detector = None,
-    features: FeatureOptions = DEFAULT_FEATURES,
-    bits: options.BitsOption = None,
+    fitting: FitOptions = DEFAULT_FIT,
     masks: options.Masks = None,
-    refine: options.Refine = False,
-    false_alarms: options.FalseAlarms = None,
-    members: options.Members = None,
-    changes: options.Changes = None,
     init: options.MetaInit = None,
     splits: Annotated[
         Path | None, typer.Option(help="JSON: which images train and which test, by seed and noise.", metavar="FILE")
@@ -75,14 +69,7 @@ def evaluate(
     """
     check_writable(json)
     others = None if baseline is None else earlier_runs(baseline)
-    model = replace(
-        features.model(detector),
-        refine=refine,
-        members=members,
-        changes=tuple(changes or ()),
-        false_alarms=false_alarms,
-        bits=bits,
-    )
+    model = fitting.model(detector)
     with bars() as report:
         trials = chosen_trials(dataset, splits, seeds_of(seed), noise, limit, masks)
         warn_of_missing_kinds(trials)

@@ -1,6 +1,5 @@
 """`flowgauge fit`: the first gauge of a line, or a new one that a person wants."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -8,7 +7,7 @@ import typer
 
 from flowgauge.app.bootstrap import open_store
 from flowgauge.cli import options
-from flowgauge.cli.model import DEFAULT_FEATURES, FeatureOptions, start_at, torch_device
+from flowgauge.cli.model import DEFAULT_FIT, FitOptions, start_at, torch_device
 from flowgauge.cli.output import cell, emit, say, warn
 from flowgauge.cli.progress import bars
 from flowgauge.domain.errors import UserError
@@ -25,13 +24,8 @@ def fit(
         bool, typer.Option("--from-buffer", help="Learn from the line's buffered images instead of a data set.")
     ] = False,
     detector: options.Detector = None,
-    features: FeatureOptions = DEFAULT_FEATURES,
-    bits: options.BitsOption = None,
+    fitting: FitOptions = DEFAULT_FIT,
     masks: options.Masks = None,
-    refine: options.Refine = False,
-    false_alarms: options.FalseAlarms = None,
-    members: options.Members = None,
-    changes: options.Changes = None,
     groups: options.Groups = None,
     init: options.MetaInit = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Use at most so many images.")] = None,
@@ -53,15 +47,8 @@ def fit(
     flowgauge fit ./good --line press-3 --false-alarms 0.01
     flowgauge fit --from-buffer --line press-3 --store ./plant
     """
-    model = replace(
-        features.model(detector),
-        refine=refine or from_buffer,
-        members=members,
-        changes=tuple(changes or ()),
-        false_alarms=false_alarms,
-        bits=bits,
-    )
-    settings = model.settings()
+    model = fitting.model(detector)
+    settings = (model.refining() if from_buffer else model).settings()
     start = None if init is None else start_at(init)
     if (dataset is not None) == from_buffer:
         raise UserError("A gauge learns either from a data set or from the buffer.", "Give DATASET or --from-buffer.")

@@ -162,6 +162,30 @@ class FeatureOptions:
 DEFAULT_FEATURES = FeatureOptions()
 
 
+@dataclass(frozen=True)
+class FitOptions(FeatureOptions):
+    """How a gauge is fitted, besides: options of the commands that fit one."""
+
+    bits: options.BitsOption = None
+    refine: options.Refine = False
+    false_alarms: options.FalseAlarms = None
+    members: options.Members = None
+    changes: options.Changes = None
+
+    def model(self, detector: str | None) -> Model:
+        return replace(
+            super().model(detector),
+            refine=self.refine,
+            members=self.members,
+            changes=tuple(self.changes or ()),
+            false_alarms=self.false_alarms,
+            bits=self.bits,
+        )
+
+
+DEFAULT_FIT = FitOptions()
+
+
 def changed(changes: Sequence[str]) -> dict[str, Any]:
     """`a.b=1` as {"a": {"b": 1}}; values are JSON, or words as they are. Raises `SettingsError` for anything else."""
     found: dict[str, Any] = {}
