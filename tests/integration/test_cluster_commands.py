@@ -13,8 +13,12 @@ from uuid import uuid4
 import pytest
 
 from flowgauge.app.bootstrap import open_store
+from flowgauge.console.access import Binding
+from flowgauge.console.users import Role, Users
 from flowgauge.domain.messages import VERDICTS, Reason, Verdict
 from flowgauge.processors.line_monitor import Trigger
+from flowgauge.services.changes import latest_changes
+from tests.support.consoles import served
 from tests.support.plants import LINE, SIDE, tiny_dataset
 from tests.support.servers import S3Address, plant_variables
 from tests.support.shell import Outcome, Shell
@@ -94,6 +98,7 @@ def test_every_command_does_on_a_shared_store_what_it_does_on_a_directory(
         _adaptations(run, store)
         _dead_letters(run)
         _labels(run, store)
+        _console(run, store, tmp_path)
 
 
 def _lines_snapshots_and_golden_images(run: Command, version: str) -> None:
@@ -147,3 +152,41 @@ def _labels(run: Command, store: str) -> None:
     golden = {each["image_id"]: each for each in run("golden", "list", LINE, "--json").json}
     assert golden[verdict.image_id]["label"] == "defect"
     assert run("label", uuid4(), "good").code == 2
+
+
+def _console(run: Command, store: str, folder: Path) -> None:
+    """The same plant by its pages: what was done above is recorded, and a proposal is approved."""
+    users = folder / "users.json"
+    Users(users).add("egon", Role.ENGINEER, "a long enough sentence")
+    with open_store(store) as plant, served(plant, Binding(users=users)) as site:
+        visitor = site.visitor()
+        assert visitor.get("/").status == 303
+        assert visitor.sign_in("egon", "a long enough sentence").status == 303
+        assert f'href="/lines/{LINE}"' in visitor.get("/").text
+        shown = json.loads(visitor.get(f"/lines/{LINE}/samples").text)
+        assert len(shown["samples"]) == _IMAGES
+        flagged = site.console.overview.flagged(LINE)[0]
+        assert visitor.get(f"/verdicts/{flagged.verdict_id}/image").headers["content-type"] == "image/jpeg"
+        repeated = visitor.post(f"/verdicts/{flagged.verdict_id}/predict", {"gauge": "own"})
+        assert "The stored score is reproduced." in repeated.text
+        assert "broken.png" in visitor.get("/dead-letters").text
+        proposal = Trigger(LINE, Reason.DRIFT, "image-9", plant.clock.now(), "The light fell")
+        plant.log.append([proposal.proposed()])
+        site.console.refresh()
+        assert "The light fell" in visitor.get("/adaptations").text
+        assert visitor.post(f"/adaptations/{proposal.request.request_id}/approve").status == 303
+        eventually("the worker's decision", lambda: (site.console.refresh(), not site.console.overview.waiting())[1])
+        recorded = [(each.by, each.action) for each in latest_changes(plant, 20)]
+        assert recorded[0] == ("egon", "approve")
+        assert {action for _, action in recorded} == {
+            "adapt",
+            "approve",
+            "golden add",
+            "label",
+            "replay",
+            "roll back",
+            "settings",
+        }
+        visitor.get("/")
+        assert visitor.post("/sign-out").status == 303
+        assert visitor.get("/").status == 303
