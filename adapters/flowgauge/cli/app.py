@@ -58,6 +58,7 @@ COMMANDS = {
         "flowgauge.cli.status:status", "Show how far behind each group of workers is, and what each line has."
     ),
     "alerts": Listed("flowgauge.cli.status:alerts", "Show the latest alerts, oldest first."),
+    "notify": Listed("flowgauge.cli.notify:notify", "Tell people of alerts: try routes out, and look through them."),
     "snapshots": Listed(
         "flowgauge.cli.snapshots:snapshots", "Stored gauges: list them, look into one, go back to one."
     ),

@@ -45,6 +45,16 @@ EngineOption = Annotated[
         " fastest that is installed.",
     ),
 ]
+Notify = Annotated[
+    Path | None,
+    typer.Option(
+        "--notify",
+        envvar="FLOWGAUGE_NOTIFY",
+        metavar="FILE",
+        help="Tell people of alerts by the routes in this TOML file; see flowgauge notify.",
+        show_default=False,
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts instead of a table.")]
 
 Detector = Annotated[

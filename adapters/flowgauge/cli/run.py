@@ -9,6 +9,7 @@ import typer
 from flowgauge.adaptation.adapt import adapt
 from flowgauge.app.bootstrap import open_store
 from flowgauge.app.embedded import embedded, folder_source
+from flowgauge.app.notify import notifying
 from flowgauge.cli import options
 from flowgauge.cli.model import compiling, loading
 from flowgauge.cli.output import warn
@@ -47,6 +48,7 @@ def run(
     ] = None,
     device: options.DeviceOption = options.Device.AUTO,
     engine: options.EngineOption = Engine.AUTO,
+    notify: options.Notify = None,
     json: Annotated[bool, typer.Option("--json", help="Print verdicts and alerts, one JSON object a line.")] = False,
 ) -> None:
     """Score images as they appear in a folder, watch the line for drift, and adapt its gauge.
@@ -63,6 +65,7 @@ def run(
     flowgauge run ./incoming --line press-3 --store ./plant
     flowgauge run ./incoming --line press-3 --store ./plant --once --json
     flowgauge run ./incoming --line press-3 --after move --move-to ./scored
+    flowgauge run ./incoming --line press-3 --store ./plant --notify notify.toml
     """
     messages = StreamMessages(as_json=json)
     with open_store(store) as plant:
@@ -75,6 +78,7 @@ def run(
             [source],
             # a folder of a few images is scored before anything is compiled
             compile=None if once and engine is Engine.AUTO else compiling(engine, device),
+            notifying=None if notify is None else notifying(notify, plant),
             batch=batch,
             observer=messages.step,
             unavailable=messages.unavailable,

@@ -15,6 +15,7 @@ from prometheus_client import CollectorRegistry
 from flowgauge.adaptation.contract import Adapt
 from flowgauge.app.bootstrap import open_store
 from flowgauge.app.cluster import Pace, group_members
+from flowgauge.app.notify import notifying
 from flowgauge.cli import options
 from flowgauge.cli.exits import Exit, exit_code
 from flowgauge.cli.output import complain
@@ -33,6 +34,8 @@ log = logging.getLogger(__name__)
 
 # of the interpreter's lock, for which the model asks at every operation: with Python's own it waits ten times as long
 _SWITCH_SECONDS = 0.0005
+# FLOWGAUGE_NOTIFY may be set for all workers of a plant, and means nothing to the others
+_TELLING = (Role.NOTIFY, Role.ALL)
 
 
 def worker(
@@ -66,13 +69,16 @@ def worker(
     ] = STALL_SECONDS,
     device: options.DeviceOption = options.Device.AUTO,
     engine: options.EngineOption = Engine.AUTO,
+    notify: options.Notify = None,
     json: Annotated[bool, typer.Option("--json", help="Print verdicts and alerts, one JSON object a line.")] = False,
 ) -> None:
     """Take a share of the plant's work, as a member of a consumer group.
 
     Start as many as there are GPUs or cores: each gets some of the
     partitions. scoring wants the GPU; downstream tells alerts, fills buffers,
-    watches for drift and writes the archive; adaptation makes new gauges.
+    watches for drift and writes the archive; adaptation makes new gauges;
+    notify sends alerts to people by the routes of --notify, and one of it is
+    enough. all is all of these, with notify only where --notify is given.
     Kill one at any moment: the others take over, and every image gets exactly
     one verdict that counts. One that gets no further ends with exit code 1,
     for whatever supervises it to start it anew.
@@ -84,6 +90,7 @@ def worker(
 
     \b
     flowgauge worker scoring --store s3://flowgauge --device cuda --metrics-port 9400
+    flowgauge worker notify --store s3://flowgauge --notify notify.toml
     flowgauge worker all --store s3://flowgauge
     """
 
@@ -113,6 +120,7 @@ def worker(
             meter=meter,
             disk=SnapshotFolder(cache or Path.home() / ".cache" / "flowgauge" / "snapshots"),
             compile=compile,
+            notifying=None if notify is None or role not in _TELLING else notifying(notify, plant, meter),
         )
         stack.enter_context(watchdog({app.member.name: app.member.pulse for app in members}, stall_timeout, _end))
         asyncio.run(run())
@@ -123,7 +131,7 @@ def _model(
     role: Role, device: options.Device, engine: Engine, threads: int | None, cache: Path | None
 ) -> tuple[Load, Adapt, Compile | None]:
     """What scores, what adapts and what compiles. A role that does none is spared the libraries, which take 800 MiB."""
-    if role is Role.DOWNSTREAM:
+    if role in (Role.DOWNSTREAM, Role.NOTIFY):
         return _needless, _needless, None
     import torch
 
@@ -137,7 +145,7 @@ def _model(
 
 
 def _needless(*_: Any, **__: Any) -> Any:
-    raise AssertionError("What is downstream needs no gauge.")
+    raise AssertionError("This role needs no gauge.")
 
 
 def _end(name: str, seconds: float) -> None:

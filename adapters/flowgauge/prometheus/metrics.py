@@ -72,6 +72,9 @@ class PrometheusMeter:
         self._pending = gauge("pending_uploads", "Images whose evidence waits for the object store.")
         self._gauge = gauge("gauge_info", "1 for the version that a line was last scored with.", ["line", "version"])
         self._buffer = gauge("buffer_images", "Images in the line's buffer.", ["line"])
+        self._notifications = counter(
+            "notifications", "Messages to people that were sent, or failed and are tried again.", ["outcome"]
+        )
         self._buffer_limit = gauge("buffer_limit", "Images that the line's buffer may hold.", ["line"])
 
     def batch(self, group: str, records: int) -> None:
@@ -134,6 +137,9 @@ class PrometheusMeter:
     def buffered(self, line: str, images: int, limit: int) -> None:
         self._buffer.labels(self._line(line)).set(images)
         self._buffer_limit.labels(self._line(line)).set(limit)
+
+    def notified(self, delivered: bool) -> None:
+        self._notifications.labels("sent" if delivered else "failed").inc()
 
     def _line(self, line: str) -> str:
         with self._lock:

@@ -22,12 +22,13 @@ def waits(longest: float = LONGEST_SECONDS) -> Iterator[float]:
 class Backoff:
     """The same waits, by `clock`, for one who does other work meanwhile and asks whether it may try again yet."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, longest: float = LONGEST_SECONDS) -> None:
         self._clock = clock
+        self._longest = longest
         self.succeeded()
 
     def succeeded(self) -> None:
-        self._waits = waits()
+        self._waits = waits(self._longest)
         self._resume_at: datetime | None = None
 
     def failed(self) -> None:
@@ -39,5 +40,5 @@ class Backoff:
         # read once, since another thread may reset it
         resume_at = self._resume_at
         # a clock that is set back prolongs no wait beyond the longest
-        longest = timedelta(seconds=LONGEST_SECONDS)
+        longest = timedelta(seconds=self._longest)
         return resume_at is not None and timedelta() < resume_at - self._clock.now() <= longest

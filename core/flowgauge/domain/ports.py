@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
 
+from flowgauge.domain.alert_kinds import Severity
+
 
 @dataclass(frozen=True)
 class Outgoing:
@@ -129,6 +131,21 @@ class State(Protocol):
 
     def close(self) -> None:
         """Let go of connections and files; nothing may be called afterwards."""
+
+
+class Messenger(Protocol):
+    """Carries messages to people. An address is a URL that may hold a password: it is shown to nobody."""
+
+    def check(self, address: str) -> None:
+        """Raises `SettingsError` for what is no address; sends nothing and asks nobody."""
+
+    def shown(self, address: str) -> str:
+        """The address without its secrets, for people."""
+
+    def send(self, address: str, title: str, body: str, severity: Severity | None) -> None:
+        """Returns once whoever is at `address` has taken the message; `severity` None: good news. Raises `Unavailable`
+        where it is not known to have: it may have arrived all the same.
+        """
 
 
 class Clock(Protocol):

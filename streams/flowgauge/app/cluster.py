@@ -91,14 +91,18 @@ def group_members(
     meter: Meter = UNMETERED,
     disk: SnapshotDisk | None = None,
     compile: Compile | None = None,
+    notifying: Callable[[], Processor] | None = None,
 ) -> list[GroupApp]:
-    """One member for each consumer group of `role`, on a store that `open_store` opened at a bucket.
+    """One member for each consumer group of `role`, on a store that `open_store` opened at a bucket. `notifying` makes
+    the processor of `notify`; without it `all` goes without.
 
     Raises `SettingsError` for a store in a directory, which one process works on, and `AuthenticationFailed` or
     `AuthorizationFailed` where the brokers refuse us.
     """
     if not isinstance(store.log, KafkaLog):
         raise SettingsError("Workers share a store at s3://.", "For a directory, use `flowgauge run`.")
+    if role is Role.NOTIFY and notifying is None:
+        raise SettingsError("A worker that tells people needs routes.", "Name their file: --notify FILE.")
     settings = store.log.settings
     stopping = Event()
     owner = f"{socket.gethostname()}-{os.getpid()}"
@@ -117,6 +121,8 @@ def group_members(
         ],
         Role.ADAPTATION: [lambda: Adaptation(store, load, adapt, owner, stopping.is_set, adapting.beat)],
     }
+    if notifying is not None:
+        makers[Role.NOTIFY] = [notifying]
     kinds = list(makers) if role is Role.ALL else [role]
     apps = [
         GroupApp(

@@ -1,6 +1,6 @@
 """The wiring of a plant that one process runs alone, on a store in a directory."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Event
@@ -64,6 +64,7 @@ def embedded(
     sources: Sequence[Source] = (),
     *,
     compile: Compile | None = None,
+    notifying: Callable[[], Processor] | None = None,
     batch: int = 16,
     archive_rows: int = 1_024,
     observer: Observer = lambda step: None,
@@ -71,10 +72,10 @@ def embedded(
 ) -> Runner:
     """Everything in one process on a local store.
 
-    `load` makes a gauge of a snapshot, `adapt` a candidate of a buffer, `compile` a faster one of a gauge. `batch`
-    images at most are scored together; a runner never waits for a batch to fill. `observer` sees every batch once its
-    results are durable, and `unavailable` what is away; both are called from the runner's threads, one call at a time
-    per worker.
+    `load` makes a gauge of a snapshot, `adapt` a candidate of a buffer, `compile` a faster one of a gauge, `notifying`
+    the processor that tells people, where it is given. `batch` images at most are scored together; a runner never waits
+    for a batch to fill. `observer` sees every batch once its results are durable, and `unavailable` what is away; both
+    are called from the runner's threads, one call at a time per worker.
     """
     stopping = Event()
     beside = None if compile is None else ThreadPoolExecutor(1, thread_name_prefix="compile")
@@ -85,6 +86,9 @@ def embedded(
 
     scoring = worker(Scoring(store, gauges), batch)
     downstream = [worker(Alerting(store)), worker(Observing(store)), worker(Archive(store, archive_rows))]
+    if notifying is not None:
+        # after those whose alerts it tells
+        downstream.append(worker(notifying()))
     adaptation = worker(Adaptation(store, load, adapt, "embedded", stopping.is_set), _REQUESTS)
     groups = {each.processor.name: each.processor.inputs for each in (scoring, *downstream, adaptation)}
     log, lock = _local_log(store), directory(store.uri) / "runner.lock"

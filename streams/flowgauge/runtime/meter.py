@@ -38,6 +38,9 @@ class Meter(Protocol):
 
     def buffered(self, line: str, images: int, limit: int) -> None: ...
 
+    def notified(self, delivered: bool) -> None:
+        """A message to people was sent, or could not be."""
+
 
 class Unmetered:
     """A `Meter` to which nobody listens: every method does nothing."""

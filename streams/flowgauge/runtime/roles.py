@@ -8,11 +8,12 @@ from threading import get_native_id
 
 
 class Role(StrEnum):
-    """`downstream` is alerting, observing and archive."""
+    """`downstream` is alerting, observing and archive; `all` has `notify` only where routes are given."""
 
     SCORING = "scoring"
     DOWNSTREAM = "downstream"
     ADAPTATION = "adaptation"
+    NOTIFY = "notify"
     ALL = "all"
 
 

@@ -9,6 +9,7 @@ from flowgauge.domain.ports import Log
 from flowgauge.processors.adaptation import Adaptation, audits
 from flowgauge.processors.alerting import Alerting
 from flowgauge.processors.archive import Archive
+from flowgauge.processors.notifying import Notifying
 from flowgauge.processors.observing import Observing
 from flowgauge.processors.scoring import Scoring
 from flowgauge.registry.snapshots import active_snapshots
@@ -17,13 +18,14 @@ from flowgauge.runtime.backend import Store
 # between two looks for new alerts: less asks the brokers for nothing, more shows an alert later than a person expects
 _FOLLOW_SECONDS = 0.5
 
-GROUPS = (Scoring, Alerting, Observing, Archive, Adaptation)
+GROUPS = (Scoring, Alerting, Observing, Archive, Adaptation, Notifying)
 
 
 class GroupStatus(FrozenModel):
     """`lag`: records of `topic` that are there and beyond what the group has committed; all of them where that lies
     beyond the end, as in a topic that was made anew. Alerting commits the start of a window that is open, archive that
-    of a file that is being filled: their lag is what a restart would read again.
+    of a file that is being filled, notify that of what an address has not taken: their lag is what a restart would read
+    again.
     """
 
     group: str
@@ -46,12 +48,15 @@ class LineStatus(FrozenModel):
 def group_statuses(store: Store) -> Iterator[GroupStatus]:
     for processor in GROUPS:
         for topic in processor.inputs:
-            lag = 0
+            lag, began = 0, processor is not Notifying
             for partition in range(store.log.partitions(topic)):
                 begin, end = store.log.begin(topic, partition), store.log.end(topic, partition)
                 committed = store.log.position(processor.name, topic, partition)
+                began |= committed > 0
                 lag += end - (begin if committed > end else max(committed, begin))
-            yield GroupStatus(group=processor.name, topic=topic, lag=lag)
+            # most plants tell nobody, and a group that was never there is not behind
+            if began:
+                yield GroupStatus(group=processor.name, topic=topic, lag=lag)
 
 
 def line_statuses(store: Store) -> Iterator[LineStatus]:
