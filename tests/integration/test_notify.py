@@ -1,0 +1,296 @@
+"""Alerts reach people: by mail, MQTT and webhook on real servers, through outages and kills, each once."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from time import monotonic, sleep
+from uuid import uuid4
+
+import pytest
+
+from flowgauge.app.bootstrap import open_store
+from flowgauge.app.embedded import embedded
+from flowgauge.app.notify import checked_routes, notifying, open_messenger
+from flowgauge.domain.errors import SettingsError, Unavailable
+from flowgauge.domain.messages import ALERTS, AlertKind
+from flowgauge.processors.delivery import Delivery
+from flowgauge.processors.notifying import Notifying
+from flowgauge.runtime.backend import Store
+from flowgauge.runtime.worker import Worker
+from tests.support.clusters import plant
+from tests.support.messages import raise_alert, work
+from tests.support.receivers import Inbox, Message, Mosquitto, mail_server, subscribed, webhook
+from tests.support.servers import S3Address, plant_variables, provided, running
+from tests.support.shell import Shell
+from tests.support.streaming import SetClock, adapt, fitted, load, opened, png, send
+
+_TIMEOUT_SECONDS = 60
+_REPOSITORY = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def broker(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mosquitto]:
+    with provided(pytestconfig, running(Mosquitto(tmp_path_factory.mktemp("mosquitto")))) as found:
+        yield found
+
+
+@pytest.fixture
+def clock() -> SetClock:
+    return SetClock()
+
+
+@pytest.fixture
+def store(tmp_path: Path, clock: SetClock) -> Iterator[Store]:
+    with opened(tmp_path / "plant", clock) as store:
+        yield store
+
+
+def written(folder: Path, *addresses: str, more: str = "") -> Path:
+    path = folder / "notify.toml"
+    listed = ", ".join(f'"{address}"' for address in addresses)
+    path.write_text(f'console = "http://plant:8080"\n[routes.all]\nto = [{listed}]\nseverity = "info"\n{more}')
+    return path
+
+
+@contextmanager
+def sending(store: Store, routes: Path) -> Iterator[tuple[Worker, Delivery]]:
+    """A worker on real Apprise, with a thread for each address."""
+    messenger = open_messenger()
+    found = checked_routes(routes, messenger)
+    with ThreadPoolExecutor(len(found.addresses)) as threads:
+        delivery = Delivery(messenger, store.state, store.clock, threads)
+        yield Worker(Notifying(store, found, delivery), store.log, store.clock, 256), delivery
+
+
+def settled(worker: Worker, delivery: Delivery) -> None:
+    """Until nothing more can be sent now: work hands out the next messages, and crosses off what was delivered."""
+    work(worker)
+    while not delivery.wait(0):
+        assert delivery.wait(_TIMEOUT_SECONDS)
+        work(worker)
+
+
+def eventually(what: str, inbox: Inbox, messages: int) -> None:
+    deadline = monotonic() + _TIMEOUT_SECONDS
+    while len(inbox.messages) < messages:
+        assert monotonic() < deadline, f"{what}: {len(inbox.messages)} of {messages} messages"
+        sleep(0.01)
+
+
+def counts(bodies: list[str]) -> Counter[str]:
+    """Events told of, by kind."""
+    told: Counter[str] = Counter()
+    for body in bodies:
+        for kind, count in re.findall(r"kind (\w+), (\d+) since", body):
+            told[kind] += int(count)
+    return told
+
+
+def test_a_thousand_alerts_of_a_minute_reach_mail_mqtt_and_webhook_as_few_messages(
+    store: Store, clock: SetClock, tmp_path: Path, broker: Mosquitto
+) -> None:
+    with mail_server() as mail, subscribed(broker, f"plant/{uuid4().hex}") as topic, webhook() as hook:
+        routes = written(tmp_path, mail.address, topic.address, hook.inbox.address)
+        with sending(store, routes) as (worker, delivery):
+            for number in range(1_000):
+                kind = (AlertKind.REJECT, AlertKind.DEAD_LETTER, AlertKind.NO_GAUGE)[number % 3]
+                raise_alert(store, kind, str(number))
+                clock.advance(0.06)
+            work(worker)
+            clock.advance(90)
+            settled(worker, delivery)
+            eventually("MQTT", topic, 3)
+        wanted = Counter(reject=334, dead_letter=333, no_gauge=333)
+        for inbox in (mail, topic, hook.inbox):
+            assert len(inbox.messages) == 3
+            assert counts(inbox.bodies) == wanted
+            assert all("http://plant:8080/lines/press-3" in body for body in inbox.bodies)
+        titles = {"[info] press-3: reject", "[warning] press-3: dead letter", "[critical] press-3: no gauge"}
+        assert {message.title for message in mail.messages} == titles
+        assert {message.title for message in hook.inbox.messages} == titles
+        assert store.log.position(Notifying.name, ALERTS, 0) == 1_000
+
+
+def test_a_webhook_that_is_away_holds_no_mail_up_and_misses_nothing(
+    store: Store, clock: SetClock, tmp_path: Path
+) -> None:
+    with mail_server() as mail, webhook() as hook:
+        hook.stop()
+        routes = written(tmp_path, mail.address, hook.inbox.address, more="digest_seconds = 0\n")
+        with sending(store, routes) as (worker, delivery):
+            for number in range(4):
+                raise_alert(store, AlertKind.REJECT, str(number))
+                settled(worker, delivery)
+                clock.advance(10)
+            assert len(mail.messages) == 4
+            assert hook.inbox.messages == []
+            hook.start()
+            clock.advance(60)
+            settled(worker, delivery)
+        assert len(hook.inbox.messages) == 4
+        assert len(mail.messages) == 4
+
+
+def test_a_service_that_refuses_is_asked_again(store: Store, clock: SetClock, tmp_path: Path) -> None:
+    answers = iter([500, 429])
+    with webhook(lambda message: next(answers, 200)) as hook:
+        routes = written(tmp_path, hook.inbox.address, more="digest_seconds = 0\n")
+        with sending(store, routes) as (worker, delivery):
+            raise_alert(store, AlertKind.REJECT)
+            for _ in range(5):
+                settled(worker, delivery)
+                clock.advance(60)
+        assert len(hook.inbox.messages) == 3
+
+
+@pytest.mark.parametrize("answered", [False, True], ids=["before-the-answer", "after-the-answer"])
+def test_kills_between_sending_and_recording_lose_nothing_and_repeat_one_message_at_most(
+    answered: bool, tmp_path: Path
+) -> None:
+    alerts, kills = 8, 2
+    running_now: list[subprocess.Popen[bytes]] = []
+    killed_at: list[int] = []
+
+    def arrived(message: Message) -> None:
+        """Kill whoever sends the second message since its start, in the middle of it."""
+        seen[0] += 1
+        if len(killed_at) < kills and seen[0] == 2:
+            killed_at.append(len(hook.inbox.messages))
+            if answered:
+                # it has its answer by then, and is about to record it
+                killer.submit(lambda process: (sleep(0.002), os.kill(process.pid, signal.SIGKILL)), running_now[-1])
+            else:
+                os.kill(running_now[-1].pid, signal.SIGKILL)
+
+    seen = [0]
+    with webhook(arrived) as hook, ThreadPoolExecutor(1) as killer:
+        routes = written(tmp_path, hook.inbox.address, more="digest_seconds = 0\n")
+        with open_store(str(tmp_path / "plant")) as store:
+            for number in range(alerts):
+                raise_alert(store, AlertKind.REJECT, str(number), line=f"press-{number}")
+        codes = []
+        while not codes or codes[-1] != 0:
+            seen[0] = 0
+            command = [sys.executable, "-m", "tests.support.notifier", str(tmp_path / "plant"), str(routes)]
+            running_now.append(subprocess.Popen(command, cwd=_REPOSITORY))
+            codes.append(running_now[-1].wait(_TIMEOUT_SECONDS))
+            assert len(codes) <= kills + 1, codes
+        told = Counter(message.title for message in hook.inbox.messages)
+    assert codes == [-signal.SIGKILL] * kills + [0]
+    assert told.keys() == {f"[info] press-{number}: reject" for number in range(alerts)}, "an alert was lost"
+    repeated = sum(told.values()) - alerts
+    assert repeated <= kills, f"{repeated} messages were repeated by {kills} kills"
+    assert max(told.values()) <= 2
+    if not answered:
+        assert repeated == kills, "a message that was on its way must come again"
+
+
+def test_the_whole_pipeline_tells_of_its_rejects(store: Store, tmp_path: Path) -> None:
+    with webhook() as hook:
+        routes = written(tmp_path, hook.inbox.address)
+        fitted(store)
+        send(store, [(f"{number}", png(170 if number == 3 else 100, seed=number)) for number in range(6)])
+        embedded(store, load, adapt, notifying=notifying(routes, store)).run_until_idle()
+        (message,) = hook.inbox.messages
+    assert message.title == "[info] press-3: reject"
+    assert "1 rejected, the first is 3." in message.body
+
+
+def test_a_test_message_goes_through_every_route_and_the_exit_code_says_whether_all_arrived(
+    flowgauge: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with mail_server() as mail, webhook() as hook:
+        monkeypatch.setenv("HOOK", hook.inbox.address)
+        path = tmp_path / "notify.toml"
+        path.write_text(f'[routes.mail]\nto = ["{mail.address}"]\n[routes.chat]\nto = ["env:HOOK"]\n')
+        told = flowgauge("notify", "test", "--routes", path, "--json")
+        assert told.code == 0
+        assert [(each["route"], each["arrived"]) for each in told.json] == [("mail", True), ("chat", True)]
+        assert [message.title for message in mail.messages] == ["[test] Flowgauge reaches route mail"]
+        assert [message.title for message in hook.inbox.messages] == ["[test] Flowgauge reaches route chat"]
+        hook.stop()
+        monkeypatch.setenv("FLOWGAUGE_NOTIFY", str(path))
+        told = flowgauge("notify", "test")
+        assert told.code == 1
+        assert re.search(r"chat +env:HOOK +no +A Connection error occurred", told.out)
+        assert len(mail.messages) == 2
+
+
+def test_a_check_shows_what_goes_where_and_no_secret(flowgauge: Shell, tmp_path: Path) -> None:
+    path = tmp_path / "notify.toml"
+    path.write_text('[routes.shift]\nto = ["mailtos://bot:hush@mail.example.com"]\nquiet = "22:00-06:00 UTC"\n')
+    told = flowgauge("notify", "check", path)
+    assert told.code == 0
+    assert "22:00-06:00 UTC" in told.out
+    assert "hush" not in told.out + flowgauge("notify", "check", path, "--json").out
+    assert flowgauge("notify", "check", path, "--json").json["kinds"]["no_gauge"]["routes"] == ["shift"]
+
+
+@pytest.mark.parametrize("address", ["nonsense://x", "slack://hush", "shift@example.com", "", "json://"])
+def test_what_is_no_address_is_a_mistake_that_names_the_route(flowgauge: Shell, tmp_path: Path, address: str) -> None:
+    told = flowgauge("notify", "check", written(tmp_path, address))
+    assert told.code == 2
+    assert "route all, to: Apprise cannot read an address" in told.err
+    assert "hush" not in told.err
+
+
+def test_a_worker_of_the_role_needs_routes(
+    flowgauge: Shell, kafka_bootstrap: str, redis_url: str, s3_address: S3Address, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in plant_variables(kafka_bootstrap, redis_url, s3_address).items():
+        monkeypatch.setenv(name, value)
+    told = flowgauge("worker", "notify", "--store", "s3://flowgauge")
+    assert told.code == 2
+    assert "--notify FILE" in told.err
+
+
+@pytest.mark.slow
+def test_a_worker_of_a_plant_tells_each_alert_once_though_it_is_killed(
+    kafka_bootstrap: str, redis_url: str, s3_address: S3Address, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name, value in plant_variables(kafka_bootstrap, redis_url, s3_address).items():
+        monkeypatch.setenv(name, value)
+    with webhook() as hook, plant() as cluster:
+        routes = written(tmp_path, hook.inbox.address, more="digest_seconds = 0\n")
+        command = [sys.executable, "-m", "flowgauge.cli", "worker", "notify", "--store", cluster.uri]
+
+        def start() -> None:
+            cluster.workers.append(subprocess.Popen([*command, "--notify", str(routes)], cwd=_REPOSITORY))
+
+        def told(alerts: int) -> None:
+            """All so many, and on record as told: only then a kill must not repeat any."""
+            eventually("the webhook", hook.inbox, alerts)
+            log = cluster.store.log
+            cluster.wait("a commit", lambda: log.position(Notifying.name, ALERTS, 0) == log.end(ALERTS, 0))
+
+        start()
+        for number in range(3):
+            raise_alert(cluster.store, AlertKind.REJECT, line=f"press-{number}")
+        told(3)
+        cluster.kill(cluster.workers[0])
+        raise_alert(cluster.store, AlertKind.REJECT, line="press-last")
+        start()
+        told(4)
+        cluster.stop()
+    assert len(hook.inbox.messages) == 4
+    assert len({message.title for message in hook.inbox.messages}) == 4
+
+
+def test_without_apprise_an_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "apprise", None)
+    for name in [name for name in sys.modules if name.startswith("flowgauge.apprise")]:
+        monkeypatch.delitem(sys.modules, name)
+    with pytest.raises(SettingsError, match=r"pip install 'flowgauge\[notify\]'"):
+        open_messenger()
+
+
+def test_the_reason_of_a_failure_is_in_the_error() -> None:
+    with pytest.raises(Unavailable, match="Connection error"):
+        open_messenger().send("json://127.0.0.1:9/x", "title", "body", None)
