@@ -20,7 +20,7 @@ from tests.support.shell import Shell
 def flowgauge(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Shell:
     """The command line, in a wide terminal and without settings from outside."""
     monkeypatch.setenv("COLUMNS", "120")
-    for name in ("FLOWGAUGE_STORE", "FLOWGAUGE_DEVICE", "FLOWGAUGE_CONFIG"):
+    for name in ("FLOWGAUGE_STORE", "FLOWGAUGE_DEVICE", "FLOWGAUGE_CONFIG", "FLOWGAUGE_NOTIFY"):
         monkeypatch.delenv(name, raising=False)
     return Shell(capsys)
 

@@ -171,7 +171,14 @@ def test_kills_between_sending_and_recording_lose_nothing_and_repeat_one_message
 
     seen = [0]
     with webhook(arrived) as hook, ThreadPoolExecutor(1) as killer:
-        routes = written(tmp_path, hook.inbox.address, more="digest_seconds = 0\n")
+        # a route for each line, so that none share a message
+        routes = tmp_path / "notify.toml"
+        routes.write_text(
+            "".join(
+                f'[routes.r{number}]\nto = ["{hook.inbox.address}"]\nlines = ["press-{number}"]\nseverity = "info"\n'
+                for number in range(alerts)
+            )
+        )
         with open_store(str(tmp_path / "plant")) as store:
             for number in range(alerts):
                 raise_alert(store, AlertKind.REJECT, str(number), line=f"press-{number}")

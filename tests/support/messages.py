@@ -64,7 +64,7 @@ def routes_of(folder: Path, text: str = ROUTE, **environment: str) -> Routes:
     return read_routes(path, environment)
 
 
-def notify(store: Store, routes: Routes, messenger: Memory, state: Any = None) -> Worker:
+def notify(store: Store, routes: Routes, messenger: Memory) -> Worker:
     """A worker as a start makes it, which sends in the caller's thread."""
     delivery = Delivery(messenger, store.state, store.clock)
     return Worker(Notifying(store, routes, delivery), store.log, store.clock, 256)

@@ -1,5 +1,6 @@
 """What people are told of alerts: once each, as few messages as it takes, and nothing lost."""
 
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import pytest
 
 from flowgauge.domain.alert_kinds import ABOUT, Ending, Severity
 from flowgauge.domain.messages import ALERTS, DEAD_LETTERS, Alert, AlertKind
-from flowgauge.domain.ports import Outgoing
+from flowgauge.domain.ports import Outgoing, State
 from flowgauge.processors.delivery import Delivery
 from flowgauge.processors.notices import Ledger, LedgerState
 from flowgauge.processors.notifying import Notifying
@@ -92,6 +93,20 @@ def test_a_thousand_alerts_of_a_minute_are_one_message_of_each_line_and_kind(
         "line press-0, kind reject, 250",
         "line press-1, kind reject, 500",
     ]
+
+
+def test_an_outage_that_all_lines_share_is_one_message_of_each_end(
+    store: Store, clock: SetClock, memory: Memory, tmp_path: Path
+) -> None:
+    worker = notify(store, routes_of(tmp_path), memory)
+    for number in range(40):
+        raise_alert(store, AlertKind.STORE_UNAVAILABLE, line=f"press-{number}")
+    work(worker)
+    later(worker, clock, GATHERED)
+    later(worker, clock, SILENCE)
+    assert memory.titles() == ["[critical] 40 alerts of 40 lines", "[resolved] 40 alerts of 40 lines"]
+    assert memory.bodies()[0].count("store unavailable") == 20
+    assert "And 20 more" in memory.bodies()[0]
 
 
 def test_a_window_that_is_told_twice_is_one_alert_whose_highest_count_holds(
@@ -438,6 +453,47 @@ def test_a_delivery_that_cannot_be_recorded_is_not_made_again(
     later(worker, clock, 60)
     assert away.left == 0
     assert len(memory.sent) == 1
+
+
+@dataclass
+class Dying:
+    """The process dies at this write to its state, before it is there."""
+
+    state: State
+    at: int
+    writes: int = 0
+
+    def put(self, key: str, value: bytes, ttl_seconds: float) -> None:
+        self.writes += 1
+        if self.writes == self.at:
+            raise KeyboardInterrupt
+        self.state.put(key, value, ttl_seconds)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.state, name)
+
+
+@pytest.mark.parametrize(
+    ("at", "sent"),
+    [
+        pytest.param(1, 1, id="before-the-alert-is-kept"),
+        pytest.param(2, 1, id="before-the-message-is-kept"),
+        pytest.param(3, 2, id="between-sending-and-recording"),
+        pytest.param(4, 1, id="before-the-message-is-crossed-off"),
+    ],
+)
+def test_a_process_that_dies_repeats_a_message_only_where_it_was_not_recorded(
+    at: int, sent: int, store: Store, clock: SetClock, memory: Memory, tmp_path: Path
+) -> None:
+    routes = routes_of(tmp_path, AT_ONCE)
+    dying = Store(store.uri, store.log, store.objects, Dying(store.state, at), clock)  # type: ignore[arg-type]
+    raise_alert(store, AlertKind.REJECT)
+    with pytest.raises(KeyboardInterrupt):
+        work(notify(dying, routes, memory))
+    for _ in range(2):
+        later(notify(store, routes, memory), clock, 60)
+    assert len(memory.sent) == sent
+    assert committed(store) == 1
 
 
 def test_what_sending_raises_ends_the_worker(store: Store, clock: SetClock, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from flowgauge.domain.alert_kinds import ABOUT, Severity
+from flowgauge.domain.alert_kinds import ABOUT, Ending, Severity
 from flowgauge.domain.errors import SettingsError
 from flowgauge.domain.messages import AlertKind
 from flowgauge.domain.routes import Route
@@ -147,6 +147,27 @@ def test_a_file_that_cannot_be_is_explained(tmp_path: Path, text: str) -> None:
     with pytest.raises(SettingsError, match=FILES[text]) as raised:
         routes_of(tmp_path, text)
     assert raised.value.remedy
+
+
+PAGE = (Path(__file__).parents[2] / "docs" / "how-to" / "notify.md").read_text(encoding="utf-8")
+
+
+def test_the_file_on_the_page_is_one(tmp_path: Path) -> None:
+    (text,) = re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL)
+    found = routes_of(tmp_path, text, SHIFT_CHAT="json://a", PAGER="json://b")
+    assert found.routes.keys() == {"shift", "on-call", "quality"}
+
+
+@pytest.mark.parametrize("key", Route.model_fields)
+def test_the_page_explains_every_key(key: str) -> None:
+    assert f"| `{key}` |" in PAGE
+
+
+@pytest.mark.parametrize("kind", AlertKind)
+def test_the_page_says_how_urgent_a_kind_is_and_whether_its_end_is_told(kind: AlertKind) -> None:
+    (row,) = [line for line in PAGE.splitlines() if line.startswith("| `") and f"`{kind.value}`" in line.split("|")[1]]
+    assert row.split("|")[2].strip() == ABOUT[kind].severity.value
+    assert ("not told" in row or "has none" in row) == (ABOUT[kind].ending is Ending.NONE)
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:

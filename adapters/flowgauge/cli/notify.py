@@ -12,8 +12,7 @@ from flowgauge.cli.output import emit, say, show
 from flowgauge.domain.alert_kinds import ABOUT, Ending, Severity
 from flowgauge.domain.errors import Unavailable
 from flowgauge.domain.messages import AlertKind
-from flowgauge.domain.ports import Messenger
-from flowgauge.domain.routes import ENVIRONMENT, Address
+from flowgauge.processors.delivery import shown
 
 notify = typer.Typer(no_args_is_help=True, help="Tell people of alerts: try routes out, and look through them.")
 
@@ -44,7 +43,7 @@ def try_out(
                 messenger.send(address.url.get_secret_value(), title, body, Severity.INFO)
             except Unavailable as error:
                 reason = str(error)
-            tried.append({"route": name, "to": _shown(address, messenger), "arrived": not reason, "reason": reason})
+            tried.append({"route": name, "to": shown(address, messenger), "arrived": not reason, "reason": reason})
     if json:
         emit(tried)
     else:
@@ -79,7 +78,7 @@ def check(
                 "routes": [
                     {
                         "route": name,
-                        "to": [_shown(address, messenger) for address in route.to],
+                        "to": [shown(address, messenger) for address in route.to],
                         "lines": list(route.lines),
                         "quiet": None if route.quiet is None else str(route.quiet),
                         "repeat_after_seconds": route.repeat_after.total_seconds() if route.repeat_after else None,
@@ -99,7 +98,7 @@ def check(
         (
             (
                 name,
-                ", ".join(_shown(address, messenger) for address in route.to),
+                ", ".join(shown(address, messenger) for address in route.to),
                 ", ".join(route.lines),
                 None if route.quiet is None else f"{route.quiet}{', critical passes' if route.critical_passes else ''}",
                 route.repeat_after,
@@ -121,10 +120,3 @@ def check(
             for kind, names in takers.items()
         ),
     )
-
-
-def _shown(address: Address, messenger: Messenger) -> str:
-    """As the file says it, without secrets."""
-    if address.written.startswith(ENVIRONMENT):
-        return address.written
-    return messenger.shown(address.url.get_secret_value())

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from flowgauge.domain.backoff import Backoff
 from flowgauge.domain.errors import Unavailable
 from flowgauge.domain.ports import Clock, Messenger, State
-from flowgauge.domain.routes import Address
+from flowgauge.domain.routes import ENVIRONMENT, Address
 from flowgauge.processors.notice_text import Text
 from flowgauge.runtime.meter import UNMETERED, Meter
 
@@ -111,8 +111,8 @@ class Delivery:
             self._state.put(_record(partition, address), message_id.encode(), STATE_SECONDS)
         except Unavailable as error:
             # a delivery that cannot be recorded has been made all the same
-            shown = self._messenger.shown(address.url.get_secret_value())
-            log.warning("%s %s. %s", "On record is no message to" if delivered else "A message waits for", shown, error)
+            what = "A message was sent and is not on record:" if delivered else "A message waits:"
+            log.warning("%s %s. %s", what, shown(address, self._messenger), error)
         except BaseException as error:
             lane.failure = error
         self._meter.notified(delivered)
@@ -120,6 +120,13 @@ class Delivery:
             lane.backoff.succeeded() if delivered else lane.backoff.failed()
             lane.sending, lane.outcome = None, Outcome(message_id, delivered)
             self._changed.notify_all()
+
+
+def shown(address: Address, messenger: Messenger) -> str:
+    """For people: as the file of routes says it, without secrets."""
+    if address.written.startswith(ENVIRONMENT):
+        return address.written
+    return messenger.shown(address.url.get_secret_value())
 
 
 def _record(partition: int, address: Address) -> str:

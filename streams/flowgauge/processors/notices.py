@@ -25,6 +25,9 @@ _MOST_PROBLEMS = 1_000
 # of an address that takes none: fewer, and an outage of minutes costs people the single messages; more, and whoever is
 # back is flooded
 _MOST_PENDING = 50
+# of what is due at one moment, each as a message of its own. Fewer, and alerts that have nothing to do with each other
+# share a message; more, and the outage of a server on which all lines depend floods people
+_MOST_APART = 5
 # characters of an alert's sentence; services refuse what is much longer, and less cuts sentences of ours
 _LONGEST = 1_000
 # hex digits of an alert's id: fewer, and two alerts are taken for one
@@ -211,12 +214,13 @@ class Ledger:
         for name, route in self._routes.items():
             quiet = route.quiet is not None and route.quiet.covers(now)
             held = list(state.held.get(name, {}).values())
-            for notice in list(self._due(name, route, now, hurried)):
+            due: list[Notice] = []
+            for notice in self._due(name, route, now, hurried):
                 self.changed = True
-                if route.holds_back(notice.kind, now):
-                    held.append(notice)
-                else:
-                    self._enqueue(route, [notice])
+                (held if route.holds_back(notice.kind, now) else due).append(notice)
+            together = len(due) > _MOST_APART
+            for notices in [list(_gathered(due).values())] if together else [[notice] for notice in due]:
+                self._enqueue(route, notices)
             if held and not quiet:
                 self._enqueue(route, held, held=True)
                 self.changed = True
@@ -334,8 +338,10 @@ class Ledger:
             done = ABOUT[problem.kind].ending is Ending.NONE
             if key not in watched and (done or (problem.over_at and now - problem.over_at > timedelta(days=1))):
                 del problems[key]
-        for key in sorted(problems, key=lambda key: problems[key].seen_at)[: max(0, len(problems) - _MOST_PROBLEMS)]:
-            del problems[key]
+        if self.crowded:
+            by_age = sorted(problems, key=lambda key: problems[key].seen_at)
+            for key in by_age[: len(problems) - _MOST_PROBLEMS]:
+                del problems[key]
 
 
 def _keep(found: dict[str, T], names: Container[str]) -> None:

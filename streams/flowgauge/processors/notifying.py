@@ -69,7 +69,8 @@ class Notifying(Processor):
                 ledger.delivered(address.key, last)
         if ledger.state.topic_id != topic_id:
             ledger.restart(topic_id)
-        return max(committed, ledger.state.position)
+        ledger.state.position = max(committed, ledger.state.position)
+        return ledger.state.position
 
     def process(self, records: Sequence[Record]) -> list[Outgoing]:
         partition = records[0].partition
