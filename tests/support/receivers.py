@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from email import message_from_bytes
 from email.policy import default
@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 
 import paho.mqtt.client as mqtt
 from aiosmtpd.controller import Controller
+from paho.mqtt.enums import CallbackAPIVersion
 
 from deploy.native.process import HOST, NativeServer, NotInstalled, free_port, write_private
 
@@ -58,7 +59,7 @@ class Mosquitto(NativeServer):
         return [str(program), "-c", str(self.folder / "mosquitto.conf")]
 
     def answers(self) -> bool:
-        client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2)
+        client = mqtt.Client(CallbackAPIVersion.VERSION2)
         try:
             client.connect(HOST, self.port())
         except OSError:
@@ -71,7 +72,7 @@ class Mosquitto(NativeServer):
 def subscribed(broker: Mosquitto, topic: str) -> Iterator[Inbox]:
     """What is published to `topic`. MQTT has no titles of its own: Apprise puts them before the text."""
     inbox = Inbox(f"mqtt://{broker.address}/{topic}?qos=1")
-    client, ready = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2), Event()
+    client, ready = mqtt.Client(CallbackAPIVersion.VERSION2), Event()
     client.on_message = lambda _client, _data, message: inbox.messages.append(Message("", message.payload.decode()))
     client.on_subscribe = lambda *_: ready.set()
     client.connect(HOST, broker.port())
@@ -109,18 +110,25 @@ def mail_server() -> Iterator[Inbox]:
         controller.stop()
 
 
-class Webhook:
-    """A receiver of Apprise's JSON. `arrived` is called in its thread with each message, before it is answered; what it
-    returns is the status, 200 where it returns none."""
+Told = Callable[[Message], int | None]
 
-    def __init__(self, arrived: Callable[[Message], int | None] = lambda message: None) -> None:
+
+def _nothing(message: Message) -> None:
+    """What most receivers do beside keeping a message."""
+
+
+class Webhook:
+    """A receiver of Apprise's JSON, which may be stopped and started again on the same port. Both functions are called
+    in its thread with each message: `arrived` before it is answered, by the status that it returns or 200, `answered`
+    once the sender has been given that."""
+
+    def __init__(self, arrived: Told = _nothing, answered: Told = _nothing) -> None:
         self.port = free_port()
         self.inbox = Inbox(f"json://{HOST}:{self.port}/alerts")
-        self._arrived = arrived
+        self._arrived, self._answered = arrived, answered
         self._server: ThreadingHTTPServer | None = None
 
     def start(self) -> None:
-        """It may be stopped and started again, on the same port."""
         hook = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -128,9 +136,12 @@ class Webhook:
                 given = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 message = Message(given["title"], given["message"])
                 hook.inbox.messages.append(message)
-                self.send_response(hook._arrived(message) or 200)
-                self.send_header("Content-Length", "0")
-                self.end_headers()
+                status = hook._arrived(message) or 200
+                with suppress(ConnectionError):  # of a sender that was killed
+                    self.send_response(status)
+                    self.send_header("Content-Length", "0")
+                    self.end_headers()
+                hook._answered(message)
 
             def log_message(self, *_: Any) -> None:
                 """Tests say enough."""
@@ -148,8 +159,8 @@ class Webhook:
 
 
 @contextmanager
-def webhook(arrived: Callable[[Message], int | None] = lambda message: None) -> Iterator[Webhook]:
-    hook = Webhook(arrived)
+def webhook(arrived: Told = _nothing, answered: Told = _nothing) -> Iterator[Webhook]:
+    hook = Webhook(arrived, answered)
     hook.start()
     try:
         yield hook

@@ -429,7 +429,7 @@ def test_state_that_is_lost_costs_repeated_messages_and_no_alert(
 
 def test_nothing_is_sent_before_it_is_kept(store: Store, clock: SetClock, memory: Memory, tmp_path: Path) -> None:
     away = Failing(store.state, ["put"], times=1_000)
-    kept = Store(store.uri, store.log, store.objects, away, clock)  # type: ignore[arg-type]
+    kept = Store(store.uri, store.log, store.objects, away, clock)
     worker = notify(kept, routes_of(tmp_path, AT_ONCE), memory)
     raise_alert(store, AlertKind.REJECT)
     for _ in range(10):
@@ -446,7 +446,7 @@ def test_a_delivery_that_cannot_be_recorded_is_not_made_again(
     store: Store, clock: SetClock, memory: Memory, tmp_path: Path
 ) -> None:
     away = Failing(store.state, ["put"], times=1)
-    delivery = Delivery(memory, away, clock)  # type: ignore[arg-type]
+    delivery = Delivery(memory, away, clock)
     worker = Worker(Notifying(store, routes_of(tmp_path, AT_ONCE), delivery), store.log, clock, 256)
     raise_alert(store, AlertKind.REJECT)
     work(worker)
@@ -486,7 +486,7 @@ def test_a_process_that_dies_repeats_a_message_only_where_it_was_not_recorded(
     at: int, sent: int, store: Store, clock: SetClock, memory: Memory, tmp_path: Path
 ) -> None:
     routes = routes_of(tmp_path, AT_ONCE)
-    dying = Store(store.uri, store.log, store.objects, Dying(store.state, at), clock)  # type: ignore[arg-type]
+    dying = Store(store.uri, store.log, store.objects, Dying(store.state, at), clock)
     raise_alert(store, AlertKind.REJECT)
     with pytest.raises(KeyboardInterrupt):
         work(notify(dying, routes, memory))
@@ -527,6 +527,7 @@ def test_a_first_start_does_not_tell_what_a_plant_has_long_forgotten(
     work(notify(store, routes_of(tmp_path, AT_ONCE), memory))
     (body,) = memory.bodies()
     assert body.startswith("press-3: reject new.")
+    assert "kind reject, 1 since" in body
     assert committed(store) == 2
 
 
