@@ -312,6 +312,19 @@ def test_a_proposal_is_over_once_it_is_decided(
     assert memory.titles()[1:] == ["[resolved] press-3: adaptation proposed, resolved"]
 
 
+def test_a_proposal_that_comes_with_the_decision_on_the_last_one_is_told(
+    store: Store, memory: Memory, tmp_path: Path
+) -> None:
+    worker = notify(store, routes_of(tmp_path, f'{AT_ONCE}kinds = ["adaptation_proposed"]\n'), memory)
+    first, second = (str(uuid4()) for _ in range(2))
+    raise_alert(store, AlertKind.ADAPTATION_PROPOSED, first, request={"request_id": first})
+    work(worker)
+    raise_alert(store, AlertKind.ADAPTATION_REFUSED, first)
+    raise_alert(store, AlertKind.ADAPTATION_PROPOSED, second, at=START.replace(hour=7), request="of another make")
+    work(worker)
+    assert memory.titles() == ["[warning] press-3: adaptation proposed"] * 2
+
+
 @pytest.mark.parametrize("kind", [kind for kind in AlertKind if ABOUT[kind].ending is Ending.NONE])
 def test_a_kind_without_an_end_is_never_called_over(
     kind: AlertKind, store: Store, clock: SetClock, memory: Memory, tmp_path: Path

@@ -104,8 +104,9 @@ class Problem(BaseModel):
         self.total += grown
         self.message = alert.message[:_LONGEST]
         if alert.kind is AlertKind.ADAPTATION_PROPOSED:
-            request = str(alert.detail.get("request", {}).get("request_id", ""))
-            self.proposals = [*self.proposals, request][-_MOST_PROPOSALS:]
+            request = alert.detail.get("request")
+            request_id = str(request.get("request_id")) if isinstance(request, dict) else ""
+            self.proposals = [*self.proposals, request_id][-_MOST_PROPOSALS:]
 
 
 class Watch(BaseModel):
@@ -163,13 +164,10 @@ class Ledger:
         self._decide(alert, at)
         key = _key(alert.line, alert.kind)
         problem = state.problems.get(key)
-        if problem is not None and problem.over_at is not None:
-            if alert.at <= problem.over_at:
-                return  # the last count of a window that began before the end
-            problem = None
-        if problem is None:
-            problem = Problem(line=alert.line, kind=alert.kind, since=alert.at, at=alert.at, seen_at=at, message="")
-            state.problems[key] = problem
+        if problem is not None and problem.over_at is not None and alert.at <= problem.over_at:
+            return  # the last count of a window that began before the end
+        if problem is None or problem.over_at is not None:
+            problem = self._begun(key, alert, at)
         problem.count(alert, grown, at)
         for name, route in self._routes.items():
             if route.takes(alert.line, alert.kind):
@@ -275,6 +273,15 @@ class Ledger:
         if len(known) > _KNOWN_ALERTS:
             del known[next(iter(known))]
         return max(0, alert.count - before)
+
+    def _begun(self, key: str, alert: Alert, at: datetime) -> Problem:
+        # where it was over and nobody has been told so yet, this beginning is what people must hear of
+        for watches in self.state.watches.values():
+            if key in watches:
+                watches[key].told_at = None
+        problem = Problem(line=alert.line, kind=alert.kind, since=alert.at, at=alert.at, seen_at=at, message="")
+        self.state.problems[key] = problem
+        return problem
 
     def _decide(self, alert: Alert, at: datetime) -> None:
         """A proposal is over once the alert that says what became of it has come."""
