@@ -201,6 +201,20 @@ def test_the_whole_pipeline_tells_of_its_rejects(store: Store, tmp_path: Path) -
     assert "1 rejected, the first is 3." in message.body
 
 
+def test_a_run_tells_that_its_line_has_no_gauge(flowgauge: Shell, tmp_path: Path) -> None:
+    folder = tmp_path / "incoming"
+    folder.mkdir()
+    (folder / "part.png").write_bytes(png(100))
+    with webhook() as hook:
+        routes = written(tmp_path, hook.inbox.address)
+        arguments = ("--line", "press-3", "--store", tmp_path / "plant", "--once", "--wait", 0, "--notify", routes)
+        assert flowgauge("run", folder, *arguments).code == 0
+        (message,) = hook.inbox.messages
+        assert message.title == "[critical] press-3: no gauge"
+        assert flowgauge("run", folder, *arguments).code == 0
+        assert len(hook.inbox.messages) == 1
+
+
 def test_a_test_message_goes_through_every_route_and_the_exit_code_says_whether_all_arrived(
     flowgauge: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
