@@ -175,7 +175,7 @@ def _console(run: Command, store: str, folder: Path) -> None:
         site.console.refresh()
         assert "The light fell" in visitor.get("/adaptations").text
         assert visitor.post(f"/adaptations/{proposal.request.request_id}/approve").status == 303
-        eventually("the worker's decision", lambda: (site.console.refresh(), not site.console.overview.waiting())[1])
+        eventually("the worker's decision", lambda: not site.console.overview.waiting())
         recorded = [(each.by, each.action) for each in latest_changes(plant, 20)]
         assert recorded[0] == ("egon", "approve")
         assert {action for _, action in recorded} == {

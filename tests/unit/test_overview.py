@@ -129,6 +129,18 @@ def test_a_drift_is_over_once_a_gauge_has_followed_it(store: Store, overview: Ov
     assert [each.version for each in overview.gauges(LINE)] == ["adapted-1", "fit-1"]
 
 
+def test_trouble_with_a_gauge_ends_with_the_next_one(store: Store, overview: Overview, clock: SetClock) -> None:
+    fitted(store)
+    clock.advance(60)
+    store.log.append([alert(LINE, AlertKind.SNAPSHOT_INVALID, "x", clock.now(), "The snapshot is damaged.")])
+    overview.refresh()
+    assert overview.summary(LINE).reason == "The snapshot is damaged."
+    clock.advance(60)
+    publish_snapshot(store, LINE, "fit-2", snapshot("fit-2"), "fit-1")
+    overview.refresh()
+    assert overview.summary(LINE).attention is Attention.NONE
+
+
 def test_an_alert_that_comes_again_with_a_higher_count_replaces_itself(store: Store, overview: Overview) -> None:
     for count in (1, 8, 5):
         store.log.append([alert(LINE, AlertKind.REJECT, "minute", START, f"{count} rejected", count)])

@@ -15,6 +15,7 @@ from uuid import UUID
 
 from pydantic import ValidationError
 
+from flowgauge.domain.alert_kinds import ABOUT, Ending, Severity
 from flowgauge.domain.errors import UserError
 from flowgauge.domain.messages import (
     ADAPTATIONS,
@@ -100,20 +101,13 @@ class Attention(IntEnum):
     PROPOSAL = 5
 
 
-_TROUBLE = frozenset(
-    {
-        AlertKind.SNAPSHOT_INVALID,
-        AlertKind.STORE_UNAVAILABLE,
-        AlertKind.DEAD_LETTER,
-        AlertKind.BACKLOG,
-        AlertKind.THRESHOLD_DISAGREES,
-        AlertKind.OFFSETS_RESET,
-        AlertKind.RECORDS_EXPIRED,
-        AlertKind.CLOCK_OFF,
-        AlertKind.FROZEN_CAMERA,
-        AlertKind.ENGINE_REFUSED,
-    }
-)
+# what a line's page says by itself, and what asks for nothing, is no trouble besides
+_TROUBLE = frozenset(kind for kind, about in ABOUT.items() if about.severity is not Severity.INFO) - {
+    AlertKind.DRIFT,
+    AlertKind.NO_GAUGE,
+    AlertKind.ADAPTATION_PROPOSED,
+    AlertKind.ADAPTATION_REFUSED,
+}
 _DECIDED = frozenset({AlertKind.ADAPTATION_ACCEPTED, AlertKind.ADAPTATION_REFUSED, AlertKind.ADAPTATION_COALESCED})
 # an alert counts as trouble for so long after it was raised: less, and a night's trouble is gone in the morning
 _TROUBLE_LASTS = timedelta(hours=12)
@@ -352,7 +346,13 @@ class Overview:
         proposals = list(self._open(line))
         late = sum(minute.late for minute in minutes)
         attention, reason = Attention.NONE, ""
-        trouble = [each for each in alerts if each.kind in _TROUBLE and now - each.at < _TROUBLE_LASTS]
+        trouble = [
+            each
+            for each in alerts
+            if each.kind in _TROUBLE
+            and now - each.at < _TROUBLE_LASTS
+            and (ABOUT[each.kind].ending is not Ending.GAUGE or since is None or each.at > since)
+        ]
         if proposals:
             attention, reason = Attention.PROPOSAL, "An adaptation waits for approval."
         elif trouble:
