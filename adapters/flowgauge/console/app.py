@@ -133,17 +133,22 @@ async def _check_form(console: Console, request: Request) -> None:
 
 
 async def _again_and_again(look: Callable[[], None], seconds: float) -> None:
-    """A server that is away is told once, and looked for again."""
-    told = False
+    """Whatever goes wrong is told once, and the next look is tried: a console that stands still shows a plant that is
+    well."""
+    told = ""
     while True:
         await asyncio.sleep(seconds)
         try:
             await run_in_threadpool(look)
-            told = False
-        except Unavailable as error:
-            if not told:
+            told = ""
+        except FlowgaugeError as error:
+            if str(error) != told:
                 log.warning("The console shows what it last read. %s", error)
-            told = True
+            told = str(error)
+        except Exception as error:
+            if repr(error) != told:
+                log.exception("The console shows what it last read.")
+            told = repr(error)
 
 
 def _failed(request: Request, error: Any) -> Response:
