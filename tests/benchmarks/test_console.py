@@ -67,7 +67,7 @@ def plant(tmp_path: Path) -> Iterator[Plant]:
         yield Plant(store)
 
 
-def test_a_large_plant_is_painted_soon_and_kept_up_with(plant: Plant) -> None:
+def test_a_large_plant_is_shown_soon_and_kept_up_with(plant: Plant) -> None:
     for _ in range(40):
         plant.send(1_000)
     process, memory, waits, updates = psutil.Process(), list[float](), list[float](), list[float]()

@@ -377,7 +377,7 @@ def test_every_route_is_closed_without_a_session_and_every_deed_without_the_role
     assert line_settings(store.objects, LINE).policy is Policy.PROPOSE
 
 
-def test_names_from_outside_never_leave_their_place(site: Served, store: Store) -> None:
+def test_names_from_outside_never_leave_their_folder(site: Served, store: Store) -> None:
     visitor = site.visitor()
     for path in (
         "/lines/..%2f..%2fetc%2fpasswd",

@@ -85,11 +85,11 @@ def eventually(what: str, inbox: Inbox, messages: int) -> None:
 
 def counts(bodies: list[str]) -> Counter[str]:
     """Events told of, by kind."""
-    told: Counter[str] = Counter()
+    reported: Counter[str] = Counter()
     for body in bodies:
         for kind, count in re.findall(r"kind (\w+), (\d+) since", body):
-            told[kind] += int(count)
-    return told
+            reported[kind] += int(count)
+    return reported
 
 
 def test_a_thousand_alerts_of_a_minute_reach_mail_mqtt_and_webhook_as_few_messages(
@@ -150,7 +150,7 @@ def test_a_service_that_refuses_is_asked_again(store: Store, clock: SetClock, tm
 
 
 @pytest.mark.parametrize("when", ["before-the-answer", "after-the-answer"])
-def test_kills_between_sending_and_recording_lose_nothing_and_repeat_one_message_at_most(
+def test_kills_between_sending_and_committing_lose_nothing_and_repeat_one_message_at_most(
     when: str, tmp_path: Path
 ) -> None:
     alerts, kills = 8, 2
@@ -181,10 +181,10 @@ def test_kills_between_sending_and_recording_lose_nothing_and_repeat_one_message
             processes.append(subprocess.Popen(command, cwd=_REPOSITORY))
             codes.append(processes[-1].wait(_TIMEOUT_SECONDS))
             assert len(codes) <= kills + 1, codes
-        told = Counter(message.title for message in hook.inbox.messages)
+        reported = Counter(message.title for message in hook.inbox.messages)
     assert codes == [-signal.SIGKILL] * kills + [0]
-    assert told.keys() == {f"[info] press-{number}: reject" for number in range(alerts)}, "an alert was lost"
-    repeated = sum(told.values()) - alerts
+    assert reported.keys() == {f"[info] press-{number}: reject" for number in range(alerts)}, "an alert was lost"
+    repeated = sum(reported.values()) - alerts
     assert repeated <= kills, f"{repeated} messages were repeated by {kills} kills"
     if when == "before-the-answer":
         assert repeated == kills, "a message that was on its way must come again"
@@ -222,35 +222,35 @@ def test_a_test_message_goes_through_every_route_and_the_exit_code_says_whether_
         monkeypatch.setenv("HOOK", hook.inbox.address)
         path = tmp_path / "notify.toml"
         path.write_text(f'[routes.mail]\nto = ["{mail.address}"]\n[routes.chat]\nto = ["env:HOOK"]\n')
-        told = flowgauge("notify", "test", "--routes", path, "--json")
-        assert told.code == 0
-        assert [(each["route"], each["arrived"]) for each in told.json] == [("mail", True), ("chat", True)]
+        reported = flowgauge("notify", "test", "--routes", path, "--json")
+        assert reported.code == 0
+        assert [(each["route"], each["arrived"]) for each in reported.json] == [("mail", True), ("chat", True)]
         assert [message.title for message in mail.messages] == ["[test] Flowgauge reaches route mail"]
         assert [message.title for message in hook.inbox.messages] == ["[test] Flowgauge reaches route chat"]
         hook.stop()
         monkeypatch.setenv("FLOWGAUGE_NOTIFY", str(path))
-        told = flowgauge("notify", "test")
-        assert told.code == 1
-        assert re.search(r"chat +env:HOOK +no +A Connection error occurred", told.out)
+        reported = flowgauge("notify", "test")
+        assert reported.code == 1
+        assert re.search(r"chat +env:HOOK +no +A Connection error occurred", reported.out)
         assert len(mail.messages) == 2
 
 
 def test_a_check_shows_what_goes_where_and_no_secret(flowgauge: Shell, tmp_path: Path) -> None:
     path = tmp_path / "notify.toml"
     path.write_text('[routes.shift]\nto = ["mailtos://bot:hush@mail.example.com"]\nquiet = "22:00-06:00 UTC"\n')
-    told = flowgauge("notify", "check", path)
-    assert told.code == 0
-    assert "22:00-06:00 UTC" in told.out
-    assert "hush" not in told.out + flowgauge("notify", "check", path, "--json").out
+    reported = flowgauge("notify", "check", path)
+    assert reported.code == 0
+    assert "22:00-06:00 UTC" in reported.out
+    assert "hush" not in reported.out + flowgauge("notify", "check", path, "--json").out
     assert flowgauge("notify", "check", path, "--json").json["kinds"]["no_gauge"]["routes"] == ["shift"]
 
 
 @pytest.mark.parametrize("address", ["nonsense://x", "slack://hush", "shift@example.com", "", "json://"])
 def test_what_is_no_address_is_a_mistake_that_names_the_route(flowgauge: Shell, tmp_path: Path, address: str) -> None:
-    told = flowgauge("notify", "check", written(tmp_path, address))
-    assert told.code == 2
-    assert "route all, to: Apprise cannot read an address" in told.err
-    assert "hush" not in told.err
+    reported = flowgauge("notify", "check", written(tmp_path, address))
+    assert reported.code == 2
+    assert "route all, to: Apprise cannot read an address" in reported.err
+    assert "hush" not in reported.err
 
 
 def test_a_worker_of_the_role_needs_routes(
@@ -258,9 +258,9 @@ def test_a_worker_of_the_role_needs_routes(
 ) -> None:
     for name, value in plant_variables(kafka_bootstrap, redis_url, s3_address).items():
         monkeypatch.setenv(name, value)
-    told = flowgauge("worker", "notify", "--store", "s3://flowgauge")
-    assert told.code == 2
-    assert "--notify FILE" in told.err
+    reported = flowgauge("worker", "notify", "--store", "s3://flowgauge")
+    assert reported.code == 2
+    assert "--notify FILE" in reported.err
 
 
 @pytest.mark.slow
@@ -276,7 +276,7 @@ def test_a_worker_of_a_plant_tells_each_alert_once_though_it_is_killed(
         def start() -> None:
             cluster.workers.append(subprocess.Popen([*command, "--notify", str(routes)], cwd=_REPOSITORY))
 
-        def told(alerts: int) -> None:
+        def reported(alerts: int) -> None:
             """All so many, and on record as told: only then a kill must not repeat any."""
             eventually("the webhook", hook.inbox, alerts)
             log = cluster.store.log
@@ -285,11 +285,11 @@ def test_a_worker_of_a_plant_tells_each_alert_once_though_it_is_killed(
         start()
         for number in range(3):
             raise_alert(cluster.store, AlertKind.REJECT, line=f"press-{number}")
-        told(3)
+        reported(3)
         cluster.kill(cluster.workers[0])
         raise_alert(cluster.store, AlertKind.REJECT, line="press-last")
         start()
-        told(4)
+        reported(4)
         cluster.stop()
     assert len(hook.inbox.messages) == 4
     assert len({message.title for message in hook.inbox.messages}) == 4

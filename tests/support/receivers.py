@@ -110,7 +110,7 @@ def mail_server() -> Iterator[Inbox]:
         controller.stop()
 
 
-Told = Callable[[Message], int | None]
+Received = Callable[[Message], int | None]
 
 
 def _nothing(message: Message) -> None:
@@ -122,7 +122,7 @@ class Webhook:
     in its thread with each message: `arrived` before it is answered, by the status that it returns or 200, `answered`
     once the sender has been given that."""
 
-    def __init__(self, arrived: Told = _nothing, answered: Told = _nothing) -> None:
+    def __init__(self, arrived: Received = _nothing, answered: Received = _nothing) -> None:
         self.port = free_port()
         self.inbox = Inbox(f"json://{HOST}:{self.port}/alerts")
         self._arrived, self._answered = arrived, answered
@@ -159,7 +159,7 @@ class Webhook:
 
 
 @contextmanager
-def webhook(arrived: Told = _nothing, answered: Told = _nothing) -> Iterator[Webhook]:
+def webhook(arrived: Received = _nothing, answered: Received = _nothing) -> Iterator[Webhook]:
     hook = Webhook(arrived, answered)
     hook.start()
     try:

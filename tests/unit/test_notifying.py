@@ -87,8 +87,8 @@ def test_a_thousand_alerts_of_a_minute_are_one_message_of_each_line_and_kind(
         clock.advance(0.06)
     work(worker)
     later(worker, clock, GATHERED)
-    told = [body.splitlines()[2] for body in memory.bodies()]
-    assert sorted(text.split(" since")[0] for text in told) == [
+    counts = [body.splitlines()[2] for body in memory.bodies()]
+    assert sorted(text.split(" since")[0] for text in counts) == [
         "line press-0, kind dead_letter, 250",
         "line press-0, kind reject, 250",
         "line press-1, kind reject, 500",
@@ -109,7 +109,7 @@ def test_an_outage_that_all_lines_share_is_one_message_of_each_end(
     assert "And 20 more" in memory.bodies()[0]
 
 
-def test_a_window_that_is_told_twice_is_one_alert_whose_highest_count_holds(
+def test_a_window_that_comes_twice_is_one_alert_whose_highest_count_holds(
     store: Store, clock: SetClock, memory: Memory, tmp_path: Path
 ) -> None:
     worker = notify(store, routes_of(tmp_path), memory)
@@ -121,7 +121,7 @@ def test_a_window_that_is_told_twice_is_one_alert_whose_highest_count_holds(
     assert "kind reject, 20 since" in body
 
 
-def test_a_count_that_grows_after_it_was_told_is_told_as_what_came_beyond(
+def test_a_count_that_grows_after_its_message_is_sent_as_the_difference(
     store: Store, memory: Memory, tmp_path: Path
 ) -> None:
     worker = notify(store, routes_of(tmp_path, AT_ONCE), memory)
@@ -131,7 +131,7 @@ def test_a_count_that_grows_after_it_was_told_is_told_as_what_came_beyond(
     assert [body.split(" since")[0].rpartition(", ")[2] for body in memory.bodies()] == ["1", "19"]
 
 
-def test_alerts_that_a_replay_brings_again_are_not_told_again(store: Store, memory: Memory, tmp_path: Path) -> None:
+def test_alerts_that_a_replay_brings_again_are_not_sent_again(store: Store, memory: Memory, tmp_path: Path) -> None:
     worker = notify(store, routes_of(tmp_path, AT_ONCE), memory)
     for _ in range(2):
         for number in range(500):
@@ -184,7 +184,7 @@ def test_what_is_held_back_survives_a_restart(store: Store, clock: SetClock, mem
     assert memory.titles() == ["[info] press-3: reject, held back until now"]
 
 
-def test_a_problem_that_goes_on_is_told_again_when_it_is_time(
+def test_a_problem_that_goes_on_is_repeated_when_it_is_time(
     store: Store, clock: SetClock, memory: Memory, tmp_path: Path
 ) -> None:
     worker = notify(store, routes_of(tmp_path, f'{ROUTE}repeat_after = "1h"\n'), memory)
@@ -200,7 +200,7 @@ def test_a_problem_that_goes_on_is_told_again_when_it_is_time(
     assert "kind store_unavailable, 122 since 2026-03-01 06:00:00" in memory.bodies()[-1]
 
 
-def test_without_a_time_to_repeat_a_problem_is_told_once(
+def test_without_a_time_to_repeat_a_problem_is_sent_once(
     store: Store, clock: SetClock, memory: Memory, tmp_path: Path
 ) -> None:
     worker = notify(store, routes_of(tmp_path), memory)
@@ -312,7 +312,7 @@ def test_a_proposal_is_over_once_it_is_decided(
     assert memory.titles()[1:] == ["[resolved] press-3: adaptation proposed, resolved"]
 
 
-def test_a_proposal_that_comes_with_the_decision_on_the_last_one_is_told(
+def test_a_proposal_that_comes_with_the_decision_on_the_last_one_is_sent(
     store: Store, memory: Memory, tmp_path: Path
 ) -> None:
     worker = notify(store, routes_of(tmp_path, f'{AT_ONCE}kinds = ["adaptation_proposed"]\n'), memory)
@@ -338,7 +338,7 @@ def test_a_kind_without_an_end_is_never_called_over(
     assert len(memory.sent) == 1
 
 
-def test_a_problem_that_ends_before_it_was_told_is_told_as_one_message(
+def test_a_problem_that_ends_before_it_was_sent_becomes_one_message(
     store: Store, clock: SetClock, memory: Memory, tmp_path: Path
 ) -> None:
     worker = notify(store, routes_of(tmp_path, f"{ROUTE}digest_seconds = 3600\n"), memory)
@@ -387,7 +387,7 @@ def test_a_dead_address_is_tried_again_with_growing_pauses(
     assert max(pauses) == pytest.approx(60, abs=0.2)
 
 
-def test_what_a_dead_address_is_owed_has_a_bound_and_no_count_is_lost(
+def test_what_waits_for_a_dead_address_has_a_bound_and_no_count_is_lost(
     store: Store, clock: SetClock, memory: Memory, tmp_path: Path
 ) -> None:
     worker = notify(store, routes_of(tmp_path, AT_ONCE), memory)
@@ -400,8 +400,8 @@ def test_what_a_dead_address_is_owed_has_a_bound_and_no_count_is_lost(
     assert len(LedgerState.model_validate_json(stored).pending.popitem()[1]) <= 51
     memory.dead.clear()
     later(worker, clock, 61)
-    told = [int(body.split(" since")[0].rpartition(", ")[2]) for body in memory.bodies()]
-    assert sum(told) == 600
+    counts = [int(body.split(" since")[0].rpartition(", ")[2]) for body in memory.bodies()]
+    assert sum(counts) == 600
     assert memory.titles()[0] == "[info] press-3: reject, held back until now"
 
 
@@ -520,7 +520,7 @@ def test_what_sending_raises_ends_the_worker(store: Store, clock: SetClock, tmp_
         work(worker)
 
 
-def test_what_is_owed_to_an_address_that_is_no_longer_in_the_file_is_dropped(
+def test_what_waits_for_an_address_that_is_no_longer_in_the_file_is_dropped(
     store: Store, clock: SetClock, memory: Memory, tmp_path: Path
 ) -> None:
     memory.dead.add("memory:a")

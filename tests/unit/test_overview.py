@@ -113,7 +113,7 @@ def test_lines_that_need_a_person_come_first(store: Store, overview: Overview) -
     store.log.append([alert("c", AlertKind.FROZEN_CAMERA, "x", START, "The camera of c stands still.")])
     overview.refresh()
     found = [(each.line, each.attention) for each in overview.summaries()]
-    assert found == [("c", Attention.TROUBLE), ("d", Attention.NO_GAUGE), ("b", Attention.NONE), ("a", Attention.NONE)]
+    assert found == [("c", Attention.PROBLEM), ("d", Attention.NO_GAUGE), ("b", Attention.NONE), ("a", Attention.NONE)]
 
 
 def test_a_drift_is_over_once_a_gauge_has_followed_it(store: Store, overview: Overview, clock: SetClock) -> None:
@@ -129,7 +129,7 @@ def test_a_drift_is_over_once_a_gauge_has_followed_it(store: Store, overview: Ov
     assert [each.version for each in overview.gauges(LINE)] == ["adapted-1", "fit-1"]
 
 
-def test_trouble_with_a_gauge_ends_with_the_next_one(store: Store, overview: Overview, clock: SetClock) -> None:
+def test_a_problem_with_a_gauge_ends_with_the_next_one(store: Store, overview: Overview, clock: SetClock) -> None:
     fitted(store)
     clock.advance(60)
     store.log.append([alert(LINE, AlertKind.SNAPSHOT_INVALID, "x", clock.now(), "The snapshot is damaged.")])
@@ -189,7 +189,7 @@ def test_the_history_of_a_span_joins_the_archive_and_what_it_does_not_have_yet(
         history(store.objects, LINE, START, START + timedelta(days=60), [], 10)
 
 
-def test_changes_are_kept_one_by_one_and_told_newest_first(store: Store, clock: SetClock) -> None:
+def test_changes_are_kept_one_by_one_and_listed_newest_first(store: Store, clock: SetClock) -> None:
     for day in range(3):
         record_change(store, "mara", "settings", LINE, "", {"policy": "auto"}, {"policy": "off", "day": day})
         clock.advance(1)

@@ -164,7 +164,7 @@ def test_the_page_explains_every_key(key: str) -> None:
 
 
 @pytest.mark.parametrize("kind", AlertKind)
-def test_the_page_says_how_urgent_a_kind_is_and_whether_its_end_is_told(kind: AlertKind) -> None:
+def test_the_page_says_how_urgent_a_kind_is_and_whether_its_end_is_sent(kind: AlertKind) -> None:
     (row,) = [line for line in PAGE.splitlines() if line.startswith("| `") and f"`{kind.value}`" in line.split("|")[1]]
     assert row.split("|")[2].strip() == ABOUT[kind].severity.value
     assert ("not told" in row or "has none" in row) == (ABOUT[kind].ending is Ending.NONE)

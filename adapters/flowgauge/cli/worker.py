@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 # of the interpreter's lock, for which the model asks at every operation: with Python's own it waits ten times as long
 _SWITCH_SECONDS = 0.0005
 # FLOWGAUGE_NOTIFY may be set for all workers of a plant, and means nothing to the others
-_TELLING = (Role.NOTIFY, Role.ALL)
+_NOTIFYING = (Role.NOTIFY, Role.ALL)
 
 
 def worker(
@@ -120,7 +120,7 @@ def worker(
             meter=meter,
             disk=SnapshotFolder(cache or Path.home() / ".cache" / "flowgauge" / "snapshots"),
             compile=compile,
-            notifying=None if notify is None or role not in _TELLING else notifying(notify, plant, meter),
+            notifying=None if notify is None or role not in _NOTIFYING else notifying(notify, plant, meter),
         )
         stack.enter_context(watchdog({app.member.name: app.member.pulse for app in members}, stall_timeout, _end))
         asyncio.run(run())

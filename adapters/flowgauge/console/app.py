@@ -135,20 +135,20 @@ async def _check_form(console: Console, request: Request) -> None:
 async def _again_and_again(look: Callable[[], None], seconds: float) -> None:
     """Whatever goes wrong is told once, and the next look is tried: a console that stands still shows a plant that is
     well."""
-    told = ""
+    reported = ""
     while True:
         await asyncio.sleep(seconds)
         try:
             await run_in_threadpool(look)
-            told = ""
+            reported = ""
         except FlowgaugeError as error:
-            if str(error) != told:
+            if str(error) != reported:
                 log.warning("The console shows what it last read. %s", error)
-            told = str(error)
+            reported = str(error)
         except Exception as error:
-            if repr(error) != told:
+            if repr(error) != reported:
                 log.exception("The console shows what it last read.")
-            told = repr(error)
+            reported = repr(error)
 
 
 def _failed(request: Request, error: Any) -> Response:

@@ -34,7 +34,9 @@ from flowgauge.vision.decoding import decode
 _GALLERY = 24
 # of one chart: more points lie on one another and take seconds to draw, fewer hide single ones
 _MOST_PASSES = 3_000
-_LETTERS = 50  # dead letters of each partition on one page: each holds an image, so more read hundreds of megabytes
+_DEAD_LETTERS = (
+    50  # dead letters of each partition on one page: each holds an image, so more read hundreds of megabytes
+)
 _CHANGES = 200
 _SUSPECTS = 60  # pictures on the page of one adaptation
 _MARKS = {
@@ -309,9 +311,9 @@ def about_settings(console: Console, name: str) -> dict[str, Any]:
 def dead_letters(request: Request) -> Response:
     """The last messages that could not be processed, each with its reason."""
     console, person = entered(request)
-    letters = latest_dead_letters(console.store.log, _LETTERS)[:_LETTERS]
-    replayed = {(each.partition, each.offset): replayed_at(console.store.state, each) for each in letters}
-    return shown(request, "dead_letters.html", person, letters=letters, replayed=replayed)
+    found = latest_dead_letters(console.store.log, _DEAD_LETTERS)[:_DEAD_LETTERS]
+    replayed = {(each.partition, each.offset): replayed_at(console.store.state, each) for each in found}
+    return shown(request, "dead_letters.html", person, letters=found, replayed=replayed)
 
 
 def dead_letter_preview(request: Request) -> Response:

@@ -33,12 +33,12 @@ def read_routes(path: Path, environment: Mapping[str, str]) -> Routes:
 def _mistake(path: Path, error: ValidationError) -> SettingsError:
     """Of the first problem: where it is, what it is, and what may stand there."""
     problem = error.errors(include_input=False, include_url=False)[0]
-    place = [str(part) for part in problem["loc"]]
+    position = [str(part) for part in problem["loc"]]
     what = problem["msg"].removeprefix("Value error, ")
-    if place[:1] == ["routes"] and len(place) > 1:
-        where, key, fields = f"route {place[1]}", place[2] if len(place) > 2 else "", Route.model_fields
+    if position[:1] == ["routes"] and len(position) > 1:
+        where, key, fields = f"route {position[1]}", position[2] if len(position) > 2 else "", Route.model_fields
     else:
-        where, key, fields = "the file", place[0] if place else "", Routes.model_fields
+        where, key, fields = "the file", position[0] if position else "", Routes.model_fields
     if problem["type"] == "extra_forbidden":
         return SettingsError(f"{path}: {where} sets {key}, which is no setting.", f"Settings: {', '.join(fields)}.")
     if problem["type"] == "missing":

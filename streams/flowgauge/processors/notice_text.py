@@ -26,12 +26,13 @@ def text_of(message: Pending, console: str | None) -> Text:
     if len(notices) == 1:
         (notice,) = notices
         title = f"[{mark}] {notice.line}: {_words(notice)}"
-        body = f"{_told(notice)}\n\n{_facts(notice)}\n{_link(notice.line, console)}"
+        body = f"{_what_happened(notice)}\n\n{_facts(notice)}\n{_link(notice.line, console)}"
     else:
         lines = len({notice.line for notice in notices})
         title = f"[{mark}] {len(notices)} alerts of {lines} line{'s' if lines > 1 else ''}"
         parts = [
-            f"{notice.line}: {_words(notice)}. {_told(notice)}\n{_facts(notice)}\n{_link(notice.line, console)}".strip()
+            f"{notice.line}: {_words(notice)}. {_what_happened(notice)}\n{_facts(notice)}\n"
+            f"{_link(notice.line, console)}".strip()
             for notice in sorted(notices, key=_urgency)[:_LISTED]
         ]
         if len(notices) > _LISTED:
@@ -52,7 +53,7 @@ def _words(notice: Notice) -> str:
     return {Phase.NEW: kind, Phase.REPEATED: f"{kind}, goes on", Phase.OVER: f"{kind}, resolved"}[notice.phase]
 
 
-def _told(notice: Notice) -> str:
+def _what_happened(notice: Notice) -> str:
     return f"Over: {notice.ended}. It was: {notice.message}" if notice.phase is Phase.OVER else notice.message
 
 

@@ -116,7 +116,7 @@ class Watch(BaseModel):
     since: Instant | None = None
     opened: Instant | None = None
     offset: int | None = None
-    told_at: Instant | None = None
+    notified_at: Instant | None = None
 
     def count(self, alert: Alert, grown: int, at: datetime, offset: int) -> None:
         self.untold += grown
@@ -173,10 +173,10 @@ class Ledger:
             if route.takes(alert.line, alert.kind):
                 watch = state.watches.setdefault(name, {}).setdefault(key, Watch())
                 # a problem that was told of is told again when it is time, or over: further alerts ask for nothing
-                if watch.told_at is None or ABOUT[alert.kind].ending is Ending.NONE:
+                if watch.notified_at is None or ABOUT[alert.kind].ending is Ending.NONE:
                     watch.count(alert, grown, at, offset)
 
-    def settle(self, now: datetime, gauges: Mapping[str, datetime], window: Callable[[str], float]) -> None:
+    def finish(self, now: datetime, gauges: Mapping[str, datetime], window: Callable[[str], float]) -> None:
         """Find what is over. `gauges` says when each line last got one, `window` how long its alert windows are, in
         seconds. To be called when no alert waits to be counted: silence would be of our own making."""
         for problem in self.state.problems.values():
@@ -278,7 +278,7 @@ class Ledger:
         # where it was over and nobody has been told so yet, this beginning is what people must hear of
         for watches in self.state.watches.values():
             if key in watches:
-                watches[key].told_at = None
+                watches[key].notified_at = None
         problem = Problem(line=alert.line, kind=alert.kind, since=alert.at, at=alert.at, seen_at=at, message="")
         self.state.problems[key] = problem
         return problem
@@ -312,7 +312,7 @@ class Ledger:
                 phase = Phase.OVER
             elif gathered:
                 phase = Phase.NEW
-            elif watch.told_at is not None and route.repeat_after and now - watch.told_at >= route.repeat_after:
+            elif watch.notified_at is not None and route.repeat_after and now - watch.notified_at >= route.repeat_after:
                 phase = Phase.REPEATED
             else:
                 continue
@@ -329,7 +329,7 @@ class Ledger:
             if event or phase is Phase.OVER:
                 del watches[key]
             else:
-                watches[key] = Watch(told_at=now)
+                watches[key] = Watch(notified_at=now)
 
     def _enqueue(self, route: Route, notices: Sequence[Notice], held: bool = False) -> None:
         for address in route.to:

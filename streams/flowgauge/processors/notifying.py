@@ -102,7 +102,7 @@ class Notifying(Processor):
     def punctuate(self, now: datetime) -> list[Outgoing]:
         # a clock that was set back must not hold good news up, so the interval is looked at from both sides
         if self._looked_at is None or not timedelta() <= now - self._looked_at < _LOOK_INTERVAL:
-            self._settle(now)
+            self._finish(now)
             self._looked_at = now
         self._compose_and_send(now)
         return []
@@ -117,7 +117,7 @@ class Notifying(Processor):
         self.checkpoint()
         return []
 
-    def _settle(self, now: datetime) -> None:
+    def _finish(self, now: datetime) -> None:
         if any(ledger.waits_for_gauges for ledger in self._ledgers.values()):
             for partition in range(self._store.log.partitions(SNAPSHOTS)):
                 begin = self._gauges_read.get(partition, 0)
@@ -127,7 +127,7 @@ class Notifying(Processor):
                         self._gauges[message.line] = max(message.at, self._gauges.get(message.line, message.at))
         for partition, ledger in self._ledgers.items():
             if ledger.state.position >= self._store.log.end(ALERTS, partition):
-                ledger.settle(now, self._gauges, lambda line: self._settings.of(line).alert_window_seconds)
+                ledger.finish(now, self._gauges, lambda line: self._settings.of(line).alert_window_seconds)
 
     def _compose_and_send(self, now: datetime, everything: bool = False) -> None:
         for ledger in self._ledgers.values():

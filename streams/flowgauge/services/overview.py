@@ -97,12 +97,12 @@ class Attention(IntEnum):
     LATE = 1
     DRIFT = 2
     NO_GAUGE = 3
-    TROUBLE = 4
+    PROBLEM = 4
     PROPOSAL = 5
 
 
 # what a line's page says by itself, and what asks for nothing, is no trouble besides
-_TROUBLE = frozenset(kind for kind, about in ABOUT.items() if about.severity is not Severity.INFO) - {
+_PROBLEMS = frozenset(kind for kind, about in ABOUT.items() if about.severity is not Severity.INFO) - {
     AlertKind.DRIFT,
     AlertKind.NO_GAUGE,
     AlertKind.ADAPTATION_PROPOSED,
@@ -110,7 +110,7 @@ _TROUBLE = frozenset(kind for kind, about in ABOUT.items() if about.severity is 
 }
 _DECIDED = frozenset({AlertKind.ADAPTATION_ACCEPTED, AlertKind.ADAPTATION_REFUSED, AlertKind.ADAPTATION_COALESCED})
 # an alert counts as trouble for so long after it was raised: less, and a night's trouble is gone in the morning
-_TROUBLE_LASTS = timedelta(hours=12)
+_PROBLEM_LASTS = timedelta(hours=12)
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,7 @@ class LineSummary:
     late: int
     minutes: Sequence[Minute]
     proposals: Sequence[Proposal]
-    drifting: Alert | None
+    drift: Alert | None
     last_alert: Alert | None
     attention: Attention
     reason: str
@@ -219,13 +219,13 @@ class Overview:
     def _of(self, line: str) -> _Line:
         return self._lines.setdefault(line, _Line(line))
 
-    def _see(self, verdict: Verdict, place: tuple[int, int]) -> None:
+    def _see(self, verdict: Verdict, location: tuple[int, int]) -> None:
         line = self._of(verdict.line)
         line.last = verdict
         if len(line.samples) == _RECENT:
             self._by_id.pop(line.samples[0].verdict_id, None)
         line.samples.append(Sample.of(verdict))
-        self._by_id[verdict.verdict_id] = place
+        self._by_id[verdict.verdict_id] = location
         if verdict.decision is not Decision.PASS:
             line.flagged.append(verdict)
         number = int(verdict.scored_at.timestamp() // 60)
@@ -309,10 +309,10 @@ class Overview:
     def verdict(self, verdict_id: UUID) -> Verdict | None:
         """One of the last verdicts; None for one that is no longer in memory."""
         with self._lock:
-            place = self._by_id.get(verdict_id)
-        if place is None:
+            location = self._by_id.get(verdict_id)
+        if location is None:
             return None
-        records = self._store.log.read(VERDICTS, place[0], place[1], 1)
+        records = self._store.log.read(VERDICTS, location[0], location[1], 1)
         verdict = Verdict.decode(records[0].value) if records else None
         return verdict if verdict is not None and verdict.verdict_id == verdict_id else None
 
@@ -346,17 +346,17 @@ class Overview:
         proposals = list(self._open(line))
         late = sum(minute.late for minute in minutes)
         attention, reason = Attention.NONE, ""
-        trouble = [
+        problems = [
             each
             for each in alerts
-            if each.kind in _TROUBLE
-            and now - each.at < _TROUBLE_LASTS
+            if each.kind in _PROBLEMS
+            and now - each.at < _PROBLEM_LASTS
             and (ABOUT[each.kind].ending is not Ending.GAUGE or since is None or each.at > since)
         ]
         if proposals:
             attention, reason = Attention.PROPOSAL, "An adaptation waits for approval."
-        elif trouble:
-            attention, reason = Attention.TROUBLE, trouble[-1].message
+        elif problems:
+            attention, reason = Attention.PROBLEM, problems[-1].message
         elif line.active is None:
             attention, reason = Attention.NO_GAUGE, "The line has no gauge yet."
         elif drifts:
@@ -374,7 +374,7 @@ class Overview:
             late=late,
             minutes=minutes,
             proposals=proposals,
-            drifting=drifts[-1] if drifts else None,
+            drift=drifts[-1] if drifts else None,
             last_alert=alerts[-1] if alerts else None,
             attention=attention,
             reason=reason,

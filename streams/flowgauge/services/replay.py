@@ -66,14 +66,14 @@ def latest_dead_letters(log: Log, limit: int, line: str | None = None) -> list[R
     return sorted(found, key=lambda letter: letter.at, reverse=True)
 
 
-def replay(store: Store, letters: Iterable[Record], by: str, again: bool = False) -> Counts:
+def replay(store: Store, records: Iterable[Record], by: str, again: bool = False) -> Counts:
     """Send the originals of `letters` again, as the person `by` wants; those that were replayed before only if `again`.
 
     A replayed image that fails once more becomes a new dead letter. After a crash in between the next replay may repeat
     a letter, which scoring then skips as sent twice.
     """
     counts, sent = Counts(), defaultdict[str, list[str]](list)
-    for letter in letters:
+    for letter in records:
         origin = origin_of(letter)
         if origin is None or origin.topic != IMAGES:
             counts.lost += 1
@@ -84,10 +84,10 @@ def replay(store: Store, letters: Iterable[Record], by: str, again: bool = False
             store.state.put(_key(letter), store.clock.now().isoformat().encode(), _TTL_SECONDS)
             counts.sent += 1
             sent[letter.key].append(f"{letter.partition}/{letter.offset}")
-    for line, places in sent.items():
+    for line, offsets in sent.items():
         # who sends a whole topic again wants no record as long as that
-        target = ", ".join(places[:_NAMED]) + (" and more" if len(places) > _NAMED else "")
-        record_change(store, by, "replay", line if is_line(line) else None, target, None, {"sent": len(places)})
+        target = ", ".join(offsets[:_NAMED]) + (" and more" if len(offsets) > _NAMED else "")
+        record_change(store, by, "replay", line if is_line(line) else None, target, None, {"sent": len(offsets)})
     return counts
 
 
