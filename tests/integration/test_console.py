@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import timedelta
 from io import BytesIO, StringIO
@@ -393,6 +394,7 @@ def test_names_from_outside_never_leave_their_folder(site: Served, store: Store)
         f"/verdicts/{rejected(site)[0]}?day=yesterday",
         f"/lines/{LINE}/samples?since=now&until=then",
         f"/lines/{LINE}/samples?since=0001-01-01T00:00:00%2B14:00&until=9999-12-31T23:59:59-14:00",
+        f"/lines/{LINE}/samples?since=9999-12-10T00:00&until=9999-12-11T00:00",
     ):
         answer = visitor.get(path)
         assert 400 <= answer.status < 500, path
@@ -404,6 +406,11 @@ def test_names_from_outside_never_leave_their_folder(site: Served, store: Store)
     assert "script-src 'self'" in answer.headers["content-security-policy"]
     policy = answer.headers["content-security-policy"].replace("style-src-attr 'unsafe-inline'", "")
     assert "unsafe" not in policy
+    for strange in ({"csrf": "é"}, {"csrf": ""}):
+        answer = visitor.post("/sign-out", strange)
+        assert answer.status == 403
+        assert "content-security-policy" in answer.headers
+    assert visitor.get("/", host="[").status == 400
     huge = visitor.post(f"/lines/{LINE}/settings", {"policy": "x" * 100_000})
     assert huge.status == 413
     assert visitor.post(f"/lines/{LINE}/roll-back", {"version": "../../lines"}).status == 400
@@ -420,6 +427,11 @@ def test_a_thousand_guesses_end_in_a_wait_and_open_nothing(guarded: Served) -> N
     statuses = [visitor.post("/sign-in", {"name": "egon", "password": f"guess {n}"}).status for n in range(1_000)]
     assert set(statuses) == {401, 429}
     assert statuses.count(401) <= 12, "the first five, and one after each wait that has passed"
+    with ThreadPoolExecutor(30) as many:
+        again = many.map(
+            lambda n: visitor.post("/sign-in", {"name": f"somebody {n}", "password": "x"}).status, range(60)
+        )
+    assert again.count(401) <= 2, "many at once are no more than one after the other"
     answer = visitor.post("/sign-in", {"name": "egon", "password": PASSWORDS["egon"]})
     assert answer.status == 429
     assert int(answer.headers["retry-after"]) > 0
@@ -438,6 +450,11 @@ def test_a_session_is_new_with_each_sign_in_and_over_with_its_end(guarded: Serve
     visitor.get("/")
     assert visitor.post("/sign-out").status == 303
     assert again.get("/").status == 303
+    assert visitor.sign_in("egon", PASSWORDS["egon"]).status == 303
+    assert guarded.console.access.users is not None
+    guarded.console.access.users.add("egon", Role.ENGINEER, "another long password")
+    assert visitor.get("/").status == 303, "a new password ends the sessions of the old one"
+    guarded.console.access.users.add("egon", Role.ENGINEER, PASSWORDS["egon"])
     assert guarded.visitor().sign_in("egon", "wrong").status == 401
     elsewhere = guarded.visitor()
     elsewhere.get("/sign-in")

@@ -60,29 +60,29 @@ def test_each_failure_beyond_the_fifth_doubles_the_wait() -> None:
     guessing = Guessing(lambda: now[0])
     waits = []
     for _ in range(9):
-        now[0] += guessing.wait("10.0.0.7")
-        guessing.failed("10.0.0.7")
-        waits.append(guessing.wait("10.0.0.7"))
-    assert waits == [0, 0, 0, 0, 2, 4, 8, 16, 32]
-    assert guessing.wait("10.0.0.8") == 0
-    assert guessing.wait("10.0.0.8", "10.0.0.7") == 32
+        waits.append(guessing.attempt("10.0.0.7"))
+        now[0] += waits[-1]
+        assert waits[-1] == 0 or guessing.attempt("10.0.0.7") == 0
+    assert waits == [0, 0, 0, 0, 0, 2, 4, 8, 16]
+    assert guessing.attempt("10.0.0.8", "10.0.0.7") == 32
+    assert guessing.attempt("10.0.0.8") == 0
     guessing.succeeded("10.0.0.7")
-    assert guessing.wait("10.0.0.7") == 0
+    assert guessing.attempt("10.0.0.7") == 0
 
 
 def test_a_thousand_guesses_take_days() -> None:
     now = [0.0]
     guessing = Guessing(lambda: now[0])
     for _ in range(1_000):
-        now[0] += guessing.wait("10.0.0.7")
-        guessing.failed("10.0.0.7")
+        while wait := guessing.attempt("10.0.0.7"):
+            now[0] += wait
     assert now[0] > 9 * 86_400
 
 
 def test_guesses_from_many_addresses_are_remembered_within_bounds() -> None:
     guessing = Guessing(lambda: 0.0)
     for number in range(30_000):
-        guessing.failed(f"address {number}")
+        guessing.attempt(f"address {number}")
     assert len(guessing._failures) == 10_000
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from flowgauge.domain.errors import UserError
 from flowgauge.domain.messages import AlertKind, Decision, Reason, Source
+from flowgauge.processors.adaptation import request_adaptation
 from flowgauge.processors.archive import Archive
 from flowgauge.processors.line_monitor import Trigger
 from flowgauge.registry.snapshots import publish_snapshot
@@ -20,7 +21,8 @@ from flowgauge.services.history import history
 from flowgauge.services.overview import Attention, Overview
 from tests.support.streaming import LINE, START, SetClock, append_verdicts, fitted, opened, snapshot, verdict
 
-TRIGGER = Trigger(LINE, Reason.DRIFT, "image-7", START, "the light rose", since=START)
+AT = START + timedelta(minutes=1)
+TRIGGER = Trigger(LINE, Reason.DRIFT, "image-7", AT, "the light rose", since=START)
 
 
 @pytest.fixture
@@ -80,7 +82,7 @@ def test_a_line_that_has_stopped_shows_the_hour_in_which_it_ran(
 
 def test_a_proposal_waits_until_it_is_approved_or_refused(store: Store, overview: Overview) -> None:
     fitted(store)
-    other = Trigger(LINE, Reason.COUNT, "image-9", START + timedelta(seconds=9), "many images")
+    other = Trigger(LINE, Reason.COUNT, "image-9", AT + timedelta(seconds=9), "many images")
     store.log.append([TRIGGER.proposed(), other.proposed()])
     overview.refresh()
     assert [each.request.reason for each in overview.proposals()] == [Reason.DRIFT, Reason.COUNT]
@@ -97,12 +99,41 @@ def test_a_proposal_waits_until_it_is_approved_or_refused(store: Store, overview
     assert overview.waiting() == []
 
 
+def test_a_gauge_that_comes_answers_what_was_proposed_to_the_one_before(
+    store: Store, overview: Overview, clock: SetClock
+) -> None:
+    fitted(store)
+    store.log.append([TRIGGER.proposed()])
+    clock.advance(60)
+    publish_snapshot(store, LINE, "fit-2", snapshot("fit-2"), "fit-1")
+    overview.refresh()
+    assert overview.proposals() == []
+
+
+def test_many_rejects_push_out_nothing_that_a_person_must_see(store: Store, overview: Overview) -> None:
+    fitted(store)
+    store.log.append([alert(LINE, AlertKind.BACKLOG, "x", AT, "Verdicts come late.")])
+    store.log.append([alert(LINE, AlertKind.REJECT, f"minute {n}", AT, "1 rejected") for n in range(300)])
+    overview.refresh()
+    assert overview.summary(LINE).reason == "Verdicts come late."
+    assert len(overview.alerts(LINE)) < 100
+
+
+def test_what_the_oldest_alerts_decided_is_not_waited_for(store: Store, overview: Overview, clock: SetClock) -> None:
+    fitted(store)
+    store.log.append([alert(LINE, AlertKind.REJECT, f"minute {n}", AT, "1 rejected") for n in range(3)])
+    store.log.trim("alerts", 0, 2)  # type: ignore[attr-defined]
+    request_adaptation(store, TRIGGER.request.model_copy(update={"requested_at": AT - timedelta(hours=5)}))
+    overview.refresh()
+    assert overview.waiting() == []
+
+
 def test_what_was_refused_can_no_longer_be_approved(store: Store) -> None:
     fitted(store)
     store.log.append([TRIGGER.proposed()])
     refuse(store, TRIGGER.request.request_id, "mara", "wait for the lamp")
     for again in (approved, lambda log, *given: refuse(store, TRIGGER.request.request_id, "lee", "")):
-        with pytest.raises(UserError, match="decided on"):
+        with pytest.raises(UserError, match="refused by mara"):
             again(store.log, TRIGGER.request.request_id, "lee", START)
 
 

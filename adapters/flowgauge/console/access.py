@@ -19,7 +19,6 @@ from flowgauge.domain.errors import SettingsError
 from flowgauge.domain.ports import State
 
 COOKIE = "flowgauge_session"
-CSRF_FIELD, CSRF_HEADER = "csrf", "x-csrf-token"
 _LOCAL = ("127.0.0.1", "localhost", "::1")
 # a shift and its handover: shorter, and people sign in twice a day; longer, and a screen that was left stays open
 _SESSION_SECONDS = 12 * 3_600.0
@@ -122,9 +121,11 @@ class Access:
         stored = self._state.get(_session_key(token))
         if not stored:
             return None
-        name = json.loads(stored)["name"]
-        found = self.users.role(name)
-        return None if found is None else Person(name, found)
+        session = json.loads(stored)
+        found = self.users.role(session["name"])
+        if found is None or session["mark"] != self.users.mark(session["name"]):
+            return None
+        return Person(session["name"], found)
 
     def require(self, request: Request, role: Role) -> Person:
         """The person who asks. Raises 401 for nobody and 403 for one who may not."""
@@ -135,25 +136,39 @@ class Access:
             raise HTTPException(403, f"That takes the role {role.word}; {person.name} is {person.role.word}.")
         return person
 
-    def require_own(self, request: Request, proof: str) -> None:
+    def require_same_site(self, request: Request, proof: str) -> None:
         """Raises 403 for a request that changes something and was not made by a page of ours."""
         origin = request.headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc != request.headers.get("host"):
+        if origin is not None and origin.partition("://")[2] != request.headers.get("host"):
             raise HTTPException(403, "The request came from another site.")
-        if not compare_digest(proof, proof_of(request.state.token)):
+        if not compare_digest(proof.encode(), proof_of(request.state.token).encode()):
             raise HTTPException(403, "The page is out of date: load it again.")
 
     def check_host(self, connection: HTTPConnection) -> None:
         """Raises 400 where a name that is not this machine's leads to the open console: another site's script could
         use it so (DNS rebinding)."""
-        name = urlsplit(f"//{connection.headers.get('host', '')}").hostname
+        try:
+            name = urlsplit(f"//{connection.headers.get('host', '')}").hostname
+        except ValueError:
+            name = None
         if self.binding.is_open and name not in _LOCAL:
-            raise HTTPException(400, f"Without users, the console answers on {' and '.join(_LOCAL)} alone.")
+            raise HTTPException(400, f"Without users, the console answers on {', '.join(_LOCAL)} alone.")
+
+    def check_way(self, connection: HTTPConnection) -> None:
+        """Raises 403 for who comes past the reverse proxy: there is no TLS on that way."""
+        binding = self.binding
+        if (
+            binding.proxy_header
+            and not binding.certificate
+            and not binding.is_local
+            and not self._is_trusted(connection)
+        ):
+            raise HTTPException(403, "The console is reached through its reverse proxy alone.")
 
     def sign_in(self, name: str, response: Response) -> None:
         """Under a new token: whoever knew the one before knows nothing of this session."""
-        token = token_urlsafe(32)
-        self._state.put(_session_key(token), json.dumps({"name": name}).encode(), _SESSION_SECONDS)
+        token, mark = token_urlsafe(32), "" if self.users is None else self.users.mark(name)
+        self._state.put(_session_key(token), json.dumps({"name": name, "mark": mark}).encode(), _SESSION_SECONDS)
         self.give(token, response)
 
     def sign_out(self, request: Request, response: Response) -> None:

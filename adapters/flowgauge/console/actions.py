@@ -1,6 +1,7 @@
 """What people change: each checks the role, calls the service that the command line calls too, and leaves a record."""
 
 from collections.abc import Mapping
+from ipaddress import ip_address, ip_network
 from typing import Any
 
 from starlette.exceptions import HTTPException
@@ -15,7 +16,7 @@ from flowgauge.domain.golden import Label
 from flowgauge.domain.object_keys import line_name
 from flowgauge.registry.golden_sets import Golden
 from flowgauge.services import decisions
-from flowgauge.services.decisions import approved, requested, send
+from flowgauge.services.decisions import requested, send
 from flowgauge.services.golden import label_verdict, unlabel
 from flowgauge.services.replay import replay as send_again
 from flowgauge.services.settings import change_settings
@@ -25,14 +26,13 @@ def sign_in(request: Request) -> Response:
     """Raises 429 with how long to wait for who has failed too often."""
     access, form = console_of(request).access, _form(request)
     name, to = form.get("name", "")[:200], _own_path(form.get("to", "/"))
-    address = request.client.host if request.client else "-"
+    address = _guesser(request.client.host if request.client else "")
     # a name from one address: whoever guesses from elsewhere locks out nobody but himself
     keys = (f"address {address}", f"name {name} at {address}")
-    wait = access.guessing.wait(*keys)
+    wait = access.guessing.attempt(*keys)
     if wait > 0:
         raise HTTPException(429, f"Too many attempts: wait {wait:.0f} s.", {"retry-after": str(int(wait) + 1)})
     if access.users is None or not access.users.verify(name, form.get("password", "")[:1_000]):
-        access.guessing.failed(*keys)
         return shown(request, "sign_in.html", None, 401, to=to, wrong="Name or password is wrong.")
     access.guessing.succeeded(*keys)
     answer = RedirectResponse(to, 303)
@@ -50,9 +50,7 @@ def sign_out(request: Request) -> Response:
 def approve(request: Request) -> Response:
     """Yes to an adaptation that was proposed; a worker carries it out."""
     console, person = entered(request, Role.ENGINEER)
-    store, request_id = console.store, request.path_params["request_id"]
-    made = approved(store.log, request_id, person.name, store.clock.now())
-    send(store, made)
+    decisions.approve(console.store, request.path_params["request_id"], person.name)
     console.refresh()
     return RedirectResponse("/adaptations", 303)
 
@@ -119,12 +117,13 @@ def roll_back(request: Request) -> Response:
 
 
 def set_settings(request: Request) -> Response:
-    """Change what differs; nothing is stored where it does not hold, and the page says why."""
+    """Change what differs from what the page showed, so that nobody undoes what a colleague changed meanwhile; nothing
+    is stored where it does not hold, and the page says why."""
     console, person = entered(request, Role.ENGINEER)
     line, form = _line(request), _form(request)
     facts = pages.about_settings(console, line)
-    written = {name: "" if value is None else str(value) for name, value in facts["values"].items()}
-    wanted = {name: form[name].strip() for name in written if name in form and form[name].strip() != written[name]}
+    given = [name for name in facts["values"] if name in form]
+    wanted = {name: form[name].strip() for name in given if form[name].strip() != form.get(f"was-{name}", "").strip()}
     try:
         change_settings(console.store, line, {name: value or None for name, value in wanted.items()}, person.name)
     except SettingsError as error:
@@ -154,6 +153,15 @@ def _form(request: Request) -> Mapping[str, str]:
 
 def _line(request: Request) -> str:
     return line_name(str(request.path_params["line"]))
+
+
+def _guesser(host: str) -> str:
+    """Whose failures count together: of IPv6 addresses, those of one network, which one machine may all have."""
+    try:
+        address = ip_address(host)
+    except ValueError:
+        return host
+    return str(address) if address.version == 4 else str(ip_network((address, 64), strict=False))
 
 
 def _own_path(text: str) -> str:

@@ -8,6 +8,7 @@ from http import HTTPStatus
 from secrets import token_urlsafe
 from typing import Any
 
+from anyio import CapacityLimiter, to_thread
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
@@ -22,32 +23,24 @@ from starlette.staticfiles import StaticFiles
 from flowgauge.console import actions, pages
 from flowgauge.console.access import COOKIE
 from flowgauge.console.plant import Console
-from flowgauge.console.views import failed
+from flowgauge.console.views import failed, protected
 from flowgauge.domain.errors import FlowgaugeError, Unavailable
 
 log = logging.getLogger(__name__)
+
+Handler = Callable[[Request], Response]
 
 # between two looks at the topics: less asks the brokers for nothing, more shows a verdict later than two seconds
 _REFRESH_SECONDS = 0.25
 # between two looks at how far the groups of workers are behind, which takes a call for each group and partition
 _LAG_SECONDS = 5.0
+# requests at once that decode images, read the archive or run a gauge, some hundred MB each: fewer keep galleries
+# waiting, more take memory and processors from scoring
+_WORKING = 3
+# sign-ins at once, of which each takes 64 MiB: fewer keep people waiting, more only guessers
+_SIGNING_IN = 2
 # bytes of a form; what a person types is far shorter, and more would be kept in memory before it is refused
 _LONGEST_FORM = 64 * 1024
-
-# Nothing comes from another host, no script or style from within a page, and no page of another site may frame one.
-# Style attributes alone are allowed: charts that matplotlib draws have them, and they can fetch nothing.
-_POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; style-src-attr 'unsafe-inline'; img-src 'self' data:;"
-    " connect-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
-)
-_HEADERS = {
-    "content-security-policy": _POLICY,
-    "x-content-type-options": "nosniff",
-    "referrer-policy": "same-origin",
-    "cross-origin-opener-policy": "same-origin",
-    "cross-origin-resource-policy": "same-origin",
-    "permissions-policy": "camera=(), microphone=(), geolocation=()",
-}
 
 
 def application(console: Console) -> Starlette:
@@ -69,47 +62,50 @@ def application(console: Console) -> Starlette:
         request.state.token = token or token_urlsafe(32)
         try:
             console.access.check_host(request)
+            console.access.check_way(request)
             if request.method == "POST":
                 await _check_form(console, request)
             answer = await call(request)
         except HTTPException as error:
-            answer = failed(request, error)
-        if token is None and COOKIE not in answer.headers.get("set-cookie", ""):
+            answer = await run_in_threadpool(failed, request, error)
+        if not token and COOKIE not in answer.headers.get("set-cookie", ""):
             console.access.give(request.state.token, answer)
-        for name, value in _HEADERS.items():
-            answer.headers[name] = value
-        answer.headers.setdefault("cache-control", "no-store")
-        return answer
+        return protected(answer)
+
+    working, signing_in = CapacityLimiter(_WORKING), CapacityLimiter(_SIGNING_IN)
+
+    def work(call: Handler) -> Callable[[Request], Awaitable[Response]]:
+        return _limited(call, working)
 
     made = Starlette(
         routes=[
             Route("/", pages.plant),
             Route("/live", pages.plant_live),
             Route("/sign-in", pages.sign_in, methods=["GET"]),
-            Route("/sign-in", actions.sign_in, methods=["POST"]),
+            Route("/sign-in", _limited(actions.sign_in, signing_in), methods=["POST"]),
             Route("/sign-out", actions.sign_out, methods=["POST"]),
             Route("/adaptations", pages.adaptations),
             Route("/adaptations/{request_id:uuid}/approve", actions.approve, methods=["POST"]),
             Route("/adaptations/{request_id:uuid}/refuse", actions.refuse, methods=["POST"]),
-            Route("/dead-letters", pages.dead_letters),
-            Route("/dead-letters/{partition:int}/{offset:int}/preview", pages.dead_letter_preview),
+            Route("/dead-letters", work(pages.dead_letters)),
+            Route("/dead-letters/{partition:int}/{offset:int}/preview", work(pages.dead_letter_preview)),
             Route("/dead-letters/replay", actions.replay, methods=["POST"]),
             Route("/changes", pages.changes),
-            Route("/verdicts/{verdict_id:uuid}", pages.verdict),
-            Route("/verdicts/{verdict_id:uuid}/image", pages.image),
-            Route("/verdicts/{verdict_id:uuid}/heatmap", pages.heatmap),
-            Route("/verdicts/{verdict_id:uuid}/predict", actions.predict, methods=["POST"]),
-            Route("/verdicts/{verdict_id:uuid}/label", actions.label, methods=["POST"]),
+            Route("/verdicts/{verdict_id:uuid}", work(pages.verdict)),
+            Route("/verdicts/{verdict_id:uuid}/image", work(pages.image)),
+            Route("/verdicts/{verdict_id:uuid}/heatmap", work(pages.heatmap)),
+            Route("/verdicts/{verdict_id:uuid}/predict", work(actions.predict), methods=["POST"]),
+            Route("/verdicts/{verdict_id:uuid}/label", work(actions.label), methods=["POST"]),
             Route("/lines/{line}", pages.line),
             Route("/lines/{line}/live", pages.line_live),
-            Route("/lines/{line}/samples", pages.samples),
+            Route("/lines/{line}/samples", work(pages.samples)),
             Route("/lines/{line}/review", pages.review),
             Route("/lines/{line}/adapt", actions.adapt, methods=["POST"]),
             Route("/lines/{line}/adaptations", pages.adaptations_of_line),
-            Route("/lines/{line}/adaptations/{version}", pages.adaptation),
-            Route("/lines/{line}/adaptations/{version}/suspects/{number:int}", pages.suspect),
+            Route("/lines/{line}/adaptations/{version}", work(pages.adaptation)),
+            Route("/lines/{line}/adaptations/{version}/suspects/{number:int}", work(pages.suspect)),
             Route("/lines/{line}/gauges", pages.gauges),
-            Route("/lines/{line}/roll-back", actions.roll_back, methods=["POST"]),
+            Route("/lines/{line}/roll-back", work(actions.roll_back), methods=["POST"]),
             Route("/lines/{line}/settings", pages.settings, methods=["GET"]),
             Route("/lines/{line}/settings", actions.set_settings, methods=["POST"]),
             Mount("/static", StaticFiles(packages=[("flowgauge.console", "static")])),
@@ -122,6 +118,15 @@ def application(console: Console) -> Starlette:
     return made
 
 
+def _limited(call: Handler, limiter: CapacityLimiter) -> Callable[[Request], Awaitable[Response]]:
+    """`call` in a thread of its own few: others wait without taking those that serve pages."""
+
+    async def handler(request: Request) -> Response:
+        return await to_thread.run_sync(call, request, limiter=limiter)
+
+    return handler
+
+
 async def _check_form(console: Console, request: Request) -> None:
     """Raises 413 and 403 for a form that is too large, or none of ours."""
     length = request.headers.get("content-length", "")
@@ -129,17 +134,17 @@ async def _check_form(console: Console, request: Request) -> None:
         raise HTTPException(413, "The form is larger than what a person types.")
     form = await request.form()
     request.state.form = {name: value for name, value in form.items() if isinstance(value, str)}
-    console.access.require_own(request, request.state.form.get("csrf", ""))
+    console.access.require_same_site(request, request.state.form.get("csrf", ""))
 
 
 async def _again_and_again(look: Callable[[], None], seconds: float) -> None:
     """Whatever goes wrong is told once, and the next look is tried: a console that stands still shows a plant that is
     well."""
-    reported = ""
+    reported, own = "", CapacityLimiter(1)
     while True:
         await asyncio.sleep(seconds)
         try:
-            await run_in_threadpool(look)
+            await to_thread.run_sync(look, limiter=own)
             reported = ""
         except FlowgaugeError as error:
             if str(error) != reported:

@@ -2,7 +2,8 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime
+from threading import Lock
 from typing import Any
 from uuid import UUID
 
@@ -13,7 +14,6 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 from flowgauge.console.plant import LARGE, Console, jpeg
 from flowgauge.console.views import console_of, entered, rendered, shown
 from flowgauge.domain.errors import UnreadableImage, UserError
-from flowgauge.domain.golden import Label
 from flowgauge.domain.lines import LineSettings
 from flowgauge.domain.messages import DEAD_LETTERS, Alert, AlertKind, Decision, SnapshotAnnouncement, Verdict
 from flowgauge.domain.object_keys import line_name
@@ -39,6 +39,7 @@ _DEAD_LETTERS = (
 )
 _CHANGES = 200
 _SUSPECTS = 60  # pictures on the page of one adaptation
+_DRAWING = Lock()  # matplotlib's style is the whole process's
 _MARKS = {
     AlertKind.DRIFT: "drift",
     AlertKind.ADAPTATION_PROPOSED: "adaptation",
@@ -68,7 +69,7 @@ def _plant(request: Request) -> dict[str, Any]:
     lag: dict[str, int] = {}
     for group in console.lag:
         lag[group.group] = lag.get(group.group, 0) + group.lag
-    return {"lines": console.overview.summaries(), "lag": lag}
+    return {"lines": console.overview.summaries(), "lag": lag, "problems": console.overview.plant_problems()}
 
 
 def line(request: Request) -> Response:
@@ -161,7 +162,6 @@ def about_verdict(console: Console, found: Verdict) -> dict[str, Any]:
         "problem": problem,
         "golden": item.items[0].golden,
         "kinds": item.kinds,
-        "labels": list(Label),
         "repeated": None,
     }
 
@@ -261,6 +261,8 @@ def adaptation(request: Request) -> Response:
     from flowgauge.reports.demo import step_charts
 
     parts = ([step for step in report.trace.steps if step.what == what] for what in (HEAD, FLOW))
+    with _DRAWING:
+        charts = [step_charts(1, part) for part in parts if part]
     suspects = list(report.rejected_uris)[:_SUSPECTS]
     return shown(
         request,
@@ -268,7 +270,7 @@ def adaptation(request: Request) -> Response:
         person,
         line=report.line,
         report=report,
-        charts=[step_charts(1, part) for part in parts if part],
+        charts=charts,
         suspects=suspects,
     )
 
@@ -305,7 +307,7 @@ def about_settings(console: Console, name: str) -> dict[str, Any]:
     described = {
         key: (field.description, field.default) for key, field in LineSettings.model_fields.items() if key in values
     }
-    return {"line": name, "values": values, "described": described, "wrong": ""}
+    return {"line": name, "values": values, "shown": values, "described": described, "wrong": ""}
 
 
 def dead_letters(request: Request) -> Response:
@@ -319,7 +321,10 @@ def dead_letters(request: Request) -> Response:
 def dead_letter_preview(request: Request) -> Response:
     console, _ = entered(request)
     letter = dead_letter(console, int(request.path_params["partition"]), int(request.path_params["offset"]))
-    return _picture(lambda: jpeg(decode(letter.value), LARGE))
+    answer = _picture(lambda: jpeg(decode(letter.value), LARGE))
+    # of a topic that is made anew another one lies there
+    answer.headers["cache-control"] = "no-store"
+    return answer
 
 
 def dead_letter(console: Console, partition: int, offset: int) -> Record:
@@ -390,7 +395,7 @@ def _instant(request: Request, key: str) -> datetime | None:
         return None
     at = at.replace(tzinfo=UTC) if at.tzinfo is None else at
     # beyond these, arithmetic on days leaves the calendar
-    return min(max(at, datetime(2, 1, 1, tzinfo=UTC)), datetime.max.replace(tzinfo=UTC) - timedelta(days=2))
+    return min(max(at, datetime(2, 1, 1, tzinfo=UTC)), datetime(9999, 1, 1, tzinfo=UTC))
 
 
 def _picture(make: Any) -> Response:

@@ -4,7 +4,7 @@ import gzip
 import time
 from collections.abc import Callable, Sequence
 from datetime import date
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from io import BytesIO
 from math import inf
 from threading import Lock
@@ -19,7 +19,7 @@ from flowgauge.runtime.backend import Store
 from flowgauge.services.golden import find_verdict
 from flowgauge.services.overview import Overview
 from flowgauge.services.status import GroupStatus, group_statuses
-from flowgauge.vision.decoding import Picture, decode
+from flowgauge.vision.decoding import Picture, Reduction, coarsest, decode
 
 if TYPE_CHECKING:
     from flowgauge.services.predictions import Predictions
@@ -66,15 +66,20 @@ class Console:
         self.overview = Overview(store)
         self.plant_live = Shared()
         self._device = device
+        self._lock = Lock()
+        self._predictions: Predictions | None = None
         self.lag: Sequence[GroupStatus] = ()
         self.thumbnail = lru_cache(_KEPT)(self._thumbnail)
 
-    @cached_property
+    @property
     def predictions(self) -> "Predictions":
         # what loads a gauge takes ten seconds to load itself, and most people only look
         from flowgauge.services.predictions import Predictions
 
-        return Predictions(self.store, self._device)
+        with self._lock:
+            if self._predictions is None:
+                self._predictions = Predictions(self.store, self._device)
+            return self._predictions
 
     def catch_up(self) -> None:
         """What has happened up to now. Raises `Unavailable`."""
@@ -94,7 +99,12 @@ class Console:
 
     def _thumbnail(self, uri: str) -> bytes:
         """A JPEG of the object at `uri`. Raises `KeyError` where it is gone, and `UnreadableImage`."""
-        return jpeg(decode(self.store.objects.get(self.store.objects.name(uri))), SMALL)
+        return jpeg(decode(self.store.objects.get(self.store.objects.name(uri)), _for(SMALL)), SMALL)
+
+
+def _for(longest: int) -> Reduction:
+    """As far as a picture of `longest` pixels a side allows, twice as fine."""
+    return lambda size: coarsest(size, max(size) / (2 * longest))
 
 
 def jpeg(picture: Picture, longest: int) -> bytes:

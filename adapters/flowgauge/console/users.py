@@ -4,6 +4,7 @@ import json
 import time
 from collections.abc import Callable
 from enum import IntEnum
+from hashlib import sha256
 from pathlib import Path
 from threading import Lock
 
@@ -16,14 +17,15 @@ from flowgauge.domain.messages import FrozenModel
 
 # characters: shorter ones are guessed from a stolen file in hours
 _SHORTEST_PASSWORD = 12
-# failures from one address, and under one name from anywhere, before the next attempt has to wait: fewer lock out who
-# mistypes, more let a guesser try
+# failures from one address, and of it under one name, before the next attempt has to wait: fewer lock out who mistypes,
+# more let a guesser try
 _FREE_FAILURES = 5
 # seconds that the first wait takes, doubled with each further failure; less lets a guesser try hundreds a day, more
 # locks a person out for a shift
 _FIRST_WAIT, _LONGEST_WAIT = 2.0, 900.0
 # seconds after which failures are forgotten: with less than the longest wait, a guesser who waits begins anew
 _REMEMBERED = 86_400.0
+_MARK_DIGITS = 16  # hex; fewer, and two passwords could share them; more are only longer
 # addresses and names whose failures are remembered: fewer, and a guesser with many addresses pushes out his own
 _MOST_REMEMBERED = 10_000
 
@@ -91,6 +93,11 @@ class Users:
             raise UserError(f"There is no user {name}.", "`flowgauge console user list` names them.")
         self._write(users)
 
+    def mark(self, name: str) -> str:
+        """Changes with the password of `name`: a session that was begun with another one is over."""
+        user = self._load().get(name)
+        return "" if user is None else sha256(user.password.encode()).hexdigest()[:_MARK_DIGITS]
+
     def all(self) -> dict[str, Role]:
         return {name: Role[user.role.upper()] for name, user in sorted(self._load().items())}
 
@@ -98,7 +105,7 @@ class Users:
         try:
             changed_at = self._path.stat().st_mtime_ns
         except FileNotFoundError:
-            self._users = {}
+            self._users, self._read_at = {}, None
             return self._users
         if changed_at != self._read_at:
             try:
@@ -129,18 +136,20 @@ class Guessing:
         self._lock = Lock()
         self._failures: dict[str, tuple[int, float]] = {}
 
-    def wait(self, *keys: str) -> float:
-        """Seconds until an attempt under all `keys` is taken; 0.0: now."""
+    def attempt(self, *keys: str) -> float:
+        """Seconds until an attempt under all `keys` is taken; 0.0: it is taken, and counts as failed until `succeeded`
+        says otherwise, so that many at once are no more than one after the other.
+        """
         with self._lock:
-            return max(self._left(key) for key in keys)
-
-    def failed(self, *keys: str) -> None:
-        with self._lock:
+            wait = max(self._left(key) for key in keys)
+            if wait > 0:
+                return wait
             for key in keys:
-                failures, _ = self._failures.pop(key, (0, 0.0)) if self._remembered(key) else (0, 0.0)
+                failures = self._failures.pop(key)[0] if self._remembered(key) else 0
                 self._failures[key] = failures + 1, self._now()
             while len(self._failures) > _MOST_REMEMBERED:
                 del self._failures[next(iter(self._failures))]
+        return 0.0
 
     def succeeded(self, *keys: str) -> None:
         with self._lock:

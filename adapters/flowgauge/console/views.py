@@ -13,7 +13,7 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from flowgauge.console.access import Person, proof_of
 from flowgauge.console.plant import Console
 from flowgauge.console.users import Role
-from flowgauge.domain.messages import Decision
+from flowgauge.domain.errors import FlowgaugeError
 from flowgauge.domain.object_keys import spelled
 from flowgauge.reports import wording
 from flowgauge.services.overview import Minute
@@ -23,6 +23,22 @@ SPARK_WIDTH, SPARK_HEIGHT = 120, 24
 # minutes of each of its points: with one, the page of two hundred lines is three times as large, and each point is two
 # pixels wide
 _SPARK_MINUTES = 3
+
+
+# Nothing comes from another host, no script or style from within a page, and no page of another site may frame one.
+# Style attributes alone are allowed: charts that matplotlib draws have them, and they can fetch nothing.
+_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; style-src-attr 'unsafe-inline'; img-src 'self' data:;"
+    " connect-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
+)
+_HEADERS = {
+    "content-security-policy": _POLICY,
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "same-origin",
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+    "permissions-policy": "camera=(), microphone=(), geolocation=()",
+}
 
 
 def console_of(request: Request) -> Console:
@@ -61,9 +77,20 @@ def failed(request: Request, error: HTTPException) -> Response:
     """What went wrong, in words, as JSON for a script."""
     if "application/json" in request.headers.get("accept", ""):
         return JSONResponse({"cause": error.detail, "remedy": ""}, error.status_code, error.headers)
-    person = console_of(request).access.person(request)
+    try:
+        person = console_of(request).access.person(request)
+    except FlowgaugeError:  # sessions cannot be looked up: the page says what is away, to whoever it is
+        person = None
     answer = shown(request, "failed.html", person, error.status_code, code=error.status_code, message=error.detail)
     answer.headers.update(error.headers or {})
+    return protected(answer)
+
+
+def protected(answer: Response) -> Response:
+    """With the headers that every answer has."""
+    for name, value in _HEADERS.items():
+        answer.headers[name] = value
+    answer.headers.setdefault("cache-control", "no-store")
     return answer
 
 
@@ -108,4 +135,4 @@ _TEMPLATES = Environment(
 for each in (ago, utc, day_of, spark, spelled, wording.percent, wording.plural, wording.short, wording.significant):
     _TEMPLATES.filters[each.__name__] = each
 _TEMPLATES.filters["segment"] = lambda text: quote(text, safe="")
-_TEMPLATES.globals |= {"Decision": Decision, "Role": Role, "spark_width": SPARK_WIDTH, "spark_height": SPARK_HEIGHT}
+_TEMPLATES.globals |= {"spark_width": SPARK_WIDTH, "spark_height": SPARK_HEIGHT}

@@ -5,6 +5,8 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import NAMESPACE_URL, UUID, uuid5
 
+from pydantic import ValidationError
+
 from flowgauge.domain.messages import ALERTS, Alert, AlertKind
 from flowgauge.domain.ports import Log, Outgoing
 from flowgauge.runtime.backend import records_from
@@ -59,7 +61,10 @@ def alerts(log: Log, line: str | None = None) -> list[Alert]:
     latest: dict[UUID, Alert] = {}
     for partition in range(log.partitions(ALERTS)):
         for record in records_from(log, ALERTS, partition):
-            message = Alert.decode(record.value)
+            try:
+                message = Alert.decode(record.value)
+            except ValidationError:
+                continue  # a foreign record hides none of ours
             # a worker that starts anew tells of an open window from its beginning: the highest count holds
             if line in (None, message.line) and message.count >= latest.get(message.alert_id, message).count:
                 latest[message.alert_id] = message

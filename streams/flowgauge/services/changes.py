@@ -6,7 +6,7 @@ from itertools import islice
 from typing import Any
 from uuid import UUID, uuid4
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from flowgauge.domain.messages import Instant, Line, Message
 from flowgauge.domain.object_keys import change_object, changes_folder
@@ -61,7 +61,10 @@ def latest_changes(store: Store, limit: int, line: str | None = None) -> list[Ch
         today = store.clock.now().date()
         for back in range(_DAYS):
             for name in sorted(store.objects.names(changes_folder(today - timedelta(days=back))), reverse=True):
-                change = Change.decode(store.objects.get(name))
+                try:
+                    change = Change.decode(store.objects.get(name))
+                except (KeyError, ValidationError):
+                    continue  # gone meanwhile, or damaged: the others are worth reading all the same
                 if line in (None, change.line):
                     yield change
 

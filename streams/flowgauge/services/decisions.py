@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from datetime import datetime
 from uuid import UUID, uuid4
 
+from pydantic import ValidationError
+
 from flowgauge.domain.errors import Unavailable, UserError
 from flowgauge.domain.messages import ADAPTATIONS, ALERTS, AdaptationRequest, Alert, AlertKind, Reason
 from flowgauge.domain.object_keys import line_name
@@ -16,6 +18,7 @@ from flowgauge.registry.snapshots import active_snapshot
 from flowgauge.runtime.alerts import alert, alert_id, alerts
 from flowgauge.runtime.backend import Store, records_from
 from flowgauge.services.changes import record_change
+from flowgauge.services.exclusive import exclusive
 
 # between two looks at the alerts: with less the brokers are asked more often than anything is decided, with more a
 # person waits longer than the adaptation takes
@@ -92,14 +95,19 @@ def approved(log: Log, request_id: UUID, by: str, at: datetime) -> AdaptationReq
         raise UserError(f"No adaptation is proposed as {request_id}.", "`flowgauge alerts` tells what is, with its id.")
     proposed = AdaptationRequest.model_validate(found)
     if (decided := decision(known, proposed.line, request_id)) is not None:
+        refuser = decided.detail.get("refused_by")
+        answer = "approved and decided" if refuser is None else f"refused by {refuser}"
         raise UserError(
-            f"This proposal was approved and decided on {decided.at:%Y-%m-%d %H:%M} UTC.",
+            f"This proposal was {answer} on {decided.at:%Y-%m-%d %H:%M} UTC.",
             f"Adapt anew with `flowgauge adapt --line {proposed.line}`.",
         )
     # approved and sent, but not decided yet
     for number in range(log.partitions(ADAPTATIONS)):
         for record in records_from(log, ADAPTATIONS, number, 0):
-            earlier = AdaptationRequest.decode(record.value)
+            try:
+                earlier = AdaptationRequest.decode(record.value)
+            except ValidationError:
+                continue  # the worker makes a dead letter of it
             if earlier.request_id == request_id:
                 raise UserError(
                     f"{earlier.requested_by} approved this proposal on {earlier.requested_at:%Y-%m-%d %H:%M} UTC.",
@@ -108,16 +116,25 @@ def approved(log: Log, request_id: UUID, by: str, at: datetime) -> AdaptationReq
     return proposed.model_copy(update={"requested_by": by, "requested_at": at, "approved": True})
 
 
+def approve(store: Store, request_id: UUID, by: str) -> tuple[AdaptationRequest, Decisions]:
+    """Say yes to what was proposed under this id, once, whoever else answers meanwhile. Raises as `approved` does."""
+    with exclusive(store.state, f"answering/{request_id}"):
+        request = approved(store.log, request_id, by, store.clock.now())
+        return request, send(store, request)
+
+
 def refuse(store: Store, request_id: UUID, by: str, why: str) -> AdaptationRequest:
     """Say no to what was proposed under this id: the line keeps its gauge, and nobody can approve it any more.
 
     Raises `UserError` where nothing was proposed under it, and where it was decided or approved before.
     """
-    at = store.clock.now()
-    request = approved(store.log, request_id, by, at)
-    message = f"{request.line} keeps its gauge: {by} refused the proposal. {why}".strip()
     trigger = str(request_id)
-    store.log.append([alert(request.line, AlertKind.ADAPTATION_REFUSED, trigger, at, message, why=why, refused_by=by)])
+    with exclusive(store.state, f"answering/{request_id}"):
+        at = store.clock.now()
+        request = approved(store.log, request_id, by, at)
+        message = f"{request.line} keeps its gauge: {by} refused the proposal. {why}".strip()
+        refused = alert(request.line, AlertKind.ADAPTATION_REFUSED, trigger, at, message, why=why, refused_by=by)
+        store.log.append([refused])
     after = {"reason": request.reason.value, "why": why}
     record_change(store, by, "refuse", request.line, trigger, None, after)
     return request

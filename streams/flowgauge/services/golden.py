@@ -1,6 +1,6 @@
 """What people say of images: folders of labelled images and labels of verdicts go into a line's golden set."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date
@@ -21,6 +21,7 @@ from flowgauge.processors.archive import archived_days
 from flowgauge.registry.golden_sets import Golden, add_golden, golden_set, renamed
 from flowgauge.runtime.backend import Store
 from flowgauge.services.changes import record_change
+from flowgauge.services.exclusive import exclusive
 
 # verdicts of the topic that are read at once, from its end: with fewer a verdict of last week takes as many more calls
 # to the brokers, with more each call brings megabytes that nobody looks at
@@ -45,23 +46,30 @@ def label_verdict(store: Store, verdict: Verdict, label: Label, kind: str, by: s
     """
     _require_kind_of_defect(label, kind)
     data = image_of(store.objects, verdict)
-    before = golden_of(store.objects, verdict)
-    golden = add_golden(store.objects, verdict.line, label, verdict.image_id, data, kind)
+    with exclusive(store.state, f"labelling/{verdict.line}"):
+        before = golden_of(store.objects, verdict)
+        golden = add_golden(store.objects, verdict.line, label, verdict.image_id, data, kind)
     _record_label(store, by, verdict, before, golden)
     return LabelledVerdict(verdict, golden, list(golden_set(store.objects, verdict.line)))
 
 
 def golden_of(objects: Objects, verdict: Verdict) -> Golden | None:
     """The golden image that was made of a verdict's; None while nobody has labelled it."""
-    of_id = {each.image_id: each for each in golden_set(objects, verdict.line)}
-    return of_id.get(renamed(verdict.image_id, verdict.image_sha256)) or of_id.get(verdict.image_id)
+    return of_verdict(verdict, {each.image_id: each for each in golden_set(objects, verdict.line)})
+
+
+def of_verdict(verdict: Verdict, golden: Mapping[str, Golden]) -> Golden | None:
+    """The same among the golden images of its line, by their ids."""
+    return golden.get(renamed(verdict.image_id, verdict.image_sha256)) or golden.get(verdict.image_id)
 
 
 def unlabel(store: Store, verdict: Verdict, by: str) -> None:
     """Take back what was said of a verdict's image: it leaves the golden set."""
-    golden = golden_of(store.objects, verdict)
+    with exclusive(store.state, f"labelling/{verdict.line}"):
+        golden = golden_of(store.objects, verdict)
+        if golden is not None:
+            store.objects.delete(golden.name)
     if golden is not None:
-        store.objects.delete(golden.name)
         _record_label(store, by, verdict, golden, None)
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from io import BytesIO
 from itertools import chain
 from uuid import UUID
@@ -41,6 +41,7 @@ def history(objects: Objects, line: str, since: datetime, until: datetime, recen
             "This is no span of time that can be shown.",
             f"Choose an end after its start, by {_MOST_DAYS} days at most.",
         )
+    since, until = since.astimezone(UTC), until.astimezone(UTC)  # files are filed by the date in UTC
     low, high = since.timestamp(), until.timestamp()
     found = {
         sample.verdict_id: sample

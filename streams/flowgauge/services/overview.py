@@ -4,10 +4,10 @@ It reads the topics from their ends on and keeps a bounded part of each line in 
 lines asks no server. What lies further back is in the archive: see `flowgauge.services.history`.
 """
 
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from enum import IntEnum
 from threading import Lock
 from typing import NamedTuple
@@ -39,14 +39,16 @@ from flowgauge.runtime.fencing import NOTHING_COUNTED, Rank, count
 _VERDICTS_AT_START = 40_000
 # alerts, and requests to adapt, that are read at the start: fewer forget proposals that nobody has answered, more make
 # its start take longer
-_ALERTS_AT_START = 5_000
+_ALERTS_AT_START = 50_000
 # records of one read; with fewer a backlog takes more calls, with more one call holds up whoever waits for the lock
 _PAGE = 1_000
 # verdicts in brief that are kept of a line: some 400 bytes each, and 200 lines must fit into a small machine
 _RECENT = 600
 # whole verdicts of rejects and reviews that are kept of a line, some 2 kB each: the longest queue of one sitting
 _FLAGGED = 200
-_ALERTS_OF_A_LINE = 50
+# of each kind and line: fewer show less of what has happened, and a line that rejects all the time must not push out
+# what it told of its store
+_ALERTS_OF_A_KIND = 20
 _MINUTES = 60
 # verdicts of so many minutes make the rate that is shown: fewer, and it jumps; more, and a stop shows late
 _RATE_MINUTES = 3
@@ -124,8 +126,8 @@ class Proposal:
 @dataclass(frozen=True)
 class LineSummary:
     """One line at a glance. `minutes` are the last sixty, the oldest first, or the last sixty in which a line ran that
-    has stopped since; `images`, `late` and the shares `rejected` and `reviewed`, in [0, 1], are of their verdicts.
-    `rate` is in images a minute, now. `drifting` is the alert of a drift that no gauge has followed yet.
+    has stopped since; `images` and the shares `rejected` and `reviewed`, in [0, 1], are of their verdicts. `late` is of
+    the last hour, and `rate` in images a minute, now. `drift` is the alert of one that no gauge has followed yet.
     """
 
     line: str
@@ -153,7 +155,7 @@ class _Line:
     samples: deque[Sample] = field(default_factory=lambda: deque(maxlen=_RECENT))
     flagged: deque[Verdict] = field(default_factory=lambda: deque(maxlen=_FLAGGED))
     minutes: deque[Minute] = field(default_factory=lambda: deque(maxlen=_MINUTES))
-    alerts: dict[UUID, Alert] = field(default_factory=dict)
+    alerts: dict[AlertKind, dict[UUID, Alert]] = field(default_factory=lambda: defaultdict(dict))
     proposals: dict[UUID, Proposal] = field(default_factory=dict)
 
 
@@ -166,18 +168,21 @@ class Overview:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._lock = Lock()
+        self._reading, self._lock = Lock(), Lock()
         self._lines: dict[str, _Line] = {}
         self._by_id: dict[UUID, tuple[int, int]] = {}
         self._ranks: dict[int, Rank] = {}
         self._next: dict[tuple[str, int], int] = {}
         self._decided: set[UUID] = set()
         self._requested: dict[UUID, AdaptationRequest] = {}
+        self._heard_since: datetime | None = None
 
     def refresh(self) -> None:
-        """Read what has come since the last time. Raises `Unavailable` while the brokers are away."""
+        """Read what has come since the last time; what was read before can be asked for meanwhile. Raises `Unavailable`
+        while the brokers are away.
+        """
         log = self._store.log
-        with self._lock:
+        with self._reading:
             for topic, at_start in (
                 (SNAPSHOTS, None),
                 (ADAPTATIONS, _ALERTS_AT_START),
@@ -192,11 +197,14 @@ class Overview:
                     if offset > end:  # the topic was made anew
                         offset = 0
                     while offset < end and (page := log.read(topic, partition, offset, _PAGE)):
-                        self._take(topic, page)
-                        offset = page[-1].offset + 1
-                    self._next[topic, partition] = offset
+                        with self._lock:
+                            self._take(topic, page)
+                        offset = self._next[topic, partition] = page[-1].offset + 1
 
     def _take(self, topic: str, page: Sequence[Record]) -> None:
+        if topic == ALERTS and self._heard_since is None:
+            # where earlier alerts are gone or were passed over, nobody can say what they decided
+            self._heard_since = page[0].at if page[0].offset > 0 else datetime.min.replace(tzinfo=UTC)
         if topic == VERDICTS:
             partition = page[0].partition
             found = count(page, self._ranks.get(partition, NOTHING_COUNTED))
@@ -228,8 +236,8 @@ class Overview:
         self._by_id[verdict.verdict_id] = location
         if verdict.decision is not Decision.PASS:
             line.flagged.append(verdict)
-        number = int(verdict.scored_at.timestamp() // 60)
-        # of two workers' clocks one may be behind: such a verdict counts in the minute that is there
+        number = int(min(verdict.scored_at, self._store.clock.now()).timestamp() // 60)
+        # of workers' clocks one may be behind or ahead: such a verdict counts in the minute that is there
         if not line.minutes or line.minutes[-1].number < number:
             line.minutes.append(Minute(number))
         minute = line.minutes[-1]
@@ -240,10 +248,11 @@ class Overview:
 
     def _hear(self, alert: Alert) -> None:
         line = self._of(alert.line)
-        known = line.alerts.pop(alert.alert_id, None)
-        line.alerts[alert.alert_id] = alert if known is None or alert.count >= known.count else known
-        while len(line.alerts) > _ALERTS_OF_A_LINE:
-            del line.alerts[next(iter(line.alerts))]
+        of_kind = line.alerts[alert.kind]
+        known = of_kind.pop(alert.alert_id, None)
+        of_kind[alert.alert_id] = alert if known is None or alert.count >= known.count else known
+        if len(of_kind) > _ALERTS_OF_A_KIND:
+            del of_kind[next(iter(of_kind))]
         if alert.kind is AlertKind.ADAPTATION_PROPOSED:
             try:
                 request = AdaptationRequest.model_validate(alert.detail.get("request"))
@@ -286,7 +295,16 @@ class Overview:
         """The last alerts (of `line`), the newest first. Raises `UserError`."""
         with self._lock:
             of = self._lines.values() if line is None else [self._known(line)]
-            return sorted((alert for each in of for alert in each.alerts.values()), key=lambda each: each.at)[::-1]
+            found = [alert for each in of for kind in each.alerts.values() for alert in kind.values()]
+        return sorted(found, key=lambda each: each.at, reverse=True)
+
+    def plant_problems(self) -> list[Alert]:
+        """What belongs to no line and happened lately: records that expired, topics that were made anew."""
+        now = self._store.clock.now()
+        with self._lock:
+            line = self._lines.get(NO_LINE, _Line(NO_LINE))
+            found = [alert for kind in line.alerts.values() for alert in kind.values()]
+        return [alert for alert in found if alert.kind in _PROBLEMS and now - alert.at < _PROBLEM_LASTS]
 
     def gauges(self, line: str) -> list[SnapshotAnnouncement]:
         """All announcements of `line`, the newest first. Raises `UserError`."""
@@ -302,13 +320,20 @@ class Overview:
     def waiting(self) -> list[AdaptationRequest]:
         """Requests that are made and not decided yet, the oldest first."""
         with self._lock:
-            for request_id in [each.request_id for each in self._requested.values() if self._is_decided(each)]:
-                del self._requested[request_id]
-            return sorted(self._requested.values(), key=lambda request: request.requested_at)
+            waiting = [
+                each
+                for each in self._requested.values()
+                if not self._is_decided(each) and (self._heard_since is None or each.requested_at >= self._heard_since)
+            ]
+            return sorted(waiting, key=lambda request: request.requested_at)
 
     def verdict(self, verdict_id: UUID) -> Verdict | None:
         """One of the last verdicts; None for one that is no longer in memory."""
         with self._lock:
+            for line in self._lines.values():
+                for each in line.flagged:
+                    if each.verdict_id == verdict_id:
+                        return each
             location = self._by_id.get(verdict_id)
         if location is None:
             return None
@@ -327,7 +352,9 @@ class Overview:
 
     def _open(self, line: _Line) -> Iterator[Proposal]:
         for request_id, proposal in list(line.proposals.items()):
-            if self._is_decided(proposal.request):
+            # a gauge that came since is the answer too: what was proposed to the one before it says nothing of it
+            superseded = line.active is not None and line.active.at > proposal.alert.at
+            if superseded or self._is_decided(proposal.request):
                 del line.proposals[request_id]
             elif request_id not in self._requested:
                 yield proposal
@@ -340,11 +367,11 @@ class Overview:
         numbers = range(last_minute - _MINUTES + 1, last_minute + 1)
         minutes = [of_minute.get(number, _NOTHING) for number in numbers]
         images = sum(minute.images for minute in minutes)
-        alerts = sorted(line.alerts.values(), key=lambda alert: alert.at)
+        alerts = sorted((each for kind in line.alerts.values() for each in kind.values()), key=lambda alert: alert.at)
         since = line.active.at if line.active else None
         drifts = [each for each in alerts if each.kind is AlertKind.DRIFT and (since is None or each.at > since)]
         proposals = list(self._open(line))
-        late = sum(minute.late for minute in minutes)
+        late = sum(each.late for each in line.minutes if each.number > this_minute - _MINUTES)
         attention, reason = Attention.NONE, ""
         problems = [
             each

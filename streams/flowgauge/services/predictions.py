@@ -16,7 +16,6 @@ from flowgauge.services.golden import image_of
 from flowgauge.services.snapshots import stored_gauge
 from flowgauge.training.gauge import Gauge
 from flowgauge.vision.decoding import Picture
-from flowgauge.vision.heatmaps import heatmap_png
 
 # gauges that stay in memory, some 30 MB each beside the backbone that they share: fewer are loaded again for each image
 # that a person compares, more take memory that scoring may need
@@ -38,7 +37,6 @@ class Repeated:
     prediction: Prediction
     difference: float | None
     limit: float
-    heatmap: bytes
 
     @property
     def holds(self) -> bool:
@@ -92,8 +90,7 @@ class Predictions:
         facts = gauge.manifest
         difference = None if verdict.score is None else prediction.score - verdict.score
         limit = TOLERANCE * abs(facts.threshold.value - facts.calibration.median)
-        heatmap = heatmap_png(picture, prediction.anomaly_map, prediction.map_ceiling)
-        return Repeated(gauge.version, prediction, difference, limit, heatmap)
+        return Repeated(gauge.version, prediction, difference, limit)
 
     def _gauge(self, line: str, version: str) -> Gauge:
         gauge = self._gauges.pop((line, version), None) or stored_gauge(self._store, line, version, self._device)

@@ -1,13 +1,13 @@
 """The review queue of a line: rejects and reviews, with the labels that people have given them."""
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from flowgauge.domain.golden import Label
-from flowgauge.domain.messages import Decision, Verdict
+from flowgauge.domain.messages import Verdict
 from flowgauge.domain.ports import Objects
-from flowgauge.registry.golden_sets import Golden, golden_set, renamed
+from flowgauge.registry.golden_sets import Golden, golden_set
+from flowgauge.services.golden import of_verdict
 
 
 @dataclass(frozen=True)
@@ -27,22 +27,14 @@ class Queue:
     good: int
     defects: int
 
-    @property
-    def agreement(self) -> Counter[tuple[Decision, Label]]:
-        """How often each label was given to images of each decision."""
-        return Counter((item.verdict.decision, item.golden.label) for item in self.items if item.golden is not None)
-
 
 def review_queue(objects: Objects, line: str, verdicts: Sequence[Verdict]) -> Queue:
     """What people have said of `verdicts`, which are of `line`."""
     golden = list(golden_set(objects, line))
     of_id = {each.image_id: each for each in golden}
 
-    def found(verdict: Verdict) -> Golden | None:
-        return of_id.get(renamed(verdict.image_id, verdict.image_sha256)) or of_id.get(verdict.image_id)
-
     return Queue(
-        items=[Item(verdict, found(verdict)) for verdict in verdicts],
+        items=[Item(verdict, of_verdict(verdict, of_id)) for verdict in verdicts],
         kinds=sorted({each.kind for each in golden if each.kind}),
         good=sum(each.label is Label.GOOD for each in golden),
         defects=sum(each.label is Label.DEFECT for each in golden),

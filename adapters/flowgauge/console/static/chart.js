@@ -77,9 +77,10 @@ class Chart {
     try {
       const answer = await fetch(this.figure.dataset.samples + asked, { headers: { accept: "application/json" } });
       const found = await answer.json();
+      if (this.asked !== this.span) return; // another span was asked for meanwhile
       if (!answer.ok) { this.tell(`${found.cause} ${found.remedy ?? ""}`); return; }
       const text = JSON.stringify(found);
-      if (text === this.text) return;
+      if (text === this.text && this.svg.hasChildNodes()) { this.tell(this.words); return; }
       this.text = text;
       this.draw(found);
     } catch {
@@ -94,7 +95,8 @@ class Chart {
 
   draw({ samples, decisions, marks, images }) {
     this.svg.replaceChildren();
-    this.tell(samples.length < images ? `${images} images; passes are thinned out` : `${images} images`);
+    this.words = samples.length < images ? `${images} images; passes are thinned out` : `${images} images`;
+    this.tell(this.words);
     if (samples.length === 0) {
       this.svg.setAttribute("aria-label", "no verdicts in this span of time");
       this.svg.append(element("text", { x: WIDTH / 2, y: HEIGHT / 2, "text-anchor": "middle" }, "no verdicts"));

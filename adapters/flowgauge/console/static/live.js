@@ -5,14 +5,14 @@ const EVERY = 800; // milliseconds; more, and a verdict shows later than two sec
 
 async function renew(part) {
   const answer = await fetch(part.dataset.live, { headers: { accept: "text/html" } });
-  if (answer.status === 401) location.reload();
+  if (answer.redirected || answer.status === 401) { location.reload(); return; } // the session is over
   if (!answer.ok) throw new Error(`status ${answer.status}`);
   const text = await answer.text();
   if (text === part.dataset.text) return;
-  part.dataset.text = text;
   // who has put the focus on something that comes again keeps it, and a slider keeps its value
   const focused = part.contains(document.activeElement) ? document.activeElement.id : "";
   if (focused === "" && part.contains(document.activeElement)) return;
+  part.dataset.text = text;
   const opacity = part.querySelector("[data-opacity]")?.value;
   const scrolled = [...part.querySelectorAll(".scroll")].map((each) => each.scrollLeft);
   part.innerHTML = text;

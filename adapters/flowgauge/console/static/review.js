@@ -33,10 +33,17 @@ function tell(words) {
   of("told").textContent = words;
 }
 
-async function send(number, label, kind) {
+let sending = Promise.resolve(); // one after the other: an undo must not overtake the label that it takes back
+
+function send(number, label, kind) {
   const item = items[number];
   const before = { label: item.label, kind: item.kind };
   [item.label, item.kind] = [label || null, label === "defect" ? kind : ""];
+  sending = sending.then(() => store(number, label, kind, before));
+}
+
+async function store(number, label, kind, before) {
+  const item = items[number];
   const body = new URLSearchParams({ csrf, label, kind });
   try {
     const answer = await fetch(`/verdicts/${item.id}/label`, { method: "POST", body, headers: { accept: "application/json" } });
@@ -51,7 +58,7 @@ async function send(number, label, kind) {
     show();
     return;
   }
-  tell(label ? `${item.image} is ${label}${item.kind ? ` (${item.kind})` : ""}.` : `The label of ${item.image} was taken back.`);
+  tell(label ? `${item.image} is ${label}${kind && label === "defect" ? ` (${kind})` : ""}.` : `The label of ${item.image} was taken back.`);
 }
 
 function move(by) {
