@@ -7,7 +7,8 @@ from dataclasses import replace
 from datetime import timedelta
 from io import BytesIO, StringIO
 from pathlib import Path
-from re import sub
+from re import findall, sub
+from threading import Event
 from typing import Any, TypeVar
 from uuid import UUID, uuid4
 
@@ -26,8 +27,10 @@ from flowgauge.app.embedded import embedded, folder_source
 from flowgauge.cli.model import loading
 from flowgauge.cli.options import Device
 from flowgauge.console.access import COOKIE, Binding
+from flowgauge.console.actions import _guesser
 from flowgauge.console.app import application
 from flowgauge.console.users import Role, Users
+from flowgauge.domain.errors import AuthenticationFailed, Unavailable
 from flowgauge.domain.golden import Label
 from flowgauge.domain.lines import Policy
 from flowgauge.domain.messages import Decision, Reason
@@ -311,6 +314,14 @@ def test_people_sign_in_and_are_refused_by_role(driver: Chrome, guarded: Served,
     browser.shows("Sign in")
     browser.go("/")
     browser.shows("Sign in")
+    for selector, text in (("#name", "vera"), ("#password", PASSWORDS["vera"])):
+        browser.one(selector).send_keys(text)
+    browser.click("Sign in")
+    browser.shows(LINE)
+    assert guarded.console.access.users is not None
+    guarded.console.access.users.remove("vera")
+    browser.shows("Sign in")
+    assert browser.all("[data-live]") == [], "the page itself is left, and not filled with another"
 
 
 ROUTES = (
@@ -473,6 +484,65 @@ def test_a_proxy_s_header_counts_from_its_address_alone(store: Store, tmp_path: 
         assert site.visitor().get("/").status == 303
     with served(store, replace(trusting, trusted=("10.0.0.7",))) as site:
         assert site.visitor().get("/", x_remote_user="egon", x_forwarded_for="10.0.0.7").status == 303
+
+
+def test_who_comes_past_the_proxy_is_refused(store: Store, tmp_path: Path) -> None:
+    """There is no TLS on that way, so no password may be asked for."""
+    Users(tmp_path / "users.json").add("egon", Role.ENGINEER, PASSWORDS["egon"])
+    behind = Binding("10.0.0.5", users=tmp_path / "users.json", proxy_header="X-Remote-User", trusted=("10.0.0.7",))
+    with served(store, behind) as site:
+        assert site.visitor().get("/sign-in").status == 403
+
+
+def test_guesses_count_by_machine_and_not_by_address() -> None:
+    assert _guesser("2001:db8::1") == _guesser("2001:db8::2:3")
+    assert _guesser("2001:db8:0:1::1") != _guesser("2001:db8::1")
+    assert _guesser("10.0.0.7") != _guesser("10.0.0.8")
+
+
+def test_a_setting_that_a_colleague_changed_meanwhile_stays(site: Served, store: Store) -> None:
+    mine = site.visitor()
+    page = mine.get(f"/lines/{LINE}/settings").text
+    form = dict(findall(r'name="(was-[a-z_]+)" value="([^"]*)"', page))
+    form |= {name.removeprefix("was-"): value for name, value in form.items()} | {"buffer_size": "300"}
+    set_line(store.objects, LINE, buffer_minimum=77)
+    assert mine.post(f"/lines/{LINE}/settings", form).status == 303
+    after = line_settings(store.objects, LINE)
+    assert (after.buffer_size, after.buffer_minimum) == (300, 77)
+    (change,) = latest_changes(store, 5)
+    assert change.after == {"buffer_size": 300}
+
+
+def test_the_console_goes_on_looking_whatever_a_look_runs_into(
+    site: Served, store: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    looks, again = site.console.overview.refresh, Event()
+    failures = iter([AuthenticationFailed("We are refused.", "Ask."), OSError("broken"), OSError("broken")])
+
+    def look() -> None:
+        for failure in failures:
+            raise failure
+        looks()
+        again.set()
+
+    monkeypatch.setattr(site.console.overview, "refresh", look)
+    assert again.wait(SECONDS)
+    assert [record.message.split(".")[0] for record in caplog.records] == ["The console shows what it last read"] * 2
+
+
+def test_sessions_that_cannot_be_looked_up_end_in_a_page_that_says_so(
+    guarded: Served, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    visitor = guarded.visitor()
+    visitor.sign_in("egon", PASSWORDS["egon"])
+
+    def away(key: str) -> bytes:
+        raise Unavailable("Redis is away.", "Wait.")
+
+    monkeypatch.setattr(store.state, "get", away)
+    answer = visitor.get("/")
+    assert answer.status == 503
+    assert "Redis is away." in answer.text
 
 
 def test_pictures_are_jpegs_whatever_a_camera_sent(site: Served) -> None:

@@ -37,6 +37,15 @@ def test_a_file_that_another_process_changed_is_read_anew(path: Path) -> None:
     assert not users.verify("mara", PASSWORD)
 
 
+def test_a_file_that_was_away_is_read_again(path: Path) -> None:
+    users = Users(path)
+    users.add("mara", Role.VIEWER, PASSWORD)
+    path.rename(path.with_suffix(".away"))
+    assert users.role("mara") is None
+    path.with_suffix(".away").rename(path)
+    assert users.role("mara") is Role.VIEWER
+
+
 def test_who_comes_through_a_proxy_has_no_password_to_guess(path: Path) -> None:
     users = Users(path)
     users.add("mara", Role.VIEWER, None)

@@ -1,5 +1,6 @@
 """What an inspector says of a verdict: found in topic or archive, kept as golden, for one half to train."""
 
+from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 from pathlib import Path
 from uuid import uuid4
@@ -15,7 +16,7 @@ from flowgauge.processors.archive import Archive
 from flowgauge.registry.golden_sets import add_golden, golden_set, training_defects
 from flowgauge.runtime.backend import Store
 from flowgauge.runtime.worker import Worker
-from flowgauge.services.golden import find_verdict
+from flowgauge.services.golden import find_verdict, label_verdict
 from tests.support.gauges import goods, line, png
 from tests.support.shell import Shell
 from tests.support.streaming import START, SetClock, append_verdicts, opened, verdict
@@ -80,6 +81,15 @@ def test_an_unknown_verdict_is_said(store: Store) -> None:
     judged(store, 0)
     with pytest.raises(UserError, match="no verdict"):
         find_verdict(store, uuid4(), quiet)
+
+
+def test_labels_at_once_leave_an_image_under_one_of_them(store: Store) -> None:
+    for offset in range(20):
+        found = judged(store, offset)
+        with ThreadPoolExecutor(2) as people:
+            for label in Label:
+                people.submit(label_verdict, store, found, label, "", "mara")
+    assert len(list(golden_set(store.objects, "a"))) == 20
 
 
 def test_defects_of_one_half_train_with_their_classes(store: Store) -> None:

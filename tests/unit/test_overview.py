@@ -1,13 +1,18 @@
 """What the console is told of each line, as it happens."""
 
-from datetime import timedelta
+import threading
+from concurrent.futures import Future, ThreadPoolExecutor
+from datetime import timedelta, timezone
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import pytest
 
-from flowgauge.domain.errors import UserError
-from flowgauge.domain.messages import AlertKind, Decision, Reason, Source
+from flowgauge.domain.errors import Unavailable, UserError
+from flowgauge.domain.messages import ADAPTATIONS, ALERTS, SNAPSHOTS, AlertKind, Decision, Reason, Source, Verdict
+from flowgauge.domain.ports import Outgoing
+from flowgauge.local.log import LocalLog
 from flowgauge.processors.adaptation import request_adaptation
 from flowgauge.processors.archive import Archive
 from flowgauge.processors.line_monitor import Trigger
@@ -62,10 +67,10 @@ def test_verdicts_are_counted_by_decision_and_minute_as_they_come(store: Store, 
 
 
 def test_a_verdict_of_a_worker_that_had_lost_its_partition_does_not_count(store: Store, overview: Overview) -> None:
-    def of(offset: int, name: str) -> object:
+    def of(offset: int, name: str) -> Verdict:
         return verdict(offset, name, source=Source(topic="images", partition=0, offset=offset))
 
-    append_verdicts(store.log, [of(0, "a"), of(1, "b"), of(0, "again"), of(2, "c")])  # type: ignore[list-item]
+    append_verdicts(store.log, [of(0, "a"), of(1, "b"), of(0, "again"), of(2, "c")])
     overview.refresh()
     assert len(overview.samples(LINE)) == 3
 
@@ -122,7 +127,8 @@ def test_many_rejects_push_out_nothing_that_a_person_must_see(store: Store, over
 def test_what_the_oldest_alerts_decided_is_not_waited_for(store: Store, overview: Overview, clock: SetClock) -> None:
     fitted(store)
     store.log.append([alert(LINE, AlertKind.REJECT, f"minute {n}", AT, "1 rejected") for n in range(3)])
-    store.log.trim("alerts", 0, 2)  # type: ignore[attr-defined]
+    assert isinstance(store.log, LocalLog)
+    store.log.trim(ALERTS, 0, 2)
     request_adaptation(store, TRIGGER.request.model_copy(update={"requested_at": AT - timedelta(hours=5)}))
     overview.refresh()
     assert overview.waiting() == []
@@ -179,6 +185,73 @@ def test_an_alert_that_comes_again_with_a_higher_count_replaces_itself(store: St
     assert [each.count for each in overview.alerts(LINE)] == [8]
 
 
+def test_a_worker_whose_clock_is_ahead_moves_no_minute(store: Store, overview: Overview) -> None:
+    ahead = verdict(0, scored_at=START + timedelta(days=1))
+    append_verdicts(store.log, [ahead, *(verdict(n) for n in range(1, 6))])
+    overview.refresh()
+    found = overview.summary(LINE)
+    assert (found.images, found.rate) == (6, 2.0)
+
+
+def test_late_verdicts_of_days_ago_call_nobody(store: Store, overview: Overview, clock: SetClock) -> None:
+    fitted(store)
+    append_verdicts(store.log, [verdict(0, late=True)])
+    overview.refresh()
+    assert overview.summary(LINE).attention is Attention.LATE
+    clock.advance(9 * 86_400)
+    assert overview.summary(LINE).attention is Attention.NONE
+
+
+def test_a_broker_that_hangs_keeps_nobody_from_what_was_read(
+    store: Store, overview: Overview, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    append_verdicts(store.log, [verdict(0)])
+    overview.refresh()
+    hangs, goes_on = threading.Event(), threading.Event()
+
+    def end(topic: str, partition: int) -> int:
+        hangs.set()
+        goes_on.wait()
+        raise Unavailable("The broker is away.", "Wait.")
+
+    monkeypatch.setattr(store.log, "end", end)
+    with ThreadPoolExecutor(2) as threads:
+        looking = threads.submit(overview.refresh)
+        hangs.wait()
+        asked = threads.submit(overview.summaries)
+        assert [each.line for each in asked.result(timeout=60)] == [LINE]
+        goes_on.set()
+        with pytest.raises(Unavailable):
+            looking.result()
+
+
+def test_records_of_another_schema_hide_none_of_ours(store: Store, overview: Overview) -> None:
+    fitted(store)
+    store.log.append([Outgoing(topic, LINE, b"{}") for topic in (ADAPTATIONS, ALERTS, SNAPSHOTS)])
+    store.log.append([TRIGGER.proposed()])
+    overview.refresh()
+    assert len(overview.proposals()) == 1
+    assert approved(store.log, TRIGGER.request.request_id, "mara", AT).approved
+
+
+def test_of_two_answers_at_once_one_holds(store: Store) -> None:
+    """Yes and no are both found to be free before either is given."""
+    fitted(store)
+    for number in range(20):
+        trigger = Trigger(LINE, Reason.DRIFT, f"image-{number}", AT, "the light rose")
+        store.log.append([trigger.proposed()])
+        request = approved(store.log, trigger.request.request_id, "mara", AT)
+        with ThreadPoolExecutor(2) as people:
+            answers: list[Future[Any]] = [
+                people.submit(send, store, request),
+                people.submit(refuse, store, request.request_id, "lee", "no"),
+            ]
+        assert sum(answer.exception() is None for answer in answers) == 1
+    said = [change.action for change in latest_changes(store, 100)]
+    assert len(said) == 20
+    assert len(store.log.read(ADAPTATIONS, 0, 0, 100)) == said.count("approve")
+
+
 def test_an_unknown_line_is_said(overview: Overview) -> None:
     for ask in (overview.summary, overview.samples, overview.flagged, overview.gauges):
         with pytest.raises(UserError, match="flowgauge lines list"):
@@ -191,6 +264,10 @@ def test_a_recent_verdict_is_found_whole_by_its_id(store: Store, overview: Overv
     overview.refresh()
     assert overview.verdict(sent[-1].verdict_id) == sent[-1]
     assert overview.verdict(sent[0].verdict_id) is None, "the oldest make room, and the archive has them"
+    rejected = verdict(700, verdict_id=uuid4(), decision=Decision.REJECT)
+    append_verdicts(store.log, [rejected, *(verdict(n, verdict_id=uuid4()) for n in range(701, 1_500))])
+    overview.refresh()
+    assert overview.verdict(rejected.verdict_id) == rejected, "a gallery shows it after any number of passes"
     assert overview.verdict(uuid4()) is None
 
 
@@ -210,6 +287,9 @@ def test_the_history_of_a_span_joins_the_archive_and_what_it_does_not_have_yet(
     recent = overview.samples(LINE)[-60:]
     whole = history(store.objects, LINE, START, START + timedelta(hours=1), recent, 1_000)
     assert [sample.verdict_id for sample in whole.samples] == [each.verdict_id for each in sent]
+    elsewhere = START.astimezone(timezone(timedelta(hours=14)))
+    same = history(store.objects, LINE, elsewhere, elsewhere + timedelta(hours=1), [], 1_000)
+    assert len(same.samples) == 256, "whatever zone the span is written in"
     assert history(store.objects, "other", START, START + timedelta(hours=1), [], 10).samples == []
     thin = history(store.objects, LINE, START, START + timedelta(seconds=200), recent, 40)
     assert thin.images == 200
@@ -229,3 +309,5 @@ def test_changes_are_kept_one_by_one_and_listed_newest_first(store: Store, clock
     found = latest_changes(store, 10)
     assert [each.by for each in found] == ["lee", "mara"] * 3
     assert [each.after["day"] for each in latest_changes(store, 2, LINE)] == [2, 1]
+    store.objects.put("changes/2026-03-01/damaged.json", b"{")
+    assert len(latest_changes(store, 10)) == 6

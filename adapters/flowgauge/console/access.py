@@ -157,12 +157,8 @@ class Access:
     def check_way(self, connection: HTTPConnection) -> None:
         """Raises 403 for who comes past the reverse proxy: there is no TLS on that way."""
         binding = self.binding
-        if (
-            binding.proxy_header
-            and not binding.certificate
-            and not binding.is_local
-            and not self._is_trusted(connection)
-        ):
+        in_the_clear = binding.proxy_header is not None and binding.certificate is None and not binding.is_local
+        if in_the_clear and not self._is_trusted(connection):
             raise HTTPException(403, "The console is reached through its reverse proxy alone.")
 
     def sign_in(self, name: str, response: Response) -> None:

@@ -10,13 +10,12 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 
 from flowgauge.console import pages
 from flowgauge.console.users import Role
-from flowgauge.console.views import console_of, entered, shown
+from flowgauge.console.views import console_of, entered, line_of, shown, wants_json
 from flowgauge.domain.errors import SettingsError
 from flowgauge.domain.golden import Label
-from flowgauge.domain.object_keys import line_name
 from flowgauge.registry.golden_sets import Golden
-from flowgauge.services import decisions
-from flowgauge.services.decisions import requested, send
+from flowgauge.services.decisions import approved, requested, send
+from flowgauge.services.decisions import refuse as refuse_proposal
 from flowgauge.services.golden import label_verdict, unlabel
 from flowgauge.services.replay import replay as send_again
 from flowgauge.services.settings import change_settings
@@ -50,7 +49,8 @@ def sign_out(request: Request) -> Response:
 def approve(request: Request) -> Response:
     """Yes to an adaptation that was proposed; a worker carries it out."""
     console, person = entered(request, Role.ENGINEER)
-    decisions.approve(console.store, request.path_params["request_id"], person.name)
+    store = console.store
+    send(store, approved(store.log, request.path_params["request_id"], person.name, store.clock.now()))
     console.refresh()
     return RedirectResponse("/adaptations", 303)
 
@@ -59,7 +59,7 @@ def refuse(request: Request) -> Response:
     """No to an adaptation that was proposed, and why."""
     console, person = entered(request, Role.ENGINEER)
     request_id, why = request.path_params["request_id"], _form(request).get("why", "").strip()[:500]
-    decisions.refuse(console.store, request_id, person.name, why)
+    refuse_proposal(console.store, request_id, person.name, why)
     console.refresh()
     return RedirectResponse("/adaptations", 303)
 
@@ -67,9 +67,7 @@ def refuse(request: Request) -> Response:
 def adapt(request: Request) -> Response:
     """Ask for an adaptation, whatever the line's policy; a worker carries it out."""
     console, person = entered(request, Role.ENGINEER)
-    line = _line(request)
-    made = requested(line, person.name, console.store.clock.now())
-    send(console.store, made)
+    send(console.store, requested(line_of(request), person.name, console.store.clock.now()))
     console.refresh()
     return RedirectResponse("/adaptations", 303)
 
@@ -99,7 +97,7 @@ def label(request: Request) -> Response:
         golden = label_verdict(console.store, found, given, kind, person.name).golden
     else:
         unlabel(console.store, found, person.name)
-    if "application/json" in request.headers.get("accept", ""):
+    if wants_json(request):
         return JSONResponse({} if golden is None else {"label": golden.label.value, "class": golden.kind})
     return RedirectResponse(f"/verdicts/{found.verdict_id}", 303)
 
@@ -110,7 +108,7 @@ def roll_back(request: Request) -> Response:
     # it loads the gauge, which must not become active if it cannot; see `Console.predictions`
     from flowgauge.services.snapshots import roll_back as activate
 
-    line = _line(request)
+    line = line_of(request)
     activate(console.store, line, _form(request).get("version", ""), person.name)
     console.refresh()
     return RedirectResponse(f"/lines/{line}/gauges", 303)
@@ -120,7 +118,7 @@ def set_settings(request: Request) -> Response:
     """Change what differs from what the page showed, so that nobody undoes what a colleague changed meanwhile; nothing
     is stored where it does not hold, and the page says why."""
     console, person = entered(request, Role.ENGINEER)
-    line, form = _line(request), _form(request)
+    line, form = line_of(request), _form(request)
     facts = pages.about_settings(console, line)
     given = [name for name in facts["values"] if name in form]
     wanted = {name: form[name].strip() for name in given if form[name].strip() != form.get(f"was-{name}", "").strip()}
@@ -149,10 +147,6 @@ def replay(request: Request) -> Response:
 def _form(request: Request) -> Mapping[str, str]:
     form: Mapping[str, str] = request.state.form
     return form
-
-
-def _line(request: Request) -> str:
-    return line_name(str(request.path_params["line"]))
 
 
 def _guesser(host: str) -> str:

@@ -16,14 +16,14 @@ from starlette.middleware import Middleware
 from starlette.middleware.base import BaseHTTPMiddleware
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.requests import Request
-from starlette.responses import JSONResponse, RedirectResponse, Response
+from starlette.responses import RedirectResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from flowgauge.console import actions, pages
 from flowgauge.console.access import COOKIE
 from flowgauge.console.plant import Console
-from flowgauge.console.views import failed, protected
+from flowgauge.console.views import failed, protected, wants_json
 from flowgauge.domain.errors import FlowgaugeError, Unavailable
 
 log = logging.getLogger(__name__)
@@ -138,7 +138,7 @@ async def _check_form(console: Console, request: Request) -> None:
 
 
 async def _again_and_again(look: Callable[[], None], seconds: float) -> None:
-    """Whatever goes wrong is told once, and the next look is tried: a console that stands still shows a plant that is
+    """Whatever goes wrong is logged once, and the next look is tried: a console that stands still shows a plant that is
     well."""
     reported, own = "", CapacityLimiter(1)
     while True:
@@ -157,22 +157,16 @@ async def _again_and_again(look: Callable[[], None], seconds: float) -> None:
 
 
 def _failed(request: Request, error: Any) -> Response:
-    if error.status_code == HTTPStatus.UNAUTHORIZED and request.method == "GET" and not _wants_json(request):
+    if error.status_code == HTTPStatus.UNAUTHORIZED and request.method == "GET" and not wants_json(request):
         return RedirectResponse(f"/sign-in?to={request.url.path}", HTTPStatus.SEE_OTHER)
     return failed(request, error)
 
 
 def _refused(request: Request, error: Any) -> Response:
     status = HTTPStatus.SERVICE_UNAVAILABLE if isinstance(error, Unavailable) else HTTPStatus.BAD_REQUEST
-    if _wants_json(request):
-        return JSONResponse({"cause": error.cause, "remedy": error.remedy}, status)
     return failed(request, HTTPException(status, str(error)))
 
 
 def _broke(request: Request, error: Any) -> Response:
     log.error("%s %s failed.", request.method, request.url.path, exc_info=error)
     return failed(request, HTTPException(500, "This is a fault of the console; its log says more."))
-
-
-def _wants_json(request: Request) -> bool:
-    return "application/json" in request.headers.get("accept", "")

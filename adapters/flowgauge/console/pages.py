@@ -1,7 +1,7 @@
 """The pages: each reads what it shows from the services, and changes nothing."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, date, datetime
 from threading import Lock
 from typing import Any
@@ -11,12 +11,11 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 
-from flowgauge.console.plant import LARGE, Console, jpeg
-from flowgauge.console.views import console_of, entered, rendered, shown
+from flowgauge.console.plant import LARGE, SMALL, Console, jpeg, reduced_to
+from flowgauge.console.views import console_of, entered, line_of, rendered, shown
 from flowgauge.domain.errors import UnreadableImage, UserError
 from flowgauge.domain.lines import LineSettings
 from flowgauge.domain.messages import DEAD_LETTERS, Alert, AlertKind, Decision, SnapshotAnnouncement, Verdict
-from flowgauge.domain.object_keys import line_name
 from flowgauge.domain.ports import Record
 from flowgauge.domain.trace import AdaptationReport
 from flowgauge.processors.adaptation import audit, audits, running
@@ -34,11 +33,10 @@ from flowgauge.vision.decoding import decode
 _GALLERY = 24
 # of one chart: more points lie on one another and take seconds to draw, fewer hide single ones
 _MOST_PASSES = 3_000
-_DEAD_LETTERS = (
-    50  # dead letters of each partition on one page: each holds an image, so more read hundreds of megabytes
-)
-_CHANGES = 200
-_SUSPECTS = 60  # pictures on the page of one adaptation
+# of each partition on one page: each holds an image, so more read hundreds of megabytes
+_DEAD_LETTERS = 50
+_CHANGES = 200  # on one page: each is an object of its own, so more take seconds to read
+_SUSPECTS = 60  # pictures on the page of one adaptation: more take seconds to load, and say no more
 _DRAWING = Lock()  # matplotlib's style is the whole process's
 _MARKS = {
     AlertKind.DRIFT: "drift",
@@ -58,8 +56,8 @@ def plant_live(request: Request) -> Response:
     """The part of it that changes."""
     console, _ = entered(request)
     packed = "gzip" in request.headers.get("accept-encoding", "")
-    facts = {"now": console.store.clock.now()}
-    body = console.plant_live.get(lambda: rendered("plant_live.html", **facts, **_plant(request)), packed)
+    now = console.store.clock.now()
+    body = console.plant_live.get(lambda: rendered("plant_live.html", now=now, **_plant(request)), packed)
     headers = {"content-encoding": "gzip", "vary": "accept-encoding"} if packed else {}
     return Response(body, media_type="text/html", headers=headers)
 
@@ -75,21 +73,22 @@ def _plant(request: Request) -> dict[str, Any]:
 def line(request: Request) -> Response:
     """One line: its scores over time, what they were held against, and what stood out."""
     console, person = entered(request)
-    name = _line(request)
-    return shown(request, "line.html", person, **_about_line(console, name))
+    name = line_of(request)
+    # not among what changes: a buffer is read whole to be counted
+    buffered = len(console.store.state.buffer(name))
+    return shown(request, "line.html", person, **_about_line(console, name), buffered=buffered)
 
 
 def line_live(request: Request) -> Response:
     """The part of it that changes."""
     console, person = entered(request)
-    return shown(request, "line_live.html", person, **_about_line(console, _line(request)))
+    return shown(request, "line_live.html", person, **_about_line(console, line_of(request)))
 
 
 def _about_line(console: Console, name: str) -> dict[str, Any]:
     return {
         "line": name,
         "summary": console.overview.summary(name),
-        "buffered": len(console.store.state.buffer(name)),
         "gallery": console.overview.flagged(name)[:_GALLERY],
         "alerts": console.overview.alerts(name)[:10],
         "running": running(console.store.state, name),
@@ -99,7 +98,7 @@ def _about_line(console: Console, name: str) -> dict[str, Any]:
 def samples(request: Request) -> Response:
     """What the chart of a line draws, as JSON: the last verdicts, or those of a span of the archive."""
     console, _ = entered(request)
-    name = _line(request)
+    name = line_of(request)
     recent = console.overview.samples(name)
     since, until = (_instant(request, key) for key in ("since", "until"))
     images = len(recent)
@@ -148,7 +147,7 @@ def about_verdict(console: Console, found: Verdict) -> dict[str, Any]:
         manifest = _manifest(console, found.line, found.gauge_version)
     size, problem = None, ""
     try:
-        picture = decode(image_of(console.store.objects, found))
+        picture = decode(image_of(console.store.objects, found), reduced_to(SMALL))
         size = picture.full_size or (picture.pixels.shape[1], picture.pixels.shape[0])
     except (UserError, UnreadableImage) as error:
         problem = str(error)
@@ -174,7 +173,7 @@ def image(request: Request) -> Response:
         if found.image_uri is None:
             raise HTTPException(404, "The image was not kept.")
         return _picture(lambda: console.thumbnail(found.image_uri or ""))
-    return _picture(lambda: jpeg(decode(image_of(console.store.objects, found)), LARGE))
+    return _picture(lambda: jpeg(image_of(console.store.objects, found), LARGE))
 
 
 def heatmap(request: Request) -> Response:
@@ -182,17 +181,14 @@ def heatmap(request: Request) -> Response:
     uri = _verdict(request).heatmap_uri
     if uri is None:
         raise HTTPException(404, "Images that pass have no heatmap.")
-    return _picture(lambda: console.thumbnail(uri) if "small" in request.query_params else _whole(console, uri))
-
-
-def _whole(console: Console, uri: str) -> bytes:
-    return jpeg(decode(console.store.objects.get(console.store.objects.name(uri))), LARGE)
+    small = "small" in request.query_params
+    return _picture(lambda: console.thumbnail(uri) if small else console.picture(uri, LARGE))
 
 
 def review(request: Request) -> Response:
     """The queue of rejects and reviews that an inspector goes through by keyboard."""
     console, person = entered(request)
-    name = _line(request)
+    name = line_of(request)
     queue = review_queue(console.store.objects, name, console.overview.flagged(name))
     items = [
         {
@@ -240,7 +236,7 @@ def adaptations(request: Request) -> Response:
 def adaptations_of_line(request: Request) -> Response:
     """All adaptations of a line that were decided, the newest first."""
     console, person = entered(request)
-    name = _line(request)
+    name = line_of(request)
     reports = audits(console.store, name)[::-1]
     return shown(
         request,
@@ -288,7 +284,7 @@ def suspect(request: Request) -> Response:
 def gauges(request: Request) -> Response:
     """The gauges of a line, the newest announcement first, and what each was made from."""
     console, person = entered(request)
-    name = _line(request)
+    name = line_of(request)
     announced = console.overview.gauges(name)
     manifests = {version: _manifest(console, name, version) for version in {each.version for each in announced}}
     active = console.overview.summary(name).active
@@ -298,7 +294,7 @@ def gauges(request: Request) -> Response:
 def settings(request: Request) -> Response:
     """The settings of a line, each with what it means."""
     console, person = entered(request)
-    name = _line(request)
+    name = line_of(request)
     return shown(request, "settings.html", person, **about_settings(console, name))
 
 
@@ -321,7 +317,7 @@ def dead_letters(request: Request) -> Response:
 def dead_letter_preview(request: Request) -> Response:
     console, _ = entered(request)
     letter = dead_letter(console, int(request.path_params["partition"]), int(request.path_params["offset"]))
-    answer = _picture(lambda: jpeg(decode(letter.value), LARGE))
+    answer = _picture(lambda: jpeg(letter.value, LARGE))
     # of a topic that is made anew another one lies there
     answer.headers["cache-control"] = "no-store"
     return answer
@@ -351,11 +347,6 @@ def sign_in(request: Request) -> Response:
     return shown(request, "sign_in.html", None, to=request.query_params.get("to", "/"), wrong="")
 
 
-def _line(request: Request) -> str:
-    """Raises `InvalidName` for what names no line, before it gets into any path."""
-    return line_name(str(request.path_params["line"]))
-
-
 def _verdict(request: Request) -> Verdict:
     verdict_id: UUID = request.path_params["verdict_id"]
     day = request.query_params.get("day", "")
@@ -370,7 +361,7 @@ def _verdict(request: Request) -> Verdict:
 
 
 def _report(request: Request) -> AdaptationReport:
-    found = audit(console_of(request).store, _line(request), str(request.path_params["version"]))
+    found = audit(console_of(request).store, line_of(request), str(request.path_params["version"]))
     if found is None:
         raise HTTPException(404, "No adaptation of that version was decided.")
     return found
@@ -398,10 +389,10 @@ def _instant(request: Request, key: str) -> datetime | None:
     return min(max(at, datetime(2, 1, 1, tzinfo=UTC)), datetime(9999, 1, 1, tzinfo=UTC))
 
 
-def _picture(make: Any) -> Response:
+def _picture(make: Callable[[], bytes]) -> Response:
     """A JPEG that the browser may keep. Raises 404 where there is none, and 415 for what cannot be decoded."""
     try:
-        data: bytes = make()
+        data = make()
     except KeyError as error:
         raise HTTPException(404, "The image is no longer stored.") from error
     except UserError as error:

@@ -4,7 +4,7 @@ import gzip
 import time
 from collections.abc import Callable, Sequence
 from datetime import date
-from functools import lru_cache
+from functools import lru_cache, partial
 from io import BytesIO
 from math import inf
 from threading import Lock
@@ -19,7 +19,7 @@ from flowgauge.runtime.backend import Store
 from flowgauge.services.golden import find_verdict
 from flowgauge.services.overview import Overview
 from flowgauge.services.status import GroupStatus, group_statuses
-from flowgauge.vision.decoding import Picture, Reduction, coarsest, decode
+from flowgauge.vision.decoding import Reduction, coarsest, decode
 
 if TYPE_CHECKING:
     from flowgauge.services.predictions import Predictions
@@ -69,7 +69,7 @@ class Console:
         self._lock = Lock()
         self._predictions: Predictions | None = None
         self.lag: Sequence[GroupStatus] = ()
-        self.thumbnail = lru_cache(_KEPT)(self._thumbnail)
+        self.thumbnail = lru_cache(_KEPT)(partial(self.picture, longest=SMALL))
 
     @property
     def predictions(self) -> "Predictions":
@@ -97,19 +97,19 @@ class Console:
         recent = self.overview.verdict(verdict_id)
         return recent or find_verdict(self.store, verdict_id, lambda what, done, total: None, day)
 
-    def _thumbnail(self, uri: str) -> bytes:
+    def picture(self, uri: str, longest: int) -> bytes:
         """A JPEG of the object at `uri`. Raises `KeyError` where it is gone, and `UnreadableImage`."""
-        return jpeg(decode(self.store.objects.get(self.store.objects.name(uri)), _for(SMALL)), SMALL)
+        return jpeg(self.store.objects.get(self.store.objects.name(uri)), longest)
 
 
-def _for(longest: int) -> Reduction:
+def reduced_to(longest: int) -> Reduction:
     """As far as a picture of `longest` pixels a side allows, twice as fine."""
     return lambda size: coarsest(size, max(size) / (2 * longest))
 
 
-def jpeg(picture: Picture, longest: int) -> bytes:
-    """As a browser can show it, whatever the camera sent, reduced to `longest` pixels a side."""
-    shown = Image.fromarray(picture.pixels)
+def jpeg(data: bytes, longest: int) -> bytes:
+    """As a browser can show it, whatever the camera sent, at most `longest` pixels a side. Raises `UnreadableImage`."""
+    shown = Image.fromarray(decode(data, reduced_to(longest)).pixels)
     shown.thumbnail((longest, longest), Image.Resampling.BOX)
     made = BytesIO()
     shown.save(made, "JPEG", quality=_QUALITY)

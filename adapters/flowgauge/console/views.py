@@ -5,7 +5,6 @@ from datetime import UTC, date, datetime
 from typing import Any
 from urllib.parse import quote
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
@@ -14,8 +13,8 @@ from flowgauge.console.access import Person, proof_of
 from flowgauge.console.plant import Console
 from flowgauge.console.users import Role
 from flowgauge.domain.errors import FlowgaugeError
-from flowgauge.domain.object_keys import spelled
-from flowgauge.reports import wording
+from flowgauge.domain.object_keys import line_name, spelled
+from flowgauge.reports.pages import templates
 from flowgauge.services.overview import Minute
 
 # of a sparkline, in pixels
@@ -44,6 +43,15 @@ _HEADERS = {
 def console_of(request: Request) -> Console:
     console: Console = request.app.state.console
     return console
+
+
+def line_of(request: Request) -> str:
+    """Raises `InvalidName` for what names no line, before it gets into any path."""
+    return line_name(str(request.path_params["line"]))
+
+
+def wants_json(request: Request) -> bool:
+    return "application/json" in request.headers.get("accept", "")
 
 
 def entered(request: Request, role: Role = Role.VIEWER) -> tuple[Console, Person]:
@@ -75,8 +83,8 @@ def rendered(template: str, **facts: Any) -> str:
 
 def failed(request: Request, error: HTTPException) -> Response:
     """What went wrong, in words, as JSON for a script."""
-    if "application/json" in request.headers.get("accept", ""):
-        return JSONResponse({"cause": error.detail, "remedy": ""}, error.status_code, error.headers)
+    if wants_json(request):
+        return protected(JSONResponse({"message": error.detail}, error.status_code, error.headers))
     try:
         person = console_of(request).access.person(request)
     except FlowgaugeError:  # sessions cannot be looked up: the page says what is away, to whoever it is
@@ -125,14 +133,8 @@ def spark(minutes: Sequence[Minute], decision: str) -> str:
     return "M" + "L".join(points)
 
 
-_TEMPLATES = Environment(
-    loader=PackageLoader("flowgauge.console"),
-    autoescape=True,
-    undefined=StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-)
-for each in (ago, utc, day_of, spark, spelled, wording.percent, wording.plural, wording.short, wording.significant):
+_TEMPLATES = templates("flowgauge.console")
+for each in (ago, utc, day_of, spark, spelled):
     _TEMPLATES.filters[each.__name__] = each
 _TEMPLATES.filters["segment"] = lambda text: quote(text, safe="")
 _TEMPLATES.globals |= {"spark_width": SPARK_WIDTH, "spark_height": SPARK_HEIGHT}

@@ -53,16 +53,19 @@ def data_uri(picture: bytes) -> str:
     raise ValueError("A report takes PNG and JPEG pictures only.")
 
 
-# every value is escaped unless it is markup; a name that a template misspells is an error, no blank
-_TEMPLATES = Environment(
-    loader=PackageLoader("flowgauge.reports"),
-    autoescape=True,
-    undefined=StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-)
-for each in (data_uri, wording.auroc, wording.percent, wording.plural, wording.short, wording.significant):
-    _TEMPLATES.filters[each.__name__] = each
+def templates(package: str) -> Environment:
+    """Those in the folder `templates` of `package`. Every value is escaped unless it is markup; a name that a template
+    misspells is an error, no blank.
+    """
+    made = Environment(
+        loader=PackageLoader(package), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    for each in (data_uri, wording.auroc, wording.percent, wording.plural, wording.short, wording.significant):
+        made.filters[each.__name__] = each
+    return made
+
+
+_TEMPLATES = templates("flowgauge.reports")
 
 
 def rendered(template: str, **facts: object) -> str:

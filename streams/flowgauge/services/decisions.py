@@ -64,10 +64,17 @@ class Decisions:
 
 
 def send(store: Store, request: AdaptationRequest) -> Decisions:
-    """Leave `request` to whoever runs on the store. Raises `GaugeMissing` for a line without a gauge to adapt."""
+    """Leave `request` to whoever runs on the store.
+
+    Raises `GaugeMissing` for a line without a gauge to adapt, and as `approved` does where somebody answered meanwhile
+    the proposal that it approves.
+    """
     active_snapshot(store.log, request.line)
     decisions = Decisions(store.log)
-    request_adaptation(store, request)
+    with exclusive(store.state, _answering(request.request_id)):
+        if request.approved:  # and nobody has answered since
+            approved(store.log, request.request_id, request.requested_by, request.requested_at)
+        request_adaptation(store, request)
     action = "approve" if request.approved else "adapt"
     target, after = str(request.request_id), {"reason": request.reason.value}
     record_change(store, request.requested_by, action, request.line, target, None, after)
@@ -116,20 +123,13 @@ def approved(log: Log, request_id: UUID, by: str, at: datetime) -> AdaptationReq
     return proposed.model_copy(update={"requested_by": by, "requested_at": at, "approved": True})
 
 
-def approve(store: Store, request_id: UUID, by: str) -> tuple[AdaptationRequest, Decisions]:
-    """Say yes to what was proposed under this id, once, whoever else answers meanwhile. Raises as `approved` does."""
-    with exclusive(store.state, f"answering/{request_id}"):
-        request = approved(store.log, request_id, by, store.clock.now())
-        return request, send(store, request)
-
-
 def refuse(store: Store, request_id: UUID, by: str, why: str) -> AdaptationRequest:
     """Say no to what was proposed under this id: the line keeps its gauge, and nobody can approve it any more.
 
     Raises `UserError` where nothing was proposed under it, and where it was decided or approved before.
     """
     trigger = str(request_id)
-    with exclusive(store.state, f"answering/{request_id}"):
+    with exclusive(store.state, _answering(request_id)):
         at = store.clock.now()
         request = approved(store.log, request_id, by, at)
         message = f"{request.line} keeps its gauge: {by} refused the proposal. {why}".strip()
@@ -138,6 +138,10 @@ def refuse(store: Store, request_id: UUID, by: str, why: str) -> AdaptationReque
     after = {"reason": request.reason.value, "why": why}
     record_change(store, by, "refuse", request.line, trigger, None, after)
     return request
+
+
+def _answering(request_id: UUID) -> str:
+    return f"answering/{request_id}"
 
 
 def decision(known: Decided, line: str, request_id: UUID) -> Alert | None:

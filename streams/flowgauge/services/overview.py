@@ -49,6 +49,7 @@ _FLAGGED = 200
 # of each kind and line: fewer show less of what has happened, and a line that rejects all the time must not push out
 # what it told of its store
 _ALERTS_OF_A_KIND = 20
+# an hour: with fewer, what happened leaves the sparkline before anybody looks; more are narrower than a pixel
 _MINUTES = 60
 # verdicts of so many minutes make the rate that is shown: fewer, and it jumps; more, and a stop shows late
 _RATE_MINUTES = 3
@@ -103,7 +104,7 @@ class Attention(IntEnum):
     PROPOSAL = 5
 
 
-# what a line's page says by itself, and what asks for nothing, is no trouble besides
+# what a line's page says by itself, and what asks for nothing, is no problem besides
 _PROBLEMS = frozenset(kind for kind, about in ABOUT.items() if about.severity is not Severity.INFO) - {
     AlertKind.DRIFT,
     AlertKind.NO_GAUGE,
@@ -111,7 +112,7 @@ _PROBLEMS = frozenset(kind for kind, about in ABOUT.items() if about.severity is
     AlertKind.ADAPTATION_REFUSED,
 }
 _DECIDED = frozenset({AlertKind.ADAPTATION_ACCEPTED, AlertKind.ADAPTATION_REFUSED, AlertKind.ADAPTATION_COALESCED})
-# an alert counts as trouble for so long after it was raised: less, and a night's trouble is gone in the morning
+# an alert counts as a problem for so long after it was raised: less, and a night's is gone in the morning
 _PROBLEM_LASTS = timedelta(hours=12)
 
 
@@ -170,12 +171,14 @@ class Overview:
         self._store = store
         self._reading, self._lock = Lock(), Lock()
         self._lines: dict[str, _Line] = {}
+        self._flagged: dict[UUID, Verdict] = {}
         self._by_id: dict[UUID, tuple[int, int]] = {}
         self._ranks: dict[int, Rank] = {}
         self._next: dict[tuple[str, int], int] = {}
         self._decided: set[UUID] = set()
         self._requested: dict[UUID, AdaptationRequest] = {}
-        self._heard_since: datetime | None = None
+        # where earlier alerts are gone or were passed over, nobody can say what they decided
+        self._heard_since = datetime.min.replace(tzinfo=UTC)
 
     def refresh(self) -> None:
         """Read what has come since the last time; what was read before can be asked for meanwhile. Raises `Unavailable`
@@ -202,11 +205,10 @@ class Overview:
                         offset = self._next[topic, partition] = page[-1].offset + 1
 
     def _take(self, topic: str, page: Sequence[Record]) -> None:
-        if topic == ALERTS and self._heard_since is None:
-            # where earlier alerts are gone or were passed over, nobody can say what they decided
-            self._heard_since = page[0].at if page[0].offset > 0 else datetime.min.replace(tzinfo=UTC)
+        partition = page[0].partition
+        if topic == ALERTS and (topic, partition) not in self._next and page[0].offset > 0:
+            self._heard_since = max(self._heard_since, page[0].at)
         if topic == VERDICTS:
-            partition = page[0].partition
             found = count(page, self._ranks.get(partition, NOTHING_COUNTED))
             self._ranks[partition] = found.highest
             for item in found.counted:
@@ -225,7 +227,9 @@ class Overview:
                 continue  # of another schema; whoever acts on the topic reports it
 
     def _of(self, line: str) -> _Line:
-        return self._lines.setdefault(line, _Line(line))
+        if line not in self._lines:
+            self._lines[line] = _Line(line)
+        return self._lines[line]
 
     def _see(self, verdict: Verdict, location: tuple[int, int]) -> None:
         line = self._of(verdict.line)
@@ -235,7 +239,10 @@ class Overview:
         line.samples.append(Sample.of(verdict))
         self._by_id[verdict.verdict_id] = location
         if verdict.decision is not Decision.PASS:
+            if len(line.flagged) == _FLAGGED:
+                self._flagged.pop(line.flagged[0].verdict_id, None)
             line.flagged.append(verdict)
+            self._flagged[verdict.verdict_id] = verdict
         number = int(min(verdict.scored_at, self._store.clock.now()).timestamp() // 60)
         # of workers' clocks one may be behind or ahead: such a verdict counts in the minute that is there
         if not line.minutes or line.minutes[-1].number < number:
@@ -323,20 +330,16 @@ class Overview:
             waiting = [
                 each
                 for each in self._requested.values()
-                if not self._is_decided(each) and (self._heard_since is None or each.requested_at >= self._heard_since)
+                if not self._is_decided(each) and each.requested_at >= self._heard_since
             ]
             return sorted(waiting, key=lambda request: request.requested_at)
 
     def verdict(self, verdict_id: UUID) -> Verdict | None:
         """One of the last verdicts; None for one that is no longer in memory."""
         with self._lock:
-            for line in self._lines.values():
-                for each in line.flagged:
-                    if each.verdict_id == verdict_id:
-                        return each
-            location = self._by_id.get(verdict_id)
-        if location is None:
-            return None
+            flagged, location = self._flagged.get(verdict_id), self._by_id.get(verdict_id)
+        if flagged is not None or location is None:
+            return flagged
         records = self._store.log.read(VERDICTS, location[0], location[1], 1)
         verdict = Verdict.decode(records[0].value) if records else None
         return verdict if verdict is not None and verdict.verdict_id == verdict_id else None

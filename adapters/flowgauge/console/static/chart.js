@@ -78,7 +78,7 @@ class Chart {
       const answer = await fetch(this.figure.dataset.samples + asked, { headers: { accept: "application/json" } });
       const found = await answer.json();
       if (this.asked !== this.span) return; // another span was asked for meanwhile
-      if (!answer.ok) { this.tell(`${found.cause} ${found.remedy ?? ""}`); return; }
+      if (!answer.ok) { this.tell(found.message); return; }
       const text = JSON.stringify(found);
       if (text === this.text && this.svg.hasChildNodes()) { this.tell(this.words); return; }
       this.text = text;

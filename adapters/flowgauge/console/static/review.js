@@ -48,8 +48,7 @@ async function store(number, label, kind, before) {
   try {
     const answer = await fetch(`/verdicts/${item.id}/label`, { method: "POST", body, headers: { accept: "application/json" } });
     if (!answer.ok) {
-      const { cause, remedy } = await answer.json();
-      throw new Error(`${cause} ${remedy}`);
+      throw new Error((await answer.json()).message);
     }
   } catch (error) {
     Object.assign(item, before);
