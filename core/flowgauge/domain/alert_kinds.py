@@ -38,6 +38,9 @@ class About(NamedTuple):
     """Why it has this severity."""
 
 
+DECIDED = frozenset({AlertKind.ADAPTATION_ACCEPTED, AlertKind.ADAPTATION_REFUSED, AlertKind.ADAPTATION_COALESCED})
+"""Say what came of a request to adapt; their ids are made from its own: see `flowgauge.runtime.alerts.alert_id`."""
+
 ABOUT: Mapping[AlertKind, About] = {
     AlertKind.REJECT: About(
         Severity.INFO, Ending.NONE, "The gauge does its work, and false alarms are promised: every busy line has some."

@@ -8,7 +8,7 @@ from uuid import uuid4
 
 from pydantic import BaseModel, Field
 
-from flowgauge.domain.alert_kinds import ABOUT, Ending
+from flowgauge.domain.alert_kinds import ABOUT, DECIDED, Ending
 from flowgauge.domain.messages import Alert, AlertKind, Instant
 from flowgauge.domain.routes import Route, Routes
 from flowgauge.runtime.alerts import alert_id
@@ -32,7 +32,6 @@ _MOST_APART = 5
 _LONGEST = 1_000
 # hex digits of an alert's id: fewer, and two alerts are taken for one
 _ID_DIGITS = 16
-_DECIDED = (AlertKind.ADAPTATION_ACCEPTED, AlertKind.ADAPTATION_REFUSED, AlertKind.ADAPTATION_COALESCED)
 # proposals of a line that wait for a decision: more only make the stored state longer
 _MOST_PROPOSALS = 10
 
@@ -286,7 +285,7 @@ class Ledger:
     def _decide(self, alert: Alert, at: datetime) -> None:
         """A proposal is over once the alert that says what became of it has come."""
         problem = self.state.problems.get(_key(alert.line, AlertKind.ADAPTATION_PROPOSED))
-        if problem is None or problem.over_at is not None or alert.kind not in _DECIDED:
+        if problem is None or problem.over_at is not None or alert.kind not in DECIDED:
             return
         decided = [each for each in problem.proposals if alert_id(alert.line, alert.kind, each) == alert.alert_id]
         problem.proposals = [each for each in problem.proposals if each not in decided]

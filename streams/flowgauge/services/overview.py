@@ -15,7 +15,7 @@ from uuid import UUID
 
 from pydantic import ValidationError
 
-from flowgauge.domain.alert_kinds import ABOUT, Ending, Severity
+from flowgauge.domain.alert_kinds import ABOUT, DECIDED, Ending, Severity
 from flowgauge.domain.errors import UserError
 from flowgauge.domain.messages import (
     ADAPTATIONS,
@@ -111,7 +111,6 @@ _PROBLEMS = frozenset(kind for kind, about in ABOUT.items() if about.severity is
     AlertKind.ADAPTATION_PROPOSED,
     AlertKind.ADAPTATION_REFUSED,
 }
-_DECIDED = frozenset({AlertKind.ADAPTATION_ACCEPTED, AlertKind.ADAPTATION_REFUSED, AlertKind.ADAPTATION_COALESCED})
 # an alert counts as a problem for so long after it was raised: less, and a night's is gone in the morning
 _PROBLEM_LASTS = timedelta(hours=12)
 
@@ -266,7 +265,7 @@ class Overview:
             except ValidationError:
                 return
             line.proposals[request.request_id] = Proposal(request, alert)
-        elif alert.kind in _DECIDED:
+        elif alert.kind in DECIDED:
             # an accepted one names no request: its alert's id is made from it, as `alert_id` tells
             self._decided.add(alert.alert_id)
 
@@ -351,7 +350,7 @@ class Overview:
 
     def _is_decided(self, request: AdaptationRequest) -> bool:
         trigger = str(request.request_id)
-        return not self._decided.isdisjoint(alert_id(request.line, kind, trigger) for kind in _DECIDED)
+        return not self._decided.isdisjoint(alert_id(request.line, kind, trigger) for kind in DECIDED)
 
     def _open(self, line: _Line) -> Iterator[Proposal]:
         for request_id, proposal in list(line.proposals.items()):
