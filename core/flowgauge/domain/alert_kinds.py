@@ -91,6 +91,18 @@ ABOUT: Mapping[AlertKind, About] = {
     AlertKind.FROZEN_CAMERA: About(
         Severity.CRITICAL, Ending.NONE, "Nothing is inspected: every part gets the verdict of one picture."
     ),
+    AlertKind.TRIAL_STAGE: About(
+        Severity.INFO, Ending.NONE, "A candidate is tried as the line's settings say; it withdraws by itself."
+    ),
+    AlertKind.TRIAL_WAITS: About(
+        Severity.WARNING, Ending.GAUGE, "A candidate has passed its trial, and takes over once a person says so."
+    ),
+    AlertKind.TRIAL_STOPPED: About(
+        Severity.WARNING, Ending.NONE, "A candidate did worse than its trial allows, and the line keeps its gauge."
+    ),
+    AlertKind.TRIAL_PROMOTED: About(
+        Severity.INFO, Ending.NONE, "The line has another gauge, which has shown on the line itself what it does."
+    ),
     AlertKind.ENGINE_REFUSED: About(Severity.INFO, Ending.GAUGE, "Verdicts are those of the reference, only slower."),
 }
 """Of every kind."""

@@ -5,23 +5,28 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field, model_validator
 
-from flowgauge.domain.messages import Message
+from flowgauge.domain.messages import Message, TrialRules
 from flowgauge.domain.schedule import cron_expression
 
 
 class Policy(StrEnum):
-    """Who starts an adaptation when the line has changed: nobody has to, a person has to, or there is none."""
+    """Who starts an adaptation when the line has changed: nobody has to, a person has to, or there is none. With
+    `shadow` nobody has to, and a gauge that is to replace the active one is tried first.
+    """
 
     AUTO = "auto"
+    SHADOW = "shadow"
     PROPOSE = "propose"
     OFF = "off"
 
 
-class LineSettings(Message):
+class LineSettings(TrialRules, Message):
     """Frozen; `model_copy(update=...)` does not validate, so change them with `changed`."""
 
     policy: Policy = Field(
-        Policy.AUTO, description="who starts an adaptation when the line has changed: auto, propose (a person) or off"
+        Policy.AUTO,
+        description="who starts an adaptation when the line has changed: auto, propose (a person) or off; shadow: as"
+        " auto, and whatever is to replace the gauge is tried beside it first",
     )
     deadline_seconds: float | None = Field(
         None, gt=0, description="seconds, above 0: a verdict later than this after capture is `late`; unset: none is"
@@ -74,6 +79,11 @@ class LineSettings(Message):
         if self.buffer_minimum > self.buffer_size:
             raise ValueError(f"buffer_minimum ({self.buffer_minimum}) exceeds buffer_size ({self.buffer_size})")
         return self
+
+    @property
+    def trial_rules(self) -> TrialRules:
+        """Of a trial that begins now."""
+        return TrialRules.model_validate(self.model_dump())
 
     def changed(self, **changes: object) -> "LineSettings":
         """A copy with `changes`, validated. Raises pydantic's `ValidationError`."""

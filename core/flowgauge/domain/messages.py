@@ -7,6 +7,7 @@ import re
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from enum import StrEnum
+from hashlib import sha256
 from typing import Annotated, Any, Self
 from uuid import UUID
 
@@ -22,7 +23,8 @@ ALERTS = "alerts"
 ADAPTATIONS = "adaptations"
 SNAPSHOTS = "snapshots"
 DEAD_LETTERS = "dead-letters"
-TOPICS = (IMAGES, VERDICTS, ALERTS, ADAPTATIONS, SNAPSHOTS, DEAD_LETTERS)
+SHADOW_VERDICTS = "shadow-verdicts"
+TOPICS = (IMAGES, VERDICTS, ALERTS, ADAPTATIONS, SNAPSHOTS, DEAD_LETTERS, SHADOW_VERDICTS)
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _NUMBER = re.compile(r"[+-]?[0-9]{1,19}([.][0-9]{1,9})?")
@@ -155,6 +157,9 @@ class Verdict(Message):
     decision: Decision = Field(description="`pass`, `reject` or `review`")
     reasons: tuple[str, ...] = Field((), description="why it is rejected or for review, in sentences")
     gauge_version: str | None = Field(description="version of the gauge that scored it")
+    trial_id: UUID | None = Field(
+        None, description="the trial whose candidate decided, as the canary of its line; null: the active gauge did"
+    )
     detector: str | None = Field(description="name of that gauge's detector")
     regions: tuple[Region, ...] = Field((), description="boxes around what stands out, the highest score first")
     heatmap_uri: str | None = Field(None, description="where the heatmap lies in the store")
@@ -199,6 +204,10 @@ class AlertKind(StrEnum):
     CLOCK_OFF = "clock_off"
     FROZEN_CAMERA = "frozen_camera"
     ENGINE_REFUSED = "engine_refused"
+    TRIAL_STAGE = "trial_stage"
+    TRIAL_WAITS = "trial_waits"
+    TRIAL_STOPPED = "trial_stopped"
+    TRIAL_PROMOTED = "trial_promoted"
 
 
 class Alert(Message):
@@ -234,8 +243,95 @@ class AdaptationRequest(Message):
         return self.approved or self.reason is Reason.PERSON
 
 
+class Stage(StrEnum):
+    """Of a trial. `shadow`: the candidate predicts beside the active gauge, which decides; `canary`: the candidate
+    decides for a share of the images.
+    """
+
+    SHADOW = "shadow"
+    CANARY = "canary"
+
+
+class Expected(StrEnum):
+    """How often the candidate of a trial should alarm, compared with the active gauge."""
+
+    FEWER = "fewer"
+    SAME = "same"
+    MORE = "more"
+
+
+class Promotion(StrEnum):
+    """Who makes a candidate the active gauge once its trial is over: nobody has to, or a person."""
+
+    AUTO = "auto"
+    PERSON = "person"
+
+
+class TrialRules(FrozenModel):
+    """How a candidate is tried; fixed when its trial begins."""
+
+    shadow_share: float = Field(
+        0.5, gt=0, le=1, description="share, above 0, of the images that the candidate of a trial predicts too"
+    )
+    shadow_images: int = Field(
+        200, ge=1, description="images, 1 or more, that the candidate of a trial predicts before it may decide any"
+    )
+    shadow_hours: float = Field(0, ge=0, description="hours, 0 or more, that a candidate predicts before it may decide")
+    canary_share: float = Field(
+        0.1, gt=0, le=1, description="share, above 0, of the images that the candidate decides as canary"
+    )
+    canary_images: int = Field(
+        100, ge=0, description="images that the candidate decides as canary before it takes over; 0: no canary"
+    )
+    trial_promotion: Promotion = Field(
+        Promotion.AUTO, description="who lets a candidate take over after its trial: auto, or a person"
+    )
+    most_alarms: float = Field(
+        0.3, gt=0, lt=1, description="share in (0, 1): a candidate that rejects or reviews more of the images is stopped"
+    )
+    most_disagreement: float = Field(
+        0.1,
+        gt=0,
+        lt=1,
+        description="share in (0, 1): a candidate that decides more of the images otherwise than the active gauge, not"
+        " counting those that its trial expects, is stopped",
+    )
+    most_slowdown: float = Field(
+        2.0, gt=1, description="a candidate that takes so many times as long as the active gauge, above 1, is stopped"
+    )
+
+
+class Trial(FrozenModel):
+    """A candidate on trial."""
+
+    trial_id: UUID = Field(description="the same in every announcement, verdict and report of the trial")
+    version: str = Field(description="of the candidate")
+    uri: str = Field(description="where its snapshot lies in the store")
+    sha256: str = Field(description="of its manifest, in hex")
+    stage: Stage = Field(description="`shadow` or `canary`")
+    began_at: Instant = Field(description="when the trial began")
+    by: str = Field(description="who began it, or which worker")
+    expected: Expected = Field(description="how often it should alarm beside the active gauge: `fewer`, `same`, `more`")
+    rules: TrialRules = Field(description="the line's settings when the trial began")
+
+    def draw(self, image_id: str) -> float:
+        """In [0, 1), from the ids of trial and image alone: a replay draws alike."""
+        return int.from_bytes(sha256(f"{self.trial_id}/{image_id}".encode()).digest()[:8]) / 2**64
+
+    def predicts(self, image_id: str) -> bool:
+        """Whether the candidate predicts the image."""
+        share = max(self.rules.shadow_share, self.rules.canary_share if self.stage is Stage.CANARY else 0)
+        return self.draw(image_id) < share
+
+    def decides(self, image_id: str) -> bool:
+        """Whether the candidate decides for the image."""
+        return self.stage is Stage.CANARY and self.draw(image_id) < self.rules.canary_share
+
+
 class SnapshotAnnouncement(Message):
-    """Which snapshot is active: the highest `epoch` of a line wins, the first in log order among equals."""
+    """Which snapshot is active, and which is on trial: the highest `epoch` of a line wins, the first in log order among
+    equals. Each announcement says all of it, so that the last one of a line is enough.
+    """
 
     line: Line = Field(description="the line")
     epoch: int = Field(description="the highest of a line wins")
@@ -244,6 +340,40 @@ class SnapshotAnnouncement(Message):
     sha256: str = Field(description="of manifest and weights, in hex")
     parent: str | None = Field(description="the version that it replaced")
     at: Instant = Field(description="when")
+    trial: Trial | None = Field(None, description="the candidate on trial beside it; null: none is")
+
+
+class Opinion(FrozenModel):
+    """What one gauge predicts of an image."""
+
+    version: str = Field(description="of the gauge")
+    score: float = Field(description="anomaly score; higher is more anomalous")
+    threshold: float = Field(description="of the gauge, in the score's unit")
+    standard_score: float = Field(description="score standardised by the gauge's calibration")
+    decision: Decision = Field(description="`pass`, `reject` or `review`")
+    seconds: float = Field(description="that this prediction took, the shared pass through the backbone included")
+
+    @property
+    def alarm(self) -> bool:
+        """Whether a person has to look."""
+        return self.decision is not Decision.PASS
+
+
+class ShadowVerdict(Message):
+    """Two gauges on one image of a line with a trial. It decides nothing: the verdict of the image does."""
+
+    line: Line = Field(description="the line")
+    trial_id: UUID = Field(description="the trial")
+    verdict_id: UUID = Field(description="of the verdict that counts")
+    image_id: str = Field(description="the event's `ce_id`")
+    image_uri: str | None = Field(description="where the image lies in the store")
+    scored_at: Instant = Field(description="when both predicted it")
+    late: bool = Field(description="later after capture than the line's deadline_seconds")
+    active: Opinion = Field(description="the active gauge's")
+    candidate: Opinion | None = Field(description="the candidate's; null where it failed")
+    failure: str = Field("", description="why the candidate failed")
+    decided: bool = Field(description="the candidate decided, as canary")
+    source: Source = Field(description="where the image's record lies")
 
 
 # characters: longer, and a verdict or an alert that names some outgrows its topic, which stops a worker for ever;

@@ -100,6 +100,14 @@ def adaptation_object(line: str, version: str) -> str:
     return f"adaptations/{line_name(line)}/{encoded(version)}.json"
 
 
+def trials_folder(line: str) -> str:
+    return f"trials/{line_name(line)}/"
+
+
+def trial_object(line: str, trial_id: UUID) -> str:
+    return f"{trials_folder(line)}{trial_id.hex}.json"
+
+
 def changes_folder(day: date) -> str:
     return f"changes/{_day(day)}/"
 

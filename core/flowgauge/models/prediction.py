@@ -23,7 +23,8 @@ class Prediction:
     `score`: anomaly score on the detector's scale, higher is more anomalous; `standard_score`: the same, 0 at the
     calibration's median and 1 per robust deviation; `anomaly_map`: (h, w) float32 on the gauge's grid, over the whole
     original image, 0 at the typical good patch, higher is more anomalous; `map_ceiling`: the map's value from which on
-    a patch counts as anomalous; `peak`: the map's highest patch, x and y as shares of width and height.
+    a patch counts as anomalous; `peak`: the map's highest patch, x and y as shares of width and height; `seconds`: the
+    time of its networks, an equal share of each batch's, that of a backbone that other gauges share in full.
     """
 
     score: float
@@ -35,6 +36,7 @@ class Prediction:
     anomaly_map: NDArray[np.float32]
     map_ceiling: float
     peak: tuple[float, float]
+    seconds: float = 0.0
 
 
 class Facts(Protocol):
@@ -69,4 +71,6 @@ class Predictor(Protocol):
         """One prediction per picture, in order; a picture's prediction does not depend on its neighbours."""
 
     def predict_each(self, items: Sequence[tuple[Any, Picture]]) -> list[Prediction]:
-        """The same of pictures and their own gauges, all of this one's kind: those of one backbone share its passes."""
+        """The same of pictures and their own gauges, all of this one's kind: those of one backbone share its passes, also
+        where several are to predict one picture.
+        """

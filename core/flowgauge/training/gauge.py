@@ -1,6 +1,7 @@
 """A gauge: what a worker scores with. Frozen backbone + detector + threshold + calibration."""
 
 from collections.abc import Callable, Iterator, Sequence
+from time import perf_counter
 from typing import TypeVar
 
 import numpy as np
@@ -78,7 +79,9 @@ class Gauge:
         """The same of pictures and their own gauges."""
         return predict_each(items)
 
-    def _prediction(self, picture: Picture, score: float, raw_map_hw: NDArray[np.float32]) -> Prediction:
+    def _prediction(
+        self, picture: Picture, score: float, raw_map_hw: NDArray[np.float32], seconds: float
+    ) -> Prediction:
         facts = self.manifest
         standard_map = (raw_map_hw - facts.map_scale.calibration.median) / facts.map_scale.calibration.deviation
         whole = facts.preprocessing.restore(standard_map.astype(np.float32), picture)
@@ -94,6 +97,7 @@ class Gauge:
             anomaly_map=whole,
             map_ceiling=facts.map_scale.level,
             peak=((float(column) + 0.5) / whole.shape[1], (float(row) + 0.5) / whole.shape[0]),
+            seconds=seconds,
         )
 
 
@@ -125,40 +129,55 @@ def decide_by_score(limit: Threshold, score: float) -> tuple[Decision, tuple[str
 
 
 def predict_each(items: Sequence[tuple[Gauge, Picture]]) -> list[Prediction]:
-    """Predictions of pictures from many lines: gauges that share backbone and preprocessing share its passes."""
-    shared: dict[_SharedPass, list[int]] = {}
-    for index, (gauge, _) in enumerate(items):
-        shared.setdefault(_shared_pass(gauge), []).append(index)
-    items = [(gauge, gauge.seen(picture)) for gauge, picture in items]
+    """Predictions of pictures by the gauges of many lines, or by several of one line: those that share backbone and
+    preprocessing share its passes.
+    """
+    # a picture that several gauges of one backbone are to predict goes through it once
+    shared: dict[_SharedPass, dict[int, list[int]]] = {}
+    for index, (gauge, picture) in enumerate(items):
+        shared.setdefault(_shared_pass(gauge), {}).setdefault(id(picture), []).append(index)
     predictions: dict[int, Prediction] = {}
-    for indices in shared.values():
-        for chunk in _chunks(indices):
-            predictions |= _predict_together({index: items[index] for index in chunk})
+    for by_picture in shared.values():
+        for chunk in _chunks(list(by_picture.values())):
+            predictions |= _predict_together(items, chunk)
     return [predictions[index] for index in range(len(items))]
 
 
-def _predict_together(items: dict[int, tuple[Gauge, Picture]]) -> dict[int, Prediction]:
-    gauges = [gauge for gauge, _ in items.values()]
-    pictures = [picture for _, picture in items.values()]
-    crops = gauges[0].manifest.preprocessing.crops(pictures)
-    images, maps = _scores_by_gauge(gauges, crops)
-    return {
-        index: gauge._prediction(picture, float(images[row]), maps[row].numpy())
-        for row, (index, (gauge, picture)) in enumerate(items.items())
+def _predict_together(
+    items: Sequence[tuple[Gauge, Picture]], by_picture: Sequence[Sequence[int]]
+) -> dict[int, Prediction]:
+    """Predictions by index in `items`, of one pass; `by_picture` holds the indices of each picture's items."""
+    first = items[by_picture[0][0]][0]
+    pictures = [first.seen(items[indices[0]][1]) for indices in by_picture]
+    gauges = {id(items[index][0]): items[index][0] for indices in by_picture for index in indices}
+    wanted: dict[int, list[tuple[int, int]]] = {key: [] for key in gauges}
+    for row, indices in enumerate(by_picture):
+        for index in indices:
+            wanted[id(items[index][0])].append((row, index))
+    totals = {
+        key: (torch.zeros(len(wanted[key])), torch.zeros(len(wanted[key]), *gauge.detector.grid))
+        for key, gauge in gauges.items()
     }
-
-
-def _scores_by_gauge(gauges: Sequence[Gauge], crops: NDArray[np.uint8]) -> tuple[Tensor, Tensor]:
-    first = gauges[0]
-    per_gauge = {id(gauge): (gauge, [row for row, g in enumerate(gauges) if g is gauge]) for gauge in gauges}
-    images, maps = torch.zeros(len(gauges)), torch.zeros(len(gauges), *first.detector.grid)
-    for view, features in _features(first, crops):
-        for gauge, rows in per_gauge.values():
-            part = features if len(per_gauge) == 1 else [feature[rows] for feature in features]
-            scores = gauge.score(part)
-            images[rows] += scores.image.cpu() / len(first.detector.views)
-            maps[rows] += view.undo(scores.maps).cpu() / len(first.detector.views)
-    return images, maps
+    everything, views = list(range(len(pictures))), len(first.detector.views)
+    backbone, own = 0.0, dict.fromkeys(gauges, 0.0)
+    began = perf_counter()
+    for view, features in _features(first, first.manifest.preprocessing.crops(pictures)):
+        backbone += perf_counter() - began
+        for key, gauge in gauges.items():
+            began = perf_counter()
+            rows = [row for row, _ in wanted[key]]
+            scores = gauge.score(features if rows == everything else [feature[rows] for feature in features])
+            images, maps = totals[key]
+            images += scores.image.cpu() / views
+            maps += view.undo(scores.maps).cpu() / views
+            own[key] += perf_counter() - began
+        began = perf_counter()
+    predictions = {}
+    for key, gauge in gauges.items():
+        seconds = backbone / len(pictures) + own[key] / len(wanted[key])
+        for (row, index), score, raw_map in zip(wanted[key], *totals[key], strict=True):
+            predictions[index] = gauge._prediction(pictures[row], float(score), raw_map.numpy(), seconds)
+    return predictions
 
 
 def score_by_each(gauges: Sequence[Gauge], crops_NSSC: NDArray[np.uint8]) -> list[NDArray[np.float64]]:

@@ -1,13 +1,16 @@
-"""The gauges that are active, loaded: what the snapshots topic says, verified, kept in memory for the lines in use."""
+"""The gauges that are active or on trial, loaded: what the snapshots topic says, verified, kept in memory for the lines
+in use.
+"""
 
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime
 
 from flowgauge.domain.errors import GaugeMissing, InvalidName, SnapshotCorrupt, SnapshotInvalid, Unavailable
-from flowgauge.domain.messages import SNAPSHOTS, AlertKind, SnapshotAnnouncement
+from flowgauge.domain.messages import SNAPSHOTS, AlertKind, SnapshotAnnouncement, Trial
 from flowgauge.domain.object_keys import line_name
 from flowgauge.domain.ports import Log, Objects, Outgoing
 from flowgauge.models.prediction import Predictor
@@ -28,13 +31,44 @@ Compile = Callable[[Predictor], tuple[Predictor, str]]
 """A gauge to the same one on a faster engine; or as it was, with the reason why."""
 
 
+@dataclass(frozen=True)
+class Wanted:
+    """A snapshot as an announcement names it."""
+
+    line: str
+    version: str
+    sha256: str
+    epoch: int
+    at: datetime
+
+    @classmethod
+    def active(cls, announced: SnapshotAnnouncement) -> "Wanted":
+        return cls(announced.line, announced.version, announced.sha256, announced.epoch, announced.at)
+
+    @classmethod
+    def candidate(cls, announced: SnapshotAnnouncement, trial: Trial) -> "Wanted":
+        return cls(announced.line, trial.version, trial.sha256, announced.epoch, announced.at)
+
+    @property
+    def key(self) -> tuple[str, str]:
+        return self.line, self.sha256
+
+
 @dataclass
 class Held:
     """`compiling`: beside scoring, which goes on with `gauge` until it is done."""
 
-    announced: SnapshotAnnouncement
+    wanted: Wanted
     gauge: Predictor
     compiling: Future[tuple[Predictor, str]] | None = None
+
+
+@dataclass(frozen=True)
+class OnTrial:
+    """`candidate` is None where it does not load."""
+
+    trial: Trial
+    candidate: Predictor | None
 
 
 class Gauges:
@@ -42,7 +76,7 @@ class Gauges:
 
     Of a line's announcements the highest epoch wins, the first in log order among equals. One that is broken is
     reported once and passed over for good; the next highest that loads takes its place. The `capacity` gauges that were
-    used last stay in memory. Snapshots that have loaded are kept on `disk`, and while the object store is away a worker
+    used last stay in memory, those that are on trial among them. Snapshots that have loaded are kept on `disk`, and while the object store is away a worker
     that starts takes the highest that lies there.
 
     A gauge scores as it was loaded until `compile` is done with it, which runs in `beside`; a refresh puts the compiled
@@ -68,8 +102,9 @@ class Gauges:
         self._beside = beside
         self._read: dict[int, int] = {}
         self._announced: defaultdict[str, list[SnapshotAnnouncement]] = defaultdict(list)
-        self._broken: set[tuple[str, int]] = set()
-        self._held: OrderedDict[str, Held] = OrderedDict()
+        self._broken: set[Wanted] = set()
+        self._held: OrderedDict[tuple[str, str], Held] = OrderedDict()
+        self._active: dict[str, Wanted] = {}
         self._alerts: list[Outgoing] = []
 
     def refresh(self) -> None:
@@ -81,7 +116,7 @@ class Gauges:
                 held.gauge, refused = (held.gauge, repr(error)) if error else held.compiling.result()
                 held.compiling = None
                 if refused:
-                    self._alerts.append(_engine_refused(held.announced, refused))
+                    self._alerts.append(_engine_refused(held.wanted, refused))
         for partition in range(self._log.partitions(SNAPSHOTS)):
             for record, message in announcements_since(self._log, partition, self._read.get(partition, 0)):
                 self._read[partition] = record.offset + 1
@@ -107,28 +142,50 @@ class Gauges:
         """
         away: Unavailable | None = None
         for announced in self._announced.get(line, []):
+            wanted = Wanted.active(announced)
             try:
-                if (line, announced.epoch) not in self._broken and (gauge := self._activated(announced)):
+                if gauge := self._loaded(wanted, "was not activated; the gauge before it stays"):
+                    self._activate(announced, wanted)
                     return gauge
             except Unavailable as error:
+                if (gauge := self.loaded(line)) is not None:
+                    return gauge
                 away = away or error
         if away is not None:
             raise away
         return None
 
+    def on_trial(self, line: str) -> OnTrial | None:
+        """The candidate beside the gauge of `line`; None while there is none, or the store that holds it is away."""
+        announced = next(iter(self._announced.get(line, [])), None)
+        # where the newest announcement does not hold, its trial does not either
+        if announced is None or announced.trial is None or Wanted.active(announced) in self._broken:
+            return None
+        wanted = Wanted.candidate(announced, announced.trial)
+        with suppress(Unavailable):
+            return OnTrial(announced.trial, self._loaded(wanted, "cannot be tried"))
+        return None
+
     def loaded(self, line: str) -> Predictor | None:
-        """The gauge of `line` that is in memory; asks nobody. From any thread."""
-        held = self._held.get(line)
+        """The active gauge of `line` that is in memory; asks nobody. From any thread."""
+        active = self._active.get(line)
+        held = None if active is None else self._held.get(active.key)
         return None if held is None else held.gauge
 
     def version(self, line: str, version: str) -> Predictor | None:
-        """One of the line's gauges, active or not; None where it was never announced or does not load."""
-        gauge = self.loaded(line)
-        if gauge is not None and gauge.version == version:
-            return gauge
-        announced = [each for each in self._announced.get(line, []) if each.version == version]
+        """One of the line's gauges, active, on trial or neither any more; None where it was never announced or does not
+        load.
+        """
+        named: list[Wanted] = []
+        for announced in self._announced.get(line, []):
+            named.append(Wanted.active(announced))
+            if announced.trial is not None:
+                named.append(Wanted.candidate(announced, announced.trial))
+        found = next((wanted for wanted in named if wanted.version == version), None)
+        if found is None:
+            return None
         try:
-            return self._verified(announced[0]) if announced else None
+            return held.gauge if (held := self._held.get(found.key)) else self._verified(found)
         except (SnapshotInvalid, GaugeMissing):
             return None
 
@@ -137,33 +194,40 @@ class Gauges:
         due, self._alerts = self._alerts, []
         return due
 
-    def _activated(self, announced: SnapshotAnnouncement) -> Predictor | None:
-        """The announced gauge, in memory from now on; None where it is broken, which is reported. While the store is
-        away, the gauge of the line that is in memory."""
-        held = self._held.get(announced.line)
-        if held is None or held.announced != announced:
+    def _loaded(self, wanted: Wanted, otherwise: str) -> Predictor | None:
+        """The gauge, in memory from now on; None where it is broken, which is reported once: it `otherwise`. Raises
+        `Unavailable` where it is not in memory and cannot be fetched.
+        """
+        if wanted in self._broken:
+            return None
+        held = self._held.get(wanted.key)
+        if held is None:
             try:
-                gauge = self._verified(announced)
-                compiling = self._beside.submit(self._compile, gauge) if self._compile and self._beside else None
-                held = Held(announced, gauge, compiling)
+                gauge = self._verified(wanted)
             except (SnapshotInvalid, GaugeMissing) as error:
-                self._broken.add((announced.line, announced.epoch))
-                trigger = f"{announced.epoch}:{announced.sha256}"
-                message = f"Snapshot {announced.version} was not activated; the gauge before it stays. {error}"
-                line, version, kind = announced.line, announced.version, AlertKind.SNAPSHOT_INVALID
-                self._alerts.append(alert(line, kind, trigger, announced.at, message, version=version))
+                self._broken.add(wanted)
+                trigger = f"{wanted.epoch}:{wanted.sha256}"
+                message = f"Snapshot {wanted.version} {otherwise}. {error}"
+                kind, version = AlertKind.SNAPSHOT_INVALID, wanted.version
+                self._alerts.append(alert(wanted.line, kind, trigger, wanted.at, message, version=version))
                 return None
-            except Unavailable:
-                if held is None:
-                    raise
-                return held.gauge
-        self._held[announced.line] = held
-        self._held.move_to_end(announced.line)
+            compiling = self._beside.submit(self._compile, gauge) if self._compile and self._beside else None
+            held = self._held[wanted.key] = Held(wanted, gauge, compiling)
+        self._held.move_to_end(wanted.key)
         if len(self._held) > self._capacity:
             self._held.popitem(last=False)
         return held.gauge
 
-    def _verified(self, announced: SnapshotAnnouncement) -> Predictor:
+    def _activate(self, announced: SnapshotAnnouncement, wanted: Wanted) -> None:
+        """Let go of what the line has neither in use nor on trial any more."""
+        if self._active.get(wanted.line) == wanted:
+            return
+        self._active[wanted.line] = wanted
+        kept = {wanted.key, (wanted.line, announced.trial.sha256)} if announced.trial else {wanted.key}
+        for key in [key for key in self._held if key[0] == wanted.line and key not in kept]:
+            del self._held[key]
+
+    def _verified(self, announced: Wanted) -> Predictor:
         """Loaded from disk, else from the object store, where its manifest must be the one that was announced."""
         found = self._disk.get(announced.sha256) if self._disk is not None else None
         if found is not None:
@@ -181,7 +245,7 @@ class Gauges:
         return gauge
 
 
-def _engine_refused(announced: SnapshotAnnouncement, why: str) -> Outgoing:
+def _engine_refused(announced: Wanted, why: str) -> Outgoing:
     line, version = announced.line, announced.version
     message = f"Snapshot {version} is scored by torch, not by the faster engine: {why}."
     trigger = f"{announced.epoch}:{announced.sha256}"

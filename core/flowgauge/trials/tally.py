@@ -1,0 +1,197 @@
+"""What was seen of a trial so far, and what follows from it."""
+
+from collections.abc import Sequence
+from datetime import timedelta
+from enum import StrEnum
+from typing import Self
+from uuid import UUID
+
+from pydantic import Field
+
+from flowgauge.domain.messages import (
+    Decision,
+    Expected,
+    FrozenModel,
+    Instant,
+    Line,
+    Message,
+    Opinion,
+    Promotion,
+    ShadowVerdict,
+    Stage,
+    Trial,
+)
+from flowgauge.trials.bounds import Bound, broken
+
+# images that a report shows: fewer do not tell how the gauges differ, more outgrow the state and nobody looks at them
+_EXAMPLES = 40
+# share of images on which a candidate may be slower than the line's `most_slowdown`: less, and a busy machine stops
+# good ones; more, and a slow one makes as many verdicts late before it is stopped
+_MOST_SLOW = 0.1
+_SEVERITY = (Decision.PASS, Decision.REVIEW, Decision.REJECT)
+
+
+class Changed(FrozenModel):
+    """An image that the two gauges decide differently."""
+
+    verdict_id: UUID = Field(description="of the verdict that counts")
+    image_id: str = Field(description="the event's `ce_id`")
+    image_uri: str | None = Field(description="where the image lies in the store")
+    active: Opinion = Field(description="the active gauge's")
+    candidate: Opinion = Field(description="the candidate's")
+
+
+class Tally(FrozenModel):
+    """Counts of images that both gauges have predicted. An alarm is a reject or a review."""
+
+    images: int = Field(0, description="that both gauges predicted")
+    decided: int = Field(0, description="that the candidate decided, as canary")
+    late: int = Field(0, description="whose verdicts came later than the line's deadline")
+    active_alarms: int = Field(0, description="alarms of the active gauge")
+    candidate_alarms: int = Field(0, description="alarms of the candidate")
+    candidate_alone: int = Field(0, description="images on which the candidate alone alarms")
+    active_alone: int = Field(0, description="images on which the active gauge alone alarms")
+    disagreements: int = Field(0, description="images with two decisions")
+    unexpected: int = Field(0, description="those among them that the trial does not expect")
+    slow: int = Field(0, description="images for which the candidate took longer than `most_slowdown` allows")
+    active_seconds: float = Field(0, description="that the active gauge took for all of them")
+    candidate_seconds: float = Field(0, description="the same of the candidate")
+    failures: int = Field(0, description="images that the candidate could not predict")
+    failure: str = Field("", description="why the first of them failed")
+    last_at: Instant | None = Field(None, description="when the last of them was scored")
+    changed: tuple[Changed, ...] = Field((), description=f"the last {_EXAMPLES} images with two decisions")
+
+    def with_verdict(self, trial: Trial, seen: ShadowVerdict) -> Self:
+        """After one image more."""
+        active, candidate = seen.active, seen.candidate
+        if candidate is None:
+            why = self.failure or seen.failure
+            return self.model_copy(update={"failures": self.failures + 1, "failure": why, "last_at": seen.scored_at})
+        severity = _SEVERITY.index(candidate.decision) - _SEVERITY.index(active.decision)
+        expected = {Expected.FEWER: severity < 0, Expected.MORE: severity > 0}.get(trial.expected, False)
+        changed = Changed(
+            verdict_id=seen.verdict_id,
+            image_id=seen.image_id,
+            image_uri=seen.image_uri,
+            active=active,
+            candidate=candidate,
+        )
+        return self.model_copy(
+            update={
+                "images": self.images + 1,
+                "decided": self.decided + seen.decided,
+                "late": self.late + seen.late,
+                "active_alarms": self.active_alarms + active.alarm,
+                "candidate_alarms": self.candidate_alarms + candidate.alarm,
+                "candidate_alone": self.candidate_alone + (candidate.alarm and not active.alarm),
+                "active_alone": self.active_alone + (active.alarm and not candidate.alarm),
+                "disagreements": self.disagreements + (severity != 0),
+                "unexpected": self.unexpected + (severity != 0 and not expected),
+                "slow": self.slow + (candidate.seconds > trial.rules.most_slowdown * active.seconds),
+                "active_seconds": self.active_seconds + active.seconds,
+                "candidate_seconds": self.candidate_seconds + candidate.seconds,
+                "last_at": seen.scored_at,
+                "changed": (*self.changed, changed)[-_EXAMPLES:] if severity else self.changed,
+            }
+        )
+
+    def bounds(self, trial: Trial) -> list[Bound]:
+        """What the candidate must keep to. Fewer alarms are no fault where the trial expects them, nor more."""
+        rules, n = trial.rules, self.images
+        alone = self.candidate_alone + self.active_alone
+        found = [
+            Bound(
+                "alarms",
+                self.candidate_alarms,
+                n,
+                rules.most_alarms,
+                f"it alarms on {self.candidate_alarms} of {n} images, where {rules.most_alarms:.0%} are allowed",
+            ),
+            Bound(
+                "disagreement",
+                self.unexpected,
+                n,
+                rules.most_disagreement,
+                f"it decides {self.unexpected} of {n} images otherwise than the active gauge, where"
+                f" {rules.most_disagreement:.0%} are allowed",
+            ),
+            Bound(
+                "time",
+                self.slow,
+                n,
+                _MOST_SLOW,
+                f"on {self.slow} of {n} images it takes more than {rules.most_slowdown:g} times as long as the active"
+                f" gauge, where {_MOST_SLOW:.0%} are allowed",
+            ),
+        ]
+        # of the images on which one gauge alone alarms, half are either's where both alarm equally often
+        if trial.expected is not Expected.MORE:
+            words = f"of {alone} images on which one gauge alone alarms, {self.candidate_alone} are its own"
+            found.append(Bound("more alarms", self.candidate_alone, alone, 0.5, words))
+        if trial.expected is not Expected.FEWER:
+            words = f"of {alone} images on which one gauge alone alarms, it passes {self.active_alone}"
+            found.append(Bound("fewer alarms", self.active_alone, alone, 0.5, words))
+        return found
+
+
+class NextStep(StrEnum):
+    """What a tally asks for."""
+
+    GO_ON = "go on"
+    STOP = "stop"
+    CANARY = "canary"
+    WAIT = "wait"
+    PROMOTE = "promote"
+
+
+def next_step(trial: Trial, tally: Tally) -> tuple[NextStep, str]:
+    """What follows from `tally`, and why where the trial is to be stopped."""
+    if tally.failures:
+        return NextStep.STOP, f"it failed on an image: {tally.failure}"
+    if faults := broken(tally.bounds(trial)):
+        return NextStep.STOP, "; ".join(fault.message for fault in faults)
+    rules = trial.rules
+    if trial.stage is Stage.SHADOW:
+        long_enough = tally.last_at is not None and tally.last_at - trial.began_at >= timedelta(
+            hours=rules.shadow_hours
+        )
+        if tally.images < rules.shadow_images or not long_enough:
+            return NextStep.GO_ON, ""
+        if rules.canary_images:
+            return NextStep.CANARY, ""
+    elif tally.decided < rules.canary_images:
+        return NextStep.GO_ON, ""
+    return (NextStep.PROMOTE if rules.trial_promotion is Promotion.AUTO else NextStep.WAIT), ""
+
+
+class Outcome(StrEnum):
+    """How a trial ended. `superseded`: a person made another gauge the active one meanwhile."""
+
+    PROMOTED = "promoted"
+    STOPPED = "stopped"
+    SUPERSEDED = "superseded"
+
+
+class TrialReport(Message):
+    """The record of a trial that has ended."""
+
+    line: Line = Field(description="the line")
+    trial: Trial = Field(description="as it was when it ended")
+    active: str = Field(description="version of the gauge that was active meanwhile")
+    outcome: Outcome = Field(description="`promoted`, `stopped` or `superseded`")
+    at: Instant = Field(description="when it ended")
+    by: str = Field(description="who ended it, or which worker")
+    why: str = Field("", description="why, where it was stopped")
+    tally: Tally = Field(description="what was seen of both gauges")
+
+
+def merged(tallies: Sequence[Tally]) -> Tally:
+    """The tally of all images, where a line's lie in several partitions."""
+    counted = [name for name, field in Tally.model_fields.items() if field.annotation in (int, float)]
+    changed = [each for tally in tallies for each in tally.changed]
+    return Tally(
+        **{name: sum(getattr(tally, name) for tally in tallies) for name in counted},
+        failure=next((tally.failure for tally in tallies if tally.failure), ""),
+        last_at=max((tally.last_at for tally in tallies if tally.last_at), default=None),
+        changed=tuple(changed[-_EXAMPLES:]),
+    )
