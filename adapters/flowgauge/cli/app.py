@@ -59,6 +59,10 @@ COMMANDS = {
     ),
     "alerts": Listed("flowgauge.cli.status:alerts", "Show the latest alerts, oldest first."),
     "notify": Listed("flowgauge.cli.notify:notify", "Tell people of alerts: try routes out, and look through them."),
+    "trials": Listed(
+        "flowgauge.cli.trials:trials",
+        "Trials of gauges: a candidate predicts beside the active gauge before it decides.",
+    ),
     "snapshots": Listed(
         "flowgauge.cli.snapshots:snapshots", "Stored gauges: list them, look into one, go back to one."
     ),

@@ -9,7 +9,9 @@ from flowgauge.app.bootstrap import open_store
 from flowgauge.cli import options
 from flowgauge.cli.model import DEFAULT_FIT, FitOptions, start_at, torch_device
 from flowgauge.cli.output import cell, emit, say, warn
+from flowgauge.cli.person import person
 from flowgauge.cli.progress import bars
+from flowgauge.cli.trials import begun
 from flowgauge.domain.errors import UserError
 from flowgauge.services.fit import FromBuffer, FromDataset, fit_line
 
@@ -56,7 +58,7 @@ def fit(
         raise UserError("Buffered images have no masks.", "Leave --masks out.")
     source = FromBuffer(limit) if dataset is None else FromDataset(dataset, groups, masks, limit)
     with open_store(store) as plant, bars() as report:
-        gauge = fit_line(
+        gauge, trial = fit_line(
             plant,
             line,
             source,
@@ -64,6 +66,7 @@ def fit(
             init=start,
             seed=seed,
             device=torch_device(device),
+            by=person(),
             progress=report,
             tell=warn,
         )
@@ -73,7 +76,10 @@ def fit(
         return
     threshold = facts.threshold
     grids = ", ".join(f"{side} x {side}" for side in gauge.backbone.shape(facts.preprocessing.size).sides)
-    say(f"Line {facts.line} is gauged by {facts.version} ({facts.detector.name}, {facts.images} good images).")
+    if trial is None:
+        say(f"Line {facts.line} is gauged by {facts.version} ({facts.detector.name}, {facts.images} good images).")
+    else:
+        say(begun(facts.line, facts.version, trial))
     say(f"Features of {facts.backbone.name} at {facts.preprocessing.size} pixels a side: {grids}.")
     say(f"Threshold {cell(threshold.value)}; for review from {cell(threshold.low)} to {cell(threshold.high)}.")
     say(f"False alarms on good images that it had not seen: {threshold.false_alarm_share:.1%}.")

@@ -6,7 +6,16 @@ from dataclasses import dataclass
 from time import monotonic, sleep
 from typing import Any
 
-from flowgauge.domain.messages import ADAPTATIONS, ALERTS, DEAD_LETTERS, IMAGES, SNAPSHOTS, TOPICS, VERDICTS
+from flowgauge.domain.messages import (
+    ADAPTATIONS,
+    ALERTS,
+    DEAD_LETTERS,
+    IMAGES,
+    SHADOW_VERDICTS,
+    SNAPSHOTS,
+    TOPICS,
+    VERDICTS,
+)
 from flowgauge.kafka.auth_probe import ensure_admitted
 from flowgauge.kafka.faults import kafka_faults
 from flowgauge.kafka.settings import LARGEST_DEAD_LETTER, LARGEST_MESSAGE, KafkaSettings
@@ -27,8 +36,9 @@ _KEPT_MS = {
     ALERTS: 30 * _DAY_MS,
     ADAPTATIONS: 30 * _DAY_MS,
     DEAD_LETTERS: 30 * _DAY_MS,
+    SHADOW_VERDICTS: 7 * _DAY_MS,
 }
-_COMPANIONS = (VERDICTS, DEAD_LETTERS)
+_COMPANIONS = (VERDICTS, DEAD_LETTERS, SHADOW_VERDICTS)
 _PER_LINE = (IMAGES, *_COMPANIONS)
 _RETENTION, _CLEANUP, _LARGEST = "retention.ms", "cleanup.policy", "max.message.bytes"
 _COMPACTED = {_CLEANUP: "compact"}
@@ -37,7 +47,7 @@ _TIME, _BROKERS_TIME = "message.timestamp.type", "LogAppendTime"
 
 @dataclass(frozen=True)
 class Plan:
-    """`partitions` of images, verdicts and dead letters; the other topics have one."""
+    """`partitions` of images and of what comes of each; the other topics have one."""
 
     partitions: int = 1
     replication: int = 1
@@ -81,8 +91,8 @@ class Topics:
         return sorted(missing)
 
     def extend(self) -> dict[str, int]:
-        """Give verdicts and dead letters every partition that images have, and wait until they can be used; how many
-        each of those that lacked some has now. Nothing that is there moves: records lie by their image's partition.
+        """Give what comes of images every partition that they have, and wait until they can be used; how many each
+        topic that lacked some has now. Nothing that is there moves: records lie by their image's partition.
         """
         names = {name: self._settings.topic(name) for name in _PER_LINE}
         with self._faults("Alter"):

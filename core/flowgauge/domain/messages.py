@@ -287,7 +287,10 @@ class TrialRules(FrozenModel):
         Promotion.AUTO, description="who lets a candidate take over after its trial: auto, or a person"
     )
     most_alarms: float = Field(
-        0.3, gt=0, lt=1, description="share in (0, 1): a candidate that rejects or reviews more of the images is stopped"
+        0.3,
+        gt=0,
+        lt=1,
+        description="share in (0, 1): a candidate that rejects or reviews more of the images is stopped",
     )
     most_disagreement: float = Field(
         0.1,
@@ -366,6 +369,7 @@ class ShadowVerdict(Message):
     trial_id: UUID = Field(description="the trial")
     verdict_id: UUID = Field(description="of the verdict that counts")
     image_id: str = Field(description="the event's `ce_id`")
+    image_sha256: str = Field(description="of the encoded bytes, in hex")
     image_uri: str | None = Field(description="where the image lies in the store")
     scored_at: Instant = Field(description="when both predicted it")
     late: bool = Field(description="later after capture than the line's deadline_seconds")

@@ -71,6 +71,6 @@ class Predictor(Protocol):
         """One prediction per picture, in order; a picture's prediction does not depend on its neighbours."""
 
     def predict_each(self, items: Sequence[tuple[Any, Picture]]) -> list[Prediction]:
-        """The same of pictures and their own gauges, all of this one's kind: those of one backbone share its passes, also
-        where several are to predict one picture.
+        """The same of pictures and their own gauges, all of this one's kind; those of one backbone share its passes, as
+        several do that are to predict one picture.
         """

@@ -28,6 +28,7 @@ from flowgauge.processors.archive import Archive
 from flowgauge.processors.observing import Observing
 from flowgauge.processors.scoring import Scoring
 from flowgauge.processors.start_offset import ensure_companions
+from flowgauge.processors.trials import Trials
 from flowgauge.redis.state import RedisState
 from flowgauge.registry.gauges import Compile, Gauges, Load
 from flowgauge.registry.snapshots import SnapshotDisk
@@ -118,6 +119,7 @@ def group_members(
             lambda: Alerting(store),
             lambda: Observing(store, meter),
             lambda: Archive(store, pace.archive_rows),
+            lambda: Trials(store),
         ],
         Role.ADAPTATION: [lambda: Adaptation(store, load, adapt, owner, stopping.is_set, adapting.beat)],
     }

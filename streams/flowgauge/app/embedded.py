@@ -19,6 +19,7 @@ from flowgauge.processors.alerting import Alerting
 from flowgauge.processors.archive import Archive
 from flowgauge.processors.observing import Observing
 from flowgauge.processors.scoring import Scoring
+from flowgauge.processors.trials import Trials
 from flowgauge.registry.gauges import Compile, Gauges, Load
 from flowgauge.runtime.backend import Store
 from flowgauge.runtime.local_runner import LogTrimming, Runner, RunnerConfig, Source
@@ -85,7 +86,8 @@ def embedded(
         return Worker(processor, store.log, store.clock, size, observer, unavailable)
 
     scoring = worker(Scoring(store, gauges), batch)
-    downstream = [worker(Alerting(store)), worker(Observing(store)), worker(Archive(store, archive_rows))]
+    processors = Alerting(store), Observing(store), Archive(store, archive_rows), Trials(store)
+    downstream = [worker(processor) for processor in processors]
     if notifying is not None:
         # after those whose alerts it tells
         downstream.append(worker(notifying()))

@@ -1,11 +1,11 @@
 """Adaptation: requests in; a new snapshot and its announcement out, or a refusal with its reasons."""
 
+import hashlib
 import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
-from hashlib import sha256
 from typing import Any
 
 from pydantic import Field, ValidationError
@@ -27,10 +27,11 @@ from flowgauge.domain.errors import (
     SnapshotCorrupt,
     Unavailable,
     UnreadableImage,
+    UserError,
 )
 from flowgauge.domain.golden import Label
-from flowgauge.domain.lines import LineSettings
-from flowgauge.domain.messages import ADAPTATIONS, AdaptationRequest, AlertKind, Message, SnapshotAnnouncement
+from flowgauge.domain.lines import LineSettings, Policy
+from flowgauge.domain.messages import ADAPTATIONS, AdaptationRequest, AlertKind, Expected, Message, SnapshotAnnouncement
 from flowgauge.domain.object_keys import adaptation_object
 from flowgauge.domain.ports import Buffered, Outgoing, Record, State
 from flowgauge.domain.trace import AdaptationReport
@@ -42,9 +43,11 @@ from flowgauge.registry.snapshots import (
     active_snapshot,
     announcement,
     announcements,
+    as_record,
     fetch_snapshot,
     store_snapshot,
 )
+from flowgauge.registry.trials import begun
 from flowgauge.runtime.alerts import alert
 from flowgauge.runtime.backend import Store
 from flowgauge.runtime.processor import Processor
@@ -127,6 +130,11 @@ class Adaptation(Processor):
     def _carried_out(self, request: AdaptationRequest, progress: Progress) -> AdaptationReport:
         """The record of the adaptation, stored with its snapshot if that was accepted."""
         active = active_snapshot(self._store.log, request.line)
+        if active.trial is not None:
+            raise UserError(
+                f"{active.trial.version} is on trial, and a line has one trial at a time.",
+                f"Wait for its end, or end it with `flowgauge trials stop {request.line}`.",
+            )
         began = self._store.clock.now()
         given = self._gathered(request, active, progress)
         outcome = self._adapt(given)
@@ -192,26 +200,35 @@ class Adaptation(Processor):
         request, line, version = report.request, report.line, report.version
         if not report.accepted:
             return [_refused(request, " ".join(report.gate.refusals), seconds=report.seconds)]
-        if any(message.version == version for message in announcements(self._store.log, line)):
+        named = ((message.version, message.trial) for message in announcements(self._store.log, line))
+        if any(version in (active, trial and trial.version) for active, trial in named):
             return []
         active = active_snapshot(self._store.log, line)
         # the gate compared the candidate with its parent: whatever took the parent's place it was not compared with
         if active.version != report.parent:
             return [_refused(request, f"Meanwhile {active.version} became the line's gauge, which stays.")]
-        files = fetch_snapshot(self._store.objects, line, version)
-        trained = f"{report.trace.trained} of {report.trace.buffered} buffered images"
+        sha256 = fetch_snapshot(self._store.objects, line, version).sha256
+        settings = line_settings(self._store.objects, line)
+        if settings.policy is Policy.SHADOW:
+            # on a line that has changed the active gauge alarms too often, which the candidate is to mend
+            by, rules = request.requested_by, settings.trial_rules
+            announced = begun(self._store, active, version, sha256, by, Expected.FEWER, rules)
+            news = f"{line} tries {version} beside its gauge"
+        else:
+            announced = announcement(self._store, line, version, sha256, report.parent, active)
+            news = f"{line} has a new gauge {version}"
         accepted = alert(
             line,
             AlertKind.ADAPTATION_ACCEPTED,
             str(request.request_id),
             report.at,
-            f"{line} has a new gauge {version}: {trained} trained it.",
+            f"{news}: {report.trace.trained} of {report.trace.buffered} buffered images trained it.",
             version=version,
             parent=active.version,
             suspects=len(report.rejected_uris),
             seconds=report.seconds,
         )
-        return [announcement(self._store, line, version, files, report.parent), accepted]
+        return [as_record(announced), accepted]
 
     @contextmanager
     def _leased(self, request: AdaptationRequest) -> Iterator[Progress]:
@@ -299,7 +316,7 @@ def _may_train(store: Store, request: AdaptationRequest, settings: LineSettings)
     barred = set(to_evict(entries, settings, store.clock.now()))
     # a labelled image tests the candidate, or is a defect: either way it must not train
     labelled = {
-        sha256(store.objects.get(golden.name)).hexdigest() for golden in golden_set(store.objects, request.line)
+        hashlib.sha256(store.objects.get(golden.name)).hexdigest() for golden in golden_set(store.objects, request.line)
     }
     return [entry for entry in entries if entry.image_id not in barred and entry.image_sha256 not in labelled]
 

@@ -126,6 +126,11 @@ class LineMonitor:
             return
         self._settings = settings
         state.seen[partition] = offset
+        if verdict.trial_id is not None:
+            # a canary's score is on another scale; the drift of the line shows in the images that the others decide
+            state.frozen = state.frozen.followed_by(verdict)
+            yield from state.frozen.alerts(verdict, settings.frozen_images)
+            return
         if verdict.gauge_version != state.gauge_version:
             # scores of two gauges do not compare: what was seen of the former one ends with it
             state.gauge_version = verdict.gauge_version
@@ -232,7 +237,7 @@ class LineMonitor:
             return
         self._state.asked_at, self._state.images_since = now, 0
         # on what may be a wave of defects a person decides, whatever the policy: a gauge that they trained passes them
-        if self._settings.policy is Policy.AUTO and not trigger.defects:
+        if self._settings.policy in (Policy.AUTO, Policy.SHADOW) and not trigger.defects:
             yield Outgoing(ADAPTATIONS, self._line, trigger.request.encode())
         else:
             yield trigger.proposed()

@@ -9,8 +9,8 @@ from flowgauge.domain.dead_letters import dead_lettered
 from flowgauge.domain.messages import IMAGES, VERDICTS, AlertKind, Decision, Source, Verdict
 from flowgauge.domain.object_keys import verdict_id
 from flowgauge.domain.ports import Outgoing, Record
-from flowgauge.models.prediction import Prediction, Predictor
 from flowgauge.processors.artifacts import ROOM_BYTES, Artifacts, Outbox, Scored
+from flowgauge.processors.deciding import Decided, Decider
 from flowgauge.processors.start_offset import WINDOW, Start, ensure_partition, find_start
 from flowgauge.registry.gauges import Gauges
 from flowgauge.registry.lines import SettingsCache
@@ -52,6 +52,7 @@ class Scoring(Processor):
         self.artifacts = Artifacts(store.objects, Outbox(store.clock, uploaders), self._remade, room_bytes)
         self._store = store
         self._gauges = gauges
+        self._decider = Decider(gauges)
         self._prefetch = Prefetch(store.objects, decoders, gauges.loaded)
         self._uploaders = uploaders
         self._meter = meter
@@ -85,6 +86,7 @@ class Scoring(Processor):
         # between two batches, so that all images of a batch are scored by one version of their line's gauge
         self._gauges.refresh()
         scored: list[Scored] = []
+        shadow: list[Outgoing] = []
         refused: list[Refused] = []
         known = dict(self._recent[partition])
         # in portions that memory has room for: of a large camera's images one batch would be gigabytes
@@ -95,7 +97,11 @@ class Scoring(Processor):
             done += len(items)
             images = self._sifted(items, known, refused)
             with self._meter.timed(self.name, "score"):
-                scored += self._score(images)
+                for decided in self._decider.decide(images):
+                    verdict = self._verdict(decided)
+                    scored.append(Scored.of(decided.image, verdict, decided.prediction))
+                    if decided.beside is not None:
+                        shadow.append(decided.beside.record(verdict))
         start = self._starts[partition]
         new = [each for each in refused if each.record.offset not in start.dead_lettered]
         dead_letters = [dead_lettered(each.record, each.reason, start.generation) for each in new]
@@ -111,7 +117,8 @@ class Scoring(Processor):
         ]
         if self._uploaders is None:  # then they are there when the verdict is read
             self.checkpoint()
-        return [*dead_letters, *verdicts, *self._gauges.alerts(), *overdue, *self._due_alerts()]
+        # shadow verdicts before: of an image whose verdict is there none would be made any more
+        return [*dead_letters, *shadow, *verdicts, *self._gauges.alerts(), *overdue, *self._due_alerts()]
 
     def checkpoint(self) -> None:
         """Go on storing what verdicts name: the images of the last batch, and what is still pending."""
@@ -149,28 +156,8 @@ class Scoring(Processor):
                 refused.append(Refused(item.record, "Another image was sent under the same id."))
         return images
 
-    def _score(self, images: Sequence[Image]) -> list[Scored]:
-        """In the order of `images`; those of all lines are scored together, each as its gauge sees it."""
-        gauges = {image.event.line: self._gauges.gauge(image.event.line) for image in images}
-        images = [image.seen_by(gauges[image.event.line]) for image in images]
-        scorable = {
-            index: (gauge, image.picture)
-            for index, image in enumerate(images)
-            if (gauge := gauges[image.event.line]) is not None
-        }
-        predictions: dict[int, Prediction] = {}
-        if scorable:
-            items = list(scorable.values())
-            gauge = items[0][0]  # gauges of a process are of one kind
-            predictions = dict(zip(scorable, gauge.predict_each(items), strict=True))
-        scored: list[Scored] = []
-        for index, image in enumerate(images):
-            prediction = predictions.get(index)
-            verdict = self._verdict(image, gauges[image.event.line], prediction)
-            scored.append(Scored.of(image, verdict, prediction))
-        return scored
-
-    def _verdict(self, image: Image, gauge: Predictor | None, prediction: Prediction | None) -> Verdict:
+    def _verdict(self, decided: Decided) -> Verdict:
+        image, gauge, prediction = decided.image, decided.gauge, decided.prediction
         record, event, start = image.record, image.event, self._starts[image.record.partition]
         now = self._store.clock.now()
         settings = self._settings.of(event.line)
@@ -193,6 +180,7 @@ class Scoring(Processor):
             decision=prediction.decision if prediction else Decision.REVIEW,
             reasons=prediction.reasons if prediction else (NO_GAUGE,),
             gauge_version=gauge.version if gauge else None,
+            trial_id=decided.trial_id,
             detector=gauge.detector_name if gauge else None,
             regions=prediction.regions if prediction else (),
             heatmap_uri=heatmap_uri,

@@ -9,7 +9,7 @@ from datetime import datetime
 
 from flowgauge.domain.dead_letters import GENERATION, OFFSET, TOPIC
 from flowgauge.domain.errors import SettingsError
-from flowgauge.domain.messages import DEAD_LETTERS, IMAGES, VERDICTS, Verdict
+from flowgauge.domain.messages import DEAD_LETTERS, IMAGES, SHADOW_VERDICTS, VERDICTS, Verdict
 from flowgauge.domain.ports import Log, Outgoing
 from flowgauge.runtime.alerts import NO_LINE, expired_alerts, reset_alerts
 
@@ -62,14 +62,14 @@ def find_start(log: Log, partition: int, committed: int, now: datetime) -> tuple
 
 
 def ensure_companions(log: Log) -> None:
-    """Raises `SettingsError` unless verdicts and dead letters have every partition that images have."""
+    """Raises `SettingsError` unless what comes of images has every partition that they have."""
     log.topic_id(IMAGES)
     ensure_partition(log, log.partitions(IMAGES) - 1)
 
 
 def ensure_partition(log: Log, partition: int) -> None:
-    """Raises `SettingsError` where verdicts or dead letters lack the partition."""
-    for topic in (VERDICTS, DEAD_LETTERS):
+    """Raises `SettingsError` where verdicts, dead letters or shadow verdicts lack the partition."""
+    for topic in (VERDICTS, DEAD_LETTERS, SHADOW_VERDICTS):
         if log.partitions(topic) <= partition:
             log.topic_id(topic)  # partitions may have been added since it was asked
         if log.partitions(topic) <= partition:

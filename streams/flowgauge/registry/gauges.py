@@ -76,8 +76,8 @@ class Gauges:
 
     Of a line's announcements the highest epoch wins, the first in log order among equals. One that is broken is
     reported once and passed over for good; the next highest that loads takes its place. The `capacity` gauges that were
-    used last stay in memory, those that are on trial among them. Snapshots that have loaded are kept on `disk`, and while the object store is away a worker
-    that starts takes the highest that lies there.
+    used last stay in memory, those that are on trial among them. Snapshots that have loaded are kept on `disk`, and
+    while the object store is away a worker that starts takes the highest that lies there.
 
     A gauge scores as it was loaded until `compile` is done with it, which runs in `beside`; a refresh puts the compiled
     one in its place. Where it is refused, the gauge stays as it was loaded, and an alert says why.
@@ -156,15 +156,22 @@ class Gauges:
         return None
 
     def on_trial(self, line: str) -> OnTrial | None:
-        """The candidate beside the gauge of `line`; None while there is none, or the store that holds it is away."""
+        """The candidate beside the gauge of `line`; None while there is none, or the store that holds it is away, and
+        until both are compiled: their times would not compare.
+        """
         announced = next(iter(self._announced.get(line, [])), None)
         # where the newest announcement does not hold, its trial does not either
         if announced is None or announced.trial is None or Wanted.active(announced) in self._broken:
             return None
         wanted = Wanted.candidate(announced, announced.trial)
-        with suppress(Unavailable):
-            return OnTrial(announced.trial, self._loaded(wanted, "cannot be tried"))
-        return None
+        try:
+            candidate = self._loaded(wanted, "cannot be tried")
+        except Unavailable:
+            return None
+        held = [self._held.get(key) for key in (wanted.key, (line, announced.sha256))]
+        if any(each is not None and each.compiling is not None for each in held):
+            return None
+        return OnTrial(announced.trial, candidate)
 
     def loaded(self, line: str) -> Predictor | None:
         """The active gauge of `line` that is in memory; asks nobody. From any thread."""

@@ -1,18 +1,21 @@
 """The snapshots topic: which gauge is active, and which were."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Protocol
 
 from pydantic import ValidationError
 
-from flowgauge.domain.errors import GaugeMissing
+from flowgauge.domain.errors import GaugeMissing, Unavailable
 from flowgauge.domain.messages import SNAPSHOTS, SnapshotAnnouncement
 from flowgauge.domain.object_keys import line_name, snapshot_prefix
 from flowgauge.domain.ports import Log, Objects, Outgoing, Record
 from flowgauge.runtime.backend import Store, records_from
 
+# announcements of others that may come first: more never happen unless something announces without end, fewer make a
+# person try again
+_ATTEMPTS = 5
 MANIFEST, WEIGHTS = "manifest.json", "weights.safetensors"
 
 
@@ -91,29 +94,56 @@ def active_snapshot(log: Log, line: str) -> SnapshotAnnouncement:
     return found
 
 
-def announcement(store: Store, line: str, version: str, files: SnapshotFiles, parent: str | None) -> Outgoing:
-    """The record that makes `version` active, with the next epoch of its line; for whoever appends it."""
-    epochs = [message.epoch for message in announcements(store.log, line)]
-    message = SnapshotAnnouncement(
+def announcement(
+    store: Store, line: str, version: str, sha256: str, parent: str | None, active: SnapshotAnnouncement | None
+) -> SnapshotAnnouncement:
+    """What makes `version` active in the place of the gauge that `active` announced, with the next epoch of its line;
+    `sha256` is that of its manifest. A trial that was under way ends.
+    """
+    return SnapshotAnnouncement(
         line=line,
-        epoch=max(epochs, default=0) + 1,
+        epoch=(active.epoch if active else 0) + 1,
         version=version,
         uri=store.objects.uri(f"{snapshot_prefix(line, version)}/{MANIFEST}"),
-        sha256=files.sha256,
+        sha256=sha256,
         parent=parent,
         at=store.clock.now(),
     )
-    return Outgoing(SNAPSHOTS, line, message.encode())
+
+
+def as_record(message: SnapshotAnnouncement) -> Outgoing:
+    """For whoever appends it."""
+    return Outgoing(SNAPSHOTS, message.line, message.encode())
+
+
+def announce(
+    store: Store, line: str, make: Callable[[SnapshotAnnouncement | None], SnapshotAnnouncement]
+) -> SnapshotAnnouncement:
+    """Append what `make` makes of the line's last announcement, None where there is none, until it holds; the one that
+    does. Whoever announces at the same moment takes the same epoch, of which one alone holds.
+
+    Raises `Unavailable` where others always come first.
+    """
+    for _ in range(_ATTEMPTS):
+        made = make(active_snapshots(store.log).get(line))
+        store.log.append([as_record(made)])
+        if active_snapshots(store.log)[line] == made:
+            return made
+    raise Unavailable(f"Others announce gauges of line {line} all the time.", "Try again in a moment.")
 
 
 def publish_snapshot(store: Store, line: str, version: str, files: SnapshotFiles, parent: str | None) -> None:
     """Store a snapshot and make it the active one of `line`."""
     store_snapshot(store.objects, line, version, files)
-    store.log.append([announcement(store, line, version, files, parent)])
+    announce(store, line, lambda active: announcement(store, line, version, files.sha256, parent, active))
 
 
 def roll_back(store: Store, line: str, version: str) -> None:
     """Make a stored version active again, under a new epoch. Raises `GaugeMissing`."""
-    parent = active_snapshot(store.log, line).version
-    files = fetch_snapshot(store.objects, line, version)
-    store.log.append([announcement(store, line, version, files, parent)])
+    active_snapshot(store.log, line)
+    sha256 = fetch_snapshot(store.objects, line, version).sha256
+    announce(
+        store,
+        line,
+        lambda active: announcement(store, line, version, sha256, active.version if active else None, active),
+    )

@@ -9,7 +9,7 @@ from threading import Event, Thread, current_thread, main_thread
 from typing import Protocol
 
 from flowgauge.domain.errors import Unavailable
-from flowgauge.domain.messages import ALERTS, DEAD_LETTERS, IMAGES, VERDICTS
+from flowgauge.domain.messages import ALERTS, DEAD_LETTERS, IMAGES, SHADOW_VERDICTS, VERDICTS
 from flowgauge.domain.ports import Clock, Log
 from flowgauge.runtime.roles import lower_priority
 from flowgauge.runtime.worker import OnUnavailable, Worker
@@ -24,7 +24,7 @@ _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _TRIM_INTERVAL = timedelta(seconds=10)
 # Records that stay after all have read them. Fewer verdicts than scoring's window of duplicates (10,000), and a restart
 # scores what was sent twice; fewer dead letters, which hold whole images, and there is no time to repair them.
-_KEPT = {VERDICTS: 100_000, ALERTS: 100_000, DEAD_LETTERS: 1_000}
+_KEPT = {VERDICTS: 100_000, ALERTS: 100_000, DEAD_LETTERS: 1_000, SHADOW_VERDICTS: 100_000}
 
 
 class Source(Protocol):
@@ -53,7 +53,7 @@ class LogTrimming:
         if self._last is not None and now - self._last < _TRIM_INTERVAL:
             return
         self._last = now
-        for topic in (IMAGES, VERDICTS, ALERTS, DEAD_LETTERS):
+        for topic in (IMAGES, *_KEPT):
             readers = [name for name, inputs in self._groups.items() if topic in inputs]
             for partition in range(self._log.partitions(topic)):
                 kept_from = self._log.end(topic, partition) - _KEPT.get(topic, 0)

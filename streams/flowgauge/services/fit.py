@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from flowgauge.domain.errors import DatasetError, UnreadableImage
+from flowgauge.domain.messages import Expected, Trial
 from flowgauge.domain.object_keys import line_name
 from flowgauge.domain.ports import Buffered
 from flowgauge.evaluation.datasets import Dataset, Unreadable, evenly, picture_of, require_enough, sift
@@ -13,7 +14,8 @@ from flowgauge.evaluation.splits import groups_of, read_groups
 from flowgauge.models.detector import Progress
 from flowgauge.models.registry import FROM_LABELS
 from flowgauge.registry.golden_sets import training_defects
-from flowgauge.registry.snapshots import SnapshotFiles, publish_snapshot
+from flowgauge.registry.snapshots import SnapshotFiles
+from flowgauge.registry.trials import introduce, require_no_trial
 from flowgauge.runtime.backend import Store
 from flowgauge.training.fit import FitSettings, Initialization, fit
 from flowgauge.training.gauge import Gauge
@@ -105,15 +107,19 @@ def fit_line(
     init: Initialization | None = None,
     seed: int = 0,
     device: str = "cpu",
+    by: str,
     progress: Progress,
     tell: Tell,
-) -> Gauge:
+) -> tuple[Gauge, Trial | None]:
     """Fit a gauge to the good images of `source`, and to the line's labelled defects where the detector learns from
-    them; store it and make it the active one. It is the line's anchor from then on.
+    them; store it and make it the active one, as the person `by` wants, or begin its trial where the line's policy is
+    `shadow`. It is the anchor of what is adapted from it.
 
-    Raises `DatasetError` for too few images, and `SettingsError` for an `init` of another detector or backbone.
+    Raises `DatasetError` for too few images, `SettingsError` for an `init` of another detector or backbone, and
+    `UserError` where another trial is under way.
     """
     line = line_name(line)
+    require_no_trial(store, line)
     reduction = settings.preprocessing.reduction
     if isinstance(source, FromBuffer):
         good = source.read(store, line, tell, reduction)
@@ -133,8 +139,8 @@ def fit_line(
         progress=progress,
     )
     snapshot = save(gauge)
-    publish_snapshot(store, line, snapshot.version, SnapshotFiles(snapshot.manifest, snapshot.weights), None)
-    return gauge
+    files = SnapshotFiles(snapshot.manifest, snapshot.weights)
+    return gauge, introduce(store, line, snapshot.version, files, None, by, Expected.SAME)
 
 
 def with_bit_depth(settings: FitSettings, pictures: Pictures, tell: Tell) -> FitSettings:

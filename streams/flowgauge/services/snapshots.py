@@ -3,12 +3,14 @@
 from operator import methodcaller
 
 from flowgauge.domain.errors import UserError
+from flowgauge.domain.messages import Expected
 from flowgauge.registry import snapshots as registry
-from flowgauge.registry.snapshots import SnapshotFiles, active_snapshot, fetch_snapshot, publish_snapshot
+from flowgauge.registry.snapshots import SnapshotFiles, active_snapshot, fetch_snapshot
+from flowgauge.registry.trials import introduce
 from flowgauge.runtime.backend import Store
 from flowgauge.services.changes import record_change
 from flowgauge.training.gauge import Gauge
-from flowgauge.training.snapshot import load, with_threshold
+from flowgauge.training.snapshot import load, read_manifest, with_threshold
 
 
 def stored_gauge(store: Store, line: str, version: str | None = None, device: str = "cpu") -> Gauge:
@@ -36,7 +38,9 @@ def set_threshold(store: Store, line: str, value: float | None, false_alarms: fl
     parent = active_snapshot(store.log, line).version
     files = fetch_snapshot(store.objects, line, parent)
     manifest, version = with_threshold(files.manifest, change, store.clock.now())
-    publish_snapshot(store, line, version, SnapshotFiles(manifest, files.weights), parent)
+    higher = read_manifest(manifest).threshold.value > read_manifest(files.manifest).threshold.value
+    expected = Expected.FEWER if higher else Expected.MORE
+    introduce(store, line, version, SnapshotFiles(manifest, files.weights), parent, by, expected)
     record_change(store, by, "threshold", line, version, {"version": parent}, {"version": version})
     return version, parent
 

@@ -1,0 +1,163 @@
+"""Trials: counts what two gauges predict of a line's images, and stops, advances or promotes the candidate."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from pydantic import ValidationError
+
+from flowgauge.domain.dead_letters import dead_lettered
+from flowgauge.domain.messages import (
+    SHADOW_VERDICTS,
+    SNAPSHOTS,
+    AlertKind,
+    ShadowVerdict,
+    SnapshotAnnouncement,
+    Stage,
+    Trial,
+)
+from flowgauge.domain.ports import Outgoing, Record
+from flowgauge.registry.snapshots import announcements_since, as_record
+from flowgauge.registry.trials import TrialState, as_canary, ended, keep_report, keep_state, state_of
+from flowgauge.runtime.alerts import alert
+from flowgauge.runtime.backend import Store
+from flowgauge.runtime.processor import Processor
+from flowgauge.trials.tally import NextStep, Outcome, Tally, next_step
+
+_BY = "trials"
+
+
+class Trials(Processor):
+    """The announcements of a line are the state of its trial; what was counted is stored after each batch, and whatever
+    is lost of it is counted anew, which only makes a trial longer.
+
+    A shadow verdict counts if the trial that it names is the line's now, and if its rank rises in its partition: an
+    image that was scored again counts once. An announcement is made at most once for each stage of a trial: whoever
+    comes to the same result after a crash finds the line in the next stage, or makes the announcement again because it
+    was lost.
+    """
+
+    name = "trials"
+    inputs = (SHADOW_VERDICTS,)
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._read: dict[int, int] = {}
+        self._announced: dict[str, SnapshotAnnouncement] = {}
+        self._states: dict[tuple[str, int], TrialState] = {}
+        self._touched: set[tuple[str, int]] = set()
+
+    def start_offset(self, topic: str, partition: int, committed: int) -> int:
+        # another worker may have counted since this one had the partition
+        self._states = {key: state for key, state in self._states.items() if key[1] != partition}
+        return committed
+
+    def process(self, records: Sequence[Record]) -> list[Outgoing]:
+        self._refresh()
+        outgoing: list[Outgoing] = []
+        # kept aside until nothing raises `Unavailable` any more: a batch that comes again must count again
+        states: dict[tuple[str, int], TrialState] = {}
+        moved: set[str] = set()
+        for record in records:
+            try:
+                seen = ShadowVerdict.decode(record.value)
+            except ValidationError as error:
+                outgoing.append(dead_lettered(record, f"This is no shadow verdict: {error.errors()[0]['msg']}."))
+                continue
+            active = self._announced.get(seen.line)
+            if active is None or active.trial is None or active.trial.trial_id != seen.trial_id:
+                continue  # of a trial that is over
+            key = seen.line, record.partition
+            state = states.get(key) or self._state(*key, active.trial)
+            if seen.source.rank <= state.rank:
+                continue
+            tally = state.tally.with_verdict(active.trial, seen)
+            states[key] = state.model_copy(update={"rank": seen.source.rank, "tally": tally})
+            if seen.line not in moved:
+                followed, states[key] = self._followed(active, active.trial, states[key])
+                outgoing += followed
+                if any(each.topic == SNAPSHOTS for each in followed):
+                    moved.add(seen.line)
+        self._states |= states
+        self._touched |= states.keys()
+        return outgoing
+
+    def checkpoint(self) -> None:
+        for line, partition in sorted(self._touched):
+            keep_state(self._store, line, partition, self._states[line, partition])
+        self._touched = set()
+
+    def _refresh(self) -> None:
+        log = self._store.log
+        for partition in range(log.partitions(SNAPSHOTS)):
+            for record, message in announcements_since(log, partition, self._read.get(partition, 0)):
+                self._read[partition] = record.offset + 1
+                known = None if message is None else self._announced.get(message.line)
+                if message is not None and (known is None or message.epoch > known.epoch):
+                    self._announced[message.line] = message
+
+    def _state(self, line: str, partition: int, trial: Trial) -> TrialState:
+        known = self._states.get((line, partition))
+        if known is not None and known.trial_id == trial.trial_id:
+            return known
+        return state_of(self._store, line, trial, partition)
+
+    def _followed(
+        self, active: SnapshotAnnouncement, trial: Trial, state: TrialState
+    ) -> tuple[list[Outgoing], TrialState]:
+        """What follows from the tally, an announcement last, and the state after it."""
+        tally, rules = state.tally, trial.rules
+        step, why = next_step(trial, tally)
+        outgoing: list[Outgoing] = []
+        if trial.stage is Stage.SHADOW and Stage.SHADOW not in state.told:
+            message = (
+                f"{active.line}: {trial.version} predicts {rules.shadow_share:.0%} of the images beside"
+                f" {active.version}, {rules.shadow_images} at least, and decides none."
+            )
+            outgoing.append(self._alert(active, trial, AlertKind.TRIAL_STAGE, message, Stage.SHADOW))
+            state = state.model_copy(update={"told": (*state.told, Stage.SHADOW)})
+        if step is NextStep.WAIT and NextStep.WAIT not in state.told:
+            message = (
+                f"{active.line}: {trial.version} has passed its trial, {_shown(tally)}. Run"
+                f" `flowgauge trials promote {active.line}` to let it take over, or `flowgauge trials stop`."
+            )
+            outgoing.append(self._alert(active, trial, AlertKind.TRIAL_WAITS, message))
+            state = state.model_copy(update={"told": (*state.told, NextStep.WAIT)})
+        elif step is NextStep.CANARY:
+            message = (
+                f"{active.line}: {trial.version} decides {rules.canary_share:.0%} of the images from now on,"
+                f" {rules.canary_images} at least; before, {_shown(tally)}."
+            )
+            outgoing.append(self._alert(active, trial, AlertKind.TRIAL_STAGE, message, Stage.CANARY))
+            outgoing.append(as_record(as_canary(self._store, active, trial)))
+        elif step is NextStep.STOP:
+            where = "as canary" if trial.stage is Stage.CANARY else "in shadow"
+            message = f"{active.line} keeps {active.version}: {trial.version} was stopped {where}, for {why}."
+            outgoing.append(self._alert(active, trial, AlertKind.TRIAL_STOPPED, message, images=tally.images, why=why))
+            keep_report(self._store, active, trial, Outcome.STOPPED, tally, _BY, why)
+            outgoing.append(as_record(ended(self._store, active, trial, Outcome.STOPPED)))
+        elif step is NextStep.PROMOTE:
+            message = f"{active.line} has a new gauge {trial.version}, which has passed its trial: {_shown(tally)}."
+            outgoing.append(self._alert(active, trial, AlertKind.TRIAL_PROMOTED, message, images=tally.images))
+            keep_report(self._store, active, trial, Outcome.PROMOTED, tally, _BY)
+            outgoing.append(as_record(ended(self._store, active, trial, Outcome.PROMOTED)))
+        return outgoing, state
+
+    def _alert(
+        self,
+        active: SnapshotAnnouncement,
+        trial: Trial,
+        kind: AlertKind,
+        message: str,
+        stage: str = "",
+        **detail: Any,
+    ) -> Outgoing:
+        trigger, now = f"{trial.trial_id}{stage}", self._store.clock.now()
+        facts = {"trial_id": str(trial.trial_id), "version": trial.version, "active": active.version} | detail
+        return alert(active.line, kind, trigger, now, message, **facts)
+
+
+def _shown(tally: Tally) -> str:
+    return (
+        f"{tally.images} images with {tally.candidate_alarms} alarms, where the active gauge has"
+        f" {tally.active_alarms}, and {tally.disagreements} decided differently"
+    )

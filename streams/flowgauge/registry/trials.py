@@ -1,0 +1,186 @@
+"""Trials of candidates: begun, taken further and ended by announcements of the line, the records of those that have
+ended, and how a new gauge of a line is introduced.
+"""
+
+from typing import Any
+from uuid import NAMESPACE_URL, UUID, uuid5
+
+from pydantic import Field
+
+from flowgauge.domain.errors import UserError
+from flowgauge.domain.lines import Policy
+from flowgauge.domain.messages import SHADOW_VERDICTS, Expected, Message, SnapshotAnnouncement, Stage, Trial, TrialRules
+from flowgauge.domain.object_keys import snapshot_prefix, trial_object, trials_folder
+from flowgauge.registry.lines import line_settings
+from flowgauge.registry.snapshots import (
+    MANIFEST,
+    SnapshotFiles,
+    active_snapshot,
+    active_snapshots,
+    announce,
+    fetch_snapshot,
+    publish_snapshot,
+    store_snapshot,
+)
+from flowgauge.runtime.backend import Store
+from flowgauge.trials.tally import Outcome, Tally, TrialReport, merged
+
+# what a trial may pause without being counted from the start again; longer only keeps what nobody asks for any more
+_TTL_SECONDS = 30 * 86_400
+
+
+class TrialState(Message):
+    """What was counted of a trial in one partition. `rank` is that of the last image in it (see `Source.rank`): a
+    replay is not counted again. `told`: what people have been told of it.
+    """
+
+    trial_id: UUID
+    rank: tuple[int, int] = (0, -1)
+    tally: Tally = Field(default_factory=Tally)
+    told: tuple[str, ...] = ()
+
+
+def begun(
+    store: Store,
+    active: SnapshotAnnouncement,
+    version: str,
+    sha256: str,
+    by: str,
+    expected: Expected,
+    rules: TrialRules,
+) -> SnapshotAnnouncement:
+    """What puts the stored `version`, whose manifest has that `sha256`, on trial beside the active gauge."""
+    line, epoch, now = active.line, active.epoch + 1, store.clock.now()
+    trial = Trial(
+        trial_id=uuid5(NAMESPACE_URL, f"trial:{line}:{version}:{epoch}"),
+        version=version,
+        uri=store.objects.uri(f"{snapshot_prefix(line, version)}/{MANIFEST}"),
+        sha256=sha256,
+        stage=Stage.SHADOW,
+        began_at=now,
+        by=by,
+        expected=expected,
+        rules=rules,
+    )
+    return _next(store, active, trial=trial)
+
+
+def as_canary(store: Store, active: SnapshotAnnouncement, trial: Trial) -> SnapshotAnnouncement:
+    """What lets the candidate decide for a share of the images."""
+    return _next(store, active, trial=trial.model_copy(update={"stage": Stage.CANARY}))
+
+
+def keep_report(
+    store: Store, active: SnapshotAnnouncement, trial: Trial, outcome: Outcome, tally: Tally, by: str, why: str = ""
+) -> TrialReport:
+    """Store the record of a trial that ends. To be followed by the announcement that ends it: a crash in between leaves
+    the trial under way, and whoever ends it then stores the record anew.
+    """
+    report = TrialReport(
+        line=active.line,
+        trial=trial,
+        active=active.version,
+        outcome=outcome,
+        at=store.clock.now(),
+        by=by,
+        why=why,
+        tally=tally,
+    )
+    store.objects.put(trial_object(active.line, trial.trial_id), report.encode())
+    return report
+
+
+def ended(store: Store, active: SnapshotAnnouncement, trial: Trial, outcome: Outcome) -> SnapshotAnnouncement:
+    """What ends the trial, with the candidate as the active gauge or with the one that was."""
+    if outcome is Outcome.PROMOTED:
+        return _next(
+            store, active, version=trial.version, uri=trial.uri, sha256=trial.sha256, parent=active.version, trial=None
+        )
+    return _next(store, active, trial=None)
+
+
+def _next(store: Store, active: SnapshotAnnouncement, **changes: Any) -> SnapshotAnnouncement:
+    return active.model_copy(update={"epoch": active.epoch + 1, "at": store.clock.now(), **changes})
+
+
+def state_of(store: Store, line: str, trial: Trial, partition: int) -> TrialState:
+    """What was counted of `trial` in that partition."""
+    stored = store.state.get(_key(line, partition))
+    state = None if stored is None else TrialState.decode(stored)
+    return state if state is not None and state.trial_id == trial.trial_id else TrialState(trial_id=trial.trial_id)
+
+
+def keep_state(store: Store, line: str, partition: int, state: TrialState) -> None:
+    store.state.put(_key(line, partition), state.encode(), _TTL_SECONDS)
+
+
+def tally_of(store: Store, line: str, trial: Trial) -> Tally:
+    """What was counted of `trial` in all partitions."""
+    partitions = range(store.log.partitions(SHADOW_VERDICTS))
+    return merged([state_of(store, line, trial, partition).tally for partition in partitions])
+
+
+def trial_reports(store: Store, line: str) -> list[TrialReport]:
+    """The trials of `line` that have ended, in order of time."""
+    names = store.objects.names(trials_folder(line))
+    return sorted((TrialReport.decode(store.objects.get(name)) for name in names), key=lambda report: report.at)
+
+
+def introduce(
+    store: Store, line: str, version: str, files: SnapshotFiles, parent: str | None, by: str, expected: Expected
+) -> Trial | None:
+    """Store a gauge and make it the active one; or, where the line's policy is `shadow` and it has a gauge, put it on
+    trial, which is returned. Raises `UserError` where a trial is under way then.
+    """
+    settings = line_settings(store.objects, line)
+    if settings.policy is Policy.SHADOW and line in active_snapshots(store.log):
+        store_snapshot(store.objects, line, version, files)
+        return begin_trial(store, line, version, by, expected, settings.trial_rules)
+    supersede(store, line, by, version)
+    publish_snapshot(store, line, version, files, parent)
+    return None
+
+
+def require_no_trial(store: Store, line: str) -> None:
+    """Raises `UserError` where a gauge of `line` would have to wait for another's trial: before one is made."""
+    active = active_snapshots(store.log).get(line)
+    if active is not None and line_settings(store.objects, line).policy is Policy.SHADOW:
+        _require_none(active)
+
+
+def supersede(store: Store, line: str, by: str, version: str) -> None:
+    """Keep the record of a trial that ends because `version` becomes active."""
+    active = active_snapshots(store.log).get(line)
+    if active is not None and active.trial is not None:
+        tally = tally_of(store, line, active.trial)
+        keep_report(store, active, active.trial, Outcome.SUPERSEDED, tally, by, f"{version} became active")
+
+
+def begin_trial(store: Store, line: str, version: str, by: str, expected: Expected, rules: TrialRules) -> Trial:
+    """Put a stored snapshot on trial. Raises `UserError` where a trial is under way or it is the active one, and
+    `GaugeMissing` for one that is not stored, or a line without a gauge.
+    """
+    sha256 = fetch_snapshot(store.objects, line, version).sha256
+
+    def made(active: SnapshotAnnouncement | None) -> SnapshotAnnouncement:
+        active = active or active_snapshot(store.log, line)
+        _require_none(active)
+        if active.version == version:
+            raise UserError(f"{version} is the active gauge of {line}.", "Try another of `flowgauge snapshots list`.")
+        return begun(store, active, version, sha256, by, expected, rules)
+
+    trial = announce(store, line, made).trial
+    assert trial is not None
+    return trial
+
+
+def _require_none(active: SnapshotAnnouncement) -> None:
+    if active.trial is not None:
+        raise UserError(
+            f"{active.trial.version} is on trial on line {active.line}, and a line has one trial at a time.",
+            f"Wait for its end, or end it with `flowgauge trials stop {active.line}`.",
+        )
+
+
+def _key(line: str, partition: int) -> str:
+    return f"trial/{line}/{partition}"

@@ -1,0 +1,342 @@
+"""Trials of candidates: through scoring, their tally and the announcements, on an embedded store."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from flowgauge.domain.errors import SnapshotCorrupt, UserError
+from flowgauge.domain.messages import (
+    ALERTS,
+    SHADOW_VERDICTS,
+    Alert,
+    AlertKind,
+    Decision,
+    Expected,
+    Promotion,
+    ShadowVerdict,
+    Stage,
+)
+from flowgauge.models.prediction import Prediction, Predictor
+from flowgauge.processors.scoring import Scoring
+from flowgauge.processors.trials import Trials
+from flowgauge.registry.gauges import Gauges
+from flowgauge.registry.lines import set_line
+from flowgauge.registry.snapshots import active_snapshot, announcements, roll_back, store_snapshot
+from flowgauge.registry.trials import begin_trial, introduce, supersede, tally_of, trial_reports
+from flowgauge.runtime.worker import Worker
+from flowgauge.services.trials import labelled
+from flowgauge.trials.bounds import ERROR, Bound, broken, log_evidence
+from flowgauge.trials.tally import Outcome
+from flowgauge.vision.decoding import Picture
+from tests.support.streaming import (
+    LINE,
+    BrightnessGauge,
+    SetClock,
+    fitted,
+    load,
+    opened,
+    png,
+    records,
+    send,
+    snapshot,
+    verdicts,
+)
+
+
+@dataclass(frozen=True)
+class Slow(BrightnessGauge):
+    """Takes a hundred times as long."""
+
+    def _prediction(self, picture: Picture) -> Prediction:
+        made = super()._prediction(picture)
+        return Prediction(**{**vars(made), "seconds": 1.0})
+
+
+@dataclass(frozen=True)
+class Failing(BrightnessGauge):
+    def predict_each(self, items: Sequence[tuple[BrightnessGauge, Picture]]) -> list[Prediction]:
+        raise AssertionError("gauges of one kind share this")
+
+    def _prediction(self, picture: Picture) -> Prediction:
+        raise RuntimeError("out of memory")
+
+
+@dataclass(frozen=True)
+class NotANumber(BrightnessGauge):
+    def _prediction(self, picture: Picture) -> Prediction:
+        return Prediction(**{**vars(super()._prediction(picture)), "score": float("nan")})
+
+
+KINDS = {"slow": Slow, "failing": Failing, "nan": NotANumber}
+
+
+def load_any(manifest: bytes, weights: bytes) -> Predictor:
+    """A gauge of the kind that its version names; `broken` does not load."""
+    gauge = load(manifest, weights)
+    if gauge.version == "broken":
+        raise SnapshotCorrupt("The weights do not match their SHA-256.", "Restore the object.")
+    kind = KINDS.get(gauge.version, BrightnessGauge)
+    return kind(gauge.line, gauge.version, gauge.threshold)
+
+
+class Plant:
+    """A line whose images are worked off by scoring and trials, each of which can be started anew."""
+
+    def __init__(self, root: Path) -> None:
+        self.clock = SetClock()
+        self.store = fitted(opened(root, self.clock))
+        self.sent = 0
+        self.restart()
+
+    def restart(self) -> None:
+        log = self.store.log
+        scoring = Scoring(self.store, Gauges(log, self.store.objects, load_any))
+        self.workers = [Worker(each, log, self.clock, 16) for each in (scoring, Trials(self.store))]
+
+    def run(self, images: int, defects: int = 0) -> None:
+        """`images` more, of which every `defects`-th is bright."""
+        numbers = range(self.sent + 1, self.sent + images + 1)
+        self.sent += images
+        bright = {number for number in numbers if defects and number % defects == 0}
+        send(self.store, [(f"image-{n:04d}", png(200 if n in bright else 100, n)) for n in numbers])
+        while sum([worker.step() for worker in self.workers]):
+            pass
+        for worker in self.workers:
+            if worker.error is not None:
+                raise worker.error
+
+    def start(self, version: str, threshold: float = 150, expected: Expected = Expected.SAME, **rules: object) -> None:
+        files = snapshot(version, threshold)
+        store_snapshot(self.store.objects, LINE, version, files)
+        defaults = {"shadow_share": 1, "shadow_images": 40, "canary_share": 0.5, "canary_images": 20}
+        settings = set_line(self.store.objects, LINE, **(defaults | rules))
+        begin_trial(self.store, LINE, version, "a test", expected, settings.trial_rules)
+
+    @property
+    def active(self) -> str:
+        return active_snapshot(self.store.log, LINE).version
+
+    @property
+    def stage(self) -> Stage | None:
+        trial = active_snapshot(self.store.log, LINE).trial
+        return None if trial is None else trial.stage
+
+    def alerts(self, kind: AlertKind) -> list[Alert]:
+        found = [Alert.decode(record.value) for record in records(self.store.log, ALERTS)]
+        return [each for each in found if each.kind is kind]
+
+    def outcome(self) -> tuple[Outcome, str]:
+        (report,) = trial_reports(self.store, LINE)
+        return report.outcome, report.why
+
+
+@pytest.fixture
+def plant(tmp_path: Path) -> Plant:
+    return Plant(tmp_path / "plant")
+
+
+def test_a_candidate_goes_through_shadow_and_canary_and_takes_over(plant: Plant) -> None:
+    plant.run(10)
+    plant.start("better", 160)
+    plant.run(40, defects=10)
+    assert (plant.stage, plant.active) == (Stage.CANARY, "fit-1")
+    assert {verdict.gauge_version for verdict in verdicts(plant.store.log)} == {"fit-1"}, "a shadow decides nothing"
+    plant.run(80, defects=10)
+    assert (plant.stage, plant.active) == (None, "better")
+    found = verdicts(plant.store.log)
+    by_candidate = [verdict for verdict in found if verdict.trial_id is not None]
+    assert len(found) == 130
+    assert {verdict.gauge_version for verdict in by_candidate} == {"better"}
+    assert 20 <= len(by_candidate) < 80
+    assert plant.outcome() == (Outcome.PROMOTED, "")
+    assert len(plant.alerts(AlertKind.TRIAL_PROMOTED)) == 1
+    assert [alert.detail["version"] for alert in plant.alerts(AlertKind.TRIAL_STAGE)] == ["better", "better"]
+
+
+def test_the_same_images_are_the_canarys_in_a_replay(plant: Plant) -> None:
+    plant.start("better", canary_share=0.3)
+    plant.run(1)
+    trial = active_snapshot(plant.store.log, LINE).trial
+    assert trial is not None
+    canary = trial.model_copy(update={"stage": Stage.CANARY})
+    drawn = [canary.decides(f"image-{number}") for number in range(2000)]
+    assert drawn == [canary.decides(f"image-{number}") for number in range(2000)]
+    assert np.mean(drawn) == pytest.approx(0.3, abs=0.04)
+    assert not any(trial.decides(f"image-{number}") for number in range(2000))
+
+
+@pytest.mark.parametrize(
+    ("version", "threshold", "why", "within"),
+    [
+        ("alarms-on-all", 10, "otherwise than the active gauge", 10),
+        ("passes-all", 1000, "it passes", 50),
+        ("slow", 150, "times as long as the active", 10),
+        ("failing", 150, "out of memory", 1),
+        ("nan", 150, "its score is nan", 1),
+        ("broken", 150, "does not load", 1),
+    ],
+)
+@pytest.mark.parametrize("stage", Stage)
+def test_a_bad_candidate_is_stopped(
+    plant: Plant, version: str, threshold: float, why: str, within: int, stage: Stage
+) -> None:
+    plant.start(version, threshold, shadow_images=1 if stage is Stage.CANARY else 1000, canary_images=1000)
+    images = 0
+    while plant.stage is not None and images < 60:
+        plant.run(1, defects=4)
+        images += 1
+    assert images <= within + (stage is Stage.CANARY)
+    assert plant.active == "fit-1"
+    outcome, told = plant.outcome()
+    assert (outcome, why in told) == (Outcome.STOPPED, True), told
+    (alert,) = plant.alerts(AlertKind.TRIAL_STOPPED)
+    assert why in alert.message
+    plant.run(10)
+    assert len(verdicts(plant.store.log)) == plant.sent, "no image lost its verdict to a candidate"
+    assert all(verdict.score is not None for verdict in verdicts(plant.store.log))
+
+
+def test_fewer_alarms_are_no_fault_where_they_are_expected(plant: Plant) -> None:
+    plant.start("passes-all", 1000, Expected.FEWER)
+    plant.run(120, defects=4)
+    assert plant.active == "passes-all"
+
+
+def test_a_person_promotes_where_the_rules_say_so(plant: Plant) -> None:
+    plant.start("better", canary_images=0, trial_promotion=Promotion.PERSON)
+    plant.run(100)
+    assert (plant.stage, plant.active) == (Stage.SHADOW, "fit-1")
+    (waits,) = plant.alerts(AlertKind.TRIAL_WAITS)
+    assert "flowgauge trials promote" in waits.message
+
+
+@pytest.mark.parametrize("lost", [False, True], ids=["state kept", "state lost"])
+@pytest.mark.parametrize("after", [0, 20, 39, 45, 90])
+def test_a_restart_at_any_image_loses_no_stage(plant: Plant, after: int, lost: bool) -> None:
+    plant.start("better")
+    plant.run(after)
+    plant.restart()
+    if lost:
+        plant.store.state.put(f"trial/{LINE}/0", b"", 1)
+        plant.clock.advance(2)
+    plant.run(200 - after)
+    assert plant.active == "better"
+    epochs = [(message.version, message.trial and message.trial.stage) for message in announcements(plant.store.log)]
+    assert epochs == [("fit-1", None), ("fit-1", Stage.SHADOW), ("fit-1", Stage.CANARY), ("better", None)]
+    ids = [verdict.verdict_id for verdict in verdicts(plant.store.log)]
+    assert len(ids) == len(set(ids)) == 200
+
+
+def test_shadow_verdicts_that_come_again_count_once(plant: Plant) -> None:
+    plant.start("better", shadow_images=1000)
+    plant.run(20)
+    trial = active_snapshot(plant.store.log, LINE).trial
+    assert trial is not None
+    before = tally_of(plant.store, LINE, trial)
+    again = [record for record in records(plant.store.log, SHADOW_VERDICTS)]
+    plant.workers[1].processor.process(again)
+    plant.workers[1].processor.checkpoint()
+    assert tally_of(plant.store, LINE, trial) == before
+    assert before.images == 20
+
+
+def test_what_is_no_shadow_verdict_is_a_dead_letter(plant: Plant) -> None:
+    from flowgauge.domain.dead_letters import REASON
+    from flowgauge.domain.messages import DEAD_LETTERS
+    from flowgauge.domain.ports import Outgoing
+
+    plant.store.log.append([Outgoing(SHADOW_VERDICTS, LINE, b"{}", partition=0)])
+    plant.run(1)
+    (letter,) = records(plant.store.log, DEAD_LETTERS)
+    assert "no shadow verdict" in letter.headers[REASON]
+
+
+def test_a_line_has_one_trial_at_a_time(plant: Plant) -> None:
+    plant.start("better")
+    with pytest.raises(UserError, match="one trial at a time"):
+        plant.start("another")
+
+
+def test_a_rollback_ends_the_trial(plant: Plant) -> None:
+    plant.start("better")
+    plant.run(10)
+    supersede(plant.store, LINE, "a test", "fit-1")
+    roll_back(plant.store, LINE, "fit-1")
+    plant.run(10)
+    assert (plant.stage, plant.active) == (None, "fit-1")
+    assert plant.outcome()[0] is Outcome.SUPERSEDED
+
+
+def test_a_new_gauge_goes_through_a_trial_where_the_policy_says_so(plant: Plant) -> None:
+    files = snapshot("fit-2")
+    assert introduce(plant.store, LINE, "fit-2", files, None, "a test", Expected.SAME) is None
+    assert plant.active == "fit-2"
+    set_line(plant.store.objects, LINE, policy="shadow")
+    trial = introduce(plant.store, LINE, "fit-3", snapshot("fit-3"), None, "a test", Expected.SAME)
+    assert trial is not None
+    assert (trial.version, plant.active, plant.stage) == ("fit-3", "fit-2", Stage.SHADOW)
+
+
+def test_errors_are_counted_by_the_labels_that_came_meanwhile(plant: Plant) -> None:
+    from flowgauge.domain.golden import Label
+    from flowgauge.registry.golden_sets import add_golden
+
+    plant.start("blind", 1000, Expected.FEWER, shadow_images=1000)
+    plant.run(12, defects=4)
+    for number, label in ((4, Label.DEFECT), (8, Label.DEFECT), (1, Label.GOOD)):
+        data = png(200 if number % 4 == 0 else 100, number)
+        add_golden(plant.store.objects, LINE, label, f"image-{number:04d}", data)
+    trial = active_snapshot(plant.store.log, LINE).trial
+    assert trial is not None
+    found = labelled(plant.store, LINE, trial.trial_id)
+    assert (found.good, found.defects) == (1, 2)
+    assert (found.active_misses, found.candidate_misses) == (0, 2)
+    assert (found.active_false_alarms, found.candidate_false_alarms) == (0, 0)
+
+
+def test_both_gauges_are_in_the_shadow_verdict(plant: Plant) -> None:
+    plant.start("better", 250)
+    plant.run(4, defects=4)
+    seen = [ShadowVerdict.decode(record.value) for record in records(plant.store.log, SHADOW_VERDICTS)]
+    assert [each.image_id for each in seen] == [verdict.image_id for verdict in verdicts(plant.store.log)]
+    assert [each.active.decision for each in seen] == [Decision.PASS] * 3 + [Decision.REJECT]
+    assert all(each.candidate is not None and each.candidate.decision is Decision.PASS for each in seen)
+
+
+def _ever_broken(candidate: np.ndarray, active: np.ndarray) -> np.ndarray:
+    """(T,) the first image, from 1 on, at which one of T trials leaves a bound; 0 where none does. Alarms (T, N)."""
+    images = np.arange(1, candidate.shape[1] + 1)
+    alone = (candidate != active).cumsum(1)
+    tested = [
+        log_evidence(candidate.cumsum(1), images, 0.3),
+        log_evidence(alone, images, 0.1),
+        log_evidence((candidate & ~active).cumsum(1), alone, 0.5),
+        log_evidence((active & ~candidate).cumsum(1), alone, 0.5),
+        log_evidence(np.zeros_like(alone), images, 0.1),
+    ]
+    over = np.max(tested, axis=0) >= np.log(len(tested) / ERROR)
+    return np.where(over.any(1), over.argmax(1) + 1, 0)
+
+
+def test_a_thousand_candidates_without_a_difference_are_rarely_stopped() -> None:
+    random = np.random.default_rng(0)
+    # alarms of independent chance: two gauges of one line agree more than this
+    active, candidate = random.random((2, 1000, 2000)) < 0.04
+    assert np.mean(_ever_broken(candidate, active) > 0) <= 0.05
+
+
+def test_a_candidate_with_twice_the_alarms_is_always_stopped() -> None:
+    random = np.random.default_rng(0)
+    chance = random.random((1000, 2000))
+    first = _ever_broken(chance < 0.1, chance < 0.05)
+    assert (first > 0).all()
+    assert np.median(first) < 200
+
+
+def test_bounds_are_tested_as_the_simulation_does() -> None:
+    bounds = [Bound("a", 12, 40, 0.1, ""), Bound("b", 2, 40, 0.1, "")]
+    assert broken(bounds) == bounds[:1]
+    assert log_evidence(0, 0, 0.3) == pytest.approx(0)
