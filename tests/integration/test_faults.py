@@ -20,6 +20,11 @@ from tests.support.faults.servers import (
     redis_restarts,
     store_is_away,
 )
+from tests.support.faults.trials import (
+    bad_candidates_are_stopped,
+    drift_leads_to_another_gauge,
+    workers_are_killed_in_a_trial,
+)
 from tests.support.faults.workers import (
     clocks_jump,
     scoring_worker_is_killed,
@@ -48,6 +53,7 @@ FLOWS: dict[str, list[Fault]] = {
         two_adapt_at_once,
         many_rejects,
     ],
+    "trials": [bad_candidates_are_stopped, workers_are_killed_in_a_trial, drift_leads_to_another_gauge],
 }
 
 

@@ -17,7 +17,6 @@ from tests.support.streaming import START, event, png
 
 GOOD, BAD = 100, 170
 _PER_SECOND = 5.0  # on each line
-_REJECT_EVERY = 10
 
 
 class Fate(Enum):
@@ -26,14 +25,17 @@ class Fate(Enum):
 
 class Cameras:
     """A context manager: from its start on numbered images flow on every line, each line on the partition of its own,
-    every tenth a reject. What was sent: `images`, ids in the order of each line; `rejects`, how many of them must be
-    rejected; `dead_letters`, ids of what must become a dead letter.
+    every tenth a reject, or as `reject_every` says; `brighter` is by how much the light of a line has changed. What was
+    sent: `images`, ids in the order of each line; `rejects`, how many of them the first gauge rejects in the first
+    light; `dead_letters`, ids of what must become a dead letter.
     """
 
     def __init__(self, objects: Objects) -> None:
         self.images: dict[str, list[str]] = {line: [] for line in LINES}
         self.rejects: Counter[str] = Counter()
         self.dead_letters: list[str] = []
+        self.reject_every = 10
+        self.brighter = dict.fromkeys(LINES, 0)
         self._objects = objects
         self._lock = RLock()
         self._stopping = Event()
@@ -96,7 +98,7 @@ class Cameras:
             self._failure = error
 
     def _round(self, number: int) -> None:
-        reject = number % _REJECT_EVERY == 0
-        data = png(BAD if reject else GOOD, seed=number, side=64)
+        reject = number % self.reject_every == 0
         for line in LINES:
+            data = png((BAD if reject else GOOD) + self.brighter[line], seed=number, side=64)
             self.send(line, f"{number:05d}", data, Fate.REJECT if reject else Fate.PASS)

@@ -8,9 +8,9 @@ import asyncio
 import signal
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from time import sleep
+from time import perf_counter, sleep
 
 from flowgauge.adaptation.contract import AdaptationInput, AdaptationOutcome
 from flowgauge.app.bootstrap import open_store
@@ -26,6 +26,7 @@ from flowgauge.vision.decoding import Picture
 from tests.support.streaming import BrightnessGauge, adapt, load
 
 JUMP = timedelta(hours=1, minutes=10)
+_SLOW_SECONDS = 0.05
 
 
 class JumpingClock:
@@ -45,6 +46,13 @@ class SlowGauge(BrightnessGauge):
     def predict_each(self, items: Sequence[tuple[BrightnessGauge, Picture]]) -> list[Prediction]:
         sleep(self.seconds)
         return super().predict_each(items)
+
+    def _prediction(self, picture: Picture) -> Prediction:
+        """Of a version whose name begins with `slow`, each takes longer."""
+        began = perf_counter()
+        if self.version.startswith("slow"):
+            sleep(_SLOW_SECONDS)
+        return replace(super()._prediction(picture), seconds=perf_counter() - began)
 
 
 @dataclass(frozen=True)

@@ -173,7 +173,7 @@ def test_the_same_images_are_the_canarys_in_a_replay(plant: Plant) -> None:
     [
         ("alarms-on-all", 10, "otherwise than the active gauge", 10),
         ("passes-all", 1000, "it passes", 50),
-        ("slow", 150, "times as long as the active", 10),
+        ("slow", 150, "times as long as the active", 12),
         ("failing", 150, "out of memory", 1),
         ("nan", 150, "its score is nan", 1),
         ("broken", 150, "does not load", 1),
@@ -315,7 +315,7 @@ def _ever_broken(candidate: np.ndarray, active: np.ndarray) -> np.ndarray:
         log_evidence(alone, images, 0.1),
         log_evidence((candidate & ~active).cumsum(1), alone, 0.5),
         log_evidence((active & ~candidate).cumsum(1), alone, 0.5),
-        log_evidence(np.zeros_like(alone), images, 0.1),
+        log_evidence(np.zeros_like(alone), images, 0.5),
     ]
     over = np.max(tested, axis=0) >= np.log(len(tested) / ERROR)
     return np.where(over.any(1), over.argmax(1) + 1, 0)

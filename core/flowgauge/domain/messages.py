@@ -300,7 +300,10 @@ class TrialRules(FrozenModel):
         " counting those that its trial expects, is stopped",
     )
     most_slowdown: float = Field(
-        2.0, gt=1, description="a candidate that takes so many times as long as the active gauge, above 1, is stopped"
+        2.0,
+        gt=1,
+        description="a candidate that takes so many times as long as the active gauge, above 1, on most images is"
+        " stopped",
     )
 
 

@@ -128,8 +128,9 @@ class Archive(VerdictReader):
     def _put(self, partition: int, first: int, stretch: Stretch) -> None:
         of_day: defaultdict[date, list[dict[str, Any]]] = defaultdict(list)
         for _, verdict in sorted(stretch.items()):
-            row = verdict.model_dump() | {"verdict_id": str(verdict.verdict_id)}
-            of_day[verdict.event_time.date()].append(row)
+            row = verdict.model_dump()
+            ids = {name: str(value) for name, value in row.items() if isinstance(value, UUID)}
+            of_day[verdict.event_time.date()].append(row | ids)
         for day, rows in of_day.items():
             buffer = BytesIO()
             pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), buffer, compression="zstd")

@@ -14,6 +14,7 @@ from flowgauge.domain.messages import AdaptationRequest, AlertKind, Reason
 from flowgauge.processors.adaptation import audits, request_adaptation
 from flowgauge.registry.snapshots import (
     active_snapshot,
+    announce,
     announcement,
     announcements,
     fetch_snapshot,
@@ -35,7 +36,8 @@ def broken_snapshots(scene: Scene) -> datetime:
     good = active_snapshot(store.log, line).version
     missing, corrupt = (f"{kind}-{scene.dice.getrandbits(32):08x}" for kind in ("missing", "corrupt"))
     for version in (missing, corrupt):
-        store.log.append([announcement(store, line, version, snapshot(version, line=line), good)])
+        sha256 = snapshot(version, line=line).sha256
+        announce(store, line, partial(announcement, store, line, version, sha256, good))
     store_snapshot(store.objects, line, corrupt, snapshot(corrupt, threshold=1, line=line))
     scene.cluster.wait("the alerts", lambda: {missing, corrupt} <= set(_invalid(scene)))
     scene.wait_for_verdicts(datetime.now(UTC))

@@ -149,6 +149,6 @@ def _finish(scene: Scene) -> None:
     cluster.stop(cluster.workers)
     downstream = cluster.start(Role.DOWNSTREAM)
     cluster.wait("the archive", lambda: sum(1 for _ in archived(cluster.store.objects)) >= cameras.sent)
-    cluster.wait("the alerts", lambda: rejects_reported(cluster).total() >= cameras.rejects.total())
+    cluster.wait("the alerts", lambda: rejects_reported(cluster).total() >= scene.verdicts.rejects().total())
     cluster.wait("the last worker", lambda: cluster.members("archive") == 1)
     cluster.stop([downstream])
