@@ -1,5 +1,6 @@
 """Speed as ratios measured side by side in one run."""
 
+from copy import deepcopy
 from pathlib import Path
 from statistics import median
 from time import perf_counter
@@ -7,6 +8,7 @@ from time import perf_counter
 import pytest
 
 from flowgauge.domain.choices import Engine
+from flowgauge.domain.messages import TrialRules
 from flowgauge.engines.choice import compiled
 from flowgauge.evaluation.evaluate import side_by_side
 from flowgauge.synthetic.procedural import ProceduralLine
@@ -53,3 +55,21 @@ def test_openvino_is_faster_than_torch(
     torch_ms, openvino_ms = (1000 * median(seconds[name]) / batch for name in gauges)
     print(f"\nbatch {batch}: torch {torch_ms:.1f}, openvino {openvino_ms:.1f} ms an image")  # noqa: T201
     assert torch_ms >= 1.2 * openvino_ms
+
+
+def test_a_shadow_keeps_four_fifths_of_the_images_a_second(default_gauge: Gauge, pictures: list[Picture]) -> None:
+    """At the default share of the images; the candidate is another gauge of the same backbone."""
+    candidate = Gauge(
+        default_gauge.manifest, default_gauge.backbone, deepcopy(default_gauge.detector), default_gauge.probes
+    )
+    alone = [(default_gauge, picture) for picture in pictures]
+    seconds: dict[float, list[float]] = {}
+    for _ in range(_ROUNDS):
+        for share in (0.0, TrialRules().shadow_share, 1.0):
+            shadow = [(candidate, picture) for picture in pictures[: round(share * len(pictures))]]
+            began = perf_counter()
+            default_gauge.predict_each(alone + shadow)
+            seconds.setdefault(share, []).append(perf_counter() - began)
+    plain, default, full = (median(taken) for taken in seconds.values())
+    print(f"\nimages/s beside a shadow of half the images {plain / default:.2f}, of all {plain / full:.2f} of without")  # noqa: T201
+    assert plain / default >= 0.8

@@ -35,8 +35,11 @@ from flowgauge.domain.golden import Label
 from flowgauge.domain.lines import Policy
 from flowgauge.domain.messages import Decision, Reason
 from flowgauge.processors.line_monitor import Trigger
+from flowgauge.registry import snapshots as registry
 from flowgauge.registry.golden_sets import golden_set
 from flowgauge.registry.lines import line_settings, set_line
+from flowgauge.registry.snapshots import active_snapshot
+from flowgauge.registry.trials import trial_reports
 from flowgauge.runtime.backend import Store
 from flowgauge.runtime.events import image_record
 from flowgauge.services.changes import latest_changes
@@ -173,7 +176,7 @@ def test_every_page_is_walked_by_keyboard_and_screen_reader_and_asks_nobody_else
 ) -> None:
     proposed(site)
     pages = ["/", f"/lines/{LINE}", f"/lines/{LINE}/review", f"/verdicts/{rejected(site)[0]}", "/adaptations"]
-    pages += [f"/lines/{LINE}/{page}" for page in ("adaptations", "gauges", "settings")]
+    pages += [f"/lines/{LINE}/{page}" for page in ("adaptations", "gauges", "trials", "settings")]
     for path in (*pages, "/dead-letters", "/changes", "/lines/nowhere"):
         browser.go(path)
         assert browser.one("h1").text, path
@@ -275,6 +278,49 @@ def test_a_gauge_is_rolled_back_to(browser: Browser, store: Store, site: Served)
     assert (change.action, change.before["version"], change.after["version"]) == ("roll back", second, first)
 
 
+def test_a_gauge_is_tried_stopped_tried_again_and_promoted(
+    browser: Browser, store: Store, site: Served, tmp_path: Path
+) -> None:
+    first = site.console.overview.gauges(LINE)[0].version
+    second = set_threshold(store, LINE, 1e6, None, "lee")[0]  # passes everything
+    registry.roll_back(store, LINE, first)
+    site.console.refresh()
+    browser.go(f"/lines/{LINE}/gauges")
+    browser.click(f"Try {second}")
+    browser.shows("decides none")
+    send_again(store, tmp_path / "incoming")
+    browser.go(f"/lines/{LINE}/trials")
+    browser.shows("reject")
+    pictures = browser.all(".gallery img")
+    assert pictures
+    browser.until(lambda driver: all(image.get_property("naturalWidth") for image in pictures))
+    browser.accessible()
+    browser.one("input[name=why]").send_keys("it passes everything")
+    browser.click("Stop the trial")
+    browser.shows("it passes everything")
+    browser.go(f"/lines/{LINE}/gauges")
+    browser.click(f"Try {second}")
+    browser.click("Let it take over")
+    browser.until(lambda driver: active_snapshot(store.log, LINE).version == second)
+    outcomes = [report.outcome.value for report in trial_reports(store, LINE)]
+    assert outcomes == ["stopped", "promoted"]
+    assert [change.action for change in latest_changes(store, 4)] == [
+        "promote",
+        "start trial",
+        "stop trial",
+        "start trial",
+    ]
+    browser.check()
+
+
+def send_again(store: Store, folder: Path) -> None:
+    """The images of `folder` under other names."""
+    for path in sorted(folder.glob("*.png")):
+        path.rename(path.with_name(f"again-{path.name}"))
+    set_line(store.objects, LINE, shadow_share=1.0)
+    run(store, folder)
+
+
 def test_a_dead_letter_is_replayed_and_settings_are_changed(browser: Browser, store: Store) -> None:
     browser.go("/dead-letters")
     browser.shows("torn")
@@ -342,6 +388,8 @@ ROUTES = (
     "/lines/{line}/adaptations/{version}",
     "/lines/{line}/adaptations/{version}/suspects/{number}",
     "/lines/{line}/gauges",
+    "/lines/{line}/trials",
+    "/lines/{line}/trials/{request}/changed/{verdict}",
     "/lines/{line}/settings",
 )
 DEEDS = {
@@ -351,6 +399,9 @@ DEEDS = {
     "/adaptations/{request}/refuse": Role.ENGINEER,
     "/lines/{line}/adapt": Role.ENGINEER,
     "/lines/{line}/roll-back": Role.ENGINEER,
+    "/lines/{line}/trials/start": Role.ENGINEER,
+    "/lines/{line}/trials/stop": Role.ENGINEER,
+    "/lines/{line}/trials/promote": Role.ENGINEER,
     "/lines/{line}/settings": Role.ENGINEER,
     "/dead-letters/replay": Role.ENGINEER,
     "/sign-out": Role.VIEWER,

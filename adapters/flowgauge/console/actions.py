@@ -9,11 +9,14 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 
 from flowgauge.console import pages
+from flowgauge.console.plant import Console
 from flowgauge.console.users import Role
 from flowgauge.console.views import console_of, entered, line_of, shown, wants_json
 from flowgauge.domain.errors import SettingsError
 from flowgauge.domain.golden import Label
+from flowgauge.domain.messages import Expected
 from flowgauge.registry.golden_sets import Golden
+from flowgauge.services import trials
 from flowgauge.services.decisions import approved, requested, send
 from flowgauge.services.decisions import refuse as refuse_proposal
 from flowgauge.services.golden import label_verdict, unlabel
@@ -112,6 +115,35 @@ def roll_back(request: Request) -> Response:
     activate(console.store, line, _form(request).get("version", ""), person.name)
     console.refresh()
     return RedirectResponse(f"/lines/{line}/gauges", 303)
+
+
+def start_trial(request: Request) -> Response:
+    """Try a stored gauge beside the active one, by the line's settings."""
+    console, person = entered(request, Role.ENGINEER)
+    line = line_of(request)
+    trials.start_trial(console.store, line, _form(request).get("version", ""), person.name, Expected.SAME)
+    return _to_trials(console, line)
+
+
+def stop_trial(request: Request) -> Response:
+    """The line keeps its gauge, and why."""
+    console, person = entered(request, Role.ENGINEER)
+    line = line_of(request)
+    trials.stop_trial(console.store, line, person.name, _form(request).get("why", "").strip()[:500])
+    return _to_trials(console, line)
+
+
+def promote(request: Request) -> Response:
+    """The candidate takes over now."""
+    console, person = entered(request, Role.ENGINEER)
+    line = line_of(request)
+    trials.promote(console.store, line, person.name)
+    return _to_trials(console, line)
+
+
+def _to_trials(console: Console, line: str) -> Response:
+    console.refresh()
+    return RedirectResponse(f"/lines/{line}/trials", 303)
 
 
 def set_settings(request: Request) -> Response:

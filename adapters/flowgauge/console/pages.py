@@ -27,6 +27,7 @@ from flowgauge.services.history import history
 from flowgauge.services.overview import Sample
 from flowgauge.services.replay import latest_dead_letters, replayed_at
 from flowgauge.services.review import review_queue
+from flowgauge.services.trials import all_trials, labelled
 from flowgauge.vision.decoding import decode
 
 # of a line's gallery: fewer hide that many parts fail alike, more make the page slow to load
@@ -289,6 +290,33 @@ def gauges(request: Request) -> Response:
     manifests = {version: _manifest(console, name, version) for version in {each.version for each in announced}}
     active = console.overview.summary(name).active
     return shown(request, "gauges.html", person, line=name, announced=announced, manifests=manifests, active=active)
+
+
+def trials(request: Request) -> Response:
+    """What the trial of a line has shown so far, or the one that is asked for, and those that have ended."""
+    console, person = entered(request)
+    name = line_of(request)
+    found, wanted = all_trials(console.store, name), request.query_params.get("trial")
+    view = next((each for each in found if wanted in (None, str(each.trial.trial_id))), None)
+    labels = None if view is None else labelled(console.store, name, view.trial.trial_id)
+    ended = [each for each in found if each.report is not None]
+    return shown(request, "trials.html", person, line=name, view=view, labels=labels, ended=ended)
+
+
+def changed(request: Request) -> Response:
+    """The picture of an image that the gauges of a trial decide differently."""
+    console, _ = entered(request)
+    trial_id, verdict_id = request.path_params["trial_id"], request.path_params["verdict_id"]
+    uris = [
+        each.image_uri
+        for view in all_trials(console.store, line_of(request))
+        if view.trial.trial_id == trial_id
+        for each in view.tally.changed
+        if each.verdict_id == verdict_id
+    ]
+    if not uris or uris[0] is None:
+        raise HTTPException(404, "The trial shows no such image.")
+    return _picture(lambda: console.thumbnail(uris[0] or ""))
 
 
 def settings(request: Request) -> Response:

@@ -52,6 +52,7 @@ class Notifying(Processor):
         self._ledgers: dict[int, Ledger] = {}
         self._not_before: dict[int, datetime] = {}
         self._gauges: dict[str, datetime] = {}
+        self._versions: dict[str, str] = {}
         self._gauges_read: dict[int, int] = {}
         self._looked_at: datetime | None = None
 
@@ -123,7 +124,9 @@ class Notifying(Processor):
                 begin = self._gauges_read.get(partition, 0)
                 for record, message in announcements_since(self._store.log, partition, begin):
                     self._gauges_read[partition] = record.offset + 1
-                    if message is not None:
+                    # a trial's announcements name the gauge that is there already
+                    if message is not None and message.version != self._versions.get(message.line):
+                        self._versions[message.line] = message.version
                         self._gauges[message.line] = max(message.at, self._gauges.get(message.line, message.at))
         for partition, ledger in self._ledgers.items():
             if ledger.state.position >= self._store.log.end(ALERTS, partition):

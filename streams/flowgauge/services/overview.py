@@ -27,6 +27,7 @@ from flowgauge.domain.messages import (
     AlertKind,
     Decision,
     SnapshotAnnouncement,
+    Trial,
     Verdict,
 )
 from flowgauge.domain.ports import Record
@@ -132,6 +133,7 @@ class LineSummary:
 
     line: str
     active: SnapshotAnnouncement | None
+    trial: Trial | None
     last: Verdict | None
     rate: float
     images: int
@@ -151,6 +153,8 @@ class _Line:
     name: str
     active: SnapshotAnnouncement | None = None
     announced: list[SnapshotAnnouncement] = field(default_factory=list)
+    epoch: int = 0
+    trial: Trial | None = None
     last: Verdict | None = None
     samples: deque[Sample] = field(default_factory=lambda: deque(maxlen=_RECENT))
     flagged: deque[Verdict] = field(default_factory=lambda: deque(maxlen=_FLAGGED))
@@ -271,9 +275,13 @@ class Overview:
 
     def _announce(self, announcement: SnapshotAnnouncement) -> None:
         line = self._of(announcement.line)
-        line.announced.append(announcement)
-        if line.active is None or announcement.epoch > line.active.epoch:
-            line.active = announcement
+        # a trial's announcements say of the active gauge what was said before
+        another = line.active is None or announcement.version != line.active.version
+        if another:
+            line.announced.append(announcement)
+        if announcement.epoch > line.epoch:
+            line.epoch, line.trial = announcement.epoch, announcement.trial
+            line.active = announcement if another else line.active
 
     def summaries(self) -> list[LineSummary]:
         """Every line, those first that need a person most."""
@@ -313,7 +321,7 @@ class Overview:
         return [alert for alert in found if alert.kind in _PROBLEMS and now - alert.at < _PROBLEM_LASTS]
 
     def gauges(self, line: str) -> list[SnapshotAnnouncement]:
-        """All announcements of `line`, the newest first. Raises `UserError`."""
+        """All gauges of `line` that were announced as active, the newest first. Raises `UserError`."""
         with self._lock:
             return list(reversed(self._known(line).announced))
 
@@ -395,6 +403,7 @@ class Overview:
         return LineSummary(
             line=line.name,
             active=line.active,
+            trial=line.trial,
             last=line.last,
             rate=sum(each.images for each in line.minutes if each.number > this_minute - _RATE_MINUTES) / _RATE_MINUTES,
             images=images,

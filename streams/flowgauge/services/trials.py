@@ -11,7 +11,6 @@ from pydantic import ValidationError
 from flowgauge.domain.errors import SettingsError, UserError
 from flowgauge.domain.golden import Label
 from flowgauge.domain.messages import SHADOW_VERDICTS, Expected, ShadowVerdict, SnapshotAnnouncement, Trial, TrialRules
-from flowgauge.evaluation.intervals import Interval, binomial_interval
 from flowgauge.registry.golden_sets import golden_set, renamed
 from flowgauge.registry.lines import line_settings
 from flowgauge.registry.snapshots import (
@@ -21,7 +20,6 @@ from flowgauge.registry.snapshots import (
 from flowgauge.registry.trials import begin_trial, ended, keep_report, tally_of, trial_reports
 from flowgauge.runtime.backend import Store, records_from
 from flowgauge.services.changes import record_change
-from flowgauge.services.snapshots import stored_gauge
 from flowgauge.trials.tally import Outcome, Tally, TrialReport
 
 
@@ -50,8 +48,10 @@ class TrialView:
     report: TrialReport | None
 
     @property
-    def agreement(self) -> tuple[float, Interval] | None:
+    def agreement(self) -> tuple[float, tuple[float, float]] | None:
         """The share of images with one decision, in [0, 1], and its 95 % interval; None before the first image."""
+        from flowgauge.evaluation.intervals import binomial_interval  # scikit-learn, which takes seconds
+
         images = self.tally.images
         if not images:
             return None
@@ -106,6 +106,9 @@ def start_trial(
     Raises `UserError` where a trial is under way or the snapshot is the active one, `SettingsError` for rules that do
     not hold, `GaugeMissing`, and `SnapshotInvalid` for a snapshot that does not load.
     """
+    # torch, which takes seconds and 800 MiB: whoever only looks at trials does without
+    from flowgauge.services.snapshots import stored_gauge
+
     stored_gauge(store, line, version)
     try:
         rules = TrialRules.model_validate(line_settings(store.objects, line).model_dump() | dict(changes or {}))
