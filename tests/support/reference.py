@@ -25,6 +25,10 @@ MODELS: tuple[type[BaseModel], ...] = (
     messages.Alert,
     messages.AdaptationRequest,
     messages.SnapshotAnnouncement,
+    messages.Trial,
+    messages.TrialRules,
+    messages.ShadowVerdict,
+    messages.Opinion,
 )
 MADE = "This page is made from the code: `make reference`.\n"
 

@@ -98,6 +98,7 @@ def test_an_archive_keeps_the_columns_that_it_has_had_from_the_first_file_on() -
         "subject": "string",
         "arrived_at": time,
         "clock_off": "bool",
+        "trial_id": "string",
     }
 
 

@@ -10,13 +10,26 @@ from uuid import uuid4
 import pytest
 
 from flowgauge.domain.errors import Unavailable, UserError
-from flowgauge.domain.messages import ADAPTATIONS, ALERTS, SNAPSHOTS, AlertKind, Decision, Reason, Source, Verdict
+from flowgauge.domain.messages import (
+    ADAPTATIONS,
+    ALERTS,
+    SNAPSHOTS,
+    AlertKind,
+    Decision,
+    Expected,
+    Reason,
+    Source,
+    Stage,
+    TrialRules,
+    Verdict,
+)
 from flowgauge.domain.ports import Outgoing
 from flowgauge.local.log import LocalLog
 from flowgauge.processors.adaptation import request_adaptation
 from flowgauge.processors.archive import Archive
 from flowgauge.processors.line_monitor import Trigger
-from flowgauge.registry.snapshots import publish_snapshot
+from flowgauge.registry.snapshots import publish_snapshot, roll_back, store_snapshot
+from flowgauge.registry.trials import begin_trial
 from flowgauge.runtime.alerts import alert
 from flowgauge.runtime.backend import Store
 from flowgauge.runtime.worker import Worker
@@ -43,6 +56,24 @@ def store(tmp_path: Path, clock: SetClock) -> Store:
 @pytest.fixture
 def overview(store: Store) -> Overview:
     return Overview(store)
+
+
+def test_a_trial_is_seen_and_is_no_other_gauge(store: Store, overview: Overview, clock: SetClock) -> None:
+    fitted(store)
+    fitted(store, "fit-2")
+    clock.advance(60)
+    store_snapshot(store.objects, LINE, "fit-1", snapshot("fit-1"))
+    begin_trial(store, LINE, "fit-1", "a test", Expected.SAME, TrialRules())
+    overview.refresh()
+    found = overview.summary(LINE)
+    assert found.active is not None
+    assert found.trial is not None
+    assert (found.active.version, found.active.at) == ("fit-2", AT)
+    assert (found.trial.version, found.trial.stage) == ("fit-1", Stage.SHADOW)
+    assert [each.version for each in overview.gauges(LINE)] == ["fit-2", "fit-1"]
+    roll_back(store, LINE, "fit-1")
+    overview.refresh()
+    assert overview.summary(LINE).trial is None
 
 
 def test_verdicts_are_counted_by_decision_and_minute_as_they_come(store: Store, overview: Overview) -> None:

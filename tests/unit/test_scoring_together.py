@@ -1,9 +1,11 @@
 """Several gauges score the same images: what they share is computed once, and nothing else changes."""
 
+from copy import deepcopy
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from flowgauge.training import gauge as gauge_module
 from flowgauge.training.gauge import score_by_each
@@ -31,3 +33,31 @@ def test_gauges_alike_share_the_backbones_passes(monkeypatch: pytest.MonkeyPatch
     crops = gauge().manifest.preprocessing.crops(goods(range(700, 708)))
     score_by_each([gauge(), gauge()], crops)
     assert len(passes) == 1
+
+
+def test_a_picture_that_two_gauges_predict_goes_through_the_backbone_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    passed: list[int] = []
+    plain = gauge_module._features
+
+    def counted(gauge: Any, crops: Any) -> Any:
+        passed.append(len(crops))
+        return plain(gauge, crops)
+
+    active = gauge("headflow")
+    # as an adaptation leaves it: another detector on the same backbone
+    candidate = gauge_module.Gauge(active.manifest, active.backbone, deepcopy(active.detector), active.probes)
+    with torch.no_grad():
+        for parameter in candidate.detector.parameters():
+            parameter *= 0.9
+    pictures = goods(range(700, 708))
+    alone = active.predict(pictures), candidate.predict(pictures)
+    monkeypatch.setattr(gauge_module, "_features", counted)
+    items = [(active, picture) for picture in pictures] + [(candidate, picture) for picture in pictures[::2]]
+    found = active.predict_each(items)
+    assert passed == [8]
+    assert [each.score for each in found] == [
+        *(each.score for each in alone[0]),
+        *(pytest.approx(each.score, rel=1e-4) for each in alone[1][::2]),
+    ]
+    assert [each.decision for each in found[8:]] == [each.decision for each in alone[1][::2]]
+    assert all(each.seconds > 0 for each in found)

@@ -61,7 +61,7 @@ COMMANDS = {
     "notify": Listed("flowgauge.cli.notify:notify", "Tell people of alerts: try routes out, and look through them."),
     "trials": Listed(
         "flowgauge.cli.trials:trials",
-        "Trials of gauges: a candidate predicts beside the active gauge before it decides.",
+        "Trials of gauges: a candidate predicts beside the active one, then decides a share of the images.",
     ),
     "snapshots": Listed(
         "flowgauge.cli.snapshots:snapshots", "Stored gauges: list them, look into one, go back to one."

@@ -8,6 +8,7 @@ from flowgauge.app.bootstrap import open_store
 from flowgauge.cli import options
 from flowgauge.cli.output import emit, say, show
 from flowgauge.cli.person import person
+from flowgauge.domain.messages import SnapshotAnnouncement
 from flowgauge.registry.snapshots import active_snapshot, active_snapshots, announcements, fetch_snapshot
 
 # what reads a manifest loads torch, which takes seconds: `list` does without, so the others import it when called
@@ -26,8 +27,17 @@ def list_snapshots(
     flowgauge snapshots list --line press-3 --store ./plant
     """
     with open_store(store) as plant:
-        active = {message.line: message.epoch for message in active_snapshots(plant.log).values()}
-        found = [(message, message.epoch == active[message.line]) for message in announcements(plant.log, line)]
+        active = {message.line: message.version for message in active_snapshots(plant.log).values()}
+        made_active: dict[str, list[SnapshotAnnouncement]] = {}
+        for message in announcements(plant.log, line):
+            before = made_active.setdefault(message.line, [])
+            if not before or message.version != before[-1].version:  # and no step of a trial
+                before.append(message)
+    found = [
+        (message, message is of_line[-1] and message.version == active[name])
+        for name, of_line in made_active.items()
+        for message in of_line
+    ]
     if json:
         emit([message.model_dump(mode="json") | {"active": now} for message, now in found])
         return

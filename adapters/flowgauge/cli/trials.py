@@ -16,8 +16,7 @@ from flowgauge.services.trials import TrialView
 
 trials = typer.Typer(
     no_args_is_help=True,
-    help="Trials of gauges: a candidate predicts beside the active gauge, then decides a share of the images, and is"
-    " stopped by itself where it leaves its bounds.",
+    help="Trials of gauges: a candidate predicts beside the active one, then decides a share of the images.",
 )
 
 Why = Annotated[str, typer.Option(help="The reason, for the record.")]

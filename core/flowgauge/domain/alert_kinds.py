@@ -95,7 +95,7 @@ ABOUT: Mapping[AlertKind, About] = {
         Severity.INFO, Ending.NONE, "A candidate is tried as the line's settings say; it withdraws by itself."
     ),
     AlertKind.TRIAL_WAITS: About(
-        Severity.WARNING, Ending.GAUGE, "A candidate has passed its trial, and takes over once a person says so."
+        Severity.WARNING, Ending.NONE, "A candidate has passed its trial, and takes over once a person says so."
     ),
     AlertKind.TRIAL_STOPPED: About(
         Severity.WARNING, Ending.NONE, "A candidate did worse than its trial allows, and the line keeps its gauge."

@@ -157,9 +157,6 @@ class Verdict(Message):
     decision: Decision = Field(description="`pass`, `reject` or `review`")
     reasons: tuple[str, ...] = Field((), description="why it is rejected or for review, in sentences")
     gauge_version: str | None = Field(description="version of the gauge that scored it")
-    trial_id: UUID | None = Field(
-        None, description="the trial whose candidate decided, as the canary of its line; null: the active gauge did"
-    )
     detector: str | None = Field(description="name of that gauge's detector")
     regions: tuple[Region, ...] = Field((), description="boxes around what stands out, the highest score first")
     heatmap_uri: str | None = Field(None, description="where the heatmap lies in the store")
@@ -178,6 +175,9 @@ class Verdict(Message):
     arrived_at: Instant | None = Field(None, description="when the image's record was appended to its topic")
     clock_off: bool = Field(
         False, description="captured_at and arrived_at differ by more than the line's clock_tolerance_seconds"
+    )
+    trial_id: UUID | None = Field(
+        None, description="the trial whose candidate decided, as the canary of its line; null: the active gauge did"
     )
 
     @property
@@ -271,7 +271,11 @@ class TrialRules(FrozenModel):
     """How a candidate is tried; fixed when its trial begins."""
 
     shadow_share: float = Field(
-        0.5, gt=0, le=1, description="share, above 0, of the images that the candidate of a trial predicts too"
+        0.2,
+        gt=0,
+        le=1,
+        description="share, above 0, of the images that the candidate of a trial predicts too; with 1, scoring is half"
+        " as fast meanwhile",
     )
     shadow_images: int = Field(
         200, ge=1, description="images, 1 or more, that the candidate of a trial predicts before it may decide any"
