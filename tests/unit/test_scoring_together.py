@@ -48,7 +48,7 @@ def test_a_picture_that_two_gauges_predict_goes_through_the_backbone_once(monkey
     candidate = gauge_module.Gauge(active.manifest, active.backbone, deepcopy(active.detector), active.probes)
     with torch.no_grad():
         for parameter in candidate.detector.parameters():
-            parameter *= 0.9
+            parameter.mul_(0.9)
     pictures = goods(range(700, 708))
     alone = active.predict(pictures), candidate.predict(pictures)
     monkeypatch.setattr(gauge_module, "_features", counted)
