@@ -224,8 +224,8 @@ def test_status_and_alerts_tell_what_a_run_left(flowgauge: Shell, store: Path) -
 
 def test_a_threshold_is_promised_anew_without_a_fit(flowgauge: Shell, store: Path) -> None:
     before = flowgauge("snapshots", "show", LINE, "--store", store, "--json").json
-    assert flowgauge("snapshots", "threshold", LINE, "--store", store).code == 2
-    done = flowgauge("snapshots", "threshold", LINE, "--false-alarms", "0.2", "--store", store)
+    assert flowgauge("threshold", "set", LINE, "--store", store).code == 2
+    done = flowgauge("threshold", "set", LINE, "--false-alarms", "0.2", "--store", store)
     assert "differs from" in done.out, done.err
     after = flowgauge("snapshots", "show", LINE, "--store", store, "--json").json
     assert after["parent"] == before["version"]

@@ -43,7 +43,7 @@ from flowgauge.registry.trials import trial_reports
 from flowgauge.runtime.backend import Store
 from flowgauge.runtime.events import image_record
 from flowgauge.services.changes import latest_changes
-from flowgauge.services.snapshots import set_threshold
+from flowgauge.services.threshold import announce_threshold, stored_threshold
 from tests.support.consoles import Served, chromium, served
 from tests.support.plants import LINE, fitted_store, tiny_dataset
 from tests.support.shell import Shell
@@ -267,7 +267,9 @@ def test_a_verdict_is_predicted_again_and_its_stored_score_reproduced(browser: B
 
 def test_a_gauge_is_rolled_back_to(browser: Browser, store: Store, site: Served) -> None:
     first = site.console.overview.gauges(LINE)[0].version
-    second, _ = set_threshold(store, LINE, 1e6, None, "lee")
+    made = stored_threshold(store, LINE, "lee", value=1e6, sure=True)
+    announce_threshold(store, LINE, made, "lee")
+    second = made.version
     site.console.refresh()
     browser.go(f"/lines/{LINE}/gauges")
     browser.shows(second)

@@ -350,6 +350,20 @@ def test_a_candidate_comes_from_anchor_and_buffer_whatever_is_in_use() -> None:
     assert one.weights == other.weights
 
 
+def test_an_adapted_gauge_keeps_the_promise_that_a_person_set_since_the_fit() -> None:
+    fitted = gauge().manifest.threshold
+    promises = []
+    for limit in (fitted, fitted.repromised(0.2), fitted.placed_at(fitted.at(0.1)), fitted.moved_to(fitted.value + 1)):
+        facts = gauge().manifest.model_copy(update={"version": "threshold-1", "threshold": limit})
+        parent = Gauge(facts, gauge().backbone, gauge().detector, gauge().probes)
+        made = adapt(replace(_given(), parent=parent), FEW_STEPS)
+        adapted = load(made.manifest, made.weights).manifest.threshold
+        assert adapted.promised == limit.promised
+        promises.append((adapted.promised, adapted.value))
+    assert promises[0] == promises[3], "a threshold that followed the line keeps the fit's promise"
+    assert promises[1][1] < promises[2][1] < promises[0][1], "what promises more false alarms lies lower"
+
+
 def test_the_gate_answers_every_question(outcome: AdaptationOutcome) -> None:
     names = [check.name for check in outcome.gate.checks]
     assert names == [

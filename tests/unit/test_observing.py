@@ -282,7 +282,7 @@ def test_a_threshold_that_does_not_fit_the_line_is_reported_once_with_a_proposal
     assert f"lies {side}" in found.message
     assert found.detail["images"] == 200
     proposed = found.detail["proposed"]
-    assert f"`flowgauge snapshots threshold {LINE} --value {proposed:.6g}`" in found.message
+    assert f"`flowgauge threshold set {LINE} {proposed:.6g} --keep-promise`" in found.message
     truth = limit.value + centre - 100
     assert abs(proposed - truth) < abs(limit.value - truth) / 2
     assert found.detail["low"] <= truth <= found.detail["high"]

@@ -64,7 +64,11 @@ COMMANDS = {
         "Trials of gauges: a candidate predicts beside the active one, then decides a share of the images.",
     ),
     "snapshots": Listed(
-        "flowgauge.cli.snapshots:snapshots", "Stored gauges: list them, look into one, go back to one."
+        "flowgauge.cli.snapshots:snapshots", "Stored gauges: list them, look into one, compare two, go back to one."
+    ),
+    "threshold": Listed(
+        "flowgauge.cli.threshold:threshold",
+        "What a line's threshold costs; another one in its place.",
     ),
     "lines": Listed("flowgauge.cli.lines:lines", "Lines and their settings."),
     "golden": Listed("flowgauge.cli.golden:golden", "Labelled images on which the gate tests adaptations."),

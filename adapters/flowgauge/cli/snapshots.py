@@ -1,6 +1,7 @@
 """`flowgauge snapshots`: the stored gauges of a line, and going back to one."""
 
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
@@ -8,11 +9,20 @@ from flowgauge.app.bootstrap import open_store
 from flowgauge.cli import options
 from flowgauge.cli.output import emit, say, show
 from flowgauge.cli.person import person
+from flowgauge.cli.progress import bars
+from flowgauge.cli.results import check_writable
 from flowgauge.domain.messages import SnapshotAnnouncement
+from flowgauge.domain.object_keys import line_name
 from flowgauge.registry.snapshots import active_snapshot, active_snapshots, announcements, fetch_snapshot
 
 # what reads a manifest loads torch, which takes seconds: `list` does without, so the others import it when called
-snapshots = typer.Typer(no_args_is_help=True, help="Stored gauges: list them, look into one, go back to one.")
+snapshots = typer.Typer(
+    no_args_is_help=True, help="Stored gauges: list them, look into one, compare two, go back to one."
+)
+
+# the defaults of flowgauge.services.comparing, which loads torch
+_IMAGES, _DAYS = 400, 14
+_CHANGED = 20  # decisions that differ, in a terminal: more scroll the figures away
 
 
 @snapshots.command("list")
@@ -89,27 +99,83 @@ def show_snapshot(
 
 
 @snapshots.command()
-def threshold(
-    line: options.LineArgument,
+def compare(
+    first: Annotated[str, typer.Argument(help="A version, as `snapshots list` names it.")],
+    second: Annotated[str, typer.Argument(help="The version that is compared with it.")],
+    line: options.Line,
     store: options.Store,
-    value: Annotated[float | None, typer.Option(help="The threshold, as an alert proposes it.")] = None,
-    false_alarms: options.FalseAlarms = None,
+    images: Annotated[
+        int, typer.Option(min=0, help="The newest images of the line's buffer and archive that are compared.")
+    ] = _IMAGES,
+    days: Annotated[int, typer.Option(min=0, max=366, help="Days of the archive that are looked at.")] = _DAYS,
+    html: Annotated[Path | None, typer.Option(help="Write a report with pictures there.", metavar="FILE")] = None,
+    device: options.DeviceOption = options.Device.AUTO,
+    json: options.Json = False,
 ) -> None:
-    """Give a line's active gauge another threshold: a new snapshot with the same weights, and no fit.
+    """Two gauges on the same recent and labelled images: which decisions differ, with paired intervals.
 
-    --value takes what an alert proposes from the line's own scores;
-    --false-alarms takes another promise from the scores of the fit.
-    flowgauge snapshots rollback takes it back.
+    Scores are told in each gauge's own scale, so that gauges of any two
+    detectors compare.
 
     \b
-    flowgauge snapshots threshold press-3 --false-alarms 0.01 --store ./plant
-    flowgauge snapshots threshold press-3 --value 1.84
+    flowgauge snapshots compare fit-3f9a1c2b7d40 adapted-1c0ffee2dead \\
+        --line press-3 --store ./plant --html compared.html
     """
-    from flowgauge.services.snapshots import set_threshold
+    from flowgauge.cli.model import torch_device
+    from flowgauge.reports.snapshots import COLUMNS, facts, write_comparison
+    from flowgauge.services.comparing import compare_snapshots
 
-    with open_store(store) as plant:
-        version, parent = set_threshold(plant, line, value, false_alarms, person())
-    say(f"Line {line} is gauged by {version}, which differs from {parent} in its threshold alone.")
+    check_writable(html, option="--html")
+    with open_store(store) as plant, bars() as report:
+        found = compare_snapshots(
+            plant,
+            line_name(line),
+            first,
+            second,
+            images=images,
+            days=days,
+            device=torch_device(device),
+            progress=report,
+        )
+    if html is not None:
+        write_comparison(found, html)
+    if json:
+        emit(
+            {
+                "line": found.line,
+                "first": found.first.version,
+                "second": found.second.version,
+                "lost": found.lost,
+                "shares": {name: share.model_dump(mode="json") for name, share in found.shares.items()},
+                "images": [
+                    {
+                        "name": each.name,
+                        "part": each.part,
+                        "label": each.label,
+                        "scores": each.scores,
+                        "standard_scores": each.standard,
+                        "decisions": each.decisions,
+                    }
+                    for each in found.images
+                ],
+            }
+        )
+        return
+    rows: Any = facts(found)["rows"]
+    show(
+        COLUMNS, ((f"{row.name}, {row.beside}", *(f"{c.words} {c.beside}".strip() for c in row.cells)) for row in rows)
+    )
+    changed = found.changed
+    say(
+        f"\n{len(changed)} of {len(found.images)} decisions differ"
+        + (f"; {found.lost} images are lost." if found.lost else ".")
+    )
+    show(
+        ("image", "label", found.first.version, "", found.second.version, ""),
+        ((e.name, e.label, e.decisions[0], e.scores[0], e.decisions[1], e.scores[1]) for e in changed[:_CHANGED]),
+    )
+    if len(changed) > _CHANGED:
+        say(f"And {len(changed) - _CHANGED} more: see --html or --json.")
 
 
 @snapshots.command()

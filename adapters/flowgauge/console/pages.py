@@ -20,7 +20,7 @@ from flowgauge.domain.ports import Record
 from flowgauge.domain.trace import AdaptationReport
 from flowgauge.processors.adaptation import audit, audits, running
 from flowgauge.registry.lines import line_settings
-from flowgauge.registry.snapshots import fetch_snapshot
+from flowgauge.registry.snapshots import fetch_manifest
 from flowgauge.services.changes import latest_changes
 from flowgauge.services.golden import image_of
 from flowgauge.services.history import history
@@ -398,7 +398,7 @@ def _report(request: Request) -> AdaptationReport:
 def _manifest(console: Console, name: str, version: str) -> Mapping[str, Any] | None:
     """Of a stored gauge, without the libraries that load one; None for one that is gone or cannot be read."""
     try:
-        found: dict[str, Any] = json.loads(fetch_snapshot(console.store.objects, name, version).manifest)
+        found: dict[str, Any] = json.loads(fetch_manifest(console.store.objects, name, version))
     except (UserError, ValueError):
         return None
     return found

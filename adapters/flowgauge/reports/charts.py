@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.resources import files
-from io import StringIO
+from io import BytesIO, StringIO
 from math import isfinite
 from typing import Any
 from warnings import catch_warnings, filterwarnings
@@ -33,11 +33,14 @@ COLOURS: dict[str, str] = dict(
 _VARIABLES = {value: f"var(--{name})" for name, value in COLOURS.items()}
 
 _DASHES = ("-", (0, (7, 4)), (0, (2, 3)))
+_PNG_DPI = 144  # twice the SVG's pixels: fewer blur on today's screens, more only make the file larger
 _MARGIN = 0.06  # of the values' range: less cuts markers at the rim, more flattens the curves
 
 
 class Chart:
-    """A figure of `width` by `height` pixels; `label` is what a screen reader announces instead."""
+    """A figure of `width` by `height` pixels; `label` is what a screen reader announces instead. `png` is the finished
+    drawing as a file of pixels, of one that is a whole file.
+    """
 
     def __init__(self, width: float, height: float, label: str, constrained: bool, alone: bool) -> None:
         # a file has no page around it, so its words keep off the rim
@@ -47,6 +50,7 @@ class Chart:
         self._label, self._alone = label, alone
         self._marked: dict[str, tuple[str, Sequence[str]]] = {}
         self._svg = ""
+        self.png = b""
 
     def mark(self, artist: Artist, class_: str, *titles: str) -> None:
         """Names the artist's group in the SVG; a title for each of its markers, in their order, or one for the whole
@@ -71,6 +75,10 @@ class Chart:
             filterwarnings("ignore", "Glyph .* missing from font", UserWarning)
             nobody = dict.fromkeys(("Date", "Creator", "Format", "Type"))
             self.figure.savefig(drawn, format="svg", metadata=nobody)
+            if self._alone:
+                pixels = BytesIO()
+                self.figure.savefig(pixels, format="png", dpi=_PNG_DPI, metadata={"Software": None})
+                self.png = pixels.getvalue()
         root = ElementTree.fromstring(drawn.getvalue())
         self._tidy(root)
         for group in root.iter(f"{_SVG}g"):

@@ -45,7 +45,7 @@ def adapt(given: AdaptationInput, settings: AdaptSettings | None = None) -> Adap
     settings = settings or AdaptSettings()
     assert isinstance(given.anchor, Gauge), "made by flowgauge.training.snapshot.load"
     assert isinstance(given.parent, Gauge), "made by flowgauge.training.snapshot.load"
-    adaptation = _Adaptation(given, given.anchor, settings)
+    adaptation = _Adaptation(given, given.anchor, given.parent.manifest.threshold.promised, settings)
     candidate, trace = adaptation.candidate()
     recent = Recent(candidate, given.parent, adaptation.hold_out, given.seed, settings.gate.anomalies_per_image)
     gate = check_candidate(
@@ -74,12 +74,13 @@ def _hold_out_parts(parts: Sequence[str], share: float) -> set[str]:
 
 class _Adaptation:
     """The buffer, split: of its newer half, parts taken at regular steps are the gate's; all others train. Images whose
-    object the preprocessing doubts do neither.
+    object the preprocessing doubts do neither. `promised` is the parent's rate of false alarms, if it promises one.
     """
 
-    def __init__(self, given: AdaptationInput, anchor: Gauge, settings: AdaptSettings) -> None:
+    def __init__(self, given: AdaptationInput, anchor: Gauge, promised: float | None, settings: AdaptSettings) -> None:
         self._given = given
         self._anchor = anchor
+        self._promised = promised
         self._settings = settings
         self._clear = clear = [item for item in given.buffered if not item[1].unclear_reasons]
         held_back = _hold_out_parts([part_of(entry) for entry, _ in clear], settings.recent)
@@ -169,9 +170,12 @@ class _Adaptation:
 
         Suspects lie beyond a limit, so leaving them out moves the quartiles of good scores little, while with them in,
         a fifth of defects lifts the threshold by as much as the good scores' deviation.
+
+        The promise is the parent's: a person may have set it since the fit, and an adaptation does not take that back.
         """
         kept = refined.suspicion.kept
-        return self._anchor.manifest.threshold.for_adapted_gauge(
+        clean = self._anchor.manifest.threshold.model_copy(update={"promised": self._promised})
+        return clean.for_adapted_gauge(
             refined.scores[kept],
             refined.folds[kept],
             rescaled=isinstance(self._anchor.detector, Ensemble),

@@ -67,6 +67,18 @@ class LineSettings(TrialRules, Message):
     threshold_check_images: int = Field(
         200, ge=0, description="after so many parts a gauge's threshold is checked against the line's scores; 0: never"
     )
+    cost_false_alarm: float | None = Field(
+        None, ge=0, description="what a false alarm costs, in any unit that all three costs share; unset: unknown"
+    )
+    cost_miss: float | None = Field(
+        None, ge=0, description="what a defective part that passes costs, in the same unit; unset: unknown"
+    )
+    cost_review: float | None = Field(
+        None, ge=0, description="what a person's look at one image costs, in the same unit; unset: nothing"
+    )
+    defect_rate: float | None = Field(
+        None, ge=0, lt=1, description="share of defective parts, 0 to below 1, for what misses cost; unset: from labels"
+    )
     alert_window_seconds: float = Field(
         60, gt=0, description="seconds, above 0: alerts of one kind within it become one with a count"
     )

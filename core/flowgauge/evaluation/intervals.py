@@ -89,6 +89,102 @@ def binomial_interval(count: float, images: float) -> Interval:
     return low, high
 
 
+# Further parts beyond which a count is treated as its share: its own scatter, 1 / sqrt(n), is then below a hundredth of
+# the rate at any n of a line that labels; fewer would show, more take milliseconds each
+_MOST_NEW = 20_000
+
+
+def exact_share(erred: Mask, groups: NDArray[np.intp]) -> "Share":
+    """The share of images (N,), N >= 1, that erred, with Clopper and Pearson's interval; `groups` (N,) numbers their
+    parts.
+
+    Where several images show one part, the interval is that of the effective number of images, less what few parts
+    tell of their own variance (Korn and Graubard, Survey Methodology 1998).
+    """
+    mean, images = float(erred.mean()), int(erred.size)
+    _, part = np.unique(groups, return_inverse=True)
+    parts = int(part.max()) + 1
+    effective = float(images)
+    if parts == 1:
+        effective = 1.0
+    elif parts < images:
+        found = ShareOfImages(erred[None].astype(np.float64), part).share()
+        few = float(special.stdtrit(images - 1, 1 - _TAIL) / special.stdtrit(parts - 1, 1 - _TAIL))
+        effective = min(found.effective * few**2, images)
+    interval = binomial_interval(mean * effective, effective)
+    return Share(mean=mean, interval=interval, images=images, parts=parts, effective=effective)
+
+
+def prediction_interval(share: "Share", new: int) -> Interval:
+    """The 95 % prediction interval, in [0, 1], of the share among `new` >= 1 further images of parts grouped alike.
+
+    It holds both that `share` is an estimate and that the further images are a sample. Its ends are quantiles of
+    beta-binomials with the Beta distributions whose quantiles Clopper and Pearson's interval has, which is never too
+    narrow for independent images (Thatcher, J. R. Stat. Soc. B 1964).
+    """
+    n, count = share.effective, share.mean * share.effective
+    drawn = max(1, round(min(new, _MOST_NEW) * n / share.images))
+    errors = np.arange(drawn + 1)
+    binomials = -np.log1p(drawn) - special.betaln(drawn - errors + 1, errors + 1)
+
+    def quantile(level: float, a: float, b: float) -> float:
+        chances = np.exp(binomials + special.betaln(errors + a, drawn - errors + b) - special.betaln(a, b))
+        return min(int(np.searchsorted(np.cumsum(chances), level)), drawn) / drawn
+
+    low = quantile(_TAIL, count, n - count + 1) if count > 0 else 0.0
+    high = quantile(1 - _TAIL, count + 1, n - count) if count < n else 1.0
+    return low, high
+
+
+class PairedShares(FrozenModel):
+    """The shares of the same images for which two gauges say yes: `difference` is that of the second less the first,
+    with its 95 % interval. `only_first` and `only_second` images make it; `p_value` is McNemar's exact one of no
+    difference, which counts images as independent.
+    """
+
+    first: float
+    second: float
+    difference: float
+    interval: Interval
+    only_first: int
+    only_second: int
+    p_value: float
+    images: int
+    parts: int
+
+    @classmethod
+    def of(cls, first: Mask, second: Mask, parts: Sequence[str], *, seed: int = 0) -> "PairedShares":
+        """`first` and `second` (N,), N >= 1, are what the gauges say; `parts` name the parts that the images show.
+
+        Where each image shows its own part the interval is Bonett and Price's (J. Educ. Behav. Stat. 2012), which is
+        not empty where no image differs; otherwise it is a bootstrap over parts, paired by image.
+        """
+        only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())
+        differ, images = only_first + only_second, int(first.size)
+        _, part = np.unique(np.asarray(parts), return_inverse=True)
+        number = int(part.max()) + 1
+        if number == images:
+            gained, lost = (only_second + 1) / (images + 2), (only_first + 1) / (images + 2)
+            reach = float(special.ndtri(1 - _TAIL)) * sqrt((gained + lost - (gained - lost) ** 2) / (images + 2))
+            ends = max(gained - lost - reach, -1.0), min(gained - lost + reach, 1.0)
+        else:
+            signed, generator = second.astype(np.float64) - first, np.random.default_rng(seed)
+            strata = np.zeros(number, np.intp)
+            drawn = (draw(generator, strata)[part] for _ in range(REPLICATES))
+            ends = interval(np.array([counts @ signed / counts.sum() for counts in drawn]))
+        return cls(
+            first=float(first.mean()),
+            second=float(second.mean()),
+            difference=float(second.mean() - first.mean()),
+            interval=ends,
+            only_first=only_first,
+            only_second=only_second,
+            p_value=float(stats.binomtest(only_first, differ).pvalue) if differ else 1.0,
+            images=images,
+            parts=number,
+        )
+
+
 def corrected(figures: Sequence[float], test_to_train: float = 0.0) -> Interval:
     """Nadeau and Bengio's t interval for the mean of K >= 2 figures; `test_to_train` is n2 / n1.
 

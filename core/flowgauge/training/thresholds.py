@@ -48,11 +48,14 @@ class Rule(StrEnum):
     `iqr`: T = Q3 + k (Q3 - Q1) (RAD, arXiv 2508.17789; 2503.01569); holds up to about 20 % contamination.
 
     `one-sided`: T = median + k (median - Q1): only the lower half counts, so it holds up to 50 % contamination.
+
+    `person`: T is where a person put it, and promises the rate that the calibration scores imply there.
     """
 
     CONFORMAL = "conformal"
     IQR = "iqr"
     ONE_SIDED = "one-sided"
+    PERSON = "person"
 
 
 QuartileRule = Literal[Rule.IQR, Rule.ONE_SIDED]
@@ -61,8 +64,8 @@ QuartileRule = Literal[Rule.IQR, Rule.ONE_SIDED]
 
 def cut(scores: Scores, rule: Rule, k: float) -> float:
     """The threshold T that a quartile rule puts on `scores` (n,), n >= 1; above it is anomalous."""
-    if rule is Rule.CONFORMAL:
-        raise ValueError("The conformal rule has a false-alarm rate and no k: use CalibrationScores.at.")
+    if rule in (Rule.CONFORMAL, Rule.PERSON):
+        raise ValueError(f"The rule {rule} has a false-alarm rate and no k: use CalibrationScores.at.")
     q1, median, q3 = np.quantile(scores, (0.25, 0.5, 0.75))
     if rule is Rule.IQR:
         return float(q3 + k * (q3 - q1))
@@ -142,6 +145,21 @@ class CalibrationScores:
             return self._extrapolated(rate)
         return float(self.scores[np.searchsorted(np.cumsum(self.weights), level * self.parts - 1e-6)])
 
+    def rate_at(self, value: float) -> float:
+        """The false-alarm rate, in (0, 1), that a threshold at `value` implies; falls as `value` rises.
+
+        With one image to a part it is the lowest rate for which `at` gives no more than `value`: one more than the
+        parts above it, over n + 1. Beyond the highest score the tail model tells it.
+        """
+        above = float(self.weights[self.scores > value].sum())
+        if above > 0:
+            return min(above + 1, self.parts) / (self.parts + 1)
+        if self._tail is None:
+            return self.supported
+        start, beyond, scale, predictive = self._tail
+        share = float((1 + predictive * (value - start) / scale) ** (-1 / predictive))
+        return min(beyond / (self.parts + 1) * share, self.supported)
+
     def _level_for_new_parts(self, rate: float) -> float:
         """The lowest level in [0, 1] of the weighted quantile of all parts but one which the images of that one exceed
         by `rate` at most, in the mean over the parts; `inf` if they exceed even the highest of the others' scores.
@@ -201,7 +219,18 @@ class CalibrationScores:
         return min(low, value), max(high, value)
 
     def _extrapolated(self, rate: float) -> float:
-        """T by a generalized Pareto tail above a high score u, and no lower than the highest score.
+        """T by the tail model, and no lower than the highest score."""
+        highest = float(self.scores[-1])
+        if self._tail is None:
+            return highest
+        start, beyond, scale, predictive = self._tail
+        reach = scale / predictive * ((beyond / (self.parts + 1) / rate) ** predictive - 1)
+        return max(float(start + reach), highest)
+
+    @cached_property
+    def _tail(self) -> tuple[float, float, float, float] | None:
+        """A generalized Pareto tail above a high score u: u, the parts m above it, scale and predictive shape; None
+        where all scores above u are equal.
 
         Scale s and shape x are those of probability-weighted moments (Hosking and Wallis 1987, eq. 6), with x in
         [0, 0.5]. With m parts above u, 1 / m is added to the shape: for exponential tails that makes T a predictive
@@ -215,13 +244,10 @@ class CalibrationScores:
         mean = float(weights @ excess) / above
         position = (np.cumsum(weights) - 0.35 * weights) / above
         moment = float(weights @ ((1 - position) * excess)) / above
-        highest = float(self.scores[-1])
-        if mean <= 2 * moment:  # all scores above u are equal: there is no tail to extrapolate
-            return highest
+        if mean <= 2 * moment:
+            return None
         shape = min(max(2 - mean / (mean - 2 * moment), 0.0), _HEAVIEST_TAIL)
-        scale, predictive = mean * (1 - shape), shape + 1 / above
-        reach = scale / predictive * ((above / (self.parts + 1) / rate) ** predictive - 1)
-        return max(float(self.scores[start] + reach), highest)
+        return float(self.scores[start]), above, mean * (1 - shape), shape + 1 / above
 
 
 class Threshold(FrozenModel):
@@ -236,6 +262,8 @@ class Threshold(FrozenModel):
     gives the same limit as Q3 + `k` IQR, or as the rule itself where that is a quartile rule.
 
     `scores` (ascending) and `part` (None: each image shows its own) are those of `CalibrationScores`.
+
+    `set_by` is the person who set it after the fit, and `why` what that person said; None where nobody did.
     """
 
     value: float
@@ -252,6 +280,8 @@ class Threshold(FrozenModel):
     false_alarm_interval: tuple[float, float] | None = None
     supported: float
     extrapolated: bool = False
+    set_by: str | None = None
+    why: str = ""
 
     @classmethod
     def from_folds(
@@ -338,6 +368,19 @@ class Threshold(FrozenModel):
             rate, self.calibration_scores, k=self.k, clean_half_k=self.clean_half_k, false_alarm_share=share
         )
 
+    def placed_at(self, value: float) -> "Threshold":
+        """T at `value` on the same scores, as a person wants it: it promises the rate that they imply there."""
+        placed = self.repromised(self.calibration_scores.rate_at(value))
+        return placed.model_copy(
+            update={
+                "value": value,
+                "low": min(placed.low, value),
+                "high": max(placed.high, value),
+                "rule": Rule.PERSON,
+                "false_alarm_share": float((np.array(self.scores) > value).mean()),
+            }
+        )
+
     def moved_to(self, value: float) -> "Threshold":
         """T at `value`, its interval and its scores shifted with it: what a person accepts from a line's own scores."""
         shift = value - self.value
@@ -352,7 +395,12 @@ class Threshold(FrozenModel):
 
     @property
     def sentence(self) -> str:
-        """What the threshold promises, for people."""
+        """Who set the threshold, if somebody did, and what it promises, for people."""
+        reason = f": {self.why}" if self.why else ""
+        return (f"Set by {self.set_by}{reason}. " if self.set_by else "") + self._promise
+
+    @property
+    def _promise(self) -> str:
         parts = self.calibration_scores.parts
         if self.promised is None or self.false_alarm_interval is None:
             return f"The {self.rule.value} rule promises no false-alarm rate; --false-alarms does."

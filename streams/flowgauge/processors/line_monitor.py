@@ -261,7 +261,7 @@ def _contradicted(verdict: Verdict, version: str, threshold: Threshold, found: D
         f"{verdict.line}: the threshold {threshold.value:.4g} lies {side} {found.low:.4g} to {found.high:.4g}, which"
         f" its first {images} images suggest for {threshold.promised:.2g} false alarms; it gives about"
         f" {found.false_alarms:.2g}. If the line is as it should be, run"
-        f" `flowgauge snapshots threshold {verdict.line} --value {found.proposed:.6g}`.",
+        f" `flowgauge threshold set {verdict.line} {found.proposed:.6g} --keep-promise`.",
         version=version,
         threshold=threshold.value,
         proposed=found.proposed,

@@ -51,9 +51,17 @@ def store_snapshot(objects: Objects, line: str, version: str, files: SnapshotFil
 
 def fetch_snapshot(objects: Objects, line: str, version: str) -> SnapshotFiles:
     """Raises `GaugeMissing` for a version that is not stored."""
-    prefix = snapshot_prefix(line, version)
+    return SnapshotFiles(*(_fetched(objects, line, version, name) for name in (MANIFEST, WEIGHTS)))
+
+
+def fetch_manifest(objects: Objects, line: str, version: str) -> bytes:
+    """Without the weights, which are a thousand times as large. Raises `GaugeMissing`."""
+    return _fetched(objects, line, version, MANIFEST)
+
+
+def _fetched(objects: Objects, line: str, version: str, name: str) -> bytes:
     try:
-        return SnapshotFiles(objects.get(f"{prefix}/{MANIFEST}"), objects.get(f"{prefix}/{WEIGHTS}"))
+        return objects.get(f"{snapshot_prefix(line, version)}/{name}")
     except KeyError as error:
         raise GaugeMissing(
             f"Line {line} has no snapshot {version!r}.", f"See `flowgauge snapshots list --line {line}`."

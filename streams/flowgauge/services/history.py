@@ -1,10 +1,11 @@
 """The verdicts of a line in a span of time, out of the archive."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from io import BytesIO
 from itertools import chain
+from typing import Any
 from uuid import UUID
 
 import pyarrow.parquet as pq
@@ -13,6 +14,7 @@ from flowgauge.domain.errors import UserError
 from flowgauge.domain.messages import Decision
 from flowgauge.domain.object_keys import verdicts_folder
 from flowgauge.domain.ports import Objects
+from flowgauge.runtime.backend import Store
 from flowgauge.services.overview import Sample
 
 # days that one request goes through: each is a folder whose files are all read, and more keep a person waiting
@@ -20,6 +22,9 @@ _MOST_DAYS = 31
 _COLUMNS = [
     "verdict_id", "line", "captured_at", "arrived_at", "clock_off", "score", "threshold", "decision", "statistics"
 ]  # fmt: skip
+
+
+Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -54,6 +59,23 @@ def history(objects: Objects, line: str, since: datetime, until: datetime, recen
     kept = {sample.verdict_id for sample in passes[:: step or 1]}
     shown = [sample for sample in samples if sample.decision is not Decision.PASS or sample.verdict_id in kept]
     return History(shown, len(samples))
+
+
+def archived_rows(
+    store: Store, line: str, days: int, columns: Sequence[str], progress: Progress
+) -> Iterator[dict[str, Any]]:
+    """`columns` of the archived verdicts of `line`, and their `day`, of today and the `days` before it; a day's in no
+    order.
+    """
+    today = store.clock.now().date()
+    for done in range(days + 1):
+        day = today - timedelta(days=days - done)
+        progress("reading the archive", done, days + 1)
+        for name in store.objects.names(verdicts_folder(day)):
+            data = BytesIO(store.objects.get(name))
+            table = pq.read_table(data, columns=["line", *columns], partitioning=None, filters=[("line", "=", line)])
+            yield from (row | {"day": day} for row in table.to_pylist())
+    progress("reading the archive", days + 1, days + 1)
 
 
 def _archived(objects: Objects, line: str, since: datetime, until: datetime) -> Iterator[Sample]:
