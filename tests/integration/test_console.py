@@ -35,15 +35,22 @@ from flowgauge.domain.golden import Label
 from flowgauge.domain.lines import Policy
 from flowgauge.domain.messages import Decision, Reason
 from flowgauge.processors.line_monitor import Trigger
+<<<<<<< HEAD
 from flowgauge.registry import snapshots as registry
 from flowgauge.registry.golden_sets import golden_set
 from flowgauge.registry.lines import line_settings, set_line
 from flowgauge.registry.snapshots import active_snapshot
 from flowgauge.registry.trials import trial_reports
+=======
+from flowgauge.registry.golden_sets import add_golden, golden_set
+from flowgauge.registry.lines import line_settings, set_line
+from flowgauge.registry.snapshots import fetch_manifest
+>>>>>>> edc2361 (The console shows what a threshold costs, sets another one, and compares two gauges; a benchmark of the prices)
 from flowgauge.runtime.backend import Store
 from flowgauge.runtime.events import image_record
 from flowgauge.services.changes import latest_changes
 from flowgauge.services.threshold import announce_threshold, stored_threshold
+from flowgauge.training.snapshot import read_manifest
 from tests.support.consoles import Served, chromium, served
 from tests.support.plants import LINE, fitted_store, tiny_dataset
 from tests.support.shell import Shell
@@ -176,7 +183,11 @@ def test_every_page_is_walked_by_keyboard_and_screen_reader_and_asks_nobody_else
 ) -> None:
     proposed(site)
     pages = ["/", f"/lines/{LINE}", f"/lines/{LINE}/review", f"/verdicts/{rejected(site)[0]}", "/adaptations"]
+<<<<<<< HEAD
     pages += [f"/lines/{LINE}/{page}" for page in ("adaptations", "gauges", "trials", "settings")]
+=======
+    pages += [f"/lines/{LINE}/{page}" for page in ("adaptations", "gauges", "threshold", "compare", "settings")]
+>>>>>>> edc2361 (The console shows what a threshold costs, sets another one, and compares two gauges; a benchmark of the prices)
     for path in (*pages, "/dead-letters", "/changes", "/lines/nowhere"):
         browser.go(path)
         assert browser.one("h1").text, path
@@ -280,6 +291,7 @@ def test_a_gauge_is_rolled_back_to(browser: Browser, store: Store, site: Served)
     assert (change.action, change.before["version"], change.after["version"]) == ("roll back", second, first)
 
 
+<<<<<<< HEAD
 def test_a_gauge_is_tried_stopped_tried_again_and_promoted(
     browser: Browser, store: Store, site: Served, tmp_path: Path
 ) -> None:
@@ -321,6 +333,78 @@ def send_again(store: Store, folder: Path) -> None:
         path.rename(path.with_name(f"again-{path.name}"))
     set_line(store.objects, LINE, shadow_share=1.0)
     run(store, folder)
+=======
+def labelled(store: Store) -> None:
+    """Every test image becomes golden by hand; their names are not those of verdicts."""
+    for path in sorted((tiny_dataset() / "test").rglob("*.png")):
+        label = Label.GOOD if path.parent.name == "good" else Label.DEFECT
+        add_golden(store.objects, LINE, label, f"by-hand-{path.parent.name}-{path.name}", path.read_bytes())
+
+
+def test_a_threshold_shows_its_price_and_another_one_is_set(browser: Browser, store: Store, site: Served) -> None:
+    labelled(store)
+    set_line(store.objects, LINE, cost_false_alarm=1, cost_miss=20, defect_rate=0.05)
+    browser.go(f"/lines/{LINE}")
+    browser.click("Threshold")
+    browser.shows("12 labelled images do not count yet")
+    browser.shows("Misses cannot be known")
+    browser.click("Score them")
+    browser.shows("Misses: Clopper-Pearson intervals from 6 labelled defects.")
+    browser.shows("costs least")
+    browser.accessible()
+    scores = read_manifest(fetch_manifest(store.objects, LINE, site.console.overview.gauges(LINE)[0].version)).threshold
+    wanted = f"{scores.at(0.3):.4g}"
+    browser.one("#asked").clear()
+    browser.one("#asked").send_keys(wanted)
+    browser.until(lambda driver: wanted in driver.find_element(By.CSS_SELECTOR, "#price dd").text)
+    assert "lines" in browser.driver.current_url, "the page stays; its price alone is new"
+    browser.one("#asked").send_keys("x")
+    browser.until(lambda driver: driver.find_element(By.CSS_SELECTOR, "[data-told]").text == "no number")
+    complaints = browser.logged("browser")
+    assert all("400" in entry["message"] for entry in complaints), complaints
+    browser.one("#value").send_keys("1e9")
+    browser.click("Set the threshold")
+    browser.until(
+        lambda driver: "far above all good scores" in driver.find_element(By.CSS_SELECTOR, "[role=alert]").text
+    )
+    assert browser.one("#value").get_attribute("value") == "1e9"
+    browser.logged("browser")
+    browser.one("#value").clear()
+    browser.one("#value").send_keys(wanted)
+    browser.one("#why").send_keys("fewer <b>misses</b>")
+    browser.click("Set the threshold")
+    browser.shows("Set by mara: fewer <b>misses</b>")
+    browser.check()
+    (change,) = latest_changes(store, 5)
+    assert (change.by, change.action, change.after["why"]) == ("mara", "threshold", "fewer <b>misses</b>")
+    assert change.after["threshold"] == float(wanted)
+    browser.go(f"/lines/{LINE}/gauges")
+    browser.shows("threshold set by mara")
+    browser.click("Compare two of them")
+    browser.click("Compare")
+    browser.shows("Decisions that differ")
+    assert browser.all("figure.square .points")
+    browser.accessible()
+    browser.check()
+    browser.go(f"/lines/{LINE}/gauges")
+    browser.click("Roll back")
+    browser.until(lambda driver: "fit-" in driver.find_element(By.CSS_SELECTOR, "tr.active th").text)
+
+
+def test_what_is_no_threshold_is_refused_and_changes_nothing(site: Served, store: Store) -> None:
+    visitor = site.visitor()
+    visitor.get(f"/lines/{LINE}/threshold")
+    before = site.console.overview.gauges(LINE)
+    for form in ({}, {"value": "much"}, {"value": "nan"}, {"value": "1", "false_alarms": "0.1"}, {"false_alarms": "7"}):
+        answer = visitor.post(f"/lines/{LINE}/threshold", form)
+        assert answer.status == 400, form
+        assert 'role="alert"' in answer.text
+    for text in ("nan", "inf", "much", "1e999"):
+        assert visitor.get(f"/lines/{LINE}/threshold/price?value={text}").status == 400
+    assert visitor.post(f"/lines/{LINE}/compare", {"first": "../../x", "second": "<script>"}).status == 400
+    site.console.refresh()
+    assert (site.console.overview.gauges(LINE), latest_changes(store, 5)) == (before, [])
+>>>>>>> edc2361 (The console shows what a threshold costs, sets another one, and compares two gauges; a benchmark of the prices)
 
 
 def test_a_dead_letter_is_replayed_and_settings_are_changed(browser: Browser, store: Store) -> None:
@@ -390,8 +474,14 @@ ROUTES = (
     "/lines/{line}/adaptations/{version}",
     "/lines/{line}/adaptations/{version}/suspects/{number}",
     "/lines/{line}/gauges",
+<<<<<<< HEAD
     "/lines/{line}/trials",
     "/lines/{line}/trials/{request}/changed/{verdict}",
+=======
+    "/lines/{line}/threshold",
+    "/lines/{line}/threshold/price",
+    "/lines/{line}/compare",
+>>>>>>> edc2361 (The console shows what a threshold costs, sets another one, and compares two gauges; a benchmark of the prices)
     "/lines/{line}/settings",
 )
 DEEDS = {
@@ -401,9 +491,15 @@ DEEDS = {
     "/adaptations/{request}/refuse": Role.ENGINEER,
     "/lines/{line}/adapt": Role.ENGINEER,
     "/lines/{line}/roll-back": Role.ENGINEER,
+<<<<<<< HEAD
     "/lines/{line}/trials/start": Role.ENGINEER,
     "/lines/{line}/trials/stop": Role.ENGINEER,
     "/lines/{line}/trials/promote": Role.ENGINEER,
+=======
+    "/lines/{line}/threshold": Role.ENGINEER,
+    "/lines/{line}/threshold/score": Role.VIEWER,
+    "/lines/{line}/compare": Role.VIEWER,
+>>>>>>> edc2361 (The console shows what a threshold costs, sets another one, and compares two gauges; a benchmark of the prices)
     "/lines/{line}/settings": Role.ENGINEER,
     "/dead-letters/replay": Role.ENGINEER,
     "/sign-out": Role.VIEWER,

@@ -20,8 +20,6 @@ snapshots = typer.Typer(
     no_args_is_help=True, help="Stored gauges: list them, look into one, compare two, go back to one."
 )
 
-# the defaults of flowgauge.services.comparing, which loads torch
-_IMAGES, _DAYS = 400, 14
 _CHANGED = 20  # decisions that differ, in a terminal: more scroll the figures away
 
 
@@ -105,9 +103,15 @@ def compare(
     line: options.Line,
     store: options.Store,
     images: Annotated[
-        int, typer.Option(min=0, help="The newest images of the line's buffer and archive that are compared.")
-    ] = _IMAGES,
-    days: Annotated[int, typer.Option(min=0, max=366, help="Days of the archive that are looked at.")] = _DAYS,
+        int | None,
+        typer.Option(
+            min=0, help="So many of the line's newest buffered and archived images (400).", show_default=False
+        ),
+    ] = None,
+    days: Annotated[
+        int | None,
+        typer.Option(min=0, max=366, help="Days of the archive that are looked at (14).", show_default=False),
+    ] = None,
     html: Annotated[Path | None, typer.Option(help="Write a report with pictures there.", metavar="FILE")] = None,
     device: options.DeviceOption = options.Device.AUTO,
     json: options.Json = False,
@@ -123,7 +127,8 @@ def compare(
     """
     from flowgauge.cli.model import torch_device
     from flowgauge.reports.snapshots import COLUMNS, facts, write_comparison
-    from flowgauge.services.comparing import compare_snapshots
+    from flowgauge.services.comparing import IMAGES, compare_snapshots
+    from flowgauge.services.history import DAYS
 
     check_writable(html, option="--html")
     with open_store(store) as plant, bars() as report:
@@ -132,8 +137,8 @@ def compare(
             line_name(line),
             first,
             second,
-            images=images,
-            days=days,
+            images=IMAGES if images is None else images,
+            days=DAYS if days is None else days,
             device=torch_device(device),
             progress=report,
         )

@@ -15,10 +15,10 @@ from flowgauge.cli.progress import bars
 from flowgauge.cli.results import check_writable
 from flowgauge.domain.object_keys import line_name
 from flowgauge.evaluation.operating_point import OperatingPoint
-from flowgauge.reports.threshold import Histogram, PriceWords, sentences, write_chart
+from flowgauge.reports.threshold import Histogram, PriceWords, cheapest_words, sentences, write_chart
 from flowgauge.reports.wording import significant
+from flowgauge.services.history import DAYS
 from flowgauge.services.threshold import (
-    DAYS,
     LineEvidence,
     announce_threshold,
     line_evidence,
@@ -101,14 +101,9 @@ def show_threshold(
         say(f"\n{title}")
         show(("threshold", *columns), rows)
     say("\n* active. Counts: what a sample of so many will show, with its 95 % prediction interval.")
-    for sentence in [found.known.threshold.sentence, *sentences(found), *filter(None, [words[0].flagged])]:
-        say(sentence)
-    if (cheapest := found.known.cheapest(points)) is not None:
-        point, (low, high) = cheapest
-        say(
-            f"Of these, {significant(point.threshold, 4)} costs least; with other parts of the line it would be one"
-            f" from {significant(low, 4)} to {significant(high, 4)} (95 %)."
-        )
+    for sentence in [found.known.threshold.sentence, *sentences(found), cheapest_words(found, points)]:
+        if sentence:
+            say(sentence)
 
 
 _TABLES = {
@@ -123,7 +118,8 @@ _TABLES = {
         "a day": "false_alarms_a_day",
         "misses in 1,000": "misses_in_thousand",
         "misses a day": "misses_a_day",
-        "for review": "reviews",
+        "for review in 1,000": "reviews_in_thousand",
+        "for review a day": "reviews_a_day",
         "cost of 1,000": "cost",
     },
 }

@@ -12,7 +12,7 @@ from flowgauge.console import pages
 from flowgauge.console.plant import Console
 from flowgauge.console.users import Role
 from flowgauge.console.views import console_of, entered, line_of, shown, wants_json
-from flowgauge.domain.errors import SettingsError
+from flowgauge.domain.errors import SettingsError, UserError
 from flowgauge.domain.golden import Label
 from flowgauge.domain.messages import Expected
 from flowgauge.registry.golden_sets import Golden
@@ -22,6 +22,10 @@ from flowgauge.services.decisions import refuse as refuse_proposal
 from flowgauge.services.golden import label_verdict, unlabel
 from flowgauge.services.replay import replay as send_again
 from flowgauge.services.settings import change_settings
+
+# of a line's newest images that a page compares two gauges on: more keep whoever waits longer than ten seconds, and
+# `flowgauge snapshots compare` takes as many as one likes
+_COMPARED = 150
 
 
 def sign_in(request: Request) -> Response:
@@ -144,6 +148,58 @@ def promote(request: Request) -> Response:
 def _to_trials(console: Console, line: str) -> Response:
     console.refresh()
     return RedirectResponse(f"/lines/{line}/trials", 303)
+
+
+def score_labelled(request: Request) -> Response:
+    """Have the active gauge score labelled images, so that they count in the prices of thresholds."""
+    console, _ = entered(request)
+    line = line_of(request)
+    console.score_labelled(line)
+    return RedirectResponse(f"/lines/{line}/threshold", 303)
+
+
+def set_threshold(request: Request) -> Response:
+    """Give the active gauge another threshold; nothing changes where it makes no sense, and the page says why."""
+    console, person = entered(request, Role.ENGINEER)
+    from flowgauge.services.threshold import announce_threshold, stored_threshold
+
+    line, form = line_of(request), _form(request)
+    try:
+        given = {name: float(form[name]) for name in ("value", "false_alarms") if form.get(name, "").strip()}
+        made = stored_threshold(
+            console.store,
+            line,
+            person.name,
+            value=given.get("value"),
+            false_alarms=given.get("false_alarms"),
+            why=form.get("why", "").strip()[:500],
+            sure="sure" in form,
+        )
+    except ValueError as error:  # a UserError is one too
+        cause = str(error) if isinstance(error, UserError) else "A threshold is a number, such as 2.1."
+        facts = pages.about_threshold(console, line, None) | {"wrong": cause, "typed": form}
+        return shown(request, "threshold.html", person, 400, **facts)
+    announce_threshold(console.store, line, made, person.name)
+    console.refresh()
+    return RedirectResponse(f"/lines/{line}/threshold", 303)
+
+
+def compare(request: Request) -> Response:
+    """Two gauges on the line's newest images and on its golden set."""
+    console, person = entered(request)
+    from flowgauge.reports.snapshots import facts as compared
+    from flowgauge.services.comparing import compare_snapshots
+
+    line, form = line_of(request), _form(request)
+    facts = pages.about_comparison(console, line)
+    chosen = [form.get("first", ""), form.get("second", "")]
+    facts |= {"chosen": chosen}
+    try:
+        found = compare_snapshots(console.store, line, *chosen, images=_COMPARED, device=console.device)
+    except UserError as error:
+        return shown(request, "comparison.html", person, 400, **facts | {"wrong": str(error)})
+    with pages.DRAWING:
+        return shown(request, "comparison.html", person, **facts | {"facts": compared(found)})
 
 
 def set_settings(request: Request) -> Response:

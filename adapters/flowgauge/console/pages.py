@@ -3,13 +3,14 @@
 import json
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, date, datetime
+from math import isfinite
 from threading import Lock
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import JSONResponse, RedirectResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 
 from flowgauge.console.plant import LARGE, SMALL, Console, jpeg, reduced_to
 from flowgauge.console.views import console_of, entered, line_of, rendered, shown
@@ -30,6 +31,9 @@ from flowgauge.services.review import review_queue
 from flowgauge.services.trials import all_trials, labelled
 from flowgauge.vision.decoding import decode
 
+if TYPE_CHECKING:
+    from flowgauge.services.threshold import LineEvidence
+
 # of a line's gallery: fewer hide that many parts fail alike, more make the page slow to load
 _GALLERY = 24
 # of one chart: more points lie on one another and take seconds to draw, fewer hide single ones
@@ -38,7 +42,7 @@ _MOST_PASSES = 3_000
 _DEAD_LETTERS = 50
 _CHANGES = 200  # on one page: each is an object of its own, so more take seconds to read
 _SUSPECTS = 60  # pictures on the page of one adaptation: more take seconds to load, and say no more
-_DRAWING = Lock()  # matplotlib's style is the whole process's
+DRAWING = Lock()  # matplotlib's style is the whole process's
 _MARKS = {
     AlertKind.DRIFT: "drift",
     AlertKind.ADAPTATION_PROPOSED: "adaptation",
@@ -258,7 +262,7 @@ def adaptation(request: Request) -> Response:
     from flowgauge.reports.demo import step_charts
 
     parts = ([step for step in report.trace.steps if step.what == what] for what in (HEAD, FLOW))
-    with _DRAWING:
+    with DRAWING:
         charts = [step_charts(1, part) for part in parts if part]
     suspects = list(report.rejected_uris)[:_SUSPECTS]
     return shown(
@@ -317,6 +321,73 @@ def changed(request: Request) -> Response:
     if not uris or uris[0] is None:
         raise HTTPException(404, "The trial shows no such image.")
     return _picture(lambda: console.thumbnail(uris[0] or ""))
+
+
+def threshold(request: Request) -> Response:
+    """What the line's threshold costs, and what any other would; where it is set."""
+    console, person = entered(request)
+    name = line_of(request)
+    return shown(request, "threshold.html", person, **about_threshold(console, name, _asked(request)))
+
+
+def price(request: Request) -> Response:
+    """The part of it that tells one value's price, as a person types it."""
+    console, _ = entered(request)
+    name = line_of(request)
+    return HTMLResponse(rendered("price.html", **_price(console.evidence(name), _asked(request))))
+
+
+def about_threshold(console: Console, name: str, value: float | None) -> dict[str, Any]:
+    # loads what loads a gauge, which takes ten seconds
+    from flowgauge.reports.threshold import PriceWords, cheapest_words, sentences
+
+    found = console.evidence(name)
+    points = found.known.shown()
+    return _price(found, value) | {
+        "found": found,
+        "rows": [PriceWords.of(found, point) for point in points],
+        "active": found.known.threshold.value,
+        "is_active": [point.threshold == found.known.threshold.value for point in points],
+        "sentences": [found.known.threshold.sentence, *sentences(found)],
+        "cheapest": cheapest_words(found, points),
+        "wrong": "",
+        "typed": {},
+    }
+
+
+def _price(found: "LineEvidence", value: float | None) -> dict[str, Any]:
+    """Of the active threshold where no value is asked for."""
+    from flowgauge.reports.threshold import PriceWords, threshold_chart
+
+    point = found.known.at(found.known.threshold.value if value is None else value)
+    with DRAWING:
+        drawn = threshold_chart(found, point).markup
+    return {"line": found.line, "asked": point.threshold, "price": PriceWords.of(found, point), "chart": drawn}
+
+
+def _asked(request: Request) -> float | None:
+    """Raises 400 for what is no number."""
+    text = request.query_params.get("value", "").strip()
+    try:
+        value = float(text) if text else None
+    except ValueError as error:
+        raise HTTPException(400, "A threshold is a number, such as 2.1.") from error
+    if value is not None and not isfinite(value):
+        raise HTTPException(400, "A threshold is a finite number, such as 2.1.")
+    return value
+
+
+def comparison(request: Request) -> Response:
+    """Where two gauges of a line are chosen, to be compared on the same images."""
+    console, person = entered(request)
+    return shown(request, "comparison.html", person, **about_comparison(console, line_of(request)))
+
+
+def about_comparison(console: Console, name: str) -> dict[str, Any]:
+    """The newest gauge and the one before it are chosen."""
+    versions = list(dict.fromkeys(each.version for each in console.overview.gauges(name)))
+    chosen = [*reversed(versions[:2])]
+    return {"line": name, "versions": versions, "chosen": chosen, "facts": None, "wrong": ""}
 
 
 def settings(request: Request) -> Response:

@@ -15,6 +15,7 @@ from PIL import Image
 
 from flowgauge.console.access import Access
 from flowgauge.domain.messages import Verdict
+from flowgauge.registry.lines import line_settings
 from flowgauge.runtime.backend import Store
 from flowgauge.services.golden import find_verdict
 from flowgauge.services.overview import Overview
@@ -23,6 +24,7 @@ from flowgauge.vision.decoding import Reduction, coarsest, decode
 
 if TYPE_CHECKING:
     from flowgauge.services.predictions import Predictions
+    from flowgauge.services.threshold import LineEvidence
 
 # pixels of the longest side, of pictures in galleries and of those that are looked at closely: less hides small
 # defects, more makes a page of pictures slow to load
@@ -34,6 +36,10 @@ _QUALITY = 88
 _SHARED_SECONDS = 0.25
 # small pictures that stay in memory, some 15 kB each: fewer than what ten people look at are made again for each
 _KEPT = 2_000
+# what a line's prices stand on is looked up again after so long: less, and each threshold that somebody tries reads the
+# archive of two weeks; more, and labels of the last minute do not count
+_EVIDENCE_SECONDS = 60.0
+_EVIDENCE_KEPT = 4  # lines of which it stays in memory: the archived scores of a fast line take some 50 MB
 
 
 class Shared:
@@ -65,11 +71,13 @@ class Console:
         self.access = access
         self.overview = Overview(store)
         self.plant_live = Shared()
-        self._device = device
+        self.device = device
         self._lock = Lock()
         self._predictions: Predictions | None = None
         self.lag: Sequence[GroupStatus] = ()
         self.thumbnail = lru_cache(_KEPT)(partial(self.picture, longest=SMALL))
+        self._evidence = lru_cache(_EVIDENCE_KEPT)(self._looked_up)
+        self._scored = 0
 
     @property
     def predictions(self) -> "Predictions":
@@ -78,8 +86,27 @@ class Console:
 
         with self._lock:
             if self._predictions is None:
-                self._predictions = Predictions(self.store, self._device)
+                self._predictions = Predictions(self.store, self.device)
             return self._predictions
+
+    def evidence(self, line: str) -> "LineEvidence":
+        """What the prices of the line's thresholds stand on, at most a minute old. Raises `GaugeMissing`."""
+        active = self.overview.summary(line).active
+        version = None if active is None else active.version
+        settings = line_settings(self.store.objects, line)
+        return self._evidence(line, version, settings, self._scored, int(time.monotonic() / _EVIDENCE_SECONDS))
+
+    def score_labelled(self, line: str) -> None:
+        """Have the active gauge score the labelled images that it has not scored yet."""
+        from flowgauge.services.threshold import line_evidence, loader
+
+        line_evidence(self.store, line, score=loader(self.store, line, self.device))
+        self._scored += 1
+
+    def _looked_up(self, line: str, *until_these_change: object) -> "LineEvidence":
+        from flowgauge.services.threshold import line_evidence
+
+        return line_evidence(self.store, line)
 
     def catch_up(self) -> None:
         """What has happened up to now. Raises `Unavailable`."""

@@ -13,7 +13,8 @@ from flowgauge.reports.pages import Cell, Row
 from flowgauge.reports.wording import percent, short, significant
 from flowgauge.services.comparing import SHOWN, Compared, SnapshotComparison
 
-# a standard score is drawn no further out than so many of the threshold's: one wild image would flatten all others
+# a standard score is drawn no further out than so many of the higher threshold's: farther, and one wild image flattens
+# all others; nearer, and caught defects look all alike
 _FARTHEST = 4.0
 _MARKERS: dict[Label | None, tuple[str, str, str]] = {
     None: ("recent", "o", "unknown"),
@@ -43,14 +44,14 @@ def facts(found: SnapshotComparison) -> dict[str, object]:
 def scatter(found: SnapshotComparison) -> Markup:
     """Each image's standardised score under both gauges, with both thresholds."""
     first, second = (each.calibration.standardise(each.threshold.value) for each in (found.first, found.second))
-    ends = tuple(max(3.0, _FARTHEST * abs(limit)) for limit in (first, second))
+    end = max(3.0, _FARTHEST * max(abs(first), abs(second)))
     with chart(560, 520, "standardised scores of the images under the second gauge against the first") as drawn:
         axes = drawn.figure.subplots()
         for label, (words, marker, hue) in _MARKERS.items():
             images = [image for image in found.images if image.label is label]
             if not images:
                 continue
-            points = ([min(image.standard[side], ends[side]) for image in images] for side in (0, 1))
+            points = ([min(max(image.standard[side], -end), end) for image in images] for side in (0, 1))
             (dots,) = axes.plot(
                 *points, marker, color=COLOURS[hue], markersize=5.5, markeredgewidth=0, alpha=0.7,
                 label=f"{words} ({len(images):,})",

@@ -1,5 +1,6 @@
 """A line's scores beside its threshold, and what thresholds cost, in words and as a chart."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -127,19 +128,16 @@ class PriceWords:
     misses: str
     misses_in_thousand: str
     misses_a_day: str
-    reviews: str
+    reviews_in_thousand: str
+    reviews_a_day: str
     cost: str
     flagged: str
 
     @classmethod
     def of(cls, found: LineEvidence, point: OperatingPoint) -> "PriceWords":
-        rate = found.known.defect_rate
+        rate, a_day = found.known.defect_rate, found.images_a_day
         good, defective = found.good_a_day, found.defects_a_day
         misses = None if rate is None else point.misses_among(THOUSAND * rate)
-        reviews = "unknown"
-        if point.review is not None:
-            a_day = "" if found.images_a_day is None else f", {_count(point.review * found.images_a_day)} a day"
-            reviews = f"{_count(THOUSAND * point.review)} of 1,000 images{a_day}"
         cost = "unknown"
         if point.cost is not None and point.cost_interval is not None:
             low, high = point.cost_interval
@@ -155,7 +153,8 @@ class PriceWords:
             misses=share_words(point.misses),
             misses_in_thousand=count_words(misses),
             misses_a_day="unknown" if defective is None else count_words(point.misses_among(defective)),
-            reviews=reviews,
+            reviews_in_thousand="unknown" if point.review is None else _count(THOUSAND * point.review),
+            reviews_a_day="unknown" if a_day is None or point.review is None else _count(a_day * point.review),
             cost=cost,
             flagged=passed if point.flagged else "",
         )
@@ -195,6 +194,20 @@ def sentences(found: LineEvidence) -> list[str]:
     rate = "" if known.defect_rate is None else f"{percent(known.defect_rate)}, "
     told.append(f"Share of defective parts: {rate}{found.defect_source}.")
     return told
+
+
+def cheapest_words(found: LineEvidence, points: Sequence[OperatingPoint]) -> str:
+    """Which of `points` costs least; "" where no costs are set, and why not where they are."""
+    if found.known.costs is None:
+        return ""
+    cheapest = found.known.cheapest(points)
+    if cheapest is None:
+        return "What thresholds cost cannot be known without labelled defects and the share of defective parts."
+    point, (low, high) = cheapest
+    return (
+        f"Of these, {significant(point.threshold, 4)} costs least; with other parts of the line it would be one from"
+        f" {significant(low, 4)} to {significant(high, 4)} (95 %)."
+    )
 
 
 def _or_unknown(value: float | None) -> str:

@@ -15,9 +15,8 @@ from flowgauge.evaluation.intervals import PairedShares
 from flowgauge.models.detector import Progress
 from flowgauge.registry.golden_sets import golden_set
 from flowgauge.runtime.backend import Store
-from flowgauge.services.history import archived_rows
+from flowgauge.services.history import DAYS, archived_rows
 from flowgauge.services.snapshots import stored_gauge
-from flowgauge.services.threshold import DAYS
 from flowgauge.training.gauge import BATCH, Gauge, decide, score_by_each
 from flowgauge.training.manifest import Manifest
 from flowgauge.vision.decoding import Picture, decode
@@ -68,9 +67,14 @@ class SnapshotComparison:
 
     @property
     def changed(self) -> list[Compared]:
-        """Images whose decisions differ, the largest difference of standardised scores first."""
-        found = [image for image in self.images if image.changed]
-        return sorted(found, key=lambda image: -abs(image.standard[1] - image.standard[0]))
+        """Images whose decisions differ: what one passes and the other rejects first, and of those the largest
+        difference of standardised scores.
+        """
+
+        def order(image: Compared) -> tuple[bool, float]:
+            return Decision.REVIEW in image.decisions, -abs(image.standard[1] - image.standard[0])
+
+        return sorted((image for image in self.images if image.changed), key=order)
 
     @property
     def shares(self) -> dict[str, PairedShares]:
@@ -85,7 +89,8 @@ class SnapshotComparison:
         }
         return {
             name: PairedShares.of(
-                *(np.array([says(image, side) for image in images]) for side in (0, 1)),
+                np.array([says(image, 0) for image in images]),
+                np.array([says(image, 1) for image in images]),
                 [image.part for image in images],
             )
             for name, (images, says) in asked.items()

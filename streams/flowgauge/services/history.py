@@ -24,6 +24,10 @@ _COLUMNS = [
 ]  # fmt: skip
 
 
+DAYS = 14
+"""Of the archive, that are looked at where nobody says otherwise: fewer miss what comes once a week, more show a line
+that is no more."""
+
 Progress = Callable[[str, int, int], None]
 
 

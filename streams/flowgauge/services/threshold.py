@@ -34,15 +34,12 @@ from flowgauge.registry.snapshots import (
 )
 from flowgauge.runtime.backend import Store
 from flowgauge.services.changes import record_change
-from flowgauge.services.history import archived_rows
+from flowgauge.services.history import DAYS, archived_rows
 from flowgauge.services.snapshots import stored_gauge
 from flowgauge.training.gauge import BATCH, Gauge, score_by_each
 from flowgauge.training.manifest import Manifest
 from flowgauge.training.snapshot import read_manifest, with_threshold
 from flowgauge.training.thresholds import Threshold
-
-DAYS = 14
-"""Of the archive, that are looked at: fewer miss what comes once a week, more show a line that is no more."""
 
 # scores of labelled images are kept so long; shorter, and whoever looks once a month waits for them each time
 _KEPT_SECONDS = 31 * 86_400.0
