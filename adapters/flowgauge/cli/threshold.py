@@ -21,6 +21,7 @@ from flowgauge.services.history import DAYS
 from flowgauge.services.threshold import (
     LineEvidence,
     announce_threshold,
+    finite,
     line_evidence,
     loader,
     stored_threshold,
@@ -70,7 +71,7 @@ def show_threshold(
     flowgauge threshold show press-3 --plot scores.png
     """
     check_writable(plot, option="--plot")
-    name = line_name(line)
+    name, wanted = line_name(line), [finite(value) for value in values or ()]
     with open_store(store) as plant, bars() as report:
         found = line_evidence(
             plant,
@@ -81,7 +82,7 @@ def show_threshold(
             score=loader(plant, name, torch_device(device)),
             progress=report,
         )
-    points = found.known.shown(values or ())
+    points = found.known.shown(wanted)
     active = found.known.at(found.known.threshold.value)
     if plot is not None:
         write_chart(found, active, plot)

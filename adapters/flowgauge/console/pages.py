@@ -3,7 +3,6 @@
 import json
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, date, datetime
-from math import isfinite
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -368,13 +367,12 @@ def _price(found: "LineEvidence", value: float | None) -> dict[str, Any]:
 def _asked(request: Request) -> float | None:
     """Raises 400 for what is no number."""
     text = request.query_params.get("value", "").strip()
+    from flowgauge.services.threshold import finite
+
     try:
-        value = float(text) if text else None
-    except ValueError as error:
-        raise HTTPException(400, "A threshold is a number, such as 2.1.") from error
-    if value is not None and not isfinite(value):
-        raise HTTPException(400, "A threshold is a finite number, such as 2.1.")
-    return value
+        return finite(float(text)) if text else None
+    except ValueError as error:  # a UserError is one too
+        raise HTTPException(400, "A threshold is a finite number, such as 2.1.") from error
 
 
 def comparison(request: Request) -> Response:

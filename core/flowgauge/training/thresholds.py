@@ -148,11 +148,11 @@ class CalibrationScores:
     def rate_at(self, value: float) -> float:
         """The false-alarm rate, in (0, 1), that a threshold at `value` implies; falls as `value` rises.
 
-        With one image to a part it is the lowest rate for which `at` gives no more than `value`: one more than the
-        parts above it, over n + 1. Beyond the highest score the tail model tells it.
+        Up to the highest score it is one more than the parts above `value`, over n + 1: with one image to a part, the
+        lowest rate whose rank gives no more than `value`. Beyond, the tail model tells it.
         """
-        above = float(self.weights[self.scores > value].sum())
-        if above > 0:
+        if value <= self.scores[-1]:
+            above = float(self.weights[self.scores > value].sum())
             return min(above + 1, self.parts) / (self.parts + 1)
         if self._tail is None:
             return self.supported

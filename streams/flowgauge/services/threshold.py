@@ -311,9 +311,14 @@ def _change(value: float | None, false_alarms: float | None, keep_promise: bool)
         if not 0 < false_alarms < 1:
             raise UserError(f"{false_alarms:g} is no rate of false alarms.", "Give a share between 0 and 1, as 0.01.")
         return methodcaller("repromised", false_alarms)
-    if value is None or not isfinite(value):
+    return methodcaller("moved_to" if keep_promise else "placed_at", finite(value or 0.0))
+
+
+def finite(value: float) -> float:
+    """A value that can be a threshold. Raises `UserError` for any other."""
+    if not isfinite(value):
         raise UserError(f"{value} is no threshold.", "Give a finite number, in the unit of the line's scores.")
-    return methodcaller("moved_to" if keep_promise else "placed_at", value)
+    return value
 
 
 def _require_sense(limit: Threshold, made: Threshold) -> None:
