@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from torch import Tensor
 
 from flowgauge.app.bootstrap import open_store
 from flowgauge.domain.messages import Decision
@@ -14,6 +15,9 @@ from flowgauge.services.snapshots import stored_gauge
 from flowgauge.services.threshold import line_evidence, stored_threshold
 from flowgauge.training import gauge as gauges
 from flowgauge.training.snapshot import read_manifest
+from flowgauge.vision import augmentation
+from flowgauge.vision.augmentation import View
+from flowgauge.vision.preprocessing import Preprocessing
 from tests.support.plants import LINE, fitted_store, tiny_dataset
 from tests.support.shell import Shell
 
@@ -159,9 +163,13 @@ def test_two_snapshots_are_compared_on_the_same_images(
     flowgauge("threshold", "set", LINE, "--false-alarms", "0.4", "--store", store)
     second = flowgauge("snapshots", "show", LINE, "--store", store, "--json").json
     given = (first["version"], second["version"], "--line", LINE, "--store", store)
-    passes = []
-    seen = gauges.normalised
-    monkeypatch.setattr(gauges, "normalised", lambda *of: passes.append(len(of[1])) or seen(*of))
+    passes: list[int] = []
+
+    def normalised(preprocessing: Preprocessing, crops: np.ndarray, view: View) -> Tensor:
+        passes.append(len(crops))
+        return augmentation.normalised(preprocessing, crops, view)
+
+    monkeypatch.setattr(gauges, "normalised", normalised)
     done = flowgauge("snapshots", "compare", *given, "--json")
     assert done.code == 0, done.err
     assert sum(passes) == 12, "one pass of the backbone for both gauges, and each image once though it is golden too"
