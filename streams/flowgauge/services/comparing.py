@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from hashlib import sha256
 from io import BytesIO
 
@@ -15,7 +16,7 @@ from flowgauge.evaluation.intervals import PairedShares
 from flowgauge.models.detector import Progress
 from flowgauge.registry.golden_sets import golden_set
 from flowgauge.runtime.backend import Store
-from flowgauge.services.history import DAYS, archived_rows
+from flowgauge.services.history import DAYS, archived_tables
 from flowgauge.services.snapshots import stored_gauge
 from flowgauge.training.gauge import BATCH, Gauge, decide, score_by_each
 from flowgauge.training.manifest import Manifest
@@ -172,16 +173,12 @@ def _golden(store: Store, line: str) -> Iterator[_Source]:
 def _recent(store: Store, line: str, most: int, days: int, progress: Progress) -> list[_Source]:
     """The newest `most` of the buffer and the archive, by when they were captured."""
     columns = ("image_id", "image_uri", "subject", "captured_at", "arrived_at", "clock_off")
-    rows = archived_rows(store, line, days, columns, progress)
-    found = {
-        row["image_uri"]: (
-            row["arrived_at"] if row["clock_off"] and row["arrived_at"] else row["captured_at"],
-            row["image_id"],
-            row["subject"],
-        )
-        for row in rows
-        if row["image_uri"] is not None
-    }
+    found: dict[str, tuple[datetime, str, str | None]] = {}
+    for _, table in archived_tables(store, line, days, columns, progress):
+        for row in table.to_pylist() if len(found) < most else ():
+            if row["image_uri"] is not None:
+                at = row["arrived_at"] if row["clock_off"] and row["arrived_at"] else row["captured_at"]
+                found[row["image_uri"]] = at, row["image_id"], row["subject"]
     buffer = store.state.buffer(line)
     found |= {each.image_uri: (each.captured_at, each.image_id, each.subject) for each in buffer}
     newest = sorted(found.items(), key=lambda item: item[1][0])[-most:] if most else []

@@ -2,12 +2,12 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from io import BytesIO
 from itertools import chain
-from typing import Any
 from uuid import UUID
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from flowgauge.domain.errors import UserError
@@ -65,20 +65,19 @@ def history(objects: Objects, line: str, since: datetime, until: datetime, recen
     return History(shown, len(samples))
 
 
-def archived_rows(
+def archived_tables(
     store: Store, line: str, days: int, columns: Sequence[str], progress: Progress
-) -> Iterator[dict[str, Any]]:
-    """`columns` of the archived verdicts of `line`, and their `day`, of today and the `days` before it; a day's in no
-    order.
+) -> Iterator[tuple[date, pa.Table]]:
+    """`columns` of the archived verdicts of `line`, file by file, of today and the `days` before it, the newest day
+    first.
     """
     today = store.clock.now().date()
-    for done in range(days + 1):
-        day = today - timedelta(days=days - done)
-        progress("reading the archive", done, days + 1)
+    for back in range(days + 1):
+        progress("reading the archive", back, days + 1)
+        day = today - timedelta(days=back)
         for name in store.objects.names(verdicts_folder(day)):
             data = BytesIO(store.objects.get(name))
-            table = pq.read_table(data, columns=["line", *columns], partitioning=None, filters=[("line", "=", line)])
-            yield from (row | {"day": day} for row in table.to_pylist())
+            yield day, pq.read_table(data, columns=["line", *columns], partitioning=None, filters=[("line", "=", line)])
     progress("reading the archive", days + 1, days + 1)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from flowgauge.domain.errors import FlowgaugeError, UserError
+from flowgauge.domain.errors import GaugeMissing, SnapshotInvalid, UserError
 from flowgauge.domain.golden import Label
 from flowgauge.domain.lines import LineSettings
 from flowgauge.domain.messages import Decision
@@ -34,7 +34,7 @@ from flowgauge.registry.snapshots import (
 )
 from flowgauge.runtime.backend import Store
 from flowgauge.services.changes import record_change
-from flowgauge.services.history import DAYS, archived_rows
+from flowgauge.services.history import DAYS, archived_tables
 from flowgauge.services.snapshots import stored_gauge
 from flowgauge.training.gauge import BATCH, Gauge, score_by_each
 from flowgauge.training.manifest import Manifest
@@ -95,11 +95,16 @@ def line_evidence(
     version = active_snapshot(store.log, line).version
     facts = read_manifest(fetch_manifest(store.objects, line, version))
     settings = line_settings(store.objects, line)
-    rows = list(archived_rows(store, line, days, _COLUMNS, progress))
+    rows: list[dict[str, Any]] = []
+    by_day: Counter[date] = Counter()
+    for day, table in archived_tables(store, line, days, _COLUMNS, progress):
+        by_day[day] += table.num_rows
+        if len(rows) < _MOST_ROWS:
+            rows += table.to_pylist()
     labelled = _Labelled.of(store, line, facts, rows, score, progress)
     alike = _same_weights(store.objects, line, {row["gauge_version"] for row in rows}, facts)
     recent = [row["score"] for row in rows if row["gauge_version"] in alike and row["score"] is not None]
-    a_day, day_source = (images_a_day, "as told") if images_a_day is not None else _images_a_day(store, rows)
+    a_day, day_source = (images_a_day, "as told") if images_a_day is not None else _images_a_day(store, by_day)
     rate, defect_source = _defect_rate(defect_rate, settings, rows, labelled)
     known = Evidence(
         threshold=facts.threshold,
@@ -123,6 +128,8 @@ def line_evidence(
     )
 
 
+# of the archive, the newest: a fast line has a million a day, each some 500 bytes here; fewer leave rare scores out
+_MOST_ROWS = 100_000
 _COLUMNS = ("image_id", "image_sha256", "subject", "score", "decision", "gauge_version")
 
 
@@ -132,7 +139,7 @@ def _same_weights(objects: Objects, line: str, versions: set[str | None], facts:
     for version in versions - {None, facts.version}:
         try:
             manifest = read_manifest(fetch_manifest(objects, line, str(version)))
-        except FlowgaugeError:
+        except (GaugeMissing, SnapshotInvalid):
             continue  # gone, or of another schema: its scores cannot be told to be the same
         if manifest.weights_sha256 == facts.weights_sha256:
             found.add(manifest.version)
@@ -220,13 +227,12 @@ def _golden_scores(
     return {name: known[digest] for name, digest in digests.items() if digest in known}
 
 
-def _images_a_day(store: Store, rows: Sequence[dict[str, Any]]) -> tuple[float | None, str]:
-    by_day = Counter(row["day"] for row in rows)
-    today: date = store.clock.now().date()
-    whole = [count for day, count in by_day.items() if day != today]
+def _images_a_day(store: Store, by_day: Counter[date]) -> tuple[float | None, str]:
+    today = store.clock.now().date()
+    whole = [count for day, count in by_day.items() if day != today and count]
     if whole:
         return sum(whole) / len(whole), f"the mean of {len(whole)} days in the archive on which the line ran"
-    if by_day:
+    if by_day[today]:
         return float(by_day[today]), "of today alone, which is not over"
     return None, "unknown: the archive holds none of the line's images of these days"
 
