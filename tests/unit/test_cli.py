@@ -99,6 +99,7 @@ def test_commands_that_run_no_model_load_no_torch() -> None:
         "alerts",
         "snapshots",
         "lines",
+        "parts",
         "golden",
         "dead-letters",
         "topics",

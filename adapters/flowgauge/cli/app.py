@@ -71,6 +71,7 @@ COMMANDS = {
         "What a line's threshold costs; another one in its place.",
     ),
     "lines": Listed("flowgauge.cli.lines:lines", "Lines and their settings."),
+    "parts": Listed("flowgauge.cli.parts:parts", "Verdicts on parts that several images show."),
     "golden": Listed("flowgauge.cli.golden:golden", "Labelled images on which the gate tests adaptations."),
     "dead-letters": Listed("flowgauge.cli.dead_letters:dead_letters", "Messages that could not be processed."),
     "topics": Listed("flowgauge.cli.topics:topics", "The topics of the plant's Kafka."),

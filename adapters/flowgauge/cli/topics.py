@@ -17,7 +17,7 @@ topics = typer.Typer(no_args_is_help=True, help="The topics of the plant's Kafka
 
 @topics.command()
 def create(
-    partitions: Annotated[int, typer.Option(min=1, help="Of images, verdicts and dead letters.")] = 4,
+    partitions: Annotated[int, typer.Option(min=1, help="Of images, verdicts, dead letters and part verdicts.")] = 4,
     replication: Annotated[int, typer.Option(min=1, help="Brokers that keep each record; 3 in a plant.")] = 1,
     store: Annotated[
         str | None, typer.Option(envvar="FLOWGAUGE_STORE", help="s3://BUCKET: make the bucket too.", show_default=False)

@@ -164,6 +164,7 @@ def about_verdict(console: Console, found: Verdict) -> dict[str, Any]:
         "size": size,
         "problem": problem,
         "golden": item.items[0].golden,
+        "part": console.overview.part_of(found.verdict_id),
         "kinds": item.kinds,
         "repeated": None,
     }

@@ -103,6 +103,9 @@ ABOUT: Mapping[AlertKind, About] = {
     AlertKind.TRIAL_PROMOTED: About(
         Severity.INFO, Ending.NONE, "The line has another gauge, which has shown on the line itself what it does."
     ),
+    AlertKind.LATE_VIEW: About(
+        Severity.WARNING, Ending.NONE, "The part was decided without this view, and its verdict stands."
+    ),
     AlertKind.ENGINE_REFUSED: About(Severity.INFO, Ending.GAUGE, "Verdicts are those of the reference, only slower."),
 }
 """Of every kind."""

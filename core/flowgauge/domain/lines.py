@@ -1,5 +1,6 @@
 """What a person sets for one line: stored as JSON beside its images, read between two batches."""
 
+import re
 from enum import StrEnum
 from typing import Annotated
 
@@ -18,6 +19,16 @@ class Policy(StrEnum):
     SHADOW = "shadow"
     PROPOSE = "propose"
     OFF = "off"
+
+
+def _view_pattern(text: str) -> str:
+    try:
+        groups = re.compile(text).groups
+    except re.error as error:
+        raise ValueError(f"{text!r} is no regular expression: {error}") from error
+    if groups != 1:
+        raise ValueError(f"{text!r} has {groups} groups, and one must name the view, as in -(top|side)[.]png")
+    return text
 
 
 class LineSettings(TrialRules, Message):
@@ -85,6 +96,40 @@ class LineSettings(TrialRules, Message):
     pass_retention_days: float | None = Field(
         None, ge=0, description="days, 0 or more: images that passed are deleted after this; unset: they stay"
     )
+
+    part_views: int | None = Field(
+        None, ge=1, le=64, description="images that show one part (ce_subject), 1 to 64; unset: parts get no verdict"
+    )
+    part_rejects: int = Field(
+        1, ge=1, description="rejected views that reject the part, 1 to part_views; 1: any of them does"
+    )
+    part_seconds: float = Field(
+        60,
+        gt=0,
+        le=86_400,
+        description="seconds, above 0, at most a day: views that arrive later than this after the first are missing",
+    )
+    part_repeat_seconds: float = Field(
+        3_600,
+        gt=0,
+        description="seconds, part_seconds or more: a serial that comes later than this after its part's first view"
+        " is a new part; before, it is a late view",
+    )
+    part_view_pattern: Annotated[str, AfterValidator(_view_pattern)] | None = Field(
+        None,
+        description="regular expression whose one group finds the view's name in the image id: of a view that was"
+        " taken twice the worse decision counts; unset: each image id is a view of its own",
+    )
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> "LineSettings":
+        if self.part_views is not None and self.part_rejects > self.part_views:
+            raise ValueError(f"part_rejects ({self.part_rejects}) exceeds part_views ({self.part_views})")
+        if self.part_repeat_seconds < self.part_seconds:
+            raise ValueError(
+                f"part_repeat_seconds ({self.part_repeat_seconds:g}) is less than part_seconds ({self.part_seconds:g})"
+            )
+        return self
 
     @model_validator(mode="after")
     def _minimum_fits(self) -> "LineSettings":

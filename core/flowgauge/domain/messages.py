@@ -23,8 +23,9 @@ ALERTS = "alerts"
 ADAPTATIONS = "adaptations"
 SNAPSHOTS = "snapshots"
 DEAD_LETTERS = "dead-letters"
+PART_VERDICTS = "part-verdicts"
 SHADOW_VERDICTS = "shadow-verdicts"
-TOPICS = (IMAGES, VERDICTS, ALERTS, ADAPTATIONS, SNAPSHOTS, DEAD_LETTERS, SHADOW_VERDICTS)
+TOPICS = (IMAGES, VERDICTS, ALERTS, ADAPTATIONS, SNAPSHOTS, DEAD_LETTERS, PART_VERDICTS, SHADOW_VERDICTS)
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _NUMBER = re.compile(r"[+-]?[0-9]{1,19}([.][0-9]{1,9})?")
@@ -186,6 +187,48 @@ class Verdict(Message):
         return self.arrived_at if self.clock_off and self.arrived_at is not None else self.captured_at
 
 
+class View(FrozenModel):
+    """One view of a part, by the image that counts for it."""
+
+    name: str = Field(description="what part_view_pattern finds in the image id, else the verdict's id")
+    verdict_id: UUID = Field(description="of the image's verdict")
+    image_id: str = Field(description="the image's id")
+    decision: Decision = Field(description="of the image's verdict")
+    at: Instant = Field(description="event time of the image's verdict")
+
+
+class PartSource(FrozenModel):
+    """Which verdicts of the partition of the same number a part verdict rests on."""
+
+    offset: int = Field(description="verdicts below this offset are taken into account")
+    index: int = Field(description="numbers the part verdicts of one offset from 0 on")
+    resume: int = Field(description="offset of the first verdict on a part that is still open; `offset` without any")
+    generation: int = Field(0, description="rises whenever offsets begin anew, as in a topic that was made anew")
+    topic_id: str = Field("", description="of the topic of verdicts; empty if unknown")
+
+    @property
+    def rank(self) -> tuple[int, int, int]:
+        """What rises from each part verdict of a partition that counts to the next."""
+        return self.generation, self.offset, self.index
+
+
+class PartVerdict(Message):
+    """The result for one part of several views. One whose `source.rank` does not rise in its partition is void."""
+
+    part_id: UUID = Field(description="made of line, subject and opened_at")
+    line: Line = Field(description="the line")
+    subject: str = Field(description="the part's serial, `ce_subject` of its images")
+    decision: Decision = Field(description="`pass`, `reject` or `review`")
+    reasons: tuple[str, ...] = Field((), description="why it is rejected or for review, in sentences")
+    views: tuple[View, ...] = Field(description="those that came in time, in order of arrival")
+    expected_views: int = Field(description="how many views the line's parts had when the first one came")
+    opened_at: Instant = Field(description="when the image of the first view arrived")
+    decided_at: Instant = Field(
+        description="when the image of the last view arrived, or when the time for it was over, by the same clock"
+    )
+    source: PartSource = Field(description="the verdicts that it rests on")
+
+
 class AlertKind(StrEnum):
     REJECT = "reject"
     DRIFT = "drift"
@@ -208,6 +251,7 @@ class AlertKind(StrEnum):
     TRIAL_WAITS = "trial_waits"
     TRIAL_STOPPED = "trial_stopped"
     TRIAL_PROMOTED = "trial_promoted"
+    LATE_VIEW = "late_view"
 
 
 class Alert(Message):

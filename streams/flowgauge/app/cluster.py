@@ -26,6 +26,7 @@ from flowgauge.processors.adaptation import Adaptation
 from flowgauge.processors.alerting import Alerting
 from flowgauge.processors.archive import Archive
 from flowgauge.processors.observing import Observing
+from flowgauge.processors.parts import Parts
 from flowgauge.processors.scoring import Scoring
 from flowgauge.processors.start_offset import ensure_companions
 from flowgauge.processors.trials import Trials
@@ -119,6 +120,7 @@ def group_members(
             lambda: Alerting(store),
             lambda: Observing(store, meter),
             lambda: Archive(store, pace.archive_rows),
+            lambda: Parts(store),
             lambda: Trials(store),
         ],
         Role.ADAPTATION: [lambda: Adaptation(store, load, adapt, owner, stopping.is_set, adapting.beat)],

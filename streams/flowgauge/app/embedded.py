@@ -18,6 +18,7 @@ from flowgauge.processors.adaptation import Adaptation
 from flowgauge.processors.alerting import Alerting
 from flowgauge.processors.archive import Archive
 from flowgauge.processors.observing import Observing
+from flowgauge.processors.parts import Parts
 from flowgauge.processors.scoring import Scoring
 from flowgauge.processors.trials import Trials
 from flowgauge.registry.gauges import Compile, Gauges, Load
@@ -86,7 +87,8 @@ def embedded(
         return Worker(processor, store.log, store.clock, size, observer, unavailable)
 
     scoring = worker(Scoring(store, gauges), batch)
-    processors = Alerting(store), Observing(store), Archive(store, archive_rows), Trials(store)
+    # parts before alerting, which tells of them
+    processors = Parts(store), Alerting(store), Observing(store), Archive(store, archive_rows), Trials(store)
     downstream = [worker(processor) for processor in processors]
     if notifying is not None:
         # after those whose alerts it tells

@@ -1,66 +1,19 @@
-"""Alerting: what a person must see of verdicts and dead letters, many of a kind as one alert with a count."""
+"""Alerting: what a person must see of verdicts, on images and on parts, and of dead letters."""
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from datetime import datetime, timedelta
-from typing import Any
 
 from flowgauge.domain.dead_letters import REASON
 from flowgauge.domain.errors import InvalidName
-from flowgauge.domain.messages import DEAD_LETTERS, VERDICTS, AlertKind, Decision
+from flowgauge.domain.messages import DEAD_LETTERS, PART_VERDICTS, VERDICTS, AlertKind, Decision, PartVerdict
 from flowgauge.domain.object_keys import line_name
 from flowgauge.domain.ports import Outgoing, Record
 from flowgauge.processors.scoring import NO_GAUGE
+from flowgauge.processors.tallies import Tallies
 from flowgauge.registry.lines import SettingsCache
-from flowgauge.runtime.alerts import NO_LINE, alert, window_start
+from flowgauge.runtime.alerts import NO_LINE
 from flowgauge.runtime.backend import Store
-from flowgauge.runtime.fencing import Counted, VerdictReader
-
-Key = tuple[str, AlertKind, str, int]
-"""Line, kind, and the topic and partition that it was seen in."""
-
-# between a record's time and the moment at which a broker shows it: shorter, and a window is told before its last
-# records are there; longer, and people wait for the count
-_LATE = timedelta(seconds=5)
-# characters of an example: what cannot be an id may be as long as a message
-_LONGEST_EXAMPLE = 1024
-# image ids that an alert names: fewer are not enough to look at, more not read
-_EXAMPLES = 10
-
-
-@dataclass
-class Tally:
-    """What is known of one kind of alert of one line in one window. `first` is the record it began with."""
-
-    line: str
-    kind: AlertKind
-    start: datetime
-    end: datetime
-    first: Record
-    count: int = 0
-    examples: list[str] = field(default_factory=list)
-    detail: dict[str, Any] = field(default_factory=dict)
-    reported: int = 0
-
-    def add(self, example: str, **detail: Any) -> None:
-        self.count += 1
-        if len(self.examples) < _EXAMPLES:
-            self.examples.append(example[:_LONGEST_EXAMPLE])
-        self.detail = detail | self.detail
-
-    def report(self) -> Outgoing:
-        self.reported = self.count
-        return alert(
-            self.line,
-            self.kind,
-            self.start.isoformat(),
-            self.start,
-            _MESSAGES[self.kind].format(line=self.line, count=self.count, example=self.examples[0], **self.detail),
-            self.count,
-            examples=self.examples,
-            **self.detail,
-        )
-
+from flowgauge.runtime.fencing import Counted, Rank, VerdictReader, fenced, highest_before
 
 _MESSAGES = {
     AlertKind.REJECT: "{line}: {count} rejected, the first is {example}.",
@@ -71,32 +24,25 @@ _MESSAGES = {
     "come so late, run `flowgauge lines set {line} clock_tolerance_seconds=SECONDS`.",
     AlertKind.DEAD_LETTER: "{line}: {count} messages could not be processed, the first is {example}. {reason}",
 }
+_PART_REJECTED = "{line}: {count} parts rejected, the first is {example}."
 
 
 class Alerting(VerdictReader):
-    """Tells of the first of a kind at once, and of the whole count when the window has passed.
-
-    Windows go by the time at which records were appended, so a replay finds the same ones; all alerts of a window carry
-    one id, and the highest count holds. Our own clock says only when to tell: a window stays open until a record
-    of a later one comes, however slowly its records are read. Nothing beyond the start of an open one is committed.
-    """
+    """Tells of each kind as `Tallies` does. On a line with parts a part that is rejected is told, and not its views."""
 
     name = "alerting"
-    inputs = (VERDICTS, DEAD_LETTERS)
+    inputs = (VERDICTS, DEAD_LETTERS, PART_VERDICTS)
 
     def __init__(self, store: Store) -> None:
         super().__init__(store.log)
         self._settings = SettingsCache(store)
-        self._open: dict[Key, Tally] = {}
+        self._tallies = Tallies(self._settings)
+        self._highest_part: dict[int, Rank] = {}
 
     def process(self, records: Sequence[Record]) -> list[Outgoing]:
         last = records[-1]
-        reported = super().process(records) if last.topic == VERDICTS else self._dead_letters(records)
-        # windows of this partition that no later record can fall into
-        passed = [
-            key for key, tally in self._open.items() if key[2:] == (last.topic, last.partition) and tally.end <= last.at
-        ]
-        return [*reported, *self._closed(passed)]
+        take = {VERDICTS: super().process, DEAD_LETTERS: self._dead_letters, PART_VERDICTS: self._parts}[last.topic]
+        return [*take(records), *self._tallies.passed(last)]
 
     def receive(self, counted: Sequence[Counted]) -> list[Outgoing]:
         reported: list[Outgoing] = []
@@ -114,7 +60,8 @@ class Alerting(VerdictReader):
                     captured_at=verdict.captured_at.isoformat(),
                     arrived_at=verdict.arrived_at.isoformat(),
                 )
-            if verdict.decision is Decision.REJECT:
+            of_part = verdict.subject and self._settings.of(verdict.line).part_views is not None
+            if verdict.decision is Decision.REJECT and not of_part:
                 artifacts = {"image_uri": verdict.image_uri, "heatmap_uri": verdict.heatmap_uri}
                 reported += self._add(AlertKind.REJECT, verdict.line, record, verdict.image_id, **artifacts)
             elif NO_GAUGE in verdict.reasons:
@@ -122,17 +69,27 @@ class Alerting(VerdictReader):
         return reported
 
     def committable_offset(self, topic: str, partition: int, read: int) -> int:
-        # a restart counts an open window again from its first record, so that its last alert tells the whole count
-        firsts = [tally.first for tally in self._open.values()]
-        return min([read, *(first.offset for first in firsts if (first.topic, first.partition) == (topic, partition))])
+        return self._tallies.committable_offset(topic, partition, read)
 
     def punctuate(self, now: datetime) -> list[Outgoing]:
-        due = [tally for tally in self._open.values() if tally.end + _LATE <= now]
-        return [tally.report() for tally in due if tally.reported < tally.count]
+        return self._tallies.due(now)
 
     def flush(self) -> list[Outgoing]:
-        """The counts so far; the windows stay open."""
-        return [tally.report() for tally in self._open.values() if tally.reported < tally.count]
+        return self._tallies.so_far()
+
+    def _parts(self, records: Sequence[Record]) -> list[Outgoing]:
+        partition, offset = records[0].partition, records[0].offset
+        if partition not in self._highest_part:
+            self._highest_part[partition] = highest_before(self._log, PART_VERDICTS, partition, offset, PartVerdict)
+        counted, outgoing, self._highest_part[partition] = fenced(records, self._highest_part[partition], PartVerdict)
+        for record, part in counted:
+            if part.decision is Decision.REJECT:
+                rejected = [view.image_id for view in part.views if view.decision is Decision.REJECT]
+                found = {"part_id": str(part.part_id), "rejected_views": rejected, "reasons": part.reasons}
+                outgoing += self._tallies.add(
+                    AlertKind.REJECT, part.line, record, _PART_REJECTED, part.subject, **found
+                )
+        return outgoing
 
     def _dead_letters(self, records: Sequence[Record]) -> list[Outgoing]:
         reported: list[Outgoing] = []
@@ -145,19 +102,5 @@ class Alerting(VerdictReader):
             reported += self._add(AlertKind.DEAD_LETTER, line, record, example, reason=reason)
         return reported
 
-    def _add(self, kind: AlertKind, line: str, record: Record, example: str, **detail: Any) -> list[Outgoing]:
-        """The alert that a new window begins with; nothing while it goes on."""
-        seconds = self._settings.of(line).alert_window_seconds
-        start = window_start(record.at, seconds)
-        key = (line, kind, record.topic, record.partition)
-        before = list(self._closed([key])) if key in self._open and self._open[key].start != start else []
-        new = key not in self._open
-        tally = self._open.setdefault(key, Tally(line, kind, start, start + timedelta(seconds=seconds), record))
-        tally.add(example, **detail)
-        return [*before, tally.report()] if new else before
-
-    def _closed(self, keys: Iterable[Key]) -> Iterator[Outgoing]:
-        for key in keys:
-            tally = self._open.pop(key)
-            if tally.reported < tally.count:
-                yield tally.report()
+    def _add(self, kind: AlertKind, line: str, record: Record, example: str, **detail: object) -> list[Outgoing]:
+        return self._tallies.add(kind, line, record, _MESSAGES[kind], example, **detail)

@@ -4,6 +4,7 @@ Verdicts tell how far scoring has come, for as long as offsets mean the same ima
 anew counts from 0 again: then another generation of offsets begins, and verdicts of the former one say nothing of it.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -67,9 +68,11 @@ def ensure_companions(log: Log) -> None:
     ensure_partition(log, log.partitions(IMAGES) - 1)
 
 
-def ensure_partition(log: Log, partition: int) -> None:
-    """Raises `SettingsError` where verdicts, dead letters or shadow verdicts lack the partition."""
-    for topic in (VERDICTS, DEAD_LETTERS, SHADOW_VERDICTS):
+def ensure_partition(
+    log: Log, partition: int, topics: Sequence[str] = (VERDICTS, DEAD_LETTERS, SHADOW_VERDICTS)
+) -> None:
+    """Raises `SettingsError` where one of `topics` lacks the partition."""
+    for topic in topics:
         if log.partitions(topic) <= partition:
             log.topic_id(topic)  # partitions may have been added since it was asked
         if log.partitions(topic) <= partition:

@@ -59,12 +59,14 @@ def lines(store: Store) -> list[str]:
 class SettingsCache:
     """The settings of each line, read anew every two seconds; after the first time by `readers`, if there are any.
 
-    While they cannot be read, or do not hold, the last that did stay in force: scoring must not stop for them.
+    While they cannot be read, or do not hold, the last that did stay in force: scoring must not stop for them. With
+    `insist`, `of` raises `Unavailable` where none was ever read: for what defaults would do wrong for good.
     """
 
-    def __init__(self, store: Store, readers: Executor | None = None) -> None:
+    def __init__(self, store: Store, readers: Executor | None = None, insist: bool = False) -> None:
         self._store = store
         self._readers = readers
+        self._insist = insist
         self._known: dict[str, tuple[datetime, LineSettings]] = {}
 
     def of(self, line: str) -> LineSettings:
@@ -82,7 +84,9 @@ class SettingsCache:
     def _read(self, line: str, otherwise: LineSettings) -> LineSettings:
         try:
             settings = line_settings(self._store.objects, line)
-        except (Unavailable, SettingsError):
+        except (Unavailable, SettingsError) as error:
+            if self._insist and line not in self._known and isinstance(error, Unavailable):
+                raise
             settings = otherwise
         self._known[line] = self._store.clock.now(), settings
         return settings

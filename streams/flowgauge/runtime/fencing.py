@@ -1,21 +1,23 @@
 """The one rule by which every reader of verdicts counts them, and the processors that read them.
 
 A verdict whose `source.rank` (generation, then offset) does not rise within its partition is fenced: a worker that had
-lost its partition wrote it. So no image ever has two verdicts that count.
+lost its partition wrote it. So no image ever has two verdicts that count. The verdicts of parts are fenced alike.
 """
 
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from pydantic import ValidationError
 
 from flowgauge.domain.dead_letters import dead_lettered
-from flowgauge.domain.messages import VERDICTS, Verdict
+from flowgauge.domain.messages import VERDICTS, PartVerdict, Verdict
 from flowgauge.domain.ports import Log, Outgoing, Record
 from flowgauge.runtime.processor import Processor
 
-Rank = tuple[int, int]
+Rank = tuple[int, ...]
+Ranked = TypeVar("Ranked", Verdict, PartVerdict)
 
 NOTHING_COUNTED: Rank = (0, -1)
 """Below the rank of every verdict."""
@@ -42,22 +44,37 @@ class Count:
     highest: Rank
 
 
-def count(records: Sequence[Record], highest: Rank = NOTHING_COUNTED) -> Count:
-    """Split `records` of one verdict partition, whose earlier records went up to the rank `highest`."""
-    counted: list[Counted] = []
+def fenced(
+    records: Sequence[Record], highest: Rank, message: type[Ranked]
+) -> tuple[list[tuple[Record, Ranked]], list[Outgoing], Rank]:
+    """What counts of `records` of one partition, whose earlier records went up to the rank `highest`; what could not be
+    read, as dead letters; and the highest rank after them."""
+    counted: list[tuple[Record, Ranked]] = []
     unreadable: list[Outgoing] = []
     for record in records:
         try:
-            verdict = Verdict.decode(record.value)
+            verdict = message.decode(record.value)
         except ValidationError as error:
             unreadable.append(dead_lettered(record, f"This is no verdict: {error.errors()[0]['msg']}."))
             continue
         # Two workers may believe for a while that a partition is theirs. Both score the images in order, so the rank of
         # whoever comes second does not rise. The generation comes first: offsets of a topic that was made anew are low.
         if verdict.source.rank > highest:
-            counted.append(Counted(record, verdict))
+            counted.append((record, verdict))
             highest = verdict.source.rank
-    return Count(counted, unreadable, highest)
+    return counted, unreadable, highest
+
+
+def count(records: Sequence[Record], highest: Rank = NOTHING_COUNTED) -> Count:
+    """`fenced` of verdicts on images."""
+    counted, unreadable, highest = fenced(records, highest, Verdict)
+    return Count([Counted(record, verdict) for record, verdict in counted], unreadable, highest)
+
+
+def highest_before(log: Log, topic: str, partition: int, offset: int, message: type[Ranked]) -> Rank:
+    """The rank that records from `offset` on must exceed to count."""
+    start = max(0, offset - _LOOK_BACK)
+    return fenced(log.read(topic, partition, start, offset - start), NOTHING_COUNTED, message)[2]
 
 
 class VerdictReader(Processor):
@@ -72,8 +89,7 @@ class VerdictReader(Processor):
     def process(self, records: Sequence[Record]) -> list[Outgoing]:
         partition, offset = records[0].partition, records[0].offset
         if partition not in self._highest:
-            start = max(0, offset - _LOOK_BACK)
-            self._highest[partition] = count(self._log.read(VERDICTS, partition, start, offset - start)).highest
+            self._highest[partition] = highest_before(self._log, VERDICTS, partition, offset, Verdict)
         result = count(records, self._highest[partition])
         outgoing = self.receive(result.counted)
         # after `receive`, which may raise: the batch comes again then, and must count again

@@ -9,7 +9,7 @@ from threading import Event, Thread, current_thread, main_thread
 from typing import Protocol
 
 from flowgauge.domain.errors import Unavailable
-from flowgauge.domain.messages import ALERTS, DEAD_LETTERS, IMAGES, SHADOW_VERDICTS, VERDICTS
+from flowgauge.domain.messages import ALERTS, DEAD_LETTERS, IMAGES, PART_VERDICTS, SHADOW_VERDICTS, VERDICTS
 from flowgauge.domain.ports import Clock, Log
 from flowgauge.runtime.roles import lower_priority
 from flowgauge.runtime.worker import OnUnavailable, Worker
@@ -23,8 +23,9 @@ _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 # longer, and consumed images fill the disk meanwhile; shorter, and SQLite is busy with deletions
 _TRIM_INTERVAL = timedelta(seconds=10)
 # Records that stay after all have read them. Fewer verdicts than scoring's window of duplicates (10,000), and a restart
-# scores what was sent twice; fewer dead letters, which hold whole images, and there is no time to repair them.
-_KEPT = {VERDICTS: 100_000, ALERTS: 100_000, DEAD_LETTERS: 1_000, SHADOW_VERDICTS: 100_000}
+# scores what was sent twice; fewer part verdicts than are remembered (10,000), and late views make second parts; fewer
+# dead letters, which hold whole images, and there is no time to repair them.
+_KEPT = {VERDICTS: 100_000, PART_VERDICTS: 100_000, SHADOW_VERDICTS: 100_000, ALERTS: 100_000, DEAD_LETTERS: 1_000}
 
 
 class Source(Protocol):

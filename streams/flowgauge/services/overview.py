@@ -4,7 +4,7 @@ It reads the topics from their ends on and keeps a bounded part of each line in 
 lines asks no server. What lies further back is in the archive: see `flowgauge.services.history`.
 """
 
-from collections import defaultdict, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -20,12 +20,14 @@ from flowgauge.domain.errors import UserError
 from flowgauge.domain.messages import (
     ADAPTATIONS,
     ALERTS,
+    PART_VERDICTS,
     SNAPSHOTS,
     VERDICTS,
     AdaptationRequest,
     Alert,
     AlertKind,
     Decision,
+    PartVerdict,
     SnapshotAnnouncement,
     Trial,
     Verdict,
@@ -33,11 +35,13 @@ from flowgauge.domain.messages import (
 from flowgauge.domain.ports import Record
 from flowgauge.runtime.alerts import NO_LINE, alert_id
 from flowgauge.runtime.backend import Store
-from flowgauge.runtime.fencing import NOTHING_COUNTED, Rank, count
+from flowgauge.runtime.fencing import NOTHING_COUNTED, Rank, count, fenced
 
 # verdicts that are read at the start, over all partitions: fewer leave the sparklines of a busy plant empty for an
 # hour, more make its start take longer (some 20,000 a second)
 _VERDICTS_AT_START = 40_000
+# part verdicts, likewise: fewer show no part beside a verdict that is looked at
+_PARTS_AT_START = 20_000
 # alerts, and requests to adapt, that are read at the start: fewer forget proposals that nobody has answered, more make
 # its start take longer
 _ALERTS_AT_START = 50_000
@@ -78,13 +82,14 @@ class Sample(NamedTuple):
 
 @dataclass
 class Minute:
-    """Verdicts of one minute, by when they were scored."""
+    """Verdicts of one minute, by when they were scored, and those on parts by when they were decided."""
 
     number: int
     passed: int = 0
     rejected: int = 0
     reviewed: int = 0
     late: int = 0
+    parts: Counter[Decision] | None = None
 
     @property
     def images(self) -> int:
@@ -128,7 +133,8 @@ class Proposal:
 class LineSummary:
     """One line at a glance. `minutes` are the last sixty, the oldest first, or the last sixty in which a line ran that
     has stopped since; `images` and the shares `rejected` and `reviewed`, in [0, 1], are of their verdicts. `late` is of
-    the last hour, and `rate` in images a minute, now. `drift` is the alert of one that no gauge has followed yet.
+    the last hour, and `rate` in images a minute, now. `parts` counts the verdicts on parts of the same minutes.
+    `drift` is the alert of one that no gauge has followed yet.
     """
 
     line: str
@@ -141,6 +147,7 @@ class LineSummary:
     reviewed: float
     late: int
     minutes: Sequence[Minute]
+    parts: Counter[Decision]
     proposals: Sequence[Proposal]
     drift: Alert | None
     last_alert: Alert | None
@@ -157,6 +164,7 @@ class _Line:
     trial: Trial | None = None
     last: Verdict | None = None
     samples: deque[Sample] = field(default_factory=lambda: deque(maxlen=_RECENT))
+    parts: deque[tuple[UUID, ...]] = field(default_factory=lambda: deque(maxlen=_RECENT))
     flagged: deque[Verdict] = field(default_factory=lambda: deque(maxlen=_FLAGGED))
     minutes: deque[Minute] = field(default_factory=lambda: deque(maxlen=_MINUTES))
     alerts: dict[AlertKind, dict[UUID, Alert]] = field(default_factory=lambda: defaultdict(dict))
@@ -176,7 +184,8 @@ class Overview:
         self._lines: dict[str, _Line] = {}
         self._flagged: dict[UUID, Verdict] = {}
         self._by_id: dict[UUID, tuple[int, int]] = {}
-        self._ranks: dict[int, Rank] = {}
+        self._part_of: dict[UUID, tuple[int, int]] = {}
+        self._ranks: dict[tuple[str, int], Rank] = {}
         self._next: dict[tuple[str, int], int] = {}
         self._decided: set[UUID] = set()
         self._requested: dict[UUID, AdaptationRequest] = {}
@@ -194,6 +203,7 @@ class Overview:
                 (ADAPTATIONS, _ALERTS_AT_START),
                 (ALERTS, _ALERTS_AT_START),
                 (VERDICTS, _VERDICTS_AT_START),
+                (PART_VERDICTS, _PARTS_AT_START),
             ):
                 partitions = log.partitions(topic)
                 for partition in range(partitions):
@@ -211,11 +221,8 @@ class Overview:
         partition = page[0].partition
         if topic == ALERTS and (topic, partition) not in self._next and page[0].offset > 0:
             self._heard_since = max(self._heard_since, page[0].at)
-        if topic == VERDICTS:
-            found = count(page, self._ranks.get(partition, NOTHING_COUNTED))
-            self._ranks[partition] = found.highest
-            for item in found.counted:
-                self._see(item.verdict, (partition, item.record.offset))
+        if topic in (VERDICTS, PART_VERDICTS):
+            self._take_counted(topic, partition, page)
             return
         for record in page:
             try:
@@ -228,6 +235,18 @@ class Overview:
                     self._announce(SnapshotAnnouncement.decode(record.value))
             except ValidationError:
                 continue  # of another schema; whoever acts on the topic reports it
+
+    def _take_counted(self, topic: str, partition: int, page: Sequence[Record]) -> None:
+        highest = self._ranks.get((topic, partition), NOTHING_COUNTED)
+        if topic == VERDICTS:
+            found = count(page, highest)
+            self._ranks[topic, partition] = found.highest
+            for item in found.counted:
+                self._see(item.verdict, (partition, item.record.offset))
+        else:
+            counted, _, self._ranks[topic, partition] = fenced(page, highest, PartVerdict)
+            for record, part in counted:
+                self._see_part(part, (partition, record.offset))
 
     def _of(self, line: str) -> _Line:
         if line not in self._lines:
@@ -246,15 +265,29 @@ class Overview:
                 self._flagged.pop(line.flagged[0].verdict_id, None)
             line.flagged.append(verdict)
             self._flagged[verdict.verdict_id] = verdict
-        number = int(min(verdict.scored_at, self._store.clock.now()).timestamp() // 60)
-        # of workers' clocks one may be behind or ahead: such a verdict counts in the minute that is there
-        if not line.minutes or line.minutes[-1].number < number:
-            line.minutes.append(Minute(number))
-        minute = line.minutes[-1]
+        minute = self._minute(line, verdict.scored_at)
         minute.passed += verdict.decision is Decision.PASS
         minute.rejected += verdict.decision is Decision.REJECT
         minute.reviewed += verdict.decision is Decision.REVIEW
         minute.late += verdict.late
+
+    def _see_part(self, part: PartVerdict, location: tuple[int, int]) -> None:
+        line = self._of(part.line)
+        minute = self._minute(line, part.decided_at)
+        minute.parts = minute.parts or Counter()
+        minute.parts[part.decision] += 1
+        if len(line.parts) == _RECENT:
+            for verdict_id in line.parts[0]:
+                self._part_of.pop(verdict_id, None)
+        line.parts.append(tuple(view.verdict_id for view in part.views))
+        self._part_of |= dict.fromkeys(line.parts[-1], location)
+
+    def _minute(self, line: _Line, at: datetime) -> Minute:
+        number = int(min(at, self._store.clock.now()).timestamp() // 60)
+        # of workers' clocks one may be behind or ahead: such a verdict counts in the minute that is there
+        if not line.minutes or line.minutes[-1].number < number:
+            line.minutes.append(Minute(number))
+        return line.minutes[-1]
 
     def _hear(self, alert: Alert) -> None:
         line = self._of(alert.line)
@@ -351,6 +384,14 @@ class Overview:
         verdict = Verdict.decode(records[0].value) if records else None
         return verdict if verdict is not None and verdict.verdict_id == verdict_id else None
 
+    def part_of(self, verdict_id: UUID) -> PartVerdict | None:
+        """The verdict on the part that the image of `verdict_id` shows; None where none of the last ones has it."""
+        with self._lock:
+            location = self._part_of.get(verdict_id)
+        records = [] if location is None else self._store.log.read(PART_VERDICTS, location[0], location[1], 1)
+        part = PartVerdict.decode(records[0].value) if records else None
+        return part if part is not None and verdict_id in {view.verdict_id for view in part.views} else None
+
     def _known(self, line: str) -> _Line:
         if line not in self._lines:
             raise UserError(f"Nothing is known of a line {line}.", "`flowgauge lines list` names those that there are.")
@@ -411,6 +452,7 @@ class Overview:
             reviewed=sum(minute.reviewed for minute in minutes) / images if images else 0.0,
             late=late,
             minutes=minutes,
+            parts=sum((minute.parts for minute in minutes if minute.parts), Counter()),
             proposals=proposals,
             drift=drifts[-1] if drifts else None,
             last_alert=alerts[-1] if alerts else None,

@@ -11,6 +11,7 @@ from flowgauge.processors.alerting import Alerting
 from flowgauge.processors.archive import Archive
 from flowgauge.processors.notifying import Notifying
 from flowgauge.processors.observing import Observing
+from flowgauge.processors.parts import Parts
 from flowgauge.processors.scoring import Scoring
 from flowgauge.registry.snapshots import active_snapshots
 from flowgauge.runtime.backend import Store
@@ -18,14 +19,14 @@ from flowgauge.runtime.backend import Store
 # between two looks for new alerts: less asks the brokers for nothing, more shows an alert later than a person expects
 _FOLLOW_SECONDS = 0.5
 
-GROUPS = (Scoring, Alerting, Observing, Archive, Adaptation, Notifying)
+GROUPS = (Scoring, Alerting, Observing, Archive, Parts, Adaptation, Notifying)
 
 
 class GroupStatus(FrozenModel):
     """`lag`: records of `topic` that are there and beyond what the group has committed; all of them where that lies
     beyond the end, as in a topic that was made anew. Alerting commits the start of a window that is open, archive that
-    of a file that is being filled, notify that of what an address has not taken: their lag is what a restart would read
-    again.
+    of a file that is being filled, parts that of a part that is open, notify that of what an address has not taken:
+    their lag is what a restart would read again.
     """
 
     group: str
