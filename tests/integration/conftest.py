@@ -14,6 +14,10 @@ from tests.support.guarded import GuardedKafka, guarded_kafka
 from tests.support.plants import fit_quickly
 from tests.support.servers import S3Address, provided
 
+PARTS_HEAD = (
+    "| case | seed | parts | images | lost | repeated | late | kills | freezes | pass | reject | review | void |",
+    f"|{'---|' * 13}",
+)
 OUTCOMES = pytest.StashKey[list[Outcome]]()
 
 
@@ -53,6 +57,10 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     if outcomes:
         terminalreporter.section("faults")
         terminalreporter.write_line(table(outcomes))
+    of_parts = [dict(each.user_properties).get("parts") for each in terminalreporter.getreports("passed")]
+    if any(of_parts):
+        terminalreporter.section("parts")
+        terminalreporter.write_line("\n".join([*PARTS_HEAD, *filter(None, of_parts)]))
 
 
 @pytest.fixture

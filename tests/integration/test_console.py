@@ -33,28 +33,25 @@ from flowgauge.console.users import Role, Users
 from flowgauge.domain.errors import AuthenticationFailed, Unavailable
 from flowgauge.domain.golden import Label
 from flowgauge.domain.lines import Policy
-from flowgauge.domain.messages import Decision, Reason
+from flowgauge.domain.messages import IMAGES, Decision, Reason
 from flowgauge.processors.line_monitor import Trigger
-<<<<<<< HEAD
+from flowgauge.processors.parts import Parts
 from flowgauge.registry import snapshots as registry
-from flowgauge.registry.golden_sets import golden_set
-from flowgauge.registry.lines import line_settings, set_line
-from flowgauge.registry.snapshots import active_snapshot
-from flowgauge.registry.trials import trial_reports
-=======
 from flowgauge.registry.golden_sets import add_golden, golden_set
 from flowgauge.registry.lines import line_settings, set_line
-from flowgauge.registry.snapshots import fetch_manifest
->>>>>>> edc2361 (The console shows what a threshold costs, sets another one, and compares two gauges; a benchmark of the prices)
+from flowgauge.registry.snapshots import active_snapshot, fetch_manifest
+from flowgauge.registry.trials import trial_reports
 from flowgauge.runtime.backend import Store
 from flowgauge.runtime.events import image_record
+from flowgauge.runtime.worker import Worker
 from flowgauge.services.changes import latest_changes
 from flowgauge.services.threshold import announce_threshold, stored_threshold
 from flowgauge.training.snapshot import read_manifest
 from tests.support.consoles import Served, chromium, served
+from tests.support.part_verdicts import view
 from tests.support.plants import LINE, fitted_store, tiny_dataset
 from tests.support.shell import Shell
-from tests.support.streaming import event
+from tests.support.streaming import append_verdicts, event
 
 PASSWORDS = {name: f"{name} has a long password" for name in ("vera", "ines", "egon")}
 Found = TypeVar("Found")
@@ -183,11 +180,8 @@ def test_every_page_is_walked_by_keyboard_and_screen_reader_and_asks_nobody_else
 ) -> None:
     proposed(site)
     pages = ["/", f"/lines/{LINE}", f"/lines/{LINE}/review", f"/verdicts/{rejected(site)[0]}", "/adaptations"]
-<<<<<<< HEAD
-    pages += [f"/lines/{LINE}/{page}" for page in ("adaptations", "gauges", "trials", "settings")]
-=======
-    pages += [f"/lines/{LINE}/{page}" for page in ("adaptations", "gauges", "threshold", "compare", "settings")]
->>>>>>> edc2361 (The console shows what a threshold costs, sets another one, and compares two gauges; a benchmark of the prices)
+    of_line = ("adaptations", "gauges", "trials", "threshold", "compare", "settings")
+    pages += [f"/lines/{LINE}/{page}" for page in of_line]
     for path in (*pages, "/dead-letters", "/changes", "/lines/nowhere"):
         browser.go(path)
         assert browser.one("h1").text, path
@@ -215,6 +209,31 @@ def test_a_verdict_shows_up_without_loading_the_page_again(browser: Browser, sto
     browser.until(lambda driver: "press-9" in driver.find_element(By.TAG_NAME, "main").text)
     browser.shows("The line has no gauge yet.")
     browser.check()
+
+
+def test_parts_are_counted_and_a_verdict_leads_to_the_other_views_of_its_part(
+    browser: Browser, site: Served, store: Store
+) -> None:
+    set_line(store.objects, "views", part_views=2)
+    first = store.log.end(IMAGES, 0)
+    shots = [
+        view(first + n, f"S{n // 2}", n % 2, Decision.REJECT if n == 3 else Decision.PASS, line="views")
+        for n in range(4)
+    ]
+    append_verdicts(store.log, [shot.model_copy(update={"gauge_version": None}) for shot in shots])
+    parts = Worker(Parts(store), store.log, store.clock, 16)
+    while parts.step():
+        pass
+    site.console.refresh()
+    browser.go("/")
+    browser.shows("50 % rejected, 0 % for review")
+    browser.go("/lines/views")
+    assert browser.one("#parts").text.replace("\n", " ") == "2 1 pass (50 %), 1 reject (50 %)"
+    browser.go(f"/verdicts/{shots[3].verdict_id}")
+    browser.shows("Part S1")
+    browser.accessible()
+    browser.click("S1-0")
+    browser.until(lambda driver: str(shots[2].verdict_id) in driver.current_url)
 
 
 def test_a_proposal_is_approved_in_the_browser_and_carried_out(browser: Browser, site: Served, store: Store) -> None:
@@ -291,12 +310,13 @@ def test_a_gauge_is_rolled_back_to(browser: Browser, store: Store, site: Served)
     assert (change.action, change.before["version"], change.after["version"]) == ("roll back", second, first)
 
 
-<<<<<<< HEAD
 def test_a_gauge_is_tried_stopped_tried_again_and_promoted(
     browser: Browser, store: Store, site: Served, tmp_path: Path
 ) -> None:
     first = site.console.overview.gauges(LINE)[0].version
-    second = set_threshold(store, LINE, 1e6, None, "lee")[0]  # passes everything
+    made = stored_threshold(store, LINE, "lee", value=1e6, sure=True)  # passes everything
+    announce_threshold(store, LINE, made, "lee")
+    second = made.version
     registry.roll_back(store, LINE, first)
     site.console.refresh()
     browser.go(f"/lines/{LINE}/gauges")
@@ -333,7 +353,8 @@ def send_again(store: Store, folder: Path) -> None:
         path.rename(path.with_name(f"again-{path.name}"))
     set_line(store.objects, LINE, shadow_share=1.0)
     run(store, folder)
-=======
+
+
 def labelled(store: Store) -> None:
     """Every test image becomes golden by hand; their names are not those of verdicts."""
     for path in sorted((tiny_dataset() / "test").rglob("*.png")):
@@ -404,7 +425,6 @@ def test_what_is_no_threshold_is_refused_and_changes_nothing(site: Served, store
     assert visitor.post(f"/lines/{LINE}/compare", {"first": "../../x", "second": "<script>"}).status == 400
     site.console.refresh()
     assert (site.console.overview.gauges(LINE), latest_changes(store, 5)) == (before, [])
->>>>>>> edc2361 (The console shows what a threshold costs, sets another one, and compares two gauges; a benchmark of the prices)
 
 
 def test_a_dead_letter_is_replayed_and_settings_are_changed(browser: Browser, store: Store) -> None:
@@ -474,14 +494,11 @@ ROUTES = (
     "/lines/{line}/adaptations/{version}",
     "/lines/{line}/adaptations/{version}/suspects/{number}",
     "/lines/{line}/gauges",
-<<<<<<< HEAD
     "/lines/{line}/trials",
     "/lines/{line}/trials/{request}/changed/{verdict}",
-=======
     "/lines/{line}/threshold",
     "/lines/{line}/threshold/price",
     "/lines/{line}/compare",
->>>>>>> edc2361 (The console shows what a threshold costs, sets another one, and compares two gauges; a benchmark of the prices)
     "/lines/{line}/settings",
 )
 DEEDS = {
@@ -491,15 +508,12 @@ DEEDS = {
     "/adaptations/{request}/refuse": Role.ENGINEER,
     "/lines/{line}/adapt": Role.ENGINEER,
     "/lines/{line}/roll-back": Role.ENGINEER,
-<<<<<<< HEAD
     "/lines/{line}/trials/start": Role.ENGINEER,
     "/lines/{line}/trials/stop": Role.ENGINEER,
     "/lines/{line}/trials/promote": Role.ENGINEER,
-=======
     "/lines/{line}/threshold": Role.ENGINEER,
     "/lines/{line}/threshold/score": Role.VIEWER,
     "/lines/{line}/compare": Role.VIEWER,
->>>>>>> edc2361 (The console shows what a threshold costs, sets another one, and compares two gauges; a benchmark of the prices)
     "/lines/{line}/settings": Role.ENGINEER,
     "/dead-letters/replay": Role.ENGINEER,
     "/sign-out": Role.VIEWER,

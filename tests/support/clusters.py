@@ -74,7 +74,7 @@ class Cluster:
 
     def records(self, topic: str) -> list[Record]:
         return [
-            record for number in range(self.store.log.partitions(topic)) for record in self._partition(topic, number)
+            record for number in range(self.store.log.partitions(topic)) for record in self.of_partition(topic, number)
         ]
 
     def ends(self, topic: str) -> int:
@@ -98,7 +98,7 @@ class Cluster:
             assert monotonic() < deadline, f"{what}: not within {seconds} s"
             sleep(0.1)
 
-    def _partition(self, topic: str, number: int) -> Iterator[Record]:
+    def of_partition(self, topic: str, number: int) -> Iterator[Record]:
         offset = 0
         while found := self.store.log.read(topic, number, offset, 10_000):
             yield from found

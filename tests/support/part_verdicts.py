@@ -62,9 +62,11 @@ def told(part: PartVerdict) -> tuple[str, datetime, Decision, frozenset[str]]:
     return part.subject, part.opened_at, part.decision, frozenset(each.image_id for each in part.views)
 
 
-def wanted(verdicts: Sequence[Verdict]) -> tuple[list[Wanted], int]:
-    """The parts of one line in the order in which they are decided, with the settings `PARTS`, when nothing comes after
-    `verdicts`; and how many views are late."""
+def wanted(
+    verdicts: Sequence[Verdict], seconds: float = SECONDS, repeat_seconds: float = REPEAT_SECONDS
+) -> tuple[list[Wanted], int]:
+    """The parts of one line in the order in which they are decided when nothing comes after `verdicts`, with three
+    views of which any may reject; and how many views are late."""
     done: list[Wanted] = []
     waiting: list[Wanted] = []
     late = 0
@@ -72,12 +74,12 @@ def wanted(verdicts: Sequence[Verdict]) -> tuple[list[Wanted], int]:
         at, subject = each.arrived_at, each.subject
         assert at is not None
         assert subject is not None
-        over = [part for part in waiting if part.opened_at + timedelta(seconds=SECONDS) < at]
+        over = [part for part in waiting if part.opened_at + timedelta(seconds=seconds) < at]
         done += over
         waiting = [part for part in waiting if part not in over]
         mine = next((part for part in waiting if part.subject == subject), None)
         before = next((part for part in reversed(done) if part.subject == subject), None)
-        if mine is None and before is not None and at <= before.opened_at + timedelta(seconds=REPEAT_SECONDS):
+        if mine is None and before is not None and at <= before.opened_at + timedelta(seconds=repeat_seconds):
             late += 1
             continue
         if mine is None:

@@ -23,9 +23,11 @@ from flowgauge.registry.lines import set_line
 from flowgauge.runtime.alerts import alerts
 from flowgauge.runtime.backend import Store
 from flowgauge.runtime.worker import Worker
+from flowgauge.services.overview import Overview
 from tests.support.failing import Failing
 from tests.support.long_runs import examples
 from tests.support.part_verdicts import PARTS, SECONDS, part_verdicts, told, view, wanted
+from tests.support.shell import Shell
 from tests.support.streaming import LINE, START, SetClock, append_verdicts, opened, records
 
 P, J, V = Decision.PASS, Decision.REJECT, Decision.REVIEW
@@ -282,6 +284,37 @@ def test_alerts_tell_of_parts_and_not_of_their_views(store: Store, clock: SetClo
     assert messages == {f"{LINE}: 1 parts rejected, the first is A.", f"{LINE}: 1 rejected, the first is None-3."}
     (of_part,) = (each for each in alerts(store.log) if "part_id" in each.detail)
     assert of_part.detail["rejected_views"] == ["A-0", "A-1", "A-2"]
+
+
+def test_the_command_lists_the_latest_parts_of_a_line_and_their_views(
+    store: Store, tmp_path: Path, flowgauge: Shell
+) -> None:
+    set_line(store.objects, "other", **PARTS)
+    append_verdicts(store.log, [view(n, f"S{n // 3}", n % 3, J if n == 0 else P) for n in range(9)])
+    append_verdicts(store.log, [view(9 + n, "X", n, line="other") for n in range(3)])
+    work(worker(store))
+    found = flowgauge("parts", "list", "--line", LINE, "--limit", 2, "--store", tmp_path, "--json").json
+    assert [(part["subject"], part["decision"], len(part["views"])) for part in found] == [
+        ("S1", "pass", 3),
+        ("S2", "pass", 3),
+    ]
+    shown = flowgauge("parts", "list", "--store", tmp_path).out
+    assert "S0-0 reject, S0-1 pass" in shown
+    assert "1 of 3 views is rejected." in shown
+    assert "other" in shown
+
+
+def test_the_console_counts_parts_and_finds_the_other_views_of_one(store: Store) -> None:
+    overview = Overview(store)
+    views = [view(n, f"S{n // 3}", n % 3, J if n == 4 else P) for n in range(6)]
+    append_verdicts(store.log, views)
+    work(worker(store))
+    overview.refresh()
+    assert overview.summary(LINE).parts == {P: 1, J: 1}
+    part = overview.part_of(views[5].verdict_id)
+    assert part is not None
+    assert [each.image_id for each in part.views] == ["S1-0", "S1-1", "S1-2"]
+    assert overview.part_of(view(9, "unknown").verdict_id) is None
 
 
 class History:

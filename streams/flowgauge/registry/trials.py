@@ -14,13 +14,11 @@ from flowgauge.domain.object_keys import snapshot_prefix, trial_object, trials_f
 from flowgauge.registry.lines import line_settings
 from flowgauge.registry.snapshots import (
     MANIFEST,
-    SnapshotFiles,
     active_snapshot,
     active_snapshots,
     announce,
+    announcement,
     fetch_snapshot,
-    publish_snapshot,
-    store_snapshot,
 )
 from flowgauge.runtime.backend import Store
 from flowgauge.trials.tally import Outcome, Tally, TrialReport, merged
@@ -127,17 +125,16 @@ def trial_reports(store: Store, line: str) -> list[TrialReport]:
 
 
 def introduce(
-    store: Store, line: str, version: str, files: SnapshotFiles, parent: str | None, by: str, expected: Expected
+    store: Store, line: str, version: str, sha256: str, parent: str | None, by: str, expected: Expected
 ) -> Trial | None:
-    """Store a gauge and make it the active one; or, where the line's policy is `shadow` and it has a gauge, put it on
-    trial, which is returned. Raises `UserError` where a trial is under way then.
+    """Make a stored gauge, whose manifest has that `sha256`, the active one; or, where the line's policy is `shadow` and
+    it has a gauge, put it on trial, which is returned. Raises `UserError` where a trial is under way then.
     """
     settings = line_settings(store.objects, line)
     if settings.policy is Policy.SHADOW and line in active_snapshots(store.log):
-        store_snapshot(store.objects, line, version, files)
         return begin_trial(store, line, version, by, expected, settings.trial_rules)
     supersede(store, line, by, version)
-    publish_snapshot(store, line, version, files, parent)
+    announce(store, line, lambda active: announcement(store, line, version, sha256, parent, active))
     return None
 
 

@@ -14,7 +14,7 @@ from flowgauge.evaluation.splits import groups_of, read_groups
 from flowgauge.models.detector import Progress
 from flowgauge.models.registry import FROM_LABELS
 from flowgauge.registry.golden_sets import training_defects
-from flowgauge.registry.snapshots import SnapshotFiles
+from flowgauge.registry.snapshots import SnapshotFiles, store_snapshot
 from flowgauge.registry.trials import introduce, require_no_trial
 from flowgauge.runtime.backend import Store
 from flowgauge.training.fit import FitSettings, Initialization, fit
@@ -140,7 +140,8 @@ def fit_line(
     )
     snapshot = save(gauge)
     files = SnapshotFiles(snapshot.manifest, snapshot.weights)
-    return gauge, introduce(store, line, snapshot.version, files, None, by, Expected.SAME)
+    store_snapshot(store.objects, line, snapshot.version, files)
+    return gauge, introduce(store, line, snapshot.version, files.sha256, None, by, Expected.SAME)
 
 
 def with_bit_depth(settings: FitSettings, pictures: Pictures, tell: Tell) -> FitSettings:

@@ -16,7 +16,7 @@ import numpy as np
 from flowgauge.domain.errors import GaugeMissing, SnapshotInvalid, UserError
 from flowgauge.domain.golden import Label
 from flowgauge.domain.lines import LineSettings
-from flowgauge.domain.messages import Decision
+from flowgauge.domain.messages import Decision, Expected, Trial
 from flowgauge.domain.ports import Objects
 from flowgauge.domain.trace import Check
 from flowgauge.evaluation.operating_point import Costs, Evidence, Scored
@@ -27,11 +27,11 @@ from flowgauge.registry.lines import line_settings
 from flowgauge.registry.snapshots import (
     SnapshotFiles,
     active_snapshot,
-    announcement,
     fetch_manifest,
     fetch_snapshot,
     store_snapshot,
 )
+from flowgauge.registry.trials import introduce
 from flowgauge.runtime.backend import Store
 from flowgauge.services.changes import record_change
 from flowgauge.services.history import DAYS, archived_tables
@@ -343,15 +343,19 @@ def _require_sense(limit: Threshold, made: Threshold) -> None:
         )
 
 
-def announce_threshold(store: Store, line: str, made: Made, by: str) -> None:
-    """Make a stored threshold the line's active one, and record who wanted it."""
-    store.log.append([announcement(store, line, made.version, made.files, made.parent)])
+def announce_threshold(store: Store, line: str, made: Made, by: str) -> Trial | None:
+    """Make a stored threshold the line's active one, or begin its trial where the line's policy is `shadow`; and record
+    who wanted it. Raises `UserError` where another trial is under way.
+    """
     before = read_manifest(fetch_manifest(store.objects, line, made.parent)).threshold
+    expected = Expected.FEWER if made.threshold.value > before.value else Expected.MORE
+    trial = introduce(store, line, made.version, made.files.sha256, made.parent, by, expected)
     old, new = (
         {"version": version, "threshold": limit.value, "promised": limit.promised}
         for version, limit in ((made.parent, before), (made.version, made.threshold))
     )
     record_change(store, by, "threshold", line, made.version, old, new | {"why": made.threshold.why})
+    return trial
 
 
 def loader(store: Store, line: str, device: str = "cpu") -> Callable[[], Gauge]:
