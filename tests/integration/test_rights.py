@@ -35,6 +35,7 @@ from flowgauge.registry.lines import set_line
 from flowgauge.runtime.backend import Store
 from flowgauge.runtime.roles import Role
 from flowgauge.s3.objects import S3Objects
+from flowgauge.services.parts import latest_parts
 from flowgauge.settings.environment import kafka_settings, s3_settings
 from tests.support.acls import documented_acls, grant
 from tests.support.clusters import LINES, Cluster, plant
@@ -84,15 +85,19 @@ def test_the_documented_rights_suffice_from_an_image_to_verdict_alert_and_new_ga
         add_golden(administrator.store.objects, LINES[0], Label.GOOD, "known", png(100))
         set_line(administrator.store.objects, LINES[0], buffer_minimum=1, adapt_every=2, policy=Policy.AUTO)
         set_line(administrator.store.objects, LINES[1], buffer_minimum=1)
+        set_line(administrator.store.objects, LINES[0], part_views=2, part_seconds=1)
     with guarded.as_user("worker") as worker:
         worker.start(Role.ALL)
     with guarded.as_user("line") as line:
         line.publish(0, 1)
         with ImagePublisher(kafka_settings(os.environ), line.store.objects, inline_limit=10) as publisher:
-            publisher.publish(event("large", LINES[0]), png(170, seed=9), 0)
+            # a part whose other view never comes: it is decided when nothing comes any more
+            large = event("large", LINES[0]).model_copy(update={"subject": "S1"})
+            publisher.publish(large, png(170, seed=9), 0)
             publisher.publish(event("poison", LINES[0]), b"no image", 0)
     with guarded.as_user("reader") as reader:
         reader.wait("the verdicts", lambda: reader.ends(VERDICTS) == len(LINES) + 1)
+        reader.wait("the part", lambda: [each.decision for each in latest_parts(reader.store.log, 9)] == ["reject"])
         reader.wait("the alerts", lambda: rejects_reported(reader) == {name: 1 + (name == LINES[0]) for name in LINES})
         assert_kept(
             reader.store.objects, [item.verdict for item in Verdicts(reader.store.log).read().counted[LINES[0]]]

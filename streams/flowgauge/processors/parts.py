@@ -17,8 +17,7 @@ from flowgauge.runtime.fencing import NOTHING_COUNTED, Counted, VerdictReader, f
 
 _LATE_VIEWS = (
     "{line}: {count} views came after their part was decided, the first is {example} of part {subject}. The verdicts "
-    "of the parts stand. Raise part_seconds where views come so late, and part_repeat_seconds does not tell two parts "
-    "of one serial apart where it should."
+    "on the parts stand. Raise part_seconds if views come so late, or part_views if parts have more of them."
 )
 
 
@@ -39,10 +38,10 @@ class Parts(VerdictReader):
 
     **Exactly once.** The topic of part verdicts is the checkpoint, as that of verdicts is for scoring. What decides a
     part, and in which order parts are decided, follows from the verdicts alone (`PartTable`), and each part verdict
-    carries the place that it was decided at as its rank. A reader drops those whose rank does not rise (`fenced`): a
-    worker that starts anew, or one that had lost its partition, repeats ranks. State there is none: a start reads the
-    part verdicts that are written, and the verdicts from the commit on, which is held back to the first verdict on a
-    part that is open; where the commit is lost, from where the last part verdict says.
+    carries the place where it was decided as its rank. A reader drops those whose rank does not rise (`fenced`): a
+    worker that starts anew, or one that had lost its partition, repeats ranks. There is no other state. A start reads
+    the part verdicts that are written, and the verdicts from the commit on, which is held back to the first verdict on
+    a part that is open; where the commit is lost, from where the last part verdict says.
 
     **A line that stops** brings no verdict that would close its last part. So a part is decided without one, at the
     rank that the next verdict would give it, once no image can arrive in time any more: since we were given the last
