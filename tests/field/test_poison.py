@@ -204,7 +204,7 @@ def verdicts_that_count(cluster: Cluster) -> Counter[tuple[str, str]]:
     return Counter(
         (item.verdict.line, item.verdict.image_id)
         for partition in range(PARTITIONS)
-        for item in count(list(cluster._partition(VERDICTS, partition))).counted
+        for item in count(list(cluster.of_partition(VERDICTS, partition))).counted
     )
 
 

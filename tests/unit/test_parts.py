@@ -200,7 +200,7 @@ def test_a_late_view_is_counted_and_makes_no_second_part(store: Store, clock: Se
     work(parts)
     assert decided(store) == [("A", P)]
     (late,) = alerts(store.log)
-    assert (late.kind, late.count, late.detail["examples"][0]) == (AlertKind.LATE_VIEW, 5, "A-3")
+    assert (late.kind, late.count, late.detail["examples"][0]) == (AlertKind.LATE_VIEW, 5, "A-3 (reject)")
     assert len(records(store.log, ALERTS)) == 2
 
 
@@ -281,7 +281,10 @@ def test_alerts_tell_of_parts_and_not_of_their_views(store: Store, clock: SetClo
     work(worker(store))
     work(Worker(Alerting(store), store.log, store.clock, 16))
     messages = {each.message for each in alerts(store.log)}
-    assert messages == {f"{LINE}: 1 parts rejected, the first is A.", f"{LINE}: 1 rejected, the first is None-3."}
+    assert messages == {
+        f"{LINE}: 1 of its parts rejected, the first is A.",
+        f"{LINE}: 1 rejected, the first is None-3.",
+    }
     (of_part,) = (each for each in alerts(store.log) if "part_id" in each.detail)
     assert of_part.detail["rejected_views"] == ["A-0", "A-1", "A-2"]
 

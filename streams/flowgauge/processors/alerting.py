@@ -24,7 +24,7 @@ _MESSAGES = {
     "come so late, run `flowgauge lines set {line} clock_tolerance_seconds=SECONDS`.",
     AlertKind.DEAD_LETTER: "{line}: {count} messages could not be processed, the first is {example}. {reason}",
 }
-_PART_REJECTED = "{line}: {count} parts rejected, the first is {example}."
+_PART_REJECTED = "{line}: {count} of its parts rejected, the first is {example}."
 
 
 class Alerting(VerdictReader):

@@ -99,9 +99,9 @@ class Parts(VerdictReader):
                     verdict.line,
                     record,
                     _LATE_VIEWS,
-                    verdict.image_id,
+                    # a late reject of a part that has passed is a defect on its way: alerting names parts alone
+                    f"{verdict.image_id} ({verdict.decision})",
                     subject=verdict.subject,
-                    decision=verdict.decision,
                 )
             partition.arrived_at, partition.received_at = arrived_at, self._monotonic()
             partition.scored = verdict.source.offset + 1
