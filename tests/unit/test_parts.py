@@ -6,7 +6,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import settings as running
 from hypothesis import strategies as st
 from pydantic import ValidationError
@@ -403,6 +403,10 @@ DEEDS = st.one_of(
 
 
 @running(max_examples=examples(40), deadline=None)
+@example(  # nothing was committed, and a late view was counted before the part verdict that tells where to start
+    views=[("A", 0, P, 0.0), ("B", 0, P, 11.0), ("A", 0, P, 0.0), ("A", 0, P, 11.0), ("A", 0, P, 0.0)],
+    deeds=[("grow", 5, False), ("step", 4, "unseen", 0)],
+)
 @given(views=st.lists(VIEWS, min_size=8, max_size=40), deeds=st.lists(DEEDS, min_size=15, max_size=60))
 def test_any_order_of_ends_and_repetitions_gives_each_part_one_verdict_the_right_one(
     views: list[tuple[str, int, Decision, float]], deeds: list[tuple[Any, ...]]

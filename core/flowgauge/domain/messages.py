@@ -202,7 +202,7 @@ class PartSource(FrozenModel):
 
     offset: int = Field(description="verdicts below this offset are taken into account")
     index: int = Field(description="numbers the part verdicts of one offset from 0 on")
-    resume: int = Field(description="offset of the first verdict on a part that is still open; `offset` without any")
+    resume: int = Field(description="offset of the first verdict that a worker without a commit must read again")
     generation: int = Field(0, description="rises whenever offsets begin anew, as in a topic that was made anew")
     topic_id: str = Field("", description="of the topic of verdicts; empty if unknown")
 

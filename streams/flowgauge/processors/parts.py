@@ -92,7 +92,7 @@ class Parts(VerdictReader):
             partition = self._partitions[record.partition]
             arrived_at = verdict.arrived_at or record.at
             taken = partition.table.take(verdict, record.offset, arrived_at, settings[verdict.line])
-            outgoing += _records(record.partition, taken.decided)
+            outgoing += self._records(record.partition, taken.decided)
             if taken.late:
                 outgoing += self._tallies.add(
                     AlertKind.LATE_VIEW,
@@ -117,13 +117,20 @@ class Parts(VerdictReader):
         decided = [
             out
             for number, before in over.items()
-            for out in _records(number, self._partitions[number].table.expire(before))
+            for out in self._records(number, self._partitions[number].table.expire(before))
         ]
         return [*decided, *self._tallies.due(now)]
 
     def flush(self) -> list[Outgoing]:
         """Parts stay open: their views may come after a restart."""
         return self._tallies.so_far()
+
+    def _records(self, number: int, decided: Sequence[PartVerdict]) -> Iterator[Outgoing]:
+        for each in decided:
+            # where the commit is lost, late views are counted again from the first of the window on
+            resume = self._tallies.committable_offset(VERDICTS, number, each.source.resume)
+            told = each.model_copy(update={"source": each.source.model_copy(update={"resume": resume})})
+            yield Outgoing(PART_VERDICTS, each.line, told.encode(), partition=number)
 
     def _idle_until(self, number: int) -> datetime | None:
         """The moment, by the brokers' clock, before which no image can arrive any more that has no verdict yet; None
@@ -158,7 +165,3 @@ def _written(log: Log, number: int, committed: int) -> list[PartVerdict]:
         if first == begin or sum(each.source.rank[:2] <= start for each in known) >= REMEMBERED:
             return known
         wanted *= 2
-
-
-def _records(number: int, decided: Sequence[PartVerdict]) -> Iterator[Outgoing]:
-    return (Outgoing(PART_VERDICTS, each.line, each.encode(), partition=number) for each in decided)
