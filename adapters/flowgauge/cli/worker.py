@@ -76,9 +76,10 @@ def worker(
 
     Start as many as there are GPUs or cores: each gets some of the
     partitions. scoring wants the GPU; downstream tells alerts, fills buffers,
-    watches for drift and writes the archive; adaptation makes new gauges;
-    notify sends alerts to people by the routes of --notify, and one of it is
-    enough. all is all of these, with notify only where --notify is given.
+    watches for drift, decides parts of several views and writes the archive;
+    adaptation makes new gauges; notify sends alerts to people by the routes of
+    --notify, and one of it is enough. all is all of these, with notify only
+    where --notify is given.
     Kill one at any moment: the others take over, and every image gets exactly
     one verdict that counts. One that gets no further ends with exit code 1,
     for whatever supervises it to start it anew.
