@@ -271,11 +271,13 @@ def test_a_rollback_ends_the_trial(plant: Plant) -> None:
 
 
 def test_a_new_gauge_goes_through_a_trial_where_the_policy_says_so(plant: Plant) -> None:
-    files = snapshot("fit-2")
-    assert introduce(plant.store, LINE, "fit-2", files, None, "a test", Expected.SAME) is None
+    for version in ("fit-2", "fit-3"):
+        store_snapshot(plant.store.objects, LINE, version, snapshot(version))
+    sha256 = {version: snapshot(version).sha256 for version in ("fit-2", "fit-3")}
+    assert introduce(plant.store, LINE, "fit-2", sha256["fit-2"], None, "a test", Expected.SAME) is None
     assert plant.active == "fit-2"
     set_line(plant.store.objects, LINE, policy="shadow")
-    trial = introduce(plant.store, LINE, "fit-3", snapshot("fit-3"), None, "a test", Expected.SAME)
+    trial = introduce(plant.store, LINE, "fit-3", sha256["fit-3"], None, "a test", Expected.SAME)
     assert trial is not None
     assert (trial.version, plant.active, plant.stage) == ("fit-3", "fit-2", Stage.SHADOW)
 

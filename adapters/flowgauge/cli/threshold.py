@@ -13,6 +13,7 @@ from flowgauge.cli.output import emit, say, show, stdout
 from flowgauge.cli.person import person
 from flowgauge.cli.progress import bars
 from flowgauge.cli.results import check_writable
+from flowgauge.cli.trials import begun
 from flowgauge.domain.object_keys import line_name
 from flowgauge.evaluation.operating_point import OperatingPoint
 from flowgauge.reports.threshold import Histogram, PriceWords, cheapest_words, sentences, write_chart
@@ -195,6 +196,9 @@ def set_threshold(
         made = stored_threshold(
             plant, name, by, value=value, false_alarms=false_alarms, keep_promise=keep_promise, why=why, sure=yes
         )
-        announce_threshold(plant, name, made, by)
-    say(f"Line {line} is gauged by {made.version}, which differs from {made.parent} in its threshold alone.")
+        trial = announce_threshold(plant, name, made, by)
+    if trial is None:
+        say(f"Line {line} is gauged by {made.version}, which differs from {made.parent} in its threshold alone.")
+    else:
+        say(begun(line, made.version, trial))
     say(made.threshold.sentence)

@@ -127,8 +127,8 @@ def trial_reports(store: Store, line: str) -> list[TrialReport]:
 def introduce(
     store: Store, line: str, version: str, sha256: str, parent: str | None, by: str, expected: Expected
 ) -> Trial | None:
-    """Make a stored gauge, whose manifest has that `sha256`, the active one; or, where the line's policy is `shadow` and
-    it has a gauge, put it on trial, which is returned. Raises `UserError` where a trial is under way then.
+    """Make a stored gauge, whose manifest has that `sha256`, the active one. Where the line's policy is `shadow` and it
+    has a gauge, put it on trial instead, which is returned; raises `UserError` where a trial is under way then.
     """
     settings = line_settings(store.objects, line)
     if settings.policy is Policy.SHADOW and line in active_snapshots(store.log):

@@ -8,7 +8,7 @@ from threading import get_native_id
 
 
 class Role(StrEnum):
-    """`downstream` is alerting, observing, archive, parts and trials; `all` has `notify` only where routes are given."""
+    """`downstream`: alerting, observing, archive, parts and trials. `all` has `notify` only where routes are given."""
 
     SCORING = "scoring"
     DOWNSTREAM = "downstream"
