@@ -205,6 +205,20 @@ def test_fewer_alarms_are_no_fault_where_they_are_expected(plant: Plant) -> None
     assert plant.active == "passes-all"
 
 
+@pytest.mark.parametrize("expected", [Expected.FEWER, Expected.MORE])
+def test_alarms_are_bounded_where_the_active_gauge_is_no_measure(plant: Plant, expected: Expected) -> None:
+    plant.start("alarms-on-all", 10, expected, most_disagreement=0.99)
+    plant.run(16)
+    assert (plant.stage, plant.active) == (None, "fit-1")
+    assert "alarms on" in plant.outcome()[1]
+
+
+def test_what_both_gauges_reject_is_no_fault(plant: Plant) -> None:
+    plant.start("better", 140)
+    plant.run(150, defects=2)
+    assert plant.active == "better"
+
+
 def test_a_person_promotes_where_the_rules_say_so(plant: Plant) -> None:
     plant.start("better", canary_images=0, trial_promotion=Promotion.PERSON)
     plant.run(100)
@@ -313,7 +327,6 @@ def _ever_broken(candidate: np.ndarray, active: np.ndarray) -> np.ndarray:
     images = np.arange(1, candidate.shape[1] + 1)
     alone = (candidate != active).cumsum(1)
     tested = [
-        log_evidence(candidate.cumsum(1), images, 0.3),
         log_evidence(alone, images, 0.1),
         log_evidence((candidate & ~active).cumsum(1), alone, 0.5),
         log_evidence((active & ~candidate).cumsum(1), alone, 0.5),

@@ -9,7 +9,7 @@ from flowgauge.cli import options
 from flowgauge.cli.output import emit, say, show
 from flowgauge.cli.person import person
 from flowgauge.domain.errors import UserError
-from flowgauge.domain.messages import Expected, Promotion, Trial
+from flowgauge.domain.messages import Expected, Promotion, Stage, Trial
 from flowgauge.registry.lines import lines
 from flowgauge.services import trials as service
 from flowgauge.services.trials import TrialView
@@ -78,8 +78,7 @@ def show_trial(
         return
     tally, agreement = view.tally, view.agreement
     images = max(1, tally.images)
-    state = f"in {view.trial.stage}" if view.report is None else f"{view.report.outcome} by {view.report.by}"
-    say(f"{view.trial.version} beside {view.active} on line {line}: {state}.")
+    say(f"{view.trial.version} beside {view.active} on line {line}: {_state(view)}.")
     if view.report is not None and view.report.why:
         say(f"Why: {view.report.why}.")
     show(
@@ -191,6 +190,15 @@ def _chosen(found: list[TrialView], line: str, trial: str | None) -> TrialView:
         what = "has had no trial" if trial is None else f"has no trial {trial}"
         raise UserError(f"Line {line} {what}.", "`flowgauge trials list` shows all.")
     return chosen[0]
+
+
+def _state(view: TrialView) -> str:
+    if view.report is not None:
+        return f"{view.report.outcome} by {view.report.by}"
+    rules, tally = view.trial.rules, view.tally
+    if view.trial.stage is Stage.SHADOW:
+        return f"in shadow, {tally.images} of {rules.shadow_images} images"
+    return f"canary, {tally.decided} of {rules.canary_images} images decided"
 
 
 def _facts(view: TrialView) -> dict[str, Any]:

@@ -338,7 +338,8 @@ class TrialRules(FrozenModel):
         0.3,
         gt=0,
         lt=1,
-        description="share in (0, 1): a candidate that rejects or reviews more of the images is stopped",
+        description="share in (0, 1): a candidate that is not expected to alarm as often as the active gauge, and"
+        " rejects or reviews more of the images than this, is stopped",
     )
     most_disagreement: float = Field(
         0.1,

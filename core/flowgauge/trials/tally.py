@@ -96,17 +96,12 @@ class Tally(FrozenModel):
         )
 
     def bounds(self, trial: Trial) -> list[Bound]:
-        """What the candidate must keep to. Fewer alarms are no fault where the trial expects them, nor more."""
+        """What the candidate must keep to. Fewer alarms are no fault where the trial expects them, nor more; then the
+        active gauge is no measure of them, and their share among all images is bounded.
+        """
         rules, n = trial.rules, self.images
         alone = self.candidate_alone + self.active_alone
         found = [
-            Bound(
-                "alarms",
-                self.candidate_alarms,
-                n,
-                rules.most_alarms,
-                f"it alarms on {self.candidate_alarms} of {n} images, where {rules.most_alarms:.0%} are allowed",
-            ),
             Bound(
                 "disagreement",
                 self.unexpected,
@@ -124,6 +119,9 @@ class Tally(FrozenModel):
                 f" gauge, where {_MOST_SLOW:.0%} are allowed",
             ),
         ]
+        if trial.expected is not Expected.SAME:
+            words = f"it alarms on {self.candidate_alarms} of {n} images, where {rules.most_alarms:.0%} are allowed"
+            found.append(Bound("alarms", self.candidate_alarms, n, rules.most_alarms, words))
         # of the images on which one gauge alone alarms, half are either's where both alarm equally often
         if trial.expected is not Expected.MORE:
             words = f"of {alone} images on which one gauge alone alarms, {self.candidate_alone} are its own"
