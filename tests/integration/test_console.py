@@ -332,8 +332,7 @@ def test_a_gauge_is_tried_stopped_tried_again_and_promoted(
     browser.one("input[name=why]").send_keys("it passes everything")
     browser.click("Stop the trial")
     browser.shows("it passes everything")
-    browser.go(f"/lines/{LINE}/gauges")
-    browser.click(f"Try {second}")
+    browser.click(f"Try again {second}")
     browser.click("Let it take over")
     browser.until(lambda driver: active_snapshot(store.log, LINE).version == second)
     outcomes = [report.outcome.value for report in trial_reports(store, LINE)]
