@@ -12,7 +12,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Flowgauge needs Python 3.11 or newer: make PYTHON=python3.12 ...")'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	$(BIN)/uv pip install --quiet --python .venv --constraints constraints.txt --editable '.[stream,console,notify,baselines,openvino,search,backbones,test,check]'
+	$(BIN)/uv pip install --quiet --python .venv --constraints constraints.txt --editable '.[stream,console,notify,archive,baselines,openvino,search,backbones,test,check]'
 	@touch $@
 
 demo: $(STAMP)  ## the whole story on a procedural line, with a report at demo/report.html

@@ -64,6 +64,23 @@ def test_no_more_than_is_asked_for_is_read(objects: Objects) -> None:
         objects.get("a/c", at_most=4)
 
 
+def test_a_part_of_an_object_is_read_and_its_size_is_known(objects: Objects) -> None:
+    objects.put("a/b", b"0123456789")
+    objects.put("a/empty", b"")
+    assert (objects.size("a/b"), objects.size("a/empty")) == (10, 0)
+    assert [objects.get_range("a/b", start, length) for start, length in ((0, 10), (3, 2), (9, 1), (5, 0))] == [
+        b"0123456789",
+        b"34",
+        b"9",
+        b"",
+    ]
+    for name in ("a/c", "a"):
+        with pytest.raises(KeyError):
+            objects.size(name)
+        with pytest.raises(KeyError):
+            objects.get_range(name, 0, 1)
+
+
 def test_a_second_put_replaces_the_first(objects: Objects) -> None:
     objects.put("a/b", b"old")
     objects.put("a/b", b"new")

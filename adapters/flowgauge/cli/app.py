@@ -78,6 +78,7 @@ COMMANDS = {
     "benchmark": Listed(
         "flowgauge.cli.benchmark:benchmark", "What methods and their components are worth on a data set."
     ),
+    "verdicts": Listed("flowgauge.cli.verdicts:verdicts", "The archive of verdicts: query, export, compact."),
     "store": Listed("flowgauge.cli.store:store", "The plant's object store."),
 }
 

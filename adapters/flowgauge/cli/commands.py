@@ -42,7 +42,7 @@ def lazy_group(commands: Mapping[str, Listed], epilog: str | None = None) -> typ
                     library = str(error.name).partition(".")[0]
                     raise SettingsError(
                         f"`{ctx.command_path} {name}` needs {library}, which is not installed.",
-                        "Install the extras: pip install 'flowgauge[stream,search]'.",
+                        "Install the extras: pip install 'flowgauge[stream,search,archive]'.",
                     ) from error
                 loaded = typer.Typer(rich_markup_mode="rich")
                 if isinstance(found, typer.Typer):

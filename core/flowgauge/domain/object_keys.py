@@ -21,6 +21,10 @@ _UNDECODED = re.compile("[\udc80-\udcff]")
 _LONGEST_SEGMENT = 180
 
 
+# where copies of the archive's files lie
+COMPACTED = "compacted/"
+
+
 def line_name(text: str) -> str:
     """`text` itself if it may name a line: 1 to 64 of `A-Z a-z 0-9 . _ -`, and neither `.` nor `..`.
 
@@ -90,6 +94,10 @@ def verdicts_folder(day: date) -> str:
 
 def verdicts_object(day: date, partition: int, first_offset: int) -> str:
     return f"{verdicts_folder(day)}{partition}-{first_offset:012d}.parquet"
+
+
+def compacted_folder(day: date) -> str:
+    return f"{COMPACTED}date={_day(day)}/"
 
 
 def snapshot_prefix(line: str, version: str) -> str:

@@ -81,6 +81,12 @@ class Objects(Protocol):
         there are more than `at_most`.
         """
 
+    def size(self, name: str) -> int:
+        """In bytes. Raises `KeyError` for a name that is not there."""
+
+    def get_range(self, name: str, start: int, length: int) -> bytes:
+        """`length` bytes from `start` on, which must lie within the object. Raises `KeyError` as `size` does."""
+
     def exists(self, name: str) -> bool: ...
 
     def names(self, prefix: str) -> Iterator[str]:

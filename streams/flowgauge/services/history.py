@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
-from io import BytesIO
 from itertools import chain
 from uuid import UUID
 
@@ -12,9 +11,9 @@ import pyarrow.parquet as pq
 
 from flowgauge.domain.errors import UserError
 from flowgauge.domain.messages import Decision
-from flowgauge.domain.object_keys import verdicts_folder
 from flowgauge.domain.ports import Objects
 from flowgauge.runtime.backend import Store
+from flowgauge.services.archive_files import archive_files, opened
 from flowgauge.services.overview import Sample
 
 # days that one request goes through: each is a folder whose files are all read, and more keep a person waiting
@@ -75,29 +74,27 @@ def archived_tables(
     for back in range(days + 1):
         progress("reading the archive", back, days + 1)
         day = today - timedelta(days=back)
-        for name in store.objects.names(verdicts_folder(day)):
-            data = BytesIO(store.objects.get(name))
-            yield day, pq.read_table(data, columns=["line", *columns], partitioning=None, filters=[("line", "=", line)])
+        for name in archive_files(store.objects, [day]):
+            data, wanted = opened(store.objects, name), ["line", *columns]
+            yield day, pq.read_table(data, columns=wanted, partitioning=None, filters=[("line", "=", line)])
     progress("reading the archive", days + 1, days + 1)
 
 
 def _archived(objects: Objects, line: str, since: datetime, until: datetime) -> Iterator[Sample]:
     # files are filed by the date of the event, so nothing of the span lies in another folder
-    for day in range((until.date() - since.date()).days + 1):
-        for name in objects.names(verdicts_folder(since.date() + timedelta(days=day))):
-            table = pq.read_table(
-                BytesIO(objects.get(name)), columns=_COLUMNS, partitioning=None, filters=[("line", "=", line)]
+    days = [since.date() + timedelta(days=day) for day in range((until.date() - since.date()).days + 1)]
+    for name in archive_files(objects, days):
+        table = pq.read_table(opened(objects, name), columns=_COLUMNS, partitioning=None, filters=[("line", "=", line)])
+        for row in table.to_pylist():
+            taken = row["statistics"]
+            at = row["arrived_at"] if row["clock_off"] and row["arrived_at"] else row["captured_at"]
+            yield Sample(
+                at.timestamp(),
+                row["score"],
+                row["threshold"],
+                Decision(row["decision"]),
+                UUID(row["verdict_id"]),
+                taken["brightness"],
+                taken["contrast"],
+                taken["focus"],
             )
-            for row in table.to_pylist():
-                taken = row["statistics"]
-                at = row["arrived_at"] if row["clock_off"] and row["arrived_at"] else row["captured_at"]
-                yield Sample(
-                    at.timestamp(),
-                    row["score"],
-                    row["threshold"],
-                    Decision(row["decision"]),
-                    UUID(row["verdict_id"]),
-                    taken["brightness"],
-                    taken["contrast"],
-                    taken["focus"],
-                )
