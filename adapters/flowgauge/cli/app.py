@@ -78,6 +78,9 @@ COMMANDS = {
     "benchmark": Listed(
         "flowgauge.cli.benchmark:benchmark", "What methods and their components are worth on a data set."
     ),
+    "audit": Listed(
+        "flowgauge.cli.audit:audit", "Predict archived verdicts of a line again, and say which do not reproduce."
+    ),
     "verdicts": Listed("flowgauge.cli.verdicts:verdicts", "The archive of verdicts: query, export, compact."),
     "store": Listed("flowgauge.cli.store:store", "The plant's object store."),
 }

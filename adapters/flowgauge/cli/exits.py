@@ -11,11 +11,13 @@ class Exit(IntEnum):
     MISTAKE = 2
     REFUSED = 3
     INVALID_SNAPSHOT = 4
+    NOT_REPRODUCED = 5
 
 
 EPILOG = (
     "Exit codes: 0 fine; 1 something outside failed (disk, store, an unexpected fault); 2 a mistake to mend, or an "
-    "image that cannot be read; 3 the gate refused an adaptation; 4 a stored snapshot must not be loaded."
+    "image that cannot be read; 3 the gate refused an adaptation; 4 a stored snapshot must not be loaded; 5 an "
+    "audit found a verdict that does not reproduce."
 )
 
 

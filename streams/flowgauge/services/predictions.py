@@ -24,7 +24,7 @@ _KEPT = 4
 # another order: a score of 1,000 then differs by 0.002. Whichever a worker had, one of these two has the same.
 _THREADS = (2, 1)
 # of a score: more than the same arithmetic ever differs by, and less than another gauge's would
-_TOLERANCE = 1e-5
+SCORE_TOLERANCE = 1e-5
 
 
 @dataclass(frozen=True)
@@ -41,12 +41,35 @@ class Repeated:
     @property
     def holds(self) -> bool:
         """Whether the score is the stored one, to within rounding."""
-        return self.difference is not None and abs(self.difference) <= _TOLERANCE
+        return self.difference is not None and abs(self.difference) <= SCORE_TOLERANCE
 
     @property
     def may_be_compiled(self) -> bool:
         """Whether it is what a faster engine could have given."""
         return self.difference is not None and abs(self.difference) <= self.limit
+
+
+def repeated(gauge: Gauge, prediction: Prediction, verdict: Verdict) -> Repeated:
+    """What `gauge` predicted for the image of `verdict`, beside what that says."""
+    facts = gauge.manifest
+    difference = None if verdict.score is None else prediction.score - verdict.score
+    return Repeated(
+        gauge.version, prediction, difference, TOLERANCE * abs(facts.threshold.value - facts.calibration.median)
+    )
+
+
+def predicted_alone(gauge: Gauge, picture: Picture, verdict: Verdict) -> Repeated:
+    """As a worker predicts an image that is alone in its batch, whatever threads it has. Changes torch's number of
+    threads meanwhile."""
+    before = torch.get_num_threads()
+    found = []
+    try:
+        for threads in _THREADS:
+            torch.set_num_threads(threads)
+            found.append(repeated(gauge, gauge.predict([picture])[0], verdict))
+    finally:
+        torch.set_num_threads(before)
+    return next((each for each in found if each.holds), found[0])
 
 
 class Predictions:
@@ -77,20 +100,7 @@ class Predictions:
         with self._lock:
             gauge = self._gauge(verdict.line, version)
             picture: Picture = gauge.manifest.preprocessing.decode(data)
-            found = [self._repeated(gauge, picture, verdict, threads) for threads in _THREADS]
-        return next((each for each in found if each.holds), found[0])
-
-    def _repeated(self, gauge: Gauge, picture: Picture, verdict: Verdict, threads: int) -> Repeated:
-        before = torch.get_num_threads()
-        torch.set_num_threads(threads)
-        try:
-            prediction = gauge.predict([picture])[0]
-        finally:
-            torch.set_num_threads(before)
-        facts = gauge.manifest
-        difference = None if verdict.score is None else prediction.score - verdict.score
-        limit = TOLERANCE * abs(facts.threshold.value - facts.calibration.median)
-        return Repeated(gauge.version, prediction, difference, limit)
+            return predicted_alone(gauge, picture, verdict)
 
     def _gauge(self, line: str, version: str) -> Gauge:
         gauge = self._gauges.pop((line, version), None) or stored_gauge(self._store, line, version, self._device)

@@ -1,12 +1,12 @@
 """How long images are kept: in a directory those that passed, by the line; in a bucket by its own rules."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import date, datetime, timedelta
 from typing import Protocol
 
 from flowgauge.domain.errors import SettingsError
 from flowgauge.domain.lines import LineSettings
-from flowgauge.domain.messages import Decision
+from flowgauge.domain.messages import Decision, Verdict
 from flowgauge.domain.ports import Objects
 from flowgauge.processors.archive import archived, archived_days
 from flowgauge.registry.lines import line_settings
@@ -60,6 +60,27 @@ class LifecycleRules(Protocol):
         """After which images of a verdict are deleted; None: kept for ever."""
 
     def set(self, days: Mapping[Decision, int | None]) -> None: ...
+
+
+def expired(store: Store, line: str, rules: LifecycleRules | None) -> Callable[[Verdict], bool]:
+    """Whether a verdict's image is old enough to have been deleted as it is set now, by the `rules` of a bucket, or by
+    the line's settings in a directory."""
+    now = store.clock.now()
+    if rules is not None:
+        days = rules.days()
+
+        def by_rules(verdict: Verdict) -> bool:
+            kept = days[verdict.decision]
+            return kept is not None and verdict.scored_at + timedelta(days=kept) <= now
+
+        return by_rules
+    passes = line_settings(store.objects, line).pass_retention_days
+
+    def by_settings(verdict: Verdict) -> bool:
+        kept = passes if verdict.decision is Decision.PASS else None
+        return kept is not None and verdict.event_time.date() < (now - timedelta(days=kept)).date()
+
+    return by_settings
 
 
 def set_retention(rules: LifecycleRules, objects: Objects, wanted: Mapping[Decision, int | None]) -> None:
