@@ -200,9 +200,12 @@ def _picture(
         return _Refused(Outcome.EXPIRED, "the image was never kept")
     try:
         name = objects.name(uri)
+    except KeyError:
+        return _Refused(Outcome.IMAGE_GONE, f"{uri} is no address in this store")
+    try:
         data = objects.get(name)
     except KeyError:
-        return _Refused(Outcome.EXPIRED if expired(verdict) else Outcome.IMAGE_GONE, f"{uri} is not in the store")
+        return _Refused(Outcome.EXPIRED if expired(verdict) else Outcome.IMAGE_GONE, f"{name} is not in the store")
     if sha256(data).hexdigest() != verdict.image_sha256:
         return _Refused(Outcome.IMAGE_CHANGED, f"{name} is not what was scored")
     try:
