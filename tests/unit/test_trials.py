@@ -1,13 +1,13 @@
 """Trials of candidates: through scoring, their tally and the announcements, on an embedded store."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from flowgauge.domain.errors import SnapshotCorrupt, UserError
+from flowgauge.domain.errors import SettingsError, SnapshotCorrupt, UserError
 from flowgauge.domain.messages import (
     ALERTS,
     SHADOW_VERDICTS,
@@ -31,8 +31,10 @@ from flowgauge.services.trials import labelled
 from flowgauge.trials.bounds import ERROR, Bound, broken, log_evidence
 from flowgauge.trials.tally import Outcome
 from flowgauge.vision.decoding import Picture
+from flowgauge.vision.preprocessing import Preprocessing
 from tests.support.streaming import (
     LINE,
+    BrightnessFacts,
     BrightnessGauge,
     SetClock,
     fitted,
@@ -70,14 +72,34 @@ class NotANumber(BrightnessGauge):
         return Prediction(**{**vars(super()._prediction(picture)), "score": float("nan")})
 
 
-KINDS = {"slow": Slow, "failing": Failing, "nan": NotANumber}
+@dataclass(frozen=True)
+class NoStandard(BrightnessGauge):
+    def _prediction(self, picture: Picture) -> Prediction:
+        return Prediction(**{**vars(super()._prediction(picture)), "standard_score": float("nan")})
+
+
+@dataclass(frozen=True)
+class Unseeing(BrightnessGauge):
+    """Fails where it is shown the picture, before it predicts."""
+
+    manifest: BrightnessFacts = field(default_factory=lambda: BrightnessFacts(Preprocessing(size=128)))
+
+    def seen(self, picture: Picture) -> Picture:
+        raise RuntimeError("no such crop")
+
+
+KINDS = {"slow": Slow, "failing": Failing, "nan": NotANumber, "no-standard": NoStandard, "unseeing": Unseeing}
 
 
 def load_any(manifest: bytes, weights: bytes) -> Predictor:
-    """A gauge of the kind that its version names; `broken` does not load."""
+    """A gauge of the kind that its version names; `broken`, `no-memory` and `no-backbone` do not load."""
     gauge = load(manifest, weights)
     if gauge.version == "broken":
         raise SnapshotCorrupt("The weights do not match their SHA-256.", "Restore the object.")
+    if gauge.version == "no-memory":
+        raise RuntimeError("CUDA out of memory")
+    if gauge.version == "no-backbone":
+        raise SettingsError("There are no weights of this backbone.", "Give them.")
     kind = KINDS.get(gauge.version, BrightnessGauge)
     return kind(gauge.line, gauge.version, gauge.threshold)
 
@@ -176,7 +198,11 @@ def test_the_same_images_are_the_canarys_in_a_replay(plant: Plant) -> None:
         ("slow", 150, "times as long as the active", 12),
         ("failing", 150, "out of memory", 1),
         ("nan", 150, "its score is nan", 1),
+        ("no-standard", 150, "standardised nan", 1),
+        ("unseeing", 150, "no such crop", 1),
         ("broken", 150, "does not load", 1),
+        ("no-memory", 150, "does not load", 1),
+        ("no-backbone", 150, "does not load", 1),
     ],
 )
 @pytest.mark.parametrize("stage", Stage)
@@ -255,6 +281,29 @@ def test_shadow_verdicts_that_come_again_count_once(plant: Plant) -> None:
     plant.workers[1].processor.checkpoint()
     assert tally_of(plant.store, LINE, trial) == before
     assert before.images == 20
+
+
+def test_a_partition_that_is_lost_between_batch_and_checkpoint_is_let_go(plant: Plant) -> None:
+    plant.start("better", shadow_images=1000)
+    plant.workers[0].step()
+    send(plant.store, [("image-1", png(100))])
+    plant.workers[0].step()
+    trials = plant.workers[1].processor
+    trials.process(records(plant.store.log, SHADOW_VERDICTS))
+    trials.start_offset(SHADOW_VERDICTS, 0, 0)
+    trials.checkpoint()
+    plant.run(1)
+    trial = active_snapshot(plant.store.log, LINE).trial
+    assert trial is not None
+    assert tally_of(plant.store, LINE, trial).images == 2
+
+
+@pytest.mark.parametrize(
+    "rules", [{"shadow_hours": 1e12}, {"shadow_hours": float("inf")}, {"most_slowdown": float("inf")}]
+)
+def test_rules_that_no_trial_can_keep_to_are_refused(plant: Plant, rules: dict[str, float]) -> None:
+    with pytest.raises(UserError, match=next(iter(rules))):
+        plant.start("better", **rules)
 
 
 def test_what_is_no_shadow_verdict_is_a_dead_letter(plant: Plant) -> None:

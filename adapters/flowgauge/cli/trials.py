@@ -121,7 +121,9 @@ def start_trial(
     images: Annotated[
         int | None, typer.Option(min=1, help="Images to predict before it may decide any; as the line's settings say.")
     ] = None,
-    hours: Annotated[float | None, typer.Option(min=0, help="Hours to predict at least; as the settings say.")] = None,
+    hours: Annotated[
+        float | None, typer.Option(min=0, max=8_760, help="Hours to predict at least; as the settings say.")
+    ] = None,
     canary: Annotated[
         int | None, typer.Option(min=0, help="Images to decide as canary, 0: none; as the settings say.")
     ] = None,

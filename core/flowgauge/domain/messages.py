@@ -324,7 +324,9 @@ class TrialRules(FrozenModel):
     shadow_images: int = Field(
         200, ge=1, description="images, 1 or more, that the candidate of a trial predicts before it may decide any"
     )
-    shadow_hours: float = Field(0, ge=0, description="hours, 0 or more, that a candidate predicts before it may decide")
+    shadow_hours: float = Field(
+        0, ge=0, le=8_760, description="hours, 0 to a year, that a candidate predicts before it may decide"
+    )
     canary_share: float = Field(
         0.1, gt=0, le=1, description="share, above 0, of the images that the candidate decides as canary"
     )
@@ -351,8 +353,9 @@ class TrialRules(FrozenModel):
     most_slowdown: float = Field(
         2.0,
         gt=1,
-        description="a candidate that takes so many times as long as the active gauge, above 1, on most images is"
-        " stopped",
+        le=1_000,
+        description="a candidate that takes so many times as long as the active gauge, above 1, at most 1,000, on most"
+        " images is stopped",
     )
 
 

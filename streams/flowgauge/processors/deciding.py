@@ -102,18 +102,31 @@ class Decider:
             gauge, on_trial = gauges[line], trials.get(line)
             drawn = on_trial is not None and on_trial.trial.predicts(image.event.image_id)
             asked.append(_Asked(image.seen_by(gauge), gauge, on_trial if drawn else None))
-        tried = {
-            index: candidate
-            for index, each in enumerate(asked)
-            if each.on_trial is not None
-            and each.on_trial.trial.trial_id not in self._failed
-            and (candidate := each.to_candidate()) is not None
-        }
+        tried = self._tried(asked)
         predictions, candidates = self._predicted(asked, tried)
         return [
             self._decided(each, predictions.get(index), tried.get(index), candidates.get(index))
             for index, each in enumerate(asked)
         ]
+
+    def _tried(self, asked: Sequence[_Asked]) -> dict[int, tuple[Predictor, Image]]:
+        """Candidates and the images that they are to predict, by index in `asked`."""
+        tried: dict[int, tuple[Predictor, Image]] = {}
+        for index, each in enumerate(asked):
+            if each.on_trial is None or each.on_trial.trial.trial_id in self._failed:
+                continue
+            try:
+                candidate = each.to_candidate()
+            except Exception as error:
+                self._fail(each.on_trial, error)
+                continue
+            if candidate is not None:
+                tried[index] = candidate
+        return tried
+
+    def _fail(self, on_trial: OnTrial, error: Exception) -> None:
+        log.error("Candidate %s failed on an image.", on_trial.trial.version, exc_info=error)
+        self._failed[on_trial.trial.trial_id] = f"{type(error).__name__}: {error}"
 
     def _predicted(
         self, asked: Sequence[_Asked], tried: Mapping[int, tuple[Predictor, Image]]
@@ -141,8 +154,7 @@ class Decider:
             try:
                 candidates |= zip(own, predict_each([*own.values()]), strict=True)
             except Exception as error:
-                log.exception("Candidate %s failed on an image.", on_trial.trial.version)
-                self._failed[on_trial.trial.trial_id] = f"{type(error).__name__}: {error}"
+                self._fail(on_trial, error)
         return predictions, candidates
 
     def _decided(
@@ -152,18 +164,24 @@ class Decider:
         tried: tuple[Predictor, Image] | None,
         candidate: Prediction | None,
     ) -> Decided:
-        if asked.on_trial is None or asked.gauge is None or active is None:
+        # what is no number cannot be compared, nor written as JSON
+        if asked.on_trial is None or asked.gauge is None or active is None or not _finite(active):
             return Decided(asked.image, asked.gauge, active)
         trial, failure = asked.on_trial.trial, ""
         if candidate is None or tried is None:
             failure = self._failed.get(trial.trial_id, "its snapshot does not load")
-        elif not math.isfinite(candidate.score):
-            failure, candidate = f"its score is {candidate.score}", None
+        elif not _finite(candidate):
+            failure = f"its score is {candidate.score}, standardised {candidate.standard_score}"
+            candidate = None
         decides = candidate is not None and trial.decides(asked.image.event.image_id)
         beside = Beside(trial, active, asked.gauge.version, candidate, failure, decides)
         if decides and tried is not None:
             return Decided(tried[1], tried[0], candidate, beside)
         return Decided(asked.image, asked.gauge, active, beside)
+
+
+def _finite(prediction: Prediction) -> bool:
+    return math.isfinite(prediction.score) and math.isfinite(prediction.standard_score)
 
 
 def _opinion(version: str, prediction: Prediction) -> Opinion:

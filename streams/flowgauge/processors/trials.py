@@ -49,6 +49,7 @@ class Trials(Processor):
     def start_offset(self, topic: str, partition: int, committed: int) -> int:
         # another worker may have counted since this one had the partition
         self._states = {key: state for key, state in self._states.items() if key[1] != partition}
+        self._touched &= self._states.keys()
         return committed
 
     def process(self, records: Sequence[Record]) -> list[Outgoing]:

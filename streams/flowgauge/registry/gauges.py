@@ -9,7 +9,14 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 
-from flowgauge.domain.errors import GaugeMissing, InvalidName, SnapshotCorrupt, SnapshotInvalid, Unavailable
+from flowgauge.domain.errors import (
+    AuthenticationFailed,
+    GaugeMissing,
+    InvalidName,
+    SnapshotCorrupt,
+    SnapshotInvalid,
+    Unavailable,
+)
 from flowgauge.domain.messages import SNAPSHOTS, AlertKind, SnapshotAnnouncement, Trial
 from flowgauge.domain.object_keys import line_name
 from flowgauge.domain.ports import Log, Objects, Outgoing
@@ -22,6 +29,7 @@ _REMEMBERED = 16
 # gauges in memory: more, and a worker of many lines outgrows it; fewer than lines that send at a time, and every batch
 # loads one again
 _IN_MEMORY = 32
+_BROKEN = SnapshotInvalid, GaugeMissing
 
 Load = Callable[[bytes, bytes], Predictor]
 """Manifest and weights to a gauge; raises `SnapshotInvalid`."""
@@ -165,8 +173,9 @@ class Gauges:
             return None
         wanted = Wanted.candidate(announced, announced.trial)
         try:
-            candidate = self._loaded(wanted, "cannot be tried")
-        except Unavailable:
+            # whatever goes wrong with a candidate, such as too little memory for two, scoring goes on without it
+            candidate = self._loaded(wanted, "cannot be tried", Exception)
+        except (Unavailable, AuthenticationFailed):
             return None
         held = [self._held.get(key) for key in (wanted.key, (line, announced.sha256))]
         if any(each is not None and each.compiling is not None for each in held):
@@ -193,7 +202,7 @@ class Gauges:
             return None
         try:
             return held.gauge if (held := self._held.get(found.key)) else self._verified(found)
-        except (SnapshotInvalid, GaugeMissing):
+        except _BROKEN:
             return None
 
     def alerts(self) -> list[Outgoing]:
@@ -201,9 +210,11 @@ class Gauges:
         due, self._alerts = self._alerts, []
         return due
 
-    def _loaded(self, wanted: Wanted, otherwise: str) -> Predictor | None:
-        """The gauge, in memory from now on; None where it is broken, which is reported once: it `otherwise`. Raises
-        `Unavailable` where it is not in memory and cannot be fetched.
+    def _loaded(
+        self, wanted: Wanted, otherwise: str, broken: type[Exception] | tuple[type[Exception], ...] = _BROKEN
+    ) -> Predictor | None:
+        """The gauge, in memory from now on; None where it is broken, as an error out of `broken` tells, which is
+        reported once: it `otherwise`. Raises `Unavailable` where it is not in memory and cannot be fetched.
         """
         if wanted in self._broken:
             return None
@@ -211,7 +222,9 @@ class Gauges:
         if held is None:
             try:
                 gauge = self._verified(wanted)
-            except (SnapshotInvalid, GaugeMissing) as error:
+            except (Unavailable, AuthenticationFailed):
+                raise
+            except broken as error:
                 self._broken.add(wanted)
                 trigger = f"{wanted.epoch}:{wanted.sha256}"
                 message = f"Snapshot {wanted.version} {otherwise}. {error}"
