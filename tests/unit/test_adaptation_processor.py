@@ -1,7 +1,9 @@
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import timedelta
 from hashlib import sha256
 from pathlib import Path
+from typing import cast
 from uuid import UUID, uuid5
 
 import pytest
@@ -10,19 +12,30 @@ from flowgauge.adaptation.contract import Adapt, AdaptationInput, AdaptationOutc
 from flowgauge.domain.dead_letters import REASON
 from flowgauge.domain.errors import DatasetError, Unavailable
 from flowgauge.domain.golden import Label, is_hold_out
-from flowgauge.domain.messages import ADAPTATIONS, DEAD_LETTERS, AdaptationRequest, AlertKind, Reason
+from flowgauge.domain.messages import (
+    ADAPTATIONS,
+    DEAD_LETTERS,
+    SNAPSHOTS,
+    AdaptationRequest,
+    AlertKind,
+    Expected,
+    Reason,
+    TrialRules,
+)
 from flowgauge.domain.object_keys import image_object
-from flowgauge.domain.ports import Buffered, Outgoing
+from flowgauge.domain.ports import Buffered, Log, Outgoing, Record
 from flowgauge.processors.adaptation import Adaptation, audit, audits, coalesced, request_adaptation
 from flowgauge.registry.golden_sets import add_golden
 from flowgauge.registry.lines import set_line
-from flowgauge.registry.snapshots import active_snapshot, announcements, fetch_snapshot, roll_back
+from flowgauge.registry.snapshots import active_snapshot, announcements, fetch_snapshot, roll_back, store_snapshot
+from flowgauge.registry.trials import begin_trial
 from flowgauge.runtime.alerts import alerts
 from flowgauge.runtime.backend import Store
 from flowgauge.runtime.worker import Worker
 from flowgauge.services.decisions import Decisions
+from flowgauge.services.trials import stop_trial
 from tests.support.failing import Failing
-from tests.support.streaming import LINE, START, SetClock, adapt, fitted, load, opened, png, records, refuse
+from tests.support.streaming import LINE, START, SetClock, adapt, fitted, load, opened, png, records, refuse, snapshot
 
 MINIMUM = 4
 
@@ -194,6 +207,51 @@ def test_a_gauge_that_a_person_made_meanwhile_stays(store: Store) -> None:
     work(store, overtaken)
     assert versions(store) == ["fit-1", "fit-2"]
     assert "Meanwhile fit-2 became the line's gauge" in alerts(store.log)[-1].message
+
+
+@pytest.mark.parametrize("policy", ["auto", "shadow"])
+def test_a_trial_that_a_person_began_meanwhile_goes_on(store: Store, policy: str) -> None:
+    set_line(store.objects, LINE, policy=policy)
+    fill(store, MINIMUM)
+    request_adaptation(store, asked())
+
+    def overtaken(given: AdaptationInput) -> AdaptationOutcome:
+        store_snapshot(store.objects, LINE, "fit-2", snapshot("fit-2"))
+        begin_trial(store, LINE, "fit-2", "a person", Expected.SAME, TrialRules())
+        return adapt(given)
+
+    work(store, overtaken)
+    active = active_snapshot(store.log, LINE)
+    assert (active.version, active.trial and active.trial.version) == ("fit-1", "fit-2")
+    assert "Meanwhile fit-2 went on trial" in alerts(store.log)[-1].message
+
+
+def test_a_redelivered_request_is_not_tried_again_once_its_trial_is_compacted(store: Store) -> None:
+    set_line(store.objects, LINE, policy="shadow")
+    fill(store, MINIMUM)
+    request_adaptation(store, asked())
+    work(store)
+    assert active_snapshot(store.log, LINE).trial is not None
+    stop_trial(store, LINE, "a person", "it is worse")
+    store.log.commit("adaptation", ADAPTATIONS, 0, 0)
+    compacted = replace(store, log=cast(Log, Compacted(store.log)))
+    work(compacted)
+    assert active_snapshot(store.log, LINE).trial is None
+
+
+class Compacted:
+    """A log that has lost all but the last announcement of each line."""
+
+    def __init__(self, log: Log) -> None:
+        self._log = log
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._log, name)
+
+    def read(self, topic: str, partition: int, offset: int, limit: int) -> list[Record]:
+        found = self._log.read(topic, partition, offset, limit)
+        last = {record.key: record.offset for record in records(self._log, topic, partition)}
+        return [record for record in found if topic != SNAPSHOTS or last[record.key] == record.offset]
 
 
 def test_requests_of_one_batch_coalesce_and_a_person_s_comes_first() -> None:

@@ -47,7 +47,7 @@ from flowgauge.registry.snapshots import (
     fetch_snapshot,
     store_snapshot,
 )
-from flowgauge.registry.trials import begun
+from flowgauge.registry.trials import begun, trial_reports
 from flowgauge.runtime.alerts import alert
 from flowgauge.runtime.backend import Store
 from flowgauge.runtime.processor import Processor
@@ -203,10 +203,15 @@ class Adaptation(Processor):
         named = ((message.version, message.trial) for message in announcements(self._store.log, line))
         if any(version in (active, trial and trial.version) for active, trial in named):
             return []
+        # a compacted topic may hold neither any more; the record of a trial that has ended stays
+        if any(ended.trial.version == version for ended in trial_reports(self._store, line)):
+            return []
         active = active_snapshot(self._store.log, line)
         # the gate compared the candidate with its parent: whatever took the parent's place it was not compared with
         if active.version != report.parent:
             return [_refused(request, f"Meanwhile {active.version} became the line's gauge, which stays.")]
+        if active.trial is not None:
+            return [_refused(request, f"Meanwhile {active.trial.version} went on trial, which goes on.")]
         sha256 = fetch_snapshot(self._store.objects, line, version).sha256
         settings = line_settings(self._store.objects, line)
         if settings.policy is Policy.SHADOW:
