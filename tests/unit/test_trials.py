@@ -88,7 +88,29 @@ class Unseeing(BrightnessGauge):
         raise RuntimeError("no such crop")
 
 
-KINDS = {"slow": Slow, "failing": Failing, "nan": NotANumber, "no-standard": NoStandard, "unseeing": Unseeing}
+@dataclass(frozen=True)
+class ColdAtFirst(BrightnessGauge):
+    """Takes a hundred times as long in its first pass."""
+
+    passes: list[int] = field(default_factory=list)
+
+    def predict_each(self, items: Sequence[tuple[BrightnessGauge, Picture]]) -> list[Prediction]:
+        raise AssertionError("gauges of one kind share this")
+
+    def _prediction(self, picture: Picture) -> Prediction:
+        self.passes.append(1)
+        made = super()._prediction(picture)
+        return Prediction(**{**vars(made), "seconds": 1.0 if len(self.passes) <= 16 else 0.0})
+
+
+KINDS = {
+    "cold": ColdAtFirst,
+    "slow": Slow,
+    "failing": Failing,
+    "nan": NotANumber,
+    "no-standard": NoStandard,
+    "unseeing": Unseeing,
+}
 
 
 def load_any(manifest: bytes, weights: bytes) -> Predictor:
@@ -223,6 +245,15 @@ def test_a_bad_candidate_is_stopped(
     plant.run(10)
     assert len(verdicts(plant.store.log)) == plant.sent, "no image lost its verdict to a candidate"
     assert all(verdict.score is not None for verdict in verdicts(plant.store.log))
+
+
+def test_one_slow_pass_of_many_images_stops_nobody(plant: Plant) -> None:
+    plant.start("cold", shadow_images=1000)
+    plant.run(16)
+    trial = active_snapshot(plant.store.log, LINE).trial
+    assert trial is not None
+    tally = tally_of(plant.store, LINE, trial)
+    assert (tally.images, tally.passes, tally.slow) == (16, 1, 1)
 
 
 def test_fewer_alarms_are_no_fault_where_they_are_expected(plant: Plant) -> None:

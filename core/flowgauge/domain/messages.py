@@ -354,8 +354,8 @@ class TrialRules(FrozenModel):
         2.0,
         gt=1,
         le=1_000,
-        description="a candidate that takes so many times as long as the active gauge, above 1, at most 1,000, on most"
-        " images is stopped",
+        description="a candidate that takes so many times as long as the active gauge, above 1, at most 1,000, in most"
+        " passes is stopped",
     )
 
 
@@ -431,6 +431,11 @@ class ShadowVerdict(Message):
     active: Opinion = Field(description="the active gauge's")
     candidate: Opinion | None = Field(description="the candidate's; null where it failed")
     failure: str = Field("", description="why the candidate failed")
+    first: bool = Field(
+        False,
+        description="the first of the images that both predicted together, whose time counts: that of the others is the"
+        " same",
+    )
     decided: bool = Field(description="the candidate decided, as canary")
     source: Source = Field(description="where the image's record lies")
 

@@ -25,8 +25,8 @@ from flowgauge.trials.bounds import Bound, broken
 
 # images that a report shows: fewer do not tell how the gauges differ, more outgrow the state and nobody looks at them
 _EXAMPLES = 40
-# share of images on which a candidate may be slower than the line's `most_slowdown`: less, and a busy machine, which
-# takes a whole batch of time from one gauge, stops good ones; more, and one that is always slow decides more images
+# share of passes in which a candidate may be slower than the line's `most_slowdown`: less, and a busy machine, or the
+# first pass of a gauge, stops good ones; more, and one that is always slow decides more images
 _MOST_SLOW = 0.5
 _SEVERITY = (Decision.PASS, Decision.REVIEW, Decision.REJECT)
 
@@ -53,7 +53,8 @@ class Tally(FrozenModel):
     active_alone: int = Field(0, description="images on which the active gauge alone alarms")
     disagreements: int = Field(0, description="images with two decisions")
     unexpected: int = Field(0, description="those among them that the trial does not expect")
-    slow: int = Field(0, description="images for which the candidate took longer than `most_slowdown` allows")
+    passes: int = Field(0, description="times that both gauges predicted images of the line together")
+    slow: int = Field(0, description="those in which the candidate took longer than `most_slowdown` allows")
     active_seconds: float = Field(0, description="that the active gauge took for all of them")
     candidate_seconds: float = Field(0, description="the same of the candidate")
     failures: int = Field(0, description="images that the candidate could not predict")
@@ -87,7 +88,8 @@ class Tally(FrozenModel):
                 "active_alone": self.active_alone + (active.alarm and not candidate.alarm),
                 "disagreements": self.disagreements + (severity != 0),
                 "unexpected": self.unexpected + (severity != 0 and not expected),
-                "slow": self.slow + (candidate.seconds > trial.rules.most_slowdown * active.seconds),
+                "passes": self.passes + seen.first,
+                "slow": self.slow + (seen.first and candidate.seconds > trial.rules.most_slowdown * active.seconds),
                 "active_seconds": self.active_seconds + active.seconds,
                 "candidate_seconds": self.candidate_seconds + candidate.seconds,
                 "last_at": seen.scored_at,
@@ -113,10 +115,10 @@ class Tally(FrozenModel):
             Bound(
                 "time",
                 self.slow,
-                n,
+                self.passes,
                 _MOST_SLOW,
-                f"on {self.slow} of {n} images it takes more than {rules.most_slowdown:g} times as long as the active"
-                f" gauge, where {_MOST_SLOW:.0%} are allowed",
+                f"in {self.slow} of {self.passes} passes it takes more than {rules.most_slowdown:g} times as long as"
+                f" the active gauge, where {_MOST_SLOW:.0%} are allowed",
             ),
         ]
         if trial.expected is not Expected.SAME:

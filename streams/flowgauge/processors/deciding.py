@@ -17,7 +17,9 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Beside:
-    """What two gauges predict of one image. `failure` is why the candidate could not; `decided`: it decides."""
+    """What two gauges predict of one image. `failure` is why the candidate could not; `decided`: it decides; `first`:
+    of the images that are predicted together.
+    """
 
     trial: Trial
     active: Prediction
@@ -25,6 +27,7 @@ class Beside:
     candidate: Prediction | None
     failure: str
     decided: bool
+    first: bool
 
     def record(self, verdict: Verdict) -> Outgoing:
         """The shadow verdict of the image whose `verdict` counts."""
@@ -40,6 +43,7 @@ class Beside:
             active=_opinion(self.active_version, self.active),
             candidate=None if self.candidate is None else _opinion(self.trial.version, self.candidate),
             failure=self.failure,
+            first=self.first,
             decided=self.decided,
             source=verdict.source,
         )
@@ -104,8 +108,15 @@ class Decider:
             asked.append(_Asked(image.seen_by(gauge), gauge, on_trial if drawn else None))
         tried = self._tried(asked)
         predictions, candidates = self._predicted(asked, tried)
+        first = {each.image.event.line: index for index, each in reversed(list(enumerate(asked))) if each.on_trial}
         return [
-            self._decided(each, predictions.get(index), tried.get(index), candidates.get(index))
+            self._decided(
+                each,
+                predictions.get(index),
+                tried.get(index),
+                candidates.get(index),
+                first.get(each.image.event.line) == index,
+            )
             for index, each in enumerate(asked)
         ]
 
@@ -163,6 +174,7 @@ class Decider:
         active: Prediction | None,
         tried: tuple[Predictor, Image] | None,
         candidate: Prediction | None,
+        first: bool,
     ) -> Decided:
         # what is no number cannot be compared, nor written as JSON
         if asked.on_trial is None or asked.gauge is None or active is None or not _finite(active):
@@ -174,7 +186,7 @@ class Decider:
             failure = f"its score is {candidate.score}, standardised {candidate.standard_score}"
             candidate = None
         decides = candidate is not None and trial.decides(asked.image.event.image_id)
-        beside = Beside(trial, active, asked.gauge.version, candidate, failure, decides)
+        beside = Beside(trial, active, asked.gauge.version, candidate, failure, decides, first)
         if decides and tried is not None:
             return Decided(tried[1], tried[0], candidate, beside)
         return Decided(asked.image, asked.gauge, active, beside)
