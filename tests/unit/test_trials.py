@@ -364,6 +364,24 @@ def test_a_rollback_ends_the_trial(plant: Plant) -> None:
     assert plant.outcome()[0] is Outcome.SUPERSEDED
 
 
+def test_the_announcement_that_holds_survives_compaction(plant: Plant) -> None:
+    plant.start("better", shadow_images=5)
+    send(plant.store, [(f"image-{number}", png(100, number)) for number in range(5)])
+    plant.workers[0].step()
+    trials = plant.workers[1].processor
+    late = trials.process(records(plant.store.log, SHADOW_VERDICTS))
+    roll_back(plant.store, LINE, "fit-1")
+    plant.store.log.append(late)
+    trials.checkpoint()
+    plant.restart()
+    for worker in [*plant.workers, Worker(Trials(plant.store), plant.store.log, plant.clock, 16)] * 2:
+        worker.step()
+    *_, last = announcements(plant.store.log, LINE)
+    assert (last.version, last.trial) == ("fit-1", None), "compaction keeps this one"
+    assert active_snapshot(plant.store.log, LINE) == last
+    assert last.epoch == 4
+
+
 def test_a_new_gauge_goes_through_a_trial_where_the_policy_says_so(plant: Plant) -> None:
     for version in ("fit-2", "fit-3"):
         store_snapshot(plant.store.objects, LINE, version, snapshot(version))

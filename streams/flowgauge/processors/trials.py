@@ -1,6 +1,7 @@
 """Trials: counts what two gauges predict of a line's images, and stops, advances or promotes the candidate."""
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
 
 from pydantic import ValidationError
@@ -34,6 +35,9 @@ class Trials(Processor):
     image that was scored again counts once. An announcement is made at most once for each stage of a trial: whoever
     comes to the same result after a crash finds the line in the next stage, or makes the announcement again because it
     was lost.
+
+    Of two announcements with one epoch the first holds, and compaction keeps the last: where the last one of a line
+    does not hold, the one that does is repeated with the next epoch. All workers repeat it alike.
     """
 
     name = "trials"
@@ -45,6 +49,8 @@ class Trials(Processor):
         self._announced: dict[str, SnapshotAnnouncement] = {}
         self._states: dict[tuple[str, int], TrialState] = {}
         self._touched: set[tuple[str, int]] = set()
+        self._repeated: list[Outgoing] = []
+        self._uncertain = True
 
     def start_offset(self, topic: str, partition: int, committed: int) -> int:
         # another worker may have counted since this one had the partition
@@ -80,21 +86,41 @@ class Trials(Processor):
                     moved.add(seen.line)
         self._states |= states
         self._touched |= states.keys()
-        return outgoing
+        self._uncertain = bool(moved)
+        return self._due() + outgoing
+
+    def punctuate(self, now: datetime) -> list[Outgoing]:
+        """Whether what was announced holds, also where no image comes any more."""
+        if self._uncertain:
+            self._refresh()
+            self._uncertain = False
+        return self._due()
 
     def checkpoint(self) -> None:
         for line, partition in sorted(self._touched):
             keep_state(self._store, line, partition, self._states[line, partition])
         self._touched = set()
 
+    def _due(self) -> list[Outgoing]:
+        due, self._repeated = self._repeated, []
+        return due
+
     def _refresh(self) -> None:
-        log = self._store.log
+        log, last = self._store.log, dict[str, SnapshotAnnouncement]()
         for partition in range(log.partitions(SNAPSHOTS)):
             for record, message in announcements_since(log, partition, self._read.get(partition, 0)):
                 self._read[partition] = record.offset + 1
-                known = None if message is None else self._announced.get(message.line)
-                if message is not None and (known is None or message.epoch > known.epoch):
+                if message is None:
+                    continue
+                last[message.line] = message
+                known = self._announced.get(message.line)
+                if known is None or message.epoch > known.epoch:
                     self._announced[message.line] = message
+        for line, message in last.items():
+            holds = self._announced[line]
+            if message != holds:
+                self._announced[line] = holds.model_copy(update={"epoch": holds.epoch + 1})
+                self._repeated.append(as_record(self._announced[line]))
 
     def _state(self, line: str, partition: int, trial: Trial) -> TrialState:
         known = self._states.get((line, partition))
