@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.request import urlopen
+from uuid import UUID
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -15,7 +16,7 @@ from flowgauge.registry.gauges import Gauges
 from flowgauge.runtime.alerts import alert
 from flowgauge.runtime.meter import measured
 from flowgauge.runtime.task import Step
-from tests.support.streaming import LINE, START, SetClock, fitted, load, opened, png, records, send
+from tests.support.streaming import LINE, START, SetClock, fitted, load, opened, png, records, send, verdict
 
 
 def names() -> frozenset[str]:
@@ -82,7 +83,8 @@ def test_a_swap_leaves_one_version_per_line(tmp_path: Path, meter: PrometheusMet
         scoring = Scoring(store, Gauges(store.log, store.objects, load))
         scoring.start_offset(IMAGES, 0, 0)
         measured(meter, Step("scoring", [], scoring.process(records(store.log, IMAGES)[-1:])), clock.now())
-    assert gauges(page) == [f'flowgauge_gauge_info{{line="{LINE}",version="fit-2"}}']
+    meter.verdict(verdict(2, gauge_version="candidate", trial_id=UUID(int=1)), 0.1)
+    assert gauges(page) == [f'flowgauge_gauge_info{{line="{LINE}",version="fit-2"}}'], "a canary is not the line's"
     meter.lag("scoring", (IMAGES, 1), None)
     assert len(gauges(page)) == 1
     meter.lag("scoring", (IMAGES, 0), None)

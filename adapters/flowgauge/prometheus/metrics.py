@@ -87,7 +87,8 @@ class PrometheusMeter:
         self._latency.labels(line).observe(seconds)
         if verdict.late:
             self._late.labels(line).inc()
-        if line != _OTHER and verdict.gauge_version is not None:
+        # a canary decides a share of the images, and the line's gauge is another
+        if line != _OTHER and verdict.gauge_version is not None and verdict.trial_id is None:
             version, partition = verdict.gauge_version, verdict.source.partition
             with self._lock:
                 before, _ = self._versions.get(line, (None, partition))
