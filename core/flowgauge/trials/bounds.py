@@ -5,10 +5,12 @@ every p above p0, the likelihood ratio of p against p0 after k of n images,
 
     L(p) = (p / p0)^k ((1 - p) / (1 - p0))^(n - k),
 
-is a supermartingale where the true share is p0 or less, whatever decides which image comes next. So is its mean over p
-uniform on (p0, 1), the evidence e. By Ville's inequality e reaches 1 / a at any time with a probability of at most a
-(Robbins, Statistical methods related to the law of the iterated logarithm, 1970): a candidate that keeps the bound is
-stopped with this probability at most, however long its trial lasts. The bounds of one trial share `ERROR` equally.
+is a supermartingale where each image counts with a probability of at most p0, given those before it. Images that come
+in waves (a tool breaks, and 20 rejects follow) do not keep to that, though their share may be smaller. The mean of L
+over p uniform on (p0, 1), the evidence e, is a supermartingale too. By Ville's inequality e reaches 1 / a at any time
+with a probability of at most a (Robbins, Statistical methods related to the law of the iterated logarithm, 1970): a
+candidate that keeps the bound is stopped with this probability at most, however long its trial lasts. The bounds of one
+trial share `ERROR` equally.
 """
 
 from dataclasses import dataclass
