@@ -122,7 +122,7 @@ def load_any(manifest: bytes, weights: bytes) -> Predictor:
         raise RuntimeError("CUDA out of memory")
     if gauge.version == "no-backbone":
         raise SettingsError("There are no weights of this backbone.", "Give them.")
-    kind = KINDS.get(gauge.version, BrightnessGauge)
+    kind: type[BrightnessGauge] = KINDS.get(gauge.version, BrightnessGauge)
     return kind(gauge.line, gauge.version, gauge.threshold)
 
 
@@ -334,7 +334,7 @@ def test_a_partition_that_is_lost_between_batch_and_checkpoint_is_let_go(plant: 
 )
 def test_rules_that_no_trial_can_keep_to_are_refused(plant: Plant, rules: dict[str, float]) -> None:
     with pytest.raises(UserError, match=next(iter(rules))):
-        plant.start("better", **rules)
+        set_line(plant.store.objects, LINE, **rules)
 
 
 def test_what_is_no_shadow_verdict_is_a_dead_letter(plant: Plant) -> None:
