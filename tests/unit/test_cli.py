@@ -139,7 +139,7 @@ def test_a_command_whose_library_is_not_installed_says_what_to_install() -> None
     assert done.returncode == 2
     assert done.stderr.splitlines() == [
         "Error: `flowgauge publish` needs kafka, which is not installed."
-        " Install the extras: pip install 'flowgauge[stream,search]'."
+        " Install the extras: pip install 'flowgauge[stream,search,archive]'."
     ]
 
 

@@ -124,6 +124,7 @@ def test_images_that_look_alike_are_found(plant: Store) -> None:
     [twins] = named(plant, "duplicates")
     assert (twins["line"], twins["images"]) == (LINE, 2)
     assert twins["fingerprint"] == made(HOURS - 1).statistics.fingerprint
+    assert twins["first_at"] == made(HOURS - 2).event_time
 
 
 def test_a_rejected_part_comes_with_all_its_images(plant: Store) -> None:
