@@ -51,7 +51,7 @@ def plant(made: Path, flowgauge: Shell, tmp_path: Path) -> Path:
             run = flowgauge("run", folder, "--line", LINE, "--store", made, "--once", "--device", "cpu")
             assert run.code == 0, run.err
             if part == 0:
-                changed = flowgauge("snapshots", "threshold", LINE, "--false-alarms", 0.2, "--store", made)
+                changed = flowgauge("threshold", "set", LINE, "--false-alarms", 0.2, "--store", made)
                 assert changed.code == 0, changed.err
     return Path(shutil.copytree(made, tmp_path / "plant"))
 

@@ -318,8 +318,10 @@ def test_a_gauge_is_tried_stopped_tried_again_and_promoted(
     announce_threshold(store, LINE, made, "lee")
     second = made.version
     registry.roll_back(store, LINE, first)
+    set_line(store.objects, LINE, shadow_share=1.0)
     site.console.refresh()
     browser.go(f"/lines/{LINE}/gauges")
+    Select(browser.one("select[name=expected]")).select_by_visible_text("fewer alarms")
     browser.click(f"Try {second}")
     browser.shows("decides none")
     send_again(store, tmp_path / "incoming")
@@ -350,7 +352,6 @@ def send_again(store: Store, folder: Path) -> None:
     """The images of `folder` under other names."""
     for path in sorted(folder.glob("*.png")):
         path.rename(path.with_name(f"again-{path.name}"))
-    set_line(store.objects, LINE, shadow_share=1.0)
     run(store, folder)
 
 

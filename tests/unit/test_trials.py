@@ -1,7 +1,7 @@
 """Trials of candidates: through scoring, their tally and the announcements, on an embedded store."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +26,7 @@ from flowgauge.registry.gauges import Gauges
 from flowgauge.registry.lines import set_line
 from flowgauge.registry.snapshots import active_snapshot, announcements, roll_back, store_snapshot
 from flowgauge.registry.trials import begin_trial, introduce, supersede, tally_of, trial_reports
+from flowgauge.runtime.events import image_record
 from flowgauge.runtime.worker import Worker
 from flowgauge.services.trials import labelled
 from flowgauge.trials.bounds import ERROR, Bound, broken, log_evidence
@@ -37,6 +38,7 @@ from tests.support.streaming import (
     BrightnessFacts,
     BrightnessGauge,
     SetClock,
+    event,
     fitted,
     load,
     opened,
@@ -129,9 +131,9 @@ def load_any(manifest: bytes, weights: bytes) -> Predictor:
 class Plant:
     """A line whose images are worked off by scoring and trials, each of which can be started anew."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, partitions: int = 1) -> None:
         self.clock = SetClock()
-        self.store = fitted(opened(root, self.clock))
+        self.store = fitted(opened(root, self.clock, partitions))
         self.sent = 0
         self.restart()
 
@@ -346,6 +348,19 @@ def test_what_is_no_shadow_verdict_is_a_dead_letter(plant: Plant) -> None:
     plant.run(1)
     (letter,) = records(plant.store.log, DEAD_LETTERS)
     assert "no shadow verdict" in letter.headers[REASON]
+
+
+def test_the_record_counts_the_images_of_all_partitions(tmp_path: Path) -> None:
+    plant = Plant(tmp_path / "plant", partitions=2)
+    plant.start("alarms-on-all", 10, shadow_images=1000)
+    sent = 0
+    while plant.stage is not None:
+        image = image_record(event(f"image-{sent}"), png(100, sent))
+        plant.store.log.append([replace(image, partition=sent % 2)])
+        plant.run(0)
+        sent += 1
+    (report,) = trial_reports(plant.store, LINE)
+    assert report.tally.images == sent
 
 
 def test_a_line_has_one_trial_at_a_time(plant: Plant) -> None:

@@ -124,8 +124,10 @@ def roll_back(request: Request) -> Response:
 def start_trial(request: Request) -> Response:
     """Try a stored gauge beside the active one, by the line's settings."""
     console, person = entered(request, Role.ENGINEER)
-    line = line_of(request)
-    trials.start_trial(console.store, line, _form(request).get("version", ""), person.name, Expected.SAME)
+    line, form = line_of(request), _form(request)
+    if (expected := form.get("expected", Expected.SAME)) not in Expected.__members__.values():
+        raise HTTPException(400, "A trial expects the same alarms, fewer or more.")
+    trials.start_trial(console.store, line, form.get("version", ""), person.name, Expected(expected))
     return _to_trials(console, line)
 
 

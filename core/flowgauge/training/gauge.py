@@ -150,34 +150,37 @@ def _predict_together(
     first = items[by_picture[0][0]][0]
     pictures = [first.seen(items[indices[0]][1]) for indices in by_picture]
     gauges = {id(items[index][0]): items[index][0] for indices in by_picture for index in indices}
-    wanted: dict[int, list[tuple[int, int]]] = {key: [] for key in gauges}
+    # rows by who is to predict them: two gauges of one picture predict it in batches of one size, so that their times
+    # compare
+    together: dict[frozenset[int], list[int]] = {}
     for row, indices in enumerate(by_picture):
-        for index in indices:
-            wanted[id(items[index][0])].append((row, index))
-    totals = {
-        key: (torch.zeros(len(wanted[key])), torch.zeros(len(wanted[key]), *gauge.detector.grid))
-        for key, gauge in gauges.items()
-    }
-    everything, views = list(range(len(pictures))), len(first.detector.views)
-    backbone, own = 0.0, dict.fromkeys(gauges, 0.0)
-    began = perf_counter()
+        together.setdefault(frozenset(id(items[index][0]) for index in indices), []).append(row)
+    images = {key: torch.zeros(len(pictures)) for key in gauges}
+    maps = {key: torch.zeros(len(pictures), *gauge.detector.grid) for key, gauge in gauges.items()}
+    seconds = {key: torch.zeros(len(pictures)) for key in gauges}
+    views, backbone, began = len(first.detector.views), 0.0, perf_counter()
     for view, features in _features(first, first.manifest.preprocessing.crops(pictures)):
         backbone += perf_counter() - began
-        for key, gauge in gauges.items():
-            began = perf_counter()
-            rows = [row for row, _ in wanted[key]]
-            scores = gauge.score(features if rows == everything else [feature[rows] for feature in features])
-            images, maps = totals[key]
-            images += scores.image.cpu() / views
-            maps += view.undo(scores.maps).cpu() / views
-            own[key] += perf_counter() - began
+        for keys, rows in together.items():
+            part = features if len(rows) == len(pictures) else [feature[rows] for feature in features]
+            for key in keys:
+                began = perf_counter()
+                scores = gauges[key].score(part)
+                images[key][rows] += scores.image.cpu() / views
+                maps[key][rows] += view.undo(scores.maps).cpu() / views
+                seconds[key][rows] += (perf_counter() - began) / len(rows)
         began = perf_counter()
-    predictions = {}
-    for key, gauge in gauges.items():
-        seconds = backbone / len(pictures) + own[key] / len(wanted[key])
-        for (row, index), score, raw_map in zip(wanted[key], *totals[key], strict=True):
-            predictions[index] = gauge._prediction(pictures[row], float(score), raw_map.numpy(), seconds)
-    return predictions
+    return {
+        index: items[index][0]._prediction(
+            pictures[row],
+            float(images[key][row]),
+            maps[key][row].numpy(),
+            float(seconds[key][row]) + backbone / len(pictures),
+        )
+        for row, indices in enumerate(by_picture)
+        for index in indices
+        for key in [id(items[index][0])]
+    }
 
 
 def score_by_each(gauges: Sequence[Gauge], crops_NSSC: NDArray[np.uint8]) -> list[NDArray[np.float64]]:

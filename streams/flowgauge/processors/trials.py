@@ -22,7 +22,7 @@ from flowgauge.registry.trials import TrialState, as_canary, ended, keep_report,
 from flowgauge.runtime.alerts import alert
 from flowgauge.runtime.backend import Store
 from flowgauge.runtime.processor import Processor
-from flowgauge.trials.tally import NextStep, Outcome, Tally, next_step
+from flowgauge.trials.tally import NextStep, Outcome, Tally, merged, next_step
 
 _BY = "trials"
 
@@ -80,7 +80,7 @@ class Trials(Processor):
             tally = state.tally.with_verdict(active.trial, seen)
             states[key] = state.model_copy(update={"rank": seen.source.rank, "tally": tally})
             if seen.line not in moved:
-                followed, states[key] = self._followed(active, active.trial, states[key])
+                followed, states[key] = self._followed(active, active.trial, states[key], record.partition)
                 outgoing += followed
                 if any(each.topic == SNAPSHOTS for each in followed):
                     moved.add(seen.line)
@@ -129,9 +129,9 @@ class Trials(Processor):
         return state_of(self._store, line, trial, partition)
 
     def _followed(
-        self, active: SnapshotAnnouncement, trial: Trial, state: TrialState
+        self, active: SnapshotAnnouncement, trial: Trial, state: TrialState, partition: int
     ) -> tuple[list[Outgoing], TrialState]:
-        """What follows from the tally, an announcement last, and the state after it."""
+        """What follows from the tally of one partition, an announcement last, and the state after it."""
         tally, rules = state.tally, trial.rules
         step, why = next_step(trial, tally)
         outgoing: list[Outgoing] = []
@@ -160,14 +160,28 @@ class Trials(Processor):
             where = "as canary" if trial.stage is Stage.CANARY else "in shadow"
             message = f"{active.line} keeps {active.version}: {trial.version} was stopped {where}, for {why}."
             outgoing.append(self._alert(active, trial, AlertKind.TRIAL_STOPPED, message, images=tally.images, why=why))
-            keep_report(self._store, active, trial, Outcome.STOPPED, tally, _BY, why)
+            self._keep_report(active, trial, Outcome.STOPPED, tally, partition, why)
             outgoing.append(as_record(ended(self._store, active, trial, Outcome.STOPPED)))
         elif step is NextStep.PROMOTE:
             message = f"{active.line} has a new gauge {trial.version}, which has passed its trial: {_shown(tally)}."
             outgoing.append(self._alert(active, trial, AlertKind.TRIAL_PROMOTED, message, images=tally.images))
-            keep_report(self._store, active, trial, Outcome.PROMOTED, tally, _BY)
+            self._keep_report(active, trial, Outcome.PROMOTED, tally, partition)
             outgoing.append(as_record(ended(self._store, active, trial, Outcome.PROMOTED)))
         return outgoing, state
+
+    def _keep_report(
+        self,
+        active: SnapshotAnnouncement,
+        trial: Trial,
+        outcome: Outcome,
+        tally: Tally,
+        partition: int,
+        why: str = "",
+    ) -> None:
+        """With what was counted in the line's other partitions, where it has several."""
+        others = set(range(self._store.log.partitions(SHADOW_VERDICTS))) - {partition}
+        tallies = [state_of(self._store, active.line, trial, number).tally for number in sorted(others)]
+        keep_report(self._store, active, trial, outcome, merged([tally, *tallies]), _BY, why)
 
     def _alert(
         self,
