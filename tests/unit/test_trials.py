@@ -105,7 +105,18 @@ class ColdAtFirst(BrightnessGauge):
         return Prediction(**{**vars(made), "seconds": 1.0 if len(self.passes) <= 16 else 0.0})
 
 
+class Crash(BaseException):
+    """Stands for the end of the process."""
+
+
+@dataclass(frozen=True)
+class Crashing(BrightnessGauge):
+    def _prediction(self, picture: Picture) -> Prediction:
+        raise Crash
+
+
 KINDS = {
+    "crashing": Crashing,
     "cold": ColdAtFirst,
     "slow": Slow,
     "failing": Failing,
@@ -348,6 +359,29 @@ def test_what_is_no_shadow_verdict_is_a_dead_letter(plant: Plant) -> None:
     plant.run(1)
     (letter,) = records(plant.store.log, DEAD_LETTERS)
     assert "no shadow verdict" in letter.headers[REASON]
+
+
+def test_a_candidate_with_which_workers_end_is_asked_three_times(plant: Plant) -> None:
+    plant.start("crashing")
+    for _ in range(3):
+        with pytest.raises(Crash):
+            plant.run(1)
+        plant.restart()
+    plant.run(1)
+    assert plant.stage is None
+    assert "ended 3 times" in plant.outcome()[1]
+    assert len(verdicts(plant.store.log)) == plant.sent
+
+
+def test_a_candidate_that_a_worker_has_outlived_once_is_asked_after_any_number_of_ends(plant: Plant) -> None:
+    plant.start("better", shadow_images=1000)
+    for _ in range(5):
+        plant.run(1)
+        plant.restart()
+    assert plant.stage is Stage.SHADOW
+    trial = active_snapshot(plant.store.log, LINE).trial
+    assert trial is not None
+    assert tally_of(plant.store, LINE, trial).images == 5
 
 
 def test_the_record_counts_the_images_of_all_partitions(tmp_path: Path) -> None:

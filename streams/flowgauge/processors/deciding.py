@@ -3,14 +3,22 @@
 import logging
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from uuid import UUID
 
+from flowgauge.domain.errors import Unavailable
 from flowgauge.domain.messages import SHADOW_VERDICTS, Opinion, ShadowVerdict, Trial, Verdict
-from flowgauge.domain.ports import Outgoing
+from flowgauge.domain.ports import Outgoing, State
 from flowgauge.models.prediction import Prediction, Predictor
 from flowgauge.registry.gauges import Gauges, OnTrial
 from flowgauge.runtime.events import Image
+
+# a worker may be killed while a good candidate predicts its first images: with fewer its trial ends for that, with more
+# one that breaks workers keeps the line waiting for as many starts
+_ATTEMPTS = 3
+# longer than a supervisor waits before it starts a worker again; what is forgotten before is tried three times more
+_ATTEMPTS_SECONDS = 86_400
 
 log = logging.getLogger(__name__)
 
@@ -88,12 +96,16 @@ class _Asked:
 
 class Decider:
     """A candidate that fails, in whatever way, costs no image its verdict: the active gauge decides, and the failure is
-    on record.
+    on record. One with whose first images a worker ends, as where memory runs out or a library breaks, is asked
+    `_ATTEMPTS` times in all: `state` counts them by partition, of which one worker has each.
     """
 
-    def __init__(self, gauges: Gauges) -> None:
+    def __init__(self, gauges: Gauges, state: State) -> None:
         self._gauges = gauges
+        self._state = state
         self._failed: dict[UUID, str] = {}
+        self._begun: set[tuple[UUID, int]] = set()
+        self._proved: set[tuple[UUID, int]] = set()
 
     def decide(self, images: Sequence[Image]) -> list[Decided]:
         """In the order of `images`; those of all lines are predicted together, each as its gauge sees it."""
@@ -108,6 +120,7 @@ class Decider:
             asked.append(_Asked(image.seen_by(gauge), gauge, on_trial if drawn else None))
         tried = self._tried(asked)
         predictions, candidates = self._predicted(asked, tried)
+        self._prove(asked, candidates)
         first = {each.image.event.line: index for index, each in reversed(list(enumerate(asked))) if each.on_trial}
         return [
             self._decided(
@@ -124,7 +137,7 @@ class Decider:
         """Candidates and the images that they are to predict, by index in `asked`."""
         tried: dict[int, tuple[Predictor, Image]] = {}
         for index, each in enumerate(asked):
-            if each.on_trial is None or each.on_trial.trial.trial_id in self._failed:
+            if each.on_trial is None or not self._may_be_asked(each.on_trial.trial, each.image.record.partition):
                 continue
             try:
                 candidate = each.to_candidate()
@@ -134,6 +147,30 @@ class Decider:
             if candidate is not None:
                 tried[index] = candidate
         return tried
+
+    def _may_be_asked(self, trial: Trial, partition: int) -> bool:
+        """Counts the attempt before it is made: after one that ends the process nothing could."""
+        if trial.trial_id in self._failed:
+            return False
+        if (trial.trial_id, partition) not in self._begun:
+            self._begun.add((trial.trial_id, partition))
+            key = _attempts_key(trial, partition)
+            with suppress(Unavailable):  # without a count a candidate is asked as if it were the first time
+                attempts = int(self._state.get(key) or 0)
+                if attempts >= _ATTEMPTS:
+                    self._failed[trial.trial_id] = f"workers ended {attempts} times in a row with its first images"
+                    return False
+                self._state.put(key, str(attempts + 1).encode(), _ATTEMPTS_SECONDS)
+        return True
+
+    def _prove(self, asked: Sequence[_Asked], predicted: Mapping[int, Prediction]) -> None:
+        """The worker has outlived the first images of these candidates."""
+        for index in predicted:
+            on_trial, partition = asked[index].on_trial, asked[index].image.record.partition
+            if on_trial is not None and (on_trial.trial.trial_id, partition) not in self._proved:
+                self._proved.add((on_trial.trial.trial_id, partition))
+                with suppress(Unavailable):
+                    self._state.put(_attempts_key(on_trial.trial, partition), b"0", _ATTEMPTS_SECONDS)
 
     def _fail(self, on_trial: OnTrial, error: Exception) -> None:
         log.error("Candidate %s failed on an image.", on_trial.trial.version, exc_info=error)
@@ -190,6 +227,10 @@ class Decider:
         if decides and tried is not None:
             return Decided(tried[1], tried[0], candidate, beside)
         return Decided(asked.image, asked.gauge, active, beside)
+
+
+def _attempts_key(trial: Trial, partition: int) -> str:
+    return f"attempts/{trial.trial_id}/{partition}"
 
 
 def _finite(prediction: Prediction) -> bool:

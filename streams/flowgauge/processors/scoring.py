@@ -52,7 +52,7 @@ class Scoring(Processor):
         self.artifacts = Artifacts(store.objects, Outbox(store.clock, uploaders), self._remade, room_bytes)
         self._store = store
         self._gauges = gauges
-        self._decider = Decider(gauges)
+        self._decider = Decider(gauges, store.state)
         self._prefetch = Prefetch(store.objects, decoders, gauges.loaded)
         self._uploaders = uploaders
         self._meter = meter
