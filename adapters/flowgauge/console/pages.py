@@ -27,7 +27,7 @@ from flowgauge.services.history import history
 from flowgauge.services.overview import Sample
 from flowgauge.services.replay import latest_dead_letters, replayed_at
 from flowgauge.services.review import review_queue
-from flowgauge.services.trials import all_trials, labelled
+from flowgauge.services.trials import all_trials, labelled, trial_of
 from flowgauge.vision.decoding import decode
 
 if TYPE_CHECKING:
@@ -310,17 +310,13 @@ def trials(request: Request) -> Response:
 def changed(request: Request) -> Response:
     """The picture of an image that the gauges of a trial decide differently."""
     console, _ = entered(request)
-    trial_id, verdict_id = request.path_params["trial_id"], request.path_params["verdict_id"]
-    uris = [
-        each.image_uri
-        for view in all_trials(console.store, line_of(request))
-        if view.trial.trial_id == trial_id
-        for each in view.tally.changed
-        if each.verdict_id == verdict_id
-    ]
-    if not uris or uris[0] is None:
+    view = trial_of(console.store, line_of(request), request.path_params["trial_id"])
+    found = () if view is None else view.tally.changed
+    uris = (each.image_uri for each in found if each.verdict_id == request.path_params["verdict_id"])
+    uri = next(uris, None)
+    if uri is None:
         raise HTTPException(404, "The trial shows no such image.")
-    return _picture(lambda: console.thumbnail(uris[0] or ""))
+    return _picture(lambda: console.thumbnail(uri))
 
 
 def threshold(request: Request) -> Response:

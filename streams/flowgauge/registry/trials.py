@@ -118,6 +118,14 @@ def tally_of(store: Store, line: str, trial: Trial) -> Tally:
     return merged([state_of(store, line, trial, partition).tally for partition in partitions])
 
 
+def trial_report(store: Store, line: str, trial_id: UUID) -> TrialReport | None:
+    """The record of a trial that has ended; None for any other."""
+    try:
+        return TrialReport.decode(store.objects.get(trial_object(line, trial_id)))
+    except KeyError:
+        return None
+
+
 def trial_reports(store: Store, line: str) -> list[TrialReport]:
     """The trials of `line` that have ended, in order of time."""
     names = store.objects.names(trials_folder(line))

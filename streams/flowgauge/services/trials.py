@@ -17,7 +17,7 @@ from flowgauge.registry.snapshots import (
     active_snapshots,
     announce,
 )
-from flowgauge.registry.trials import begin_trial, ended, keep_report, tally_of, trial_reports
+from flowgauge.registry.trials import begin_trial, ended, keep_report, tally_of, trial_report, trial_reports
 from flowgauge.runtime.backend import Store, records_from
 from flowgauge.services.changes import record_change
 from flowgauge.trials.tally import Outcome, Tally, TrialReport
@@ -76,6 +76,16 @@ def all_trials(store: Store, line: str) -> list[TrialView]:
     active = active_snapshots(store.log).get(line)
     now = [] if active is None or active.trial is None else [_under_way(store, active, active.trial)]
     return now + trials_ended(store, line)
+
+
+def trial_of(store: Store, line: str, trial_id: UUID) -> TrialView | None:
+    """The trial of `line` with that id; None where there is none."""
+    if (report := trial_report(store, line, trial_id)) is not None:
+        return TrialView(line, report.active, report.trial, report.tally, report)
+    active = active_snapshots(store.log).get(line)
+    if active is None or active.trial is None or active.trial.trial_id != trial_id:
+        return None
+    return _under_way(store, active, active.trial)
 
 
 def labelled(store: Store, line: str, trial_id: UUID) -> Labelled:
