@@ -14,7 +14,7 @@ from kafka import KafkaAdminClient, KafkaProducer
 from kafka.admin import ConfigResource, ConfigResourceType
 from kafka.structs import TopicPartition
 
-from flowgauge.domain.messages import DEAD_LETTERS, IMAGES, PART_VERDICTS, VERDICTS, Alert, AlertKind
+from flowgauge.domain.messages import DEAD_LETTERS, IMAGES, PART_VERDICTS, SHADOW_VERDICTS, VERDICTS, Alert, AlertKind
 from flowgauge.kafka.settings import KafkaSettings
 from flowgauge.kafka.topics import Plan, Topics
 from flowgauge.processors.archive import archived
@@ -183,7 +183,7 @@ def test_partitions_that_companions_lack_are_refused_with_the_command_that_adds_
 ) -> None:
     administered(settings, lambda admin: admin.create_partitions({settings.topic(IMAGES): PARTITIONS + 2}))
     with Topics(settings) as topics:
-        cluster.wait("the partitions", lambda: len(topics.check()) == 3)
+        cluster.wait("the partitions", lambda: len(topics.check()) == 4)
     refused = flowgauge("worker", "scoring", "--store", cluster.uri, "--device", "cpu")
     assert refused.code == 2
     assert f"verdicts has {PARTITIONS} partitions and images {PARTITIONS + 2}" in refused.err
@@ -192,7 +192,9 @@ def test_partitions_that_companions_lack_are_refused_with_the_command_that_adds_
     mended = flowgauge("topics", "create", "--json")
     assert mended.json == {
         "created": [],
-        "extended": {settings.topic(name): PARTITIONS + 2 for name in (VERDICTS, DEAD_LETTERS, PART_VERDICTS)},
+        "extended": {
+            settings.topic(name): PARTITIONS + 2 for name in (VERDICTS, DEAD_LETTERS, PART_VERDICTS, SHADOW_VERDICTS)
+        },
     }
     assert flowgauge("topics", "check").code == 0
     cluster.start(Role.SCORING)

@@ -36,15 +36,18 @@ def list_snapshots(
     """
     with open_store(store) as plant:
         active = {message.line: message.version for message in active_snapshots(plant.log).values()}
-        made_active: dict[str, list[SnapshotAnnouncement]] = {}
+        made_active: list[SnapshotAnnouncement] = []
+        last: dict[str, SnapshotAnnouncement] = {}
         for message in announcements(plant.log, line):
-            before = made_active.setdefault(message.line, [])
-            if not before or message.version != before[-1].version:  # and no step of a trial
-                before.append(message)
+            before = last.get(message.line)
+            last[message.line] = message
+            of_trial = before is not None and (message.trial or before.trial) and message.version == before.version
+            if not of_trial:  # whose steps say of the active gauge what was said before
+                made_active.append(message)
+    newest = {message.line: message for message in made_active}
     found = [
-        (message, message is of_line[-1] and message.version == active[name])
-        for name, of_line in made_active.items()
-        for message in of_line
+        (message, message is newest[message.line] and message.version == active[message.line])
+        for message in made_active
     ]
     if json:
         emit([message.model_dump(mode="json") | {"active": now} for message, now in found])
