@@ -41,7 +41,10 @@ def bad_candidates_are_stopped(scene: Scene) -> datetime:
 
 
 def workers_are_killed_in_a_trial(scene: Scene) -> datetime:
-    """Of every role, in shadow and as canary: the candidate passes both, and no stage comes twice."""
+    """Of every role, in shadow and as canary, with two for scoring: the candidate passes both, and no stage comes
+    twice.
+    """
+    second = scene.with_second_worker()
     line = scene.dice.choice(LINES)
     version = f"better-{scene.dice.getrandbits(32):08x}"
     trial = _start(scene, line, version, 155.0, 100, 50)
@@ -60,7 +63,7 @@ def workers_are_killed_in_a_trial(scene: Scene) -> datetime:
                 scene.cluster.kill(adaptation)
                 adaptation = scene.cluster.start(role)
     scene.cluster.wait(f"the end of {version}", partial(_is_over, scene, line, trial))
-    scene.cluster.stop([adaptation])
+    scene.cluster.stop([adaptation, second])
     scene.checks.append(partial(_promoted_once, scene, line, trial))
     return datetime.now(UTC)
 
