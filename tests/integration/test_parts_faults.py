@@ -90,7 +90,7 @@ class Flow:
         )
 
 
-def counting(cluster: Cluster) -> tuple[list[list[PartVerdict]], int]:
+def that_count(cluster: Cluster) -> tuple[list[list[PartVerdict]], int]:
     """The part verdicts of each partition that count, and how many are void."""
     found, records = [], 0
     for number in range(PARTITIONS):
@@ -104,7 +104,7 @@ def assert_each_part_has_one_verdict(
     cluster: Cluster, verdicts: Sequence[Sequence[Verdict]], seconds: float, repeat_seconds: float
 ) -> tuple[Counter[Decision], int, int]:
     """The right one, and alerts tell of every reject and late view; the decisions, late views and void records."""
-    found, void = counting(cluster)
+    found, void = that_count(cluster)
     late_views, rejects = Counter[str](), Counter[str]()
     decisions = Counter[Decision]()
     for line, parts, of_line in zip(LINES, found, verdicts, strict=True):
@@ -178,7 +178,7 @@ def _finish(cluster: Cluster, verdicts: Sequence[Sequence[Verdict]], seconds: fl
     expected = [wanted(each, seconds, repeat_seconds) for each in verdicts]
     parts, late = sum(len(of_line) for of_line, _ in expected), sum(late for _, late in expected)
     rejects = sum(part.told[2] is Decision.REJECT for of_line, _ in expected for part in of_line)
-    cluster.wait("all parts", lambda: sum(map(len, counting(cluster)[0])) >= parts, 300)
+    cluster.wait("all parts", lambda: sum(map(len, that_count(cluster)[0])) >= parts, 300)
     cluster.wait("the rejects", lambda: _told(cluster, AlertKind.REJECT).total() >= rejects)
     cluster.wait("the late views", lambda: _told(cluster, AlertKind.LATE_VIEW).total() >= late)
     cluster.stop()

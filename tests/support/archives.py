@@ -63,8 +63,8 @@ class MadeArchive:
         delay = rng.exponential(0.2, rows)
         offset = np.arange(first, first + rows)
         print_of = rng.integers(0, 256, (rows, 8), dtype=np.uint8)
-        twins = 1 + np.flatnonzero(rng.random(rows - 1) < 0.001)
-        print_of[twins], line[twins] = print_of[twins - 1], line[twins - 1]
+        repeats = 1 + np.flatnonzero(rng.random(rows - 1) < 0.001)
+        print_of[repeats], line[repeats] = print_of[repeats - 1], line[repeats - 1]
         lines = pa.array([f"line-{n:02d}" for n in range(self.lines)]).take(pa.array(line))
         image = _joined("p", _text(np.full(rows, partition)), "-", pc.utf8_lpad(_text(offset), 9, "0"))
         folder = _joined("store:///images/", lines, f"/{FIRST_DAY + timedelta(days=number)}/", image)
@@ -114,6 +114,7 @@ class MadeArchive:
             "subject": _joined("s", lines, "-", _text(offset // (4 * len(own)))),
             "arrived_at": _times(arrived),
             "clock_off": rng.random(rows) < 0.002,
+            "trial_id": pa.nulls(rows, pa.string()),
         }
         return pa.table([pa.array(column) if isinstance(column, np.ndarray) else column for column in columns.values()],
                         names=list(columns)).cast(SCHEMA)  # fmt: skip

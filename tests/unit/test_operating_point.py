@@ -92,7 +92,7 @@ def test_a_promise_and_the_value_that_it_gives_imply_each_other(rate: float) -> 
     assert calibration.rate_at(calibration.at(rate)) == pytest.approx(rate, rel=1e-6)
 
 
-def test_a_threshold_that_a_person_places_promises_what_it_implies() -> None:
+def test_a_threshold_that_a_person_sets_promises_what_it_implies() -> None:
     limit = threshold(normal(199, 1))
     placed = limit.placed_at(limit.at(0.1))
     assert (placed.rule, placed.scores) == (Rule.PERSON, limit.scores)

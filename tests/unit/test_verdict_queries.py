@@ -121,10 +121,10 @@ def test_regions_are_gathered_where_they_lie(plant: Store) -> None:
 
 
 def test_images_that_look_alike_are_found(plant: Store) -> None:
-    [twins] = named(plant, "duplicates")
-    assert (twins["line"], twins["images"]) == (LINE, 2)
-    assert twins["fingerprint"] == made(HOURS - 1).statistics.fingerprint
-    assert twins["first_at"] == made(HOURS - 2).event_time
+    [found] = named(plant, "duplicates")
+    assert (found["line"], found["images"]) == (LINE, 2)
+    assert found["fingerprint"] == made(HOURS - 1).statistics.fingerprint
+    assert found["first_at"] == made(HOURS - 2).event_time
 
 
 def test_a_rejected_part_comes_with_all_its_images(plant: Store) -> None:

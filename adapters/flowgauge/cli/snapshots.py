@@ -130,8 +130,8 @@ def compare(
     """
     from flowgauge.cli.model import torch_device
     from flowgauge.reports.snapshots import COLUMNS, facts, write_comparison
-    from flowgauge.services.comparing import IMAGES, compare_snapshots
     from flowgauge.services.history import DAYS
+    from flowgauge.services.snapshot_comparison import IMAGES, compare_snapshots
 
     check_writable(html, option="--html")
     with open_store(store) as plant, bars() as report:

@@ -190,7 +190,7 @@ def compare(request: Request) -> Response:
     """Two gauges on the line's newest images and on its golden set."""
     console, person = entered(request)
     from flowgauge.reports.snapshots import facts as compared
-    from flowgauge.services.comparing import compare_snapshots
+    from flowgauge.services.snapshot_comparison import compare_snapshots
 
     line, form = line_of(request), _form(request)
     facts = pages.about_comparison(console, line)

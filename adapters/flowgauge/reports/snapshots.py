@@ -11,7 +11,7 @@ from flowgauge.reports import pages
 from flowgauge.reports.charts import COLOURS, chart, plain
 from flowgauge.reports.pages import Cell, Row
 from flowgauge.reports.wording import percent, short, significant
-from flowgauge.services.comparing import SHOWN, Compared, SnapshotComparison
+from flowgauge.services.snapshot_comparison import SHOWN, Compared, SnapshotComparison
 
 # a standard score is drawn no further out than so many of the higher threshold's: farther, and one wild image flattens
 # all others; nearer, and caught defects look all alike

@@ -173,27 +173,29 @@ def sentences(found: LineEvidence) -> list[str]:
             f"{plural(len(counted), 'labelled good image')} alone: the calibration scores differ from theirs, so they"
             " do not count"
         )
-    told = [f"False alarms: Clopper-Pearson intervals from {source}."]
+    lines = [f"False alarms: Clopper-Pearson intervals from {source}."]
     if len(known.defects):
-        told.append(f"Misses: Clopper-Pearson intervals from {plural(len(known.defects), 'labelled defect')}.")
+        lines.append(f"Misses: Clopper-Pearson intervals from {plural(len(known.defects), 'labelled defect')}.")
     else:
-        told.append(
+        lines.append(
             "Misses cannot be known: no defect is labelled that was not chosen by its score. flowgauge golden add"
             " takes defects that were found otherwise."
         )
         if found.synthetic is not None:
-            told.append(f"The gate found of synthetic anomalies, which are no defects: {found.synthetic.message}")
+            lines.append(f"The gate found of synthetic anomalies, which are no defects: {found.synthetic.message}")
     if found.chosen:
-        told.append(
+        lines.append(
             f"{plural(found.chosen, 'labelled image')} had been flagged before they were labelled: chosen by their"
             " scores, they count in no share."
         )
     if found.unscored:
-        told.append(f"{plural(found.unscored, 'labelled image')} wait to be scored by this gauge and do not count yet.")
-    told.append(f"Images a day: {_or_unknown(found.images_a_day)}, {found.day_source}.")
+        lines.append(
+            f"{plural(found.unscored, 'labelled image')} wait to be scored by this gauge and do not count yet."
+        )
+    lines.append(f"Images a day: {_or_unknown(found.images_a_day)}, {found.day_source}.")
     rate = "" if known.defect_rate is None else f"{percent(known.defect_rate)}, "
-    told.append(f"Share of defective parts: {rate}{found.defect_source}.")
-    return told
+    lines.append(f"Share of defective parts: {rate}{found.defect_source}.")
+    return lines
 
 
 def cheapest_words(found: LineEvidence, points: Sequence[OperatingPoint]) -> str:

@@ -129,8 +129,8 @@ class Parts(VerdictReader):
         for each in decided:
             # where the commit is lost, late views are counted again from the first of the window on
             resume = self._tallies.committable_offset(VERDICTS, number, each.source.resume)
-            told = each.model_copy(update={"source": each.source.model_copy(update={"resume": resume})})
-            yield Outgoing(PART_VERDICTS, each.line, told.encode(), partition=number)
+            record = each.model_copy(update={"source": each.source.model_copy(update={"resume": resume})})
+            yield Outgoing(PART_VERDICTS, each.line, record.encode(), partition=number)
 
     def _idle_until(self, number: int) -> datetime | None:
         """The moment, by the brokers' clock, before which no image can arrive any more that has no verdict yet; None

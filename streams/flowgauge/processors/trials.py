@@ -135,20 +135,20 @@ class Trials(Processor):
         tally, rules = state.tally, trial.rules
         step, why = next_step(trial, tally)
         outgoing: list[Outgoing] = []
-        if trial.stage is Stage.SHADOW and Stage.SHADOW not in state.told:
+        if trial.stage is Stage.SHADOW and Stage.SHADOW not in state.reported:
             message = (
                 f"{active.line}: {trial.version} predicts {rules.shadow_share:.0%} of the images beside"
                 f" {active.version}, {rules.shadow_images} at least, and decides none."
             )
             outgoing.append(self._alert(active, trial, AlertKind.TRIAL_STAGE, message, Stage.SHADOW))
-            state = state.model_copy(update={"told": (*state.told, Stage.SHADOW)})
-        if step is NextStep.WAIT and NextStep.WAIT not in state.told:
+            state = state.model_copy(update={"reported": (*state.reported, Stage.SHADOW)})
+        if step is NextStep.WAIT and NextStep.WAIT not in state.reported:
             message = (
                 f"{active.line}: {trial.version} has passed its trial, {_shown(tally)}. Run"
                 f" `flowgauge trials promote {active.line}` to let it take over, or `flowgauge trials stop`."
             )
             outgoing.append(self._alert(active, trial, AlertKind.TRIAL_WAITS, message))
-            state = state.model_copy(update={"told": (*state.told, NextStep.WAIT)})
+            state = state.model_copy(update={"reported": (*state.reported, NextStep.WAIT)})
         elif step is NextStep.CANARY:
             message = (
                 f"{active.line}: {trial.version} decides {rules.canary_share:.0%} of the images from now on,"

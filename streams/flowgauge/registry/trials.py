@@ -29,13 +29,13 @@ _TTL_SECONDS = 30 * 86_400
 
 class TrialState(Message):
     """What was counted of a trial in one partition. `rank` is that of the last image in it (see `Source.rank`): a
-    replay is not counted again. `told`: what people have been told of it.
+    replay is not counted again. `reported`: what alerts have said of it.
     """
 
     trial_id: UUID
     rank: tuple[int, int] = (0, -1)
     tally: Tally = Field(default_factory=Tally)
-    told: tuple[str, ...] = ()
+    reported: tuple[str, ...] = ()
 
 
 def begun(

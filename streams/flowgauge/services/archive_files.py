@@ -99,11 +99,11 @@ def compact(store: Store, report: Report) -> Compacted:
     blocks = _blocks(objects, None)
     # what lies before it nothing but a replay will write again: stretches that are complete, and committed as such
     committed = [store.log.position(Archive.name, VERDICTS, each) for each in range(store.log.partitions(VERDICTS))]
-    today, due, counting = store.clock.now().date(), [], set()
+    today, due, current = store.clock.now().date(), [], set()
     for block, names in blocks.items():
         candidates = block.copies(names)
         copied = _copied(candidates, there)
-        counting.update(candidates[:copied][-1:])
+        current.update(candidates[:copied][-1:])
         if block.day >= today or block.partition >= len(committed):
             continue
         closed = sum(_offset(name) < committed[block.partition] for name in names)
@@ -118,9 +118,9 @@ def compact(store: Store, report: Report) -> Compacted:
         objects.put(copy, buffer.getvalue())
         files, verdicts = files + len(names), verdicts + len(table)
     report("compacting", len(due), len(due))
-    for copy in there - counting:
+    for copy in there - current:
         objects.delete(copy)
-    return Compacted(len(due), files, verdicts, len(there - counting))
+    return Compacted(len(due), files, verdicts, len(there - current))
 
 
 def _sorted(files: Iterable[bytes]) -> pa.Table:

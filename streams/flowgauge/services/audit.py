@@ -91,6 +91,8 @@ def audit(
     announced = defaultdict(set)
     for message in announcements(store.log, line):
         announced[message.version].add(message.sha256)
+        if message.trial is not None:  # a canary decides, though it may never become active
+            announced[message.trial.version].add(message.trial.sha256)
     findings: list[Finding] = []
     by_version: defaultdict[str, list[Verdict]] = defaultdict(list)
     for verdict in drawn:
