@@ -14,13 +14,16 @@ import pyarrow.parquet as pq
 import pytest
 
 from flowgauge.app.bootstrap import open_store
-from flowgauge.domain.messages import Decision, Verdict
+from flowgauge.domain.messages import Decision, Expected, TrialRules, Verdict
 from flowgauge.domain.object_keys import snapshot_prefix
 from flowgauge.domain.ports import Objects
 from flowgauge.processors.archive import SCHEMA, archived
 from flowgauge.registry.lines import set_line
+from flowgauge.registry.snapshots import active_snapshot, as_record
+from flowgauge.registry.trials import as_canary, begun
 from flowgauge.services.audit import Outcome, audit
 from flowgauge.services.retention import PassRetention, expired
+from flowgauge.services.threshold import stored_threshold
 from tests.support.plants import LINE, fitted_store, tiny_dataset
 from tests.support.shell import Outcome as Done
 from tests.support.shell import Shell
@@ -163,6 +166,28 @@ def test_a_snapshot_that_is_not_what_it_was_is_named(
     of_it = sum(each.gauge_version == version for each in verdicts(plant))
     assert (done.code, done.json["outcomes"]) == (5, {"reproduced": IMAGES - of_it, outcome: of_it})
     assert {name in each["detail"] for each in done.json["findings"] if each["outcome"] == outcome} == {True}
+
+
+def test_a_canary_s_snapshot_is_checked_though_it_never_was_active(
+    flowgauge: Shell, plant: Path, tmp_path: Path
+) -> None:
+    with open_store(str(plant)) as store:
+        made = stored_threshold(store, LINE, "a test", false_alarms=0.1)
+        active = active_snapshot(store.log, LINE)
+        rules = TrialRules(canary_share=1, canary_images=1000)
+        begun_now = begun(store, active, made.version, made.files.sha256, "a test", Expected.SAME, rules)
+        assert begun_now.trial is not None
+        store.log.append([as_record(as_canary(store, begun_now, begun_now.trial))])
+    folder = tmp_path / "in"
+    folder.mkdir()
+    shutil.copy(next(iter(sorted(tiny_dataset().glob("test/good/*")))), folder / "canary.png")
+    assert flowgauge("run", folder, "--line", LINE, "--store", plant, "--once", "--device", "cpu").code == 0
+    assert [each.gauge_version for each in verdicts(plant)].count(made.version) == 1
+    assert audited(flowgauge, plant, "--json").json["outcomes"] == {"reproduced": IMAGES + 1}
+    path = plant / "objects" / snapshot_prefix(LINE, made.version) / "manifest.json"
+    path.write_bytes(path.read_bytes() + b" ")
+    outcomes = audited(flowgauge, plant, "--json").json["outcomes"]
+    assert outcomes == {"reproduced": IMAGES, "snapshot tampered": 1}
 
 
 def test_a_threshold_that_was_changed_where_no_announcement_tells_is_named(flowgauge: Shell, plant: Path) -> None:
