@@ -48,15 +48,15 @@ def plant(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
 def test_ten_million_verdicts_answer_each_query_within_three_seconds(plant: Store) -> None:
     files = archive_files(plant.objects)
     size = sum(plant.objects.size(name) for name in files)
-    told = [f"{len(files)} files, {size / 1e9:.2f} GB"]
-    told.append(f"without copies: {_took(plant, 'reject-rate'):.1f} s for reject-rate")
+    lines = [f"{len(files)} files, {size / 1e9:.2f} GB"]
+    lines.append(f"without copies: {_took(plant, 'reject-rate'):.1f} s for reject-rate")
     began = time.monotonic()
     made = compact(plant, quiet)
     copied = sum(plant.objects.size(name) for name in archive_files(plant.objects))
-    told.append(f"compacted in {time.monotonic() - began:.0f} s to {made.copies} copies, {copied / 1e9:.2f} GB")
+    lines.append(f"compacted in {time.monotonic() - began:.0f} s to {made.copies} copies, {copied / 1e9:.2f} GB")
     took = {name: min(_took(plant, name) for _ in range(ROUNDS)) for name in named_queries()}
-    told += [f"{name} {seconds:.2f} s" for name, seconds in took.items()]
-    _say("\n".join(told))
+    lines += [f"{name} {seconds:.2f} s" for name, seconds in took.items()]
+    _say("\n".join(lines))
     assert max(took.values()) < SECONDS
 
 
