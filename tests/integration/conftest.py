@@ -3,6 +3,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from pydantic import TypeAdapter
@@ -12,7 +13,7 @@ from tests.support.faults.scene import Outcome
 from tests.support.faults.table import table
 from tests.support.guarded import GuardedKafka, guarded_kafka
 from tests.support.plants import fit_quickly
-from tests.support.servers import S3Address, provided
+from tests.support.servers import S3Address, plant_variables, provided
 
 PARTS_HEAD = (
     "| case | seed | parts | images | lost | repeated | late | kills | freezes | pass | reject | review | void |",
@@ -98,3 +99,13 @@ def servers(redis_url: str, s3_address: S3Address) -> dict[str, str]:
         "FLOWGAUGE_S3_ACCESS_KEY": s3_address.access_key,
         "FLOWGAUGE_S3_SECRET_KEY": s3_address.secret_key,
     }
+
+
+@pytest.fixture
+def shared_store(kafka_bootstrap: str, redis_url: str, s3_address: S3Address, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The address of a store of its own on the servers, which the environment names."""
+    name = f"shared-{uuid4().hex[:8]}"
+    given = plant_variables(kafka_bootstrap, redis_url, s3_address) | {"FLOWGAUGE_TOPIC_PREFIX": f"{name}."}
+    for variable, value in given.items():
+        monkeypatch.setenv(variable, value)
+    return f"s3://{name}"

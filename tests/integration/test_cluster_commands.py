@@ -20,7 +20,6 @@ from flowgauge.processors.line_monitor import Trigger
 from flowgauge.services.changes import latest_changes
 from tests.support.consoles import served
 from tests.support.plants import LINE, SIDE, tiny_dataset
-from tests.support.servers import S3Address, plant_variables
 from tests.support.shell import Outcome, Shell
 
 _TIMEOUT_SECONDS = 120
@@ -30,18 +29,8 @@ Command = Callable[..., Outcome]
 
 
 @pytest.fixture
-def store(kafka_bootstrap: str, redis_url: str, s3_address: S3Address, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The address of a store of its own on the servers, which the environment names."""
-    name = f"commands-{uuid4().hex[:8]}"
-    given = plant_variables(kafka_bootstrap, redis_url, s3_address) | {"FLOWGAUGE_TOPIC_PREFIX": f"{name}."}
-    for variable, value in given.items():
-        monkeypatch.setenv(variable, value)
-    return f"s3://{name}"
-
-
-@pytest.fixture
-def run(flowgauge: Shell, store: str) -> Command:
-    return lambda *arguments: flowgauge(*arguments, "--store", store)
+def run(flowgauge: Shell, shared_store: str) -> Command:
+    return lambda *arguments: flowgauge(*arguments, "--store", shared_store)
 
 
 @contextmanager
@@ -79,7 +68,7 @@ def publish(run: Command, folder: Path) -> None:
 
 @pytest.mark.slow
 def test_every_command_does_on_a_shared_store_what_it_does_on_a_directory(
-    run: Command, store: str, tmp_path: Path
+    run: Command, shared_store: str, tmp_path: Path
 ) -> None:
     incoming = tmp_path / "incoming"
     incoming.mkdir()
@@ -92,13 +81,13 @@ def test_every_command_does_on_a_shared_store_what_it_does_on_a_directory(
     assert nobody.code == 1
     assert "Is an adaptation worker alive?" in nobody.err
 
-    with worker(store, tmp_path):
+    with worker(shared_store, tmp_path):
         eventually("all images", lambda: run("status", "--json").json["lines"][0]["buffered"] == _IMAGES)
         _lines_snapshots_and_golden_images(run, version)
-        _adaptations(run, store)
+        _adaptations(run, shared_store)
         _dead_letters(run)
-        _labels(run, store)
-        _console(run, store, tmp_path)
+        _labels(run, shared_store)
+        _console(run, shared_store, tmp_path)
 
 
 def _lines_snapshots_and_golden_images(run: Command, version: str) -> None:

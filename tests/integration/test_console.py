@@ -1,7 +1,7 @@
 """The console on a line that streamed: walked in a browser, asked without one, and attacked."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import timedelta
@@ -9,17 +9,13 @@ from io import BytesIO, StringIO
 from pathlib import Path
 from re import findall, sub
 from threading import Event
-from typing import Any, TypeVar
 from uuid import UUID, uuid4
 
 import pytest
-from axe_core_python.selenium import Axe
 from PIL import Image
-from selenium.common.exceptions import WebDriverException
 from selenium.webdriver import Chrome, Keys
 from selenium.webdriver.common.by import By
-from selenium.webdriver.remote.webelement import WebElement
-from selenium.webdriver.support.ui import Select, WebDriverWait
+from selenium.webdriver.support.ui import Select
 
 from flowgauge.adaptation.adapt import adapt
 from flowgauge.app.bootstrap import open_store
@@ -47,17 +43,15 @@ from flowgauge.runtime.worker import Worker
 from flowgauge.services.changes import latest_changes
 from flowgauge.services.threshold import announce_threshold, stored_threshold
 from flowgauge.training.snapshot import read_manifest
-from tests.support.consoles import Served, chromium, served
+from tests.support.consoles import SECONDS, Browser, Served, chromium, served
 from tests.support.part_verdicts import view
 from tests.support.plants import LINE, fitted_store, tiny_dataset
 from tests.support.shell import Shell
 from tests.support.streaming import append_verdicts, event
 
 PASSWORDS = {name: f"{name} has a long password" for name in ("vera", "ines", "egon")}
-Found = TypeVar("Found")
 
 HOSTILE = "<script>alert(1)</script>/../../etc"
-SECONDS = 60.0
 
 
 @pytest.fixture
@@ -99,61 +93,6 @@ def guarded(store: Store, tmp_path: Path) -> Iterator[Served]:
 def driver() -> Iterator[Chrome]:
     with chromium() as found:
         yield found
-
-
-class Browser:
-    """Looks at one console. `check` holds that no page complained and nothing was asked of another host."""
-
-    def __init__(self, driver: Chrome, address: str) -> None:
-        self.driver = driver
-        self._address = address
-        driver.delete_all_cookies()
-        self.logged("performance")
-        self.logged("browser")
-
-    def logged(self, kind: str) -> list[dict[str, Any]]:
-        """What was logged since the last time."""
-        found: list[dict[str, Any]] = self.driver.get_log(kind)  # type: ignore[no-untyped-call]
-        return found
-
-    def go(self, path: str) -> None:
-        self.driver.get(self._address + path)
-
-    def click(self, what: str) -> None:
-        """The button or link of that text, visible or not to the eye."""
-        xpath = f"//*[self::button or self::a][starts-with(normalize-space(.), '{what}')]"
-        self.until(lambda driver: driver.find_element(By.XPATH, xpath)).click()
-
-    def one(self, selector: str) -> WebElement:
-        return self.until(lambda driver: driver.find_element(By.CSS_SELECTOR, selector))
-
-    def all(self, selector: str) -> list[WebElement]:
-        return self.driver.find_elements(By.CSS_SELECTOR, selector)
-
-    def press(self, key: str) -> None:
-        self.driver.switch_to.active_element.send_keys(key)
-
-    def shows(self, text: str) -> None:
-        self.until(lambda driver: text in driver.find_element(By.TAG_NAME, "main").text)
-
-    def until(self, found: Callable[[Chrome], Found]) -> Found:
-        """What `found` gives, once that is no longer nothing, nor an error."""
-        waiting = WebDriverWait(self.driver, SECONDS, ignored_exceptions=[WebDriverException])
-        return waiting.until(found)
-
-    def check(self) -> None:
-        complaints = [entry["message"] for entry in self.logged("browser") if entry["level"] == "SEVERE"]
-        assert complaints == []
-        messages = (json.loads(entry["message"])["message"] for entry in self.logged("performance"))
-        asked = [each["params"]["request"]["url"] for each in messages if each["method"] == "Network.requestWillBeSent"]
-        assert asked, "the browser's log of requests is empty"
-        assert [url for url in asked if not url.startswith((self._address, "data:", "chrome:"))] == []
-
-    def accessible(self) -> None:
-        """No violation that axe calls serious or critical."""
-        found = Axe().run(self.driver)
-        serious = [each for each in found["violations"] if each["impact"] in ("serious", "critical")]
-        assert [(each["id"], [node["html"] for node in each["nodes"]]) for each in serious] == []
 
 
 @pytest.fixture

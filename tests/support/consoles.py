@@ -1,21 +1,28 @@
 """A console that serves on loopback, a visitor without a browser, and Debian's Chromium."""
 
+import json
 import os
 import shutil
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.client import HTTPConnection
 from http.cookies import SimpleCookie
 from re import search
+from typing import Any, TypeVar
 from urllib.parse import urlencode
 
 import pytest
 import uvicorn
+from axe_core_python.selenium import Axe
+from selenium.common.exceptions import WebDriverException
 from selenium.webdriver import Chrome, ChromeOptions
 from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.common.by import By
+from selenium.webdriver.remote.webelement import WebElement
+from selenium.webdriver.support.ui import WebDriverWait
 
 from deploy.native.process import free_port
 from flowgauge.console.access import Access, Binding
@@ -24,7 +31,10 @@ from flowgauge.console.plant import Console
 from flowgauge.runtime.backend import Store
 
 CSRF = 'name="csrf" content="([^"]+)"'
+SECONDS = 60.0  # for what a page is waited for
 _START_SECONDS = 60.0
+
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True)
@@ -124,3 +134,58 @@ def chromium() -> Iterator[Chrome]:
         yield chrome
     finally:
         chrome.quit()
+
+
+class Browser:
+    """Looks at one console. `check` holds that no page complained and nothing was asked of another host."""
+
+    def __init__(self, driver: Chrome, address: str) -> None:
+        self.driver = driver
+        self._address = address
+        driver.delete_all_cookies()
+        self.logged("performance")
+        self.logged("browser")
+
+    def logged(self, kind: str) -> list[dict[str, Any]]:
+        """What was logged since the last time."""
+        found: list[dict[str, Any]] = self.driver.get_log(kind)  # type: ignore[no-untyped-call]
+        return found
+
+    def go(self, path: str) -> None:
+        self.driver.get(self._address + path)
+
+    def click(self, what: str) -> None:
+        """The button or link of that text, visible or not to the eye."""
+        xpath = f"//*[self::button or self::a][starts-with(normalize-space(.), '{what}')]"
+        self.until(lambda driver: driver.find_element(By.XPATH, xpath)).click()
+
+    def one(self, selector: str) -> WebElement:
+        return self.until(lambda driver: driver.find_element(By.CSS_SELECTOR, selector))
+
+    def all(self, selector: str) -> list[WebElement]:
+        return self.driver.find_elements(By.CSS_SELECTOR, selector)
+
+    def press(self, key: str) -> None:
+        self.driver.switch_to.active_element.send_keys(key)
+
+    def shows(self, text: str) -> None:
+        self.until(lambda driver: text in driver.find_element(By.TAG_NAME, "main").text)
+
+    def until(self, found: Callable[[Chrome], Found]) -> Found:
+        """What `found` gives, once that is no longer nothing, nor an error."""
+        waiting = WebDriverWait(self.driver, SECONDS, ignored_exceptions=[WebDriverException])
+        return waiting.until(found)
+
+    def check(self) -> None:
+        complaints = [entry["message"] for entry in self.logged("browser") if entry["level"] == "SEVERE"]
+        assert complaints == []
+        messages = (json.loads(entry["message"])["message"] for entry in self.logged("performance"))
+        asked = [each["params"]["request"]["url"] for each in messages if each["method"] == "Network.requestWillBeSent"]
+        assert asked, "the browser's log of requests is empty"
+        assert [url for url in asked if not url.startswith((self._address, "data:", "chrome:"))] == []
+
+    def accessible(self) -> None:
+        """No violation that axe calls serious or critical."""
+        found = Axe().run(self.driver)
+        serious = [each for each in found["violations"] if each["impact"] in ("serious", "critical")]
+        assert [(each["id"], [node["html"] for node in each["nodes"]]) for each in serious] == []
