@@ -40,7 +40,7 @@ from flowgauge.registry.trials import trial_reports
 from flowgauge.runtime.backend import Store
 from flowgauge.runtime.events import image_record
 from flowgauge.runtime.worker import Worker
-from flowgauge.services.changes import latest_changes
+from flowgauge.services.changes import latest_changes, recorded
 from flowgauge.services.threshold import announce_threshold, stored_threshold
 from flowgauge.training.snapshot import read_manifest
 from tests.support.consoles import SECONDS, Browser, Served, chromium, served
@@ -206,6 +206,12 @@ def test_a_proposal_is_refused_with_a_reason(browser: Browser, site: Served, sto
     browser.shows("mara refused the proposal. the lamp is broken")
     (change,) = latest_changes(store, 5)
     assert (change.action, change.after["why"]) == ("refuse", "the lamp is broken")
+
+
+def test_a_change_that_nobody_could_finish_says_so(site: Served, store: Store) -> None:
+    with pytest.raises(Unavailable), recorded(store, "mara", "roll back", LINE, "fit-1"):
+        raise Unavailable("The brokers are away.", "Wait.")
+    assert "not known whether it took effect" in site.visitor().get("/changes").text
 
 
 def test_the_review_queue_is_worked_off_by_keyboard(browser: Browser, site: Served, store: Store) -> None:

@@ -97,6 +97,7 @@ def test_commands_that_run_no_model_load_no_torch() -> None:
         "publish",
         "status",
         "alerts",
+        "changes",
         "snapshots",
         "lines",
         "parts",

@@ -33,7 +33,7 @@ from flowgauge.registry.trials import begin_trial
 from flowgauge.runtime.alerts import alert
 from flowgauge.runtime.backend import Store
 from flowgauge.runtime.worker import Worker
-from flowgauge.services.changes import latest_changes, record_change
+from flowgauge.services.changes import latest_changes, recorded
 from flowgauge.services.decisions import approved, refuse, send
 from flowgauge.services.history import history
 from flowgauge.services.overview import Attention, Overview
@@ -333,10 +333,10 @@ def test_the_history_of_a_span_joins_the_archive_and_what_it_does_not_have_yet(
 
 def test_changes_are_kept_one_by_one_and_listed_newest_first(store: Store, clock: SetClock) -> None:
     for day in range(3):
-        record_change(store, "mara", "settings", LINE, "", {"policy": "auto"}, {"policy": "off", "day": day})
-        clock.advance(1)
-        record_change(store, "lee", "replay", None, "0/7")
-        clock.advance(86_400)
+        with recorded(store, "mara", "settings", LINE, "", {"policy": "auto"}, {"policy": "off", "day": day}):
+            clock.advance(1)
+        with recorded(store, "lee", "replay", None, "0/7"):
+            clock.advance(86_400)
     found = latest_changes(store, 10)
     assert [each.by for each in found] == ["lee", "mara"] * 3
     assert [each.after["day"] for each in latest_changes(store, 2, LINE)] == [2, 1]

@@ -58,6 +58,7 @@ COMMANDS = {
         "flowgauge.cli.status:status", "Show how far behind each group of workers is, and what each line has."
     ),
     "alerts": Listed("flowgauge.cli.status:alerts", "Show the latest alerts, oldest first."),
+    "changes": Listed("flowgauge.cli.status:changes", "Show who changed what in the last three months, oldest first."),
     "notify": Listed("flowgauge.cli.notify:notify", "Tell people of alerts: try routes out, and look through them."),
     "trials": Listed(
         "flowgauge.cli.trials:trials",

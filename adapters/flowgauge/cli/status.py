@@ -1,4 +1,4 @@
-"""`flowgauge status` and `flowgauge alerts`: what ops people look at."""
+"""`flowgauge status`, `alerts` and `changes`: what ops people look at."""
 
 from typing import Annotated
 
@@ -7,6 +7,7 @@ import typer
 from flowgauge.app.bootstrap import open_store
 from flowgauge.cli import options
 from flowgauge.cli.output import emit, emit_line, say, show
+from flowgauge.services.changes import ChangeState, latest_changes
 from flowgauge.services.status import group_statuses, latest_alerts, line_statuses
 
 
@@ -72,3 +73,32 @@ def alerts(
                 emit_line(alert.model_dump(mode="json"))
             else:
                 say(f"{alert.at:%Y-%m-%d %H:%M:%S}  {alert.line}  {alert.kind.value}  {alert.message}")
+
+
+def changes(
+    store: options.Store,
+    line: Annotated[str | None, typer.Option(help="Of this line only.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="How many of the latest are shown.")] = 20,
+    json: options.Json = False,
+) -> None:
+    """Show who changed what in the last three months, oldest first.
+
+    A change is recorded before it is made. Where whoever made it could not say
+    any more that it was, it is not known whether it took effect; one that is
+    under way reads the same.
+
+    \b
+    flowgauge changes --store s3://flowgauge --line press-3
+    """
+    with open_store(store) as plant:
+        for change in reversed(latest_changes(plant, limit, line)):
+            if json:
+                emit_line(change.model_dump(mode="json"))
+                continue
+            unknown = "  (not known whether it took effect)" if change.state is ChangeState.BEGUN else ""
+            values = ", ".join(
+                f"{name}: {change.before.get(name, '-')} -> {change.after.get(name, '-')}"
+                for name in change.before | change.after
+            )
+            what = "  ".join(filter(None, (change.line, change.action, change.target, values)))
+            say(f"{change.at:%Y-%m-%d %H:%M:%S}  {change.by}  {what}{unknown}")

@@ -33,16 +33,25 @@ def line_settings(objects: Objects, line: str) -> LineSettings:
         ) from error
 
 
-def set_line(objects: Objects, line: str, **changes: object) -> LineSettings:
-    """Change some settings of `line` and store them. Raises `SettingsError` and stores nothing if they do not hold."""
+def changed_settings(objects: Objects, line: str, **changes: object) -> LineSettings:
+    """The settings of `line` with `changes`, to be stored. Raises `SettingsError` if they do not hold."""
     unknown = changes.keys() - LineSettings.model_fields.keys()
     if unknown:
         raise SettingsError(f"There is no setting {', '.join(sorted(unknown))}.", "See `flowgauge lines set --help`.")
     try:
-        settings = line_settings(objects, line).changed(**changes)
+        return line_settings(objects, line).changed(**changes)
     except ValidationError as error:
         raise SettingsError(f"{_problems(error)}.", "See `flowgauge lines set --help`.") from error
+
+
+def store_settings(objects: Objects, line: str, settings: LineSettings) -> None:
     objects.put(line_settings_object(line), settings.encode())
+
+
+def set_line(objects: Objects, line: str, **changes: object) -> LineSettings:
+    """Change some settings of `line` and store them. Raises `SettingsError` and stores nothing if they do not hold."""
+    settings = changed_settings(objects, line, **changes)
+    store_settings(objects, line, settings)
     return settings
 
 

@@ -169,14 +169,21 @@ def begin_trial(store: Store, line: str, version: str, by: str, expected: Expect
 
     def made(active: SnapshotAnnouncement | None) -> SnapshotAnnouncement:
         active = active or active_snapshot(store.log, line)
-        _require_none(active)
-        if active.version == version:
-            raise UserError(f"{version} is the active gauge of {line}.", "Try another of `flowgauge snapshots list`.")
+        require_startable(active, version)
         return begun(store, active, version, sha256, by, expected, rules)
 
     trial = announce(store, line, made).trial
     assert trial is not None
     return trial
+
+
+def require_startable(active: SnapshotAnnouncement, version: str) -> None:
+    """Raises `UserError` where a trial is under way or `version` is the active one."""
+    _require_none(active)
+    if active.version == version:
+        raise UserError(
+            f"{version} is the active gauge of {active.line}.", "Try another of `flowgauge snapshots list`."
+        )
 
 
 def _require_none(active: SnapshotAnnouncement) -> None:

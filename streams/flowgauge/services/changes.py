@@ -1,7 +1,12 @@
-"""The record of what people change: who, when, what, and how it was before. One object each, so none is overwritten."""
+"""The record of what people change: who, when, what, and how it was before. One object each.
+
+It is written before the change, and again once that is made: so none goes unrecorded, whatever fails in between.
+"""
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import timedelta
+from enum import StrEnum
 from itertools import islice
 from typing import Any
 from uuid import UUID, uuid4
@@ -17,6 +22,13 @@ from flowgauge.runtime.backend import Store
 _DAYS = 92
 
 
+class ChangeState(StrEnum):
+    """Of a record: `begun` until the change is made, and for good where whoever made it could not say so any more."""
+
+    BEGUN = "begun"
+    DONE = "done"
+
+
 class Change(Message):
     """What `by` did to `target` of `line`, with the values `before` and `after` it."""
 
@@ -28,9 +40,11 @@ class Change(Message):
     target: str = Field("", description="what it was done to: a verdict, a request, a version")
     before: dict[str, Any] = Field(default_factory=dict, description="the values before")
     after: dict[str, Any] = Field(default_factory=dict, description="the values after")
+    state: ChangeState = Field(ChangeState.DONE, description="done, or begun: it is not known whether it took effect")
 
 
-def record_change(
+@contextmanager
+def recorded(
     store: Store,
     by: str,
     action: str,
@@ -38,8 +52,12 @@ def record_change(
     target: str = "",
     before: Mapping[str, Any] | None = None,
     after: Mapping[str, Any] | None = None,
-) -> Change:
-    """Store the record of a change that has been carried out."""
+) -> Iterator[dict[str, Any]]:
+    """Around a change that is made as soon as its record can be stored; whoever makes it puts into the dictionary what
+    of the record is known only afterwards.
+
+    Whatever is raised leaves the record as begun, so check before what may be refused.
+    """
     change = Change(
         change_id=uuid4(),
         at=store.clock.now(),
@@ -49,9 +67,12 @@ def record_change(
         target=target,
         before=dict(before or {}),
         after=dict(after or {}),
+        state=ChangeState.BEGUN,
     )
-    store.objects.put(change_object(change.at, change.change_id), change.encode())
-    return change
+    name, found = change_object(change.at, change.change_id), dict[str, Any]()
+    store.objects.put(name, change.encode())
+    yield found
+    store.objects.put(name, change.model_copy(update={**found, "state": ChangeState.DONE}).encode())
 
 
 def latest_changes(store: Store, limit: int, line: str | None = None) -> list[Change]:

@@ -17,7 +17,7 @@ from flowgauge.processors.adaptation import request_adaptation
 from flowgauge.registry.snapshots import active_snapshot
 from flowgauge.runtime.alerts import alert, alert_id, alerts
 from flowgauge.runtime.backend import Store, records_from
-from flowgauge.services.changes import record_change
+from flowgauge.services.changes import recorded
 from flowgauge.services.exclusive import exclusive
 
 # between two looks at the alerts: with less the brokers are asked more often than anything is decided, with more a
@@ -71,13 +71,13 @@ def send(store: Store, request: AdaptationRequest) -> Decisions:
     """
     active_snapshot(store.log, request.line)
     decisions = Decisions(store.log)
+    action = "approve" if request.approved else "adapt"
+    target, after = str(request.request_id), {"reason": request.reason.value}
     with exclusive(store.state, _answering(request.request_id)):
         if request.approved:  # and nobody has answered since
             approved(store.log, request.request_id, request.requested_by, request.requested_at)
-        request_adaptation(store, request)
-    action = "approve" if request.approved else "adapt"
-    target, after = str(request.request_id), {"reason": request.reason.value}
-    record_change(store, request.requested_by, action, request.line, target, None, after)
+        with recorded(store, request.requested_by, action, request.line, target, None, after):
+            request_adaptation(store, request)
     return decisions
 
 
@@ -134,9 +134,9 @@ def refuse(store: Store, request_id: UUID, by: str, why: str) -> AdaptationReque
         request = approved(store.log, request_id, by, at)
         message = f"{request.line} keeps its gauge: {by} refused the proposal. {why}".strip()
         refused = alert(request.line, AlertKind.ADAPTATION_REFUSED, trigger, at, message, why=why, refused_by=by)
-        store.log.append([refused])
-    after = {"reason": request.reason.value, "why": why}
-    record_change(store, by, "refuse", request.line, trigger, None, after)
+        after = {"reason": request.reason.value, "why": why}
+        with recorded(store, by, "refuse", request.line, trigger, None, after):
+            store.log.append([refused])
     return request
 
 

@@ -1,12 +1,13 @@
 """What people say of images: folders of labelled images and labels of verdicts go into a line's golden set."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from datetime import date
 from hashlib import sha256
 from io import BytesIO
 from pathlib import Path, PurePath
+from typing import Any
 from uuid import UUID
 
 import pyarrow.parquet as pq
@@ -20,7 +21,7 @@ from flowgauge.domain.ports import Log, Objects
 from flowgauge.processors.archive import archived_days
 from flowgauge.registry.golden_sets import Golden, add_golden, golden_set, renamed
 from flowgauge.runtime.backend import Store
-from flowgauge.services.changes import record_change
+from flowgauge.services.changes import recorded
 from flowgauge.services.exclusive import exclusive
 
 # verdicts of the topic that are read at once, from its end: with fewer a verdict of last week takes as many more calls
@@ -48,8 +49,8 @@ def label_verdict(store: Store, verdict: Verdict, label: Label, kind: str, by: s
     data = image_of(store.objects, verdict)
     with exclusive(store.state, f"labelling/{verdict.line}"):
         before = golden_of(store.objects, verdict)
-        golden = add_golden(store.objects, verdict.line, label, verdict.image_id, data, kind)
-    _record_label(store, by, verdict, before, golden)
+        with _recorded(store, by, verdict, before, {"label": label.value, "class": kind}):
+            golden = add_golden(store.objects, verdict.line, label, verdict.image_id, data, kind)
     return LabelledVerdict(verdict, golden, list(golden_set(store.objects, verdict.line)))
 
 
@@ -68,15 +69,16 @@ def unlabel(store: Store, verdict: Verdict, by: str) -> None:
     with exclusive(store.state, f"labelling/{verdict.line}"):
         golden = golden_of(store.objects, verdict)
         if golden is not None:
-            store.objects.delete(golden.name)
-    if golden is not None:
-        _record_label(store, by, verdict, golden, None)
+            with _recorded(store, by, verdict, golden, {}):
+                store.objects.delete(golden.name)
 
 
-def _record_label(store: Store, by: str, verdict: Verdict, before: Golden | None, after: Golden | None) -> None:
-    said = [{} if each is None else {"label": each.label.value, "class": each.kind} for each in (before, after)]
-    target = str(verdict.verdict_id)
-    record_change(store, by, "label", verdict.line, target, said[0], said[1] | {"decision": verdict.decision.value})
+def _recorded(
+    store: Store, by: str, verdict: Verdict, before: Golden | None, after: dict[str, str]
+) -> AbstractContextManager[dict[str, Any]]:
+    said = {} if before is None else {"label": before.label.value, "class": before.kind}
+    new = after | {"decision": verdict.decision.value}
+    return recorded(store, by, "label", verdict.line, str(verdict.verdict_id), said, new)
 
 
 def image_of(objects: Objects, verdict: Verdict) -> bytes:
@@ -104,15 +106,15 @@ def add_folder(
     files = sorted(path for path in folder.glob("*") if path.is_file() and not path.name.startswith("."))
     if not files:
         raise UserError(f"There are no images in {folder}.", "Give a folder that holds labelled images.")
-    lost = 0
-    for path in files:
-        try:
-            add_golden(store.objects, line, label, path_text(PurePath(path.name)), path.read_bytes(), kind)
-        except (UnreadableImage, OSError) as error:
-            lost += 1
-            tell(f"{path.name} is left out. {error}")
-    after = {"label": label.value, "class": kind, "images": len(files) - lost}
-    record_change(store, by, "golden add", line, folder.name, None, after)
+    lost, after = 0, {"label": label.value, "class": kind}
+    with recorded(store, by, "golden add", line, folder.name, None, after) as found:
+        for path in files:
+            try:
+                add_golden(store.objects, line, label, path_text(PurePath(path.name)), path.read_bytes(), kind)
+            except (UnreadableImage, OSError) as error:
+                lost += 1
+                tell(f"{path.name} is left out. {error}")
+        found["after"] = after | {"images": len(files) - lost}
     return len(files), lost
 
 

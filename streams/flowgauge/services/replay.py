@@ -2,15 +2,17 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from flowgauge.domain.dead_letters import origin_of, replayed
 from flowgauge.domain.messages import DEAD_LETTERS, IMAGES
 from flowgauge.domain.object_keys import is_line
 from flowgauge.domain.ports import Log, Record, State
 from flowgauge.runtime.backend import Store
-from flowgauge.services.changes import record_change
+from flowgauge.services.changes import recorded
 
 # dead letters that are read at once: each holds a whole image, so more would take hundreds of megabytes
 _PAGE = 16
@@ -72,22 +74,27 @@ def replay(store: Store, records: Iterable[Record], by: str, again: bool = False
     A replayed image that fails once more becomes a new dead letter. After a crash in between the next replay may repeat
     a letter, which scoring then skips as sent twice.
     """
-    counts, sent = Counts(), defaultdict[str, list[str]](list)
-    for letter in records:
-        origin = origin_of(letter)
-        if origin is None or origin.topic != IMAGES:
-            counts.lost += 1
-        elif not again and replayed_at(store.state, letter) is not None:
-            counts.replayed += 1
-        else:
-            store.log.append([replayed(letter, origin)])
-            store.state.put(_key(letter), store.clock.now().isoformat().encode(), _TTL_SECONDS)
-            counts.sent += 1
-            sent[letter.key].append(f"{letter.partition}/{letter.offset}")
-    for line, offsets in sent.items():
-        # who sends a whole topic again wants no record as long as that
-        target = ", ".join(offsets[:_NAMED]) + (" and more" if len(offsets) > _NAMED else "")
-        record_change(store, by, "replay", line if is_line(line) else None, target, None, {"sent": len(offsets)})
+    counts, sent, found = Counts(), defaultdict[str, list[str]](list), dict[str, dict[str, Any]]()
+    with ExitStack() as stack:
+        for letter in records:
+            origin = origin_of(letter)
+            if origin is None or origin.topic != IMAGES:
+                counts.lost += 1
+            elif not again and replayed_at(store.state, letter) is not None:
+                counts.replayed += 1
+            else:
+                line, offset = letter.key, f"{letter.partition}/{letter.offset}"
+                if line not in found:
+                    change = recorded(store, by, "replay", line if is_line(line) else None, f"{offset} and more")
+                    found[line] = stack.enter_context(change)
+                store.log.append([replayed(letter, origin)])
+                store.state.put(_key(letter), store.clock.now().isoformat().encode(), _TTL_SECONDS)
+                counts.sent += 1
+                sent[line].append(offset)
+        for line, offsets in sent.items():
+            # who sends a whole topic again wants no record as long as that
+            target = ", ".join(offsets[:_NAMED]) + (" and more" if len(offsets) > _NAMED else "")
+            found[line].update(target=target, after={"sent": len(offsets)})
     return counts
 
 

@@ -1,11 +1,12 @@
 """Settings of lines, as a person changes them."""
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 
 from flowgauge.domain.lines import LineSettings
-from flowgauge.registry.lines import line_settings, set_line
+from flowgauge.registry.lines import changed_settings, line_settings, store_settings
 from flowgauge.runtime.backend import Store
-from flowgauge.services.changes import record_change
+from flowgauge.services.changes import recorded
 
 
 def change_settings(store: Store, line: str, changes: Mapping[str, str | None], by: str) -> LineSettings:
@@ -14,10 +15,10 @@ def change_settings(store: Store, line: str, changes: Mapping[str, str | None], 
     Raises `SettingsError`, and stores nothing, where they do not hold.
     """
     before = line_settings(store.objects, line).model_dump(mode="json")
-    settings = set_line(store.objects, line, **changes)
+    settings = changed_settings(store.objects, line, **changes)
     after = settings.model_dump(mode="json")
     moved = [name for name in changes if before[name] != after[name]]
-    if moved:
-        old, new = ({name: values[name] for name in moved} for values in (before, after))
-        record_change(store, by, "settings", line, "", old, new)
+    old, new = ({name: values[name] for name in moved} for values in (before, after))
+    with recorded(store, by, "settings", line, "", old, new) if moved else nullcontext():
+        store_settings(store.objects, line, settings)
     return settings

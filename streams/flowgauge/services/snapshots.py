@@ -4,7 +4,7 @@ from flowgauge.registry import snapshots as registry
 from flowgauge.registry.snapshots import active_snapshot, fetch_snapshot
 from flowgauge.registry.trials import supersede
 from flowgauge.runtime.backend import Store
-from flowgauge.services.changes import record_change
+from flowgauge.services.changes import recorded
 from flowgauge.training.gauge import Gauge
 from flowgauge.training.snapshot import load
 
@@ -29,6 +29,6 @@ def roll_back(store: Store, line: str, version: str, by: str) -> None:
     """
     stored_gauge(store, line, version)
     before = active_snapshot(store.log, line).version
-    supersede(store, line, by, version)
-    registry.roll_back(store, line, version)
-    record_change(store, by, "roll back", line, version, {"version": before}, {"version": version})
+    with recorded(store, by, "roll back", line, version, {"version": before}, {"version": version}):
+        supersede(store, line, by, version)
+        registry.roll_back(store, line, version)

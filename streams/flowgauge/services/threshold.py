@@ -31,9 +31,9 @@ from flowgauge.registry.snapshots import (
     fetch_snapshot,
     store_snapshot,
 )
-from flowgauge.registry.trials import introduce
+from flowgauge.registry.trials import introduce, require_no_trial
 from flowgauge.runtime.backend import Store
-from flowgauge.services.changes import record_change
+from flowgauge.services.changes import recorded
 from flowgauge.services.history import DAYS, archived_tables
 from flowgauge.services.snapshots import stored_gauge
 from flowgauge.training.gauge import BATCH, Gauge, score_by_each
@@ -349,13 +349,13 @@ def announce_threshold(store: Store, line: str, made: Made, by: str) -> Trial | 
     """
     before = read_manifest(fetch_manifest(store.objects, line, made.parent)).threshold
     expected = Expected.FEWER if made.threshold.value > before.value else Expected.MORE
-    trial = introduce(store, line, made.version, made.files.sha256, made.parent, by, expected)
     old, new = (
         {"version": version, "threshold": limit.value, "promised": limit.promised}
         for version, limit in ((made.parent, before), (made.version, made.threshold))
     )
-    record_change(store, by, "threshold", line, made.version, old, new | {"why": made.threshold.why})
-    return trial
+    require_no_trial(store, line)
+    with recorded(store, by, "threshold", line, made.version, old, new | {"why": made.threshold.why}):
+        return introduce(store, line, made.version, made.files.sha256, made.parent, by, expected)
 
 
 def loader(store: Store, line: str, device: str = "cpu") -> Callable[[], Gauge]:

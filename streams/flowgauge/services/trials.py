@@ -13,13 +13,18 @@ from flowgauge.domain.golden import Label
 from flowgauge.domain.messages import SHADOW_VERDICTS, Expected, ShadowVerdict, SnapshotAnnouncement, Trial, TrialRules
 from flowgauge.registry.golden_sets import golden_set, renamed
 from flowgauge.registry.lines import line_settings
-from flowgauge.registry.snapshots import (
-    active_snapshots,
-    announce,
+from flowgauge.registry.snapshots import active_snapshot, active_snapshots, announce
+from flowgauge.registry.trials import (
+    begin_trial,
+    ended,
+    keep_report,
+    require_startable,
+    tally_of,
+    trial_report,
+    trial_reports,
 )
-from flowgauge.registry.trials import begin_trial, ended, keep_report, tally_of, trial_report, trial_reports
 from flowgauge.runtime.backend import Store, records_from
-from flowgauge.services.changes import record_change
+from flowgauge.services.changes import recorded
 from flowgauge.trials.tally import Outcome, Tally, TrialReport
 
 
@@ -127,8 +132,10 @@ def start_trial(
         raise SettingsError(
             f"{problem['loc'][0]}: {problem['msg']}.", "See `flowgauge trials start --help`."
         ) from error
-    trial = begin_trial(store, line, version, by, expected, rules)
-    record_change(store, by, "start trial", line, version, None, {"trial_id": str(trial.trial_id)})
+    require_startable(active_snapshot(store.log, line), version)
+    with recorded(store, by, "start trial", line, version) as found:
+        trial = begin_trial(store, line, version, by, expected, rules)
+        found["after"] = {"trial_id": str(trial.trial_id)}
     return trial
 
 
@@ -143,21 +150,24 @@ def promote(store: Store, line: str, by: str, why: str = "") -> TrialReport:
 
 
 def _end(store: Store, line: str, outcome: Outcome, by: str, why: str) -> TrialReport:
-    reports: list[TrialReport] = []
-
-    def made(active: SnapshotAnnouncement | None) -> SnapshotAnnouncement:
+    def under_way(active: SnapshotAnnouncement | None) -> tuple[SnapshotAnnouncement, Trial]:
         if active is None or active.trial is None:
             raise UserError(f"No trial is under way on line {line}.", "`flowgauge trials list` shows which are.")
-        tally = tally_of(store, line, active.trial)
-        reports.append(keep_report(store, active, active.trial, outcome, tally, by, why))
-        return ended(store, active, active.trial, outcome)
+        return active, active.trial
 
-    announce(store, line, made)
-    report = reports[-1]
+    def made(last: SnapshotAnnouncement | None) -> SnapshotAnnouncement:
+        active, trial = under_way(last)
+        reports.append(keep_report(store, active, trial, outcome, tally_of(store, line, trial), by, why))
+        return ended(store, active, trial, outcome)
+
+    reports: list[TrialReport] = []
+    active, trial = under_way(active_snapshots(store.log).get(line))
     action = "promote" if outcome is Outcome.PROMOTED else "stop trial"
-    after = {"trial_id": str(report.trial.trial_id), "why": why, "images": report.tally.images}
-    record_change(store, by, action, line, report.trial.version, {"version": report.active}, after)
-    return report
+    before, after = {"version": active.version}, {"trial_id": str(trial.trial_id), "why": why}
+    with recorded(store, by, action, line, trial.version, before, after) as found:
+        announce(store, line, made)
+        found["after"] = after | {"images": reports[-1].tally.images}
+    return reports[-1]
 
 
 def _under_way(store: Store, active: SnapshotAnnouncement, trial: Trial) -> TrialView:
