@@ -7,26 +7,41 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from time import monotonic, sleep
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 from kafka import KafkaAdminClient, KafkaProducer
 from kafka.admin import ConfigResource, ConfigResourceType
 from kafka.structs import TopicPartition
 
-from flowgauge.domain.messages import DEAD_LETTERS, IMAGES, PART_VERDICTS, SHADOW_VERDICTS, VERDICTS, Alert, AlertKind
+from flowgauge.app.bootstrap import open_store
+from flowgauge.console.access import Access, Binding
+from flowgauge.console.plant import Console
+from flowgauge.domain.messages import (
+    DEAD_LETTERS,
+    IMAGES,
+    PART_VERDICTS,
+    SHADOW_VERDICTS,
+    SNAPSHOTS,
+    VERDICTS,
+    Alert,
+    AlertKind,
+)
+from flowgauge.domain.ports import Outgoing
 from flowgauge.kafka.settings import KafkaSettings
 from flowgauge.kafka.topics import Plan, Topics
 from flowgauge.processors.archive import archived
 from flowgauge.runtime.alerts import alerts
 from flowgauge.runtime.fencing import count
 from flowgauge.runtime.roles import Role
+from flowgauge.services.overview import Overview
+from flowgauge.services.replay import latest_dead_letters
 from flowgauge.services.status import group_statuses
 from flowgauge.settings.environment import kafka_settings
 from tests.support.clusters import LINES, PARTITIONS, TIMEOUT_SECONDS, Cluster, plant
 from tests.support.servers import S3Address, plant_variables
 from tests.support.shell import Shell
-from tests.support.streaming import event, png
+from tests.support.streaming import event, fitted, png, verdict
 
 _BEFORE, _AFTER = 12, 5  # images of each line in the former topic, and in the one that was made anew
 
@@ -217,6 +232,57 @@ def test_a_worker_at_work_ends_and_says_which_command_adds_the_partitions(
     said = (tmp_path / "err").read_text()
     assert "flowgauge topics create" in said
     cluster.workers.clear()
+
+
+def new_verdicts(cluster: Cluster, line: str, partition: int, count: int) -> list[UUID]:
+    """By a client of its own, which knows the topics as they are now; their ids."""
+    made = [verdict(number, f"{line}-{number}", line=line, verdict_id=uuid4()) for number in range(count)]
+    with open_store(cluster.uri) as store:
+        store.log.append([Outgoing(VERDICTS, line, each.encode(), partition=partition) for each in made])
+    return [each.verdict_id for each in made]
+
+
+def shows(cluster: Cluster, overview: Overview, line: str, verdicts: list[UUID]) -> None:
+    def shown() -> bool:
+        overview.refresh()
+        known = line in [each.line for each in overview.summaries()]
+        return known and [each.verdict_id for each in overview.samples(line)] == verdicts
+
+    cluster.wait(f"the verdicts of {line} in the overview", shown)
+
+
+@pytest.mark.slow
+def test_a_console_that_runs_finds_partitions_that_were_added(cluster: Cluster, settings: KafkaSettings) -> None:
+    console = Console(cluster.store, Access(Binding(), cluster.store.state, "mara"))
+    console.catch_up()
+    more = {settings.topic(name): PARTITIONS + 1 for name in (VERDICTS, DEAD_LETTERS)}
+    administered(settings, lambda admin: admin.create_partitions(more))
+    sent = new_verdicts(cluster, "press-9", PARTITIONS, 3)
+    with open_store(cluster.uri) as store:
+        store.log.append([Outgoing(DEAD_LETTERS, "press-9", b"x", partition=PARTITIONS)])
+    shows(cluster, console.overview, "press-9", sent)
+    console.look_at_lag()
+    assert [letter.partition for letter in latest_dead_letters(cluster.store.log, 5)] == [PARTITIONS]
+
+
+@pytest.mark.slow
+def test_a_console_that_runs_reads_topics_from_their_start_that_were_made_anew_and_have_outgrown_the_former(
+    cluster: Cluster, settings: KafkaSettings
+) -> None:
+    line = LINES[0]
+    overview = Overview(cluster.store)
+    shows(cluster, overview, line, new_verdicts(cluster, line, 0, 3))
+    for name in (VERDICTS, SNAPSHOTS):
+        made_anew(settings, name)
+    sent = new_verdicts(cluster, line, 0, 7)
+    with open_store(cluster.uri) as store:
+        for version in ("fit-2", "fit-3"):
+            fitted(store, version, line=line)
+    shows(cluster, overview, line, sent)
+    active = overview.summary(line).active
+    assert active is not None
+    assert (active.version, active.epoch) == ("fit-3", 2)
+    assert [each.version for each in overview.gauges(line)] == ["fit-3", "fit-2"]
 
 
 def publish(settings: KafkaSettings, codec: str | None, images: list[bytes], partition: int) -> None:

@@ -14,7 +14,7 @@ from uuid import UUID
 from PIL import Image
 
 from flowgauge.console.access import Access
-from flowgauge.domain.messages import Verdict
+from flowgauge.domain.messages import DEAD_LETTERS, IMAGES, SHADOW_VERDICTS, Verdict
 from flowgauge.registry.lines import line_settings
 from flowgauge.runtime.backend import Store
 from flowgauge.services.golden import find_verdict
@@ -117,6 +117,8 @@ class Console:
         self.overview.refresh()
 
     def look_at_lag(self) -> None:
+        for topic in (IMAGES, DEAD_LETTERS, SHADOW_VERDICTS):  # the overview asks for those that it follows
+            self.store.log.topic_id(topic)  # partitions may have been added
         self.lag = list(group_statuses(self.store))
 
     def verdict(self, verdict_id: UUID, day: date | None = None) -> Verdict:

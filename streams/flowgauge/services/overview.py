@@ -4,11 +4,13 @@ It reads the topics from their ends on and keeps a bounded part of each line in 
 lines asks no server. What lies further back is in the archive: see `flowgauge.services.history`.
 """
 
+import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import IntEnum
+from math import inf
 from threading import Lock
 from typing import NamedTuple
 from uuid import UUID
@@ -45,6 +47,17 @@ _PARTS_AT_START = 20_000
 # alerts, and requests to adapt, that are read at the start: fewer forget proposals that nobody has answered, more make
 # its start take longer
 _ALERTS_AT_START = 50_000
+# what is followed, and how much of it is read at the start; None: all
+_FOLLOWED = {
+    SNAPSHOTS: None,
+    ADAPTATIONS: _ALERTS_AT_START,
+    ALERTS: _ALERTS_AT_START,
+    VERDICTS: _VERDICTS_AT_START,
+    PART_VERDICTS: _PARTS_AT_START,
+}
+# between two looks at which topics and partitions there are: less asks the brokers for nothing, more leaves a partition
+# that was added unread for longer
+_TOPICS_SECONDS = 5.0
 # records of one read; with fewer a backlog takes more calls, with more one call holds up whoever waits for the lock
 _PAGE = 1_000
 # verdicts in brief that are kept of a line: some 400 bytes each, and 200 lines must fit into a small machine
@@ -181,6 +194,12 @@ class Overview:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._reading, self._lock = Lock(), Lock()
+        self._topic_ids: dict[str, str] = {}
+        self._asked_at = -inf
+        self._forget()
+
+    def _forget(self) -> None:
+        """As before the first record."""
         self._lines: dict[str, _Line] = {}
         self._flagged: dict[UUID, Verdict] = {}
         self._by_id: dict[UUID, tuple[int, int]] = {}
@@ -198,24 +217,31 @@ class Overview:
         """
         log = self._store.log
         with self._reading:
-            for topic, at_start in (
-                (SNAPSHOTS, None),
-                (ADAPTATIONS, _ALERTS_AT_START),
-                (ALERTS, _ALERTS_AT_START),
-                (VERDICTS, _VERDICTS_AT_START),
-                (PART_VERDICTS, _PARTS_AT_START),
-            ):
+            self._look_at_topics()
+            for topic, at_start in _FOLLOWED.items():
                 partitions = log.partitions(topic)
                 for partition in range(partitions):
                     end = log.end(topic, partition)
                     start = 0 if at_start is None else max(0, end - at_start // partitions)
                     offset = self._next.get((topic, partition), start)
-                    if offset > end:  # the topic was made anew
+                    if offset > end:  # the topic was made anew, which its id tells too, where it has one
                         offset = 0
                     while offset < end and (page := log.read(topic, partition, offset, _PAGE)):
                         with self._lock:
                             self._take(topic, page)
                         offset = self._next[topic, partition] = page[-1].offset + 1
+
+    def _look_at_topics(self) -> None:
+        """Find partitions that were added. Where a topic was made anew, start over: what was read of the former one may
+        contradict it, and by its offsets alone a topic that has outgrown the former looks like it.
+        """
+        if time.monotonic() - self._asked_at < _TOPICS_SECONDS:
+            return
+        ids = {topic: self._store.log.topic_id(topic) for topic in _FOLLOWED}
+        if any(ids[topic] != known for topic, known in self._topic_ids.items()):
+            with self._lock:
+                self._forget()
+        self._topic_ids, self._asked_at = ids, time.monotonic()
 
     def _take(self, topic: str, page: Sequence[Record]) -> None:
         partition = page[0].partition
