@@ -85,7 +85,7 @@ def replay(store: Store, records: Iterable[Record], by: str, again: bool = False
             else:
                 line, offset = letter.key, f"{letter.partition}/{letter.offset}"
                 if line not in found:
-                    change = recorded(store, by, "replay", line if is_line(line) else None, f"{offset} and more")
+                    change = recorded(store, by, "replay", line if is_line(line) else None, f"from {offset} on")
                     found[line] = stack.enter_context(change)
                 store.log.append([replayed(letter, origin)])
                 store.state.put(_key(letter), store.clock.now().isoformat().encode(), _TTL_SECONDS)
