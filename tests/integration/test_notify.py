@@ -12,6 +12,7 @@ from pathlib import Path
 from time import monotonic, sleep
 from uuid import uuid4
 
+import psutil
 import pytest
 
 from flowgauge.app.bootstrap import open_store
@@ -292,6 +293,12 @@ def test_a_worker_of_a_plant_tells_each_alert_once_though_it_is_killed(
         raise_alert(cluster.store, AlertKind.REJECT, line="press-last")
         start()
         reported(4)
+        # at work, so whatever it loads is loaded; none of these tells people anything
+        mapped = {
+            part for each in psutil.Process(cluster.workers[0].pid).memory_maps() for part in Path(each.path).parts
+        }
+        assert "faust" in mapped
+        assert mapped.isdisjoint({"torch", "numpy", "scipy", "pyarrow", "PIL"})
         cluster.stop()
     assert len(hook.inbox.messages) == 4
     assert len({message.title for message in hook.inbox.messages}) == 4

@@ -7,12 +7,11 @@ import signal
 import sys
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from prometheus_client import CollectorRegistry
 
-from flowgauge.adaptation.contract import Adapt
 from flowgauge.app.bootstrap import open_store
 from flowgauge.app.cluster import Pace, group_members
 from flowgauge.app.notify import notifying
@@ -24,11 +23,14 @@ from flowgauge.domain.choices import Engine
 from flowgauge.domain.errors import FlowgaugeError, Unavailable
 from flowgauge.local.objects import SnapshotFolder
 from flowgauge.prometheus.metrics import PrometheusMeter, serving
-from flowgauge.registry.gauges import Compile, Load
 from flowgauge.runtime.faust_app import run_groups
 from flowgauge.runtime.liveness import STALL_SECONDS, watchdog
 from flowgauge.runtime.meter import UNMETERED, Meter
 from flowgauge.runtime.roles import Role
+
+if TYPE_CHECKING:
+    from flowgauge.adaptation.contract import Adapt
+    from flowgauge.registry.gauges import Compile, Load
 
 log = logging.getLogger(__name__)
 
@@ -130,7 +132,7 @@ def worker(
 
 def _model(
     role: Role, device: options.Device, engine: Engine, threads: int | None, cache: Path | None
-) -> tuple[Load, Adapt, Compile | None]:
+) -> "tuple[Load, Adapt, Compile | None]":
     """What scores, what adapts and what compiles. A role that does none is spared the libraries, which take 800 MiB."""
     if role in (Role.DOWNSTREAM, Role.NOTIFY):
         return _needless, _needless, None

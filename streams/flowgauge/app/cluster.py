@@ -1,6 +1,7 @@
 """The wiring of a plant that many processes share: Kafka, Redis and an S3 service behind the ports.
 
-Apart from `flowgauge.app.bootstrap`, because its libraries are an extra.
+Apart from `flowgauge.app.bootstrap`, because its libraries are an extra. What a role works with is imported for it
+alone: numpy, scipy, pyarrow and Pillow would double the memory of a worker that only tells people.
 """
 
 import os
@@ -9,11 +10,10 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from threading import Event
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from faust import SASLCredentials, SSLCredentials
 
-from flowgauge.adaptation.contract import Adapt
 from flowgauge.domain.errors import AuthorizationFailed, SettingsError, Unavailable
 from flowgauge.domain.messages import IMAGES
 from flowgauge.domain.ports import Clock
@@ -22,17 +22,8 @@ from flowgauge.kafka.faults import ensure_codecs
 from flowgauge.kafka.header_names import any_names_in_groups
 from flowgauge.kafka.log import KafkaLog
 from flowgauge.kafka.settings import KafkaSettings
-from flowgauge.processors.adaptation import Adaptation
-from flowgauge.processors.alerting import Alerting
-from flowgauge.processors.archive import Archive
-from flowgauge.processors.observing import Observing
-from flowgauge.processors.parts import Parts
-from flowgauge.processors.scoring import Scoring
 from flowgauge.processors.start_offset import ensure_companions
-from flowgauge.processors.trials import Trials
 from flowgauge.redis.state import RedisState
-from flowgauge.registry.gauges import Compile, Gauges, Load
-from flowgauge.registry.snapshots import SnapshotDisk
 from flowgauge.runtime.backend import Store
 from flowgauge.runtime.faust_app import GroupApp, GroupSettings
 from flowgauge.runtime.group_member import Member
@@ -44,6 +35,13 @@ from flowgauge.runtime.task import Observer
 from flowgauge.runtime.worker import OnUnavailable
 from flowgauge.s3.objects import S3Objects
 from flowgauge.settings.environment import kafka_settings, redis_url, s3_settings
+
+if TYPE_CHECKING:
+    from flowgauge.adaptation.contract import Adapt
+    from flowgauge.registry.gauges import Compile, Load
+    from flowgauge.registry.snapshots import SnapshotDisk
+
+Makers = list[Callable[[], Processor]]
 
 # adaptation gets the processor time that scoring leaves: with less verdicts come late while a line adapts
 _ADAPTATION_NICE = 10
@@ -84,15 +82,15 @@ _PACE = Pace()
 def group_members(
     store: Store,
     role: Role,
-    load: Load,
-    adapt: Adapt,
+    load: "Load",
+    adapt: "Adapt",
     *,
     pace: Pace = _PACE,
     observer: Observer = lambda step: None,
     unavailable: OnUnavailable = lambda name, error: None,
     meter: Meter = UNMETERED,
-    disk: SnapshotDisk | None = None,
-    compile: Compile | None = None,
+    disk: "SnapshotDisk | None" = None,
+    compile: "Compile | None" = None,
     notifying: Callable[[], Processor] | None = None,
 ) -> list[GroupApp]:
     """One member for each consumer group of `role`, on a store that `open_store` opened at a bucket. `notifying` makes
@@ -107,26 +105,14 @@ def group_members(
         raise SettingsError("A worker that tells people needs routes.", "Name their file: --notify FILE.")
     settings = store.log.settings
     stopping = Event()
-    owner = f"{socket.gethostname()}-{os.getpid()}"
-    beside = lower_priority(_BESIDE_SCORING_NICE)
-    compiling = ThreadPoolExecutor(1, thread_name_prefix="compile", initializer=beside)
-    gauges = Gauges(store.log, store.objects, load, disk=disk, compile=compile, beside=compiling)
-    decoding = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="decode", initializer=beside)
-    storing = ThreadPoolExecutor(_UPLOADS, thread_name_prefix="store", initializer=beside)
     adapting = Pulse()
-    makers: dict[Role, list[Callable[[], Processor]]] = {
-        Role.SCORING: [lambda: Scoring(store, gauges, decoding, storing, meter=meter)],
-        Role.DOWNSTREAM: [
-            lambda: Alerting(store),
-            lambda: Observing(store, meter),
-            lambda: Archive(store, pace.archive_rows),
-            lambda: Parts(store),
-            lambda: Trials(store),
-        ],
-        Role.ADAPTATION: [lambda: Adaptation(store, load, adapt, owner, stopping.is_set, adapting.beat)],
+    makers: dict[Role, Callable[[], Makers]] = {
+        Role.SCORING: lambda: _scoring(store, load, disk, compile, meter),
+        Role.DOWNSTREAM: lambda: _downstream(store, pace.archive_rows, meter),
+        Role.ADAPTATION: lambda: _adaptation(store, load, adapt, stopping, adapting),
     }
     if notifying is not None:
-        makers[Role.NOTIFY] = [notifying]
+        makers[Role.NOTIFY] = lambda: [notifying]
     kinds = list(makers) if role is Role.ALL else [role]
     apps = [
         GroupApp(
@@ -153,10 +139,47 @@ def group_members(
             ),
         )
         for kind in kinds
-        for make in makers[kind]
+        for make in makers[kind]()
     ]
     _ensure_served(store.log, [app.member for app in apps])
     return apps
+
+
+def _scoring(
+    store: Store, load: "Load", disk: "SnapshotDisk | None", compile: "Compile | None", meter: Meter
+) -> Makers:
+    from flowgauge.processors.scoring import Scoring
+    from flowgauge.registry.gauges import Gauges
+
+    beside = lower_priority(_BESIDE_SCORING_NICE)
+    compiling = ThreadPoolExecutor(1, thread_name_prefix="compile", initializer=beside)
+    gauges = Gauges(store.log, store.objects, load, disk=disk, compile=compile, beside=compiling)
+    decoding = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="decode", initializer=beside)
+    storing = ThreadPoolExecutor(_UPLOADS, thread_name_prefix="store", initializer=beside)
+    return [lambda: Scoring(store, gauges, decoding, storing, meter=meter)]
+
+
+def _downstream(store: Store, archive_rows: int, meter: Meter) -> Makers:
+    from flowgauge.processors.alerting import Alerting
+    from flowgauge.processors.archive import Archive
+    from flowgauge.processors.observing import Observing
+    from flowgauge.processors.parts import Parts
+    from flowgauge.processors.trials import Trials
+
+    return [
+        lambda: Alerting(store),
+        lambda: Observing(store, meter),
+        lambda: Archive(store, archive_rows),
+        lambda: Parts(store),
+        lambda: Trials(store),
+    ]
+
+
+def _adaptation(store: Store, load: "Load", adapt: "Adapt", stopping: Event, pulse: Pulse) -> Makers:
+    from flowgauge.processors.adaptation import Adaptation
+
+    owner = f"{socket.gethostname()}-{os.getpid()}"
+    return [lambda: Adaptation(store, load, adapt, owner, stopping.is_set, pulse.beat)]
 
 
 def _ensure_served(log: KafkaLog, members: Sequence[Member]) -> None:
