@@ -21,7 +21,7 @@ TURNS = 52  # one state is kept on the way
 def test_parameters_come_with_a_card_and_a_plot(flowgauge: Shell, tmp_path: Path) -> None:
     out, plot = tmp_path / "init.safetensors", tmp_path / "init.svg"
     command = ("meta-train", "procedural:leather", tiny_dataset(), "--lines", "1", "--turns", TURNS, "--size", SIDE)
-    done = flowgauge(*command, "--device", "cpu", "--out", out, "--plot", plot)
+    done = flowgauge(*command, "--detector", "headflow", "--device", "cpu", "--out", out, "--plot", plot)
     assert done.code == 0
     assert "2 lines" in done.out
     card = read(out).card
@@ -53,6 +53,23 @@ def test_parameters_come_with_a_card_and_a_plot(flowgauge: Shell, tmp_path: Path
     assert "another headflow than this rad" in refused.err
 
 
+@pytest.mark.slow
+def test_the_default_detector_is_fitted_from_what_was_learned_for_it(flowgauge: Shell, tmp_path: Path) -> None:
+    out, plot = tmp_path / "init.safetensors", tmp_path / "init.svg"
+    learn = ("meta-train", tiny_dataset(), "--turns", 3, "--size", SIDE, "--device", "cpu", "--out", out)
+    assert flowgauge(*learn, "--plot", plot).code == 0
+    assert read(out).card.detector == "featureflow"
+    assert read(out).card.head_loss is None
+    assert plot.read_text().count('class="curve"') == 1
+    assert out.stat().st_size < 2 * 2**20
+
+    fit = ("fit", tiny_dataset(), "--line", "press-3", "--store", tmp_path / "plant", "--size", SIDE, "--init", out)
+    started, other = (flowgauge(*fit, "--device", "cpu", *words) for words in ((), ("--set", "hidden=128")))
+    assert started.code == 0
+    assert other.code == 2
+    assert "flows of another shape" in other.err
+
+
 def test_what_is_kept_of_a_run_goes_on_and_another_runs_does_not(tmp_path: Path) -> None:
     init = {"head.a": torch.randn(2, 4, 3, 3).to(memory_format=torch.channels_last), "flow.b": torch.randn(3)}
     state = MetaState(init)
@@ -79,6 +96,8 @@ def test_what_is_kept_of_a_run_goes_on_and_another_runs_does_not(tmp_path: Path)
         (("/nowhere",), "no folder /nowhere"),
         (("procedural:leather", "--out", "/nowhere/init"), "no place"),
         (("procedural:leather", "--plot", "/nowhere/init.svg"), "no place"),
+        (("procedural:leather", "--detector", "glass"), "Use one of: featureflow, headflow"),
+        (("procedural:leather", "--head-only"), "featureflow has no head"),
     ],
 )
 def test_what_cannot_be_learned_from_is_said_before_the_work(

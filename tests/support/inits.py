@@ -7,9 +7,9 @@ from flowgauge.meta.outer_loop import MetaTraining
 from flowgauge.models.backbones import BackboneSpec
 
 
-def init_of(parameters: dict[str, Tensor], backbone_sha256: str = "") -> MetaInit:
+def init_of(parameters: dict[str, Tensor], backbone_sha256: str = "", detector: str = "headflow") -> MetaInit:
     card = Card(
-        detector="headflow",
+        detector=detector,
         config={},
         backbone=BackboneSpec(sha256=backbone_sha256),
         size=64,

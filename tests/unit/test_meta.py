@@ -1,4 +1,4 @@
-"""Laws of the outer loop, on functions whose gradients are known, and on a headflow small enough for a second."""
+"""Laws of the outer loop, on functions whose gradients are known, and on detectors small enough for a second."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from flowgauge.adaptation.inner_loop import InnerLoop, Parameters, inner_loop
+from flowgauge.adaptation.inner_loop import InnerLoop, Parameters, StepRule, inner_loop
 from flowgauge.adaptation.uncertainty import L2Rule
 from flowgauge.domain.errors import SettingsError, SnapshotCorrupt
 from flowgauge.meta import initialization as init_module
@@ -19,11 +19,13 @@ from flowgauge.meta.initialization import MetaInit, read, shipped, write
 from flowgauge.meta.outer_loop import MetaState, MetaTraining, Order, meta_gradient, meta_train, parameters_of
 from flowgauge.meta.tasks import MetaLine, draw_task
 from flowgauge.models.backbones import BackboneSpec
-from flowgauge.models.detector import length
+from flowgauge.models.detector import TrainingSet, length
+from flowgauge.models.featureflow.detector import FLOW, FeatureFlow
 from flowgauge.models.headflow.detector import HEAD, HeadFlow, HeadFlowConfig
+from flowgauge.models.registry import create
 from flowgauge.synthetic.procedural import MATERIALS
 from flowgauge.training.fit import FitSettings, embedder_for
-from tests.support.detectors import features, mask, small, training_set
+from tests.support.detectors import CONFIGS, SHAPE, features, mask, small, training_set
 from tests.support.inits import init_of
 
 STEPS = InnerLoop(alpha=0.05, steps=3, warm_up=3, l2=L2Rule(lowest=0.4, highest=0.4 + 1e-12))
@@ -165,7 +167,7 @@ whole = cache(trained)
 def test_the_same_seed_learns_the_same_and_queries_lose_less() -> None:
     again = trained()
     assert all(torch.equal(whole().init[name], again.init[name]) for name in again.init)
-    losses = [turn.head_loss for turn in again.turns]
+    losses = [turn.head_loss for turn in again.turns if turn.head_loss is not None]
     assert np.mean(losses[-6:]) < 0.9 * np.mean(losses[:6])
     assert np.mean([turn.flow_loss for turn in again.turns[-6:]]) < np.mean(
         [turn.flow_loss for turn in again.turns[:6]]
@@ -185,6 +187,84 @@ def test_the_detector_lends_its_modules_and_keeps_its_parameters() -> None:
     meta_train(detector, lines(), QUICK.model_copy(update={"turns": 2}), MetaState(before), lambda now: None)
     after = parameters_of(detector)
     assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def small_featureflow() -> FeatureFlow:
+    detector = small("featureflow")
+    assert isinstance(detector, FeatureFlow)
+    return detector
+
+
+def long_tailed(images: int, seed: int) -> TrainingSet:
+    """What no Gaussian fits, alike on all lines, so that there is something to learn from one for another."""
+    detector = small_featureflow()
+    good = detector.embed([x.pow(5) for x in features(images, seed)])
+    return TrainingSet(good, torch.arange(images), {}, torch.arange(0), torch.zeros(0, *detector.grid))
+
+
+MEMBERS = MetaTraining(
+    turns=60,
+    beta=5e-3,
+    member=InnerLoop(rule=StepRule.ADAM, alpha=0.01, steps=4, batch=128, noise=0.05, warm_up=2),
+    contamination=(0.0,),
+    seed=1,
+)
+
+
+@cache
+def learned_start() -> tuple[dict[str, Tensor], tuple[float, ...]]:
+    """What a member starts at, and what the turns lost."""
+    detector, defect = small_featureflow(), long_tailed(4, 50)
+    given = [long_tailed(12, seed) for seed in range(3)]
+    detector.measure_lines([line.good for line in given])
+    tasks = [MetaLine(str(n), line, defect.good, mask(4, detector)) for n, line in enumerate(given)]
+    state = MetaState(parameters_of(detector))
+    meta_train(detector, tasks, MEMBERS, state, lambda now: None)
+    flow = {name.removeprefix(FLOW): value for name, value in state.init.items()}
+    assert all(turn.head_loss is None for turn in state.turns)
+    return detector.initialization(flow), tuple(turn.flow_loss for turn in state.turns)
+
+
+def test_a_member_learns_a_start_from_which_queries_lose_less() -> None:
+    _, losses = learned_start()
+    assert np.mean(losses[-10:]) < np.mean(losses[:10]) - 0.02
+
+
+def test_the_default_detector_explains_a_new_line_better_from_there_in_as_many_steps() -> None:
+    line, new = long_tailed(8, 20), long_tailed(8, 21)
+    nll = []
+    for initialized in (True, False):
+        detector = create("featureflow", CONFIGS["featureflow"] | {"init_steps": 10, "training": {"steps": 10}}, SHAPE)
+        assert isinstance(detector, FeatureFlow)
+        if initialized:
+            init_of(learned_start()[0], detector="featureflow").load_into(detector)
+        detector.learn(line, seed=0, progress=lambda what, done, total: None)
+        nll.append(float(detector.patch_nll(new.good).mean()))
+    assert nll[0] < nll[1] - 0.02
+
+
+def test_a_member_starts_in_axes_of_other_lines_and_whitens_by_its_own_images() -> None:
+    detector, line = small_featureflow(), long_tailed(8, 20)
+    detector.load_init(learned_start()[0])
+    before = [tensor.clone() for tensor in detector.member_flow(1).state_dict().values()]
+    detector.align_member(1, line.good, torch.arange(8))
+    assert all(torch.equal(a, b) for a, b in zip(before, detector.member_flow(1).state_dict().values(), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(before, detector.member_flow(2).state_dict().values(), strict=True)), (
+        "all members start at one flow, permutations included"
+    )
+    x_ND = detector.member_tokens(1, line.good).flatten(0, 1)
+    assert x_ND.mean(dim=0).abs().max() < 1e-3
+    assert torch.allclose(x_ND.var(dim=0), torch.ones(x_ND.shape[1]), atol=0.02)
+
+
+def test_a_start_of_flows_of_another_shape_is_refused() -> None:
+    parameters = learned_start()[0]
+    for others in ({"dimensions": 4}, {"hidden": 8}):
+        detector = create("featureflow", CONFIGS["featureflow"] | others, SHAPE)
+        with pytest.raises(SettingsError, match="flows of another shape"):
+            init_of(parameters, detector="featureflow").load_into(detector)
+    with pytest.raises(SettingsError, match="meta-train"):
+        init().load_into(small_featureflow())
 
 
 def init() -> MetaInit:

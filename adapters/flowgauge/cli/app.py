@@ -39,7 +39,7 @@ COMMANDS = {
         "Say what a factory would see: false alarms and misses with honest intervals.",
     ),
     "meta-train": Listed(
-        "flowgauge.cli.meta_train:meta_train", "Learn parameters from which headflow learns a new line in few steps."
+        "flowgauge.cli.meta_train:meta_train", "Learn parameters from which a detector learns a new line in few steps."
     ),
     "meta-search": Listed(
         "flowgauge.cli.meta_search:meta_search",

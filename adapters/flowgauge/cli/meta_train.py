@@ -24,9 +24,10 @@ from flowgauge.domain.choices import Aspect
 from flowgauge.domain.errors import UserError
 from flowgauge.evaluation.datasets import Dataset
 from flowgauge.meta.initialization import Card, MetaInit, write
-from flowgauge.meta.outer_loop import MetaState, MetaTraining, Order, Turn, parameters_of
+from flowgauge.meta.outer_loop import MetaLearner, MetaState, MetaTraining, Order, Turn, parameters_of
 from flowgauge.meta.outer_loop import meta_train as run_outer_loop
 from flowgauge.meta.tasks import LineSize, MetaLine, dataset_line, procedural_line
+from flowgauge.models.featureflow.detector import FLOW, FeatureFlow
 from flowgauge.models.headflow.detector import HeadFlow
 from flowgauge.reports.plots import losses_svg
 from flowgauge.synthetic.procedural import MATERIALS
@@ -34,6 +35,9 @@ from flowgauge.training.fit import embedder_for
 from flowgauge.training.training_set import Embedder
 
 PROCEDURAL = "procedural"
+LEARNERS = (FeatureFlow.name, HeadFlow.name)
+# of the outer loop's steps: with 1e-3 `featureflow` has learned little after 400 turns, `headflow` was searched at it
+BETA = {FeatureFlow.name: 2e-3, HeadFlow.name: 1e-3}
 # turns between two states on disk: with more an interrupted run loses minutes, with fewer writing takes its time
 KEEP_EVERY = 50
 INIT, KEY, TURNS, SECONDS = "init.", "key", "turns", "seconds"
@@ -45,13 +49,16 @@ def meta_train(
         list[str] | None,
         typer.Argument(help="procedural, procedural:MATERIAL, or folders in the MVTec AD layout with masks."),
     ] = None,
+    detector: Annotated[
+        str, typer.Option(help=f"Whose parameters: {' or '.join(LEARNERS)}.", metavar="NAME")
+    ] = FeatureFlow.name,
     lines: Annotated[int, typer.Option(min=1, help="Procedural lines of each material.")] = 6,
     turns: Annotated[int, typer.Option(min=1, help="Turns of the outer loop, a task each.")] = 1200,
     second_order: Annotated[
         bool, typer.Option("--second-order", help="Gradients through the inner steps: slower, takes more memory.")
     ] = False,
     head_only: Annotated[
-        bool, typer.Option("--head-only", help="The inner loop moves the head's last layer alone (ANIL).")
+        bool, typer.Option("--head-only", help="headflow: the inner loop moves the head's last layer alone (ANIL).")
     ] = False,
     seed: Annotated[int, typer.Option(help="Same lines, settings and seed give the same parameters.")] = 0,
     weights: options.Weights = None,
@@ -61,25 +68,32 @@ def meta_train(
     plot: Annotated[Path | None, typer.Option(help="Draw the losses there, as an SVG.")] = None,
     json: options.Json = False,
 ) -> None:
-    """Learn parameters from which headflow learns a new line in few steps.
+    """Learn parameters from which a detector learns a new line in few steps.
 
-    Every turn draws a line, lets the head and the flow take some steps on a
-    few of its images, defects among them that nobody points out, and moves
-    the start to where these steps would have led further (MAML). Interrupted,
-    it goes on when it is started again with the same words.
+    Every turn draws a line, takes some steps on a few of its images, defects
+    among them that nobody points out, and moves the start to where these
+    steps would have led further (MAML). Interrupted, it goes on when it is
+    started again with the same words.
 
     \b
     flowgauge meta-train procedural --out init.safetensors
-    flowgauge meta-train procedural ./mvtec/bottle --out init.safetensors
+    flowgauge fit ./few --line press-3 --store ./plant --init init.safetensors
+    flowgauge meta-train procedural ./mvtec/bottle \\
+        --detector headflow --out head.safetensors
     flowgauge benchmark contamination ./tiles --splits noise.json \\
-        --init init.safetensors --variant full
+        --init head.safetensors --variant full
     """
+    if detector not in LEARNERS:
+        raise UserError(f"{detector} is not meta-trained.", f"Use one of: {', '.join(LEARNERS)}.")
     check_writable(out, plot)
-    settings = MetaTraining(turns=turns, seed=seed, order=Order.SECOND if second_order else Order.FIRST)
+    order = Order.SECOND if second_order else Order.FIRST
+    settings = MetaTraining(turns=turns, beta=BETA[detector], seed=seed, order=order)
     if head_only:
-        head = settings.head.model_copy(update={"moving": ("leave.", "scale", "offset")})
-        settings = settings.model_copy(update={"head": head})
-    model = Model("headflow", weights, backbone, size, Aspect.SQUASH)
+        if detector != HeadFlow.name:
+            raise UserError(f"{detector} has no head.", f"Leave --head-only out, or use --detector {HeadFlow.name}.")
+        last_layer = settings.head.model_copy(update={"moving": ("leave.", "scale", "offset")})
+        settings = settings.model_copy(update={"head": last_layer})
+    model = Model(detector, weights, backbone, size, Aspect.SQUASH)
     with bars() as report:
         run = MetaRun(tuple(tasks or [PROCEDURAL]), lines, model, settings, device, report)
         init, made = run.run(out)
@@ -89,10 +103,8 @@ def meta_train(
         emit(init.card.model_dump(mode="json"))
         return
     say(f"wrote {out}: {len(init.card.lines)} lines, {turns} turns in {init.card.seconds:.0f} s")
-    say(
-        f"mean loss after the inner loop, last tenth: head {cell(init.card.head_loss)}, "
-        f"flow {cell(init.card.flow_loss)}"
-    )
+    head = "" if init.card.head_loss is None else f"head {cell(init.card.head_loss)}, "
+    say(f"mean loss after the inner loop, last tenth: {head}flow {cell(init.card.flow_loss)}")
 
 
 @dataclass(frozen=True)
@@ -108,8 +120,10 @@ class MetaRun:
         """Also writes `out`. What was done is kept beside it until then, so that an interrupted run goes on."""
         embedder = embedder_for(self.model.settings(), torch_device(self.device))
         detector = embedder.detector
-        assert isinstance(detector, HeadFlow), "the default, which Model is asked for"
+        assert isinstance(detector, MetaLearner), "one of LEARNERS"
         lines = self._lines(embedder)
+        if isinstance(detector, FeatureFlow):
+            detector.measure_lines([line.training_set.plain().good for line in lines])
         kept = Kept(out.with_name(f".{out.name}.state"), self._key(embedder, lines))
         state, before = kept.state() or (MetaState(parameters_of(detector)), 0.0)
         begun = perf_counter()
@@ -123,19 +137,23 @@ class MetaRun:
         seconds = before + perf_counter() - begun
         # single turns are noisy, for each is another line: the last tenth of them is averaged
         last = state.turns[-max(1, len(state.turns) // 10) :]
+        heads = [turn.head_loss for turn in last if turn.head_loss is not None]
         card = Card(
-            detector=HeadFlow.name,
+            detector=detector.name,
             config=embedder.detector.config.model_dump(mode="json"),
             backbone=embedder.backbone.spec,
             size=embedder.preprocessing.size,
             lines=tuple(line.name for line in lines),
             training=self.training,
-            head_loss=fmean(turn.head_loss for turn in last),
+            head_loss=fmean(heads) if heads else None,
             flow_loss=fmean(turn.flow_loss for turn in last),
             seconds=seconds,
             software=f"flowgauge {version('flowgauge')}, torch {version('torch')}",
         )
-        init = MetaInit(card, state.init)
+        learned = state.init
+        if isinstance(detector, FeatureFlow):
+            learned = detector.initialization({name.removeprefix(FLOW): value for name, value in learned.items()})
+        init = MetaInit(card, learned)
         write(init, out)
         kept.path.unlink(missing_ok=True)
         return init, state.turns

@@ -51,24 +51,25 @@ def curves_svg(curves: Sequence[Curve]) -> str:
 
 
 def losses_svg(turns: Sequence[Turn]) -> str:
-    """What the outer loop's queries lost, turn by turn: the head above, the flow below.
+    """What the outer loop's queries lost, turn by turn: the head above, where there is one, the flow below.
 
     Each point is the mean over a hundred and twentieth of the turns, or one turn.
     """
     groups = np.array_split(np.arange(len(turns)), min(_POINTS, len(turns)))
     with chart(720, 420, "losses of the outer loop, turn by turn", alone=True) as drawn:
-        upper, lower = drawn.figure.subplots(2, 1)
-        for axes, title, losses in (
-            (upper, "head: cross-entropy on the query after the inner loop", [turn.head_loss for turn in turns]),
-            (lower, "flow: nats per dimension", [turn.flow_loss for turn in turns]),
-        ):
+        panels = {"flow: nats per dimension on the query after the inner loop": [turn.flow_loss for turn in turns]}
+        heads = [turn.head_loss for turn in turns if turn.head_loss is not None]
+        if heads:
+            panels = {"head: cross-entropy on the query after the inner loop": heads} | panels
+        grid = drawn.figure.subplots(len(panels), 1, squeeze=False)[:, 0]
+        for axes, (title, losses) in zip(grid, panels.items(), strict=True):
             means = [float(np.mean([losses[turn] for turn in group])) for group in groups]
             (line,) = axes.plot([float(group.mean()) for group in groups], means, linewidth=2)
             drawn.mark(line, "curve")
             cover(axes, means)
             axes.set_title(title, fontweight="normal")
             axes.set(xlim=(0, max(len(turns) - 1, 1)), xticks=[])
-        lower.set_xlabel("turns of the outer loop")
+        grid[-1].set_xlabel("turns of the outer loop")
     return drawn.markup
 
 

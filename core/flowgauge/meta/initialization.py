@@ -23,8 +23,8 @@ _CARD = "card"
 
 
 class Card(FrozenModel):
-    """How it was made. `config` is the detector's; `lines` name what the tasks were drawn from; `seconds` of the outer
-    loop alone.
+    """How it was made. `config` is the detector's; `lines` name what the tasks were drawn from; `head_loss` is None
+    where the detector has no head; `seconds` of the outer loop alone.
     """
 
     detector: str
@@ -33,7 +33,7 @@ class Card(FrozenModel):
     size: int
     lines: tuple[str, ...]
     training: MetaTraining
-    head_loss: float
+    head_loss: float | None
     flow_loss: float
     seconds: float
     software: str

@@ -2,19 +2,21 @@
 
 theta' = theta - alpha * grad L(theta, support), some times over, and the gradient of L(theta', query) by theta: MAML
 (arXiv 1703.03400), RAD (arXiv 2508.17789 eq. 6 and 7). To first order the inner steps count as constants, so that it is
-the gradient by theta' (FOMAML, arXiv 1803.02999); to second order the gradient goes through them. Meta-learned are
-`headflow`'s head and the flow over the head's embedding. The loop is seeded and continues where it was interrupted.
+the gradient by theta' (FOMAML, arXiv 1803.02999); to second order the gradient goes through them. Meta-learned are the
+flow of one member of `featureflow`, at which all members start, or `headflow`'s head and the flow over its embedding.
+The loop is seeded and continues where it was interrupted.
 """
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 from enum import StrEnum
 from typing import TypeVar
 
 import numpy as np
 import torch
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value
 
 from flowgauge.adaptation.head_adaptation import HeadData, WindowDraw, head_objective
@@ -23,6 +25,7 @@ from flowgauge.adaptation.inner_loop import (
     InnerLoop,
     Loss,
     Parameters,
+    StepRule,
     TokenDraw,
     TrainingTokens,
     inner_loop,
@@ -33,6 +36,8 @@ from flowgauge.domain import trace
 from flowgauge.domain.messages import FrozenModel
 from flowgauge.domain.seeding import seeded
 from flowgauge.meta.tasks import MetaLine, Task, draw_task
+from flowgauge.models.detector import length
+from flowgauge.models.featureflow.detector import FeatureFlow
 from flowgauge.models.headflow.detector import FLOW, HEAD, HeadFlow
 
 Batch = TypeVar("Batch")
@@ -51,14 +56,15 @@ class Order(StrEnum):
 
 class MetaTraining(FrozenModel):
     """`turns` of the outer loop, a task each; `beta` is the length of Adam's steps at their longest. The support's
-    share of defects is drawn from `contamination`. `head` and `flow` are the inner loops, with fewer and longer steps
-    than an adaptation's: a turn of 40 takes four times as long.
+    share of defects is drawn from `contamination`. The inner loops have fewer and longer steps than an adaptation's: a
+    turn of 40 takes four times as long. `head` and `flow` are those of `headflow`, `member` that of `featureflow`.
     """
 
     turns: int = Field(1200, ge=1)
     beta: float = Field(1e-3, gt=0)
     head: InnerLoop = InnerLoop(alpha=0.2, steps=12, batch=16, warm_up=4, l2=L2Rule(lowest=0.01, highest=0.5))
     flow: InnerLoop = InnerLoop(alpha=0.2, steps=10, warm_up=4)
+    member: InnerLoop = InnerLoop(rule=StepRule.ADAM, alpha=0.01, steps=25, batch=384, noise=0.05, warm_up=2)
     order: Order = Order.FIRST
     contamination: tuple[float, ...] = Field((0.0, 0.1, 0.2, 0.3, 0.5), min_length=1)
     seed: int = 0
@@ -72,13 +78,13 @@ class MetaTraining(FrozenModel):
 
 
 class Turn(FrozenModel):
-    """What a task's query lost after its inner loops: the head in units of its cross-entropy, the flow in nats per
-    dimension; lower is better.
+    """What a task's query lost after its inner loops: the head, where the detector has one, in units of its
+    cross-entropy, the flow in nats per dimension; lower is better.
     """
 
     turn: int
     line: str
-    head_loss: float
+    head_loss: float | None = None
     flow_loss: float
 
 
@@ -103,9 +109,16 @@ def meta_gradient(
     return gradient, float(value), {name: tensor.detach() for name, tensor in adapted.items()}
 
 
-def parameters_of(detector: HeadFlow) -> Parameters:
+MetaLearner = FeatureFlow | HeadFlow
+
+
+def parameters_of(detector: MetaLearner) -> Parameters:
     """Copies of what is meta-learned, by the names that `load_init` knows."""
-    modules = {HEAD: detector.ensemble[0].head, FLOW: detector.flow}
+    modules: dict[str, nn.Module] = (
+        {HEAD: detector.ensemble[0].head, FLOW: detector.flow}
+        if isinstance(detector, HeadFlow)
+        else {FLOW: detector.member_flow(0)}
+    )
     return {
         prefix + name: parameter.detach().clone()
         for prefix, module in modules.items()
@@ -115,12 +128,34 @@ def parameters_of(detector: HeadFlow) -> Parameters:
 
 
 def task_gradient(
-    detector: HeadFlow, task: Task, settings: MetaTraining, init: Parameters, seed: int
-) -> tuple[Parameters, float, float]:
-    """The gradient by all of `init`, and what the head and the flow lose on the query after their inner loops.
+    detector: MetaLearner, task: Task, settings: MetaTraining, init: Parameters, seed: int
+) -> tuple[Parameters, float | None, float]:
+    """The gradient by all of `init`, and what the head, if there is one, and the flow lose on the query after their
+    inner loops.
 
     The detector lends its modules and statistics; its parameters stay as they are.
     """
+    if isinstance(detector, FeatureFlow):
+        return _of_member(detector, task, settings, init, seed)
+    return _of_head_and_flow(detector, task, settings, init, seed)
+
+
+def _of_member(
+    detector: FeatureFlow, task: Task, settings: MetaTraining, init: Parameters, seed: int
+) -> tuple[Parameters, None, float]:
+    lent, flow = deepcopy(detector), detector.member_flow(0)
+    lent.align_member(0, task.support.good, torch.arange(length(task.support.good)))
+    with torch.no_grad():
+        support, query = (lent.member_tokens(0, images.good).flatten(0, 1) for images in (task.support, task.query))
+    draw = TokenDraw(TrainingTokens(support, query), settings.member.batch, settings.member.noise, seed)
+    start = {name.removeprefix(FLOW): value for name, value in init.items()}
+    gradient, loss, _ = meta_gradient(loss_of(flow), start, draw, settings.member, settings.order, what=trace.FLOW)
+    return {FLOW + name: g for name, g in gradient.items()}, None, loss
+
+
+def _of_head_and_flow(
+    detector: HeadFlow, task: Task, settings: MetaTraining, init: Parameters, seed: int
+) -> tuple[Parameters, float, float]:
     head, flow = detector.ensemble[0].head, detector.flow
     of_head, of_flow = (
         {name.removeprefix(prefix): value for name, value in init.items() if name.startswith(prefix)}
@@ -186,7 +221,7 @@ class MetaState:
 
 
 def meta_train(
-    detector: HeadFlow,
+    detector: MetaLearner,
     lines: Sequence[MetaLine],
     settings: MetaTraining,
     state: MetaState,

@@ -13,7 +13,7 @@ locations' statistics, the scales and the threshold. A new image has the mean sc
 arXiv 1905.02928).
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -71,6 +71,8 @@ _MIRRORED = (PLAIN, View(flip=True), View(turns=2, flip=True), View(turns=2))
 _ENOUGH_VIEWS = 256
 # steps of the optimiser: with fewer, flows of a handful of small images stay close to the identity
 _FEWEST_STEPS = 40
+# names of what is meta-learned: the projections of one member, and its flow
+WHITEN, FLOW = "whiten.", "flow."
 # Images that the anchor's whitening counts as when it is realigned to recent ones. With none, a line that has not
 # drifted loses up to 0.02 AUROC to the chance of 60 images; with 30, light that doubled costs 0.01.
 _ANCHOR_IMAGES = 8
@@ -103,6 +105,7 @@ class FeatureFlowConfig(FrozenModel):
         20, ge=1, description="passes over the training patches, at most: few images are soon known by heart"
     )
     patches: int = Field(2**18, ge=1, description="training patches that are kept in memory, at most")
+    init_steps: int = Field(100, ge=10, description="steps of the optimiser from meta-learned parameters, at most")
 
 
 class FeatureFlow(Ensemble, CrossFitted):
@@ -131,6 +134,8 @@ class FeatureFlow(Ensemble, CrossFitted):
         self.scale = nn.Buffer(torch.ones(terms, *self.grid))
         self.centre = nn.Buffer(torch.zeros(terms))
         self.spread = nn.Buffer(torch.ones(terms))
+        # whether the projections were measured on other lines, whose axes the flows start in
+        self._initialised = False
 
     def embed(self, features: Sequence[Tensor]) -> Embedding:
         """`stride<s>` (B, C, H, W) in half precision, each patch the mean over its 3 x 3 neighbourhood. A stride finer
@@ -156,6 +161,49 @@ class FeatureFlow(Ensemble, CrossFitted):
         first = member * self.terms
         return [whiten for whiten in self.whiten[first : first + self.terms] if isinstance(whiten, Whitening)]
 
+    def measure_lines(self, lines: Sequence[Embedding]) -> None:
+        """Take the axes in which flows are meta-learned: of what varies within `lines`, each about its own mean."""
+        for number, whiten in enumerate(self._whiten_of(0)):
+            rows = (torch.cat([self._inputs(part)[number].flatten(0, 1) for part in _chunks(line)]) for line in lines)
+            whiten.measure(x_NC - x_NC.mean(dim=0) for x_NC in rows)
+        self._initialised = True
+
+    def initialization(self, flow: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What `load_init` takes, with the parameters `flow` of one member's flow."""
+        whole = {
+            f"{WHITEN}{number}.{name}": tensor
+            for number, whiten in enumerate(self._whiten_of(0))
+            for name, tensor in whiten.state_dict().items()
+        }
+        return whole | {
+            FLOW + name: flow.get(name, tensor) for name, tensor in self.member_flow(0).state_dict().items()
+        }
+
+    def load_init(self, parameters: Mapping[str, Tensor]) -> None:
+        """Every member starts at the same projections and the same flow."""
+        flow = {name.removeprefix(FLOW): value for name, value in parameters.items() if name.startswith(FLOW)}
+        try:
+            for member in range(self.config.members):
+                self.member_flow(member).load_state_dict(flow)
+                for number, whiten in enumerate(self._whiten_of(member)):
+                    start = f"{WHITEN}{number}."
+                    whiten.load_state_dict({name: parameters[start + name] for name in whiten.state_dict()})
+        except (KeyError, RuntimeError) as error:
+            raise ValueError("these are parameters of flows of another shape") from error
+        self._initialised = True
+
+    def align_member(self, member: int, embedding: Embedding, rows_N: Tensor) -> None:
+        """Whiten by these images alone: in the meta-learned axes where it has them, by their principal components
+        otherwise.
+        """
+        for number, whiten in enumerate(self._whiten_of(member)):
+            parts = (select(embedding, chunk) for chunk in torch.split(rows_N, _CHUNK))
+            patches = (self._inputs(part)[number].flatten(0, 1) for part in parts)
+            if self._initialised:
+                whiten.realign(patches, 1.0)
+            else:
+                whiten.measure(patches)
+
     def learn(self, training_set: TrainingSet, *, seed: int, progress: Progress) -> None:
         fold_N = training_set.folds(self.config.members)[training_set.image]
         for member in range(self.config.members):
@@ -174,23 +222,21 @@ class FeatureFlow(Ensemble, CrossFitted):
     ) -> None:
         """Whiten the features of those rows' good images, and fit the member's flows to a sample of their patches."""
         image_N = training_set.image[rows_N]
-        chunks = torch.split(rows_N, _CHUNK)
-        for number, whiten in enumerate(self._whiten_of(member)):
-            parts = (select(training_set.good, chunk) for chunk in chunks)
-            whiten.measure(self._inputs(part)[number].flatten(0, 1) for part in parts)
+        self.align_member(member, training_set.good, rows_N)
         # as many patches of each image, so that no image's look outweighs another's
         patches, generator = self.grid[0] * self.grid[1], torch.Generator().manual_seed(seed)
         count = min(patches, max(1, self.config.patches // len(image_N)))
         chosen_NT = torch.stack([torch.randperm(patches, generator=generator)[:count] for _ in range(len(image_N))])
         sample_NTD = torch.empty(*chosen_NT.shape, self.member_flow(member).dimensions)
-        for start, chunk in zip(range(0, len(rows_N), _CHUNK), chunks, strict=True):
+        for start, chunk in zip(range(0, len(rows_N), _CHUNK), torch.split(rows_N, _CHUNK), strict=True):
             tokens_BTD = self.member_tokens(member, select(training_set.good, chunk))
             chosen_BT = chosen_NT[start : start + len(chunk)]
             sample_NTD[start : start + len(chunk)] = tokens_BTD.take_along_dim(chosen_BT[:, :, None], dim=1)
         held_out = held_out_images(image_N.repeat_interleave(count), 0.1, seed)
         rows = Rows(sample_NTD.flatten(0, 1), held_out)
         training = self.config.training
-        steps = min(training.steps, max(_FEWEST_STEPS, self.config.epochs * len(rows.x) // training.batch))
+        most = self.config.init_steps if self._initialised else training.steps
+        steps = min(most, max(_FEWEST_STEPS, self.config.epochs * len(rows.x) // training.batch))
         training = training.model_copy(update={"steps": steps, "check_every": min(training.check_every, steps // 10)})
         maximise_likelihood(self.member_flow(member), rows, training, seed=seed, progress=progress)
 
