@@ -50,7 +50,7 @@ def test_parameters_come_with_a_card_and_a_plot(flowgauge: Shell, tmp_path: Path
     assert flowgauge(*fit, "--device", "cpu").code == 0
     refused = flowgauge(*fit, "--device", "cpu", "--detector", "rad")
     assert refused.code == 2
-    assert "another headflow than this rad" in refused.err
+    assert "for headflow, not for rad" in refused.err
 
 
 @pytest.mark.slow

@@ -16,7 +16,15 @@ from flowgauge.adaptation.uncertainty import L2Rule
 from flowgauge.domain.errors import SettingsError, SnapshotCorrupt
 from flowgauge.meta import initialization as init_module
 from flowgauge.meta.initialization import MetaInit, read, shipped, write
-from flowgauge.meta.outer_loop import MetaState, MetaTraining, Order, meta_gradient, meta_train, parameters_of
+from flowgauge.meta.outer_loop import (
+    MetaState,
+    MetaTraining,
+    Order,
+    meta_gradient,
+    meta_train,
+    parameters_of,
+    task_gradient,
+)
 from flowgauge.meta.tasks import MetaLine, draw_task
 from flowgauge.models.backbones import BackboneSpec
 from flowgauge.models.detector import TrainingSet, length
@@ -230,6 +238,19 @@ def test_a_member_learns_a_start_from_which_queries_lose_less() -> None:
     assert np.mean(losses[-10:]) < np.mean(losses[:10]) - 0.02
 
 
+def test_a_gradient_through_adams_steps_is_finite_where_parameters_have_none() -> None:
+    detector, line = small_featureflow(), long_tailed(12, 0)
+    detector.measure_lines([line.good])
+    task = draw_task(MetaLine("a", line, long_tailed(4, 50).good, mask(4, detector)), (0.0,), np.random.default_rng(0))
+    by_order = {}
+    for order in Order:
+        settings = MEMBERS.model_copy(update={"order": order})
+        by_order[order], _, _ = task_gradient(detector, task, settings, parameters_of(detector), seed=1)
+        assert all(gradient.isfinite().all() for gradient in by_order[order].values())
+    first, second = by_order.values()
+    assert any(not torch.allclose(first[name], second[name], atol=1e-3) for name in first)
+
+
 def test_the_default_detector_explains_a_new_line_better_from_there_in_as_many_steps() -> None:
     line, new = long_tailed(8, 20), long_tailed(8, 21)
     nll = []
@@ -263,7 +284,7 @@ def test_a_start_of_flows_of_another_shape_is_refused() -> None:
         detector = create("featureflow", CONFIGS["featureflow"] | others, SHAPE)
         with pytest.raises(SettingsError, match="flows of another shape"):
             init_of(parameters, detector="featureflow").load_into(detector)
-    with pytest.raises(SettingsError, match="meta-train"):
+    with pytest.raises(SettingsError, match="for headflow, not for featureflow"):
         init().load_into(small_featureflow())
 
 
@@ -283,8 +304,10 @@ def test_parameters_survive_the_file_and_a_detector_begins_there(tmp_path: Path)
 
 
 def test_parameters_of_something_else_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match="another headflow than this rad"):
+    with pytest.raises(SettingsError, match="for headflow, not for rad"):
         init().load_into(small("rad"))
+    with pytest.raises(SettingsError, match="for featureflow, not for headflow"):
+        init_of(learned_start()[0], detector="featureflow").load_into(small_headflow())
     with pytest.raises(SettingsError, match="meta-train"):
         init().require_backbone(BackboneSpec(sha256="cd"))
     init().require_backbone(BackboneSpec(sha256="ab"))

@@ -19,8 +19,9 @@ from flowgauge.domain.golden import Label
 from flowgauge.domain.messages import ADAPTATIONS, ALERTS, DEAD_LETTERS, IMAGES, SNAPSHOTS, Expected, Reason
 from flowgauge.domain.ports import Outgoing
 from flowgauge.processors.line_monitor import Trigger
-from flowgauge.registry.snapshots import active_snapshot
+from flowgauge.registry.snapshots import active_snapshot, announce
 from flowgauge.runtime.backend import Store
+from flowgauge.services import trials
 from flowgauge.services.changes import ChangeState, latest_changes, recorded
 from flowgauge.services.decisions import approved, refuse, requested, send
 from flowgauge.services.golden import add_folder, label_verdict, unlabel
@@ -173,6 +174,26 @@ def test_what_is_refused_leaves_no_record(plant: Path, tmp_path: Path) -> None:
             with pytest.raises(UserError):
                 each(store)
         assert latest_changes(store, 100) == known
+
+
+def test_the_record_of_an_end_names_the_trial_that_ended(
+    plant: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(plant, tmp_path / "store")
+    with open_store(str(tmp_path / "store")) as store:
+        on_trial(store)
+
+        def after_another(store: Store, line: str, make: Any) -> Any:
+            monkeypatch.undo()
+            stop_trial(store, LINE, "lee", "")
+            on_trial(store)
+            return announce(store, line, make)
+
+        monkeypatch.setattr(trials, "announce", after_another)
+        report = stop_trial(store, LINE, "mara", "it passes everything")
+        change = next(each for each in latest_changes(store, 9) if each.by == "mara")
+        assert change.after == {"trial_id": str(report.trial.trial_id), "why": "it passes everything", "images": 0}
+        assert (change.target, change.before) == (report.trial.version, {"version": report.active})
 
 
 def test_a_change_that_nobody_finished_is_told_as_such(flowgauge: Shell, tmp_path: Path) -> None:

@@ -179,7 +179,9 @@ class MetaRun:
 
     def _key(self, embedder: Embedder, lines: list[MetaLine]) -> str:
         """Changes with everything that the parameters depend on."""
-        digest = sha256(self.training.model_dump_json().encode())
+        detector = embedder.detector
+        digest = sha256(f"{detector.name} {detector.config.model_dump_json()}".encode())
+        digest.update(self.training.model_dump_json().encode())
         digest.update(f"{version('flowgauge')} {version('torch')} {embedder.backbone.spec.sha256}".encode())
         for line in lines:
             digest.update(line.name.encode() + line.training_set.mask.numpy().tobytes() + line.mask.numpy().tobytes())

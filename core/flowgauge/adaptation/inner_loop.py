@@ -165,8 +165,9 @@ class _Adam:
             self._moments[name] = _FIRST * first + (1 - _FIRST) * g, _SECOND * second + (1 - _SECOND) * g.square()
         self._forgotten = _FIRST * self._forgotten[0], _SECOND * self._forgotten[1]
         seen = 1 - self._forgotten[0], 1 - self._forgotten[1]
+        # above 0, where a root has no slope: at second order a parameter without a gradient would make all of them NaN
         return {
-            name: first / seen[0] / ((second / seen[1]).sqrt() + 1e-8)
+            name: first / seen[0] / ((second / seen[1]).clamp_min(1e-30).sqrt() + 1e-8)
             for name, (first, second) in self._moments.items()
         }
 

@@ -49,12 +49,16 @@ class MetaInit:
     def load_into(self, detector: Detector) -> None:
         """Set the parameters of `detector`, which nobody has trained. Raises `SettingsError` for one of another
         kind."""
+        remedy = "Use the detector and backbone that they were learned with, or run `flowgauge meta-train` for yours."
+        if detector.name != self.card.detector:
+            raise SettingsError(
+                f"The meta-learned parameters are for {self.card.detector}, not for {detector.name}.", remedy
+            )
         try:
             detector.load_init(self.parameters)
         except ValueError as error:
             raise SettingsError(
-                f"The meta-learned parameters are of another {self.card.detector} than this {detector.name}: {error}.",
-                "Use the detector and backbone that they were learned with, or run `flowgauge meta-train` for yours.",
+                f"The meta-learned parameters are for another {detector.name} than this one: {error}.", remedy
             ) from error
 
     def require_backbone(self, spec: BackboneSpec) -> None:

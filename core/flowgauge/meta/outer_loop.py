@@ -57,7 +57,8 @@ class Order(StrEnum):
 class MetaTraining(FrozenModel):
     """`turns` of the outer loop, a task each; `beta` is the length of Adam's steps at their longest. The support's
     share of defects is drawn from `contamination`. The inner loops have fewer and longer steps than an adaptation's: a
-    turn of 40 takes four times as long. `head` and `flow` are those of `headflow`, `member` that of `featureflow`.
+    turn of 40 takes four times as long. `head` and `flow` are those of `headflow`; `member` is that of `featureflow`,
+    whose rule, longest step and noise are those with which it is fitted.
     """
 
     turns: int = Field(1200, ge=1)

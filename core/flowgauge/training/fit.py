@@ -77,7 +77,7 @@ class FitSettings(FrozenModel):
 
 
 class Initialization(Protocol):
-    """Meta-learned parameters that training starts from: `flowgauge.meta.initialization.Theta`."""
+    """Meta-learned parameters that training starts from: `flowgauge.meta.initialization.MetaInit`."""
 
     def load_into(self, detector: Detector) -> None:
         """Raises `SettingsError` for a detector of another kind."""

@@ -166,8 +166,10 @@ def _end(store: Store, line: str, outcome: Outcome, by: str, why: str) -> TrialR
     before, after = {"version": active.version}, {"trial_id": str(trial.trial_id), "why": why}
     with recorded(store, by, action, line, trial.version, before, after) as found:
         announce(store, line, made)
-        found["after"] = after | {"images": reports[-1].tally.images}
-    return reports[-1]
+        report = reports[-1]  # another trial's, where one took this one's place meanwhile
+        named = {"trial_id": str(report.trial.trial_id), "why": why, "images": report.tally.images}
+        found.update(target=report.trial.version, before={"version": report.active}, after=named)
+    return report
 
 
 def _under_way(store: Store, active: SnapshotAnnouncement, trial: Trial) -> TrialView:

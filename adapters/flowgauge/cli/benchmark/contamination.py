@@ -72,9 +72,10 @@ def contamination(
     a benchmark knows. patchcore and padim are baselines, anomalib's own, on
     the same features and images; they come with the extra named baselines.
 
-    The detector is headflow unless --detector names another one, for the
-    ensemble and the meta-learned start are its own. Features are read once
-    and cached. Paintings are drawn once for the whole data set, so figures
+    The detector is headflow unless --detector names another one, for this
+    ensemble and the start that is shipped are its own; featureflow needs
+    --init FILE for variants that start there. Features are read once and
+    cached. Paintings are drawn once for the whole data set, so figures
     differ a little from those of flowgauge evaluate.
     """
     check_writable(json, plot)
