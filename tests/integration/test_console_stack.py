@@ -100,7 +100,7 @@ def console(store: str) -> Iterator[str]:
 
 
 @pytest.mark.slow
-def test_a_drifting_line_is_adapted_by_a_click_and_its_false_alarms_fall(
+def test_a_line_that_drifts_is_adapted_by_a_click_and_its_false_alarms_fall(
     flowgauge: Shell, shared_store: str, tmp_path: Path
 ) -> None:
     line = ProceduralLine("brushed-metal", seed=0, size=SIDE)
@@ -108,8 +108,8 @@ def test_a_drifting_line_is_adapted_by_a_click_and_its_false_alarms_fall(
     assert flowgauge("topics", "create", "--partitions", PARTITIONS, "--store", shared_store).code == 0
     fit = ("fit", tmp_path / "data", "--size", SIDE, "--device", "cpu", *QUICK_FIT, "--json")
     first = flowgauge(*fit, "--line", LINE, "--store", shared_store).json["version"]
-    drifting = ("policy=propose", "warmup_images=24", "buffer_minimum=32")
-    assert flowgauge("lines", "set", LINE, *drifting, "--store", shared_store).code == 0
+    settings = ("policy=propose", "warmup_images=24", "buffer_minimum=32")
+    assert flowgauge("lines", "set", LINE, *settings, "--store", shared_store).code == 0
 
     roles = (Role.SCORING, Role.SCORING, Role.DOWNSTREAM, Role.ADAPTATION)
     options = ("--threads", "1", "--device", "cpu", "--cache", str(tmp_path / "cache"))

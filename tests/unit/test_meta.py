@@ -28,7 +28,7 @@ from flowgauge.meta.outer_loop import (
 from flowgauge.meta.tasks import MetaLine, draw_task
 from flowgauge.models.backbones import BackboneSpec
 from flowgauge.models.detector import TrainingSet, length
-from flowgauge.models.featureflow.detector import FLOW, FeatureFlow
+from flowgauge.models.featureflow.detector import FeatureFlow
 from flowgauge.models.headflow.detector import HEAD, HeadFlow, HeadFlowConfig
 from flowgauge.models.registry import create
 from flowgauge.synthetic.procedural import MATERIALS
@@ -228,9 +228,8 @@ def learned_start() -> tuple[dict[str, Tensor], tuple[float, ...]]:
     tasks = [MetaLine(str(n), line, defect.good, mask(4, detector)) for n, line in enumerate(given)]
     state = MetaState(parameters_of(detector))
     meta_train(detector, tasks, MEMBERS, state, lambda now: None)
-    flow = {name.removeprefix(FLOW): value for name, value in state.init.items()}
     assert all(turn.head_loss is None for turn in state.turns)
-    return detector.initialization(flow), tuple(turn.flow_loss for turn in state.turns)
+    return detector.initialization(state.init), tuple(turn.flow_loss for turn in state.turns)
 
 
 def test_a_member_learns_a_start_from_which_queries_lose_less() -> None:

@@ -196,7 +196,7 @@ def test_the_record_of_an_end_names_the_trial_that_ended(
         assert (change.target, change.before) == (report.trial.version, {"version": report.active})
 
 
-def test_a_change_that_nobody_finished_is_told_as_such(flowgauge: Shell, tmp_path: Path) -> None:
+def test_a_change_that_nobody_finished_is_shown_as_such(flowgauge: Shell, tmp_path: Path) -> None:
     with open_store(str(tmp_path)) as store:
         with recorded(store, "mara", "settings", LINE, "", {"policy": "auto"}, {"policy": "off"}):
             pass

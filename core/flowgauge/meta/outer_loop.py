@@ -36,9 +36,10 @@ from flowgauge.domain import trace
 from flowgauge.domain.messages import FrozenModel
 from flowgauge.domain.seeding import seeded
 from flowgauge.meta.tasks import MetaLine, Task, draw_task
+from flowgauge.models.adaptable import FLOW
 from flowgauge.models.detector import length
 from flowgauge.models.featureflow.detector import FeatureFlow
-from flowgauge.models.headflow.detector import FLOW, HEAD, HeadFlow
+from flowgauge.models.headflow.detector import HEAD, HeadFlow
 
 Batch = TypeVar("Batch")
 

@@ -22,8 +22,9 @@ from flowgauge.evaluation.feature_cache import silent
 from flowgauge.evaluation.metrics import auroc_between
 from flowgauge.meta.outer_loop import MetaState, MetaTraining, meta_train, parameters_of
 from flowgauge.meta.tasks import MetaLine
+from flowgauge.models.adaptable import FLOW
 from flowgauge.models.detector import Embedding, Progress, TrainingSet, select
-from flowgauge.models.headflow.detector import FLOW, HeadFlow
+from flowgauge.models.headflow.detector import HeadFlow
 from flowgauge.models.headflow.head import Head
 from flowgauge.synthetic.procedural import DEFECTS, Condition, ProceduralLine
 from flowgauge.training.outliers import Rejection

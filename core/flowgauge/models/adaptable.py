@@ -8,6 +8,9 @@ from flowgauge.domain.errors import UserError
 from flowgauge.models.detector import Detector, Embedding
 from flowgauge.models.flows.flow import Flow
 
+FLOW = "flow."
+"""How names of a flow's parameters begin among what is meta-learned."""
+
 
 class Adaptable(Detector):
     """A density of good images. An adaptation changes the parameters of its `flow` and its `heads`, and no others."""

@@ -21,7 +21,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from flowgauge.domain.messages import FrozenModel
-from flowgauge.models.adaptable import Ensemble
+from flowgauge.models.adaptable import FLOW, Ensemble
 from flowgauge.models.detector import (
     CrossFitted,
     Embedding,
@@ -71,8 +71,8 @@ _MIRRORED = (PLAIN, View(flip=True), View(turns=2, flip=True), View(turns=2))
 _ENOUGH_VIEWS = 256
 # steps of the optimiser: with fewer, flows of a handful of small images stay close to the identity
 _FEWEST_STEPS = 40
-# names of what is meta-learned: the projections of one member, and its flow
-WHITEN, FLOW = "whiten.", "flow."
+# how names begin of a member's projections among what is meta-learned
+_WHITEN = "whiten."
 # Images that the anchor's whitening counts as when it is realigned to recent ones. With none, a line that has not
 # drifted loses up to 0.02 AUROC to the chance of 60 images; with 30, light that doubled costs 0.01.
 _ANCHOR_IMAGES = 8
@@ -168,16 +168,14 @@ class FeatureFlow(Ensemble, CrossFitted):
             whiten.measure(x_NC - x_NC.mean(dim=0) for x_NC in rows)
         self._initialised = True
 
-    def initialization(self, flow: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """What `load_init` takes, with the parameters `flow` of one member's flow."""
+    def initialization(self, learned: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What `load_init` takes: the axes, and one member's flow with the parameters `learned`, named `flow.*`."""
         whole = {
-            f"{WHITEN}{number}.{name}": tensor
+            f"{_WHITEN}{number}.{name}": tensor
             for number, whiten in enumerate(self._whiten_of(0))
             for name, tensor in whiten.state_dict().items()
         }
-        return whole | {
-            FLOW + name: flow.get(name, tensor) for name, tensor in self.member_flow(0).state_dict().items()
-        }
+        return whole | {FLOW + name: tensor for name, tensor in self.member_flow(0).state_dict().items()} | {**learned}
 
     def load_init(self, parameters: Mapping[str, Tensor]) -> None:
         """Every member starts at the same projections and the same flow."""
@@ -186,7 +184,7 @@ class FeatureFlow(Ensemble, CrossFitted):
             for member in range(self.config.members):
                 self.member_flow(member).load_state_dict(flow)
                 for number, whiten in enumerate(self._whiten_of(member)):
-                    start = f"{WHITEN}{number}."
+                    start = f"{_WHITEN}{number}."
                     whiten.load_state_dict({name: parameters[start + name] for name in whiten.state_dict()})
         except (KeyError, RuntimeError) as error:
             raise ValueError("these are parameters of flows of another shape") from error

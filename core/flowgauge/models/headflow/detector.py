@@ -33,7 +33,7 @@ from flowgauge.models.headflow.pooled import PooledConfig, PooledDensity, pooled
 from flowgauge.models.patch_scores import highest, lower_spread, nhwc, pyramid, smoothed
 
 # what the names of meta-learned parameters begin with
-HEAD, FLOW = "head.", "flow."
+HEAD = "head."
 POOLED = "pooled"
 # images that pass a head at once: more take memory for its hidden layers, fewer gain none
 _BATCH = 64
