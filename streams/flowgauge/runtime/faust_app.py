@@ -3,10 +3,10 @@
 Faust fetches, balances and commits; a `Member` says where partitions begin and what may be committed. Its thread is the
 processor's own, so the event loop, and with it the group's heartbeat, never waits for a model or a store.
 
-Two overrides of Faust 0.15 carry this. After every assignment, and while it rebalances, Faust seeks to what was
+Three overrides of Faust 0.15 carry this. After every assignment, and while it rebalances, Faust seeks to what was
 committed (`Consumer.seek_to_committed`); here it seeks to where the member starts. And it commits what was acknowledged
 (`Consumer._new_offset`); here what the member says, so that events are acknowledged as soon as they are copied: while
-any is held, Faust hangs in a rebalance.
+any is held, Faust hangs in a rebalance. And it seeks in another thread than it fetches in (`Consumer._seek`).
 """
 
 import asyncio
@@ -76,6 +76,16 @@ class Consumer(aiokafka.Consumer):
         starts = {tp: found[self.app.partition_of(tp)] for tp in committed}
         await self.seek_wait(starts)
         return starts
+
+    async def _seek(self, partition: Any, offset: int) -> None:
+        # Faust seeks from the event loop's thread and fetches in another. Both write a partition's position and delete
+        # what was fetched of it: a seek between them ends the member with a KeyError, or is undone by the fetch.
+        await self._thread.call_thread(self._seek_in_thread, partition, offset)
+
+    async def _seek_in_thread(self, partition: Any, offset: int) -> None:
+        # whatever takes a partition away while the seek waits for the thread also says where to start it the next time
+        if partition in self._thread.assignment():
+            self._thread.seek(partition, offset)
 
     def _new_offset(self, tp: Any) -> int | None:
         # Faust's own bookkeeping goes on. Ours counts also when nothing was acknowledged since: uploads that have
@@ -189,9 +199,7 @@ class GroupApp(faust.App):
         await self._guarded(self.member.probe, self._probing)
 
     async def _seek(self, topic_partition: Partition, offset: int) -> None:
-        tp = TP(self._settings.prefix + topic_partition[0], topic_partition[1])
-        if tp in self.consumer.assignment():
-            await self.consumer.seek(tp, offset)
+        await self.consumer.seek(TP(self._settings.prefix + topic_partition[0], topic_partition[1]), offset)
 
     async def _guarded(self, work: Callable[[], Any], thread: ThreadPoolExecutor | None = None) -> None:
         """An `Unavailable` comes out only while stopping. Anything else ends this app: never half a worker."""
