@@ -12,7 +12,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from flowgauge.adaptation.adapt import AdaptSettings, adapt
+from flowgauge.adaptation.adapt import AdaptSettings, LightCorrection, adapt
 from flowgauge.adaptation.contract import AdaptationInput, AdaptationOutcome
 from flowgauge.adaptation.gate import Change, GateSettings, Recent, check_candidate
 from flowgauge.adaptation.inner_loop import (
@@ -43,11 +43,13 @@ from tests.support.gauges import AT, SIZE, defects, gauge, goods
 
 DRIFTED = Condition(gain=0.8, contrast=0.85)
 CHANGED = Change(Shift(position=1.0, moved=True, alarms=1.0, most_alarms=0.2), by_person=False)
+DIMMED, BLURRED = Condition(gain=0.5, noise=0.5), Condition(blur=2.0)
 FEW_STEPS = AdaptSettings(
+    light=LightCorrection.ALWAYS,
     refinement=RefinementSettings(
         inner_loop=InnerLoop(steps=4),
         members=MemberSettings(inner_loop=MemberSettings().inner_loop.model_copy(update={"steps": 10})),
-    )
+    ),
 )
 """Where it does not matter how much a candidate has learned."""
 
@@ -263,7 +265,8 @@ def _given(detector: str = "featureflow") -> AdaptationInput:
 
 @cache
 def _outcome(detector: str = "featureflow") -> AdaptationOutcome:
-    return adapt(_given(detector), FEW_STEPS if detector in {"rad", "csflow"} else AdaptSettings())
+    in_full = AdaptSettings(light=LightCorrection.ALWAYS)
+    return adapt(_given(detector), FEW_STEPS if detector in {"rad", "csflow"} else in_full)
 
 
 @pytest.fixture(params=["featureflow", "headflow", "rad", "csflow"])
@@ -322,6 +325,39 @@ def test_defects_still_stand_out_after_the_adaptation() -> None:
     assert sum(b > g for b in bad for g in good) / 256 > 0.75
 
 
+def test_where_the_light_alone_has_changed_it_is_corrected_and_nothing_else_adapted() -> None:
+    anchor, buffered = gauge(), _buffered(goods(range(100, 150), DIMMED), gauge())
+    outcome = adapt(replace(_given(), buffered=buffered, golden_good=(), golden_defect=()))
+    candidate = load(outcome.manifest, outcome.weights)
+    facts, fresh = candidate.manifest, goods(range(400, 416), DIMMED)
+    assert (outcome.trace.light_alone, outcome.trace.steps) == (True, ())
+    assert outcome.accepted, outcome.gate.refusals
+    assert facts.threshold == anchor.manifest.threshold
+    kept = candidate.detector.state_dict()
+    assert all(torch.equal(tensor, kept[name]) for name, tensor in anchor.detector.state_dict().items())
+    as_fitted, dimmed, corrected = (
+        np.median([p.score for p in each.predict(pictures)])
+        for each, pictures in ((anchor, goods(range(400, 416))), (anchor, fresh), (candidate, fresh))
+    )
+    assert abs(corrected - as_fitted) < 0.2 * (dimmed - as_fitted)
+
+
+def test_what_is_no_change_of_the_light_is_adapted_to() -> None:
+    buffered = _buffered(goods(range(100, 150), BLURRED), gauge())
+    trace = adapt(replace(_given(), buffered=buffered), FEW_STEPS.model_copy(update={"light": LightCorrection.FIRST}))
+    assert not trace.trace.light_alone
+    assert trace.trace.steps
+
+
+def test_gauges_behind_different_corrections_score_one_picture_together_as_each_does_alone() -> None:
+    anchor, outcome = gauge(), adapt(_given())
+    both = [anchor, load(outcome.manifest, outcome.weights)]
+    pictures = goods(range(400, 403), DRIFTED)
+    together = anchor.predict_each([(each, picture) for picture in pictures for each in both])
+    alone = [each.predict([picture])[0] for picture in pictures for each in both]
+    assert [p.score for p in together] == pytest.approx([p.score for p in alone], rel=1e-4)
+
+
 def test_the_trace_tells_losses_uncertainty_and_rejections(outcome: AdaptationOutcome) -> None:
     trace = outcome.trace
     assert trace.buffered == 50
@@ -368,6 +404,7 @@ def test_the_gate_answers_every_question(outcome: AdaptationOutcome) -> None:
     names = [check.name for check in outcome.gate.checks]
     assert names == [
         "change of the line",
+        "correction of the light",
         "finite losses and scores",
         "sensitivity to synthetic anomalies",
         "alarms on recent images",

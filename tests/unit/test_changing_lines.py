@@ -14,7 +14,7 @@ from flowgauge.adaptation.adapt import AdaptSettings
 from flowgauge.adaptation.contract import Adapt, AdaptationInput, AdaptationOutcome
 from flowgauge.adaptation.refine import MemberSettings, RefinementSettings
 from flowgauge.domain.trace import Check, GateReport
-from flowgauge.evaluation.ablations import ADAPTATIONS, Ablation, settings_of
+from flowgauge.evaluation.ablations import ADAPTATIONS, Ablation
 from flowgauge.evaluation.drift import (
     BUFFERED,
     CONTAMINATION,
@@ -246,7 +246,7 @@ def test_a_refused_candidate_leaves_the_gauge_in_use() -> None:
 
 @pytest.mark.parametrize("ablation", list(ADAPTATIONS))
 def test_every_ingredient_can_be_left_out(ablation: Ablation) -> None:
-    settings = settings_of(ablation).refinement
+    settings = ADAPTATIONS[ablation].refinement
     assert (settings.head_adaptation is None) == (ablation is Ablation.NO_HEAD)
     assert settings.rejection.images == (ablation is not Ablation.NO_REJECTION)
     assert (settings.rejection.rule is Rule.IQR) == (ablation is Ablation.IQR)
@@ -256,7 +256,7 @@ def test_every_ingredient_can_be_left_out(ablation: Ablation) -> None:
 
 
 def test_without_its_head_an_adaptation_moves_the_flow_alone() -> None:
-    outcome = replay(partial(adaptation.adapt, settings=settings_of(Ablation.NO_HEAD))).adapted(
+    outcome = replay(partial(adaptation.adapt, settings=ADAPTATIONS[Ablation.NO_HEAD])).adapted(
         gauge("headflow"), gauge("headflow"), phase(DRIFTED, 2000).buffer, 1
     )
     before, after = (

@@ -1,6 +1,12 @@
-"""One adaptation, from buffer and anchor to a gated candidate."""
+"""One adaptation, from buffer and anchor to a gated candidate.
+
+The light is corrected first, on the pixels. Where the anchor then scores the line as it scored its own good images,
+that is the candidate: the anchor itself, with its threshold, behind a flat-field correction. What else has changed is
+adapted to, on corrected images.
+"""
 
 from collections.abc import Sequence
+from enum import StrEnum
 
 import numpy as np
 import torch
@@ -9,29 +15,41 @@ from torch import Tensor
 
 from flowgauge.adaptation.contract import AdaptationInput, AdaptationOutcome
 from flowgauge.adaptation.gate import Change, GateSettings, Recent, check_candidate
-from flowgauge.adaptation.refine import AdaptationData, Division, Refined, RefinementSettings, refine
+from flowgauge.adaptation.refine import AdaptationData, Division, Refined, RefinementSettings, refine, round_of
 from flowgauge.domain.errors import UserError
 from flowgauge.domain.messages import FrozenModel
 from flowgauge.domain.ports import Buffered
 from flowgauge.domain.software import software
-from flowgauge.domain.trace import AdaptationTrace
+from flowgauge.domain.trace import AdaptationTrace, Round, Step
 from flowgauge.models.adaptable import Ensemble, require_adaptable
 from flowgauge.models.detector import Embedding
 from flowgauge.training.fit import map_scale, ranges_of
 from flowgauge.training.gauge import Gauge, score_by_each
 from flowgauge.training.manifest import Manifest
+from flowgauge.training.outliers import Suspicion, suspect
 from flowgauge.training.snapshot import save
-from flowgauge.training.threshold_check import shift
+from flowgauge.training.threshold_check import Shift, shift
 from flowgauge.training.thresholds import Calibration, Threshold
 from flowgauge.training.training_set import Embedder, probes_of
 from flowgauge.vision.augmentation import View
-from flowgauge.vision.preprocessing import Crop
+from flowgauge.vision.flat_field import Illumination
+
+
+class LightCorrection(StrEnum):
+    """`first`: what else has changed is adapted to where correcting the light is not enough. `always`: it is adapted to
+    in any case. `off`: images stay as they are.
+    """
+
+    FIRST = "first"
+    ALWAYS = "always"
+    OFF = "off"
 
 
 class AdaptSettings(FrozenModel):
     """`recent` is the share of the buffer, from its newer half, that does not train: the gate tests on it."""
 
     recent: float = Field(0.2, gt=0, le=0.25)
+    light: LightCorrection = LightCorrection.FIRST
     refinement: RefinementSettings = RefinementSettings()
     gate: GateSettings = GateSettings()
 
@@ -48,9 +66,8 @@ def adapt(given: AdaptationInput, settings: AdaptSettings | None = None) -> Adap
     adaptation = _Adaptation(given, given.anchor, given.parent.manifest.threshold.promised, settings)
     candidate, trace = adaptation.candidate()
     recent = Recent(candidate, given.parent, adaptation.hold_out, given.seed, settings.gate.anomalies_per_image)
-    gate = check_candidate(
-        recent, trace, adaptation.change(given.parent), given.golden_good, given.golden_defect, settings.gate
-    )
+    change = Change(adaptation.change(given.parent), given.by_person)
+    gate = check_candidate(recent, trace, change, given.golden_good, given.golden_defect, settings.gate)
     facts = candidate.manifest.model_copy(update={"gate": gate})
     snapshot = save(Gauge(facts, candidate.backbone, candidate.detector, candidate.probes))
     return AdaptationOutcome(manifest=snapshot.manifest, weights=snapshot.weights, trace=trace, gate=gate)
@@ -90,40 +107,67 @@ class _Adaptation:
             counts = f"{len(clear)} of {len(given.buffered)} buffered images can train or test"
             raise UserError(f"{counts}, too few to adapt.", "Let more images pass.")
         self.hold_out = np.stack(hold_out)
+        self._crops = np.stack([crop.pixels for _, crop in self.training])
+        if settings.light is not LightCorrection.OFF:
+            facts = anchor.manifest
+            seen = Illumination.of(self._crops, cut=facts.preprocessing.blackens)
+            lit = facts.model_copy(update={"flat_field": seen.correction_to(facts.illumination)})
+            self._anchor = Gauge(lit, anchor.backbone, anchor.detector, anchor.probes)
 
-    def change(self, parent: Gauge) -> Change:
-        """What the parent's scores of all that may train or test say of the line."""
+    def change(self, gauge: Gauge) -> Shift:
+        """What the gauge's scores of all that may train or test say of the line."""
         first = {part_of(entry): crop.pixels for entry, crop in reversed(self._clear)}
-        (scores,) = score_by_each([parent], np.stack(list(first.values())))
-        found = shift(parent.manifest.threshold, scores, seed=self._given.seed)
-        return Change(found, self._given.by_person)
+        (scores,) = score_by_each([gauge], np.stack(list(first.values())))
+        return shift(gauge.manifest.threshold, scores, seed=self._given.seed)
 
     def candidate(self) -> tuple[Gauge, AdaptationTrace]:
+        enough = self._settings.light is LightCorrection.FIRST and not self.change(self._anchor).changed
+        return self._corrected() if enough else self._adapted()
+
+    def _corrected(self) -> tuple[Gauge, AdaptationTrace]:
+        """The anchor behind the correction of the light, and no more."""
+        anchor, facts = self._anchor, self._anchor.manifest
+        (scores,) = score_by_each([anchor], self._crops)
+        rejection, threshold = self._settings.refinement.rejection, facts.threshold
+        suspicion = suspect(scores, rejection, threshold.clean_half_k)
+        trace = self._trace(suspicion, (round_of(suspicion, rejection, self._image_ids),), ())
+        if self._promised not in (None, threshold.promised):
+            threshold = threshold.repromised(self._promised)
+        manifest = self._manifest(suspicion, trace).model_copy(update={"threshold": threshold})
+        return Gauge(manifest, anchor.backbone, anchor.detector, anchor.probes), trace
+
+    def _adapted(self) -> tuple[Gauge, AdaptationTrace]:
         groups = [part_of(entry) for entry, _ in self.training]
         anchor, folds = require_adaptable(self._anchor.detector), self._settings.refinement.folds
         refined = refine(
             anchor,
             self._data(),
-            [entry.image_id for entry, _ in self.training],
+            self._image_ids,
             Division.of(groups, anchor.member_count if isinstance(anchor, Ensemble) else folds),
             self._settings.refinement,
             default_k=self._anchor.manifest.threshold.clean_half_k,
             seed=self._given.seed,
             progress=self._progress,
         )
-        trace = AdaptationTrace(
-            buffered=len(self._given.buffered),
-            trained=int(refined.suspicion.kept.sum()),
-            rounds=refined.rounds,
-            steps=refined.steps,
+        kept = refined.suspicion.kept
+        trace = self._trace(refined.suspicion, refined.rounds, refined.steps)
+        manifest = self._manifest(refined.suspicion, trace).model_copy(
+            update={
+                "threshold": self._threshold(refined, groups),
+                "calibration": Calibration.of(refined.scores[kept]),
+                "map_scale": map_scale(refined.maps[torch.from_numpy(kept)]),
+            }
         )
-        manifest = self._manifest(refined, groups).model_copy(update={"adaptation": trace})
-        probes = probes_of(np.stack([crop.pixels for crop in self._kept(refined)]))
-        return Gauge(manifest, self._anchor.backbone, refined.detector, probes), trace
+        return Gauge(manifest, self._anchor.backbone, refined.detector, probes_of(self._crops[kept])), trace
 
-    def _kept(self, refined: Refined) -> list[Crop]:
-        """What trained the candidate."""
-        return [crop for (_, crop), keep in zip(self.training, refined.suspicion.kept, strict=True) if keep]
+    def _trace(self, suspicion: Suspicion, rounds: tuple[Round, ...], steps: tuple[Step, ...]) -> AdaptationTrace:
+        kept = int(suspicion.kept.sum())
+        offered = len(self._given.buffered)
+        return AdaptationTrace(buffered=offered, trained=kept, light_alone=not steps, rounds=rounds, steps=steps)
+
+    @property
+    def _image_ids(self) -> list[str]:
+        return [entry.image_id for entry, _ in self.training]
 
     def _progress(self, what: str, done: int, total: int) -> None:
         self._given.progress(what, done / total)
@@ -131,7 +175,7 @@ class _Adaptation:
     def _data(self) -> AdaptationData:
         anchor = self._anchor
         embedder = Embedder(anchor.backbone, anchor.manifest.preprocessing, anchor.detector)
-        crops = np.stack([crop.pixels for _, crop in self.training])
+        crops = anchor.corrected(self._crops)
         views, further = anchor.detector.views, tuple[View, ...]()
         if isinstance(anchor.detector, Ensemble):
             further = tuple(view for view in anchor.detector.training_views(len(crops)) if view not in views)
@@ -145,10 +189,10 @@ class _Adaptation:
         )
         return AdaptationData(seen, synthetic, mirrored)
 
-    def _manifest(self, refined: Refined, groups: list[str]) -> Manifest:
-        """The anchor's, with what the buffer changed."""
+    def _manifest(self, suspicion: Suspicion, trace: AdaptationTrace) -> Manifest:
+        """The anchor's behind the correction, with what this adaptation is and what of the buffer was kept."""
         given, facts = self._given, self._anchor.manifest
-        kept = self._kept(refined)
+        kept = [crop for (_, crop), keep in zip(self.training, suspicion.kept, strict=True) if keep]
         return facts.model_copy(
             update={
                 "version": given.version,
@@ -157,10 +201,8 @@ class _Adaptation:
                 "software": software(),
                 "seed": given.seed,
                 "images": len(kept),
-                "threshold": self._threshold(refined, groups),
-                "calibration": Calibration.of(refined.scores[refined.suspicion.kept]),
-                "map_scale": map_scale(refined.maps[torch.from_numpy(refined.suspicion.kept)]),
                 "ranges": ranges_of([crop.statistics for crop in kept]),
+                "adaptation": trace,
             }
         )
 

@@ -13,6 +13,7 @@ from flowgauge.domain.trace import AdaptationTrace, Check, GateReport
 from flowgauge.training.gauge import Gauge, score_by_each
 from flowgauge.training.threshold_check import EXPECTED, Shift
 from flowgauge.training.training_set import Crops, add_anomalies
+from flowgauge.vision.flat_field import FlatField
 from flowgauge.vision.preprocessing import Crop
 
 Scores = NDArray[np.float64]
@@ -135,6 +136,7 @@ def check_candidate(
     shift = abs(recent.candidate.manifest.calibration.standardise(float(np.median(plain.candidate))))
     checks = [
         change.check(),
+        _light(recent.candidate.manifest.flat_field, trace.light_alone),
         _at_most("finite losses and scores", float(broken), 0.0, f"{broken} losses or scores are not finite numbers"),
         _at_least(
             "sensitivity to synthetic anomalies",
@@ -176,6 +178,15 @@ def check_candidate(
         name = "alarms on the golden set's good images"
         checks.append(Check(name=name, value=seen.alarms, limit=None, passed=True, message=words))
     return GateReport(accepted=all(check.passed for check in checks), checks=tuple(checks))
+
+
+def _light(flat_field: FlatField | None, alone: bool) -> Check:
+    """Reported and no more: what it is worth, the other checks say."""
+    gains = np.ones(1) if flat_field is None else np.array(flat_field.gain)
+    words = f"images are corrected for a change of light, by gains of {gains.min():.2f} to {gains.max():.2f}"
+    if alone:
+        words = f"{words}: so corrected, the first gauge scores the line as before, and nothing else was adapted"
+    return Check(name="correction of the light", value=float(gains.mean()), limit=None, passed=True, message=words)
 
 
 def _at_most(name: str, value: float, limit: float, message: str) -> Check:

@@ -196,14 +196,14 @@ class _Refinement:
     def _rounds(
         self, cross: Sequence["_Start"], suspicion: Suspicion, how: "RefinementSettings | MemberSettings"
     ) -> _Rounds:
-        rounds = [self._round(suspicion)]
+        rounds = [round_of(suspicion, self.settings.rejection, self.image_ids)]
         steps = [step for start in cross for step in start.steps]
         for number in range(1, how.rounds + 1):
             self.progress("refining, round", number, how.rounds)
             fold_models = [_fold_model(start, suspicion.kept, how.inner_loop, self.seed, number) for start in cross]
             token_scores = _held_out_token_scores(fold_models)
             before, suspicion = suspicion, self._suspicion(token_scores)
-            rounds.append(self._round(suspicion))
+            rounds.append(round_of(suspicion, self.settings.rejection, self.image_ids))
             steps += [step for fold_model in fold_models for step in fold_model.steps]
             if np.array_equal(before.kept, suspicion.kept):
                 break
@@ -212,14 +212,6 @@ class _Refinement:
     def _suspicion(self, token_scores: Tensor) -> Suspicion:
         scores = image_scores(self.anchor, self.data, token_scores)
         return suspect(scores, self.settings.rejection, self.default_k)
-
-    def _round(self, suspicion: Suspicion) -> Round:
-        return Round(
-            rule=self.settings.rejection.rule.value,
-            threshold=suspicion.threshold,
-            kept=int(suspicion.kept.sum()),
-            rejected=tuple(name for name, kept in zip(self.image_ids, suspicion.kept, strict=True) if not kept),
-        )
 
     def _refined(self, made: _Rounds, detector: Adaptable, scores: NDArray[np.float64], maps: Tensor) -> Refined:
         return Refined(
@@ -285,6 +277,16 @@ class _Starts:
     @cached_property
     def _anchors_tokens(self) -> Tensor:
         return _tokens(self.anchor.tokens, self.data.views, torch.arange(len(self.data)))
+
+
+def round_of(suspicion: Suspicion, rejection: Rejection, image_ids: Sequence[str]) -> Round:
+    """What a round of refinement leaves in the trace."""
+    return Round(
+        rule=rejection.rule.value,
+        threshold=suspicion.threshold,
+        kept=int(suspicion.kept.sum()),
+        rejected=tuple(name for name, kept in zip(image_ids, suspicion.kept, strict=True) if not kept),
+    )
 
 
 def _training_set(

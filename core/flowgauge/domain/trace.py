@@ -54,12 +54,21 @@ class GateReport(FrozenModel):
 
 
 class AdaptationTrace(FrozenModel):
-    """Losses, uncertainty and rejections of one adaptation."""
+    """Losses, uncertainty and rejections of one adaptation. `light_alone`: correcting the light was enough, and nothing
+    else was adapted.
+    """
 
     buffered: int
     trained: int
+    light_alone: bool = False
     rounds: tuple[Round, ...]
     steps: tuple[Step, ...]
+
+    @property
+    def sentence(self) -> str:
+        """What of the buffer the candidate learned from, for people."""
+        images = f"{self.trained} of {self.buffered} buffered images"
+        return f"Its light was corrected by {images}." if self.light_alone else f"{images} trained it."
 
 
 class AdaptationReport(Message):

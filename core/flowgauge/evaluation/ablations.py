@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from enum import StrEnum
 
-from flowgauge.adaptation.adapt import AdaptSettings
+from flowgauge.adaptation.adapt import AdaptSettings, LightCorrection
 from flowgauge.adaptation.head_adaptation import HeadAdaptation
 from flowgauge.adaptation.inner_loop import InnerLoop
 from flowgauge.adaptation.refine import MemberSettings, RefinementSettings
@@ -15,7 +15,8 @@ from flowgauge.training.thresholds import Rule
 class Ablation(StrEnum):
     """Of fitting (`contamination.VARIANTS`), of adapting (`ADAPTATIONS`), or of both.
 
-    Adapting. `full`: all components. `no-head`: the flow alone takes the inner loop. `no-l2`: nothing pulls to the
+    Adapting. `full`: all components. `no-light`: the light is not corrected. `light-and-flow`: the flow is adapted even
+    where correcting the light is enough. `no-head`: the flow alone takes the inner loop. `no-l2`: nothing pulls to the
     anchor. `no-rejection`: all buffered images train. `iqr`: images are suspect above Q3 + 1.5 IQR. `replay`: what
     trained the first gauge is in every buffer too (arXiv 2605.24251 finds that hard to beat).
 
@@ -35,6 +36,8 @@ class Ablation(StrEnum):
     WIDE_ENSEMBLE = "wide-ensemble"
     NO_ENSEMBLE = "no-ensemble"
     NO_META = "no-meta"
+    NO_LIGHT = "no-light"
+    LIGHT_AND_FLOW = "light-and-flow"
     NO_HEAD = "no-head"
     NO_L2 = "no-l2"
     NO_REJECTION = "no-rejection"
@@ -51,20 +54,21 @@ def _without_l2(loop: InnerLoop) -> InnerLoop:
     return loop.model_copy(update={"l2": L2Rule(lowest=0, highest=1e-12)})
 
 
-ADAPTATIONS: Mapping[Ablation, RefinementSettings] = {
-    Ablation.FULL: RefinementSettings(),
-    Ablation.NO_HEAD: RefinementSettings(head_adaptation=None),
-    Ablation.NO_L2: RefinementSettings(
+def _refining(**changes: object) -> AdaptSettings:
+    return AdaptSettings(refinement=RefinementSettings.model_validate(changes))
+
+
+ADAPTATIONS: Mapping[Ablation, AdaptSettings] = {
+    Ablation.FULL: AdaptSettings(),
+    Ablation.NO_LIGHT: AdaptSettings(light=LightCorrection.OFF),
+    Ablation.LIGHT_AND_FLOW: AdaptSettings(light=LightCorrection.ALWAYS),
+    Ablation.NO_HEAD: _refining(head_adaptation=None),
+    Ablation.NO_L2: _refining(
         head_adaptation=HeadAdaptation(inner_loop=_without_l2(HeadAdaptation().inner_loop)),
         inner_loop=_without_l2(RefinementSettings().inner_loop),
         members=MemberSettings(inner_loop=_without_l2(MemberSettings().inner_loop)),
     ),
-    Ablation.NO_REJECTION: RefinementSettings(rejection=Rejection(images=False)),
-    Ablation.IQR: RefinementSettings(rejection=Rejection(rule=Rule.IQR, k=1.5)),
-    Ablation.REPLAY: RefinementSettings(),
+    Ablation.NO_REJECTION: _refining(rejection=Rejection(images=False)),
+    Ablation.IQR: _refining(rejection=Rejection(rule=Rule.IQR, k=1.5)),
+    Ablation.REPLAY: AdaptSettings(),
 }
-
-
-def settings_of(ablation: Ablation) -> AdaptSettings:
-    """Of an adaptation; `ablation` is one of `ADAPTATIONS`."""
-    return AdaptSettings(refinement=ADAPTATIONS[ablation])

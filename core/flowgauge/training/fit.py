@@ -27,6 +27,7 @@ from flowgauge.training.thresholds import FALSE_ALARMS, Calibration, QuartileRul
 from flowgauge.training.thresholds import Scores as FloatArray
 from flowgauge.training.training_set import Crops, Embedder, probes_of, rows_of_view
 from flowgauge.vision.decoding import Picture
+from flowgauge.vision.flat_field import Illumination
 from flowgauge.vision.pictures import Pictures
 from flowgauge.vision.preprocessing import Preprocessing
 
@@ -123,6 +124,7 @@ def fit(
     trainer = Trainer(settings, backbone.shape(preprocessing.size), seed, progress, init)
     _require_different(crops)
     training_set = embedder.training_set(crops, seed=seed, progress=progress, parts=groups)
+    illumination = Illumination.of(crops, cut=preprocessing.blackens)
     # 200 kB an image that nobody needs while the detector learns, but for a few probe images
     probes = probes_of(crops)
     del crops
@@ -148,6 +150,7 @@ def fit(
         images=len(groups) - len(suspects),
         backbone=backbone.spec,
         preprocessing=preprocessing,
+        illumination=illumination,
         detector=DetectorSpec(name=settings.detector, config=detector.config.model_dump(mode="json")),
         threshold=settings.threshold(scores, folds, groups, seed),
         calibration=Calibration.of(scores),

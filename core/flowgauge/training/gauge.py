@@ -71,6 +71,11 @@ class Gauge:
     def crop(self, picture: Picture) -> Crop:
         return self.manifest.preprocessing.crop(picture)
 
+    def corrected(self, crops_NSSC: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """As the networks see them: under the light of the fit."""
+        flat_field = self.manifest.flat_field
+        return crops_NSSC if flat_field is None else flat_field.apply(crops_NSSC)
+
     def predict(self, pictures: Sequence[Picture]) -> list[Prediction]:
         """One prediction per picture, in order; a picture's prediction does not depend on its neighbours."""
         return predict_each([(self, picture) for picture in pictures])
@@ -133,9 +138,10 @@ def predict_each(items: Sequence[tuple[Gauge, Picture]]) -> list[Prediction]:
     preprocessing share its passes.
     """
     # a picture that several gauges of one backbone are to predict goes through it once
-    shared: dict[_SharedPass, dict[int, list[int]]] = {}
+    shared: dict[_SharedPass, dict[tuple[int, int], list[int]]] = {}
     for index, (gauge, picture) in enumerate(items):
-        shared.setdefault(_shared_pass(gauge), {}).setdefault(id(picture), []).append(index)
+        seen = id(picture), id(gauge.manifest.flat_field)
+        shared.setdefault(_shared_pass(gauge), {}).setdefault(seen, []).append(index)
     predictions: dict[int, Prediction] = {}
     for by_picture in shared.values():
         for chunk in _chunks(list(by_picture.values())):
@@ -147,8 +153,13 @@ def _predict_together(
     items: Sequence[tuple[Gauge, Picture]], by_picture: Sequence[Sequence[int]]
 ) -> dict[int, Prediction]:
     """Predictions by index in `items`, of one pass; `by_picture` holds the indices of each picture's items."""
-    first = items[by_picture[0][0]][0]
-    pictures = [first.seen(items[indices[0]][1]) for indices in by_picture]
+    firsts = [items[indices[0]] for indices in by_picture]
+    pictures = [gauge.seen(picture) for gauge, picture in firsts]
+    crops = [
+        gauge.corrected(gauge.manifest.preprocessing.crops([picture]))
+        for (gauge, _), picture in zip(firsts, pictures, strict=True)
+    ]
+    first = firsts[0][0]
     gauges = {id(items[index][0]): items[index][0] for indices in by_picture for index in indices}
     # rows by who is to predict them: two gauges of one picture predict it in batches of one size, so that their times
     # compare
@@ -159,7 +170,7 @@ def _predict_together(
     maps = {key: torch.zeros(len(pictures), *gauge.detector.grid) for key, gauge in gauges.items()}
     seconds = {key: torch.zeros(len(pictures)) for key in gauges}
     views, backbone, began = len(first.detector.views), 0.0, perf_counter()
-    for view, features in _features(first, first.manifest.preprocessing.crops(pictures)):
+    for view, features in _features(first, np.concatenate(crops)):
         backbone += perf_counter() - began
         for keys, rows in together.items():
             part = features if len(rows) == len(pictures) else [feature[rows] for feature in features]
@@ -185,11 +196,11 @@ def _predict_together(
 
 def score_by_each(gauges: Sequence[Gauge], crops_NSSC: NDArray[np.uint8]) -> list[NDArray[np.float64]]:
     """Scores (N,) of crops (N, size, size, 3) by every one of the gauges, averaged over each detector's views (RAD
-    eq. 3). Those that share backbone and preprocessing share its passes.
+    eq. 3). Those that share backbone, preprocessing and flat field share its passes.
     """
-    alike: dict[_SharedPass, list[int]] = {}
+    alike: dict[tuple[_SharedPass, int], list[int]] = {}
     for index, gauge in enumerate(gauges):
-        alike.setdefault(_shared_pass(gauge), []).append(index)
+        alike.setdefault((_shared_pass(gauge), id(gauge.manifest.flat_field)), []).append(index)
     found: dict[int, NDArray[np.float64]] = {}
     for indices in alike.values():
         scores = _scores_by_all([gauges[index] for index in indices], crops_NSSC)
@@ -200,7 +211,7 @@ def score_by_each(gauges: Sequence[Gauge], crops_NSSC: NDArray[np.uint8]) -> lis
 def _scores_by_all(gauges: Sequence[Gauge], crops: NDArray[np.uint8]) -> list[NDArray[np.float64]]:
     first, scores = gauges[0], torch.zeros(len(gauges), len(crops))
     for rows in _chunks(range(len(crops))):
-        for _, features in _features(first, crops[rows]):
+        for _, features in _features(first, first.corrected(crops[rows])):
             for own, gauge in zip(scores, gauges, strict=True):
                 own[rows] += gauge.score(features).image.cpu() / len(first.detector.views)
     return list(scores.double().numpy())

@@ -8,9 +8,10 @@ from flowgauge.domain.messages import FrozenModel, Line, Message, Statistics
 from flowgauge.domain.trace import AdaptationTrace, GateReport
 from flowgauge.models.backbones import BackboneSpec
 from flowgauge.training.thresholds import Calibration, Threshold
+from flowgauge.vision.flat_field import FlatField, Illumination
 from flowgauge.vision.preprocessing import Preprocessing
 
-MANIFEST_SCHEMA = 4
+MANIFEST_SCHEMA = 5
 
 
 class Range(FrozenModel):
@@ -57,7 +58,8 @@ class MapScale(FrozenModel):
 
 class Manifest(Message):
     """`anchor` is the version that a person fitted, which every adaptation starts from; for a fitted gauge it is its
-    own `version`. `parent` was active when an adaptation began: lineage, nothing else.
+    own `version`. `parent` was active when an adaptation began: lineage, nothing else. `illumination` is that of the
+    anchor's training images; `flat_field` makes images look as under it, and None leaves them as they are.
     """
 
     schema_version: int = MANIFEST_SCHEMA
@@ -71,6 +73,8 @@ class Manifest(Message):
     images: int
     backbone: BackboneSpec
     preprocessing: Preprocessing
+    illumination: Illumination
+    flat_field: FlatField | None = None
     detector: DetectorSpec
     threshold: Threshold
     calibration: Calibration

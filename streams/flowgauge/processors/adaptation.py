@@ -227,7 +227,7 @@ class Adaptation(Processor):
             AlertKind.ADAPTATION_ACCEPTED,
             str(request.request_id),
             report.at,
-            f"{news}: {report.trace.trained} of {report.trace.buffered} buffered images trained it.",
+            f"{news}. {report.trace.sentence}",
             version=version,
             parent=active.version,
             suspects=len(report.rejected_uris),

@@ -23,7 +23,7 @@ from flowgauge.cli.results import OutAfterSeeds, check_writable, conclude, items
 from flowgauge.domain.choices import Aspect
 from flowgauge.domain.errors import DatasetError, UserError
 from flowgauge.domain.messages import FrozenModel
-from flowgauge.evaluation.ablations import ADAPTATIONS, Ablation, settings_of
+from flowgauge.evaluation.ablations import ADAPTATIONS, Ablation
 from flowgauge.evaluation.changed_images import ChangedImages
 from flowgauge.evaluation.drift import (
     ChangingLine,
@@ -329,7 +329,7 @@ class AdaptationBenchmarks:
         return document
 
     def _replay(self, seed: int, variant: Ablation) -> DriftReplay:
-        adapting = partial(adapt, settings=settings_of(variant))
+        adapting = partial(adapt, settings=ADAPTATIONS[variant])
         return DriftReplay(adapting, None, perf_counter, BEGAN, seed, variant=variant)
 
     def _fit(self, model: Model, pictures: Sequence[Picture], parts: Sequence[str], seed: int) -> Gauge:

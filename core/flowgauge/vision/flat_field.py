@@ -1,0 +1,111 @@
+"""Flat-field correction: images under a changed light, as they would look under the light of the fit.
+
+Light that is stronger or falls from another side, exposure, gain and contrast change a pixel to `a x + b`, with `a` and
+`b` that vary slowly over the image. Mean and deviation of the pixels in each cell of a coarse grid, over many images,
+tell both, whatever the parts show and wherever they lie.
+"""
+
+from collections.abc import Iterable
+from functools import cache
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from flowgauge.domain.messages import FrozenModel
+
+Grid = tuple[tuple[tuple[float, float, float], ...], ...]
+"""(g, g, 3): a value for each cell and channel."""
+
+# Cells along a side. With fewer, light that falls off to a side is a step; with more, a cell of parts that move shows
+# too little of them in a few dozen images.
+_CELLS = 8
+# Deviation, in cells, of the Gaussian by which neighbouring cells share their moments. Without it a cell at the rim of
+# a part takes its chance for light; with more, light that falls off steeply is taken for even.
+_NEIGHBOURS = 1.0
+# Share of the whole image's variance that is added to each cell's, before and after. Without it, cells that show
+# nothing but noise have the gain of their noise; with much more, no cell has a gain of its own.
+_FLOOR = 0.05
+# of 255: images of one level have no contrast to match, and their gain stays near 1
+_LEAST_DEVIATION = 1.0
+
+
+class FlatField(FrozenModel):
+    """`gain`, and `offset` in gray levels of 255, in the middle of each cell. Where objects are `cut` out, black stays
+    black.
+    """
+
+    gain: Grid
+    offset: Grid
+    cut: bool
+
+    def apply(self, crops_NSSC: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """(N, S, S, 3) -> the same under the light of the fit."""
+        gain_SSC, offset_SSC = (_over(grid, crops_NSSC.shape[1]) for grid in (self.gain, self.offset))
+        corrected = np.empty_like(crops_NSSC)
+        for crop, out in zip(crops_NSSC, corrected, strict=True):
+            levels = crop * gain_SSC
+            levels += offset_SSC
+            np.rint(levels.clip(0, 255, out=levels), out=levels)
+            np.multiply(levels, _visible(crop, self.cut), out=out, casting="unsafe")
+        return corrected
+
+
+class Illumination(FrozenModel):
+    """`mean` and `deviation` of a line's pixels in each cell, in gray levels of 255. `cut`: crops show the object
+    alone, and black pixels are none of it.
+    """
+
+    mean: Grid
+    deviation: Grid
+    cut: bool
+
+    @classmethod
+    def of(cls, crops: Iterable[NDArray[np.uint8]], *, cut: bool) -> Self:
+        """Of crops (S, S, 3). Defects among them hardly count: they cover few pixels of few images."""
+        moments = np.zeros((3, _CELLS, _CELLS, 3))
+        for crop in crops:
+            levels = crop.astype(np.float64)
+            moments += [_of_cells(each) for each in (_visible(crop, cut) * np.ones(3), levels, levels**2)]
+        moments = ndimage.gaussian_filter(moments, (0, _NEIGHBOURS, _NEIGHBOURS, 0), mode="nearest")
+        # a cell that shows no object has the moments of all the others
+        share, mean, square = moments + 1e-9 * moments.mean(axis=(1, 2), keepdims=True)
+        mean, square = mean / share, square / share
+        return cls(mean=_grid(mean), deviation=_grid(np.sqrt((square - mean**2).clip(0))), cut=cut)
+
+    def correction_to(self, other: "Illumination") -> FlatField:
+        """What makes images of this illumination look as under the `other` one."""
+        variance, wanted = (np.square(each.deviation) for each in (self, other))
+        floor, wanted_floor = (_FLOOR * v.mean(axis=(0, 1)) + _LEAST_DEVIATION**2 for v in (variance, wanted))
+        gain = np.sqrt((wanted + wanted_floor) / (variance + floor))
+        return FlatField(gain=_grid(gain), offset=_grid(other.mean - gain * self.mean), cut=self.cut)
+
+
+def _visible(crop_SSC: NDArray[np.uint8], cut: bool) -> NDArray[np.bool_]:
+    """(S, S, 1): what of the crop is no blackened background."""
+    return np.asarray(crop_SSC.any(axis=2, keepdims=True)) if cut else np.ones((*crop_SSC.shape[:2], 1), bool)
+
+
+def _of_cells(levels_SSC: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(g, g, 3): the mean of each cell."""
+    side = len(levels_SSC) // _CELLS
+    return np.asarray(levels_SSC.reshape(_CELLS, side, _CELLS, side, 3).mean(axis=(1, 3)))
+
+
+def _grid(values_GGC: NDArray[np.float64]) -> Grid:
+    grid: Grid = tuple(tuple(tuple(cell) for cell in row) for row in np.round(values_GGC, 4).tolist())
+    return grid
+
+
+def _over(grid: Grid, side: int) -> NDArray[np.float32]:
+    """(S, S, 3): between the cells' middles by bilinear interpolation."""
+    weights_SG = _weights(side)
+    return weights_SG @ np.tensordot(weights_SG, np.array(grid, np.float32), 1)
+
+
+@cache
+def _weights(side: int) -> NDArray[np.float32]:
+    """(S, g): of the cells' values along a side."""
+    middles = (np.arange(side) + 0.5) / side * _CELLS - 0.5
+    return np.stack([np.interp(middles, np.arange(_CELLS), cell) for cell in np.eye(_CELLS)], axis=1).astype(np.float32)

@@ -1,0 +1,76 @@
+"""Flat-field correction: what it undoes, and what it leaves alone."""
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from flowgauge.vision.flat_field import Illumination
+
+Crops = NDArray[np.uint8]
+_SIDE = 64
+
+
+def parts(count: int, seed: int) -> Crops:
+    """Textured parts of three gray levels, each where chance puts it, on a lighter ground."""
+    rng = np.random.default_rng(seed)
+    crops = rng.normal((190, 180, 175), 6, (count, _SIDE, _SIDE, 3))
+    for crop in crops:
+        top, left = rng.integers(4, 36, 2)
+        crop[top : top + 24, left : left + 24] = rng.normal((90, 80, 100), 20, (24, 24, 3))
+    return np.asarray(np.rint(crops.clip(0, 255)), np.uint8)
+
+
+def lit(crops: Crops, gain: float = 1.0, fall: float = 0.0, contrast: float = 1.0) -> Crops:
+    """Under another light, which falls off to the right, at another contrast about mid-gray."""
+    light = gain * (1 + fall * np.linspace(0.5, -0.5, _SIDE)[:, None])
+    return np.asarray(np.rint((127.5 + contrast * (crops * light - 127.5)).clip(0, 255)), np.uint8)
+
+
+def difference(one: Crops, other: Crops) -> float:
+    """In gray levels, of the whole set."""
+    return float(np.abs(one.astype(float) - other).mean())
+
+
+@pytest.mark.parametrize(
+    "change", [{"gain": 0.6, "fall": 0.3}, {"contrast": 0.5}, {"gain": 0.8, "contrast": 0.7}, {"gain": 1.2}]
+)
+def test_a_change_of_light_is_undone_on_parts_that_were_never_seen(change: dict[str, float]) -> None:
+    before, after, new = parts(80, 1), lit(parts(80, 2), **change), parts(20, 3)
+    flat_field = Illumination.of(after, cut=False).correction_to(Illumination.of(before, cut=False))
+    assert difference(lit(new, **change), new) > 15
+    assert difference(flat_field.apply(lit(new, **change)), new) < 4
+
+
+def test_where_the_light_is_the_same_images_stay_as_they_are() -> None:
+    flat_field = Illumination.of(parts(80, 2), cut=False).correction_to(Illumination.of(parts(80, 1), cut=False))
+    new = parts(20, 3)
+    assert difference(flat_field.apply(new), new) < 3
+
+
+def test_defects_in_a_fifth_of_the_images_hardly_count() -> None:
+    clean = parts(80, 2)
+    spoilt = clean.copy()
+    spoilt[::5, 20:28, 20:28] = 0
+    wanted = Illumination.of(parts(80, 1), cut=False)
+    corrected = [Illumination.of(each, cut=False).correction_to(wanted).apply(parts(20, 3)) for each in (clean, spoilt)]
+    assert difference(*corrected) < 2
+
+
+def test_images_of_one_level_are_moved_and_not_stretched() -> None:
+    dark, light = (np.full((8, _SIDE, _SIDE, 3), level, np.uint8) for level in (40, 120))
+    flat_field = Illumination.of(dark, cut=False).correction_to(Illumination.of(light, cut=False))
+    assert np.array_equal(flat_field.apply(dark), light)
+    assert np.array(flat_field.gain).max() == 1
+
+
+def test_what_is_cut_away_says_nothing_and_stays_black() -> None:
+    def cut_out(crops: Crops) -> Crops:
+        alone = np.zeros_like(crops)
+        alone[:, 16:48, 16:48] = crops[:, 16:48, 16:48]
+        return alone
+
+    before, after, new = cut_out(parts(80, 1)), cut_out(lit(parts(80, 2), gain=0.6)), parts(20, 3)
+    flat_field = Illumination.of(after, cut=True).correction_to(Illumination.of(before, cut=True))
+    corrected = flat_field.apply(cut_out(lit(new, gain=0.6)))
+    assert difference(corrected, cut_out(new)) < 2
+    assert not corrected[:, :16].any()
