@@ -29,7 +29,7 @@ from flowgauge.meta.tasks import MetaLine, draw_task
 from flowgauge.models.backbones import BackboneSpec
 from flowgauge.models.detector import TrainingSet, length
 from flowgauge.models.featureflow.detector import FeatureFlow
-from flowgauge.models.headflow.detector import HEAD, HeadFlow, HeadFlowConfig
+from flowgauge.models.headflow.detector import HEAD, HeadFlow
 from flowgauge.models.registry import create
 from flowgauge.synthetic.procedural import MATERIALS
 from flowgauge.training.fit import FitSettings, embedder_for
@@ -319,22 +319,26 @@ def test_parameters_of_something_else_are_refused(tmp_path: Path) -> None:
             read(tmp_path / name)
 
 
-def test_the_parameters_that_come_with_the_package_are_those_of_headflow() -> None:
-    init = shipped()
-    embedder = embedder_for(FitSettings(detector="headflow"), "cpu")
+@pytest.mark.parametrize("name", init_module.RELEASED)
+def test_parameters_come_with_the_package_and_fit_the_detector_as_it_is_by_default(name: str) -> None:
+    init, embedder = shipped(name), embedder_for(FitSettings(detector=name), "cpu")
+    assert embedder.detector.name == name
     init.require_backbone(embedder.backbone.spec)
+    before = {key: tensor.clone() for key, tensor in embedder.detector.state_dict().items()}
     init.load_into(embedder.detector)
-    assert isinstance(embedder.detector, HeadFlow)
-    begun = parameters_of(embedder.detector)
-    assert all(torch.equal(begun[n], value) for n, value in init.parameters.items() if n.startswith(HEAD))
-    assert HeadFlowConfig.model_validate(init.card.config) == embedder.detector.config
+    assert any(not torch.equal(tensor, before[key]) for key, tensor in embedder.detector.state_dict().items())
+    assert type(embedder.detector.config).model_validate(init.card.config) == embedder.detector.config
     assert {line.split()[0] for line in init.card.lines} == set(MATERIALS), "learned on procedural lines alone"
-    assert (Path(init_module.__file__).parent / init_module.FILE).stat().st_size < 10 * 2**20
+
+
+def test_the_detectors_whose_parameters_are_shipped_are_named_to_those_who_ask_for_another() -> None:
+    with pytest.raises(SettingsError, match=r"rad come with the package.*one of: featureflow, headflow"):
+        shipped("rad")
 
 
 def test_a_file_that_was_not_released_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(init_module, "SHA256", "0" * 64)
+    monkeypatch.setitem(init_module.RELEASED, "headflow", "0" * 64)
     shipped.cache_clear()
     with pytest.raises(SnapshotCorrupt, match="Install flowgauge again"):
-        shipped()
+        shipped("headflow")
     shipped.cache_clear()

@@ -149,7 +149,7 @@ def evaluation(
 ) -> Evaluation:
     """Fit and test once per trial. `inspect` is shown each gauge with its predictions."""
     settings, where = model.settings(), torch_device(device)
-    start = None if init is None else start_at(init)
+    start = None if init is None else start_at(init, settings.detector)
 
     def fitted(pictures: Pictures, parts: Sequence[str] | None, seed: int, progress: Progress) -> Gauge:
         return fit(

@@ -234,14 +234,16 @@ def torch_device(device: Device) -> str:
     return device.value
 
 
-def start_at(init: str) -> MetaInit:
-    """Of a file, or those that come with the package. Raises `SettingsError` for a file of something else."""
-    return shipped() if init == SHIPPED else read(Path(init))
+def start_at(init: str, detector: str) -> MetaInit:
+    """Of a file, or those for `detector` that come with the package. Raises `SettingsError` where they are not there or
+    are something else.
+    """
+    return shipped(detector) if init == SHIPPED else read(Path(init))
 
 
 def fitting_start(init: str, settings: FitSettings, device: str) -> MetaInit:
     """The same, for a detector of `settings`. Raises `SettingsError` where it is of another detector or backbone."""
-    found, embedder = start_at(init), embedder_for(settings, device)
+    found, embedder = start_at(init, settings.detector), embedder_for(settings, device)
     found.require_backbone(embedder.backbone.spec)
     found.load_into(embedder.detector)
     return found

@@ -17,8 +17,12 @@ from flowgauge.meta.outer_loop import MetaTraining
 from flowgauge.models.backbones import BackboneSpec
 from flowgauge.models.detector import Detector
 
-FILE = "init.safetensors"
-SHA256 = "dd133a29281751acbcd406a43c5c641b6c3f41ae1b6008edb57ce288be2cf11d"
+RELEASED = {
+    "featureflow": "5c1434d8756949785dfe44849bf897616fc3ce3ca8b805fe2184c7ce6fe9f231",
+    "headflow": "dd133a29281751acbcd406a43c5c641b6c3f41ae1b6008edb57ce288be2cf11d",
+}
+"""SHA-256 of `DETECTOR.safetensors` beside this module."""
+
 _CARD = "card"
 
 
@@ -88,12 +92,18 @@ def read(path: Path) -> MetaInit:
 
 
 @cache
-def shipped() -> MetaInit:
-    """Those of `headflow`, meta-trained on procedural lines alone: docs/explanation/meta-learned-init.md.
+def shipped(detector: str) -> MetaInit:
+    """Those that come with the package, meta-trained on procedural lines alone: docs/explanation/meta-learned-init.md.
 
-    Raises `SnapshotCorrupt` where the package's file is not the one that was released.
+    Raises `SettingsError` for a detector that has none, and `SnapshotCorrupt` where the package's file is not the one
+    that was released.
     """
-    path = Path(__file__).with_name(FILE)
-    if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != SHA256:
+    if detector not in RELEASED:
+        raise SettingsError(
+            f"No meta-learned parameters of {detector} come with the package.",
+            f"Leave --init out, or use one of: {', '.join(RELEASED)}.",
+        )
+    path = Path(__file__).with_name(f"{detector}.safetensors")
+    if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != RELEASED[detector]:
         raise SnapshotCorrupt(f"{path} is not the file that was released.", "Install flowgauge again.")
     return read(path)
