@@ -13,7 +13,6 @@ from sklearn.utils import Bunch
 from flowgauge.cli.benchmark.detectors import DetectorComparison, Task
 from flowgauge.cli.model import Model
 from flowgauge.cli.options import Device
-from flowgauge.domain.choices import Aspect
 from flowgauge.domain.errors import Unavailable
 from flowgauge.evaluation import loss_amplification
 from tests.support.plants import SIDE, tiny_dataset
@@ -236,7 +235,7 @@ class _Deadly(PosixPath):
 
 
 def test_a_process_that_is_killed_is_reported() -> None:
-    model = Model("rad", None, None, SIDE, Aspect.SQUASH)
+    model = Model(detector="rad", size=SIDE)
     task = Task(_Deadly(tiny_dataset()), None, None, None, model, Device.CPU, 4)
     comparison_run = DetectorComparison(task, (model,), lambda *reported: None)
     with pytest.raises(Unavailable, match=r"measured rad was killed"):

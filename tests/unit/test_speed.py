@@ -14,8 +14,8 @@ import torch
 
 import flowgauge.cli.benchmark.speed as work
 from flowgauge.domain.errors import UserError
-from flowgauge.evaluation import speed
-from flowgauge.evaluation.speed import SpeedBenchmark, Stopwatch, camera_images, counted_flop, encoded
+from flowgauge.evaluation import speed, stopwatch
+from flowgauge.evaluation.speed import SpeedBenchmark, camera_images, counted_flop, encoded
 from flowgauge.evaluation.speed_results import (
     QUICK,
     TORCH,
@@ -27,6 +27,7 @@ from flowgauge.evaluation.speed_results import (
     Quantiles,
     SpeedResults,
 )
+from flowgauge.evaluation.stopwatch import Stopwatch
 from flowgauge.reports.speed import TABLES, render_speed
 from flowgauge.training.fit import FitSettings
 from flowgauge.training.gauge import Gauge
@@ -66,7 +67,7 @@ def found() -> SpeedResults:
     forwards = {"<other method>": lambda images: images.sum()}
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(speed, "BATCH", BATCH)
-        patched.setattr(speed, "_WARM_UPS", 1)
+        patched.setattr(stopwatch, "WARM_UPS", 1)
         return SpeedBenchmark(make, PLAN, "cpu", ticking, images=36, forwards=forwards).run()
 
 

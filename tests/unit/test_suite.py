@@ -313,7 +313,7 @@ def test_a_folder_without_the_data_set_is_a_mistake(names: tuple[str, ...], said
 def test_options_belong_to_one_detector() -> None:
     features = FeatureOptions()
     glass, rad = work.models_of(("glass", "rad"), ("glass.steps=5",), features)
-    assert (glass.changes, rad.changes) == (("steps=5",), ())
+    assert (glass.changes, rad.changes) == (["steps=5"], [])
     assert "lamp" not in [model.detector for model in work.models_of((), (), features)]
     for change in ("steps=5", "csflow.steps=5", "glass.nothing=5"):
         with pytest.raises(UserError):

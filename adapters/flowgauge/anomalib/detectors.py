@@ -20,10 +20,11 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from flowgauge.domain.messages import FrozenModel
+from flowgauge.domain.progress import Progress, silent
 from flowgauge.domain.seeding import seeded
 from flowgauge.evaluation.ablations import Ablation
 from flowgauge.evaluation.contamination import Baseline, Predictor
-from flowgauge.models.detector import Detector, Embedding, FeatureShape, Progress, Scores, TrainingSet, length, select
+from flowgauge.models.detector import Detector, Embedding, FeatureShape, Scores, TrainingSet, length, select
 from flowgauge.models.patch_scores import on_one_grid
 from flowgauge.models.registry import offer
 
@@ -332,7 +333,7 @@ def _fitted(
         synthetic_image=torch.empty(0, dtype=torch.long),
         mask=torch.zeros(0, *detector.grid),
     )
-    detector.learn(training_set, seed=seed, progress=lambda what, done, total: None)
+    detector.learn(training_set, seed=seed, progress=silent)
     return lambda embedding: detector.score_embedding(means(embedding)).image
 
 

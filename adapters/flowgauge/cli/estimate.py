@@ -19,9 +19,10 @@ from flowgauge.cli.features import Cache, Features
 from flowgauge.cli.model import DEFAULT_FEATURES, SHIPPED, FeatureOptions, Model, fitting_start, torch_device
 from flowgauge.cli.opened import opened
 from flowgauge.cli.output import as_json, emit, warn, write_whole
-from flowgauge.cli.progress import Report, bars, reported
+from flowgauge.cli.progress import bars
 from flowgauge.cli.results import check_writable, conclude, left_in
 from flowgauge.domain.errors import UserError
+from flowgauge.domain.progress import Progress, reported
 from flowgauge.evaluation.choices import Choice, Chooser, Costs
 from flowgauge.evaluation.datasets import Dataset, Entry
 from flowgauge.evaluation.estimate import EstimateReport, Origin, Repeat, estimated
@@ -29,7 +30,8 @@ from flowgauge.evaluation.near_duplicates import NearDuplicates, duplicate_group
 from flowgauge.evaluation.replicates import Material, Replicates, require_divisible
 from flowgauge.evaluation.splits import Groups, groups_by_name, groups_of, read_groups
 from flowgauge.meta.initialization import MetaInit
-from flowgauge.reports.estimate import write_estimate
+from flowgauge.reports.estimate import render_estimate
+from flowgauge.reports.pages import write_page
 from flowgauge.training.fit import embedder_for
 
 Known = dict[int, Repeat]
@@ -37,7 +39,7 @@ Known = dict[int, Repeat]
 
 
 def estimate(
-    dataset: Annotated[Path, typer.Argument(help="A data set in the MVTec AD layout.")],
+    dataset: options.DatasetArgument,
     choose: Annotated[
         Choice, typer.Option(help="How to choose the threshold; own is the gauge's own, from good images alone.")
     ] = Choice.YOUDEN,
@@ -107,7 +109,7 @@ def estimate(
         work = Estimation(dataset, model, chooser, seeds, groups, group, keep_apart, init, cache, masks, device, report)
         found = work.run(json)
     if html is not None:
-        write_estimate(found, html)
+        write_page(render_estimate(found), html)
     for words in found.warnings():
         warn(words)
     document = found.model_dump(mode="json")
@@ -138,7 +140,7 @@ class Estimation:
     cache: Path | None
     masks: Path | None
     device: options.Device
-    report: Report
+    report: Progress
 
     def run(self, out: Path | None) -> EstimateReport:
         """Make the repeats that are not in `out` yet, which is written after each."""

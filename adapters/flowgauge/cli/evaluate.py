@@ -14,14 +14,14 @@ from flowgauge.cli import options
 from flowgauge.cli.model import DEFAULT_FIT, FitOptions, Model, start_at, torch_device
 from flowgauge.cli.opened import opened
 from flowgauge.cli.output import as_json, emit, say, show, warn
-from flowgauge.cli.progress import Report, bars
+from flowgauge.cli.progress import bars
 from flowgauge.cli.results import check_writable
 from flowgauge.domain.errors import UserError
+from flowgauge.domain.progress import Progress
 from flowgauge.evaluation.evaluate import Conditions, Inspect, nobody
 from flowgauge.evaluation.evaluate import evaluate as evaluated
 from flowgauge.evaluation.results import Evaluation, Run, paired_difference
 from flowgauge.evaluation.splits import Trial, own_trial, read_groups, read_splits, trial
-from flowgauge.models.detector import Progress
 from flowgauge.services.fit import with_bit_depth
 from flowgauge.training.fit import fit
 from flowgauge.training.gauge import Gauge
@@ -34,7 +34,7 @@ Limit = Annotated[
 
 
 def evaluate(
-    dataset: Annotated[Path, typer.Argument(help="A data set in the MVTec AD layout.")],
+    dataset: options.DatasetArgument,
     detector: options.Detector = None,
     fitting: FitOptions = DEFAULT_FIT,
     masks: options.Masks = None,
@@ -71,7 +71,7 @@ def evaluate(
     others = None if baseline is None else earlier_runs(baseline)
     model = fitting.model(detector)
     with bars() as report:
-        trials = chosen_trials(dataset, splits, seeds_of(seed), noise, limit, masks)
+        trials = chosen_trials(dataset, splits, numbers_in(seed), noise, limit, masks)
         warn_of_missing_kinds(trials)
         found = evaluation(dataset.resolve().name, trials, model, init, groups, device, report)
     for name, cause in {name: cause for run in found.runs for name, cause in run.unreadable.items()}.items():
@@ -88,12 +88,12 @@ def evaluate(
     print_figures(document)
 
 
-def seeds_of(text: str) -> list[int]:
+def numbers_in(text: str, what: str = "seeds", such_as: str = "0 or 0,1,2") -> list[int]:
     """Raises `UserError` for what is no list of whole numbers."""
     try:
         return [int(part) for part in text.split(",")]
     except ValueError as error:
-        raise UserError(f"{text!r} is no list of seeds.", "Give whole numbers: 0 or 0,1,2, say.") from error
+        raise UserError(f"{text!r} is no list of {what}.", f"Give whole numbers: {such_as}, say.") from error
 
 
 def earlier_runs(path: Path) -> list[Run]:
@@ -144,7 +144,7 @@ def evaluation(
     init: str | None,
     groups: Path | None,
     device: options.Device,
-    report: Report,
+    report: Progress,
     inspect: Inspect = nobody,
 ) -> Evaluation:
     """Fit and test once per trial. `inspect` is shown each gauge with its predictions."""

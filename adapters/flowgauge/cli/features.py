@@ -16,8 +16,8 @@ from flowgauge.cli.model import Model, torch_device
 from flowgauge.cli.opened import opened
 from flowgauge.cli.options import Device
 from flowgauge.cli.output import beside, warn
-from flowgauge.cli.progress import Report
 from flowgauge.domain.errors import DatasetError, UserError
+from flowgauge.domain.progress import Progress
 from flowgauge.evaluation.datasets import Entry, Unreadable, picture_of, sift
 from flowgauge.evaluation.feature_cache import Embedded, embedded, restored
 from flowgauge.evaluation.splits import Split, groups_of, read_groups, read_splits, trial
@@ -39,7 +39,7 @@ class Features:
     settings: FitSettings
     device: str
     cache: Path | None
-    report: Report
+    report: Progress
 
     @cached_property
     def settings_words(self) -> str:
@@ -92,7 +92,7 @@ class BenchmarkData:
     model: Model
     device: Device
     cache: Path | None
-    report: Report
+    report: Progress
 
     def chosen(self, seeds: Sequence[int]) -> list[Split]:
         """Raises `UserError` for a seed that the file does not have."""

@@ -13,11 +13,11 @@ import typer
 from flowgauge.cli import options
 from flowgauge.cli.model import Model, torch_device
 from flowgauge.cli.output import say, show
-from flowgauge.cli.progress import Report, bars, reported, silent
+from flowgauge.cli.progress import bars
 from flowgauge.cli.results import check_writable, items_left_in, write_results
-from flowgauge.domain.choices import Aspect
 from flowgauge.domain.errors import UserError
 from flowgauge.domain.messages import FrozenModel
+from flowgauge.domain.progress import Progress, reported, silent
 from flowgauge.meta.search import DEFAULTS, Choice, SearchSettings, SearchSetup, validation_line
 from flowgauge.meta.tasks import LineSize, procedural_line
 from flowgauge.models.headflow.detector import HeadFlow
@@ -64,7 +64,7 @@ def meta_search(
     """
     check_writable(out, table, plot)
     settings = SearchSettings(turns=turns, seed=seed)
-    model = Model("headflow", None, None, SIZE, Aspect.SQUASH)
+    model = Model(detector=HeadFlow.name, size=SIZE)
     with bars() as report:
         found = MetaSearch(model, settings, device, report).run(evaluations, out)
     if table is not None:
@@ -96,7 +96,7 @@ class MetaSearch:
     model: Model
     settings: SearchSettings
     device: options.Device
-    report: Report
+    report: Progress
 
     def run(self, evaluations: int, out: Path) -> list[Evaluation]:
         """Evaluate as many choices as are missing in `out`, which is written after each. The defaults are the first."""

@@ -32,6 +32,8 @@ Store = Annotated[
 ]
 Line = Annotated[str, typer.Option(help="The line: 1 to 64 letters, digits, dots, underscores or hyphens.")]
 LineArgument = Annotated[str, typer.Argument(help="The line.")]
+OnlyLine = Annotated[str | None, typer.Option(help="Only this line's.")]
+DatasetArgument = Annotated[Path, typer.Argument(help="A data set in the MVTec AD layout.")]
 DeviceOption = Annotated[
     Device, typer.Option("--device", envvar="FLOWGAUGE_DEVICE", help="Where the model runs; auto takes a GPU if any.")
 ]

@@ -6,10 +6,11 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from enum import StrEnum
 from functools import lru_cache
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -138,6 +139,18 @@ def show(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     for row in rows:
         table.add_row(*(escape(cell(value)) for value in row))
     stdout().print(table)
+
+
+Column = str | Callable[[dict[str, Any]], object]
+
+
+def listing(as_json: bool, found: list[dict[str, Any]], columns: Mapping[str, Column]) -> None:
+    """`found` as JSON, or as a table: each column shows a field, or what it makes of the whole."""
+    if as_json:
+        emit(found)
+        return
+    makers = [each if callable(each) else itemgetter(each) for each in columns.values()]
+    show(list(columns), ([make(each) for make in makers] for each in found))
 
 
 def cell(value: object) -> str:

@@ -28,7 +28,7 @@ from flowgauge.services.threshold import (
     stored_threshold,
 )
 
-threshold = typer.Typer(no_args_is_help=True, help="What a line's threshold costs; another one in its place.")
+threshold = typer.Typer(no_args_is_help=True)
 
 _ROWS = 20  # of the histogram: fewer hide two humps, more scroll off a terminal
 _BAR = 36  # characters of its longest bar: with the other columns it fits into 100

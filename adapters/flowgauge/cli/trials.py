@@ -14,10 +14,7 @@ from flowgauge.registry.lines import lines
 from flowgauge.services import trials as service
 from flowgauge.services.trials import TrialView
 
-trials = typer.Typer(
-    no_args_is_help=True,
-    help="Trials of gauges: a candidate predicts beside the active one, then decides a share of the images.",
-)
+trials = typer.Typer(no_args_is_help=True)
 
 Why = Annotated[str, typer.Option(help="The reason, for the record.")]
 
@@ -25,7 +22,7 @@ Why = Annotated[str, typer.Option(help="The reason, for the record.")]
 @trials.command("list")
 def list_trials(
     store: options.Store,
-    line: Annotated[str | None, typer.Option(help="Only this line's.")] = None,
+    line: options.OnlyLine = None,
     json: options.Json = False,
 ) -> None:
     """Trials that are under way, and those that have ended.

@@ -1,7 +1,6 @@
 """The report of the data checks: what was found, with pictures."""
 
 from io import BytesIO
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,10 +20,6 @@ _SHOWN = 12  # images of a finding: more make the page too long to read, and the
 _SIDE = 224  # pixels of a thumbnail, some 10 kB each; smaller ones hide the faults that they should show
 
 _MARKS = {"found": "mark-refused", "fine": "mark-passed"}
-
-
-def write_diagnosis(dataset: str, found: Examination, path: Path) -> None:
-    pages.write(render(dataset, found), path)
 
 
 def render(dataset: str, found: Examination) -> str:

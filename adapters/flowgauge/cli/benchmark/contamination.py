@@ -10,12 +10,13 @@ from typing import Annotated, Any
 import typer
 
 from flowgauge.cli import options
-from flowgauge.cli.evaluate import Seeds, seeds_of
+from flowgauge.cli.evaluate import Seeds, numbers_in
 from flowgauge.cli.features import BenchmarkData, Cache
 from flowgauge.cli.model import DEFAULT_FEATURES, SHIPPED, FeatureOptions, fitting_start, torch_device
-from flowgauge.cli.progress import bars, reported
+from flowgauge.cli.progress import bars
 from flowgauge.cli.results import OutAfterFits, check_writable, conclude, items_left_in, write_results
 from flowgauge.domain.errors import UserError
+from flowgauge.domain.progress import reported
 from flowgauge.evaluation.ablations import Ablation
 from flowgauge.evaluation.contamination import (
     BASELINES,
@@ -32,7 +33,7 @@ from flowgauge.reports.plots import curves_svg
 
 
 def contamination(
-    dataset: Annotated[Path, typer.Argument(help="A data set in the MVTec AD layout.")],
+    dataset: options.DatasetArgument,
     splits: Annotated[Path, typer.Option(help="JSON: which images train and test, by seed and noise.", metavar="FILE")],
     variant: Annotated[
         list[str] | None,
@@ -86,7 +87,7 @@ def contamination(
     with bars() as report:
         data = BenchmarkData(dataset, splits, groups, masks, model, device, cache, report)
         work = Contamination(data, init)
-        cells = work.run(variants, seeds_of(seeds), json)
+        cells = work.run(variants, numbers_in(seeds), json)
     found = curves(cells)
     if plot is not None:
         plot.write_text(curves_svg(found))

@@ -22,17 +22,19 @@ import typer
 from PIL import Image
 
 from flowgauge.cli import options
-from flowgauge.cli.evaluate import Limit, Seeds, chosen_trials, evaluation, seeds_of
+from flowgauge.cli.evaluate import Limit, Seeds, chosen_trials, evaluation, numbers_in
 from flowgauge.cli.model import DEFAULT_FEATURES, FeatureOptions, Model
-from flowgauge.cli.progress import Report, bars, reported
+from flowgauge.cli.progress import bars
 from flowgauge.cli.results import OutAfterFits, check_writable, conclude, items_left_in, write_results
 from flowgauge.domain.errors import Unavailable, UserError
 from flowgauge.domain.image_limits import ImageLimits, current_limits, set_limits
+from flowgauge.domain.progress import Progress, reported
 from flowgauge.evaluation.comparison import Contender, Shown, miss_shares, promised_rates, standings
 from flowgauge.evaluation.datasets import Dataset, Sample, evenly, sift
 from flowgauge.evaluation.evaluate import Case
 from flowgauge.models.registry import DETECTORS, FROM_LABELS
-from flowgauge.reports.comparisons import write_comparison
+from flowgauge.reports.comparisons import render_comparison
+from flowgauge.reports.pages import write_page
 from flowgauge.training.gauge import Gauge
 from flowgauge.training.snapshot import weights_of
 from flowgauge.vision.heatmaps import heatmap_png
@@ -45,7 +47,7 @@ THUMBNAIL = 160
 
 
 def detectors(
-    dataset: Annotated[Path, typer.Argument(help="A data set in the MVTec AD layout.")],
+    dataset: options.DatasetArgument,
     detector: Annotated[
         list[str] | None,
         typer.Option(
@@ -83,9 +85,9 @@ def detectors(
     with bars() as report:
         task = Task(dataset, splits, groups, masks, models[0], device, limit)
         work = DetectorComparison(task, models, report)
-        contenders = work.run(seeds_of(seeds), json)
+        contenders = work.run(numbers_in(seeds), json)
     if html is not None:
-        write_comparison(work.name, contenders, html)
+        write_page(render_comparison(work.name, contenders), html)
     columns = ("image_auroc", "pixel_auroc", "aupro", "fit_seconds", "images_per_second", "peak_mib", "snapshot_mib")
     rows = []
     for ranking in standings(contenders):
@@ -137,16 +139,16 @@ class DetectorComparison:
 
     task: Task
     models: tuple[Model, ...]
-    report: Report
+    report: Progress
 
     def run(self, seeds: Sequence[int], out: Path | None) -> list[Contender]:
         """Fit what is no contender in `out` yet, which is written after each fit. Returns all contenders in it."""
         earlier = items_left_in(out, lambda: self._key, Contender, "contenders")
         known = {(contender.detector, contender.seed): contender for contender in earlier}
-        plan = [(model, seed) for seed in seeds for model in self.models if (name_of(model), seed) not in known]
+        plan = [(model, seed) for seed in seeds for model in self.models if (model.detector, seed) not in known]
         for model, seed in reported(plan, "detectors fitted and tested", self.report):
             task = replace(self.task, model=model, seed=seed, shows=seed == seeds[0])
-            known[name_of(model), seed] = measured_alone(task)
+            known[model.detector, seed] = measured_alone(task)
             if out is not None:
                 write_results(out, {"key": self._key} | self.document(list(known.values())))
         return list(known.values())
@@ -185,11 +187,6 @@ def contents_digest(dataset: Dataset, files: Iterable[Path | None], settings: st
     return digest.hexdigest()
 
 
-def name_of(model: Model) -> str:
-    assert model.detector is not None, "every entrant has a name"
-    return model.detector
-
-
 def measured_alone(task: Task) -> Contender:
     """In a new process, so that the memory it takes is its own. Raises `Unavailable` where the system ended it."""
     context = multiprocessing.get_context("spawn")
@@ -198,7 +195,7 @@ def measured_alone(task: Task) -> Contender:
             return Contender.model_validate_json(pool.submit(_measured, task).result())
         except BrokenProcessPool as error:
             raise Unavailable(
-                f"The process that measured {name_of(task.model)} was killed, most likely for want of memory.",
+                f"The process that measured {task.model.detector} was killed, most likely for want of memory.",
                 "Leave the detector out, or give fewer images by --limit. What --json holds is kept.",
             ) from error
 
@@ -220,7 +217,7 @@ def begin(limits: ImageLimits) -> None:
 
 def _measured(task: Task) -> str:
     """A `Contender` as JSON: what crosses between processes should be plain."""
-    name = name_of(task.model)
+    name = task.model.detector
     if name in BASELINES:
         from flowgauge.anomalib.detectors import offer_all
 

@@ -15,14 +15,14 @@ import typer
 from flowgauge.adaptation.adapt import adapt
 from flowgauge.cli import options
 from flowgauge.cli.demo.scenario import Frame, recorded_script
-from flowgauge.cli.evaluate import Seeds, seeds_of
-from flowgauge.cli.model import Model, torch_device
+from flowgauge.cli.evaluate import Seeds, numbers_in
+from flowgauge.cli.model import FitOptions, Model, torch_device
 from flowgauge.cli.opened import opened
-from flowgauge.cli.progress import Report, bars
+from flowgauge.cli.progress import bars
 from flowgauge.cli.results import OutAfterSeeds, check_writable, conclude, items_left_in, write_results
-from flowgauge.domain.choices import Aspect
 from flowgauge.domain.errors import DatasetError, UserError
 from flowgauge.domain.messages import FrozenModel
+from flowgauge.domain.progress import Progress
 from flowgauge.evaluation.ablations import ADAPTATIONS, Ablation, settings_of
 from flowgauge.evaluation.changed_images import ChangedImages
 from flowgauge.evaluation.drift import (
@@ -61,7 +61,7 @@ class GaugeOptions:
     size: options.Size = None
 
     def model(self) -> Model:
-        return Model(self.detector, self.weights, None, self.size, Aspect.SQUASH, members=self.members)
+        return FitOptions(weights=self.weights, size=self.size, members=self.members).model(self.detector)
 
 
 DEFAULT_GAUGE = GaugeOptions()
@@ -134,7 +134,7 @@ def drift(
     variants = [Ablation(one_of(name, ADAPTATIONS)) for name in dict.fromkeys(variant or ["full"])]
     with bars() as report:
         work = AdaptationBenchmarks(gauge.model(), device, report)
-        found = work.drift(source, variants, seeds_of(seeds), json, refit=refit)
+        found = work.drift(source, variants, numbers_in(seeds), json, refit=refit)
     columns = ("phase", "way", "variant", "false_alarms", "misses", "image_auroc", "image_auroc_std")
     _conclude(found, json, (*columns, "first_image_auroc", "seconds", "refused"), found["summary"])
 
@@ -164,7 +164,7 @@ def poisoning(
     source = Procedural(material, Change(one_of(change, Change)))
     with bars() as report:
         found = AdaptationBenchmarks(gauge.model(), device, report).poisoning(
-            source, rounds, highest, seeds_of(seeds), json
+            source, rounds, highest, numbers_in(seeds), json
         )
     columns = ("seed", "round", "share", "caught", "first_caught", "others_caught", "first_others_caught")
     _conclude(found, json, (*columns, "false_alarms", "refusals"), found["lines"])
@@ -270,7 +270,7 @@ class AdaptationBenchmarks:
 
     model: Model
     device: options.Device
-    report: Report
+    report: Progress
 
     def drift(
         self,

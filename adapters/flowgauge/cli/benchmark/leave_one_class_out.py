@@ -10,7 +10,7 @@ from typing import Annotated, Any, NamedTuple
 import typer
 
 from flowgauge.cli import options
-from flowgauge.cli.evaluate import Seeds, seeds_of
+from flowgauge.cli.evaluate import Seeds, numbers_in
 from flowgauge.cli.features import BenchmarkData, Cache
 from flowgauge.cli.model import DEFAULT_FEATURES, FeatureOptions
 from flowgauge.cli.output import as_json, write_whole
@@ -20,7 +20,7 @@ from flowgauge.evaluation.leave_one_class_out import Gain, LeftOutClass, LeftOut
 
 
 def leave_one_class_out(
-    dataset: Annotated[Path, typer.Argument(help="A data set in the MVTec AD layout.")],
+    dataset: options.DatasetArgument,
     splits: Annotated[Path, typer.Option(help="JSON: which images train and test, by seed.", metavar="FILE")],
     labels: Annotated[int, typer.Option(min=1, help="Labelled defects of the other classes.")] = 10,
     seeds: Seeds = "0,1,2",
@@ -47,7 +47,7 @@ def leave_one_class_out(
     with bars() as report:
         data = BenchmarkData(dataset, splits, groups, masks, model, device, cache, report)
         work = LeaveOneClassOut(data, labels)
-        found = work.run(seeds_of(seeds), json)
+        found = work.run(numbers_in(seeds), json)
     document = {
         "gain": found.gain.model_dump(mode="json"),
         "by_class": [row._asdict() for row in found.rows],

@@ -11,13 +11,14 @@ from typing import Annotated, Any, NamedTuple
 import typer
 
 from flowgauge.cli import options
-from flowgauge.cli.evaluate import Seeds, seeds_of
+from flowgauge.cli.evaluate import Seeds, numbers_in
 from flowgauge.cli.features import BenchmarkData, Cache
 from flowgauge.cli.model import Model
-from flowgauge.cli.progress import Report, bars
+from flowgauge.cli.progress import bars
 from flowgauge.cli.results import OutAfterSeeds, check_writable, conclude, items_left_in, write_results
 from flowgauge.domain.choices import Aspect
 from flowgauge.domain.errors import UserError
+from flowgauge.domain.progress import Progress
 from flowgauge.evaluation.loss_amplification import (
     Amplified,
     LargeImages,
@@ -66,10 +67,10 @@ def loss_amplification(
     with bars() as report:
         data = None
         if dataset is not None and splits is not None:
-            model = Model("lamp", None, None, size, aspect)
+            model = Model(detector="lamp", size=size, aspect=aspect)
             data = BenchmarkData(dataset, splits, groups, masks, model, device, cache, report)
         work = LossAmplification(data, OneClassDigits(steps), report)
-        cells = work.run(seeds_of(seeds), json)
+        cells = work.run(numbers_in(seeds), json)
     rows = [
         (
             row.where,
@@ -98,7 +99,7 @@ class LossAmplification:
 
     data: BenchmarkData | None
     digits: OneClassDigits
-    report: Report
+    report: Progress
 
     def run(self, seeds: Sequence[int], out: Path | None) -> list[Amplified]:
         """Fit what has no cell in `out` yet, which is written after each fit and keeps other cells. Returns those of

@@ -12,21 +12,23 @@ from typing import Annotated, Any
 from typer import Option
 
 from flowgauge.cli import options
-from flowgauge.cli.model import ENGINE_FOLDER, torch_device
+from flowgauge.cli.evaluate import numbers_in
+from flowgauge.cli.model import ENGINE_FOLDER, stored_in, torch_device
 from flowgauge.cli.output import say, show, write_whole
-from flowgauge.cli.progress import Report, bars, reported
+from flowgauge.cli.progress import bars
 from flowgauge.cli.results import check_writable
 from flowgauge.domain.choices import Engine
 from flowgauge.domain.errors import UserError
+from flowgauge.domain.progress import Progress, reported
 from flowgauge.engines.choice import chosen, compiled
 from flowgauge.evaluation.speed import MATERIAL, Forward, SpeedBenchmark, forward_of
 from flowgauge.evaluation.speed_results import QUICK, TORCH, ImageFormat, ImageSize, Plan, SpeedResults
 from flowgauge.models.backbones import BackboneSpec, Origin
-from flowgauge.reports.speed import TABLES, write_speed
+from flowgauge.reports.pages import write_page
+from flowgauge.reports.speed import TABLES, render_speed
 from flowgauge.synthetic.procedural import ProceduralLine
 from flowgauge.training.fit import MINIMUM_IMAGES, FitSettings, fit
 from flowgauge.training.gauge import Gauge
-from flowgauge.training.snapshot import MANIFEST_NAME, WEIGHTS_NAME, load
 from flowgauge.vision.decoding import Picture
 
 ENGINES = tuple(engine.value for engine in Engine if engine is not Engine.AUTO)
@@ -123,7 +125,7 @@ def speed(
     if json is not None:
         write_whole(json, found.model_dump_json(indent=2))
     if html is not None:
-        write_speed(found, html)
+        write_page(render_speed(found), html)
     machine = found.machine
     say(f"{machine.device}; {machine.processor}; {machine.cores} cores, {machine.threads} threads of torch")
     say(f"load before: {machine.load:.1f} runnable processes")
@@ -161,10 +163,7 @@ def line_counts(text: str | None) -> tuple[int, ...]:
     """Ascending, none where nothing was said. Raises `UserError` for what is no list of numbers from 1 up."""
     if text is None:
         return ()
-    try:
-        counts = sorted({int(part) for part in text.split(",")})
-    except ValueError as error:
-        raise UserError(f"{text!r} is no list of numbers of lines.", "Give whole numbers: 1,16,64, say.") from error
+    counts = sorted({*numbers_in(text, "numbers of lines", "1,16,64")})
     if counts[0] < 1:
         raise UserError(f"{counts[0]} lines have no images.", "Give numbers from 1 up to --lines.")
     return tuple(counts)
@@ -178,13 +177,13 @@ def require_baselines(names: Sequence[Baseline]) -> tuple[Baseline, ...]:
 
 
 def measured(
-    plan: Plan, folder: Path | None, images: int, baselines: Sequence[Baseline], device: str, report: Report
+    plan: Plan, folder: Path | None, images: int, baselines: Sequence[Baseline], device: str, report: Progress
 ) -> SpeedResults:
     """Of the gauge in `folder`, or of one that is fitted to so many `images`."""
     line = ProceduralLine(MATERIAL, seed=0)
     pictures = [Picture(line.good(index).pixels, sha256="") for index in range(images)]
     settings = FitSettings(backbone=BackboneSpec(origin=Origin.NONE), config=_SHORTEST["featureflow"])
-    gauge = fitted(pictures, settings, device, report) if folder is None else gauge_in(folder, device)
+    gauge = fitted(pictures, settings, device, report) if folder is None else stored_in(folder, device)
     facts = gauge.manifest
     settings = settings.model_copy(update={"backbone": facts.backbone, "preprocessing": facts.preprocessing})
     forwards = {
@@ -209,23 +208,12 @@ def on_engine(gauge: Gauge, engine: str) -> Gauge:
     return made.gauge
 
 
-def fitted(pictures: Sequence[Picture], settings: FitSettings, device: str, report: Report) -> Gauge:
+def fitted(pictures: Sequence[Picture], settings: FitSettings, device: str, report: Progress) -> Gauge:
     return fit(pictures, line="speed", settings=settings, at=datetime.now(UTC), device=device, progress=report)
 
 
-def gauge_in(folder: Path, device: str) -> Gauge:
-    """Raises `UserError` for a folder without a snapshot, and what `load` does for one that is damaged."""
-    manifest, weights = folder / MANIFEST_NAME, folder / WEIGHTS_NAME
-    if not (manifest.is_file() and weights.is_file()):
-        raise UserError(
-            f"{folder} holds no snapshot.",
-            f"Give a folder with {MANIFEST_NAME} and {WEIGHTS_NAME}, or leave --gauge out.",
-        )
-    return load(manifest.read_bytes(), weights.read_bytes(), device=device)
-
-
 def baseline_forward(
-    name: Baseline, pictures: Sequence[Picture], settings: FitSettings, device: str, report: Report
+    name: Baseline, pictures: Sequence[Picture], settings: FitSettings, device: str, report: Progress
 ) -> Forward:
     """anomalib's model, fitted to `pictures` on the gauge's backbone; EfficientAd, which has its own, as it is.
 

@@ -11,18 +11,20 @@ from typing import Annotated, Any
 from typer import Argument, Option
 
 from flowgauge.cli import options
-from flowgauge.cli.benchmark.detectors import Task, contents_digest, entrants_of, features_of, measured_alone, name_of
-from flowgauge.cli.evaluate import Limit, Seeds, chosen_trials, seeds_of
+from flowgauge.cli.benchmark.detectors import Task, contents_digest, entrants_of, features_of, measured_alone
+from flowgauge.cli.evaluate import Limit, Seeds, chosen_trials, numbers_in
 from flowgauge.cli.model import DEFAULT_FEATURES, FeatureOptions, Model
 from flowgauge.cli.output import say, show, warn, write_whole
-from flowgauge.cli.progress import Report, bars, reported
+from flowgauge.cli.progress import bars
 from flowgauge.cli.results import check_writable, left_in
 from flowgauge.domain.errors import DatasetError, FlowgaugeError, UserError
+from flowgauge.domain.progress import Progress, reported
 from flowgauge.evaluation.datasets import Dataset
 from flowgauge.evaluation.splits import Trial
 from flowgauge.evaluation.suite import Failure, SuiteResults, SuiteRun
 from flowgauge.models.registry import FROM_PIXELS
-from flowgauge.reports.comparisons import write_suite
+from flowgauge.reports.comparisons import render_suite
+from flowgauge.reports.pages import write_page
 from flowgauge.training.fit import MINIMUM_IMAGES
 
 
@@ -94,11 +96,11 @@ def suite(
     models = models_of(detector or [], changes or [], features)
     folders = datasets_in(folder, dataset or [])
     with bars() as report:
-        found = Suite(folders, models, device, limit, shots_of(shots), report).run(seeds_of(seeds), json)
+        found = Suite(folders, models, device, limit, shots_of(shots), report).run(numbers_in(seeds), json)
     for failure in found.failures:
         warn(f"{failure.what}: {failure.cause}")
     if html is not None:
-        write_suite(found, html)
+        write_page(render_suite(found), html)
     rows = [
         (
             each.detector,
@@ -195,7 +197,7 @@ def models_of(detectors: Sequence[str], changes: Sequence[str], features: Featur
                 f"Write --set DETECTOR.NAME=VALUE, with one of {', '.join(names)}.",
             )
         own[name].append(option)
-    models = tuple(replace(features.model(name), changes=tuple(own[name])) for name in names)
+    models = tuple(replace(features.model(name), changes=own[name]) for name in names)
     for model in models:
         model.settings()
     return models
@@ -205,10 +207,7 @@ def shots_of(text: str | None) -> tuple[int, ...]:
     """Ascending. Raises `UserError` for what is no list of sizes that a gauge can be fitted to."""
     if text is None:
         return ()
-    try:
-        sizes = sorted({int(part) for part in text.split(",")})
-    except ValueError as error:
-        raise UserError(f"{text!r} is no list of sizes.", "Give whole numbers: 8,16,32, say.") from error
+    sizes = sorted({*numbers_in(text, "sizes", "8,16,32")})
     if sizes[0] < MINIMUM_IMAGES:
         raise UserError(
             f"{sizes[0]} images are too few to fit to.", f"Give sizes of at least {MINIMUM_IMAGES} to --shots."
@@ -231,7 +230,7 @@ class Step:
 
     @property
     def key(self) -> Key:
-        return self.folder.name, name_of(self.model), self.seed, self.shots
+        return self.folder.name, self.model.detector, self.seed, self.shots
 
 
 @dataclass(frozen=True)
@@ -245,7 +244,7 @@ class Suite:
     device: options.Device
     limit: int | None
     shots: tuple[int, ...]
-    report: Report
+    report: Progress
 
     def run(self, seeds: Sequence[int], out: Path | None) -> SuiteResults:
         """Writes `out` after every fit; what it holds already is not run again. What fails is noted, and the rest goes
@@ -306,6 +305,6 @@ class Suite:
     @property
     def _key(self) -> str:
         """Changes with the settings that all fits share and with those of single detectors."""
-        changes = {name_of(each): each.changes for each in self.models if each.changes}
+        changes = {each.detector: tuple(each.changes) for each in self.models if each.changes}
         inputs = (version("flowgauge"), *features_of(self.models[0]), self.limit, changes)
         return sha256(repr(inputs).encode()).hexdigest()

@@ -17,16 +17,16 @@ from flowgauge.app.embedded import embedded
 from flowgauge.cli.demo.history import History, Introduction
 from flowgauge.cli.demo.scenario import WARMUP, Act, Frame, Script
 from flowgauge.cli.demo.screen import Screen
-from flowgauge.cli.model import Model, loading, torch_device
+from flowgauge.cli.model import FeatureOptions, loading, torch_device
 from flowgauge.cli.options import Device
-from flowgauge.domain.choices import Aspect
 from flowgauge.domain.errors import UserError
 from flowgauge.domain.messages import ALERTS, VERDICTS, AdaptationRequest, Alert, Event, Reason, Verdict
 from flowgauge.models.prediction import Predictor
 from flowgauge.processors.adaptation import audits, request_adaptation
 from flowgauge.registry.lines import set_line
 from flowgauge.registry.snapshots import SnapshotFiles, publish_snapshot
-from flowgauge.reports.demo import write_report
+from flowgauge.reports.demo import render
+from flowgauge.reports.pages import write_page
 from flowgauge.reports.story import Call, GaugeFacts, Story
 from flowgauge.runtime.backend import Store
 from flowgauge.runtime.events import image_record
@@ -89,7 +89,7 @@ class DemoFolder:
         """Write the story and its report."""
         self.mark()
         self.story.write_text(story.model_dump_json(indent=1))
-        write_report(story, self.report)
+        write_page(render(story), self.report)
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ class DemoModel:
         """The first gauge, stored and active."""
         screen.event("fit", f"a first gauge for {script.source}, from {len(script.fit)} good images")
         start = monotonic()
-        model = Model(self.detector, self.weights, backbone=None, size=self.size, aspect=Aspect.SQUASH)
+        model = FeatureOptions(weights=self.weights, size=self.size).model(self.detector)
         with screen.working():
             gauge = fit(
                 [decode(frame.read()) for frame in script.fit],

@@ -13,7 +13,7 @@ import typer
 
 from flowgauge.app.bootstrap import open_store
 from flowgauge.cli import options
-from flowgauge.cli.output import emit, show, warn
+from flowgauge.cli.output import emit, listing, show, warn
 from flowgauge.cli.verdicts.choice import Choice
 from flowgauge.domain.errors import UserError
 from flowgauge.services.verdict_queries import VerdictQueries, named_queries
@@ -81,11 +81,7 @@ def queries(json: options.Json = False) -> None:
     \b
     flowgauge verdicts queries
     """
-    found = named_queries().values()
-    if json:
-        emit([each._asdict() for each in found])
-    else:
-        show(("name", ""), ((each.name, each.text) for each in found))
+    listing(json, [each._asdict() for each in named_queries().values()], {"name": "name", "": "text"})
 
 
 def _sql(sql: str | None, named: str | None) -> str:
