@@ -10,7 +10,7 @@ import pytest
 from sklearn.datasets import load_digits
 from sklearn.utils import Bunch
 
-from flowgauge.cli.benchmark.detectors import DetectorComparison, Task
+from flowgauge.cli.benchmark.detectors import DetectorComparison, FitTask
 from flowgauge.cli.model import Model
 from flowgauge.cli.options import Device
 from flowgauge.domain.errors import Unavailable
@@ -236,7 +236,7 @@ class _Deadly(PosixPath):
 
 def test_a_process_that_is_killed_is_reported() -> None:
     model = Model(detector="rad", size=SIDE)
-    task = Task(_Deadly(tiny_dataset()), None, None, None, model, Device.CPU, 4)
+    task = FitTask(_Deadly(tiny_dataset()), None, None, None, model, Device.CPU, 4)
     comparison_run = DetectorComparison(task, (model,), lambda *reported: None)
     with pytest.raises(Unavailable, match=r"measured rad was killed"):
         comparison_run.run([0], None)

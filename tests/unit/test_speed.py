@@ -211,9 +211,9 @@ def test_the_quick_plan_is_a_part_of_the_whole_and_yields_to_what_is_said() -> N
     assert set(QUICK.sizes) < set(whole.sizes)
     assert set(QUICK.formats) < set(whole.formats)
     assert set(QUICK.lines) < set(whole.lines)
-    assert work.plan_of([], [], [], None, None, quick=True) == QUICK
-    asked = work.plan_of([TORCH, TORCH], [ImageSize.MP_12], [ImageFormat.BMP], "64,2", 7, quick=True)
-    assert asked == Plan(
+    assert work.PlanOptions(quick=True).plan() == QUICK
+    asked = work.PlanOptions([TORCH, TORCH], [ImageSize.MP_12], [ImageFormat.BMP], "64,2", 7, quick=True)
+    assert asked.plan() == Plan(
         engines=(TORCH,), sizes=(ImageSize.MP_12,), formats=(ImageFormat.BMP,), lines=(2, 64), repeats=7
     )
 

@@ -7,8 +7,8 @@ from typing import Annotated, Any
 import typer
 
 from flowgauge.cli import options
+from flowgauge.cli.features import opened
 from flowgauge.cli.model import stored_in, torch_device
-from flowgauge.cli.opened import opened
 from flowgauge.cli.output import as_json, emit, say, show, warn
 from flowgauge.cli.progress import bars
 from flowgauge.cli.results import check_writable
@@ -108,7 +108,7 @@ def document(dataset: Path, found: Examination) -> dict[str, Any]:
             "unreadable": len(seen.unreadable),
         },
         "problems": len(found.problems),
-        "checks": [check.model_dump(mode="json") for check in found.checks],
+        "checks": found.checks,
     }
 
 

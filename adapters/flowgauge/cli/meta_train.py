@@ -15,8 +15,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from flowgauge.cli import options
+from flowgauge.cli.features import opened
 from flowgauge.cli.model import Model, torch_device
-from flowgauge.cli.opened import opened
 from flowgauge.cli.output import cell, emit, say
 from flowgauge.cli.progress import bars
 from flowgauge.cli.results import check_writable
@@ -100,7 +100,7 @@ def meta_train(
     if plot is not None:
         plot.write_text(losses_svg(made))
     if json:
-        emit(init.card.model_dump(mode="json"))
+        emit(init.card)
         return
     say(f"wrote {out}: {len(init.card.lines)} lines, {turns} turns in {init.card.seconds:.0f} s")
     head = "" if init.card.head_loss is None else f"head {cell(init.card.head_loss)}, "

@@ -58,6 +58,8 @@ Notify = Annotated[
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts instead of a table.")]
+JsonLines = Annotated[bool, typer.Option("--json", help="Print verdicts and alerts, one JSON object a line.")]
+Batch = Annotated[int, typer.Option(min=1, help="Images that are scored together at most.")]
 
 Detector = Annotated[
     str | None,
@@ -171,6 +173,9 @@ Masks = Annotated[
         help="Folder of masks that cut the objects out: for each image one of the same path, white on the object.",
         metavar="DIR",
     ),
+]
+Phases = Annotated[
+    Path | None, typer.Option(help="JSON: which images fit, train and test, phase by phase.", metavar="FILE")
 ]
 Groups = Annotated[
     Path | None,

@@ -117,7 +117,15 @@ def as_json(document: Any) -> str:
 
 
 def _dumped(document: Any, indent: int | None = None) -> str:
-    return spelled(json.dumps(document, indent=indent, ensure_ascii=False, allow_nan=False), backslash=r"\\")
+    text = json.dumps(document, indent=indent, ensure_ascii=False, allow_nan=False, default=plain)
+    return spelled(text, backslash=r"\\")
+
+
+def plain(value: Any) -> Any:
+    """A model, a dataclass, a time or an id as JSON has it: the `default` of `json.dumps`."""
+    from pydantic_core import to_jsonable_python  # which takes a tenth of a second: not every command has models
+
+    return to_jsonable_python(value, by_alias=False)
 
 
 def write_whole(path: Path, text: str) -> None:

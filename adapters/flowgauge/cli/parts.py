@@ -27,7 +27,7 @@ def list_parts(
     with open_store(store) as plant:
         found = latest_parts(plant.log, limit, line)
     if json:
-        emit([part.model_dump(mode="json") for part in found])
+        emit(found)
         return
     rows = (
         (

@@ -72,7 +72,7 @@ def show_snapshot(
         chosen = version or active_snapshot(plant.log, line).version
         facts = read_manifest(fetch_snapshot(plant.objects, line, chosen).manifest)
     if json:
-        emit(facts.model_dump(mode="json"))
+        emit(facts)
         return
     limit = facts.threshold
     show(
@@ -154,7 +154,7 @@ def compare(
                 "first": found.first.version,
                 "second": found.second.version,
                 "lost": found.lost,
-                "shares": {name: share.model_dump(mode="json") for name, share in found.shares.items()},
+                "shares": found.shares,
                 "images": [
                     {
                         "name": each.name,

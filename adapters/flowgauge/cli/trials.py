@@ -71,7 +71,7 @@ def show_trial(
         view = _chosen(service.all_trials(plant, line), line, trial)
         labels = service.labelled(plant, line, view.trial.trial_id)
     if json:
-        emit(_facts(view) | {"labelled": vars(labels)} | {"tally": view.tally.model_dump(mode="json")})
+        emit(_facts(view) | {"labelled": vars(labels)} | {"tally": view.tally})
         return
     tally, agreement = view.tally, view.agreement
     images = max(1, tally.images)
@@ -206,7 +206,7 @@ def _facts(view: TrialView) -> dict[str, Any]:
     return {
         "line": view.line,
         "active": view.active,
-        "trial": view.trial.model_dump(mode="json"),
+        "trial": view.trial,
         "tally": counts,
         "agreement": view.agreement,
         "ended": None if view.report is None else view.report.model_dump(mode="json", include=ended),

@@ -7,9 +7,9 @@ from math import ceil
 from statistics import fmean
 from typing import Any
 
-import numpy as np
 from markupsafe import Markup
 from matplotlib.lines import Line2D
+from sklearn.metrics import roc_curve
 
 from flowgauge.evaluation.comparison import FIGURES, Contender, Spread, standings
 from flowgauge.evaluation.datasets import GOOD
@@ -123,12 +123,9 @@ def render_comparison(dataset: str, entrants: Sequence[Contender]) -> str:
 
 def roc(run: Run) -> list[tuple[float, float]]:
     """(false alarms, catches), shares in [0, 1], from none to all; images of equal scores are one step."""
-    scores = np.array([image.score for image in run.images])
-    defective = np.array([image.kind != GOOD for image in run.images])
-    values = np.unique(scores)[::-1]
-    alarms = [float((scores[~defective] >= value).mean()) for value in values]
-    catches = [float((scores[defective] >= value).mean()) for value in values]
-    return [(0.0, 0.0), *zip(alarms, catches, strict=True)]
+    defective = [image.kind != GOOD for image in run.images]
+    alarms, catches, _ = roc_curve(defective, [image.score for image in run.images], drop_intermediate=False)
+    return list(zip(alarms.tolist(), catches.tolist(), strict=True))
 
 
 def roc_chart(entrants: Sequence[Contender]) -> Markup:

@@ -6,16 +6,14 @@ simpler than a real one; the images, the parts and the defects are real.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from io import BytesIO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 from scipy import ndimage
 
 from flowgauge.domain.errors import DatasetError
 from flowgauge.evaluation.datasets import Dataset, Entry, picture_of
-from flowgauge.evaluation.drift import DriftPhase, ObservedImage
+from flowgauge.evaluation.drift import DriftPhase, ObservedImage, png
 from flowgauge.evaluation.splits import Groups
 from flowgauge.synthetic.noise import smooth_noise
 from flowgauge.synthetic.procedural import Change
@@ -117,6 +115,4 @@ class ChangedImages:
         if change is None:
             return picture
         rng = np.random.default_rng([self.seed, int(picture.sha256[:8], 16)])
-        stream = BytesIO()
-        Image.fromarray(changed(picture.pixels, change, rng)).save(stream, "PNG", compress_level=1)
-        return decode(stream.getvalue())
+        return decode(png(changed(picture.pixels, change, rng)))

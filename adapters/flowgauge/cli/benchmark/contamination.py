@@ -123,7 +123,7 @@ class Contamination:
         known = {(c.variant, c.noise, c.seed): c for c in items_left_in(out, lambda: self._key, Cell, "cells")}
         plan = [(v, split) for split in splits for v in variants if (v, split.noise, split.seed) not in known]
         for variant, split in reported(plan, "fitting and testing", report):
-            features, settings = self.data.features.data, self.data.settings
+            features, settings = self.data.embedded, self.data.settings
             if variant in baselines:
                 cell = baseline_fit(features, split, variant, baselines[variant], perf_counter)
             else:
@@ -141,7 +141,7 @@ class Contamination:
             "key": self._key,
         }
         body = found[0] if len(found) == 1 else {"curves": found}
-        return head | body | {"cells": [cell.model_dump(mode="json") for cell in cells]}
+        return head | body | {"cells": cells}
 
     def _baselines(self, variants: Sequence[Ablation]) -> dict[Ablation, Baseline]:
         """Those that `variants` ask for. Raises `UserError` where there is no anomalib, or where the detector keeps of

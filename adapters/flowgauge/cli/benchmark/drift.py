@@ -16,8 +16,8 @@ from flowgauge.adaptation.adapt import adapt
 from flowgauge.cli import options
 from flowgauge.cli.demo.scenario import Frame, recorded_script
 from flowgauge.cli.evaluate import Seeds, numbers_in
+from flowgauge.cli.features import opened
 from flowgauge.cli.model import FitOptions, Model, torch_device
-from flowgauge.cli.opened import opened
 from flowgauge.cli.progress import bars
 from flowgauge.cli.results import OutAfterSeeds, check_writable, conclude, items_left_in, write_results
 from flowgauge.domain.errors import DatasetError, UserError
@@ -72,9 +72,7 @@ def drift(
         Path | None,
         typer.Argument(help="Real images: a data set, or the folder that --phases refers to.", show_default=False),
     ] = None,
-    phases: Annotated[
-        Path | None, typer.Option(help="JSON: which images fit, train and test, phase by phase.", metavar="FILE")
-    ] = None,
+    phases: options.Phases = None,
     groups: options.Groups = None,
     material: Material = "brushed-metal",
     change: Annotated[
@@ -177,11 +175,11 @@ def one_of(name: str, choices: Iterable[str]) -> str:
     return name
 
 
-def _conclude(found: dict[str, Any], json: Path | None, columns: Sequence[str], rows: Sequence[dict[str, Any]]) -> None:
+def _conclude(found: dict[str, Any], json: Path | None, columns: Sequence[str], rows: Sequence[FrozenModel]) -> None:
     def shown(value: object) -> object:
-        return "; ".join(value) or "-" if isinstance(value, list) else value
+        return "; ".join(value) or "-" if isinstance(value, tuple) else value
 
-    conclude(found, [json], columns, ([shown(row[column]) for column in columns] for row in rows))
+    conclude(found, [json], columns, ([shown(getattr(row, column)) for column in columns] for row in rows))
 
 
 @dataclass(frozen=True)
@@ -303,8 +301,7 @@ class AdaptationBenchmarks:
                 _, phases = source.observed(seed)
                 known += replay.follow(anchor, self._reported(phases, f"seed {seed}, {variant}"))
                 write_results(out, self._document(words, known))
-        summary = [each.model_dump(mode="json") for each in summaries(known)]
-        document = self._document(words, known, summary=summary)
+        document = self._document(words, known, summary=summaries(known))
         write_results(out, document)
         return document
 
@@ -354,7 +351,7 @@ class AdaptationBenchmarks:
 
     def _document(self, words: str, lines: Sequence[FrozenModel], **more: Any) -> dict[str, Any]:
         head = {"benchmark": words, "key": self._key(words)}
-        return head | more | {"lines": [line.model_dump(mode="json") for line in lines]}
+        return head | more | {"lines": lines}
 
     def _key(self, words: str) -> str:
         """Changes with everything that a figure depends on, but the seed."""

@@ -118,8 +118,7 @@ class LossAmplification:
         return [known[job.setting, job.seed] for job in jobs]
 
     def document(self, cells: Sequence[Amplified]) -> dict[str, Any]:
-        rows = [row.model_dump(mode="json") for row in comparisons(cells)]
-        return {"key": self._key, "comparisons": rows, "cells": [cell.model_dump(mode="json") for cell in cells]}
+        return {"key": self._key, "comparisons": comparisons(cells), "cells": cells}
 
     def _jobs(self, seeds: Sequence[int]) -> Iterator[_Job]:
         # a rate is searched for once a setting, and only if a fit with that setting is to be done
@@ -131,7 +130,7 @@ class LossAmplification:
         # of several shares of defects among the training images the lowest: it is the last that the dict keeps
         splits = {split.seed: split for split in sorted(self.data.chosen(seeds), key=lambda split: -split.noise)}
         name = f"{self.data.dataset.resolve().name}, by patches"
-        images = LargeImages(name, self.data.features.data, splits, self.data.parts, self.data.settings)
+        images = LargeImages(name, self.data.embedded, splits, self.data.parts, self.data.settings)
         # Adam's steps do not grow with the loss: one rate serves both sides
         rate = Reconstructing().learning_rate
         for setting in settings_of(images.name, [Optimiser.ADAM]):

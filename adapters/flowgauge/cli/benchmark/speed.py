@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from copy import deepcopy
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 from importlib.util import find_spec
@@ -52,21 +53,24 @@ _SHORTEST: dict[str, dict[str, Any]] = {
 }
 
 
-def speed(
+@dataclass(frozen=True)
+class PlanOptions:
+    """What is measured."""
+
     engine: Annotated[
         list[str] | None,
         Option(help=f"What runs the networks: {', '.join(ENGINES)}; may be repeated. ({TORCH})", show_default=False),
-    ] = None,
+    ] = None
     image: Annotated[
         list[ImageSize] | None, Option(help="A size of images; may be repeated. All of them.", show_default=False)
-    ] = None,
+    ] = None
     format_: Annotated[
         list[ImageFormat] | None,
         Option("--format", help="A format of files; may be repeated. All of them.", show_default=False),
-    ] = None,
+    ] = None
     lines: Annotated[
         str | None, Option(help="Numbers of lines that take turns. (1,16,64)", metavar="N,N", show_default=False)
-    ] = None,
+    ] = None
     repeats: Annotated[
         int | None,
         Option(
@@ -74,10 +78,29 @@ def speed(
             help="Rounds of single images, a fifth as many of batches; p99 of a few rounds is the slowest. (50)",
             show_default=False,
         ),
-    ] = None,
+    ] = None
     quick: Annotated[
         bool, Option("--quick", help="JPEG of 256 px and 5 MP, 1 and 16 lines, 15 rounds, unless told otherwise.")
-    ] = False,
+    ] = False
+
+    def plan(self) -> Plan:
+        """What was asked for, and the default or the quick plan for the rest. Raises `UserError` for what cannot be."""
+        for name in self.engine or ():
+            if name not in ENGINES:
+                raise UserError(f"There is no engine {name!r}.", f"Choose from {', '.join(ENGINES)}.")
+        asked: dict[str, Any] = {
+            "engines": tuple(dict.fromkeys(self.engine or ())),
+            "sizes": tuple(dict.fromkeys(self.image or ())),
+            "formats": tuple(dict.fromkeys(self.format_ or ())),
+            "lines": line_counts(self.lines),
+            "repeats": self.repeats,
+        }
+        plan = QUICK if self.quick else Plan()
+        return plan.model_copy(update={name: value for name, value in asked.items() if value})
+
+
+def speed(
+    asked: PlanOptions = PlanOptions(),
     gauge: Annotated[
         Path | None,
         Option(help="A snapshot's folder, of a store or copied, instead of a gauge of its own.", metavar="DIR"),
@@ -118,7 +141,7 @@ def speed(
     another in every operation measure the others' work.
     """
     check_writable(json, html)
-    plan = plan_of(engine or [], image or [], format_ or [], lines, repeats, quick)
+    plan = asked.plan()
     baselines = require_baselines(baseline or [])
     with bars() as report:
         found = measured(plan, gauge, images, baselines, torch_device(device), report)
@@ -135,28 +158,6 @@ def speed(
             show(table.columns, rows)
     for path in filter(None, (json, html)):
         say(f"wrote {path}")
-
-
-def plan_of(
-    engines: Sequence[str],
-    sizes: Sequence[ImageSize],
-    formats: Sequence[ImageFormat],
-    lines: str | None,
-    repeats: int | None,
-    quick: bool,
-) -> Plan:
-    """What was asked for, and the default or the quick plan for the rest. Raises `UserError` for what cannot be."""
-    for name in engines:
-        if name not in ENGINES:
-            raise UserError(f"There is no engine {name!r}.", f"Choose from {', '.join(ENGINES)}.")
-    asked: dict[str, Any] = {
-        "engines": tuple(dict.fromkeys(engines)),
-        "sizes": tuple(dict.fromkeys(sizes)),
-        "formats": tuple(dict.fromkeys(formats)),
-        "lines": line_counts(lines),
-        "repeats": repeats,
-    }
-    return (QUICK if quick else Plan()).model_copy(update={name: value for name, value in asked.items() if value})
 
 
 def line_counts(text: str | None) -> tuple[int, ...]:
@@ -219,6 +220,8 @@ def baseline_forward(
 
     Raises `UserError` for a gauge whose crops are too small for EfficientAd.
     """
+    from flowgauge.anomalib.detectors import efficient_ad, offer_all
+
     if name is Baseline.EFFICIENT_AD:
         if settings.preprocessing.size < _EFFICIENT_AD_SIDE:
             raise UserError(
@@ -226,11 +229,7 @@ def baseline_forward(
                 f"{settings.preprocessing.size}.",
                 "Leave it out, or give another gauge.",
             )
-        from flowgauge.anomalib.efficient_ad import untrained
-
-        return untrained(device)
-    from flowgauge.anomalib.detectors import offer_all
-
+        return efficient_ad(device)
     offer_all()
     own = settings.model_copy(update={"detector": str(name), "config": _SHORTEST.get(name, {})})
     return forward_of(fitted(pictures, own, device, report))

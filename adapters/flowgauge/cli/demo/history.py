@@ -4,17 +4,16 @@ from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from io import BytesIO
 from itertools import pairwise
 
 import numpy as np
-from PIL import Image
 
 from flowgauge.cli.demo.scenario import Script
 from flowgauge.domain.messages import DEAD_LETTERS, VERDICTS, AlertKind, Decision, Verdict
 from flowgauge.processors.adaptation import audits
 from flowgauge.registry.snapshots import announcements
 from flowgauge.reports.figures import last_rejected
+from flowgauge.reports.pages import thumbnail
 from flowgauge.reports.story import (
     Adaptation,
     Call,
@@ -189,11 +188,7 @@ class History:
         """A small JPEG of the stored object; empty where none is kept."""
         if uri is None:
             return b""
-        image = Image.fromarray(decode(self._store.objects.get(self._store.objects.name(uri))).pixels)
-        image.thumbnail((side, side))
-        stream = BytesIO()
-        image.save(stream, "JPEG", quality=82)
-        return stream.getvalue()
+        return thumbnail(decode(self._store.objects.get(self._store.objects.name(uri))).pixels, side)
 
 
 def _counted_verdicts(store: Store) -> Iterator[Verdict]:

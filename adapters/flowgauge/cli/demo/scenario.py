@@ -3,15 +3,14 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 from pydantic import AliasChoices, Field, ValidationError
 
 from flowgauge.domain.errors import DatasetError
 from flowgauge.domain.messages import FrozenModel
+from flowgauge.evaluation.drift import png
 from flowgauge.reports.story import Phase, Truth
 from flowgauge.synthetic.procedural.defects import DEFECTS
 from flowgauge.synthetic.procedural.light import Condition
@@ -122,9 +121,7 @@ def _drawn(
     def read() -> bytes:
         kind = DEFECTS[index % len(DEFECTS)]
         sample = line.defect(index, kind, condition) if defect else line.good(index, condition)
-        stream = BytesIO()
-        Image.fromarray(sample.pixels).save(stream, "PNG", compress_level=1)
-        return stream.getvalue()
+        return png(sample.pixels)
 
     return Frame(f"{name}-{index:04d}", Truth.DEFECT if defect else Truth.GOOD, use_for_training, read)
 
