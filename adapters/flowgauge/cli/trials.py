@@ -68,7 +68,11 @@ def show_trial(
     flowgauge trials show press-3 --store ./plant
     """
     with open_store(store) as plant:
-        view = _chosen(service.all_trials(plant, line), line, trial)
+        views = service.all_trials(plant, line)
+        view = next((each for each in views if trial is None or str(each.trial.trial_id).startswith(trial)), None)
+        if view is None:
+            what = "has had no trial" if trial is None else f"has no trial {trial}"
+            raise UserError(f"Line {line} {what}.", "`flowgauge trials list` shows all.")
         labels = service.labelled(plant, line, view.trial.trial_id)
     if json:
         emit(_facts(view) | {"labelled": vars(labels)} | {"tally": view.tally})
@@ -181,14 +185,6 @@ def begun(line: str, version: str, trial: Trial) -> str:
         f"{version} is on trial on line {line}: it predicts {rules.shadow_share:.0%} of the images,"
         f" {rules.shadow_images} at least. `flowgauge trials show {line}` says how it does."
     )
-
-
-def _chosen(found: list[TrialView], line: str, trial: str | None) -> TrialView:
-    chosen = [view for view in found if trial is None or str(view.trial.trial_id).startswith(trial)]
-    if not chosen:
-        what = "has had no trial" if trial is None else f"has no trial {trial}"
-        raise UserError(f"Line {line} {what}.", "`flowgauge trials list` shows all.")
-    return chosen[0]
 
 
 def _state(view: TrialView) -> str:

@@ -107,7 +107,7 @@ def query(
         writer = csv_files.writer(sys.stdout, lineterminator="\n")
         writer.writerows([names, *([_text(value) for value in row] for row in rows)])
     else:
-        show(names, ([_cell(value) for value in row] for row in rows))
+        show(names, ([f"{v:%F %T}" if isinstance(v, datetime) else _text(v) for v in row] for row in rows))
     if more:
         warn(f"These are the first {limit} rows of more: give --limit, or narrow the query.")
 
@@ -226,7 +226,3 @@ def _text(value: object) -> object:
     """As CSV has it: what is no single value as JSON."""
     plain = _plain(value)
     return json_text.dumps(plain, ensure_ascii=False) if isinstance(plain, list | dict) else plain
-
-
-def _cell(value: object) -> object:
-    return f"{value:%F %T}" if isinstance(value, datetime) else _text(value)

@@ -43,16 +43,12 @@ LOOK_EVERY = 8
 END_SECONDS = 60.0
 
 
-def as_lines(scripts: Sequence[Script]) -> list[Script]:
-    """Scripts of one material under names of their own."""
-    return [replace(script, line=f"{script.line}-{number}") for number, script in enumerate(scripts, start=1)]
-
-
 def multi_line(
     scripts: Sequence[Script], folder: DemoFolder, demo_model: DemoModel, rate: float, command: str, console: Console
 ) -> list[Story]:
     """Fit, publish, adapt and swap on the servers that the environment names, with topics and a bucket of its own;
-    then write a report for every line."""
+    then write a report for every line, each with a name of its own."""
+    scripts = [replace(script, line=f"{script.line}-{number}") for number, script in enumerate(scripts, start=1)]
     images = sum(len(script.shots) for script in scripts)
     with _plant(len(scripts)) as uri, open_store(uri) as store, Screen(console, images) as screen:
         prefix = os.environ["FLOWGAUGE_TOPIC_PREFIX"]

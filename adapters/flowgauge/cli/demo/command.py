@@ -74,10 +74,10 @@ def demo(
     demo_model, console = DemoModel(detector, weights, size, device), stderr() if json else stdout()
     if stack:
         # the servers' clients come with an extra, which a demonstration without servers does not need
-        from flowgauge.cli.demo.cluster import as_lines, multi_line
+        from flowgauge.cli.demo.cluster import multi_line
 
         command = command_line({**given, "lines": lines, "rate": rate}, "--stack")
-        stories = multi_line(as_lines(scripts), folder, demo_model, rate, command, console)
+        stories = multi_line(scripts, folder, demo_model, rate, command, console)
     else:
         stories = [perform(scripts[0], folder, demo_model, command_line(given), console)]
     folders = [folder.of(story.line) if stack else folder for story in stories]

@@ -9,7 +9,7 @@ from itertools import pairwise
 import numpy as np
 
 from flowgauge.cli.demo.scenario import Script
-from flowgauge.domain.messages import DEAD_LETTERS, VERDICTS, AlertKind, Decision, Verdict
+from flowgauge.domain.messages import DEAD_LETTERS, VERDICTS, AlertKind, Decision
 from flowgauge.processors.adaptation import audits
 from flowgauge.registry.snapshots import announcements
 from flowgauge.reports.figures import last_rejected
@@ -61,7 +61,12 @@ class History:
         self._introduction = introduction
         self._script = introduction.script
         self._truth = {frame.image_id: frame.truth for frame in self._script.shots}
-        self._verdicts = [verdict for verdict in _counted_verdicts(store) if verdict.line == self._script.line]
+        verdicts = (
+            each.verdict
+            for partition in range(store.log.partitions(VERDICTS))
+            for each in count(store.log.read(VERDICTS, partition, 0, store.log.end(VERDICTS, partition))).counted
+        )
+        self._verdicts = [verdict for verdict in verdicts if verdict.line == self._script.line]
         self._captured = [verdict.captured_at for verdict in self._verdicts]
 
     def story(self) -> Story:
@@ -189,9 +194,3 @@ class History:
         if uri is None:
             return b""
         return thumbnail(decode(self._store.objects.get(self._store.objects.name(uri))).pixels, side)
-
-
-def _counted_verdicts(store: Store) -> Iterator[Verdict]:
-    for partition in range(store.log.partitions(VERDICTS)):
-        records = store.log.read(VERDICTS, partition, 0, store.log.end(VERDICTS, partition))
-        yield from (counted.verdict for counted in count(records).counted)
