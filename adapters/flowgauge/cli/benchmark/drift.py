@@ -14,13 +14,13 @@ import typer
 
 from flowgauge.adaptation.adapt import adapt
 from flowgauge.cli import options
-from flowgauge.cli.demo.scenario import Frame, recorded_script
+from flowgauge.cli.demo.scenario import Frame, procedural_line, recorded_script
 from flowgauge.cli.evaluate import Seeds, numbers_in
 from flowgauge.cli.features import opened
 from flowgauge.cli.model import FitOptions, Model, torch_device
 from flowgauge.cli.progress import bars
 from flowgauge.cli.results import OutAfterSeeds, check_writable, conclude, items_left_in, write_results
-from flowgauge.domain.errors import DatasetError, UserError
+from flowgauge.domain.errors import UserError
 from flowgauge.domain.messages import FrozenModel
 from flowgauge.domain.progress import Progress
 from flowgauge.evaluation.ablations import ADAPTATIONS, Ablation, settings_of
@@ -37,7 +37,7 @@ from flowgauge.evaluation.drift import (
 )
 from flowgauge.evaluation.splits import read_groups
 from flowgauge.reports.story import Truth
-from flowgauge.synthetic.procedural import MATERIALS, Change, ProceduralLine
+from flowgauge.synthetic.procedural import Change
 from flowgauge.training.fit import fit
 from flowgauge.training.gauge import Gauge
 from flowgauge.vision.decoding import Picture, decode
@@ -62,9 +62,6 @@ class GaugeOptions:
 
     def model(self) -> Model:
         return FitOptions(weights=self.weights, size=self.size, members=self.members).model(self.detector)
-
-
-DEFAULT_GAUGE = GaugeOptions()
 
 
 def drift(
@@ -93,7 +90,7 @@ def drift(
         bool, typer.Option("--refit/--no-refit", help="Fit anew to every buffer too, which takes most of the time.")
     ] = True,
     seeds: Seeds = "0,1,2",
-    gauge: GaugeOptions = DEFAULT_GAUGE,
+    gauge: GaugeOptions = GaugeOptions(),
     device: options.DeviceOption = options.Device.AUTO,
     json: OutAfterSeeds = None,
 ) -> None:
@@ -143,7 +140,7 @@ def poisoning(
     rounds: Annotated[int, typer.Option(min=2, help="Adaptations in a row.")] = 20,
     highest: Annotated[float, typer.Option(min=0, max=0.9, help="Share of the last buffer that is poisoned.")] = 0.3,
     seeds: Seeds = "0,1,2",
-    gauge: GaugeOptions = DEFAULT_GAUGE,
+    gauge: GaugeOptions = GaugeOptions(),
     device: options.DeviceOption = options.Device.AUTO,
     json: OutAfterSeeds = None,
 ) -> None:
@@ -244,10 +241,7 @@ class Procedural:
     recurring: bool = False
 
     def line(self, seed: int) -> ChangingLine:
-        """Raises `DatasetError` for a material that there is not."""
-        if self.material not in MATERIALS:
-            raise DatasetError(f"There is no material {self.material!r}.", f"Choose one of {', '.join(MATERIALS)}.")
-        return ChangingLine(ProceduralLine(self.material, seed), self.change, self.recurring)
+        return ChangingLine(procedural_line(self.material, seed), self.change, self.recurring)
 
     def observed(self, seed: int) -> tuple[list[ObservedImage], Iterator[DriftPhase]]:
         """As of `Recorded`."""

@@ -77,14 +77,16 @@ class Script:
         return tuple(frame for act in self.acts for frame in act.shots)
 
 
-def procedural_script(material: str, seed: int, size: int = 256) -> Script:
-    """Good parts and defects of a line that drifts. Same arguments, same images.
-
-    Raises `DatasetError` for a material that there is not.
-    """
+def procedural_line(material: str, seed: int, size: int = 256) -> ProceduralLine:
+    """Raises `DatasetError` for a material that there is not."""
     if material not in MATERIALS:
         raise DatasetError(f"There is no material {material!r}.", f"Choose one of {', '.join(MATERIALS)}.")
-    line = ProceduralLine(material, seed, size)
+    return ProceduralLine(material, seed, size)
+
+
+def procedural_script(material: str, seed: int, size: int = 256) -> Script:
+    """Good parts and defects of a line that drifts. Same arguments, same images. Raises as `procedural_line` does."""
+    line = procedural_line(material, seed, size)
     fit = tuple(_drawn(line, "fit", index, Condition(), defect=False, use_for_training=True) for index in range(FITTED))
     acts, first = [], FITTED
     for name, start, end in DRIFT:
