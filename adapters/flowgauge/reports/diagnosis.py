@@ -7,11 +7,11 @@ from flowgauge.datachecks.examine import Examination
 from flowgauge.datachecks.issue import Check
 from flowgauge.domain.errors import UnreadableImage
 from flowgauge.evaluation.datasets import read
-from flowgauge.evaluation.drift import png
 from flowgauge.reports import pages
-from flowgauge.reports.pages import Cell, Row, thumbnail
+from flowgauge.reports.pages import Cell, Row
 from flowgauge.reports.wording import significant
 from flowgauge.vision.decoding import Picture
+from flowgauge.vision.encoding import png, thumbnail
 from flowgauge.vision.heatmaps import heatmap_png
 
 _SHOWN = 12  # images of a finding: more make the page too long to read, and the JSON has all

@@ -3,13 +3,9 @@
 from base64 import b64encode
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 
-import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from numpy.typing import NDArray
-from PIL import Image
 
 from flowgauge.domain.object_keys import spelled
 from flowgauge.evaluation.comparison import Spread
@@ -47,14 +43,6 @@ def spread_cell(spread: Spread | None, words: Words, bold: str | None = None) ->
     return Cell(
         mean, "" if spread.deviation is None else f"± {words(spread.deviation)}", "best" if mean == bold else ""
     )
-
-
-def thumbnail(pixels: NDArray[np.uint8], side: int) -> bytes:
-    """A JPEG of (H, W, 3), at most `side` pixels a side."""
-    image, file = Image.fromarray(pixels), BytesIO()
-    image.thumbnail((side, side))
-    image.save(file, "JPEG", quality=82)
-    return file.getvalue()
 
 
 def data_uri(picture: bytes) -> str:

@@ -13,11 +13,12 @@ from scipy import ndimage
 
 from flowgauge.domain.errors import DatasetError
 from flowgauge.evaluation.datasets import Dataset, Entry, picture_of
-from flowgauge.evaluation.drift import DriftPhase, ObservedImage, png
+from flowgauge.evaluation.drift import DriftPhase, ObservedImage
 from flowgauge.evaluation.splits import Groups
 from flowgauge.synthetic.noise import smooth_noise
 from flowgauge.synthetic.procedural import Change
 from flowgauge.vision.decoding import Picture, decode
+from flowgauge.vision.encoding import png
 
 # Images that fit the first gauge, and good ones in each buffer: with fewer, the threshold of 5 % rests on one or two
 # images; more take longer and change little.

@@ -8,13 +8,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
-from io import BytesIO
 from itertools import product
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from flowgauge.adaptation.contract import Adapt, AdaptationInput, AdaptationOutcome
 from flowgauge.domain.messages import FrozenModel
@@ -27,6 +25,7 @@ from flowgauge.training.gauge import Gauge, score_by_each
 from flowgauge.training.snapshot import load
 from flowgauge.training.training_set import Crops
 from flowgauge.vision.decoding import Picture, decode
+from flowgauge.vision.encoding import png
 
 FITTED, BUFFERED, TESTED = 96, 80, 40
 """Images of a procedural line: of its first gauge, of each buffer, and test images of each kind and phase. 40 tell a
@@ -342,10 +341,3 @@ def _observed(sample: Sample) -> ObservedImage:
 
 def _picture(sample: Sample) -> Picture:
     return decode(png(sample.pixels))
-
-
-def png(pixels: NDArray[np.uint8]) -> bytes:
-    """A file of (H, W, 3), or of (H, W) gray, that is quickly written."""
-    stream = BytesIO()
-    Image.fromarray(pixels).save(stream, "PNG", compress_level=1)
-    return stream.getvalue()

@@ -32,10 +32,11 @@ from flowgauge.evaluation.datasets import Dataset, Sample, evenly, sift
 from flowgauge.evaluation.evaluate import Case
 from flowgauge.models.registry import DETECTORS, FROM_LABELS
 from flowgauge.reports.comparisons import render_comparison
-from flowgauge.reports.pages import thumbnail, write_page
+from flowgauge.reports.pages import write_page
 from flowgauge.training.gauge import Gauge
 from flowgauge.training.snapshot import weights_of
 from flowgauge.vision.decoding import decode
+from flowgauge.vision.encoding import thumbnail
 from flowgauge.vision.heatmaps import heatmap_png
 
 BASELINES = ("patchcore", "padim", "fastflow")
@@ -148,8 +149,7 @@ class DetectorComparison:
         for model, seed in reported(plan, "detectors fitted and tested", self.report):
             task = replace(self.task, model=model, seed=seed, shows=seed == seeds[0])
             known[model.detector, seed] = measured_alone(task)
-            if out is not None:
-                write_results(out, {"key": self._key} | self.document(list(known.values())))
+            write_results(out, {"key": self._key} | self.document(list(known.values())))
         return list(known.values())
 
     def document(self, contenders: Sequence[Contender]) -> dict[str, Any]:

@@ -13,7 +13,6 @@ from flowgauge.domain.messages import DEAD_LETTERS, VERDICTS, AlertKind, Decisio
 from flowgauge.processors.adaptation import audits
 from flowgauge.registry.snapshots import announcements
 from flowgauge.reports.figures import last_rejected
-from flowgauge.reports.pages import thumbnail
 from flowgauge.reports.story import (
     Adaptation,
     Call,
@@ -33,6 +32,7 @@ from flowgauge.runtime.alerts import alerts
 from flowgauge.runtime.backend import Store
 from flowgauge.runtime.fencing import count
 from flowgauge.vision.decoding import decode
+from flowgauge.vision.encoding import thumbnail
 
 # images in the report: fewer of them show no spread, more make a file of many megabytes, for all stand in the page
 REJECTS_PER_PHASE, SUSPECTS_PER_ADAPTATION = 6, 24

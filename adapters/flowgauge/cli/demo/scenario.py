@@ -10,11 +10,11 @@ from pydantic import AliasChoices, Field, ValidationError
 
 from flowgauge.domain.errors import DatasetError
 from flowgauge.domain.messages import FrozenModel
-from flowgauge.evaluation.drift import png
 from flowgauge.reports.story import Phase, Truth
 from flowgauge.synthetic.procedural.defects import DEFECTS
 from flowgauge.synthetic.procedural.light import Condition
 from flowgauge.synthetic.procedural.line import MATERIALS, ProceduralLine
+from flowgauge.vision.encoding import png
 
 # images of the first gauge, and of each phase those that may train and those that test, half of which are defects: with
 # fewer a phase has no room for ramp, warm-up and a buffer's minimum, with more a demonstration takes more than minutes
