@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass
 from functools import wraps
 from importlib import import_module
-from types import MappingProxyType
 from typing import Any, get_type_hints
 
 import typer.main
@@ -18,7 +17,7 @@ from flowgauge.domain.errors import SettingsError
 
 
 def lazy_group(
-    package: str, summaries: Mapping[str, str], elsewhere: Mapping[str, str] = MappingProxyType({}), epilog: str = ""
+    package: str, summaries: Mapping[str, str], elsewhere: Mapping[str, str], epilog: str | None = None
 ) -> type[TyperGroup]:
     """A class for `typer.Typer(cls=...)`: commands or groups, in the order of `summaries`, which are the first
     paragraphs of their help. Each stands in the module of `package` that has its name, or that `elsewhere` names.
@@ -47,7 +46,7 @@ def lazy_group(
                     own: dict[str, Any] = {} if found.registered_callback else {"help": summaries[name]}
                     loaded.add_typer(found, name=name, **own)
                 else:
-                    loaded.command(name, epilog=epilog or None)(unbundled(found))
+                    loaded.command(name, epilog=epilog)(unbundled(found))
                 command = self.commands[name] = typer.main.get_group(loaded).commands[name]
             return name, command, rest
 
