@@ -177,7 +177,7 @@ class Estimation:
             origin = Origin.NEAR_DUPLICATES if near_duplicates else Origin.IMAGES
         single = {name: name for name in self.data.names}
         return EstimateReport(
-            dataset=self.data.dataset.resolve().name,
+            dataset=self.data.name,
             detector=self.data.settings.detector,
             software=f"flowgauge {version('flowgauge')}",
             key=self._key,

@@ -12,8 +12,8 @@ import typer
 from pydantic import TypeAdapter
 
 from flowgauge.cli import options
-from flowgauge.cli.features import opened
-from flowgauge.cli.model import DEFAULT_FIT, FitOptions, Model, start_at, torch_device
+from flowgauge.cli.features import ModelOnData, opened
+from flowgauge.cli.model import DEFAULT_FIT, FitOptions, start_at, torch_device
 from flowgauge.cli.output import as_json, emit, say, show, warn
 from flowgauge.cli.progress import bars
 from flowgauge.cli.results import check_writable
@@ -106,22 +106,12 @@ def earlier_runs(path: Path) -> list[Run]:
 
 
 @dataclass(frozen=True)
-class Task:
-    """What is fitted to and tested on which images: what a person asked for."""
+class Task(ModelOnData):
+    """One evaluation: at most `limit` images of each kind, and where the fit starts."""
 
-    dataset: Path
-    splits: Path | None
-    groups: Path | None
-    masks: Path | None
-    model: Model
-    device: options.Device
     limit: int | None
     noise: float | None = None
     init: str | None = None
-
-    @property
-    def name(self) -> str:
-        return self.dataset.resolve().name
 
     def trials(self, seeds: Sequence[int]) -> list[Trial]:
         """One per seed. Raises `DatasetError` for what is not there, and `UserError` for noise without splits."""

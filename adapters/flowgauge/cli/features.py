@@ -42,10 +42,8 @@ def opened(root: Path, masks: Path | None = None) -> Dataset:
 
 
 @dataclass(frozen=True)
-class BenchmarkData:
-    """The images that a file of splits names (without one all), the parts that they show, and their features, which are
-    kept in the folder `cache`; None: the user's own.
-    """
+class ModelOnData:
+    """A model, and the data set that it is fitted to and tested on."""
 
     dataset: Path
     splits: Path | None
@@ -53,6 +51,18 @@ class BenchmarkData:
     masks: Path | None
     model: Model
     device: Device
+
+    @property
+    def name(self) -> str:
+        return self.dataset.resolve().name
+
+
+@dataclass(frozen=True)
+class BenchmarkData(ModelOnData):
+    """The images that a file of splits names (without one all), the parts that they show, and their features, which are
+    kept in the folder `cache`; None: the user's own.
+    """
+
     cache: Path | None
     report: Progress
 

@@ -136,7 +136,7 @@ class Contamination:
         """One variant's curve stands at the top, those of several under `curves`. `key` names data and settings."""
         found = [curve.model_dump(mode="json") for curve in curves(cells)]
         head = {
-            "dataset": self.data.dataset.resolve().name,
+            "dataset": self.data.name,
             "detector": self.data.settings.detector,
             "key": self._key,
         }

@@ -129,7 +129,7 @@ class LossAmplification:
             return
         # of several shares of defects among the training images the lowest: it is the last that the dict keeps
         splits = {split.seed: split for split in sorted(self.data.chosen(seeds), key=lambda split: -split.noise)}
-        name = f"{self.data.dataset.resolve().name}, by patches"
+        name = f"{self.data.name}, by patches"
         images = LargeImages(name, self.data.embedded, splits, self.data.parts, self.data.settings)
         # Adam's steps do not grow with the loss: one rate serves both sides
         rate = Reconstructing().learning_rate
