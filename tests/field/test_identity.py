@@ -11,14 +11,16 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from flowgauge.app.bootstrap import open_store
-from flowgauge.cli.features import Features
+from flowgauge.cli.features import BenchmarkData
+from flowgauge.cli.model import Model
+from flowgauge.cli.options import Device
 from flowgauge.cli.output import as_json
 from flowgauge.cli.publish import events_of
 from flowgauge.domain.golden import Label
 from flowgauge.domain.messages import IMAGES, header_text
 from flowgauge.domain.object_keys import encoded, path_text, spelled, verdict_id
 from flowgauge.domain.ports import Objects, Outgoing, Record
-from flowgauge.evaluation.datasets import Dataset
+from flowgauge.domain.progress import silent
 from flowgauge.local.objects import LocalObjects
 from flowgauge.processors.scoring import Scoring
 from flowgauge.registry.gauges import Gauges
@@ -26,7 +28,6 @@ from flowgauge.registry.golden_sets import add_golden, golden_set
 from flowgauge.runtime.events import Image, opened
 from flowgauge.runtime.faust_app import record_of
 from flowgauge.runtime.worker import Worker
-from flowgauge.training.fit import FitSettings
 from tests.support.folders import write_mvtec
 from tests.support.shell import Shell
 from tests.support.streaming import LINE, START, SetClock, fitted, load, png, verdicts
@@ -191,10 +192,11 @@ def test_commands_over_a_data_set_write_names_that_are_no_utf_8(flowgauge: Shell
 
 
 def test_features_are_kept_under_names_that_are_no_utf_8(tmp_path: Path) -> None:
-    entries = Dataset.open(undecodable(write_mvtec(tmp_path, train=3, test_good=1, defects={}))).train
-    features = Features(entries, FitSettings(), "cpu", tmp_path, lambda *_: None)
-    renamed = [replace(entry, name=f"other-{entry.name}") for entry in entries]
-    assert features.images_sha256 != replace(features, entries=renamed).images_sha256
+    root = undecodable(write_mvtec(tmp_path, train=3, test_good=1, defects={}))
+    data = BenchmarkData(root, None, None, None, Model(), Device.CPU, tmp_path, silent)
+    before, first = data.images_sha256, data.entries[0].path
+    first.rename(first.with_name(f"other-{first.name}"))
+    assert replace(data).images_sha256 != before
 
 
 def test_a_mistake_about_a_folder_whose_name_is_no_utf_8_is_reported(flowgauge: Shell, tmp_path: Path) -> None:

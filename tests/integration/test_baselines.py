@@ -27,7 +27,7 @@ from flowgauge.domain.seeding import seeded
 from flowgauge.evaluation import contamination
 from flowgauge.evaluation.ablations import Ablation
 from flowgauge.evaluation.contamination import Predictor, baseline_fit
-from flowgauge.evaluation.speed import Stopwatch
+from flowgauge.evaluation.stopwatch import Stopwatch
 from flowgauge.models import registry
 from flowgauge.models.backbones import BackboneSpec, Origin
 from flowgauge.models.detector import Embedding, FeatureShape

@@ -10,10 +10,9 @@ import pytest
 from sklearn.datasets import load_digits
 from sklearn.utils import Bunch
 
-from flowgauge.cli.benchmark.detectors import DetectorComparison, Task
+from flowgauge.cli.benchmark.detectors import DetectorComparison, FitTask
 from flowgauge.cli.model import Model
 from flowgauge.cli.options import Device
-from flowgauge.domain.choices import Aspect
 from flowgauge.domain.errors import Unavailable
 from flowgauge.evaluation import loss_amplification
 from tests.support.plants import SIDE, tiny_dataset
@@ -236,8 +235,8 @@ class _Deadly(PosixPath):
 
 
 def test_a_process_that_is_killed_is_reported() -> None:
-    model = Model("rad", None, None, SIDE, Aspect.SQUASH)
-    task = Task(_Deadly(tiny_dataset()), None, None, None, model, Device.CPU, 4)
+    model = Model(detector="rad", size=SIDE)
+    task = FitTask(_Deadly(tiny_dataset()), None, None, None, model, Device.CPU, 4)
     comparison_run = DetectorComparison(task, (model,), lambda *reported: None)
     with pytest.raises(Unavailable, match=r"measured rad was killed"):
         comparison_run.run([0], None)

@@ -9,6 +9,7 @@ from flowgauge.app.bootstrap import open_store
 from flowgauge.domain.errors import DatasetError
 from flowgauge.domain.messages import Decision
 from flowgauge.evaluation import evaluate as evaluate_module
+from flowgauge.evaluation import stopwatch
 from flowgauge.evaluation.datasets import Dataset
 from flowgauge.evaluation.evaluate import Conditions, evaluate
 from flowgauge.evaluation.results import Evaluation
@@ -26,7 +27,7 @@ def _few_repetitions() -> Iterator[None]:
     """Speeds are by a clock that ticks, so one of them is as good as many."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(evaluate_module, "REPETITIONS", 1)
-        patch.setattr(evaluate_module, "WARM_UPS", 0)
+        patch.setattr(stopwatch, "WARM_UPS", 0)
         yield
 
 

@@ -43,8 +43,8 @@ def fit_quickly(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def make(model: Model, *given: Any, **named: Any) -> None:
         made(model, *given, **named)
-        changes = tuple(f"{name}={json.dumps(value)}" for name, value in quick[model.detector or DEFAULT].items())
-        object.__setattr__(model, "changes", changes + model.changes)
+        changes = [f"{name}={json.dumps(value)}" for name, value in quick[model.detector].items()]
+        object.__setattr__(model, "changes", changes + list(model.changes or ()))
 
     monkeypatch.setattr(Model, "__init__", make)
 

@@ -7,9 +7,9 @@ import timm
 from safetensors.torch import save_file
 
 from flowgauge.cli.model import Model
-from flowgauge.domain.choices import Aspect
 from flowgauge.domain.errors import SettingsError
 from flowgauge.models.backbones import BackboneSpec, Origin
+from flowgauge.models.registry import DEFAULT
 from flowgauge.training.fit import FitSettings
 from tests.support.folders import write_plain
 from tests.support.shell import Shell
@@ -20,9 +20,9 @@ def settings(
     size: int | None = None,
     tiles: str | None = None,
     layers: str | None = None,
-    detector: str | None = None,
+    detector: str = DEFAULT,
 ) -> FitSettings:
-    return Model(detector, None, backbone, size, Aspect.SQUASH, layers=layers, tiles=tiles).settings()
+    return Model(detector=detector, backbone=backbone, size=size, layers=layers, tiles=tiles).settings()
 
 
 def test_without_options_the_backbone_is_the_packaged_one_on_whole_images_of_256_pixels() -> None:

@@ -3,14 +3,13 @@
 import pytest
 
 from flowgauge.cli.model import Model, changed
-from flowgauge.domain.choices import Aspect
 from flowgauge.domain.errors import SettingsError
 from flowgauge.models.featureflow.detector import FeatureFlowConfig
 from tests.support.shell import Shell
 
 
 def model(detector: str, *changes: str) -> Model:
-    return Model(detector, None, None, None, Aspect.SQUASH, changes=changes)
+    return Model(detector=detector, changes=list(changes))
 
 
 def test_values_are_json_or_words_and_dots_go_deeper() -> None:

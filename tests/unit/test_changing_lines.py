@@ -8,6 +8,7 @@ from itertools import count
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from flowgauge.adaptation import adapt as adaptation
 from flowgauge.adaptation.adapt import AdaptSettings
@@ -27,12 +28,11 @@ from flowgauge.evaluation.drift import (
     Reading,
     Way,
     poisoned,
-    scores,
     summaries,
 )
 from flowgauge.synthetic.procedural import NOMINAL, Change, Condition, ProceduralLine
 from flowgauge.training.fit import fit
-from flowgauge.training.gauge import Gauge
+from flowgauge.training.gauge import Gauge, score_by_each
 from flowgauge.training.snapshot import load
 from flowgauge.training.thresholds import Rule
 from flowgauge.vision.decoding import Picture
@@ -44,6 +44,10 @@ _LOOP = MemberSettings().inner_loop.model_copy(update={"steps": 10})
 _SETTINGS = AdaptSettings(refinement=RefinementSettings(members=MemberSettings(inner_loop=_LOOP)))
 adapt: Adapt = partial(adaptation.adapt, settings=_SETTINGS)
 """In few steps: what is read of a candidate matters here, and not how much it learned."""
+
+
+def scores(gauges: Sequence[Gauge], pictures: Sequence[Picture]) -> list[NDArray[np.float64]]:
+    return score_by_each(gauges, gauges[0].manifest.preprocessing.crops(pictures))
 
 
 def refitted(pictures: Sequence[Picture], parts: Sequence[str], seed: int) -> Gauge:

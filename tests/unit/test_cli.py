@@ -129,9 +129,9 @@ def test_the_help_of_all_commands_says_of_each_what_its_own_help_says_first() ->
     group: Any = typer.main.get_command(app)
     _, below, _ = group.resolve_command(typer.Context(group), ["benchmark"])
     for where, listed in ((group, COMMANDS), (below, BENCHMARKS)):
-        for name, each in listed.items():
+        for name, summary in listed.items():
             _, command, _ = where.resolve_command(typer.Context(where), [name])
-            assert " ".join(command.help.split("\n\n")[0].split()) == each.summary
+            assert " ".join(command.help.split("\n\n")[0].split()) == summary
 
 
 def test_a_command_whose_library_is_not_installed_says_what_to_install() -> None:

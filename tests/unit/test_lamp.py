@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from flowgauge.cli.model import Model
-from flowgauge.domain.choices import Aspect
 from flowgauge.domain.errors import SettingsError, UserError
 from flowgauge.models.adaptable import require_adaptable
 from flowgauge.models.backbones import PIXELS_SPEC, load_backbone
@@ -123,8 +122,8 @@ def test_it_reads_pixels_and_nothing_else() -> None:
     with pytest.raises(SettingsError, match="multiple of 8"):
         create("lamp", {"patches": 16}, PIXELS)
     with pytest.raises(SettingsError, match="reads pixels"):
-        Model("lamp", None, "resnet18", None, Aspect.SQUASH).settings()
-    assert Model("lamp", None, None, None, Aspect.SQUASH).settings().backbone == PIXELS_SPEC
+        Model(detector="lamp", backbone="resnet18").settings()
+    assert Model(detector="lamp").settings().backbone == PIXELS_SPEC
 
 
 def test_adapting_it_is_refused() -> None:

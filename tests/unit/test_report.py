@@ -10,9 +10,9 @@ import pytest
 from flowgauge import reports
 from flowgauge.domain.messages import Decision
 from flowgauge.meta.outer_loop import Turn
-from flowgauge.reports.demo import render, timeline, write_report
+from flowgauge.reports.demo import render, timeline
 from flowgauge.reports.figures import adapted, frozen, headline, measured, phase_figures, rates, rejection
-from flowgauge.reports.pages import data_uri
+from flowgauge.reports.pages import data_uri, write_page
 from flowgauge.reports.plots import losses_svg
 from flowgauge.reports.story import Call, Phase, Story, Truth
 from flowgauge.reports.wording import percent, significant, times
@@ -174,7 +174,7 @@ def test_text_is_escaped_once_and_charts_are_kept(story: Story) -> None:
 
 def test_a_name_may_hold_any_script_and_any_bytes(story: Story, tmp_path: Path) -> None:
     phases = (Phase(name="ねじ $x$ \x01\udcff", condition="中国 ^_{}"), *story.phases[1:])
-    write_report(story.model_copy(update={"phases": phases}), tmp_path / "report.html")
+    write_page(render(story.model_copy(update={"phases": phases})), tmp_path / "report.html")
     page = (tmp_path / "report.html").read_text()
     assert page.count("ねじ $x$ ") >= 4
     assert "中国 ^_{}" in page

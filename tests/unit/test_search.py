@@ -14,7 +14,6 @@ from flowgauge.cli import meta_search as search_module
 from flowgauge.cli.meta_search import Evaluation, MetaSearch, best, markdown
 from flowgauge.cli.model import Model
 from flowgauge.cli.options import Device
-from flowgauge.domain.choices import Aspect
 from flowgauge.domain.errors import UserError
 from flowgauge.meta.search import DEFAULTS, SUPPORT, Choice, SearchSettings, SearchSetup, ValidationLine, mixed
 from flowgauge.meta.tasks import MetaLine
@@ -95,7 +94,7 @@ def data(monkeypatch: pytest.MonkeyPatch) -> BenchmarkData:
 
 
 def search(seed: int = 0) -> MetaSearch:
-    model = Model(None, None, None, None, Aspect.SQUASH)
+    model = Model()
     return MetaSearch(model, QUICK.model_copy(update={"seed": seed}), Device.CPU, quiet)
 
 

@@ -14,8 +14,8 @@ import torch
 
 import flowgauge.cli.benchmark.speed as work
 from flowgauge.domain.errors import UserError
-from flowgauge.evaluation import speed
-from flowgauge.evaluation.speed import SpeedBenchmark, Stopwatch, camera_images, counted_flop, encoded
+from flowgauge.evaluation import speed, stopwatch
+from flowgauge.evaluation.speed import SpeedBenchmark, camera_images, counted_flop, encoded
 from flowgauge.evaluation.speed_results import (
     QUICK,
     TORCH,
@@ -27,6 +27,7 @@ from flowgauge.evaluation.speed_results import (
     Quantiles,
     SpeedResults,
 )
+from flowgauge.evaluation.stopwatch import Stopwatch
 from flowgauge.reports.speed import TABLES, render_speed
 from flowgauge.training.fit import FitSettings
 from flowgauge.training.gauge import Gauge
@@ -66,7 +67,7 @@ def found() -> SpeedResults:
     forwards = {"<other method>": lambda images: images.sum()}
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(speed, "BATCH", BATCH)
-        patched.setattr(speed, "_WARM_UPS", 1)
+        patched.setattr(stopwatch, "WARM_UPS", 1)
         return SpeedBenchmark(make, PLAN, "cpu", ticking, images=36, forwards=forwards).run()
 
 
@@ -210,9 +211,9 @@ def test_the_quick_plan_is_a_part_of_the_whole_and_yields_to_what_is_said() -> N
     assert set(QUICK.sizes) < set(whole.sizes)
     assert set(QUICK.formats) < set(whole.formats)
     assert set(QUICK.lines) < set(whole.lines)
-    assert work.plan_of([], [], [], None, None, quick=True) == QUICK
-    asked = work.plan_of([TORCH, TORCH], [ImageSize.MP_12], [ImageFormat.BMP], "64,2", 7, quick=True)
-    assert asked == Plan(
+    assert work.PlanOptions(quick=True).plan() == QUICK
+    asked = work.PlanOptions([TORCH, TORCH], [ImageSize.MP_12], [ImageFormat.BMP], "64,2", 7, quick=True)
+    assert asked.plan() == Plan(
         engines=(TORCH,), sizes=(ImageSize.MP_12,), formats=(ImageFormat.BMP,), lines=(2, 64), repeats=7
     )
 

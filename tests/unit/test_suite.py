@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 import flowgauge.cli.benchmark.suite as work
-from flowgauge.cli.benchmark.detectors import Task
-from flowgauge.cli.model import FeatureOptions
+from flowgauge.cli.benchmark.detectors import FitTask
+from flowgauge.cli.model import FeatureOptions, Model
 from flowgauge.cli.options import Device
 from flowgauge.domain.errors import DatasetError, UserError
 from flowgauge.evaluation.comparison import Contender, PromisedRate, miss_shares, promised_rates, threshold_at_true_rate
@@ -219,11 +219,11 @@ class Fits:
     def __init__(self) -> None:
         self.asked: list[tuple[str, str | None, int, int | None]] = []
 
-    def __call__(self, task: Task) -> Contender:
+    def __call__(self, task: FitTask) -> Contender:
         self.asked.append((task.dataset.name, task.model.detector, task.seed, task.shots))
         if task.model.detector == "glass":
             raise RuntimeError("singular matrix")
-        return contender(task.model.detector or "", task.seed)
+        return contender(task.model.detector, task.seed)
 
 
 @pytest.fixture
@@ -233,9 +233,13 @@ def fits(monkeypatch: pytest.MonkeyPatch) -> Fits:
     return stand_in
 
 
+def like(root: Path) -> FitTask:
+    return FitTask(root, None, None, None, Model(), Device.CPU, None)
+
+
 def suite_of(root: Path, detectors: tuple[str, ...] = ("rad",), shots: tuple[int, ...] = (8,)) -> work.Suite:
     models = work.models_of(detectors, (), FeatureOptions())
-    return work.Suite(work.datasets_in(root, ()), models, Device.CPU, None, shots, lambda what, done, total: None)
+    return work.Suite(work.datasets_in(like(root), ()), models, shots, lambda what, done, total: None)
 
 
 def test_a_second_run_measures_only_what_is_new(fits: Fits, tmp_path: Path) -> None:
@@ -272,10 +276,8 @@ def test_what_fails_is_reported_and_the_rest_is_kept(fits: Fits, tmp_path: Path)
 
     with pytest.raises(UserError, match=r"Nothing could be measured\. flawless: flawless has no defects"):
         work.Suite(
-            work.datasets_in(root, ["flawless"]),
+            work.datasets_in(like(root), ["flawless"]),
             suite_of(root).models,
-            Device.CPU,
-            None,
             (),
             lambda what, done, total: None,
         ).run([0], None)
@@ -283,19 +285,20 @@ def test_what_fails_is_reported_and_the_rest_is_kept(fits: Fits, tmp_path: Path)
 
 def test_a_data_set_is_split_and_grouped_by_its_own_files(tmp_path: Path) -> None:
     write_mvtec(tmp_path / "tiles", train=9, test_good=2, defects={"dent": 2})
-    (folder,) = work.datasets_in(tmp_path, ())
+    (folder,) = work.datasets_in(like(tmp_path), ())
     assert folder.groups is None
-    assert len(folder.trial(3, None).train) == 9
+    assert len(folder.trials([3])[0].train) == 9
     before = folder.digest()
     names = [f"train/good/{n:03}.png" for n in range(8)]
     split = {"seed": 0, "train": names, "test_good": ["train/good/008.png"], "test_defect": ["test/dent/000.png"]}
     (tmp_path / "tiles" / "clean_splits.json").write_text(json.dumps({"splits": [split]}))
     (tmp_path / "tiles" / "groups.json").write_text("{}")
-    assert len(folder.trial(0, None).test) == 2
+    (folder,) = work.datasets_in(like(tmp_path), ())
+    assert len(folder.trials([0])[0].test) == 2
     assert folder.groups is not None
     assert folder.digest() != before
     with pytest.raises(DatasetError, match="no seed 3"):
-        folder.trial(3, None)
+        folder.trials([3])
 
 
 @pytest.mark.parametrize(
@@ -305,15 +308,15 @@ def test_a_folder_without_the_data_set_is_a_mistake(names: tuple[str, ...], said
     if names == ("x",):
         write_mvtec(tmp_path / "tiles", train=8, test_good=1, defects={"dent": 1})
         with pytest.raises(UserError, match="is one data set"):
-            work.datasets_in(tmp_path / "tiles", ())
+            work.datasets_in(like(tmp_path / "tiles"), ())
     with pytest.raises(UserError, match=said):
-        work.datasets_in(tmp_path, names)
+        work.datasets_in(like(tmp_path), names)
 
 
 def test_options_belong_to_one_detector() -> None:
     features = FeatureOptions()
     glass, rad = work.models_of(("glass", "rad"), ("glass.steps=5",), features)
-    assert (glass.changes, rad.changes) == (("steps=5",), ())
+    assert (glass.changes, rad.changes) == (["steps=5"], [])
     assert "lamp" not in [model.detector for model in work.models_of((), (), features)]
     for change in ("steps=5", "csflow.steps=5", "glass.nothing=5"):
         with pytest.raises(UserError):

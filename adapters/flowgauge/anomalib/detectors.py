@@ -20,10 +20,12 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from flowgauge.domain.messages import FrozenModel
+from flowgauge.domain.progress import Progress, silent
 from flowgauge.domain.seeding import seeded
 from flowgauge.evaluation.ablations import Ablation
 from flowgauge.evaluation.contamination import Baseline, Predictor
-from flowgauge.models.detector import Detector, Embedding, FeatureShape, Progress, Scores, TrainingSet, length, select
+from flowgauge.evaluation.speed import Forward
+from flowgauge.models.detector import Detector, Embedding, FeatureShape, Scores, TrainingSet, length, select
 from flowgauge.models.patch_scores import on_one_grid
 from flowgauge.models.registry import offer
 
@@ -33,6 +35,7 @@ with warnings.catch_warnings():
     warnings.filterwarnings("ignore", r"The anomalib\.models\.components\.dinov2 package is deprecated", FutureWarning)
     from anomalib.data import InferenceBatch
     from anomalib.models.components import KCenterGreedy
+    from anomalib.models.image.efficient_ad.torch_model import EfficientAdModel
     from anomalib.models.image.fastflow.anomaly_map import AnomalyMapGenerator as FastflowMap
     from anomalib.models.image.fastflow.loss import FastflowLoss
     from anomalib.models.image.fastflow.torch_model import create_fast_flow_block
@@ -302,6 +305,20 @@ class _Extracted(nn.Module):
         return self.features
 
 
+def efficient_ad(device: str) -> Forward:
+    """Batzner et al., arXiv 2303.14535, the small one, for its speed alone: it reads pixels, so it is no detector on
+    features of our backbone. Its random weights take as long as trained ones.
+    """
+    model = EfficientAdModel().to(device).eval()
+
+    def forward(images_BCHW: Tensor) -> Tensor:
+        with torch.inference_mode():
+            scores: Tensor = model(images_BCHW.to(device)).pred_score
+        return scores
+
+    return forward
+
+
 def offer_all() -> None:
     """Make them known by name in this process."""
     offer(Patchcore, PatchcoreConfig)
@@ -332,7 +349,7 @@ def _fitted(
         synthetic_image=torch.empty(0, dtype=torch.long),
         mask=torch.zeros(0, *detector.grid),
     )
-    detector.learn(training_set, seed=seed, progress=lambda what, done, total: None)
+    detector.learn(training_set, seed=seed, progress=silent)
     return lambda embedding: detector.score_embedding(means(embedding)).image
 
 

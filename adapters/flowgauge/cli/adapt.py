@@ -47,7 +47,7 @@ def adapt(
         decisions = send(plant, request)
         if no_wait:
             if json:
-                emit(request.model_dump(mode="json"))
+                emit(request)
             else:
                 say(f"Request {request.request_id} is made; `flowgauge alerts` tells what comes of it.")
             return

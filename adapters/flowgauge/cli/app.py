@@ -9,81 +9,43 @@ from typing import Annotated, Any
 
 import typer
 
-from flowgauge.cli.commands import Listed, lazy_group
+from flowgauge.cli.commands import lazy_group
 from flowgauge.cli.exits import EPILOG
 from flowgauge.cli.output import LogFormat, say, set_up_logging
 from flowgauge.domain.errors import SettingsError
 from flowgauge.domain.image_limits import MAX_MEGAPIXELS, ImageLimits, set_limits
 
 COMMANDS = {
-    "demo": Listed("flowgauge.cli.demo.command:demo", "Watch a gauge keep up with a line that drifts."),
-    "fit": Listed("flowgauge.cli.fit:fit", "Fit a gauge to good images and make it the active one of a line."),
-    "score": Listed("flowgauge.cli.score:score", "Score images with a line's gauge."),
-    "run": Listed(
-        "flowgauge.cli.run:run",
-        "Score images as they appear in a folder, watch the line for drift, and adapt its gauge.",
-    ),
-    "adapt": Listed("flowgauge.cli.adapt:adapt", "Adapt a line's gauge to its buffer now, whatever its policy."),
-    "label": Listed(
-        "flowgauge.cli.golden:label", "Say whether a verdict's image is good or defective, and keep it as golden."
-    ),
-    "check-data": Listed(
-        "flowgauge.cli.check_data:check_data", "Look for what makes figures on a data set mislead, or a gauge fail."
-    ),
-    "evaluate": Listed(
-        "flowgauge.cli.evaluate:evaluate",
-        "Fit to a data set's good images, score its test images, and measure how accurate that is.",
-    ),
-    "estimate": Listed(
-        "flowgauge.cli.estimate:estimate",
-        "Say what a factory would see: false alarms and misses with honest intervals.",
-    ),
-    "meta-train": Listed(
-        "flowgauge.cli.meta_train:meta_train", "Learn parameters from which a detector learns a new line in few steps."
-    ),
-    "meta-search": Listed(
-        "flowgauge.cli.meta_search:meta_search",
-        "Search for the lengths of inner and outer steps, and for the limit of suspicion.",
-    ),
-    "worker": Listed(
-        "flowgauge.cli.worker:worker", "Take a share of the plant's work, as a member of a consumer group."
-    ),
-    "publish": Listed(
-        "flowgauge.cli.publish:publish", "Send the images of a folder to the plant, as a production line would."
-    ),
-    "console": Listed(
-        "flowgauge.cli.console:console", "Open the plant in a browser: lines, verdicts, review, adaptations, gauges."
-    ),
-    "status": Listed(
-        "flowgauge.cli.status:status", "Show how far behind each group of workers is, and what each line has."
-    ),
-    "alerts": Listed("flowgauge.cli.status:alerts", "Show the latest alerts, oldest first."),
-    "changes": Listed("flowgauge.cli.status:changes", "Show who changed what in the last three months, oldest first."),
-    "notify": Listed("flowgauge.cli.notify:notify", "Tell people of alerts: try routes out, and look through them."),
-    "trials": Listed(
-        "flowgauge.cli.trials:trials",
-        "Trials of gauges: a candidate predicts beside the active one, then decides a share of the images.",
-    ),
-    "snapshots": Listed(
-        "flowgauge.cli.snapshots:snapshots", "Stored gauges: list them, look into one, compare two, go back to one."
-    ),
-    "threshold": Listed(
-        "flowgauge.cli.threshold:threshold",
-        "What a line's threshold costs; another one in its place.",
-    ),
-    "lines": Listed("flowgauge.cli.lines:lines", "Lines and their settings."),
-    "parts": Listed("flowgauge.cli.parts:parts", "Verdicts on parts that several images show."),
-    "golden": Listed("flowgauge.cli.golden:golden", "Labelled images on which the gate tests adaptations."),
-    "dead-letters": Listed("flowgauge.cli.dead_letters:dead_letters", "Messages that could not be processed."),
-    "topics": Listed("flowgauge.cli.topics:topics", "The topics of the plant's Kafka."),
-    "benchmark": Listed(
-        "flowgauge.cli.benchmark:benchmark", "What methods and their components are worth on a data set."
-    ),
-    "audit": Listed(
-        "flowgauge.cli.audit:audit", "Predict archived verdicts of a line again, and say which do not reproduce."
-    ),
-    "verdicts": Listed("flowgauge.cli.verdicts:verdicts", "The archive of verdicts: query, export, compact."),
-    "store": Listed("flowgauge.cli.store:store", "The plant's object store."),
+    "demo": "Watch a gauge keep up with a line that drifts.",
+    "fit": "Fit a gauge to good images and make it the active one of a line.",
+    "score": "Score images with a line's gauge.",
+    "run": "Score images as they appear in a folder, watch the line for drift, and adapt its gauge.",
+    "adapt": "Adapt a line's gauge to its buffer now, whatever its policy.",
+    "label": "Say whether a verdict's image is good or defective, and keep it as golden.",
+    "check-data": "Look for what makes figures on a data set mislead, or a gauge fail.",
+    "evaluate": "Fit to a data set's good images, score its test images, and measure how accurate that is.",
+    "estimate": "Say what a factory would see: false alarms and misses with honest intervals.",
+    "meta-train": "Learn parameters from which a detector learns a new line in few steps.",
+    "meta-search": "Search for the lengths of inner and outer steps, and for the limit of suspicion.",
+    "worker": "Take a share of the plant's work, as a member of a consumer group.",
+    "publish": "Send the images of a folder to the plant, as a production line would.",
+    "console": "Open the plant in a browser: lines, verdicts, review, adaptations, gauges.",
+    "status": "Show how far behind each group of workers is, and what each line has.",
+    "alerts": "Show the latest alerts, oldest first.",
+    "changes": "Show who changed what in the last three months, oldest first.",
+    "notify": "Tell people of alerts: try routes out, and look through them.",
+    "trials": "Trials of gauges: a candidate predicts beside the active one, then decides a share of the images.",
+    "snapshots": "Stored gauges: list them, look into one, compare two, go back to one.",
+    "threshold": "What a line's threshold costs; another one in its place.",
+    "lines": "Lines and their settings.",
+    "parts": "Verdicts on parts that several images show.",
+    "golden": "Labelled images on which the gate tests adaptations.",
+    "dead-letters": "Messages that could not be processed.",
+    "topics": "The topics of the plant's Kafka.",
+    "benchmark": "What methods and their components are worth on a data set.",
+    "audit": "Predict archived verdicts of a line again, and say which do not reproduce.",
+    "verdicts": "The archive of verdicts: query, export, compact.",
+    "store": "The plant's object store.",
 }
 
 _MAX_MEGAPIXELS_KEY = "max_megapixels"
@@ -92,7 +54,12 @@ _SETTINGS = ("store", "device", _MAX_MEGAPIXELS_KEY)
 
 app = typer.Typer(
     name="flowgauge",
-    cls=lazy_group(COMMANDS, EPILOG),
+    cls=lazy_group(
+        "flowgauge.cli",
+        COMMANDS,
+        {"demo": "demo.command", "label": "golden", "alerts": "status", "changes": "status"},
+        EPILOG,
+    ),
     no_args_is_help=True,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,

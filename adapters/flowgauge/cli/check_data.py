@@ -7,19 +7,18 @@ from typing import Annotated, Any
 import typer
 
 from flowgauge.cli import options
-from flowgauge.cli.model import torch_device
-from flowgauge.cli.opened import opened
+from flowgauge.cli.features import opened
+from flowgauge.cli.model import stored_in, torch_device
 from flowgauge.cli.output import as_json, emit, say, show, warn
-from flowgauge.cli.progress import Report, bars
+from flowgauge.cli.progress import bars
 from flowgauge.cli.results import check_writable
 from flowgauge.datachecks.examine import Examination, examine
-from flowgauge.domain.errors import UserError
+from flowgauge.domain.progress import Progress
 from flowgauge.evaluation.datasets import Sample, sift
 from flowgauge.evaluation.splits import read_groups
-from flowgauge.reports.diagnosis import write_diagnosis
+from flowgauge.reports.diagnosis import render
+from flowgauge.reports.pages import write_page
 from flowgauge.training.fit import FitSettings, embedder_for
-from flowgauge.training.gauge import Gauge
-from flowgauge.training.snapshot import MANIFEST_NAME, WEIGHTS_NAME, load
 from flowgauge.vision.decoding import SixteenBit
 from flowgauge.vision.preprocessing import sixteen_bit_rule
 
@@ -65,7 +64,7 @@ def check_data(
     with bars() as progress:
         found = examination(dataset, gauge, groups, device, progress)
     if report is not None:
-        write_diagnosis(dataset.resolve().name, found, report)
+        write_page(render(dataset.resolve().name, found), report)
     if printed:
         emit(document(dataset, found))
     else:
@@ -77,7 +76,7 @@ def check_data(
 
 
 def examination(
-    dataset: Path, gauge: Path | None, groups: Path | None, device: options.Device, report: Report
+    dataset: Path, gauge: Path | None, groups: Path | None, device: options.Device, report: Progress
 ) -> Examination:
     """Raises `DatasetError` for what cannot be examined, `SnapshotInvalid` for a gauge that must not be loaded."""
     where = torch_device(device)
@@ -96,17 +95,6 @@ def examination(
     return examine(found, replace(embedder, preprocessing=preprocessing), fitted, known, report)
 
 
-def stored_in(folder: Path, device: str) -> Gauge:
-    """The gauge of a snapshot's folder. Raises `UserError` where there is no snapshot."""
-    try:
-        return load((folder / MANIFEST_NAME).read_bytes(), (folder / WEIGHTS_NAME).read_bytes(), device=device)
-    except OSError as error:
-        raise UserError(
-            f"{folder} holds no snapshot: {error.filename} cannot be read ({error.strerror}).",
-            f"Give the folder that holds {MANIFEST_NAME} and {WEIGHTS_NAME}.",
-        ) from error
-
-
 def document(dataset: Path, found: Examination) -> dict[str, Any]:
     """`problems` counts findings that are more than notes; each check has its figures whether it found anything."""
     seen = found.seen
@@ -120,7 +108,7 @@ def document(dataset: Path, found: Examination) -> dict[str, Any]:
             "unreadable": len(seen.unreadable),
         },
         "problems": len(found.problems),
-        "checks": [check.model_dump(mode="json") for check in found.checks],
+        "checks": found.checks,
     }
 
 

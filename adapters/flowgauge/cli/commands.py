@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass
 from functools import wraps
 from importlib import import_module
-from typing import Any, NamedTuple, get_type_hints
+from typing import Any, get_type_hints
 
 import typer.main
 from typer.core import TyperCommand, TyperGroup
@@ -16,28 +16,25 @@ from typer.core import TyperCommand, TyperGroup
 from flowgauge.domain.errors import SettingsError
 
 
-class Listed(NamedTuple):
-    """A command or a group: `target` is "module:name", `summary` the first paragraph of its help."""
-
-    target: str
-    summary: str
-
-
-def lazy_group(commands: Mapping[str, Listed], epilog: str | None = None) -> type[TyperGroup]:
-    """A class for `typer.Typer(cls=...)`: `commands`, which may be groups, in this order."""
+def lazy_group(
+    package: str, summaries: Mapping[str, str], elsewhere: Mapping[str, str], epilog: str | None = None
+) -> type[TyperGroup]:
+    """A class for `typer.Typer(cls=...)`: commands or groups, in the order of `summaries`, which are the first
+    paragraphs of their help. Each stands in the module of `package` that has its name, or that `elsewhere` names.
+    """
 
     class LazyGroup(TyperGroup):
         def __init__(self, **settings: Any) -> None:
             super().__init__(**settings)
-            self.commands = {name: TyperCommand(name, short_help=each.summary) for name, each in commands.items()}
+            self.commands = {name: TyperCommand(name, short_help=summary) for name, summary in summaries.items()}
 
         def resolve_command(self, ctx: Any, args: list[str]) -> Any:
             """The command itself in place of its summary. Raises `SettingsError` where a library of it is missing."""
             name, command, rest = super().resolve_command(ctx, args)
-            if name is not None and name in commands:
-                module, function = commands[name].target.split(":")
+            if name is not None and name in summaries:
+                function = name.replace("-", "_")
                 try:
-                    found = getattr(import_module(module), function)
+                    found = getattr(import_module(f"{package}.{elsewhere.get(name, function)}"), function)
                 except ModuleNotFoundError as error:
                     library = str(error.name).partition(".")[0]
                     raise SettingsError(
@@ -46,7 +43,8 @@ def lazy_group(commands: Mapping[str, Listed], epilog: str | None = None) -> typ
                     ) from error
                 loaded = typer.Typer(rich_markup_mode="rich")
                 if isinstance(found, typer.Typer):
-                    loaded.add_typer(found, name=name)
+                    own: dict[str, Any] = {} if found.registered_callback else {"help": summaries[name]}
+                    loaded.add_typer(found, name=name, **own)
                 else:
                     loaded.command(name, epilog=epilog)(unbundled(found))
                 command = self.commands[name] = typer.main.get_group(loaded).commands[name]

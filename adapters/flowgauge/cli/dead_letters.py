@@ -6,15 +6,15 @@ import typer
 
 from flowgauge.app.bootstrap import open_store
 from flowgauge.cli import options
-from flowgauge.cli.output import emit, say, show
+from flowgauge.cli.output import Column, emit, listing, say
 from flowgauge.cli.person import person
 from flowgauge.domain.dead_letters import REASON, origin_of
 from flowgauge.domain.errors import UserError
 from flowgauge.services import replay as service
 
-dead_letters = typer.Typer(no_args_is_help=True, help="Messages that could not be processed.")
+dead_letters = typer.Typer(no_args_is_help=True)
 
-Line = Annotated[str | None, typer.Option(help="Only this line's.")]
+Line = options.OnlyLine
 Image = Annotated[
     str | None, typer.Option(help="Only those of the image with this id, or file of this name in a hot folder.")
 ]
@@ -43,21 +43,15 @@ def list_dead_letters(store: options.Store, line: Line = None, image: Image = No
                     "reason": letter.headers.get(REASON),
                 }
             )
-    if json:
-        emit(found)
-        return
-    rows = (
-        (
-            each["line"],
-            each["image_id"],
-            each["at"],
-            None if each["topic"] is None else f"{each['topic']}/{each['partition']}/{each['offset']}",
-            each["replayed_at"],
-            each["reason"],
-        )
-        for each in found
-    )
-    show(("line", "image", "at (UTC)", "topic/partition/offset", "replayed (UTC)", "reason"), rows)
+    columns: dict[str, Column] = {
+        "line": "line",
+        "image": "image_id",
+        "at (UTC)": "at",
+        "topic/partition/offset": lambda each: each["topic"] and "{topic}/{partition}/{offset}".format(**each),
+        "replayed (UTC)": "replayed_at",
+        "reason": "reason",
+    }
+    listing(json, found, columns)
 
 
 @dead_letters.command()

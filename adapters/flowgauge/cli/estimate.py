@@ -15,21 +15,21 @@ import typer
 from pydantic import TypeAdapter
 
 from flowgauge.cli import options
-from flowgauge.cli.features import Cache, Features
-from flowgauge.cli.model import DEFAULT_FEATURES, SHIPPED, FeatureOptions, Model, fitting_start, torch_device
-from flowgauge.cli.opened import opened
+from flowgauge.cli.features import BenchmarkData, Cache
+from flowgauge.cli.model import DEFAULT_FEATURES, SHIPPED, FeatureOptions, fitting_start, torch_device
 from flowgauge.cli.output import as_json, emit, warn, write_whole
-from flowgauge.cli.progress import Report, bars, reported
+from flowgauge.cli.progress import bars
 from flowgauge.cli.results import check_writable, conclude, left_in
 from flowgauge.domain.errors import UserError
+from flowgauge.domain.progress import reported
 from flowgauge.evaluation.choices import Choice, Chooser, Costs
-from flowgauge.evaluation.datasets import Dataset, Entry
 from flowgauge.evaluation.estimate import EstimateReport, Origin, Repeat, estimated
 from flowgauge.evaluation.near_duplicates import NearDuplicates, duplicate_groups, near_duplicates_of
 from flowgauge.evaluation.replicates import Material, Replicates, require_divisible
-from flowgauge.evaluation.splits import Groups, groups_by_name, groups_of, read_groups
+from flowgauge.evaluation.splits import Groups, groups_by_name
 from flowgauge.meta.initialization import MetaInit
-from flowgauge.reports.estimate import write_estimate
+from flowgauge.reports.estimate import render_estimate
+from flowgauge.reports.pages import write_page
 from flowgauge.training.fit import embedder_for
 
 Known = dict[int, Repeat]
@@ -37,7 +37,7 @@ Known = dict[int, Repeat]
 
 
 def estimate(
-    dataset: Annotated[Path, typer.Argument(help="A data set in the MVTec AD layout.")],
+    dataset: options.DatasetArgument,
     choose: Annotated[
         Choice, typer.Option(help="How to choose the threshold; own is the gauge's own, from good images alone.")
     ] = Choice.YOUDEN,
@@ -104,15 +104,14 @@ def estimate(
     chooser = Chooser(choice=choose, costs=costs, budget=budget)
     model, seeds = replace(features.model(detector), members=members), range(seed, seed + repeats)
     with bars() as report:
-        work = Estimation(dataset, model, chooser, seeds, groups, group, keep_apart, init, cache, masks, device, report)
-        found = work.run(json)
+        data = BenchmarkData(dataset, None, groups, masks, model, device, cache, report)
+        found = Estimation(data, chooser, seeds, group, keep_apart, init).run(json)
     if html is not None:
-        write_estimate(found, html)
+        write_page(render_estimate(found), html)
     for words in found.warnings():
         warn(words)
-    document = found.model_dump(mode="json")
     if json is None:
-        emit(document)
+        emit(found)
         return
     rows = []
     for name, figure in found.estimate.figures().items():
@@ -120,41 +119,42 @@ def estimate(
         intervals = f"{low:.4g} to {high:.4g}", f"{plain_low:.4g} to {plain_high:.4g}"
         rows.append((name, figure.mean, figure.spread, *intervals))
     columns = ("figure", "mean", "spread", "95 % interval", "a plain t interval")
-    conclude(document, (json, html), columns, rows, ("", *found.sentences()))
+    conclude(found, (json, html), columns, rows, ("", *found.sentences()))
 
 
 @dataclass(frozen=True)
 class Estimation:
-    """What a person asked for. Parts are what the file `groups` says, or what `pattern` finds in images' paths."""
+    """What a person asked for. Parts are what a file of groups says, or what `pattern` finds in images' paths."""
 
-    dataset: Path
-    model: Model
+    data: BenchmarkData
     chooser: Chooser
     seeds: range
-    groups: Path | None
     pattern: str | None
     keep_apart: bool
     init: str | None
-    cache: Path | None
-    masks: Path | None
-    device: options.Device
-    report: Report
 
     def run(self, out: Path | None) -> EstimateReport:
         """Make the repeats that are not in `out` yet, which is written after each."""
-        named, single = self._named_parts, {name: name for name in self._names}
+        data, chooser = self.data, self.chooser
+        named, single = self._named_parts, {name: name for name in data.names}
         require_divisible(self._material(named or single))
         kept, apart = self._earlier(out)
         near_duplicates: tuple[NearDuplicates, ...] = () if named is not None else self._near_duplicates()
-        groups = named or duplicate_groups(self._names, near_duplicates)
+        groups = named or duplicate_groups(data.names, near_duplicates)
         plan = [(groups, kept, seed) for seed in self.seeds if seed not in kept]
         # where near duplicates are kept together, the same once more with each image as a part of its own: what the
         # figures would look like had they been torn apart
         plan += [(single, apart, seed) for seed in self.seeds if near_duplicates and seed not in apart]
-        settings, chooser = self.model.settings(), self.chooser
-        for parts, known, seed in reported(plan, "repeats", self.report):
-            data, material = self._features.data, self._material(parts)
-            replicates = Replicates(data, material, chooser, settings, self._init, perf_counter, self.report)
+        for parts, known, seed in reported(plan, "repeats", data.report):
+            replicates = Replicates(
+                data.embedded,
+                self._material(parts),
+                chooser,
+                data.settings,
+                self._init,
+                perf_counter,
+                data.report,
+            )
             known[seed] = replicates.repeat(seed)
             if out is not None:
                 write_whole(out, as_json(self._progress_document(kept, apart)))
@@ -169,16 +169,16 @@ class Estimation:
         material = self._material(groups)
         costs, good = self.chooser.costs, int((~material.defective & ~material.trains).sum())
         repeats, torn = ([known[seed] for seed in self.seeds if seed in known] for known in (kept, apart))
-        if self.groups is not None:
+        if self.data.groups is not None:
             origin = Origin.FILE
         elif self.pattern is not None:
             origin = Origin.NAMES
         else:
             origin = Origin.NEAR_DUPLICATES if near_duplicates else Origin.IMAGES
-        single = {name: name for name in self._names}
+        single = {name: name for name in self.data.names}
         return EstimateReport(
-            dataset=self.dataset.resolve().name,
-            detector=self.model.settings().detector,
+            dataset=self.data.name,
+            detector=self.data.settings.detector,
             software=f"flowgauge {version('flowgauge')}",
             key=self._key,
             chooser=self.chooser,
@@ -195,11 +195,8 @@ class Estimation:
 
     def _progress_document(self, kept: Known, apart: Known) -> dict[str, Any]:
         """All that was ever repeated, of other seeds too."""
-
-        def values_of(known: Known) -> list[Any]:
-            return [known[seed].model_dump(mode="json") for seed in sorted(known)]
-
-        return {"key": self._key, "repeats": values_of(kept), "repeats_apart": values_of(apart)}
+        values = [[known[seed] for seed in sorted(known)] for known in (kept, apart)]
+        return {"key": self._key, "repeats": values[0], "repeats_apart": values[1]}
 
     def _earlier(self, out: Path | None) -> tuple[Known, Known]:
         def by_seed(repeats: Iterable[Any]) -> Known:
@@ -211,50 +208,33 @@ class Estimation:
         return left_in(out, lambda: self._key, read, "an estimate") or ({}, {})
 
     @cached_property
-    def _dataset(self) -> Dataset:
-        return opened(self.dataset, self.masks)
-
-    @cached_property
-    def _entries(self) -> list[Entry]:
-        return sorted((*self._dataset.train, *self._dataset.test), key=lambda entry: entry.name)
-
-    @cached_property
-    def _names(self) -> list[str]:
-        return [entry.name for entry in self._entries]
-
-    @cached_property
     def _named_parts(self) -> Groups | None:
         """What the person said; None: nothing."""
-        if self.groups is not None:
-            parts = groups_of(self._entries, read_groups(self.groups))
-            return dict(zip(self._names, parts, strict=True))
-        return None if self.pattern is None else groups_by_name(self._names, self.pattern)
+        if self.data.groups is not None:
+            return self.data.parts
+        return None if self.pattern is None else groups_by_name(self.data.names, self.pattern)
 
     def _material(self, groups: Groups) -> Material:
-        trains = {entry.name for entry in self._dataset.train} if self.keep_apart else set()
+        trains = {entry.name for entry in self.data.opened.train} if self.keep_apart else set()
         return Material(
-            defective=np.array([entry.defective for entry in self._entries]),
-            groups=tuple(groups[name] for name in self._names),
-            trains=np.array([name in trains for name in self._names]),
+            defective=np.array([entry.defective for entry in self.data.entries]),
+            groups=tuple(groups[name] for name in self.data.names),
+            trains=np.array([name in trains for name in self.data.names]),
         )
 
-    @cached_property
-    def _features(self) -> Features:
-        settings, where = self.model.settings(), torch_device(self.device)
-        return Features(self._entries, settings, where, self.cache, self.report)
-
     def _near_duplicates(self) -> tuple[NearDuplicates, ...]:
-        data = self._features.data
-        detector = embedder_for(self.model.settings(), torch_device(self.device)).detector
+        data = self.data.embedded
+        detector = embedder_for(self.data.settings, torch_device(self.data.device)).detector
         patch_features = detector.patch_features(data.plain(data.names)).float().numpy()
-        return tuple(near_duplicates_of(data.names, patch_features, {entry.name for entry in self._dataset.train}))
+        train = {entry.name for entry in self.data.opened.train}
+        return tuple(near_duplicates_of(data.names, patch_features, train))
 
     @cached_property
     def _init(self) -> MetaInit | None:
         """Raises `SettingsError` where that is of another detector or backbone."""
         if self.init is None:
             return None
-        return fitting_start(self.init, self.model.settings(), torch_device(self.device))
+        return fitting_start(self.init, self.data.settings, torch_device(self.data.device))
 
     @cached_property
     def _key(self) -> str:
@@ -262,9 +242,9 @@ class Estimation:
         choice = self.chooser.choice
         values_of: dict[Choice, Any] = {Choice.COST: self.chooser.costs, Choice.BUDGET: self.chooser.budget}
         words = f"{choice} {values_of.get(choice)} {self.keep_apart}"
-        digest = sha256(f"{self._features.settings_words} {words}".encode())
+        digest = sha256(f"{self.data.settings_words} {words}".encode())
         digest.update(json.dumps(self._named_parts, sort_keys=True).encode())
         if self.init is not None:
             digest.update(self.init.encode() if self.init == SHIPPED else Path(self.init).read_bytes())
-        digest.update(self._features.images_sha256.encode())
+        digest.update(self.data.images_sha256.encode())
         return digest.hexdigest()

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from time import perf_counter
@@ -11,17 +12,17 @@ import typer
 from pydantic import TypeAdapter
 
 from flowgauge.cli import options
-from flowgauge.cli.model import DEFAULT_FIT, FitOptions, Model, start_at, torch_device
-from flowgauge.cli.opened import opened
+from flowgauge.cli.features import ModelOnData, opened
+from flowgauge.cli.model import DEFAULT_FIT, FitOptions, start_at, torch_device
 from flowgauge.cli.output import as_json, emit, say, show, warn
-from flowgauge.cli.progress import Report, bars
+from flowgauge.cli.progress import bars
 from flowgauge.cli.results import check_writable
 from flowgauge.domain.errors import UserError
+from flowgauge.domain.progress import Progress
 from flowgauge.evaluation.evaluate import Conditions, Inspect, nobody
 from flowgauge.evaluation.evaluate import evaluate as evaluated
 from flowgauge.evaluation.results import Evaluation, Run, paired_difference
 from flowgauge.evaluation.splits import Trial, own_trial, read_groups, read_splits, trial
-from flowgauge.models.detector import Progress
 from flowgauge.services.fit import with_bit_depth
 from flowgauge.training.fit import fit
 from flowgauge.training.gauge import Gauge
@@ -34,7 +35,7 @@ Limit = Annotated[
 
 
 def evaluate(
-    dataset: Annotated[Path, typer.Argument(help="A data set in the MVTec AD layout.")],
+    dataset: options.DatasetArgument,
     detector: options.Detector = None,
     fitting: FitOptions = DEFAULT_FIT,
     masks: options.Masks = None,
@@ -69,17 +70,17 @@ def evaluate(
     """
     check_writable(json)
     others = None if baseline is None else earlier_runs(baseline)
-    model = fitting.model(detector)
+    task = Task(dataset, splits, groups, masks, fitting.model(detector), device, limit, noise, init)
     with bars() as report:
-        trials = chosen_trials(dataset, splits, seeds_of(seed), noise, limit, masks)
+        trials = task.trials(numbers_in(seed))
         warn_of_missing_kinds(trials)
-        found = evaluation(dataset.resolve().name, trials, model, init, groups, device, report)
+        found = task.evaluation(trials, report)
     for name, cause in {name: cause for run in found.runs for name, cause in run.unreadable.items()}.items():
         warn(f"{name} is left out. {cause}")
     document = found.document()
     if others is not None:
         parts = None if groups is None else read_groups(groups)
-        document["baseline"] = paired_difference(found.runs, others, parts).model_dump(mode="json")
+        document["baseline"] = paired_difference(found.runs, others, parts)
     if json is not None and str(json) == "-":
         emit(document)
         return
@@ -88,12 +89,12 @@ def evaluate(
     print_figures(document)
 
 
-def seeds_of(text: str) -> list[int]:
+def numbers_in(text: str, what: str = "seeds", such_as: str = "0 or 0,1,2") -> list[int]:
     """Raises `UserError` for what is no list of whole numbers."""
     try:
         return [int(part) for part in text.split(",")]
     except ValueError as error:
-        raise UserError(f"{text!r} is no list of seeds.", "Give whole numbers: 0 or 0,1,2, say.") from error
+        raise UserError(f"{text!r} is no list of {what}.", f"Give whole numbers: {such_as}, say.") from error
 
 
 def earlier_runs(path: Path) -> list[Run]:
@@ -104,22 +105,44 @@ def earlier_runs(path: Path) -> list[Run]:
         raise UserError(f"{path} is no result of flowgauge evaluate ({error}).", "Make one with --json.") from error
 
 
-def chosen_trials(
-    root: Path,
-    splits: Path | None,
-    seeds: Sequence[int],
-    noise: float | None,
-    limit: int | None,
-    masks: Path | None = None,
-) -> list[Trial]:
-    """One trial per seed. Raises `DatasetError` for what is not there, and `UserError` for noise without splits."""
-    dataset = opened(root, masks)
-    if splits is None:
-        if noise is not None:
-            raise UserError("--noise needs --splits: the data set has no noise levels of its own.", "Give both.")
-        return [own_trial(dataset, seed).limited(limit) for seed in seeds]
-    offered = read_splits(splits)
-    return [trial(dataset, offered.choose(seed, noise)).limited(limit) for seed in seeds]
+@dataclass(frozen=True)
+class Task(ModelOnData):
+    """One evaluation: at most `limit` images of each kind, and where the fit starts."""
+
+    limit: int | None
+    noise: float | None = None
+    init: str | None = None
+
+    def trials(self, seeds: Sequence[int]) -> list[Trial]:
+        """One per seed. Raises `DatasetError` for what is not there, and `UserError` for noise without splits."""
+        dataset = opened(self.dataset, self.masks)
+        if self.splits is None:
+            if self.noise is not None:
+                raise UserError("--noise needs --splits: the data set has no noise levels of its own.", "Give both.")
+            return [own_trial(dataset, seed).limited(self.limit) for seed in seeds]
+        offered = read_splits(self.splits)
+        return [trial(dataset, offered.choose(seed, self.noise)).limited(self.limit) for seed in seeds]
+
+    def evaluation(self, trials: Sequence[Trial], report: Progress, inspect: Inspect = nobody) -> Evaluation:
+        """Fit and test once per trial. `inspect` is shown each gauge with its predictions."""
+        settings, where = self.model.settings(), torch_device(self.device)
+        start = None if self.init is None else start_at(self.init, settings.detector)
+
+        def fitted(pictures: Pictures, parts: Sequence[str] | None, seed: int, progress: Progress) -> Gauge:
+            return fit(
+                pictures,
+                line="evaluation",
+                settings=with_bit_depth(settings, pictures, warn),
+                at=datetime.now(UTC),
+                groups=parts,
+                init=start,
+                seed=seed,
+                device=where,
+                progress=progress,
+            )
+
+        known = None if self.groups is None else read_groups(self.groups)
+        return evaluated(self.name, trials, Conditions(fitted, perf_counter, where, known, inspect), report)
 
 
 def warn_of_missing_kinds(trials: Sequence[Trial]) -> None:
@@ -135,37 +158,6 @@ def warn_of_missing_kinds(trials: Sequence[Trial]) -> None:
             "The test holds no defects: image_auroc, pixel_auroc, aupro and miss_share cannot be had. Add some to"
             " test/<class>."
         )
-
-
-def evaluation(
-    name: str,
-    trials: Sequence[Trial],
-    model: Model,
-    init: str | None,
-    groups: Path | None,
-    device: options.Device,
-    report: Report,
-    inspect: Inspect = nobody,
-) -> Evaluation:
-    """Fit and test once per trial. `inspect` is shown each gauge with its predictions."""
-    settings, where = model.settings(), torch_device(device)
-    start = None if init is None else start_at(init, settings.detector)
-
-    def fitted(pictures: Pictures, parts: Sequence[str] | None, seed: int, progress: Progress) -> Gauge:
-        return fit(
-            pictures,
-            line="evaluation",
-            settings=with_bit_depth(settings, pictures, warn),
-            at=datetime.now(UTC),
-            groups=parts,
-            init=start,
-            seed=seed,
-            device=where,
-            progress=progress,
-        )
-
-    known = None if groups is None else read_groups(groups)
-    return evaluated(name, trials, Conditions(fitted, perf_counter, where, known, inspect), report)
 
 
 def print_figures(document: dict[str, Any]) -> None:

@@ -73,7 +73,7 @@ def fit(
         )
     facts = gauge.manifest
     if json:
-        emit(facts.model_dump(mode="json"))
+        emit(facts)
         return
     threshold = facts.threshold
     grids = ", ".join(f"{side} x {side}" for side in gauge.backbone.shape(facts.preprocessing.size).sides)

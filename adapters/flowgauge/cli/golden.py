@@ -9,7 +9,7 @@ import typer
 from flowgauge.app.bootstrap import open_store
 from flowgauge.cli import options
 from flowgauge.cli.exits import Exit
-from flowgauge.cli.output import emit, say, show, warn
+from flowgauge.cli.output import Column, emit, listing, say, warn
 from flowgauge.cli.person import person
 from flowgauge.cli.progress import bars
 from flowgauge.domain.golden import Label
@@ -17,7 +17,7 @@ from flowgauge.domain.object_keys import line_name
 from flowgauge.registry.golden_sets import golden_set
 from flowgauge.services.golden import add_folder, find_verdict, label_verdict
 
-golden = typer.Typer(no_args_is_help=True, help="Labelled images on which the gate tests adaptations.")
+golden = typer.Typer(no_args_is_help=True)
 
 Kind = Annotated[
     str, typer.Option("--class", help="The class of the defect, as your line names it: scratch, say.", metavar="NAME")
@@ -104,21 +104,9 @@ def list_golden(line: options.LineArgument, store: options.Store, json: options.
     flowgauge golden list press-3 --store ./plant
     """
     with open_store(store) as plant:
-        found = list(golden_set(plant.objects, line))
-    if json:
-        emit(
-            [
-                {
-                    "image_id": each.image_id,
-                    "label": each.label.value,
-                    "class": each.kind,
-                    "is_hold_out": each.is_hold_out,
-                }
-                for each in found
-            ]
-        )
-    else:
-        show(
-            ("image", "label", "class", ""),
-            ((each.image_id, each.label.value, each.kind, "is_hold_out" if each.is_hold_out else "") for each in found),
-        )
+        found = [
+            {"image_id": each.image_id, "label": each.label.value, "class": each.kind, "is_hold_out": each.is_hold_out}
+            for each in golden_set(plant.objects, line)
+        ]
+    columns: dict[str, Column] = {"image": "image_id", "label": "label", "class": "class"}
+    listing(json, found, columns | {"": lambda each: "is_hold_out" if each["is_hold_out"] else ""})

@@ -8,7 +8,7 @@ import typer
 
 from flowgauge.app.bootstrap import open_store
 from flowgauge.cli import options
-from flowgauge.cli.output import emit, show
+from flowgauge.cli.output import emit, listing, show
 from flowgauge.cli.person import person
 from flowgauge.domain.errors import UserError
 from flowgauge.domain.lines import LineSettings
@@ -17,7 +17,7 @@ from flowgauge.registry import lines as registry
 from flowgauge.registry.snapshots import active_snapshots
 from flowgauge.services.settings import change_settings
 
-lines = typer.Typer(no_args_is_help=True, help="Lines and their settings.")
+lines = typer.Typer(no_args_is_help=True)
 
 
 @lines.command("list")
@@ -28,22 +28,13 @@ def list_lines(store: options.Store, json: options.Json = False) -> None:
     flowgauge lines list --store ./plant
     """
     with open_store(store) as plant:
-        active = active_snapshots(plant.log)
-        names = registry.lines(plant)
-        versions = {name: active[name].version if name in active else None for name in names}
-        settings = {name: registry.line_settings(plant.objects, name) for name in names}
-        buffered = {name: len(plant.state.buffer(name)) for name in names}
-    if json:
-        emit(
-            [
-                {"line": name, "gauge_version": versions[name], "buffered": buffered[name]}
-                | settings[name].model_dump(mode="json")
-                for name in names
-            ]
-        )
-        return
-    rows = ((name, versions[name], settings[name].policy.value, buffered[name]) for name in names)
-    show(("line", "gauge", "policy", "buffered"), rows)
+        versions = {name: message.version for name, message in active_snapshots(plant.log).items()}
+        found = [
+            {"line": name, "gauge_version": versions.get(name), "buffered": len(plant.state.buffer(name))}
+            | registry.line_settings(plant.objects, name).model_dump(mode="json")
+            for name in registry.lines(plant)
+        ]
+    listing(json, found, {"line": "line", "gauge": "gauge_version", "policy": "policy", "buffered": "buffered"})
 
 
 def set_settings(

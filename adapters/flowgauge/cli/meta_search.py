@@ -6,26 +6,23 @@ from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from flowgauge.cli import options
 from flowgauge.cli.model import Model, torch_device
 from flowgauge.cli.output import say, show
-from flowgauge.cli.progress import Report, bars, reported, silent
+from flowgauge.cli.progress import bars
 from flowgauge.cli.results import check_writable, items_left_in, write_results
-from flowgauge.domain.choices import Aspect
 from flowgauge.domain.errors import UserError
 from flowgauge.domain.messages import FrozenModel
+from flowgauge.domain.progress import Progress, reported, silent
 from flowgauge.meta.search import DEFAULTS, Choice, SearchSettings, SearchSetup, validation_line
 from flowgauge.meta.tasks import LineSize, procedural_line
 from flowgauge.models.headflow.detector import HeadFlow
 from flowgauge.reports.plots import search_svg
 from flowgauge.training.fit import FitSettings, embedder_for
-
-if TYPE_CHECKING:
-    from optuna.distributions import BaseDistribution
 
 # images of half the default's side: a fourth of the work, and lengths of steps have no pixels in them
 SIZE = 128
@@ -64,7 +61,7 @@ def meta_search(
     """
     check_writable(out, table, plot)
     settings = SearchSettings(turns=turns, seed=seed)
-    model = Model("headflow", None, None, SIZE, Aspect.SQUASH)
+    model = Model(detector=HeadFlow.name, size=SIZE)
     with bars() as report:
         found = MetaSearch(model, settings, device, report).run(evaluations, out)
     if table is not None:
@@ -96,16 +93,16 @@ class MetaSearch:
     model: Model
     settings: SearchSettings
     device: options.Device
-    report: Report
+    report: Progress
 
     def run(self, evaluations: int, out: Path) -> list[Evaluation]:
         """Evaluate as many choices as are missing in `out`, which is written after each. The defaults are the first."""
         known = items_left_in(out, lambda: self._key, Evaluation, "evaluations", "this search", "--out")
-        sampler = Sampler(self.settings.seed)
+        optuna = require_optuna()
         search_setup = None if len(known) >= evaluations else self._search_setup()
         while search_setup is not None and len(known) < evaluations:
             self.report("evaluating choices", len(known), evaluations)
-            choice = sampler.next(known)
+            choice = proposed(optuna, self.settings.seed, known)
             begun = perf_counter()
             aurocs = search_setup.aurocs(choice, self.report)
             known.append(Evaluation(choice=choice, image_aurocs=aurocs, seconds=perf_counter() - begun))
@@ -116,9 +113,9 @@ class MetaSearch:
     def document(self, known: Sequence[Evaluation]) -> dict[str, Any]:
         return {
             "key": self._key,
-            "settings": self.settings.model_dump(mode="json"),
-            "best": best(known).choice.model_dump(mode="json"),
-            "evaluations": [each.model_dump(mode="json") for each in known],
+            "settings": self.settings,
+            "best": best(known).choice,
+            "evaluations": known,
         }
 
     def _search_setup(self) -> SearchSetup:
@@ -152,43 +149,33 @@ def best(known: Sequence[Evaluation]) -> Evaluation:
     return max(known, key=lambda each: each.worst)
 
 
-class Sampler:
-    """Optuna's Gaussian process, made anew from what is known before each choice: so it does not matter when a search
-    was interrupted.
-    """
+def require_optuna() -> Any:
+    """The library. Raises `UserError` where it is not installed."""
+    try:
+        import optuna
+    except ImportError as error:
+        raise UserError(
+            "The search needs Optuna, which is not installed.", "Run: pip install 'flowgauge[search]'"
+        ) from error
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    return optuna
 
-    def __init__(self, seed: int) -> None:
-        """Raises `UserError` where Optuna is not installed."""
-        try:
-            import optuna
-        except ImportError as error:
-            raise UserError(
-                "The search needs Optuna, which is not installed.", "Run: pip install 'flowgauge[search]'"
-            ) from error
-        optuna.logging.set_verbosity(optuna.logging.ERROR)
-        self._optuna = optuna
-        self._seed = seed
-        distribution = optuna.distributions.FloatDistribution
-        self._ranges: dict[str, BaseDistribution] = {
-            name: distribution(low, high, log=True) for name, (low, high) in RANGES.items()
-        }
 
-    def next(self, known: Sequence[Evaluation]) -> Choice:
-        if not known:
-            return DEFAULTS
-        samplers, seed = self._optuna.samplers, 1000 * self._seed + len(known)
-        if len(known) < AT_RANDOM:
-            sampler = samplers.RandomSampler(seed=seed)
-        else:
-            sampler = samplers.GPSampler(seed=seed, n_startup_trials=0)
-        study = self._optuna.create_study(direction="maximize", sampler=sampler)
-        for each in known:
-            study.add_trial(
-                self._optuna.trial.create_trial(
-                    params=each.choice.model_dump(), distributions=self._ranges, value=each.worst
-                )
-            )
-        return Choice(**study.ask(self._ranges).params)
+def proposed(optuna: Any, seed: int, known: Sequence[Evaluation]) -> Choice:
+    """By Optuna's Gaussian process, made anew from what is known, so that interruptions do not matter."""
+    if not known:
+        return DEFAULTS
+    own = 1000 * seed + len(known)
+    if len(known) < AT_RANDOM:
+        sampler = optuna.samplers.RandomSampler(seed=own)
+    else:
+        sampler = optuna.samplers.GPSampler(seed=own, n_startup_trials=0)
+    study = optuna.create_study(direction="maximize", sampler=sampler)
+    ranges = {name: optuna.distributions.FloatDistribution(*ends, log=True) for name, ends in RANGES.items()}
+    for each in known:
+        params = each.choice.model_dump()
+        study.add_trial(optuna.trial.create_trial(params=params, distributions=ranges, value=each.worst))
+    return Choice(**study.ask(ranges).params)
 
 
 def markdown(known: Sequence[Evaluation], levels: Sequence[float]) -> str:

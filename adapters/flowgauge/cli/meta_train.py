@@ -15,13 +15,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from flowgauge.cli import options
+from flowgauge.cli.features import opened
 from flowgauge.cli.model import Model, torch_device
-from flowgauge.cli.opened import opened
 from flowgauge.cli.output import cell, emit, say
-from flowgauge.cli.progress import Report, bars, reported, silent
+from flowgauge.cli.progress import bars
 from flowgauge.cli.results import check_writable
-from flowgauge.domain.choices import Aspect
 from flowgauge.domain.errors import UserError
+from flowgauge.domain.progress import Progress, reported, silent
 from flowgauge.evaluation.datasets import Dataset
 from flowgauge.meta.initialization import Card, MetaInit, write
 from flowgauge.meta.outer_loop import MetaLearner, MetaState, MetaTraining, Order, Turn, parameters_of
@@ -93,14 +93,14 @@ def meta_train(
             raise UserError(f"{detector} has no head.", f"Leave --head-only out, or use --detector {HeadFlow.name}.")
         last_layer = settings.head.model_copy(update={"moving": ("leave.", "scale", "offset")})
         settings = settings.model_copy(update={"head": last_layer})
-    model = Model(detector, weights, backbone, size, Aspect.SQUASH)
+    model = Model(detector=detector, weights=weights, backbone=backbone, size=size)
     with bars() as report:
         run = MetaRun(tuple(tasks or [PROCEDURAL]), lines, model, settings, device, report)
         init, made = run.run(out)
     if plot is not None:
         plot.write_text(losses_svg(made))
     if json:
-        emit(init.card.model_dump(mode="json"))
+        emit(init.card)
         return
     say(f"wrote {out}: {len(init.card.lines)} lines, {turns} turns in {init.card.seconds:.0f} s")
     head = "" if init.card.head_loss is None else f"head {cell(init.card.head_loss)}, "
@@ -114,7 +114,7 @@ class MetaRun:
     model: Model
     training: MetaTraining
     device: options.Device
-    report: Report
+    report: Progress
 
     def run(self, out: Path) -> tuple[MetaInit, list[Turn]]:
         """Also writes `out`. What was done is kept beside it until then, so that an interrupted run goes on."""

@@ -15,7 +15,7 @@ from flowgauge.cli import options
 from flowgauge.cli.options import Bits, Device
 from flowgauge.cli.output import show
 from flowgauge.domain.choices import Aspect, Engine
-from flowgauge.domain.errors import SettingsError
+from flowgauge.domain.errors import SettingsError, UserError
 from flowgauge.engines.choice import chosen, compiled
 from flowgauge.meta.initialization import MetaInit, read, shipped
 from flowgauge.models.backbones import LITE0, PIXELS_SPEC, BackboneSpec
@@ -25,7 +25,7 @@ from flowgauge.models.registry import DEFAULT, DETECTORS, FROM_PIXELS
 from flowgauge.registry.gauges import Compile, Load
 from flowgauge.training.fit import FitSettings, embedder_for
 from flowgauge.training.gauge import Gauge
-from flowgauge.training.snapshot import load
+from flowgauge.training.snapshot import MANIFEST_NAME, WEIGHTS_NAME, load
 from flowgauge.training.thresholds import FALSE_ALARMS
 from flowgauge.vision.decoding import SixteenBit
 from flowgauge.vision.preprocessing import LARGEST, Preprocessing
@@ -37,21 +37,39 @@ ENGINE_FOLDER = Path.home() / ".cache" / "flowgauge" / "engines"
 
 
 @dataclass(frozen=True)
-class Model:
+class FeatureOptions:
+    """How images become features: options of every command that has a parameter of this class."""
+
+    weights: options.Weights = None
+    backbone: options.Backbone = None
+    layers: options.Layers = None
+    size: options.Size = None
+    tiles: options.Tiles = None
+    aspect: options.AspectOption = Aspect.SQUASH
+
+    def model(self, detector: str | None) -> "Model":
+        return Model(**vars(self), detector=detector or DEFAULT)
+
+
+@dataclass(frozen=True)
+class FitOptions(FeatureOptions):
+    """How a gauge is fitted, besides: options of the commands that fit one."""
+
+    bits: options.BitsOption = None
+    refine: options.Refine = False
+    false_alarms: options.FalseAlarms = None
+    members: options.Members = None
+    changes: options.Changes = None
+
+
+DEFAULT_FEATURES, DEFAULT_FIT = FeatureOptions(), FitOptions()
+
+
+@dataclass(frozen=True)
+class Model(FitOptions):
     """What a person said about the model; None: the default."""
 
-    detector: str | None
-    weights: Path | None
-    backbone: str | None
-    size: int | None
-    aspect: Aspect
-    refine: bool = False
-    members: int | None = None
-    changes: tuple[str, ...] = ()
-    layers: str | None = None
-    tiles: str | None = None
-    false_alarms: float | None = None
-    bits: Bits | None = None
+    detector: str = DEFAULT
 
     def refining(self) -> "Model":
         """The same for images that nobody has called good."""
@@ -59,26 +77,26 @@ class Model:
 
     def settings(self) -> FitSettings:
         """Raises `SettingsError` for what cannot be had."""
-        detector = self.detector or DEFAULT
         if self.refine and self.false_alarms is not None:
             raise SettingsError(
                 "Images that nobody has called good cannot promise a false-alarm rate.",
                 "Leave --false-alarms out, or fit to good images without --filter-outliers and --from-buffer.",
             )
         return FitSettings(
-            detector=detector,
-            config=self._config(detector),
-            backbone=self._backbone(detector),
+            detector=self.detector,
+            config=self._config(),
+            backbone=self._backbone(),
             preprocessing=self._preprocessing(),
             refine=2 * self.refine,
             false_alarms=FALSE_ALARMS if self.false_alarms is None else self.false_alarms,
         )
 
-    def _config(self, detector: str) -> dict[str, Any]:
-        if "help" in self.changes and detector in DETECTORS:
+    def _config(self) -> dict[str, Any]:
+        detector, given = self.detector, self.changes or ()
+        if "help" in given and detector in DETECTORS:
             show((f"options of {detector}", "default", ""), _described(DETECTORS[detector][1]))
             raise typer.Exit
-        changes = changed(self.changes)
+        changes = changed(given)
         if changes and detector in DETECTORS:
             _require_known(changes, DETECTORS[detector][1], detector)
         if self.members is None:
@@ -87,11 +105,11 @@ class Model:
             raise SettingsError(f"{detector} has no members.", f"Leave --ensemble out, or use {HeadFlow.name}.")
         return ensemble_options(self.members) | changes
 
-    def _backbone(self, detector: str) -> BackboneSpec:
-        if detector in FROM_PIXELS:
+    def _backbone(self) -> BackboneSpec:
+        if self.detector in FROM_PIXELS:
             if any(option is not None for option in (self.weights, self.backbone, self.layers, self.tiles)):
                 raise SettingsError(
-                    f"{detector} reads pixels and no features.",
+                    f"{self.detector} reads pixels and no features.",
                     "Leave --weights, --backbone, --layers and --tiles out.",
                 )
             return PIXELS_SPEC
@@ -140,50 +158,6 @@ class Model:
         if self.bits is not None:
             rule = SixteenBit.FULL_RANGE if self.bits is Bits.SIXTEEN else SixteenBit(f"{self.bits}-bit")
         return Preprocessing(size=side, aspect=self.aspect, sixteen_bit=rule)
-
-
-@dataclass(frozen=True)
-class FeatureOptions:
-    """How images become features: options of every command that has a parameter of this class."""
-
-    weights: options.Weights = None
-    backbone: options.Backbone = None
-    layers: options.Layers = None
-    size: options.Size = None
-    tiles: options.Tiles = None
-    aspect: options.AspectOption = Aspect.SQUASH
-
-    def model(self, detector: str | None) -> Model:
-        return Model(
-            detector, self.weights, self.backbone, self.size, self.aspect, layers=self.layers, tiles=self.tiles
-        )
-
-
-DEFAULT_FEATURES = FeatureOptions()
-
-
-@dataclass(frozen=True)
-class FitOptions(FeatureOptions):
-    """How a gauge is fitted, besides: options of the commands that fit one."""
-
-    bits: options.BitsOption = None
-    refine: options.Refine = False
-    false_alarms: options.FalseAlarms = None
-    members: options.Members = None
-    changes: options.Changes = None
-
-    def model(self, detector: str | None) -> Model:
-        return replace(
-            super().model(detector),
-            refine=self.refine,
-            members=self.members,
-            changes=tuple(self.changes or ()),
-            false_alarms=self.false_alarms,
-            bits=self.bits,
-        )
-
-
-DEFAULT_FIT = FitOptions()
 
 
 def changed(changes: Sequence[str]) -> dict[str, Any]:
@@ -247,6 +221,17 @@ def fitting_start(init: str, settings: FitSettings, device: str) -> MetaInit:
     found.require_backbone(embedder.backbone.spec)
     found.load_into(embedder.detector)
     return found
+
+
+def stored_in(folder: Path, device: str) -> Gauge:
+    """The gauge of a snapshot's folder. Raises `UserError` where there is none, and as `load` does."""
+    try:
+        return load((folder / MANIFEST_NAME).read_bytes(), (folder / WEIGHTS_NAME).read_bytes(), device=device)
+    except OSError as error:
+        raise UserError(
+            f"{folder} holds no snapshot: {error.filename} cannot be read ({error.strerror}).",
+            f"Give the folder that holds {MANIFEST_NAME} and {WEIGHTS_NAME}.",
+        ) from error
 
 
 def loading(device: Device) -> Load:

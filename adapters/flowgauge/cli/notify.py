@@ -8,13 +8,13 @@ import typer
 from flowgauge.app.notify import checked_routes, open_messenger
 from flowgauge.cli import options
 from flowgauge.cli.exits import Exit
-from flowgauge.cli.output import emit, say, show
+from flowgauge.cli.output import emit, listing, say, show
 from flowgauge.domain.alert_kinds import ABOUT, Ending, Severity
 from flowgauge.domain.errors import Unavailable
 from flowgauge.domain.messages import AlertKind
 from flowgauge.processors.delivery import shown
 
-notify = typer.Typer(no_args_is_help=True, help="Tell people of alerts: try routes out, and look through them.")
+notify = typer.Typer(no_args_is_help=True)
 
 
 @notify.command("test")
@@ -44,11 +44,11 @@ def try_out(
             except Unavailable as error:
                 reason = str(error)
             tried.append({"route": name, "to": shown(address, messenger), "arrived": not reason, "reason": reason})
-    if json:
-        emit(tried)
-    else:
-        rows = ((each["route"], each["to"], "yes" if each["arrived"] else "no", each["reason"]) for each in tried)
-        show(("route", "to", "arrived", ""), rows)
+    listing(
+        json,
+        tried,
+        {"route": "route", "to": "to", "arrived": lambda each: "yes" if each["arrived"] else "no", "": "reason"},
+    )
     if not all(each["arrived"] for each in tried):
         raise typer.Exit(Exit.FAILED)
 

@@ -32,6 +32,8 @@ Store = Annotated[
 ]
 Line = Annotated[str, typer.Option(help="The line: 1 to 64 letters, digits, dots, underscores or hyphens.")]
 LineArgument = Annotated[str, typer.Argument(help="The line.")]
+OnlyLine = Annotated[str | None, typer.Option(help="Only this line's.")]
+DatasetArgument = Annotated[Path, typer.Argument(help="A data set in the MVTec AD layout.")]
 DeviceOption = Annotated[
     Device, typer.Option("--device", envvar="FLOWGAUGE_DEVICE", help="Where the model runs; auto takes a GPU if any.")
 ]
@@ -56,6 +58,8 @@ Notify = Annotated[
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts instead of a table.")]
+JsonLines = Annotated[bool, typer.Option("--json", help="Print verdicts and alerts, one JSON object a line.")]
+Batch = Annotated[int, typer.Option(min=1, help="Images that are scored together at most.")]
 
 Detector = Annotated[
     str | None,
@@ -169,6 +173,9 @@ Masks = Annotated[
         help="Folder of masks that cut the objects out: for each image one of the same path, white on the object.",
         metavar="DIR",
     ),
+]
+Phases = Annotated[
+    Path | None, typer.Option(help="JSON: which images fit, train and test, phase by phase.", metavar="FILE")
 ]
 Groups = Annotated[
     Path | None,

@@ -6,10 +6,11 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from enum import StrEnum
 from functools import lru_cache
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -116,7 +117,15 @@ def as_json(document: Any) -> str:
 
 
 def _dumped(document: Any, indent: int | None = None) -> str:
-    return spelled(json.dumps(document, indent=indent, ensure_ascii=False, allow_nan=False), backslash=r"\\")
+    text = json.dumps(document, indent=indent, ensure_ascii=False, allow_nan=False, default=plain)
+    return spelled(text, backslash=r"\\")
+
+
+def plain(value: Any) -> Any:
+    """A model, a dataclass, a time or an id as JSON has it: the `default` of `json.dumps`."""
+    from pydantic_core import to_jsonable_python  # which takes a tenth of a second: not every command has models
+
+    return to_jsonable_python(value, by_alias=False)
 
 
 def write_whole(path: Path, text: str) -> None:
@@ -138,6 +147,18 @@ def show(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     for row in rows:
         table.add_row(*(escape(cell(value)) for value in row))
     stdout().print(table)
+
+
+Column = str | Callable[[dict[str, Any]], object]
+
+
+def listing(as_json: bool, found: list[dict[str, Any]], columns: Mapping[str, Column]) -> None:
+    """`found` as JSON, or as a table: each column shows a field, or what it makes of the whole."""
+    if as_json:
+        emit(found)
+        return
+    makers = [each if callable(each) else itemgetter(each) for each in columns.values()]
+    show(list(columns), ([make(each) for make in makers] for each in found))
 
 
 def cell(value: object) -> str:

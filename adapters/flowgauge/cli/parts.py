@@ -9,18 +9,13 @@ from flowgauge.cli import options
 from flowgauge.cli.output import emit, show
 from flowgauge.services.parts import latest_parts
 
-parts = typer.Typer(no_args_is_help=True, help="Verdicts on parts that several images show.")
-
-
-@parts.callback()
-def group() -> None:
-    """Verdicts on parts that several images show."""
+parts = typer.Typer(no_args_is_help=True)
 
 
 @parts.command("list")
 def list_parts(
     store: options.Store,
-    line: Annotated[str | None, typer.Option(help="Only this line's.")] = None,
+    line: options.OnlyLine = None,
     limit: Annotated[int, typer.Option(min=1, max=10_000, help="How many of the latest are shown.")] = 20,
     json: options.Json = False,
 ) -> None:
@@ -32,7 +27,7 @@ def list_parts(
     with open_store(store) as plant:
         found = latest_parts(plant.log, limit, line)
     if json:
-        emit([part.model_dump(mode="json") for part in found])
+        emit(found)
         return
     rows = (
         (

@@ -8,7 +8,7 @@ from typing import Annotated, Any, TypeVar
 import typer
 from pydantic import TypeAdapter
 
-from flowgauge.cli.output import emit, say, show, write_whole
+from flowgauge.cli.output import emit, plain, say, show, write_whole
 from flowgauge.domain.errors import UserError
 
 Found = TypeVar("Found")
@@ -65,11 +65,11 @@ def items_left_in(
 def write_results(out: Path | None, document: Mapping[str, Any]) -> None:
     """Where `out` is given."""
     if out is not None:
-        write_whole(out, json.dumps(document, indent=2))
+        write_whole(out, json.dumps(document, indent=2, default=plain))
 
 
 def conclude(
-    document: Mapping[str, Any],
+    document: object,
     files: Sequence[Path | None],
     columns: Sequence[str],
     rows: Iterable[Sequence[object]],

@@ -26,7 +26,7 @@ def run(
     line: options.Line,
     store: options.Store,
     once: Annotated[bool, typer.Option("--once", help="Work off what is there and stop.")] = False,
-    batch: Annotated[int, typer.Option(min=1, help="Images that are scored together at most.")] = 16,
+    batch: options.Batch = 16,
     identity: Annotated[
         Identity,
         typer.Option(
@@ -49,7 +49,7 @@ def run(
     device: options.DeviceOption = options.Device.AUTO,
     engine: options.EngineOption = Engine.AUTO,
     notify: options.Notify = None,
-    json: Annotated[bool, typer.Option("--json", help="Print verdicts and alerts, one JSON object a line.")] = False,
+    json: options.JsonLines = False,
 ) -> None:
     """Score images as they appear in a folder, watch the line for drift, and adapt its gauge.
 

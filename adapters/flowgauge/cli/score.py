@@ -12,9 +12,10 @@ from flowgauge.cli import options
 from flowgauge.cli.exits import Exit
 from flowgauge.cli.model import compiling, torch_device
 from flowgauge.cli.output import emit, show, warn
-from flowgauge.cli.progress import Report, bars
+from flowgauge.cli.progress import bars
 from flowgauge.domain.choices import Engine
 from flowgauge.domain.errors import UnreadableImage, UserError
+from flowgauge.domain.progress import Progress
 from flowgauge.evaluation.datasets import cut_out, outline_of
 from flowgauge.models.prediction import Predictor
 from flowgauge.services.snapshots import stored_gauge
@@ -74,7 +75,7 @@ def score(
     raise typer.Exit(Exit.MISTAKE if any("error" in each for each in results) else Exit.FINE)
 
 
-def _predict(gauge: Predictor, paths: Sequence[Path], masks: Path | None, report: Report) -> Iterator[dict[str, Any]]:
+def _predict(gauge: Predictor, paths: Sequence[Path], masks: Path | None, report: Progress) -> Iterator[dict[str, Any]]:
     """One document per path, in order; `error` is in that of a file that could not be read. Where `masks` is given, the
     mask of that file's name in it cuts the object out.
 

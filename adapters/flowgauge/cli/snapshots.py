@@ -16,9 +16,7 @@ from flowgauge.domain.object_keys import line_name
 from flowgauge.registry.snapshots import active_snapshot, active_snapshots, announcements, fetch_snapshot
 
 # what reads a manifest loads torch, which takes seconds: `list` does without, so the others import it when called
-snapshots = typer.Typer(
-    no_args_is_help=True, help="Stored gauges: list them, look into one, compare two, go back to one."
-)
+snapshots = typer.Typer(no_args_is_help=True)
 
 _CHANGED = 20  # decisions that differ, in a terminal: more scroll the figures away
 
@@ -26,7 +24,7 @@ _CHANGED = 20  # decisions that differ, in a terminal: more scroll the figures a
 @snapshots.command("list")
 def list_snapshots(
     store: options.Store,
-    line: Annotated[str | None, typer.Option(help="Only this line's.")] = None,
+    line: options.OnlyLine = None,
     json: options.Json = False,
 ) -> None:
     """Every snapshot that was ever made active, in the order in which that happened.
@@ -74,7 +72,7 @@ def show_snapshot(
         chosen = version or active_snapshot(plant.log, line).version
         facts = read_manifest(fetch_snapshot(plant.objects, line, chosen).manifest)
     if json:
-        emit(facts.model_dump(mode="json"))
+        emit(facts)
         return
     limit = facts.threshold
     show(
@@ -129,7 +127,8 @@ def compare(
         --line press-3 --store ./plant --html compared.html
     """
     from flowgauge.cli.model import torch_device
-    from flowgauge.reports.snapshots import COLUMNS, facts, write_comparison
+    from flowgauge.reports.pages import rendered, write_page
+    from flowgauge.reports.snapshots import COLUMNS, facts
     from flowgauge.services.history import DAYS
     from flowgauge.services.snapshot_comparison import IMAGES, compare_snapshots
 
@@ -145,8 +144,9 @@ def compare(
             device=torch_device(device),
             progress=report,
         )
+    shown = facts(found)
     if html is not None:
-        write_comparison(found, html)
+        write_page(rendered("snapshots.html", **shown), html)
     if json:
         emit(
             {
@@ -154,7 +154,7 @@ def compare(
                 "first": found.first.version,
                 "second": found.second.version,
                 "lost": found.lost,
-                "shares": {name: share.model_dump(mode="json") for name, share in found.shares.items()},
+                "shares": found.shares,
                 "images": [
                     {
                         "name": each.name,
@@ -169,7 +169,7 @@ def compare(
             }
         )
         return
-    rows: Any = facts(found)["rows"]
+    rows: Any = shown["rows"]
     show(
         COLUMNS, ((f"{row.name}, {row.beside}", *(f"{c.words} {c.beside}".strip() for c in row.cells)) for row in rows)
     )

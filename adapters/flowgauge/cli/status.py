@@ -24,12 +24,7 @@ def status(store: options.Store, json: options.Json = False) -> None:
     with open_store(store) as plant:
         groups, lines = list(group_statuses(plant)), list(line_statuses(plant))
     if json:
-        emit(
-            {
-                "groups": [group.model_dump(mode="json") for group in groups],
-                "lines": [line.model_dump(mode="json") for line in lines],
-            }
-        )
+        emit({"groups": groups, "lines": lines})
         return
     show(("group", "topic", "lag"), ((group.group, group.topic, group.lag) for group in groups))
     say("")
@@ -70,7 +65,7 @@ def alerts(
     with open_store(store) as plant:
         for alert in latest_alerts(plant.log, limit, line, follow=follow):
             if json:
-                emit_line(alert.model_dump(mode="json"))
+                emit_line(alert)
             else:
                 say(f"{alert.at:%Y-%m-%d %H:%M:%S}  {alert.line}  {alert.kind.value}  {alert.message}")
 
@@ -93,7 +88,7 @@ def changes(
     with open_store(store) as plant:
         for change in reversed(latest_changes(plant, limit, line)):
             if json:
-                emit_line(change.model_dump(mode="json"))
+                emit_line(change)
                 continue
             unknown = "  (not known whether it took effect)" if change.state is ChangeState.BEGUN else ""
             values = ", ".join(

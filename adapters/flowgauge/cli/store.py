@@ -17,7 +17,7 @@ from flowgauge.settings.environment import s3_settings
 
 _FOREVER = 0
 
-store = typer.Typer(no_args_is_help=True, help="The plant's object store.")
+store = typer.Typer(no_args_is_help=True)
 
 
 def _days(text: str) -> int:

@@ -1,6 +1,5 @@
 """`flowgauge threshold`: what a line's threshold costs, and another one in its place."""
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -16,7 +15,7 @@ from flowgauge.cli.results import check_writable
 from flowgauge.cli.trials import begun
 from flowgauge.domain.object_keys import line_name
 from flowgauge.evaluation.operating_point import OperatingPoint
-from flowgauge.reports.threshold import Histogram, PriceWords, cheapest_words, sentences, write_chart
+from flowgauge.reports.threshold import Histogram, cheapest_words, price_words, sentences, write_chart
 from flowgauge.reports.wording import significant
 from flowgauge.services.history import DAYS
 from flowgauge.services.threshold import (
@@ -28,7 +27,7 @@ from flowgauge.services.threshold import (
     stored_threshold,
 )
 
-threshold = typer.Typer(no_args_is_help=True, help="What a line's threshold costs; another one in its place.")
+threshold = typer.Typer(no_args_is_help=True)
 
 _ROWS = 20  # of the histogram: fewer hide two humps, more scroll off a terminal
 _BAR = 36  # characters of its longest bar: with the other columns it fits into 100
@@ -91,13 +90,10 @@ def show_threshold(
         emit(_document(found, points))
         return
     _print_histogram(found, active)
-    words = [PriceWords.of(found, point) for point in points]
+    words = [price_words(found, point) for point in points]
     for title, columns in _TABLES.items():
         rows = [
-            (
-                f"{each.threshold} *" if point == active else each.threshold,
-                *(asdict(each)[key] for key in columns.values()),
-            )
+            (each["threshold"] + (" *" if point == active else ""), *(each[key] for key in columns.values()))
             for point, each in zip(points, words, strict=True)
         ]
         say(f"\n{title}")
@@ -140,7 +136,7 @@ def _document(found: LineEvidence, points: list[OperatingPoint]) -> dict[str, ob
         "labelled_defects": len(found.known.defects),
         "flagged_before_labelling": found.chosen,
         "archived": len(found.known.recent),
-        "points": [point.model_dump(mode="json") for point in points],
+        "points": points,
         "cheapest": None if cheapest is None else {"threshold": cheapest[0].threshold, "interval": cheapest[1]},
         "notes": sentences(found),
     }

@@ -12,7 +12,7 @@ from flowgauge.kafka.topics import Plan, Topics
 from flowgauge.s3.objects import S3Objects
 from flowgauge.settings.environment import kafka_settings, s3_settings
 
-topics = typer.Typer(no_args_is_help=True, help="The topics of the plant's Kafka.")
+topics = typer.Typer(no_args_is_help=True)
 
 
 @topics.command()

@@ -14,10 +14,7 @@ from flowgauge.registry.lines import lines
 from flowgauge.services import trials as service
 from flowgauge.services.trials import TrialView
 
-trials = typer.Typer(
-    no_args_is_help=True,
-    help="Trials of gauges: a candidate predicts beside the active one, then decides a share of the images.",
-)
+trials = typer.Typer(no_args_is_help=True)
 
 Why = Annotated[str, typer.Option(help="The reason, for the record.")]
 
@@ -25,7 +22,7 @@ Why = Annotated[str, typer.Option(help="The reason, for the record.")]
 @trials.command("list")
 def list_trials(
     store: options.Store,
-    line: Annotated[str | None, typer.Option(help="Only this line's.")] = None,
+    line: options.OnlyLine = None,
     json: options.Json = False,
 ) -> None:
     """Trials that are under way, and those that have ended.
@@ -71,10 +68,14 @@ def show_trial(
     flowgauge trials show press-3 --store ./plant
     """
     with open_store(store) as plant:
-        view = _chosen(service.all_trials(plant, line), line, trial)
+        views = service.all_trials(plant, line)
+        view = next((each for each in views if trial is None or str(each.trial.trial_id).startswith(trial)), None)
+        if view is None:
+            what = "has had no trial" if trial is None else f"has no trial {trial}"
+            raise UserError(f"Line {line} {what}.", "`flowgauge trials list` shows all.")
         labels = service.labelled(plant, line, view.trial.trial_id)
     if json:
-        emit(_facts(view) | {"labelled": vars(labels)} | {"tally": view.tally.model_dump(mode="json")})
+        emit(_facts(view) | {"labelled": vars(labels)} | {"tally": view.tally})
         return
     tally, agreement = view.tally, view.agreement
     images = max(1, tally.images)
@@ -186,14 +187,6 @@ def begun(line: str, version: str, trial: Trial) -> str:
     )
 
 
-def _chosen(found: list[TrialView], line: str, trial: str | None) -> TrialView:
-    chosen = [view for view in found if trial is None or str(view.trial.trial_id).startswith(trial)]
-    if not chosen:
-        what = "has had no trial" if trial is None else f"has no trial {trial}"
-        raise UserError(f"Line {line} {what}.", "`flowgauge trials list` shows all.")
-    return chosen[0]
-
-
 def _state(view: TrialView) -> str:
     if view.report is not None:
         return f"{view.report.outcome} by {view.report.by}"
@@ -209,7 +202,7 @@ def _facts(view: TrialView) -> dict[str, Any]:
     return {
         "line": view.line,
         "active": view.active,
-        "trial": view.trial.model_dump(mode="json"),
+        "trial": view.trial,
         "tally": counts,
         "agreement": view.agreement,
         "ended": None if view.report is None else view.report.model_dump(mode="json", include=ended),

@@ -43,7 +43,7 @@ _NOTIFYING = (Role.NOTIFY, Role.ALL)
 def worker(
     role: Annotated[Role, typer.Argument(help="What this process does.")],
     store: options.Store,
-    batch: Annotated[int, typer.Option(min=1, help="Images that are scored together at most.")] = 16,
+    batch: options.Batch = 16,
     linger: Annotated[float, typer.Option(min=0, help="Seconds that a batch may wait to fill.")] = 0.02,
     threads: Annotated[
         int | None, typer.Option(min=1, help="Of the model on a CPU; all cores by default.", show_default=False)
@@ -72,7 +72,7 @@ def worker(
     device: options.DeviceOption = options.Device.AUTO,
     engine: options.EngineOption = Engine.AUTO,
     notify: options.Notify = None,
-    json: Annotated[bool, typer.Option("--json", help="Print verdicts and alerts, one JSON object a line.")] = False,
+    json: options.JsonLines = False,
 ) -> None:
     """Take a share of the plant's work, as a member of a consumer group.
 

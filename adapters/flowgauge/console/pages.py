@@ -335,13 +335,13 @@ def price(request: Request) -> Response:
 
 def about_threshold(console: Console, name: str, value: float | None) -> dict[str, Any]:
     # loads what loads a gauge, which takes ten seconds
-    from flowgauge.reports.threshold import PriceWords, cheapest_words, sentences
+    from flowgauge.reports.threshold import cheapest_words, price_words, sentences
 
     found = console.evidence(name)
     points = found.known.shown()
     return _price(found, value) | {
         "found": found,
-        "rows": [PriceWords.of(found, point) for point in points],
+        "rows": [price_words(found, point) for point in points],
         "active": found.known.threshold.value,
         "is_active": [point.threshold == found.known.threshold.value for point in points],
         "sentences": [found.known.threshold.sentence, *sentences(found)],
@@ -353,12 +353,12 @@ def about_threshold(console: Console, name: str, value: float | None) -> dict[st
 
 def _price(found: "LineEvidence", value: float | None) -> dict[str, Any]:
     """Of the active threshold where no value is asked for."""
-    from flowgauge.reports.threshold import PriceWords, threshold_chart
+    from flowgauge.reports.threshold import price_words, threshold_chart
 
     point = found.known.at(found.known.threshold.value if value is None else value)
     with DRAWING:
         drawn = threshold_chart(found, point).markup
-    return {"line": found.line, "asked": point.threshold, "price": PriceWords.of(found, point), "chart": drawn}
+    return {"line": found.line, "asked": point.threshold, "price": price_words(found, point), "chart": drawn}
 
 
 def _asked(request: Request) -> float | None:

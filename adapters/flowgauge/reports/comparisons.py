@@ -4,19 +4,18 @@ from base64 import b64decode
 from collections.abc import Callable, Sequence
 from itertools import product
 from math import ceil
-from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-import numpy as np
 from markupsafe import Markup
 from matplotlib.lines import Line2D
+from sklearn.metrics import roc_curve
 
-from flowgauge.evaluation.comparison import Contender, Spread, standings
+from flowgauge.evaluation.comparison import FIGURES, Contender, Spread, standings
 from flowgauge.evaluation.datasets import GOOD
 from flowgauge.evaluation.intervals import binomial_interval
 from flowgauge.evaluation.results import Run
-from flowgauge.evaluation.suite import SIGNIFICANCE, Figure, Ranking, SuiteResults, Summary, image_auroc, missed_at
+from flowgauge.evaluation.suite import IMAGE_AUROC, SIGNIFICANCE, Figure, Ranking, SuiteResults, Summary, missed_at
 from flowgauge.reports import pages
 from flowgauge.reports.charts import COLOURS, chart, cover, look, plain
 from flowgauge.reports.pages import Cell, Row, Words, spread_cell
@@ -56,14 +55,14 @@ _METRICS: tuple[tuple[str, str, Figure, Words, Callable[[list[float]], float]], 
         "Image AUROC",
         "The chance that a defective image scores above a good one: mean over seeds ± their standard deviation. The "
         "best of each row is bold.",
-        image_auroc,
+        IMAGE_AUROC,
         auroc,
         max,
     ),
     (
         "Pixel AUROC",
         "The same of pixels; large regions count for most of it.",
-        lambda run: run.run.pixel_auroc,
+        FIGURES["pixel_auroc"],
         auroc,
         max,
     ),
@@ -71,7 +70,7 @@ _METRICS: tuple[tuple[str, str, Figure, Words, Callable[[list[float]], float]], 
         "AUPRO",
         "The overlap with each defective region, whatever its size, averaged over false-positive rates up to 0.3 "
         "(Bergmann et al., IJCV 2021).",
-        lambda run: run.run.aupro,
+        FIGURES["aupro"],
         auroc,
         max,
     ),
@@ -86,10 +85,6 @@ _METRICS: tuple[tuple[str, str, Figure, Words, Callable[[list[float]], float]], 
     ),
 )
 """Title, what it means, figure of a run, how it is written, and which of two is better."""
-
-
-def write_comparison(dataset: str, entrants: Sequence[Contender], path: Path) -> None:
-    pages.write(render_comparison(dataset, entrants), path)
 
 
 def render_comparison(dataset: str, entrants: Sequence[Contender]) -> str:
@@ -128,12 +123,9 @@ def render_comparison(dataset: str, entrants: Sequence[Contender]) -> str:
 
 def roc(run: Run) -> list[tuple[float, float]]:
     """(false alarms, catches), shares in [0, 1], from none to all; images of equal scores are one step."""
-    scores = np.array([image.score for image in run.images])
-    defective = np.array([image.kind != GOOD for image in run.images])
-    values = np.unique(scores)[::-1]
-    alarms = [float((scores[~defective] >= value).mean()) for value in values]
-    catches = [float((scores[defective] >= value).mean()) for value in values]
-    return [(0.0, 0.0), *zip(alarms, catches, strict=True)]
+    defective = [image.kind != GOOD for image in run.images]
+    alarms, catches, _ = roc_curve(defective, [image.score for image in run.images], drop_intermediate=False)
+    return list(zip(alarms.tolist(), catches.tolist(), strict=True))
 
 
 def roc_chart(entrants: Sequence[Contender]) -> Markup:
@@ -151,10 +143,6 @@ def roc_chart(entrants: Sequence[Contender]) -> Markup:
             drawn.mark(curve, "curve")
         axes.legend(loc="upper left", bbox_to_anchor=(1.03, 1), labelspacing=0.7)
     return drawn.markup
-
-
-def write_suite(found: SuiteResults, path: Path) -> None:
-    pages.write(render_suite(found), path)
 
 
 def render_suite(found: SuiteResults) -> str:
@@ -231,8 +219,8 @@ def _own_thresholds(found: SuiteResults) -> list[Row]:
     for dataset in found.datasets:
         cells = []
         for detector in found.detectors:
-            alarms = found.spread(dataset, detector, lambda run: run.run.false_alarm_share)
-            misses = found.spread(dataset, detector, lambda run: run.run.miss_share)
+            alarms = found.spread(dataset, detector, FIGURES["false_alarm_share"])
+            misses = found.spread(dataset, detector, FIGURES["miss_share"])
             cells.append(Cell(" / ".join(percent(spread.mean if spread else None) for spread in (alarms, misses))))
         rows.append(Row(dataset, cells))
     return rows
@@ -343,7 +331,7 @@ def training_size_chart(found: SuiteResults, title: str, datasets: Sequence[str]
         for rank, detector in enumerate(found.detectors):
             points = []
             for x, size in enumerate(sizes):
-                spreads = [found.spread(dataset, detector, image_auroc, size) for dataset in datasets]
+                spreads = [found.spread(dataset, detector, IMAGE_AUROC, size) for dataset in datasets]
                 means = [spread.mean for spread in spreads if spread is not None]
                 if len(means) == len(datasets):
                     points.append((x, fmean(means)))

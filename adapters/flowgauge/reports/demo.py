@@ -3,7 +3,6 @@ out, and the gauges."""
 
 from collections.abc import Sequence
 from itertools import groupby, pairwise
-from pathlib import Path
 
 import numpy as np
 from markupsafe import Markup
@@ -26,10 +25,6 @@ _EVENTS = {"drift": ("v", (0, (2, 3)), 27), "adaptation": ("s", (0, (6, 3)), 14)
 
 _LOSSES = {HEAD: "head: loss on synthetic anomalies", FLOW: "flow: loss, nats per dimension"}
 _FEW_STEPS = 40  # more have smaller dots, which would touch otherwise
-
-
-def write_report(story: Story, path: Path) -> None:
-    pages.write(render(story), path)
 
 
 def render(story: Story) -> str:

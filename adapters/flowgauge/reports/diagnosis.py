@@ -1,11 +1,7 @@
 """The report of the data checks: what was found, with pictures."""
 
-from io import BytesIO
-from pathlib import Path
-
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from flowgauge.datachecks.examine import Examination
 from flowgauge.datachecks.issue import Check
@@ -15,16 +11,13 @@ from flowgauge.reports import pages
 from flowgauge.reports.pages import Cell, Row
 from flowgauge.reports.wording import significant
 from flowgauge.vision.decoding import Picture
+from flowgauge.vision.encoding import png, thumbnail
 from flowgauge.vision.heatmaps import heatmap_png
 
 _SHOWN = 12  # images of a finding: more make the page too long to read, and the JSON has all
 _SIDE = 224  # pixels of a thumbnail, some 10 kB each; smaller ones hide the faults that they should show
 
 _MARKS = {"found": "mark-refused", "fine": "mark-passed"}
-
-
-def write_diagnosis(dataset: str, found: Examination, path: Path) -> None:
-    pages.write(render(dataset, found), path)
 
 
 def render(dataset: str, found: Examination) -> str:
@@ -54,11 +47,9 @@ def _thumbnails(found: Examination) -> dict[str, bytes]:
     made: dict[str, bytes] = {}
     for name in names & entries.keys():
         try:
-            image = Image.fromarray(found.seen.preprocessing.seen(read(entries[name]).picture).pixels)
+            made[name] = thumbnail(found.seen.preprocessing.seen(read(entries[name]).picture).pixels, _SIDE)
         except UnreadableImage:
             continue
-        image.thumbnail((_SIDE, _SIDE))
-        made[name] = _encoded(image, "JPEG")
     return made
 
 
@@ -71,16 +62,10 @@ def _portraits(found: Examination) -> dict[str, bytes]:
     above: NDArray[np.float32] = np.maximum(variation - np.median(variation), 0).astype(np.float32)
     ceiling = max(float(np.quantile(above, 0.9)), 1e-9)
     return {
-        "mean image": _encoded(Image.fromarray(summary.mean), "PNG"),
-        "spread of pixels, bright is much": _encoded(Image.fromarray(np.rint(spread * 255).astype(np.uint8)), "PNG"),
+        "mean image": png(summary.mean),
+        "spread of pixels, bright is much": png(np.rint(spread * 255).astype(np.uint8)),
         "where features vary most": heatmap_png(Picture(summary.mean, ""), above, ceiling),
     }
-
-
-def _encoded(image: Image.Image, form: str) -> bytes:
-    buffer = BytesIO()
-    image.save(buffer, form, quality=85)
-    return buffer.getvalue()
 
 
 def _check(check: Check) -> Row:

@@ -1,7 +1,5 @@
 """The report of an estimate: what false alarms and misses a factory should expect, and how sure that is."""
 
-from pathlib import Path
-
 import numpy as np
 from markupsafe import Markup
 from matplotlib.ticker import FuncFormatter
@@ -39,10 +37,6 @@ _FIGURES: tuple[tuple[str, str, Words], ...] = (
     ("image_auroc", "image AUROC", lambda value: f"{value:.3f}"),
 )
 _FLATTERED = ("false_alarm_share", "miss_share", "balanced_accuracy", "image_auroc")
-
-
-def write_estimate(estimate_report: EstimateReport, path: Path) -> None:
-    pages.write(render_estimate(estimate_report), path)
 
 
 def render_estimate(estimate_report: EstimateReport) -> str:

@@ -3,22 +3,18 @@ sentence that sums them up."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 
-from sklearn.metrics import roc_auc_score
+import numpy as np
 
 from flowgauge.domain.messages import Decision
+from flowgauge.evaluation.metrics import auroc_between
 from flowgauge.reports.story import Adaptation, Call, Point, Story, Truth
 from flowgauge.reports.wording import percent, times
 
 Gauge = Callable[[Point], Call]
-
-
-def adapted(point: Point) -> Call:
-    return point.adapted
-
-
-def frozen(point: Point) -> Call:
-    return point.frozen
+adapted: Gauge = attrgetter("adapted")
+frozen: Gauge = attrgetter("frozen")
 
 
 @dataclass(frozen=True)
@@ -109,16 +105,13 @@ def rates(points: Iterable[Point], gauge: Gauge) -> Rates:
     points = list(points)
     good = [gauge(point) for point in points if point.truth is Truth.GOOD]
     defect = [gauge(point) for point in points if point.truth is Truth.DEFECT]
-    auroc = None
-    if good and defect:
-        # of score minus threshold, so that gauges that changed within the phase are on one footing
-        margins = [call.score - call.threshold for call in (*good, *defect)]
-        auroc = float(roc_auc_score([0] * len(good) + [1] * len(defect), margins))
+    # of score minus threshold, so that gauges that changed within the phase are on one footing
+    margins = (np.array([call.score - call.threshold for call in calls]) for calls in (good, defect))
     return Rates(
         false_alarm=_share([call.alarm for call in good]),
         miss=_share([not call.alarm for call in defect]),
         review=_share([call.decision is Decision.REVIEW for call in good + defect]),
-        auroc=auroc,
+        auroc=auroc_between(*margins),
     )
 
 

@@ -73,6 +73,6 @@ def rendered(template: str, **facts: object) -> str:
     return _TEMPLATES.get_template(template).render(facts)
 
 
-def write(page: str, path: Path) -> None:
+def write_page(page: str, path: Path) -> None:
     """Bytes of a file's name that are no text are spelled out."""
     path.write_text(spelled(page), encoding="utf-8")

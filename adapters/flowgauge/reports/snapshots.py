@@ -1,13 +1,11 @@
 """The report of two gauges on the same images: their scores against each other, and the decisions that differ."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from markupsafe import Markup
 
 from flowgauge.domain.golden import Label
 from flowgauge.evaluation.intervals import PairedShares
-from flowgauge.reports import pages
 from flowgauge.reports.charts import COLOURS, chart, plain
 from flowgauge.reports.pages import Cell, Row
 from flowgauge.reports.wording import percent, short, significant
@@ -23,10 +21,6 @@ _MARKERS: dict[Label | None, tuple[str, str, str]] = {
 }
 
 COLUMNS = ("what is counted", "first", "second", "second less first", "only first", "only second", "McNemar p")
-
-
-def write_comparison(found: SnapshotComparison, path: Path) -> None:
-    pages.write(pages.rendered("snapshots.html", **facts(found)), path)
 
 
 def facts(found: SnapshotComparison) -> dict[str, object]:

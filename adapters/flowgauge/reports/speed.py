@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from markupsafe import Markup
 from matplotlib.axes import Axes
@@ -119,10 +118,6 @@ TABLES = (
         _forwards,
     ),
 )
-
-
-def write_speed(found: SpeedResults, path: Path) -> None:
-    pages.write(render_speed(found), path)
 
 
 def render_speed(found: SpeedResults) -> str:

@@ -63,15 +63,12 @@ def threshold_chart(found: LineEvidence, point: OperatingPoint, *, alone: bool =
             axes.axvspan(point.low, point.high, color=COLOURS["adaptation"], alpha=0.18, linewidth=0, zorder=0)
             axes.axvline(point.threshold, color=COLOURS["ink"], linewidth=1.6)
         panels[-1].set_xlabel("score, higher is more anomalous; the last bar holds all beyond it")
+        side = "left" if point.threshold < (histogram.edges[0] + histogram.edges[-1]) / 2 else "right"
         panels[0].text(
             point.threshold, 1.02, f" threshold {significant(point.threshold)}, for review inside the band",
-            transform=panels[0].get_xaxis_transform(), fontsize=11, ha=_side(histogram.edges, point), va="bottom",
+            transform=panels[0].get_xaxis_transform(), fontsize=11, ha=side, va="bottom",
         )  # fmt: skip
     return drawn
-
-
-def _side(edges: Floats, point: OperatingPoint) -> str:
-    return "left" if point.threshold < (edges[0] + edges[-1]) / 2 else "right"
 
 
 def _bars(drawn: Chart, axes: Axes, edges: Floats, counts: NDArray[np.intp], kind: str) -> None:
@@ -115,49 +112,31 @@ def _count(value: float) -> str:
     return f"{value:.1f}" if 0 < value < 9.95 else f"{value:,.0f}"
 
 
-@dataclass(frozen=True)
-class PriceWords:
-    """One threshold's price, as a table shows it."""
-
-    threshold: str
-    band: str
-    promised: str
-    false_alarms: str
-    false_alarms_in_thousand: str
-    false_alarms_a_day: str
-    misses: str
-    misses_in_thousand: str
-    misses_a_day: str
-    reviews_in_thousand: str
-    reviews_a_day: str
-    cost: str
-    flagged: str
-
-    @classmethod
-    def of(cls, found: LineEvidence, point: OperatingPoint) -> "PriceWords":
-        rate, a_day = found.known.defect_rate, found.images_a_day
-        good, defective = found.good_a_day, found.defects_a_day
-        misses = None if rate is None else point.misses_among(THOUSAND * rate)
-        cost = "unknown"
-        if point.cost is not None and point.cost_interval is not None:
-            low, high = point.cost_interval
-            cost = f"{significant(point.cost)} ({significant(max(low, 0.0))} to {significant(high)})"
-        passed = f"{point.flagged_passed} of {point.flagged} labelled defects that were flagged would pass"
-        return cls(
-            threshold=significant(point.threshold, 4),
-            band=f"{significant(point.low, 4)} to {significant(point.high, 4)}",
-            promised=percent(point.promised),
-            false_alarms=share_words(point.false_alarms),
-            false_alarms_in_thousand=count_words(point.false_alarms_among(THOUSAND)),
-            false_alarms_a_day="unknown" if good is None else count_words(point.false_alarms_among(good)),
-            misses=share_words(point.misses),
-            misses_in_thousand=count_words(misses),
-            misses_a_day="unknown" if defective is None else count_words(point.misses_among(defective)),
-            reviews_in_thousand="unknown" if point.review is None else _count(THOUSAND * point.review),
-            reviews_a_day="unknown" if a_day is None or point.review is None else _count(a_day * point.review),
-            cost=cost,
-            flagged=passed if point.flagged else "",
-        )
+def price_words(found: LineEvidence, point: OperatingPoint) -> dict[str, str]:
+    """One threshold's price, as tables show it, by what each word is of."""
+    rate, a_day = found.known.defect_rate, found.images_a_day
+    good, defective = found.good_a_day, found.defects_a_day
+    misses = None if rate is None else point.misses_among(THOUSAND * rate)
+    cost = "unknown"
+    if point.cost is not None and point.cost_interval is not None:
+        low, high = point.cost_interval
+        cost = f"{significant(point.cost)} ({significant(max(low, 0.0))} to {significant(high)})"
+    passed = f"{point.flagged_passed} of {point.flagged} labelled defects that were flagged would pass"
+    return {
+        "threshold": significant(point.threshold, 4),
+        "band": f"{significant(point.low, 4)} to {significant(point.high, 4)}",
+        "promised": percent(point.promised),
+        "false_alarms": share_words(point.false_alarms),
+        "false_alarms_in_thousand": count_words(point.false_alarms_among(THOUSAND)),
+        "false_alarms_a_day": "unknown" if good is None else count_words(point.false_alarms_among(good)),
+        "misses": share_words(point.misses),
+        "misses_in_thousand": count_words(misses),
+        "misses_a_day": "unknown" if defective is None else count_words(point.misses_among(defective)),
+        "reviews_in_thousand": "unknown" if point.review is None else _count(THOUSAND * point.review),
+        "reviews_a_day": "unknown" if a_day is None or point.review is None else _count(a_day * point.review),
+        "cost": cost,
+        "flagged": passed if point.flagged else "",
+    }
 
 
 def sentences(found: LineEvidence) -> list[str]:
@@ -192,7 +171,8 @@ def sentences(found: LineEvidence) -> list[str]:
         lines.append(
             f"{plural(found.unscored, 'labelled image')} wait to be scored by this gauge and do not count yet."
         )
-    lines.append(f"Images a day: {_or_unknown(found.images_a_day)}, {found.day_source}.")
+    a_day = "–" if found.images_a_day is None else _count(found.images_a_day)
+    lines.append(f"Images a day: {a_day}, {found.day_source}.")
     rate = "" if known.defect_rate is None else f"{percent(known.defect_rate)}, "
     lines.append(f"Share of defective parts: {rate}{found.defect_source}.")
     return lines
@@ -210,7 +190,3 @@ def cheapest_words(found: LineEvidence, points: Sequence[OperatingPoint]) -> str
         f"Of these, {significant(point.threshold, 4)} costs least; with other parts of the line it would be one from"
         f" {significant(low, 4)} to {significant(high, 4)} (95 %)."
     )
-
-
-def _or_unknown(value: float | None) -> str:
-    return "–" if value is None else _count(value)

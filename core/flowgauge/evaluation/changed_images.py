@@ -6,11 +6,9 @@ simpler than a real one; the images, the parts and the defects are real.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from io import BytesIO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 from scipy import ndimage
 
 from flowgauge.domain.errors import DatasetError
@@ -20,6 +18,7 @@ from flowgauge.evaluation.splits import Groups
 from flowgauge.synthetic.noise import smooth_noise
 from flowgauge.synthetic.procedural import Change
 from flowgauge.vision.decoding import Picture, decode
+from flowgauge.vision.encoding import png
 
 # Images that fit the first gauge, and good ones in each buffer: with fewer, the threshold of 5 % rests on one or two
 # images; more take longer and change little.
@@ -117,6 +116,4 @@ class ChangedImages:
         if change is None:
             return picture
         rng = np.random.default_rng([self.seed, int(picture.sha256[:8], 16)])
-        stream = BytesIO()
-        Image.fromarray(changed(picture.pixels, change, rng)).save(stream, "PNG", compress_level=1)
-        return decode(stream.getvalue())
+        return decode(png(changed(picture.pixels, change, rng)))

@@ -4,8 +4,9 @@ Two false-alarm rates matter: the true one of the test images, at which detector
 gauge promised, of which the test images tell whether it held.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import isfinite
+from operator import attrgetter
 from statistics import fmean, stdev
 
 import numpy as np
@@ -76,6 +77,23 @@ class Contender(FrozenModel):
     promised: dict[str, PromisedRate] = Field(default_factory=dict)
 
 
+_OF_RUNS = (
+    "image_auroc",
+    "pixel_auroc",
+    "aupro",
+    "miss_share",
+    "false_alarm_share",
+    "fit_seconds",
+    "images_per_second",
+)
+FIGURES: Mapping[str, Callable[[Contender], float | None]] = {
+    **{name: attrgetter(f"run.{name}") for name in _OF_RUNS},
+    "peak_mib": lambda contender: contender.peak_bytes / MIB,
+    "snapshot_mib": lambda contender: contender.snapshot_bytes / MIB,
+}
+"""What detectors are compared by."""
+
+
 class Ranking(FrozenModel):
     """One detector over all seeds; `classes` are image AUROC, each against all good test images."""
 
@@ -103,15 +121,7 @@ def standings(entrants: Sequence[Contender]) -> list[Ranking]:
         ranking = Ranking(
             detector=name,
             seeds=tuple(sorted(contender.seed for contender in own)),
-            image_auroc=Spread.of([run.image_auroc for run in runs]),
-            pixel_auroc=Spread.of([run.pixel_auroc for run in runs]),
-            aupro=Spread.of([run.aupro for run in runs]),
-            miss_share=Spread.of([run.miss_share for run in runs]),
-            false_alarm_share=Spread.of([run.false_alarm_share for run in runs]),
-            fit_seconds=Spread.of([run.fit_seconds for run in runs]),
-            images_per_second=Spread.of([run.images_per_second for run in runs]),
-            peak_mib=Spread.of([contender.peak_bytes / MIB for contender in own]),
-            snapshot_mib=Spread.of([contender.snapshot_bytes / MIB for contender in own]),
+            **{figure: Spread.of([of(contender) for contender in own]) for figure, of in FIGURES.items()},
             classes={k: Spread.of([r.per_class[k].image_auroc for r in runs if k in r.per_class]) for k in kinds},
         )
         found.append(ranking)

@@ -9,9 +9,10 @@ from torch import Tensor
 
 from flowgauge.domain.errors import DatasetError, UserError
 from flowgauge.domain.messages import FrozenModel
+from flowgauge.domain.progress import silent
 from flowgauge.evaluation.ablations import Ablation
 from flowgauge.evaluation.comparison import Spread
-from flowgauge.evaluation.feature_cache import Embedded, silent
+from flowgauge.evaluation.feature_cache import Embedded
 from flowgauge.evaluation.metrics import Floats, auroc_between
 from flowgauge.evaluation.splits import Groups, Split
 from flowgauge.models.detector import Embedding, FeatureShape

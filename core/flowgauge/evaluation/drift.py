@@ -8,14 +8,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
-from io import BytesIO
 from itertools import product
-from statistics import fmean
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from flowgauge.adaptation.contract import Adapt, AdaptationInput, AdaptationOutcome
 from flowgauge.domain.messages import FrozenModel
@@ -28,6 +25,7 @@ from flowgauge.training.gauge import Gauge, score_by_each
 from flowgauge.training.snapshot import load
 from flowgauge.training.training_set import Crops
 from flowgauge.vision.decoding import Picture, decode
+from flowgauge.vision.encoding import png
 
 FITTED, BUFFERED, TESTED = 96, 80, 40
 """Images of a procedural line: of its first gauge, of each buffer, and test images of each kind and phase. 40 tell a
@@ -110,6 +108,9 @@ class Summary(FrozenModel):
     first_image_auroc: float | None
     seconds: float | None
     refused: int | None
+
+
+_AVERAGED = ("false_alarms", "misses", "image_auroc", "first_false_alarms", "first_image_auroc", "seconds")
 
 
 @dataclass(frozen=True)
@@ -216,11 +217,6 @@ class HeldOutCrops:
         return list(zip(score_by_each(gauges, self.good), score_by_each(gauges, self.defect), strict=True))
 
 
-def scores(gauges: Sequence[Gauge], pictures: Sequence[Picture]) -> list[NDArray[np.float64]]:
-    """(n,) by each of some gauges whose preprocessing is the same; higher is more anomalous."""
-    return score_by_each(gauges, gauges[0].manifest.preprocessing.crops(pictures))
-
-
 def summaries(readings: Sequence[Reading]) -> list[Summary]:
     """One for each phase, way and variant; phases and variants in the order of the readings."""
     phases, variants = (dict.fromkeys(names) for names in zip(*((r.phase, r.variant) for r in readings), strict=True))
@@ -229,31 +225,13 @@ def summaries(readings: Sequence[Reading]) -> list[Summary]:
         group = [r for r in readings if (r.phase, r.way, r.variant) == (phase, way, variant)]
         if not group:
             continue
-        alarms, misses = Spread.of([r.false_alarms for r in group]), Spread.of([r.misses for r in group])
-        auroc, first = (
-            Spread.of(values) for values in zip(*((r.image_auroc, r.first_image_auroc) for r in group), strict=True)
-        )
-        seconds = Spread.of([r.seconds for r in group])
         asked = [r.refusals for r in group if r.refusals is not None]
-        assert alarms is not None, "each reading has both shares"
-        assert misses is not None
-        summary = Summary(
-            phase=phase,
-            way=way,
-            variant=variant,
-            seeds=tuple(r.seed for r in group),
-            false_alarms=alarms.mean,
-            false_alarms_std=alarms.deviation,
-            misses=misses.mean,
-            misses_std=misses.deviation,
-            image_auroc=auroc and auroc.mean,
-            image_auroc_std=auroc and auroc.deviation,
-            first_false_alarms=fmean(r.first_false_alarms for r in group),
-            first_image_auroc=first and first.mean,
-            seconds=seconds and seconds.mean,
-            refused=sum(bool(refusals) for refusals in asked) if asked else None,
-        )
-        found.append(summary)
+        figures: dict[str, Any] = {"refused": sum(map(bool, asked)) if asked else None}
+        for name in _AVERAGED:
+            spread = Spread.of([getattr(r, name) for r in group])
+            figures |= {name: spread and spread.mean, f"{name}_std": spread and spread.deviation}
+        own = {name: value for name, value in figures.items() if name in Summary.model_fields}
+        found.append(Summary(phase=phase, way=way, variant=variant, seeds=tuple(r.seed for r in group), **own))
     return found
 
 
@@ -292,27 +270,13 @@ def poisoned(replay: DriftReplay, anchor: Gauge, runs: Iterable[PoisonedRun]) ->
     for number, run in enumerate(runs, start=1):
         outcome = replay.adapted(anchor, in_use, run.buffer, number)
         in_use = load(outcome.manifest, outcome.weights) if outcome.accepted else in_use
-        caught, first_caught = _alarm_shares((in_use, anchor), run.poisoned)
-        others_caught, first_others_caught = _alarm_shares((in_use, anchor), run.others)
-        false_alarms, first_false_alarms = _alarm_shares((in_use, anchor), run.good)
-        yield PoisoningOutcome(
-            seed=replay.seed,
-            round=number,
-            share=run.share,
-            refusals=outcome.gate.refusals,
-            caught=caught,
-            first_caught=first_caught,
-            others_caught=others_caught,
-            first_others_caught=first_others_caught,
-            false_alarms=false_alarms,
-            first_false_alarms=first_false_alarms,
-        )
-
-
-def _alarm_shares(gauges: Sequence[Gauge], pictures: Sequence[Picture]) -> list[float]:
-    """The share of the pictures that scores above the threshold of each."""
-    found = zip(gauges, scores(gauges, pictures), strict=True)
-    return [float((own > gauge.manifest.threshold.value).mean()) for gauge, own in found]
+        shares: dict[str, Any] = {}
+        for name, tested in (("caught", run.poisoned), ("others_caught", run.others), ("false_alarms", run.good)):
+            found = score_by_each((in_use, anchor), anchor.manifest.preprocessing.crops(tested))
+            for prefix, gauge, scores in zip(("", "first_"), (in_use, anchor), found, strict=True):
+                shares[prefix + name] = float((scores > gauge.manifest.threshold.value).mean())
+        refusals = outcome.gate.refusals
+        yield PoisoningOutcome(seed=replay.seed, round=number, share=run.share, refusals=refusals, **shares)
 
 
 @dataclass(frozen=True)
@@ -376,6 +340,4 @@ def _observed(sample: Sample) -> ObservedImage:
 
 
 def _picture(sample: Sample) -> Picture:
-    stream = BytesIO()
-    Image.fromarray(sample.pixels).save(stream, "PNG", compress_level=1)
-    return decode(stream.getvalue())
+    return decode(png(sample.pixels))

@@ -5,12 +5,10 @@ Anomaly maps go up bilinearly, masks go down by nearest neighbour: a grid point 
 a defect thinner than a step of the grid may vanish.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import cycle, islice
-from statistics import median
-from typing import TypeVar
 
 import numpy as np
 import torch
@@ -18,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from flowgauge.domain.messages import Decision
+from flowgauge.domain.progress import Progress, counted
 from flowgauge.evaluation.datasets import (
     GOOD,
     Entry,
@@ -33,7 +32,7 @@ from flowgauge.evaluation.intervals import Interval, auroc_replicates, interval
 from flowgauge.evaluation.metrics import Mask, PixelMetrics, errors_at, image_auroc, pixel_metrics
 from flowgauge.evaluation.results import ClassFigures, Evaluation, ImageResult, Run
 from flowgauge.evaluation.splits import Groups, Trial, groups_of
-from flowgauge.models.detector import Progress
+from flowgauge.evaluation.stopwatch import Clock, Stopwatch, rate
 from flowgauge.models.prediction import Prediction
 from flowgauge.training.gauge import Gauge
 from flowgauge.vision.augmentation import normalised
@@ -45,13 +44,8 @@ GRID = (256, 256)
 time, 256 KiB each); on coarser ones small defects vanish."""
 
 BATCH = 16
-WARM_UPS = 3
 REPETITIONS = 15
 """An odd number, so that the median is a time that was measured. Fewer leave it to what else the machine does."""
-
-Clock = Callable[[], float]
-
-Item = TypeVar("Item")
 
 Fitter = Callable[[Pictures, Sequence[str] | None, int, Progress], Gauge]
 """A gauge from pictures, their groups and a seed."""
@@ -101,7 +95,7 @@ def evaluate(dataset: str, trials: Sequence[Trial], conditions: Conditions, prog
 def _readable(trial: Trial, groups: Groups | None, progress: Progress) -> tuple[Trial, tuple[Unreadable, ...]]:
     """The trial without the files that cannot be read, and those."""
     entries = (*trial.train, *trial.test)
-    found = _counted(sift(entries), "reading", len(entries), progress)
+    found = counted(sift(entries), len(entries), "reading", progress)
     unreadable = tuple(result for result in found if isinstance(result, Unreadable))
     lost = {result.name for result in unreadable}
     train, test = (tuple(entry for entry in side if entry.name not in lost) for side in (trial.train, trial.test))
@@ -122,7 +116,7 @@ def _run(trial: Trial, unreadable: Sequence[Unreadable], conditions: Conditions,
     fit_seconds = conditions.clock() - start
     readable = (sample.picture for sample in sift(evenly(trial.test, BATCH)) if isinstance(sample, Sample))
     timed = next(in_batches(readable, BATCH, lambda picture: picture), [])
-    speed = side_by_side(gauge, timed, conditions.clock)
+    own_rate, backbone_rate = side_by_side(gauge, timed, conditions.clock)
     del timed  # pictures at the camera's size
     cases = list(_predicted(gauge, trial.test, progress))
     conditions.inspect(gauge, cases)
@@ -151,9 +145,9 @@ def _run(trial: Trial, unreadable: Sequence[Unreadable], conditions: Conditions,
         miss_share=errors.miss_share,
         review_share=float(np.mean([case.prediction.decision is Decision.REVIEW for case in cases])),
         fit_seconds=fit_seconds,
-        images_per_second=speed.gauge,
-        backbone_images_per_second=speed.backbone,
-        speed_ratio=speed.ratio,
+        images_per_second=own_rate,
+        backbone_images_per_second=backbone_rate,
+        speed_ratio=own_rate / backbone_rate,
         left_out_of_pixel_metrics=tuple(case.entry.name for case in cases if case.mask is None),
         unreadable={each.name: each.cause for each in unreadable},
         groups_on_both_sides=shared,
@@ -166,8 +160,8 @@ def _run(trial: Trial, unreadable: Sequence[Unreadable], conditions: Conditions,
 
 def _predicted(gauge: Gauge, entries: Sequence[Entry], progress: Progress) -> Iterator[Case]:
     samples = (sample for sample in sift(entries) if isinstance(sample, Sample))
-    counted = _counted(samples, "predicting", len(entries), progress)
-    for batch in in_batches(counted, BATCH, lambda sample: sample.picture):
+    shown = counted(samples, len(entries), "predicting", progress)
+    for batch in in_batches(shown, BATCH, lambda sample: sample.picture):
         for sample, prediction in zip(batch, gauge.predict([sample.picture for sample in batch]), strict=True):
             map_hw = Image.fromarray(np.ascontiguousarray(prediction.anomaly_map, dtype=np.float32))
             mask = None
@@ -176,13 +170,6 @@ def _predicted(gauge: Gauge, entries: Sequence[Entry], progress: Progress) -> It
             if mask is not None and sample.entry.defective and not mask.any():
                 mask = None  # an empty mask does not say that the defect is nowhere
             yield Case(sample.entry, prediction, np.asarray(map_hw.resize(GRID, Image.Resampling.BILINEAR)), mask)
-
-
-def _counted(items: Iterable[Item], what: str, total: int, progress: Progress) -> Iterator[Item]:
-    for done, item in enumerate(items):
-        progress(what, done, total)
-        yield item
-    progress(what, total, total)
 
 
 def _scores(cases: Sequence[Case]) -> NDArray[np.float64]:
@@ -224,47 +211,21 @@ def _per_class(cases: Sequence[Case]) -> dict[str, ClassFigures]:
     return found
 
 
-@dataclass(frozen=True)
-class Speed:
-    """Images per second. The gauge does all that a worker does after decoding, from pixels to predictions, in as many
-    views as its detector wants; the backbone gets the same pictures through the same preprocessing once, and its
-    features are thrown away.
-    """
+def side_by_side(gauge: Gauge, pictures: Sequence[Picture], clock: Clock) -> tuple[float, float]:
+    """Images a second of a gauge, and of its bare backbone in turns with it, so that the machine cancels out: by the
+    median of `REPETITIONS` batches of `BATCH` pictures.
 
-    gauge: float
-    backbone: float
-
-    @property
-    def ratio(self) -> float:
-        return self.gauge / self.backbone
-
-
-def side_by_side(gauge: Gauge, pictures: Sequence[Picture], clock: Clock) -> Speed:
-    """A gauge and its bare backbone, taking turns so that the machine cancels out: the median over `REPETITIONS`
-    batches of `BATCH` pictures after a warm-up.
-
+    The gauge does all that a worker does after decoding, from pixels to predictions, in as many views as its detector
+    wants; the backbone gets the same pictures through the same preprocessing once, and its features are thrown away.
     `clock` gives seconds. Fewer pictures than a batch are repeated; at least one is needed.
     """
     batch = list(islice(cycle(pictures), BATCH))
     preprocessing = gauge.manifest.preprocessing
-    works: tuple[Callable[[], object], ...] = (
-        lambda: gauge.predict(batch),
-        lambda: gauge.backbone(normalised(preprocessing, preprocessing.crops(batch))),
+    times = Stopwatch(clock, "cuda" if torch.cuda.is_available() else "cpu").in_turns(
+        {
+            "gauge": lambda: gauge.predict(batch),
+            "backbone": lambda: gauge.backbone(normalised(preprocessing, preprocessing.crops(batch))),
+        },
+        REPETITIONS,
     )
-    for _ in range(WARM_UPS):
-        for work in works:
-            work()
-    seconds: tuple[list[float], list[float]] = ([], [])
-    for _ in range(REPETITIONS):
-        for own, work in zip(seconds, works, strict=True):
-            _synchronise()
-            start = clock()
-            work()
-            _synchronise()
-            own.append(clock() - start)
-    return Speed(*(BATCH / median(own) for own in seconds))
-
-
-def _synchronise() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()  # a kernel runs on after its call returned
+    return rate(BATCH, times["gauge"]), rate(BATCH, times["backbone"])

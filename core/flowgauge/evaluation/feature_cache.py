@@ -9,7 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from flowgauge.models.detector import Detector, Embedding, FeatureShape, Progress, TrainingSet, length, select
+from flowgauge.domain.progress import Progress
+from flowgauge.models.detector import Detector, Embedding, FeatureShape, TrainingSet, length, select
 from flowgauge.training.fit import FitSettings, embedder_for, plain_scores
 from flowgauge.vision.decoding import Picture
 
@@ -91,7 +92,3 @@ def restored(names: Sequence[str], shape: FeatureShape, detector: Detector, tens
         mask=tensors[_MASK],
     )
     return Embedded(tuple(names), shape, training_set)
-
-
-def silent(what: str, done: int, total: int) -> None:
-    """Reports no progress: a fit is one step of a benchmark."""

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from flowgauge.domain.errors import DatasetError
 from flowgauge.domain.messages import FrozenModel
+from flowgauge.domain.progress import silent
 from flowgauge.evaluation.datasets import GOOD
-from flowgauge.evaluation.feature_cache import Embedded, silent
+from flowgauge.evaluation.feature_cache import Embedded
 from flowgauge.evaluation.intervals import REPLICATES, Interval, draw, interval, weighted_auroc
 from flowgauge.evaluation.splits import Groups, Split
 from flowgauge.models.detector import TrainingSet

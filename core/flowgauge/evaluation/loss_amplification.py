@@ -14,8 +14,9 @@ from sklearn.datasets import load_digits
 from torch import Tensor
 
 from flowgauge.domain.messages import FrozenModel
+from flowgauge.domain.progress import silent
 from flowgauge.domain.seeding import seeded
-from flowgauge.evaluation.feature_cache import Embedded, silent
+from flowgauge.evaluation.feature_cache import Embedded
 from flowgauge.evaluation.metrics import auroc_between, image_auroc
 from flowgauge.evaluation.splits import Groups, Split
 from flowgauge.models.lamp.autoencoder import Autoencoder

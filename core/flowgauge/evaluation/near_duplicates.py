@@ -21,9 +21,9 @@ from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
 from flowgauge.domain.messages import FrozenModel
+from flowgauge.domain.progress import Progress, silent
 from flowgauge.evaluation.metrics import Floats
 from flowgauge.evaluation.splits import Groups
-from flowgauge.models.detector import Progress
 
 LIKENESS = 0.5
 """The cosine from which two images share more than half of what is their own. On magnetic tiles, exposures of one tile
@@ -74,7 +74,7 @@ class NearDuplicates(FrozenModel):
     across: bool
 
 
-def near_duplicates(features_NCHW: Tensor, progress: Progress = lambda what, done, total: None) -> list[Pair]:
+def near_duplicates(features_NCHW: Tensor, progress: Progress = silent) -> list[Pair]:
     """All pairs with a cosine of `LIKENESS` at least, more alike than chance makes any pair of N unrelated images, and
     far closer to each other than either is to its k-th neighbour; most alike first.
 

@@ -12,11 +12,12 @@ import torch
 from numpy.typing import NDArray
 
 from flowgauge.domain.errors import DatasetError
+from flowgauge.domain.progress import Progress
 from flowgauge.evaluation.choices import Chooser
 from flowgauge.evaluation.estimate import Repeat
 from flowgauge.evaluation.feature_cache import Embedded
 from flowgauge.evaluation.metrics import Mask
-from flowgauge.models.detector import Detector, Progress
+from flowgauge.models.detector import Detector
 from flowgauge.training.fit import MINIMUM_IMAGES, FitSettings, Initialization, Trainer, folds_of
 from flowgauge.training.thresholds import Calibration
 

@@ -12,8 +12,6 @@ from functools import partial
 from io import BytesIO
 from itertools import cycle, islice
 from pathlib import Path
-from statistics import median
-from typing import TypeVar
 
 import numpy as np
 import psutil
@@ -24,6 +22,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from flowgauge.domain.malloc import give_back_freed_memory
+from flowgauge.domain.progress import Progress, reported, silent
 from flowgauge.domain.software import software
 from flowgauge.evaluation.speed_results import (
     TORCH,
@@ -40,7 +39,7 @@ from flowgauge.evaluation.speed_results import (
     SpeedResults,
     Subject,
 )
-from flowgauge.models.detector import Progress
+from flowgauge.evaluation.stopwatch import Clock, Stopwatch, Work, rate
 from flowgauge.synthetic.procedural import ProceduralLine
 from flowgauge.training.gauge import BATCH, Gauge, predict_each
 from flowgauge.vision.augmentation import normalised
@@ -57,16 +56,11 @@ _NOISE = 3
 _JPEG_QUALITY = 90
 # zlib's quickest: higher levels save few bytes of noise and take seconds an image to write; they read as fast
 _PNG_LEVEL = 1
-# Rounds before the first that counts: kernels are chosen, memory is allocated. Fewer, and that is counted.
-_WARM_UPS = 3
 # Side of the matrices that measure what the processor can do at best. Smaller ones do not fill it; larger ones take a
 # CPU seconds, and no GPU more of its speed.
 _MATMUL_SIDE = {"cpu": 1024, "cuda": 8192}
 _MIB = 2**20
 
-Item = TypeVar("Item")
-Clock = Callable[[], float]
-Work = Callable[[], object]
 
 Make = Callable[[str], Gauge]
 """The gauge as the engine of that name runs it. Called again, it gives the gauge of another line: a detector of its own
@@ -78,33 +72,6 @@ Forward = Callable[[Tensor], object]
 
 
 @dataclass(frozen=True)
-class Stopwatch:
-    """`clock` gives seconds. Work on a GPU has ended when its time is taken."""
-
-    clock: Clock
-    device: str
-
-    def in_turns(self, works: Mapping[Item, Work], repeats: int) -> dict[Item, list[float]]:
-        """Milliseconds of each work in each of so many rounds, in which each has its turn."""
-        for _ in range(_WARM_UPS):
-            for work in works.values():
-                work()
-        found: dict[Item, list[float]] = {name: [] for name in works}
-        for _ in range(repeats):
-            for name, work in works.items():
-                self._synchronise()
-                start = self.clock()
-                work()
-                self._synchronise()
-                found[name].append(1000 * (self.clock() - start))
-        return found
-
-    def _synchronise(self) -> None:
-        if self.device == "cuda":
-            torch.cuda.synchronize()  # a kernel runs on after its call has returned
-
-
-@dataclass(frozen=True)
 class SpeedBenchmark:
     """`images` are those that the gauge was fitted to; `forwards` are measured beside it."""
 
@@ -113,7 +80,7 @@ class SpeedBenchmark:
     device: str
     clock: Clock
     images: int
-    progress: Progress = lambda what, done, total: None
+    progress: Progress = silent
     forwards: Mapping[str, Forward] = field(default_factory=dict)
 
     def run(self) -> SpeedResults:
@@ -147,15 +114,13 @@ class SpeedBenchmark:
         plan, cases, gpu_jpeg = self.plan, list[Case](), list[GpuJpeg]()
         steps = [(size, format_) for size in plan.sizes for format_ in plan.formats]
         pixels: dict[ImageSize, list[NDArray[np.uint8]]] = {}
-        for done, (size, format_) in enumerate(steps):
-            self.progress("sizes and formats", done, len(steps))
+        for size, format_ in reported(steps, "sizes and formats", self.progress):
             if size not in pixels:
                 pixels = {size: camera_images(size)}  # those of one size are in memory at a time
             files = [encoded(each, format_) for each in pixels[size]]
             cases += [self._case(engine, gauge, size, format_, files) for engine, gauge in gauges.items()]
             if self.device == "cuda" and format_ is ImageFormat.JPEG:
                 gpu_jpeg.append(self._gpu_jpeg(size, files))
-        self.progress("sizes and formats", len(steps), len(steps))
         return tuple(cases), tuple(gpu_jpeg)
 
     def _case(self, engine: str, gauge: Gauge, size: ImageSize, format_: ImageFormat, files: Sequence[bytes]) -> Case:
@@ -170,7 +135,7 @@ class SpeedBenchmark:
         single = self._stopwatch.in_turns(
             {
                 "decode": lambda: preprocessing.decode(next(data)),
-                "bare_decoder": lambda: bare_decoded(next(data)),
+                "bare_decoder": lambda: np.asarray(Image.open(BytesIO(next(data))).convert("RGB")),
                 "statistics": lambda: statistics(next(picture).pixels),
                 "crop": lambda: views_of(gauge, [next(picture)]),
                 "backbone": lambda: features_of(gauge, one),
@@ -233,8 +198,7 @@ class SpeedBenchmark:
         # what the networks multiply is counted once, for torch sees nothing of what other engines do
         flop = counted_flop(self.make(TORCH), picture)
         found = []
-        for done, (engine, gauge) in enumerate(gauges.items()):
-            self.progress("limits", done, len(gauges))
+        for engine, gauge in reported(list(gauges.items()), "limits", self.progress):
             sixteen = [images.to(self.device) for images in views_of(gauge, [picture] * BATCH)]
             products = matrix_products(self.device)
             networks = partial(networks_of, gauge, sixteen)
@@ -248,7 +212,6 @@ class SpeedBenchmark:
                     matmul_tflops={name: 2 * side**3 * rate(1, times[name]) / 1e12 for name in products},
                 )
             )
-        self.progress("limits", len(gauges), len(gauges))
         return tuple(found)
 
     def _gpu_jpeg(self, size: ImageSize, files: Sequence[bytes]) -> GpuJpeg:
@@ -278,11 +241,9 @@ class SpeedBenchmark:
         one = normalised(preprocessing, preprocessing.crops([picture]))
         found: list[dict[str, list[float]]] = []
         batches = ((one, self.plan.repeats), (one.repeat(BATCH, 1, 1, 1), self.plan.rounds))
-        for done, (images, repeats) in enumerate(batches):
-            self.progress("baselines", done, len(batches))
+        for images, repeats in reported(batches, "baselines", self.progress):
             works = {name: partial(forward, images) for name, forward in forwards.items()}
             found.append(self._stopwatch.in_turns(works, repeats))
-        self.progress("baselines", len(batches), len(batches))
         single, together = found
         return tuple(
             ForwardSpeed(name=name, single=Quantiles.of(single[name]), rate=rate(BATCH, together[name]))
@@ -306,11 +267,6 @@ def encoded(pixels: NDArray[np.uint8], format_: ImageFormat) -> bytes:
     file = BytesIO()
     Image.fromarray(pixels).save(file, format_.value, **options.get(format_, {}))
     return file.getvalue()
-
-
-def bare_decoded(data: bytes) -> NDArray[np.uint8]:
-    """What Pillow takes for all pixels (H, W, 3), without checks, reduction or statistics."""
-    return np.asarray(Image.open(BytesIO(data)).convert("RGB"))
 
 
 def views_of(gauge: Gauge, pictures: Sequence[Picture]) -> list[Tensor]:
@@ -360,11 +316,6 @@ def matrix_products(device: str) -> dict[str, Work]:
 
         products |= {"tf32": tf32, "float16": partial(torch.mm, half, half)}
     return products
-
-
-def rate(items: int, milliseconds: Sequence[float]) -> float:
-    """Items a second, by the median time of all of them."""
-    return 1000 * items / median(milliseconds)
 
 
 def resident_mib() -> float:

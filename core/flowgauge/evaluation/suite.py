@@ -12,7 +12,7 @@ import numpy as np
 from scipy import stats
 
 from flowgauge.domain.messages import FrozenModel
-from flowgauge.evaluation.comparison import MIB, Contender, Spread
+from flowgauge.evaluation.comparison import FIGURES, Contender, Spread
 
 SIGNIFICANCE = 0.05
 """Of the Friedman test and the critical difference. Larger finds differences that are none; smaller finds none at all
@@ -28,6 +28,7 @@ class SuiteRun(Contender):
 
 
 Figure = Callable[[SuiteRun], float | None]
+IMAGE_AUROC: Figure = FIGURES["image_auroc"]
 
 
 class Failure(FrozenModel):
@@ -160,19 +161,11 @@ class SuiteResults:
             summary = Summary(
                 detector=detector,
                 datasets=len(own),
-                image_auroc=fmean(own.values()) if own else None,
                 mean_rank=self.ranking.mean_ranks.get(detector) if self.ranking else None,
                 worst=None if worst is None else own[worst],
                 worst_dataset=worst,
-                pixel_auroc=self.mean(detector, lambda run: run.run.pixel_auroc),
-                aupro=self.mean(detector, lambda run: run.run.aupro),
                 miss_share_at={rate: self.mean(detector, missed_at(rate)) for rate in rates},
-                false_alarm_share=self.mean(detector, lambda run: run.run.false_alarm_share),
-                miss_share=self.mean(detector, lambda run: run.run.miss_share),
-                fit_seconds=self.mean(detector, lambda run: run.run.fit_seconds),
-                images_per_second=self.mean(detector, lambda run: run.run.images_per_second),
-                snapshot_mib=self.mean(detector, lambda run: run.snapshot_bytes / MIB),
-                peak_mib=self.mean(detector, lambda run: run.peak_bytes / MIB),
+                **{name: self.mean(detector, figure) for name, figure in FIGURES.items()},
             )
             found.append(summary)
         return sorted(found, key=lambda summary: -(summary.image_auroc or 0.0))
@@ -208,7 +201,7 @@ class SuiteResults:
         return [
             dataset
             for dataset in self.datasets
-            if all(self.spread(dataset, name, image_auroc, n) for name, n in product(self.detectors, sizes))
+            if all(self.spread(dataset, name, IMAGE_AUROC, n) for name, n in product(self.detectors, sizes))
         ]
 
     def document(self) -> dict[str, Any]:
@@ -225,13 +218,9 @@ class SuiteResults:
         """By data set and detector, the mean over seeds; without what was not measured."""
         found: dict[str, dict[str, float]] = {}
         for dataset, name in product(self.datasets, dict.fromkeys(run.detector for run in self.runs)):
-            spread = self.spread(dataset, name, image_auroc)
+            spread = self.spread(dataset, name, IMAGE_AUROC)
             found.setdefault(dataset, {}).update({name: spread.mean} if spread else {})
         return found
-
-
-def image_auroc(run: SuiteRun) -> float | None:
-    return run.run.image_auroc
 
 
 def missed_at(rate: str) -> Figure:

@@ -18,7 +18,7 @@ from flowgauge.adaptation.head_adaptation import HeadAdaptation
 from flowgauge.adaptation.inner_loop import Parameters
 from flowgauge.adaptation.refine import AdaptationData, Division, RefinementSettings, refine, with_flow
 from flowgauge.domain.messages import FrozenModel
-from flowgauge.evaluation.feature_cache import silent
+from flowgauge.domain.progress import silent
 from flowgauge.evaluation.metrics import auroc_between
 from flowgauge.meta.outer_loop import MetaState, MetaTraining, meta_train, parameters_of
 from flowgauge.meta.tasks import MetaLine

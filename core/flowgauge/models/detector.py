@@ -4,7 +4,7 @@ Dense tensors carry their shape in the name: B images, T tokens (patches in an i
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
@@ -15,13 +15,11 @@ from torch import Tensor, nn
 from flowgauge.domain.errors import DatasetError
 from flowgauge.domain.folds import fold_of
 from flowgauge.domain.messages import FrozenModel
+from flowgauge.domain.progress import Progress as Progress
 from flowgauge.vision.augmentation import PLAIN, View
 
 Embedding = dict[str, Tensor]
 """What a detector keeps of images: named tensors, each (B, ...); no image's rows depend on another image."""
-
-Progress = Callable[[str, int, int], None]
-"""Called as `progress(what, done, total)`."""
 
 
 def select(embedding: Embedding, index: Tensor) -> Embedding:

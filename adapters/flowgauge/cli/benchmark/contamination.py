@@ -10,12 +10,13 @@ from typing import Annotated, Any
 import typer
 
 from flowgauge.cli import options
-from flowgauge.cli.evaluate import Seeds, seeds_of
+from flowgauge.cli.evaluate import Seeds, numbers_in
 from flowgauge.cli.features import BenchmarkData, Cache
 from flowgauge.cli.model import DEFAULT_FEATURES, SHIPPED, FeatureOptions, fitting_start, torch_device
-from flowgauge.cli.progress import bars, reported
+from flowgauge.cli.progress import bars
 from flowgauge.cli.results import OutAfterFits, check_writable, conclude, items_left_in, write_results
 from flowgauge.domain.errors import UserError
+from flowgauge.domain.progress import reported
 from flowgauge.evaluation.ablations import Ablation
 from flowgauge.evaluation.contamination import (
     BASELINES,
@@ -32,7 +33,7 @@ from flowgauge.reports.plots import curves_svg
 
 
 def contamination(
-    dataset: Annotated[Path, typer.Argument(help="A data set in the MVTec AD layout.")],
+    dataset: options.DatasetArgument,
     splits: Annotated[Path, typer.Option(help="JSON: which images train and test, by seed and noise.", metavar="FILE")],
     variant: Annotated[
         list[str] | None,
@@ -86,7 +87,7 @@ def contamination(
     with bars() as report:
         data = BenchmarkData(dataset, splits, groups, masks, model, device, cache, report)
         work = Contamination(data, init)
-        cells = work.run(variants, seeds_of(seeds), json)
+        cells = work.run(variants, numbers_in(seeds), json)
     found = curves(cells)
     if plot is not None:
         plot.write_text(curves_svg(found))
@@ -122,7 +123,7 @@ class Contamination:
         known = {(c.variant, c.noise, c.seed): c for c in items_left_in(out, lambda: self._key, Cell, "cells")}
         plan = [(v, split) for split in splits for v in variants if (v, split.noise, split.seed) not in known]
         for variant, split in reported(plan, "fitting and testing", report):
-            features, settings = self.data.features.data, self.data.settings
+            features, settings = self.data.embedded, self.data.settings
             if variant in baselines:
                 cell = baseline_fit(features, split, variant, baselines[variant], perf_counter)
             else:
@@ -135,12 +136,12 @@ class Contamination:
         """One variant's curve stands at the top, those of several under `curves`. `key` names data and settings."""
         found = [curve.model_dump(mode="json") for curve in curves(cells)]
         head = {
-            "dataset": self.data.dataset.resolve().name,
+            "dataset": self.data.name,
             "detector": self.data.settings.detector,
             "key": self._key,
         }
         body = found[0] if len(found) == 1 else {"curves": found}
-        return head | body | {"cells": [cell.model_dump(mode="json") for cell in cells]}
+        return head | body | {"cells": cells}
 
     def _baselines(self, variants: Sequence[Ablation]) -> dict[Ablation, Baseline]:
         """Those that `variants` ask for. Raises `UserError` where there is no anomalib, or where the detector keeps of

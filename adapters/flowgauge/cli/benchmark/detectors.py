@@ -5,7 +5,7 @@ import os
 import resource
 import threading
 from base64 import b64encode
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
@@ -13,28 +13,30 @@ from functools import cached_property
 from hashlib import sha256
 from importlib.metadata import version
 from importlib.util import find_spec
-from io import BytesIO
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import typer
-from PIL import Image
 
 from flowgauge.cli import options
-from flowgauge.cli.evaluate import Limit, Seeds, chosen_trials, evaluation, seeds_of
+from flowgauge.cli.evaluate import Limit, Seeds, Task, numbers_in
 from flowgauge.cli.model import DEFAULT_FEATURES, FeatureOptions, Model
-from flowgauge.cli.progress import Report, bars, reported
+from flowgauge.cli.progress import bars
 from flowgauge.cli.results import OutAfterFits, check_writable, conclude, items_left_in, write_results
 from flowgauge.domain.errors import Unavailable, UserError
 from flowgauge.domain.image_limits import ImageLimits, current_limits, set_limits
+from flowgauge.domain.progress import Progress, reported
 from flowgauge.evaluation.comparison import Contender, Shown, miss_shares, promised_rates, standings
 from flowgauge.evaluation.datasets import Dataset, Sample, evenly, sift
 from flowgauge.evaluation.evaluate import Case
 from flowgauge.models.registry import DETECTORS, FROM_LABELS
-from flowgauge.reports.comparisons import write_comparison
+from flowgauge.reports.comparisons import render_comparison
+from flowgauge.reports.pages import write_page
 from flowgauge.training.gauge import Gauge
 from flowgauge.training.snapshot import weights_of
+from flowgauge.vision.decoding import decode
+from flowgauge.vision.encoding import thumbnail
 from flowgauge.vision.heatmaps import heatmap_png
 
 BASELINES = ("patchcore", "padim", "fastflow")
@@ -45,7 +47,7 @@ THUMBNAIL = 160
 
 
 def detectors(
-    dataset: Annotated[Path, typer.Argument(help="A data set in the MVTec AD layout.")],
+    dataset: options.DatasetArgument,
     detector: Annotated[
         list[str] | None,
         typer.Option(
@@ -81,11 +83,11 @@ def detectors(
     check_writable(json, html)
     models = tuple(features.model(name) for name in entrants_of(detector or []))
     with bars() as report:
-        task = Task(dataset, splits, groups, masks, models[0], device, limit)
+        task = FitTask(dataset, splits, groups, masks, models[0], device, limit)
         work = DetectorComparison(task, models, report)
-        contenders = work.run(seeds_of(seeds), json)
+        contenders = work.run(numbers_in(seeds), json)
     if html is not None:
-        write_comparison(work.name, contenders, html)
+        write_page(render_comparison(task.name, contenders), html)
     columns = ("image_auroc", "pixel_auroc", "aupro", "fit_seconds", "images_per_second", "peak_mib", "snapshot_mib")
     rows = []
     for ranking in standings(contenders):
@@ -114,60 +116,49 @@ def entrants_of(names: Sequence[str]) -> list[str]:
 
 
 @dataclass(frozen=True)
-class Task:
-    """All that a process of its own needs to know. `shows`: images with heatmaps are kept too; `shots`: so many images
-    train, None: all.
-    """
+class FitTask(Task):
+    """One fit. `shows`: images with heatmaps are kept too; `shots`: so many images train, None: all."""
 
-    dataset: Path
-    splits: Path | None
-    groups: Path | None
-    masks: Path | None
-    model: Model
-    device: options.Device
-    limit: int | None
     seed: int = 0
     shows: bool = False
     shots: int | None = None
+
+    def digest(self, settings: str = "") -> str:
+        """Changes with images' names and masks, with what the files of splits and groups say, and with `settings`."""
+        dataset, digest = Dataset.open(self.dataset, self.masks), sha256(settings.encode())
+        for entry in (*dataset.train, *dataset.test):
+            digest.update(os.fsencode(entry.name) + (entry.outline.read_bytes() if entry.outline else b""))
+        for path in filter(None, (self.splits, self.groups)):
+            digest.update(path.read_bytes())
+        return digest.hexdigest()
 
 
 @dataclass(frozen=True)
 class DetectorComparison:
     """`task` for every detector of `models` under every seed. The wall of heatmaps is that of the first seed."""
 
-    task: Task
+    task: FitTask
     models: tuple[Model, ...]
-    report: Report
+    report: Progress
 
     def run(self, seeds: Sequence[int], out: Path | None) -> list[Contender]:
         """Fit what is no contender in `out` yet, which is written after each fit. Returns all contenders in it."""
         earlier = items_left_in(out, lambda: self._key, Contender, "contenders")
         known = {(contender.detector, contender.seed): contender for contender in earlier}
-        plan = [(model, seed) for seed in seeds for model in self.models if (name_of(model), seed) not in known]
+        plan = [(model, seed) for seed in seeds for model in self.models if (model.detector, seed) not in known]
         for model, seed in reported(plan, "detectors fitted and tested", self.report):
             task = replace(self.task, model=model, seed=seed, shows=seed == seeds[0])
-            known[name_of(model), seed] = measured_alone(task)
-            if out is not None:
-                write_results(out, {"key": self._key} | self.document(list(known.values())))
+            known[model.detector, seed] = measured_alone(task)
+            write_results(out, {"key": self._key} | self.document(list(known.values())))
         return list(known.values())
 
-    @property
-    def name(self) -> str:
-        return self.task.dataset.resolve().name
-
     def document(self, contenders: Sequence[Contender]) -> dict[str, Any]:
-        return {
-            "dataset": self.name,
-            "detectors": [ranking.model_dump(mode="json") for ranking in standings(contenders)],
-            "contenders": [contender.model_dump(mode="json") for contender in contenders],
-        }
+        return {"dataset": self.task.name, "detectors": standings(contenders), "contenders": contenders}
 
     @cached_property
     def _key(self) -> str:
         """Changes with images' names and masks, splits, groups, and settings other than the detector."""
-        task = self.task
-        inputs = (version("flowgauge"), *features_of(task.model), task.limit)
-        return contents_digest(Dataset.open(task.dataset, task.masks), (task.splits, task.groups), repr(inputs))
+        return self.task.digest(repr((version("flowgauge"), *features_of(self.task.model), self.task.limit)))
 
 
 def features_of(model: Model) -> tuple[object, ...]:
@@ -175,22 +166,7 @@ def features_of(model: Model) -> tuple[object, ...]:
     return model.weights, model.backbone, model.layers, model.size, model.tiles, model.aspect
 
 
-def contents_digest(dataset: Dataset, files: Iterable[Path | None], settings: str = "") -> str:
-    """Changes with images' names and masks, with what the files of splits and groups say, and with `settings`."""
-    digest = sha256(settings.encode())
-    for entry in (*dataset.train, *dataset.test):
-        digest.update(os.fsencode(entry.name) + (entry.outline.read_bytes() if entry.outline else b""))
-    for path in files:
-        digest.update(path.read_bytes() if path else b"")
-    return digest.hexdigest()
-
-
-def name_of(model: Model) -> str:
-    assert model.detector is not None, "every entrant has a name"
-    return model.detector
-
-
-def measured_alone(task: Task) -> Contender:
+def measured_alone(task: FitTask) -> Contender:
     """In a new process, so that the memory it takes is its own. Raises `Unavailable` where the system ended it."""
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=context, initializer=begin, initargs=(current_limits(),)) as pool:
@@ -198,7 +174,7 @@ def measured_alone(task: Task) -> Contender:
             return Contender.model_validate_json(pool.submit(_measured, task).result())
         except BrokenProcessPool as error:
             raise Unavailable(
-                f"The process that measured {name_of(task.model)} was killed, most likely for want of memory.",
+                f"The process that measured {task.model.detector} was killed, most likely for want of memory.",
                 "Leave the detector out, or give fewer images by --limit. What --json holds is kept.",
             ) from error
 
@@ -218,19 +194,19 @@ def begin(limits: ImageLimits) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _measured(task: Task) -> str:
+def _measured(task: FitTask) -> str:
     """A `Contender` as JSON: what crosses between processes should be plain."""
-    name = name_of(task.model)
+    name = task.model.detector
     if name in BASELINES:
         from flowgauge.anomalib.detectors import offer_all
 
         offer_all()
-    trials = chosen_trials(task.dataset, task.splits, [task.seed], None, task.limit, task.masks)
+    trials = task.trials([task.seed])
     shots = ""
     if task.shots is not None:
         trials = [trial.by_training_size(task.shots) for trial in trials]
         shots = f", {task.shots} images"
-    heading = f"{task.dataset.resolve().name}, {name}, seed {task.seed}{shots}: "
+    heading = f"{task.name}, {name}, seed {task.seed}{shots}: "
     facts: dict[str, Any] = {}
 
     def inspect(gauge: Gauge, cases: Sequence[Case]) -> None:
@@ -243,16 +219,7 @@ def _measured(task: Task) -> str:
         facts["shown_images"] = _shown(cases) if task.shows else ()
 
     with bars() as report:
-        found = evaluation(
-            task.dataset.name,
-            trials,
-            task.model,
-            None,
-            task.groups,
-            task.device,
-            lambda what, done, total: report(heading + what, done, total),
-            inspect=inspect,
-        )
+        found = task.evaluation(trials, lambda what, done, total: report(heading + what, done, total), inspect)
     # Linux counts the peak in KiB
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return Contender(detector=name, seed=task.seed, run=found.runs[0], peak_bytes=peak, **facts).model_dump_json()
@@ -269,22 +236,9 @@ def _shown(cases: Sequence[Case]) -> tuple[Shown, ...]:
         (sample,) = sift([case.entry])
         assert isinstance(sample, Sample), "it has been scored"
         prediction = case.prediction
-        heatmap = heatmap_png(sample.picture, prediction.anomaly_map, prediction.map_ceiling)
-        picture = _jpeg(Image.fromarray(sample.picture.pixels))
-        shown.append(
-            Shown(
-                name=case.entry.name,
-                kind=case.entry.kind,
-                picture=picture,
-                heatmap=_jpeg(Image.open(BytesIO(heatmap))),
-            )
+        drawn = heatmap_png(sample.picture, prediction.anomaly_map, prediction.map_ceiling)
+        picture, heatmap = (
+            b64encode(thumbnail(pixels, THUMBNAIL)).decode() for pixels in (sample.picture.pixels, decode(drawn).pixels)
         )
+        shown.append(Shown(name=case.entry.name, kind=case.entry.kind, picture=picture, heatmap=heatmap))
     return tuple(shown)
-
-
-def _jpeg(image: Image.Image) -> str:
-    image = image.convert("RGB")
-    image.thumbnail((THUMBNAIL, THUMBNAIL))
-    file = BytesIO()
-    image.save(file, "JPEG", quality=82)
-    return b64encode(file.getvalue()).decode()

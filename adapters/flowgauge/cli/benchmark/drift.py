@@ -14,15 +14,15 @@ import typer
 
 from flowgauge.adaptation.adapt import adapt
 from flowgauge.cli import options
-from flowgauge.cli.demo.scenario import Frame, recorded_script
-from flowgauge.cli.evaluate import Seeds, seeds_of
-from flowgauge.cli.model import Model, torch_device
-from flowgauge.cli.opened import opened
-from flowgauge.cli.progress import Report, bars
+from flowgauge.cli.demo.scenario import Frame, procedural_line, recorded_script
+from flowgauge.cli.evaluate import Seeds, numbers_in
+from flowgauge.cli.features import opened
+from flowgauge.cli.model import FitOptions, Model, torch_device
+from flowgauge.cli.progress import bars
 from flowgauge.cli.results import OutAfterSeeds, check_writable, conclude, items_left_in, write_results
-from flowgauge.domain.choices import Aspect
-from flowgauge.domain.errors import DatasetError, UserError
+from flowgauge.domain.errors import UserError
 from flowgauge.domain.messages import FrozenModel
+from flowgauge.domain.progress import Progress
 from flowgauge.evaluation.ablations import ADAPTATIONS, Ablation
 from flowgauge.evaluation.changed_images import ChangedImages
 from flowgauge.evaluation.drift import (
@@ -37,7 +37,7 @@ from flowgauge.evaluation.drift import (
 )
 from flowgauge.evaluation.splits import read_groups
 from flowgauge.reports.story import Truth
-from flowgauge.synthetic.procedural import MATERIALS, Change, ProceduralLine
+from flowgauge.synthetic.procedural import Change
 from flowgauge.training.fit import fit
 from flowgauge.training.gauge import Gauge
 from flowgauge.vision.decoding import Picture, decode
@@ -61,10 +61,7 @@ class GaugeOptions:
     size: options.Size = None
 
     def model(self) -> Model:
-        return Model(self.detector, self.weights, None, self.size, Aspect.SQUASH, members=self.members)
-
-
-DEFAULT_GAUGE = GaugeOptions()
+        return FitOptions(weights=self.weights, size=self.size, members=self.members).model(self.detector)
 
 
 def drift(
@@ -72,9 +69,7 @@ def drift(
         Path | None,
         typer.Argument(help="Real images: a data set, or the folder that --phases refers to.", show_default=False),
     ] = None,
-    phases: Annotated[
-        Path | None, typer.Option(help="JSON: which images fit, train and test, phase by phase.", metavar="FILE")
-    ] = None,
+    phases: options.Phases = None,
     groups: options.Groups = None,
     material: Material = "brushed-metal",
     change: Annotated[
@@ -95,7 +90,7 @@ def drift(
         bool, typer.Option("--refit/--no-refit", help="Fit anew to every buffer too, which takes most of the time.")
     ] = True,
     seeds: Seeds = "0,1,2",
-    gauge: GaugeOptions = DEFAULT_GAUGE,
+    gauge: GaugeOptions = GaugeOptions(),
     device: options.DeviceOption = options.Device.AUTO,
     json: OutAfterSeeds = None,
 ) -> None:
@@ -134,7 +129,7 @@ def drift(
     variants = [Ablation(one_of(name, ADAPTATIONS)) for name in dict.fromkeys(variant or ["full"])]
     with bars() as report:
         work = AdaptationBenchmarks(gauge.model(), device, report)
-        found = work.drift(source, variants, seeds_of(seeds), json, refit=refit)
+        found = work.drift(source, variants, numbers_in(seeds), json, refit=refit)
     columns = ("phase", "way", "variant", "false_alarms", "misses", "image_auroc", "image_auroc_std")
     _conclude(found, json, (*columns, "first_image_auroc", "seconds", "refused"), found["summary"])
 
@@ -145,7 +140,7 @@ def poisoning(
     rounds: Annotated[int, typer.Option(min=2, help="Adaptations in a row.")] = 20,
     highest: Annotated[float, typer.Option(min=0, max=0.9, help="Share of the last buffer that is poisoned.")] = 0.3,
     seeds: Seeds = "0,1,2",
-    gauge: GaugeOptions = DEFAULT_GAUGE,
+    gauge: GaugeOptions = GaugeOptions(),
     device: options.DeviceOption = options.Device.AUTO,
     json: OutAfterSeeds = None,
 ) -> None:
@@ -164,7 +159,7 @@ def poisoning(
     source = Procedural(material, Change(one_of(change, Change)))
     with bars() as report:
         found = AdaptationBenchmarks(gauge.model(), device, report).poisoning(
-            source, rounds, highest, seeds_of(seeds), json
+            source, rounds, highest, numbers_in(seeds), json
         )
     columns = ("seed", "round", "share", "caught", "first_caught", "others_caught", "first_others_caught")
     _conclude(found, json, (*columns, "false_alarms", "refusals"), found["lines"])
@@ -177,11 +172,11 @@ def one_of(name: str, choices: Iterable[str]) -> str:
     return name
 
 
-def _conclude(found: dict[str, Any], json: Path | None, columns: Sequence[str], rows: Sequence[dict[str, Any]]) -> None:
+def _conclude(found: dict[str, Any], json: Path | None, columns: Sequence[str], rows: Sequence[FrozenModel]) -> None:
     def shown(value: object) -> object:
-        return "; ".join(value) or "-" if isinstance(value, list) else value
+        return "; ".join(value) or "-" if isinstance(value, tuple) else value
 
-    conclude(found, [json], columns, ([shown(row[column]) for column in columns] for row in rows))
+    conclude(found, [json], columns, ([shown(getattr(row, column)) for column in columns] for row in rows))
 
 
 @dataclass(frozen=True)
@@ -246,10 +241,7 @@ class Procedural:
     recurring: bool = False
 
     def line(self, seed: int) -> ChangingLine:
-        """Raises `DatasetError` for a material that there is not."""
-        if self.material not in MATERIALS:
-            raise DatasetError(f"There is no material {self.material!r}.", f"Choose one of {', '.join(MATERIALS)}.")
-        return ChangingLine(ProceduralLine(self.material, seed), self.change, self.recurring)
+        return ChangingLine(procedural_line(self.material, seed), self.change, self.recurring)
 
     def observed(self, seed: int) -> tuple[list[ObservedImage], Iterator[DriftPhase]]:
         """As of `Recorded`."""
@@ -270,7 +262,7 @@ class AdaptationBenchmarks:
 
     model: Model
     device: options.Device
-    report: Report
+    report: Progress
 
     def drift(
         self,
@@ -303,8 +295,7 @@ class AdaptationBenchmarks:
                 _, phases = source.observed(seed)
                 known += replay.follow(anchor, self._reported(phases, f"seed {seed}, {variant}"))
                 write_results(out, self._document(words, known))
-        summary = [each.model_dump(mode="json") for each in summaries(known)]
-        document = self._document(words, known, summary=summary)
+        document = self._document(words, known, summary=summaries(known))
         write_results(out, document)
         return document
 
@@ -354,7 +345,7 @@ class AdaptationBenchmarks:
 
     def _document(self, words: str, lines: Sequence[FrozenModel], **more: Any) -> dict[str, Any]:
         head = {"benchmark": words, "key": self._key(words)}
-        return head | more | {"lines": [line.model_dump(mode="json") for line in lines]}
+        return head | more | {"lines": lines}
 
     def _key(self, words: str) -> str:
         """Changes with everything that a figure depends on, but the seed."""

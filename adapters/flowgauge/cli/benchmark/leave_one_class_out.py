@@ -1,6 +1,6 @@
 """`flowgauge benchmark leave-one-class-out`: what labels are worth on classes of defects that nobody has labelled."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -10,7 +10,7 @@ from typing import Annotated, Any, NamedTuple
 import typer
 
 from flowgauge.cli import options
-from flowgauge.cli.evaluate import Seeds, seeds_of
+from flowgauge.cli.evaluate import Seeds, numbers_in
 from flowgauge.cli.features import BenchmarkData, Cache
 from flowgauge.cli.model import DEFAULT_FEATURES, FeatureOptions
 from flowgauge.cli.output import as_json, write_whole
@@ -20,7 +20,7 @@ from flowgauge.evaluation.leave_one_class_out import Gain, LeftOutClass, LeftOut
 
 
 def leave_one_class_out(
-    dataset: Annotated[Path, typer.Argument(help="A data set in the MVTec AD layout.")],
+    dataset: options.DatasetArgument,
     splits: Annotated[Path, typer.Option(help="JSON: which images train and test, by seed.", metavar="FILE")],
     labels: Annotated[int, typer.Option(min=1, help="Labelled defects of the other classes.")] = 10,
     seeds: Seeds = "0,1,2",
@@ -45,17 +45,19 @@ def leave_one_class_out(
     check_writable(json)
     model = features.model("multidirectional")
     with bars() as report:
-        data = BenchmarkData(dataset, splits, groups, masks, model, device, cache, report)
-        work = LeaveOneClassOut(data, labels)
-        found = work.run(seeds_of(seeds), json)
+        work = LeaveOneClassOut(BenchmarkData(dataset, splits, groups, masks, model, device, cache, report), labels)
+        cells = work.run(numbers_in(seeds), json)
+    found = gain(cells, work.data.parts)
+    rows = rows_of(found, cells)
     document = {
-        "gain": found.gain.model_dump(mode="json"),
-        "by_class": [row._asdict() for row in found.rows],
-    } | work.document(found.cells)
+        "gain": found,
+        "by_class": [row._asdict() for row in rows],
+    } | work.document(cells)
     if json is not None:
         write_whole(json, as_json(document))
-    columns = ("class", "without labels", "with labels", "gain", "overlap")
-    conclude(document, [json], columns, found.rows, found.sentences())
+    conclude(
+        document, [json], ("class", "without labels", "with labels", "gain", "overlap"), rows, sentences(found, rows)
+    )
 
 
 class Row(NamedTuple):
@@ -68,39 +70,30 @@ class Row(NamedTuple):
     overlap: float
 
 
-@dataclass(frozen=True)
-class Left:
-    """What came out: `gain` over `cells`."""
+def rows_of(found: Gain, cells: Sequence[LeftOutClass]) -> list[Row]:
+    """One per class, the largest gain first."""
+    rows = []
+    for kind, by in found.by_class.items():
+        own = [cell for cell in cells if cell.kind == kind]
+        with_labels, without = (fmean(values) for values in zip(*(cell.auroc for cell in own), strict=True))
+        rows.append(Row(kind, without, with_labels, by, fmean(cell.overlap for cell in own)))
+    return sorted(rows, key=lambda row: -row.gain)
 
-    gain: Gain
-    cells: tuple[LeftOutClass, ...]
 
-    @property
-    def rows(self) -> list[Row]:
-        """One per class, the largest gain first."""
-        rows = []
-        for kind, by in self.gain.by_class.items():
-            cells = [cell for cell in self.cells if cell.kind == kind]
-            with_labels, without = (fmean(values) for values in zip(*(cell.auroc for cell in cells), strict=True))
-            rows.append(Row(kind, without, with_labels, by, fmean(cell.overlap for cell in cells)))
-        return sorted(rows, key=lambda row: -row.gain)
-
-    def sentences(self) -> list[str]:
-        """Where it loses, and why."""
-        low, high = self.gain.interval
-        lines = [
-            f"On classes that nobody has labelled, labels add {self.gain.mean:+.3f} to image AUROC on average"
-            f" (95 % of resampled parts: {low:+.3f} to {high:+.3f})."
-        ]
-        rows = self.rows
-        for row in (row for row in rows if row.gain < 0):
-            rank = 1 + sum(other.overlap > row.overlap for other in rows)
-            lines.append(
-                f"It loses on {row.kind} ({row.without:.3f} to {row.with_labels:.3f}): the features in which {row.kind}"
-                f" stands out overlap by {row.overlap:.2f} with those of the labelled classes, number {rank} of"
-                f" {len(rows)}."
-            )
-        return lines
+def sentences(found: Gain, rows: Sequence[Row]) -> Iterator[str]:
+    """Where it loses, and why."""
+    low, high = found.interval
+    yield (
+        f"On classes that nobody has labelled, labels add {found.mean:+.3f} to image AUROC on average"
+        f" (95 % of resampled parts: {low:+.3f} to {high:+.3f})."
+    )
+    for row in (row for row in rows if row.gain < 0):
+        rank = 1 + sum(other.overlap > row.overlap for other in rows)
+        yield (
+            f"It loses on {row.kind} ({row.without:.3f} to {row.with_labels:.3f}): the features in which {row.kind}"
+            f" stands out overlap by {row.overlap:.2f} with those of the labelled classes, number {rank} of"
+            f" {len(rows)}."
+        )
 
 
 @dataclass(frozen=True)
@@ -108,23 +101,22 @@ class LeaveOneClassOut:
     data: BenchmarkData
     labels: int
 
-    def run(self, seeds: Sequence[int], out: Path | None) -> Left:
-        """Fit what has no cell in `out` yet, which is written after each fit and keeps its other cells."""
+    def run(self, seeds: Sequence[int], out: Path | None) -> list[LeftOutClass]:
+        """Fit what has no cell in `out` yet, which is written after each fit. Returns all its cells in order."""
         earlier = items_left_in(out, lambda: self._key, LeftOutClass, "cells")
         known = {(cell.seed, cell.kind): cell for cell in earlier}
         for split in self.data.chosen(seeds):
-            features = self.data.features.data
+            features = self.data.embedded
             classes = LeftOutClasses(features, split, self.data.parts, self.data.settings, self.labels)
             for done, kind in enumerate(classes.kinds):
                 self.data.report(f"seed {split.seed}: leaving out {kind}", done, len(classes.kinds))
                 if (split.seed, kind) not in known:
                     known[split.seed, kind] = classes.left_out(kind)
                     write_results(out, self.document(list(known.values())))
-        cells = tuple(known[case] for case in sorted(known))
-        return Left(gain(cells, self.data.parts), cells)
+        return [known[case] for case in sorted(known)]
 
     def document(self, cells: Sequence[LeftOutClass]) -> dict[str, Any]:
-        return {"key": self._key, "labels": self.labels, "cells": [cell.model_dump(mode="json") for cell in cells]}
+        return {"key": self._key, "labels": self.labels, "cells": cells}
 
     @cached_property
     def _key(self) -> str:

@@ -11,13 +11,14 @@ from typing import Annotated, Any, NamedTuple
 import typer
 
 from flowgauge.cli import options
-from flowgauge.cli.evaluate import Seeds, seeds_of
+from flowgauge.cli.evaluate import Seeds, numbers_in
 from flowgauge.cli.features import BenchmarkData, Cache
 from flowgauge.cli.model import Model
-from flowgauge.cli.progress import Report, bars
+from flowgauge.cli.progress import bars
 from flowgauge.cli.results import OutAfterSeeds, check_writable, conclude, items_left_in, write_results
 from flowgauge.domain.choices import Aspect
 from flowgauge.domain.errors import UserError
+from flowgauge.domain.progress import Progress
 from flowgauge.evaluation.loss_amplification import (
     Amplified,
     LargeImages,
@@ -66,10 +67,10 @@ def loss_amplification(
     with bars() as report:
         data = None
         if dataset is not None and splits is not None:
-            model = Model("lamp", None, None, size, aspect)
+            model = Model(detector="lamp", size=size, aspect=aspect)
             data = BenchmarkData(dataset, splits, groups, masks, model, device, cache, report)
         work = LossAmplification(data, OneClassDigits(steps), report)
-        cells = work.run(seeds_of(seeds), json)
+        cells = work.run(numbers_in(seeds), json)
     rows = [
         (
             row.where,
@@ -98,7 +99,7 @@ class LossAmplification:
 
     data: BenchmarkData | None
     digits: OneClassDigits
-    report: Report
+    report: Progress
 
     def run(self, seeds: Sequence[int], out: Path | None) -> list[Amplified]:
         """Fit what has no cell in `out` yet, which is written after each fit and keeps other cells. Returns those of
@@ -117,8 +118,7 @@ class LossAmplification:
         return [known[job.setting, job.seed] for job in jobs]
 
     def document(self, cells: Sequence[Amplified]) -> dict[str, Any]:
-        rows = [row.model_dump(mode="json") for row in comparisons(cells)]
-        return {"key": self._key, "comparisons": rows, "cells": [cell.model_dump(mode="json") for cell in cells]}
+        return {"key": self._key, "comparisons": comparisons(cells), "cells": cells}
 
     def _jobs(self, seeds: Sequence[int]) -> Iterator[_Job]:
         # a rate is searched for once a setting, and only if a fit with that setting is to be done
@@ -129,8 +129,8 @@ class LossAmplification:
             return
         # of several shares of defects among the training images the lowest: it is the last that the dict keeps
         splits = {split.seed: split for split in sorted(self.data.chosen(seeds), key=lambda split: -split.noise)}
-        name = f"{self.data.dataset.resolve().name}, by patches"
-        images = LargeImages(name, self.data.features.data, splits, self.data.parts, self.data.settings)
+        name = f"{self.data.name}, by patches"
+        images = LargeImages(name, self.data.embedded, splits, self.data.parts, self.data.settings)
         # Adam's steps do not grow with the loss: one rate serves both sides
         rate = Reconstructing().learning_rate
         for setting in settings_of(images.name, [Optimiser.ADAM]):

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from copy import deepcopy
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 from importlib.util import find_spec
@@ -12,21 +13,23 @@ from typing import Annotated, Any
 from typer import Option
 
 from flowgauge.cli import options
-from flowgauge.cli.model import ENGINE_FOLDER, torch_device
+from flowgauge.cli.evaluate import numbers_in
+from flowgauge.cli.model import ENGINE_FOLDER, stored_in, torch_device
 from flowgauge.cli.output import say, show, write_whole
-from flowgauge.cli.progress import Report, bars, reported
+from flowgauge.cli.progress import bars
 from flowgauge.cli.results import check_writable
 from flowgauge.domain.choices import Engine
 from flowgauge.domain.errors import UserError
+from flowgauge.domain.progress import Progress, reported
 from flowgauge.engines.choice import chosen, compiled
 from flowgauge.evaluation.speed import MATERIAL, Forward, SpeedBenchmark, forward_of
 from flowgauge.evaluation.speed_results import QUICK, TORCH, ImageFormat, ImageSize, Plan, SpeedResults
 from flowgauge.models.backbones import BackboneSpec, Origin
-from flowgauge.reports.speed import TABLES, write_speed
+from flowgauge.reports.pages import write_page
+from flowgauge.reports.speed import TABLES, render_speed
 from flowgauge.synthetic.procedural import ProceduralLine
 from flowgauge.training.fit import MINIMUM_IMAGES, FitSettings, fit
 from flowgauge.training.gauge import Gauge
-from flowgauge.training.snapshot import MANIFEST_NAME, WEIGHTS_NAME, load
 from flowgauge.vision.decoding import Picture
 
 ENGINES = tuple(engine.value for engine in Engine if engine is not Engine.AUTO)
@@ -50,21 +53,24 @@ _SHORTEST: dict[str, dict[str, Any]] = {
 }
 
 
-def speed(
+@dataclass(frozen=True)
+class PlanOptions:
+    """What is measured."""
+
     engine: Annotated[
         list[str] | None,
         Option(help=f"What runs the networks: {', '.join(ENGINES)}; may be repeated. ({TORCH})", show_default=False),
-    ] = None,
+    ] = None
     image: Annotated[
         list[ImageSize] | None, Option(help="A size of images; may be repeated. All of them.", show_default=False)
-    ] = None,
+    ] = None
     format_: Annotated[
         list[ImageFormat] | None,
         Option("--format", help="A format of files; may be repeated. All of them.", show_default=False),
-    ] = None,
+    ] = None
     lines: Annotated[
         str | None, Option(help="Numbers of lines that take turns. (1,16,64)", metavar="N,N", show_default=False)
-    ] = None,
+    ] = None
     repeats: Annotated[
         int | None,
         Option(
@@ -72,10 +78,29 @@ def speed(
             help="Rounds of single images, a fifth as many of batches; p99 of a few rounds is the slowest. (50)",
             show_default=False,
         ),
-    ] = None,
+    ] = None
     quick: Annotated[
         bool, Option("--quick", help="JPEG of 256 px and 5 MP, 1 and 16 lines, 15 rounds, unless told otherwise.")
-    ] = False,
+    ] = False
+
+    def plan(self) -> Plan:
+        """What was asked for, and the default or the quick plan for the rest. Raises `UserError` for what cannot be."""
+        for name in self.engine or ():
+            if name not in ENGINES:
+                raise UserError(f"There is no engine {name!r}.", f"Choose from {', '.join(ENGINES)}.")
+        asked: dict[str, Any] = {
+            "engines": tuple(dict.fromkeys(self.engine or ())),
+            "sizes": tuple(dict.fromkeys(self.image or ())),
+            "formats": tuple(dict.fromkeys(self.format_ or ())),
+            "lines": line_counts(self.lines),
+            "repeats": self.repeats,
+        }
+        plan = QUICK if self.quick else Plan()
+        return plan.model_copy(update={name: value for name, value in asked.items() if value})
+
+
+def speed(
+    asked: PlanOptions = PlanOptions(),
     gauge: Annotated[
         Path | None,
         Option(help="A snapshot's folder, of a store or copied, instead of a gauge of its own.", metavar="DIR"),
@@ -116,14 +141,14 @@ def speed(
     another in every operation measure the others' work.
     """
     check_writable(json, html)
-    plan = plan_of(engine or [], image or [], format_ or [], lines, repeats, quick)
+    plan = asked.plan()
     baselines = require_baselines(baseline or [])
     with bars() as report:
         found = measured(plan, gauge, images, baselines, torch_device(device), report)
     if json is not None:
         write_whole(json, found.model_dump_json(indent=2))
     if html is not None:
-        write_speed(found, html)
+        write_page(render_speed(found), html)
     machine = found.machine
     say(f"{machine.device}; {machine.processor}; {machine.cores} cores, {machine.threads} threads of torch")
     say(f"load before: {machine.load:.1f} runnable processes")
@@ -135,36 +160,11 @@ def speed(
         say(f"wrote {path}")
 
 
-def plan_of(
-    engines: Sequence[str],
-    sizes: Sequence[ImageSize],
-    formats: Sequence[ImageFormat],
-    lines: str | None,
-    repeats: int | None,
-    quick: bool,
-) -> Plan:
-    """What was asked for, and the default or the quick plan for the rest. Raises `UserError` for what cannot be."""
-    for name in engines:
-        if name not in ENGINES:
-            raise UserError(f"There is no engine {name!r}.", f"Choose from {', '.join(ENGINES)}.")
-    asked: dict[str, Any] = {
-        "engines": tuple(dict.fromkeys(engines)),
-        "sizes": tuple(dict.fromkeys(sizes)),
-        "formats": tuple(dict.fromkeys(formats)),
-        "lines": line_counts(lines),
-        "repeats": repeats,
-    }
-    return (QUICK if quick else Plan()).model_copy(update={name: value for name, value in asked.items() if value})
-
-
 def line_counts(text: str | None) -> tuple[int, ...]:
     """Ascending, none where nothing was said. Raises `UserError` for what is no list of numbers from 1 up."""
     if text is None:
         return ()
-    try:
-        counts = sorted({int(part) for part in text.split(",")})
-    except ValueError as error:
-        raise UserError(f"{text!r} is no list of numbers of lines.", "Give whole numbers: 1,16,64, say.") from error
+    counts = sorted({*numbers_in(text, "numbers of lines", "1,16,64")})
     if counts[0] < 1:
         raise UserError(f"{counts[0]} lines have no images.", "Give numbers from 1 up to --lines.")
     return tuple(counts)
@@ -178,13 +178,13 @@ def require_baselines(names: Sequence[Baseline]) -> tuple[Baseline, ...]:
 
 
 def measured(
-    plan: Plan, folder: Path | None, images: int, baselines: Sequence[Baseline], device: str, report: Report
+    plan: Plan, folder: Path | None, images: int, baselines: Sequence[Baseline], device: str, report: Progress
 ) -> SpeedResults:
     """Of the gauge in `folder`, or of one that is fitted to so many `images`."""
     line = ProceduralLine(MATERIAL, seed=0)
     pictures = [Picture(line.good(index).pixels, sha256="") for index in range(images)]
     settings = FitSettings(backbone=BackboneSpec(origin=Origin.NONE), config=_SHORTEST["featureflow"])
-    gauge = fitted(pictures, settings, device, report) if folder is None else gauge_in(folder, device)
+    gauge = fitted(pictures, settings, device, report) if folder is None else stored_in(folder, device)
     facts = gauge.manifest
     settings = settings.model_copy(update={"backbone": facts.backbone, "preprocessing": facts.preprocessing})
     forwards = {
@@ -209,28 +209,19 @@ def on_engine(gauge: Gauge, engine: str) -> Gauge:
     return made.gauge
 
 
-def fitted(pictures: Sequence[Picture], settings: FitSettings, device: str, report: Report) -> Gauge:
+def fitted(pictures: Sequence[Picture], settings: FitSettings, device: str, report: Progress) -> Gauge:
     return fit(pictures, line="speed", settings=settings, at=datetime.now(UTC), device=device, progress=report)
 
 
-def gauge_in(folder: Path, device: str) -> Gauge:
-    """Raises `UserError` for a folder without a snapshot, and what `load` does for one that is damaged."""
-    manifest, weights = folder / MANIFEST_NAME, folder / WEIGHTS_NAME
-    if not (manifest.is_file() and weights.is_file()):
-        raise UserError(
-            f"{folder} holds no snapshot.",
-            f"Give a folder with {MANIFEST_NAME} and {WEIGHTS_NAME}, or leave --gauge out.",
-        )
-    return load(manifest.read_bytes(), weights.read_bytes(), device=device)
-
-
 def baseline_forward(
-    name: Baseline, pictures: Sequence[Picture], settings: FitSettings, device: str, report: Report
+    name: Baseline, pictures: Sequence[Picture], settings: FitSettings, device: str, report: Progress
 ) -> Forward:
     """anomalib's model, fitted to `pictures` on the gauge's backbone; EfficientAd, which has its own, as it is.
 
     Raises `UserError` for a gauge whose crops are too small for EfficientAd.
     """
+    from flowgauge.anomalib.detectors import efficient_ad, offer_all
+
     if name is Baseline.EFFICIENT_AD:
         if settings.preprocessing.size < _EFFICIENT_AD_SIDE:
             raise UserError(
@@ -238,11 +229,7 @@ def baseline_forward(
                 f"{settings.preprocessing.size}.",
                 "Leave it out, or give another gauge.",
             )
-        from flowgauge.anomalib.efficient_ad import untrained
-
-        return untrained(device)
-    from flowgauge.anomalib.detectors import offer_all
-
+        return efficient_ad(device)
     offer_all()
     own = settings.model_copy(update={"detector": str(name), "config": _SHORTEST.get(name, {})})
     return forward_of(fitted(pictures, own, device, report))

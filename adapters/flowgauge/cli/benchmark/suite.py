@@ -5,24 +5,25 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from importlib.metadata import version
+from itertools import product
 from pathlib import Path
 from typing import Annotated, Any
 
 from typer import Argument, Option
 
 from flowgauge.cli import options
-from flowgauge.cli.benchmark.detectors import Task, contents_digest, entrants_of, features_of, measured_alone, name_of
-from flowgauge.cli.evaluate import Limit, Seeds, chosen_trials, seeds_of
+from flowgauge.cli.benchmark.detectors import FitTask, entrants_of, features_of, measured_alone
+from flowgauge.cli.evaluate import Limit, Seeds, numbers_in
 from flowgauge.cli.model import DEFAULT_FEATURES, FeatureOptions, Model
 from flowgauge.cli.output import say, show, warn, write_whole
-from flowgauge.cli.progress import Report, bars, reported
+from flowgauge.cli.progress import bars
 from flowgauge.cli.results import check_writable, left_in
 from flowgauge.domain.errors import DatasetError, FlowgaugeError, UserError
-from flowgauge.evaluation.datasets import Dataset
-from flowgauge.evaluation.splits import Trial
+from flowgauge.domain.progress import Progress, reported
 from flowgauge.evaluation.suite import Failure, SuiteResults, SuiteRun
 from flowgauge.models.registry import FROM_PIXELS
-from flowgauge.reports.comparisons import write_suite
+from flowgauge.reports.comparisons import render_suite
+from flowgauge.reports.pages import write_page
 from flowgauge.training.fit import MINIMUM_IMAGES
 
 
@@ -92,13 +93,14 @@ def suite(
     """
     check_writable(json, html)
     models = models_of(detector or [], changes or [], features)
-    folders = datasets_in(folder, dataset or [])
+    like = FitTask(folder, None, None, None, models[0], device, limit)
+    datasets = datasets_in(like, dataset or [])
     with bars() as report:
-        found = Suite(folders, models, device, limit, shots_of(shots), report).run(seeds_of(seeds), json)
+        found = Suite(datasets, models, shots_of(shots), report).run(numbers_in(seeds), json)
     for failure in found.failures:
         warn(f"{failure.what}: {failure.cause}")
     if html is not None:
-        write_suite(found, html)
+        write_page(render_suite(found), html)
     rows = [
         (
             each.detector,
@@ -122,47 +124,11 @@ def suite(
         say(f"wrote {path}")
 
 
-@dataclass(frozen=True)
-class SuiteFolder:
-    """One data set of the suite, with the files that its folder holds beside the images."""
-
-    root: Path
-
-    @property
-    def name(self) -> str:
-        return self.root.name
-
-    @property
-    def splits(self) -> Path | None:
-        return self._beside("clean_splits.json")
-
-    @property
-    def groups(self) -> Path | None:
-        return self._beside("groups.json")
-
-    def digest(self) -> str:
-        return contents_digest(Dataset.open(self.root), (self.splits, self.groups))
-
-    def trial(self, seed: int, limit: int | None) -> Trial:
-        """Raises `DatasetError` unless its test images are of both kinds."""
-        (trial,) = chosen_trials(self.root, self.splits, [seed], None, limit)
-        if not any(entry.defective for entry in trial.test):
-            raise DatasetError(
-                f"{self.name} has no defects in its test images.", "Add test/<class>, or leave it out by --dataset."
-            )
-        if all(entry.defective for entry in trial.test):
-            raise DatasetError(
-                f"{self.name} has no good images among its test images.", "Add test/good, or leave it out by --dataset."
-            )
-        return trial
-
-    def _beside(self, name: str) -> Path | None:
-        path = self.root / name
-        return path if path.is_file() else None
-
-
-def datasets_in(root: Path, names: Sequence[str]) -> tuple[SuiteFolder, ...]:
-    """The data sets in `root`, or those of that name. Raises `UserError` where there is none, or none of a name."""
+def datasets_in(like: FitTask, names: Sequence[str]) -> tuple[FitTask, ...]:
+    """As `like`, whose data set is the folder of all, on the data sets in it, or those of that name; with the files of
+    splits and groups that lie beside their images. Raises `UserError` where there is none, or none of a name.
+    """
+    root = like.dataset
     layout = "Each folder in it should be one in the MVTec AD layout: train/good, test/good, test/<class>."
     if not root.is_dir():
         raise UserError(f"There is no folder {root}.", f"Give a folder of data sets. {layout}")
@@ -170,7 +136,12 @@ def datasets_in(root: Path, names: Sequence[str]) -> tuple[SuiteFolder, ...]:
         raise UserError(
             f"{root} is one data set.", f"Give the folder above it, and --dataset {root.resolve().name} for it alone."
         )
-    found = {path.name: SuiteFolder(path) for path in sorted(root.iterdir()) if (path / "train").is_dir()}
+    found: dict[str, FitTask] = {}
+    for path in sorted(path for path in root.iterdir() if (path / "train").is_dir()):
+        splits, groups = (
+            file if file.is_file() else None for file in (path / "clean_splits.json", path / "groups.json")
+        )
+        found[path.name] = replace(like, dataset=path, splits=splits, groups=groups)
     if not found:
         raise UserError(f"{root} holds no data set.", layout)
     unknown = [name for name in names if name not in found]
@@ -195,7 +166,7 @@ def models_of(detectors: Sequence[str], changes: Sequence[str], features: Featur
                 f"Write --set DETECTOR.NAME=VALUE, with one of {', '.join(names)}.",
             )
         own[name].append(option)
-    models = tuple(replace(features.model(name), changes=tuple(own[name])) for name in names)
+    models = tuple(replace(features.model(name), changes=own[name]) for name in names)
     for model in models:
         model.settings()
     return models
@@ -205,10 +176,7 @@ def shots_of(text: str | None) -> tuple[int, ...]:
     """Ascending. Raises `UserError` for what is no list of sizes that a gauge can be fitted to."""
     if text is None:
         return ()
-    try:
-        sizes = sorted({int(part) for part in text.split(",")})
-    except ValueError as error:
-        raise UserError(f"{text!r} is no list of sizes.", "Give whole numbers: 8,16,32, say.") from error
+    sizes = sorted({*numbers_in(text, "sizes", "8,16,32")})
     if sizes[0] < MINIMUM_IMAGES:
         raise UserError(
             f"{sizes[0]} images are too few to fit to.", f"Give sizes of at least {MINIMUM_IMAGES} to --shots."
@@ -220,18 +188,23 @@ Key = tuple[str, str, int, int | None]
 """Of one fit: data set, detector, seed, number of training images if not all."""
 
 
-@dataclass(frozen=True)
-class Step:
-    """One fit of the plan."""
+def key_of(fit: FitTask) -> Key:
+    return fit.dataset.name, fit.model.detector, fit.seed, fit.shots
 
-    folder: SuiteFolder
-    model: Model
-    seed: int
-    shots: int | None
 
-    @property
-    def key(self) -> Key:
-        return self.folder.name, name_of(self.model), self.seed, self.shots
+def trained_images(fit: FitTask) -> int:
+    """How many there are. Raises `DatasetError` unless its test images are of both kinds."""
+    (trial,) = fit.trials([fit.seed])
+    name, defective = fit.dataset.name, [entry.defective for entry in trial.test]
+    if not any(defective):
+        raise DatasetError(
+            f"{name} has no defects in its test images.", "Add test/<class>, or leave it out by --dataset."
+        )
+    if all(defective):
+        raise DatasetError(
+            f"{name} has no good images among its test images.", "Add test/good, or leave it out by --dataset."
+        )
+    return len(trial.train)
 
 
 @dataclass(frozen=True)
@@ -240,12 +213,10 @@ class Suite:
     of `shots`. A size that a data set does not exceed is left out on it: the whole training side stands for it.
     """
 
-    folders: tuple[SuiteFolder, ...]
+    datasets: tuple[FitTask, ...]
     models: tuple[Model, ...]
-    device: options.Device
-    limit: int | None
     shots: tuple[int, ...]
-    report: Report
+    report: Progress
 
     def run(self, seeds: Sequence[int], out: Path | None) -> SuiteResults:
         """Writes `out` after every fit; what it holds already is not run again. What fails is noted, and the rest goes
@@ -253,13 +224,11 @@ class Suite:
         """
         plan, digests, failures = self._plan(seeds)
         digests, known = self._earlier(out, digests)
-        todo = [step for step in plan if step.key not in known]
-        for step in reported(todo, "fits of the suite", self.report):
-            dataset, detector, seed, shots = step.key
-            root, splits, groups = step.folder.root, step.folder.splits, step.folder.groups
-            task = Task(root, splits, groups, None, step.model, self.device, self.limit, seed, shots=shots)
+        todo = [fit for fit in plan if key_of(fit) not in known]
+        for fit in reported(todo, "fits of the suite", self.report):
+            dataset, detector, seed, shots = key_of(fit)
             try:
-                known[step.key] = SuiteRun(dataset=dataset, shots=shots, **dict(measured_alone(task)))
+                known[key_of(fit)] = SuiteRun(dataset=dataset, shots=shots, **dict(measured_alone(fit)))
             # whatever it is, hours of other fits should not be lost to it
             except Exception as error:
                 cause = str(error) if isinstance(error, FlowgaugeError) else f"{type(error).__name__}: {error}"
@@ -272,22 +241,21 @@ class Suite:
             raise UserError(f"Nothing could be measured. {failures[0].dataset}: {failures[0].cause}")
         return SuiteResults(tuple(known.values()), tuple(failures))
 
-    def _plan(self, seeds: Sequence[int]) -> tuple[list[Step], dict[str, str], list[Failure]]:
+    def _plan(self, seeds: Sequence[int]) -> tuple[list[FitTask], dict[str, str], list[Failure]]:
         """All fits, all data sets under one seed before the next one; each data set's digest; what cannot be read."""
         digests: dict[str, str] = {}
-        steps: list[Step] = []
+        plan: list[FitTask] = []
         failures: list[Failure] = []
-        for seed in seeds:
-            for folder in self.folders:
-                try:
-                    digests.setdefault(folder.name, folder.digest())
-                    available = len(folder.trial(seed, self.limit).train)
-                except DatasetError as error:
-                    failures.append(Failure(dataset=folder.name, cause=str(error)))
-                    continue
-                sizes = (None, *(size for size in self.shots if size < available))
-                steps += [Step(folder, model, seed, size) for size in sizes for model in self.models]
-        return steps, digests, list(dict.fromkeys(failures))
+        for seed, dataset in product(seeds, self.datasets):
+            try:
+                digests.setdefault(dataset.dataset.name, dataset.digest())
+                available = trained_images(replace(dataset, seed=seed))
+            except DatasetError as error:
+                failures.append(Failure(dataset=dataset.dataset.name, cause=str(error)))
+                continue
+            sizes = (None, *(size for size in self.shots if size < available))
+            plan += [replace(dataset, model=model, seed=seed, shots=size) for size in sizes for model in self.models]
+        return plan, digests, list(dict.fromkeys(failures))
 
     def _earlier(self, out: Path | None, digests: dict[str, str]) -> tuple[dict[str, str], dict[Key, SuiteRun]]:
         """The digests of all data sets, those in `out` included, and what it holds."""
@@ -306,6 +274,6 @@ class Suite:
     @property
     def _key(self) -> str:
         """Changes with the settings that all fits share and with those of single detectors."""
-        changes = {name_of(each): each.changes for each in self.models if each.changes}
-        inputs = (version("flowgauge"), *features_of(self.models[0]), self.limit, changes)
+        changes = {each.detector: tuple(each.changes) for each in self.models if each.changes}
+        inputs = (version("flowgauge"), *features_of(self.models[0]), self.datasets[0].limit, changes)
         return sha256(repr(inputs).encode()).hexdigest()

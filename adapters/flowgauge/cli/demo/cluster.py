@@ -14,18 +14,17 @@ from uuid import uuid4
 from rich.console import Console
 
 from flowgauge.app.bootstrap import open_store
-from flowgauge.cli.demo.driver import DemoFolder, DemoModel, calls_of, event_of, scheduled_request
+from flowgauge.cli.demo.driver import DemoFolder, DemoModel, Play, calls_of, event_of
 from flowgauge.cli.demo.history import History, Introduction
-from flowgauge.cli.demo.scenario import WARMUP, Act, Frame, Script
+from flowgauge.cli.demo.scenario import WARMUP, Frame, Script
 from flowgauge.cli.demo.screen import Screen
 from flowgauge.domain.errors import Unavailable
 from flowgauge.domain.messages import ADAPTATIONS, ALERTS, IMAGES, VERDICTS, Alert, Verdict
-from flowgauge.domain.ports import Outgoing, Record
+from flowgauge.domain.ports import Record
 from flowgauge.kafka.topics import Plan, Topics
 from flowgauge.models.prediction import Predictor
-from flowgauge.processors.adaptation import audits, request_adaptation
 from flowgauge.registry.lines import set_line
-from flowgauge.reports.story import Call, Story
+from flowgauge.reports.story import Story
 from flowgauge.runtime.backend import Store
 from flowgauge.runtime.events import image_record
 from flowgauge.runtime.fencing import count
@@ -44,16 +43,12 @@ LOOK_EVERY = 8
 END_SECONDS = 60.0
 
 
-def as_lines(scripts: Sequence[Script]) -> list[Script]:
-    """Scripts of one material under names of their own."""
-    return [replace(script, line=f"{script.line}-{number}") for number, script in enumerate(scripts, start=1)]
-
-
 def multi_line(
     scripts: Sequence[Script], folder: DemoFolder, demo_model: DemoModel, rate: float, command: str, console: Console
 ) -> list[Story]:
     """Fit, publish, adapt and swap on the servers that the environment names, with topics and a bucket of its own;
-    then write a report for every line."""
+    then write a report for every line, each with a name of its own."""
+    scripts = [replace(script, line=f"{script.line}-{number}") for number, script in enumerate(scripts, start=1)]
     images = sum(len(script.shots) for script in scripts)
     with _plant(len(scripts)) as uri, open_store(uri) as store, Screen(console, images) as screen:
         prefix = os.environ["FLOWGAUGE_TOPIC_PREFIX"]
@@ -72,12 +67,12 @@ def multi_line(
         with workers(uri, ROLES, folder.logs, "--threads", "1", "--device", demo_model.device.value) as check:
             screen.event("workers", f"{len(ROLES)} of them; what they say is in {folder.logs}")
             firsts = {line: gauge for line, (gauge, _) in started.items()}
-            demo_runner = MultiLineDemo(store, scripts, firsts, show, check)
-            demo_runner.play(rate, screen.announce)
+            played = ClusterPlay(store, scripts, firsts, rate, show, check)
+            played.play(screen.announce)
         stories = []
         for script in scripts:
             gauge, facts = started[script.line]
-            frozen = demo_runner.frozen[script.line]
+            frozen = played.frozen[script.line]
             introduction = Introduction(script, facts, frozen, command, gauge.manifest.software)
             stories.append(History(store, introduction).story())
             folder.of(script.line).keep(stories[-1])
@@ -137,10 +132,9 @@ def workers(store: str, roles: Sequence[Role], logs: Path, *options: str) -> Ite
                 worker.wait()
 
 
-class MultiLineDemo:
-    """Each line has a partition of its own, in the order of `scripts`. `firsts` are the gauges that they begin with:
-    the control scores with them. `tell` is shown verdicts and alerts as they come; `check` raises when the plant is not
-    what it should be.
+class ClusterPlay(Play):
+    """Each line has a partition of its own, in the order of `scripts`, and sends `rate` images a second. `tell` gets
+    verdicts and alerts as they come; `check` raises when the plant is not what it should be.
     """
 
     def __init__(
@@ -148,35 +142,16 @@ class MultiLineDemo:
         store: Store,
         scripts: Sequence[Script],
         firsts: Mapping[str, Predictor],
+        rate: float,
         tell: Callable[[Record], None],
         check: Callable[[], None],
     ) -> None:
-        self.frozen: dict[str, dict[str, Call]] = {script.line: {} for script in scripts}
-        self._store = store
+        super().__init__(store, scripts, firsts)
         self._partitions = {script.line: number for number, script in enumerate(scripts)}
-        self._scripts = scripts
-        self._firsts = firsts
-        self._tell = tell
-        self._check = check
+        self._rate, self._tell, self._check = rate, tell, check
         self._read_to: dict[tuple[str, int], int] = {}
 
-    def play(self, rate: float, on_act: Callable[[Act], None]) -> None:
-        """Send `rate` images a second of every line. Test images come when everything before them is done."""
-        for acts in zip(*(script.acts for script in self._scripts), strict=True):
-            on_act(acts[0])
-            decided = {script.line: len(audits(self._store, script.line)) for script in self._scripts}
-            began = self._store.clock.now()
-            self._stream([act.training for act in acts], rate)
-            self.rest()
-            for script in self._scripts:
-                if script.scheduled and len(audits(self._store, script.line)) == decided[script.line]:
-                    request_adaptation(self._store, scheduled_request(script.line, self._store.clock.now(), began))
-            self.rest()
-            self._stream([act.testing for act in acts], rate)
-            self.rest()
-
     def rest(self) -> None:
-        """Return when every image has its verdict, all verdicts were observed and all adaptations decided."""
         while not self._at_rest():
             self._check()
             self._look()
@@ -193,21 +168,22 @@ class MultiLineDemo:
                 return False
         return log.position("adaptation", ADAPTATIONS, 0) >= log.end(ADAPTATIONS, 0)
 
-    def _stream(self, shots: Sequence[Sequence[Frame]], rate: float) -> None:
+    def stream(self, shots: Sequence[Sequence[Frame]]) -> None:
         start = monotonic()
         for number, row in enumerate(zip_longest(*shots)):
-            sleep(max(0.0, start + number / rate - monotonic()))
+            sleep(max(0.0, start + number / self._rate - monotonic()))
             for script, frame in zip(self._scripts, row, strict=True):
                 if frame is not None:
                     self._send(script.line, frame)
             if number % LOOK_EVERY == 0:
                 self._check()
                 self._look()
+        self.rest()
 
     def _send(self, line: str, frame: Frame) -> None:
         data = frame.read()
         record = image_record(event_of(line, frame, self._store.clock.now()), data)
-        self._store.log.append([Outgoing(IMAGES, line, record.value, record.headers, self._partitions[line])])
+        self._store.log.append([replace(record, partition=self._partitions[line])])
         self.frozen[line] |= calls_of(self._firsts[line], [frame], [data])
 
     def _look(self) -> None:

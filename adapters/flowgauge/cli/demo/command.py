@@ -30,9 +30,7 @@ def demo(
     data: Annotated[
         Path | None, typer.Option(help="Real images instead: the folder that --phases refers to.", metavar="DIR")
     ] = None,
-    phases: Annotated[
-        Path | None, typer.Option(help="JSON: which images fit, train and test, phase by phase.", metavar="FILE")
-    ] = None,
+    phases: options.Phases = None,
     groups: options.Groups = None,
     seed: Annotated[int, typer.Option(min=0, help="Same seed, same story. With --phases: which of its runs.")] = 0,
     detector: options.Detector = None,
@@ -76,10 +74,10 @@ def demo(
     demo_model, console = DemoModel(detector, weights, size, device), stderr() if json else stdout()
     if stack:
         # the servers' clients come with an extra, which a demonstration without servers does not need
-        from flowgauge.cli.demo.cluster import as_lines, multi_line
+        from flowgauge.cli.demo.cluster import multi_line
 
         command = command_line({**given, "lines": lines, "rate": rate}, "--stack")
-        stories = multi_line(as_lines(scripts), folder, demo_model, rate, command, console)
+        stories = multi_line(scripts, folder, demo_model, rate, command, console)
     else:
         stories = [perform(scripts[0], folder, demo_model, command_line(given), console)]
     folders = [folder.of(story.line) if stack else folder for story in stories]
@@ -138,8 +136,8 @@ def summary(story: Story, folder: DemoFolder) -> dict[str, Any]:
         "report": str(folder.report),
         "store": str(folder.store),
         "seed": story.seed,
-        "gauge": story.gauge.model_dump(mode="json"),
-        "phases": [asdict(figures) for figures in phase_figures(story)],
+        "gauge": story.gauge,
+        "phases": phase_figures(story),
         "adaptations": [
             {
                 "version": adaptation.report.version,
@@ -150,7 +148,7 @@ def summary(story: Story, folder: DemoFolder) -> dict[str, Any]:
             }
             for adaptation in story.adaptations
         ],
-        "swaps": [swap.model_dump() for swap in story.swaps],
-        "drifts": [drift.model_dump() for drift in story.drifts],
-        "counts": story.counts.model_dump(),
+        "swaps": story.swaps,
+        "drifts": story.drifts,
+        "counts": story.counts,
     }

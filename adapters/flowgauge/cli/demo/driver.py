@@ -1,7 +1,8 @@
 """Plays a demonstration: a first gauge, and a script's images through the embedded pipeline, in the line's own time."""
 
 import shutil
-from collections.abc import Callable, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -17,16 +18,16 @@ from flowgauge.app.embedded import embedded
 from flowgauge.cli.demo.history import History, Introduction
 from flowgauge.cli.demo.scenario import WARMUP, Act, Frame, Script
 from flowgauge.cli.demo.screen import Screen
-from flowgauge.cli.model import Model, loading, torch_device
+from flowgauge.cli.model import FeatureOptions, loading, torch_device
 from flowgauge.cli.options import Device
-from flowgauge.domain.choices import Aspect
 from flowgauge.domain.errors import UserError
 from flowgauge.domain.messages import ALERTS, VERDICTS, AdaptationRequest, Alert, Event, Reason, Verdict
 from flowgauge.models.prediction import Predictor
 from flowgauge.processors.adaptation import audits, request_adaptation
 from flowgauge.registry.lines import set_line
 from flowgauge.registry.snapshots import SnapshotFiles, publish_snapshot
-from flowgauge.reports.demo import write_report
+from flowgauge.reports.demo import render
+from flowgauge.reports.pages import write_page
 from flowgauge.reports.story import Call, GaugeFacts, Story
 from flowgauge.runtime.backend import Store
 from flowgauge.runtime.events import image_record
@@ -89,7 +90,7 @@ class DemoFolder:
         """Write the story and its report."""
         self.mark()
         self.story.write_text(story.model_dump_json(indent=1))
-        write_report(story, self.report)
+        write_page(render(story), self.report)
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ class DemoModel:
         """The first gauge, stored and active."""
         screen.event("fit", f"a first gauge for {script.source}, from {len(script.fit)} good images")
         start = monotonic()
-        model = Model(self.detector, self.weights, backbone=None, size=self.size, aspect=Aspect.SQUASH)
+        model = FeatureOptions(weights=self.weights, size=self.size).model(self.detector)
         with screen.working():
             gauge = fit(
                 [decode(frame.read()) for frame in script.fit],
@@ -170,47 +171,65 @@ def perform(script: Script, folder: DemoFolder, demo_model: DemoModel, command: 
                     screen.alert(Alert.decode(out.value))
 
         runner = embedded(store, loading(demo_model.device), watched, batch=BATCH, observer=observe)
-        demo_runner = DemoRunner(store, clock, runner, gauge)
-        demo_runner.play(script, screen.announce)
-        introduction = Introduction(script, facts, demo_runner.frozen, command, gauge.manifest.software)
+        played = EmbeddedPlay(store, clock, runner, script, gauge)
+        played.play(screen.announce)
+        introduction = Introduction(script, facts, played.frozen[script.line], command, gauge.manifest.software)
         story = History(store, introduction).story()
     folder.keep(story)
     return story
 
 
-class DemoRunner:
-    """`first` is the gauge that the control scores with: adaptation switched off."""
+class Play(ABC):
+    """Lines that are played at the same time. `firsts` are the gauges that they begin with: the control, adaptation
+    switched off, scores with them, and `frozen` has what they say of each image, by line and id.
+    """
 
-    def __init__(self, store: Store, clock: LineClock, runner: Runner, first: Predictor) -> None:
-        self._store = store
-        self._clock = clock
-        self._runner = runner
-        self._first = first
-        self.frozen: dict[str, Call] = {}
+    def __init__(self, store: Store, scripts: Sequence[Script], firsts: Mapping[str, Predictor]) -> None:
+        self.frozen: dict[str, dict[str, Call]] = {script.line: {} for script in scripts}
+        self._store, self._scripts, self._firsts = store, scripts, firsts
 
-    def play(self, script: Script, on_act: Callable[[Act], None]) -> None:
-        """Send every image and work the pipeline until it rests, batch after batch.
+    def play(self, on_act: Callable[[Act], None]) -> None:
+        """Test images are sent when their phase's buffer, and every adaptation that it led to, is done."""
+        for acts in zip(*(script.acts for script in self._scripts), strict=True):
+            on_act(acts[0])
+            decided = [len(audits(self._store, script.line)) for script in self._scripts]
+            began = self._store.clock.now()
+            self.stream([act.training for act in acts])
+            for script, before in zip(self._scripts, decided, strict=True):
+                # never where a gate has decided: asked again on the same images, it would sooner or later agree
+                if script.scheduled and len(audits(self._store, script.line)) == before:
+                    request_adaptation(self._store, scheduled_request(script.line, self._store.clock.now(), began))
+            self.rest()
+            self.stream([act.testing for act in acts])
 
-        Test images come when their phase's buffer, and every adaptation that it led to, is done.
-        """
-        for act in script.acts:
-            on_act(act)
-            start, decided = self._clock.now(), len(audits(self._store, script.line))
-            self._stream(script.line, act.training)
-            # never where a gate has decided: asked again on the same images, it would sooner or later agree
-            if script.scheduled and len(audits(self._store, script.line)) == decided:
-                request_adaptation(self._store, scheduled_request(script.line, self._clock.now(), start))
-                self._runner.run_until_idle()
-            self._stream(script.line, act.testing)
+    @abstractmethod
+    def stream(self, shots: Sequence[Sequence[Frame]]) -> None:
+        """Send images of every line, and return when the pipeline rests."""
 
-    def _stream(self, line: str, shots: Sequence[Frame]) -> None:
-        for start in range(0, len(shots), BATCH):
-            batch = shots[start : start + BATCH]
+    @abstractmethod
+    def rest(self) -> None:
+        """Return when every image has its verdict, all verdicts were observed and all adaptations decided."""
+
+
+class EmbeddedPlay(Play):
+    """One line; the pipeline works in this process, batch after batch."""
+
+    def __init__(self, store: Store, clock: LineClock, runner: Runner, script: Script, first: Predictor) -> None:
+        super().__init__(store, [script], {script.line: first})
+        self._clock, self._runner = clock, runner
+
+    def rest(self) -> None:
+        self._runner.run_until_idle()
+
+    def stream(self, shots: Sequence[Sequence[Frame]]) -> None:
+        ((line, first),) = self._firsts.items()
+        for start in range(0, len(shots[0]), BATCH):
+            batch = shots[0][start : start + BATCH]
             images = [frame.read() for frame in batch]
             events = [event_of(line, frame, self._clock.advance()) for frame in batch]
             self._store.log.append([image_record(event, data) for event, data in zip(events, images, strict=True)])
-            self.frozen |= calls_of(self._first, batch, images)
-            self._runner.run_until_idle()
+            self.frozen[line] |= calls_of(first, batch, images)
+            self.rest()
 
 
 def event_of(line: str, frame: Frame, captured_at: datetime) -> Event:

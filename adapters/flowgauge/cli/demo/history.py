@@ -4,14 +4,12 @@ from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from io import BytesIO
 from itertools import pairwise
 
 import numpy as np
-from PIL import Image
 
 from flowgauge.cli.demo.scenario import Script
-from flowgauge.domain.messages import DEAD_LETTERS, VERDICTS, AlertKind, Decision, Verdict
+from flowgauge.domain.messages import DEAD_LETTERS, VERDICTS, AlertKind, Decision
 from flowgauge.processors.adaptation import audits
 from flowgauge.registry.snapshots import announcements
 from flowgauge.reports.figures import last_rejected
@@ -34,6 +32,7 @@ from flowgauge.runtime.alerts import alerts
 from flowgauge.runtime.backend import Store
 from flowgauge.runtime.fencing import count
 from flowgauge.vision.decoding import decode
+from flowgauge.vision.encoding import thumbnail
 
 # images in the report: fewer of them show no spread, more make a file of many megabytes, for all stand in the page
 REJECTS_PER_PHASE, SUSPECTS_PER_ADAPTATION = 6, 24
@@ -62,7 +61,12 @@ class History:
         self._introduction = introduction
         self._script = introduction.script
         self._truth = {frame.image_id: frame.truth for frame in self._script.shots}
-        self._verdicts = [verdict for verdict in _counted_verdicts(store) if verdict.line == self._script.line]
+        verdicts = (
+            each.verdict
+            for partition in range(store.log.partitions(VERDICTS))
+            for each in count(store.log.read(VERDICTS, partition, 0, store.log.end(VERDICTS, partition))).counted
+        )
+        self._verdicts = [verdict for verdict in verdicts if verdict.line == self._script.line]
         self._captured = [verdict.captured_at for verdict in self._verdicts]
 
     def story(self) -> Story:
@@ -189,14 +193,4 @@ class History:
         """A small JPEG of the stored object; empty where none is kept."""
         if uri is None:
             return b""
-        image = Image.fromarray(decode(self._store.objects.get(self._store.objects.name(uri))).pixels)
-        image.thumbnail((side, side))
-        stream = BytesIO()
-        image.save(stream, "JPEG", quality=82)
-        return stream.getvalue()
-
-
-def _counted_verdicts(store: Store) -> Iterator[Verdict]:
-    for partition in range(store.log.partitions(VERDICTS)):
-        records = store.log.read(VERDICTS, partition, 0, store.log.end(VERDICTS, partition))
-        yield from (counted.verdict for counted in count(records).counted)
+        return thumbnail(decode(self._store.objects.get(self._store.objects.name(uri))).pixels, side)

@@ -3,11 +3,9 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 from pydantic import AliasChoices, Field, ValidationError
 
 from flowgauge.domain.errors import DatasetError
@@ -16,6 +14,7 @@ from flowgauge.reports.story import Phase, Truth
 from flowgauge.synthetic.procedural.defects import DEFECTS
 from flowgauge.synthetic.procedural.light import Condition
 from flowgauge.synthetic.procedural.line import MATERIALS, ProceduralLine
+from flowgauge.vision.encoding import png
 
 # images of the first gauge, and of each phase those that may train and those that test, half of which are defects: with
 # fewer a phase has no room for ramp, warm-up and a buffer's minimum, with more a demonstration takes more than minutes
@@ -78,14 +77,16 @@ class Script:
         return tuple(frame for act in self.acts for frame in act.shots)
 
 
-def procedural_script(material: str, seed: int, size: int = 256) -> Script:
-    """Good parts and defects of a line that drifts. Same arguments, same images.
-
-    Raises `DatasetError` for a material that there is not.
-    """
+def procedural_line(material: str, seed: int, size: int = 256) -> ProceduralLine:
+    """Raises `DatasetError` for a material that there is not."""
     if material not in MATERIALS:
         raise DatasetError(f"There is no material {material!r}.", f"Choose one of {', '.join(MATERIALS)}.")
-    line = ProceduralLine(material, seed, size)
+    return ProceduralLine(material, seed, size)
+
+
+def procedural_script(material: str, seed: int, size: int = 256) -> Script:
+    """Good parts and defects of a line that drifts. Same arguments, same images. Raises as `procedural_line` does."""
+    line = procedural_line(material, seed, size)
     fit = tuple(_drawn(line, "fit", index, Condition(), defect=False, use_for_training=True) for index in range(FITTED))
     acts, first = [], FITTED
     for name, start, end in DRIFT:
@@ -122,9 +123,7 @@ def _drawn(
     def read() -> bytes:
         kind = DEFECTS[index % len(DEFECTS)]
         sample = line.defect(index, kind, condition) if defect else line.good(index, condition)
-        stream = BytesIO()
-        Image.fromarray(sample.pixels).save(stream, "PNG", compress_level=1)
-        return stream.getvalue()
+        return png(sample.pixels)
 
     return Frame(f"{name}-{index:04d}", Truth.DEFECT if defect else Truth.GOOD, use_for_training, read)
 

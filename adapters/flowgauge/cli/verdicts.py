@@ -1,27 +1,66 @@
-"""`flowgauge verdicts query` and `queries`: SQL over the archive of verdicts."""
+"""`flowgauge verdicts`: the archive of verdicts."""
 
 import csv as csv_files
 import json as json_text
 import math
 import sys
 from collections.abc import Mapping, Sequence
-from datetime import date, datetime, time
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, time
 from decimal import Decimal
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from flowgauge.app.bootstrap import open_store
 from flowgauge.cli import options
-from flowgauge.cli.output import emit, show, warn
-from flowgauge.cli.verdicts.choice import Choice
+from flowgauge.cli.commands import unbundled
+from flowgauge.cli.output import beside, emit, listing, say, show, warn
+from flowgauge.cli.progress import bars
+from flowgauge.cli.results import check_writable
 from flowgauge.domain.errors import UserError
-from flowgauge.services.verdict_queries import VerdictQueries, named_queries
+from flowgauge.domain.messages import Decision
+from flowgauge.services import archive_files, verdict_export
+from flowgauge.services.verdict_export import Format
+from flowgauge.services.verdict_queries import MEMORY, Chosen, VerdictQueries, named_queries
+
+verdicts = typer.Typer(no_args_is_help=True)
 
 # rows that are printed without being asked for: fewer cut the table of a day's hours and lines, more scroll it away
 _ROWS = 1_000
 
 
+def instant(text: str) -> datetime:
+    """A day or a time, in UTC unless it says otherwise."""
+    try:
+        at = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise typer.BadParameter(f"{text!r} is no time: write 2026-11-28, or 2026-11-28T06:00.") from error
+    return at.replace(tzinfo=UTC) if at.tzinfo is None else at
+
+
+@dataclass(frozen=True)
+class Choice:
+    line: Annotated[str | None, typer.Option(help="Of this line only.")] = None
+    since: Annotated[
+        datetime | None,
+        typer.Option(parser=instant, metavar="TIME", help="Of events from then on: 2026-11-28, or 2026-11-28T06:00."),
+    ] = None
+    until: Annotated[
+        datetime | None, typer.Option(parser=instant, metavar="TIME", help="Of events before then; in UTC.")
+    ] = None
+    decision: Annotated[list[Decision] | None, typer.Option(help="Of this decision only; may be repeated.")] = None
+    threads: Annotated[int | None, typer.Option(min=1, help="Of the processor, at most; all by default.")] = None
+    memory: Annotated[str, typer.Option(metavar="SIZE", help="What DuckDB may take at most.")] = MEMORY
+
+    @property
+    def chosen(self) -> Chosen:
+        return Chosen(self.line, self.since, self.until, tuple(self.decision or ()))
+
+
+@verdicts.command()
+@unbundled
 def query(
     store: options.Store,
     choice: Choice,
@@ -68,11 +107,12 @@ def query(
         writer = csv_files.writer(sys.stdout, lineterminator="\n")
         writer.writerows([names, *([_text(value) for value in row] for row in rows)])
     else:
-        show(names, ([_cell(value) for value in row] for row in rows))
+        show(names, ([f"{v:%F %T}" if isinstance(v, datetime) else _text(v) for v in row] for row in rows))
     if more:
         warn(f"These are the first {limit} rows of more: give --limit, or narrow the query.")
 
 
+@verdicts.command()
 def queries(json: options.Json = False) -> None:
     """The queries that are shipped, and what each answers.
 
@@ -81,11 +121,66 @@ def queries(json: options.Json = False) -> None:
     \b
     flowgauge verdicts queries
     """
-    found = named_queries().values()
+    listing(json, [each._asdict() for each in named_queries().values()], {"name": "name", "": "text"})
+
+
+@verdicts.command()
+@unbundled
+def export(
+    out: Annotated[Path, typer.Argument(help="The file to write: .csv or .parquet.", metavar="FILE")],
+    store: options.Store,
+    choice: Choice,
+) -> None:
+    """Write verdicts of the archive into one file, for other tools.
+
+    Parquet has the archive's own columns. CSV has a column for each figure of
+    statistics and source, and lists as JSON. Rows come day by day.
+
+    \b
+    flowgauge verdicts export rejects.csv --decision reject --line press-3 \\
+        --store ./plant
+    flowgauge verdicts export november.parquet --since 2026-11-01 \\
+        --until 2026-12-01 --store s3://flowgauge
+    """
+    if out.suffix not in Format.__members__.values():
+        raise UserError(f"{out} is neither CSV nor Parquet.", f"Name a file that ends in {' or '.join(Format)}.")
+    check_writable(out, option="verdicts export")
+    part = beside(out)
+    try:
+        with (
+            open_store(store) as plant,
+            VerdictQueries(plant.objects, choice.chosen, choice.threads, choice.memory) as queries,
+            bars() as report,
+            part.open("wb") as file,
+        ):
+            rows = verdict_export.export(queries, file, Format(out.suffix), report)
+        part.replace(out)
+    finally:
+        part.unlink(missing_ok=True)
+    say(f"wrote {out}, {rows} verdicts")
+
+
+@verdicts.command()
+def compact(store: options.Store, json: options.Json = False) -> None:
+    """Make copies of finished days of the archive that are quick to read.
+
+    The archive is many small files, and to open them takes a query longer than
+    to count what is in them. Copies, under compacted/, stand for a hundred
+    files each and are sorted by line. The files themselves stay as they are,
+    and no verdict is ever shown twice. Run it once a day; it may be
+    interrupted.
+
+    \b
+    flowgauge verdicts compact --store s3://flowgauge
+    """
+    with open_store(store) as plant, bars() as report:
+        made = archive_files.compact(plant, report)
     if json:
-        emit([each._asdict() for each in found])
-    else:
-        show(("name", ""), ((each.name, each.text) for each in found))
+        emit(made)
+        return
+    say(f"{made.copies} copies were made of {made.files} files, with {made.verdicts} verdicts.")
+    if made.removed:
+        say(f"{made.removed} copies were removed: what they stood for has changed.")
 
 
 def _sql(sql: str | None, named: str | None) -> str:
@@ -131,7 +226,3 @@ def _text(value: object) -> object:
     """As CSV has it: what is no single value as JSON."""
     plain = _plain(value)
     return json_text.dumps(plain, ensure_ascii=False) if isinstance(plain, list | dict) else plain
-
-
-def _cell(value: object) -> object:
-    return f"{value:%F %T}" if isinstance(value, datetime) else _text(value)
