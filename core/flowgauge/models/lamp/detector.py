@@ -15,9 +15,7 @@ from flowgauge.domain.errors import SettingsError
 from flowgauge.domain.messages import FrozenModel
 from flowgauge.domain.seeding import seeded
 from flowgauge.models.detector import Detector, Embedding, FeatureShape, Progress, Scores, TrainingSet
-from flowgauge.models.lamp.autoencoder import Autoencoder
-from flowgauge.models.lamp.losses import squared
-from flowgauge.models.lamp.training import Reconstructing, fit_reconstruction
+from flowgauge.models.lamp.reconstruction import Autoencoder, Reconstructing, fit_reconstruction, squared
 from flowgauge.models.patch_scores import highest
 
 _PIXELS = "pixels"
