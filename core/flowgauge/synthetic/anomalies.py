@@ -33,7 +33,6 @@ class SyntheticAnomaly:
 
     pixels: NDArray[np.uint8]
     mask: NDArray[np.bool_]
-    kind: str
 
 
 def draw_anomaly_on(
@@ -54,7 +53,7 @@ def draw_anomaly_on(
         return draw_anomaly(pixels, kind, rng)
     whole, mask = pixels.copy(), np.zeros_like(part)
     whole[box], mask[box] = inner.pixels, inner.mask
-    return SyntheticAnomaly(whole, mask, kind)
+    return SyntheticAnomaly(whole, mask)
 
 
 def draw_anomaly(
@@ -77,7 +76,7 @@ def draw_anomaly(
             synthetic = np.where(on[:, :, None], synthetic, pixels)
         mask = np.abs(synthetic - image).max(axis=2) >= NOTICEABLE
         if mask.sum() >= fewest:
-            return SyntheticAnomaly(synthetic, mask, kind)
+            return SyntheticAnomaly(synthetic, mask)
     raise ValueError(f"No visible {kind} fits on an image of {pixels.shape[1]} x {pixels.shape[0]} pixels.")
 
 

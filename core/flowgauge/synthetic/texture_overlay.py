@@ -70,7 +70,7 @@ def paste(
         foreign = np.repeat(foreign.mean(axis=2, keepdims=True), 3, axis=2)
     opacity = np.float32(np.clip(rng.normal(0.5, 0.1), 0.2, 0.8)) * mask[..., None]
     mixed = pixels * (1 - opacity) + np.clip(foreign, 0, 255) * opacity
-    return SyntheticAnomaly(np.rint(mixed).astype(np.uint8), mask, "texture")
+    return SyntheticAnomaly(np.rint(mixed).astype(np.uint8), mask)
 
 
 def _noise_mask(rng: np.random.Generator, shape: tuple[int, int]) -> NDArray[np.bool_]:

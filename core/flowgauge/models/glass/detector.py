@@ -92,15 +92,16 @@ class Glass(PatchDetector):
 
     def _loss(self, training_set: TrainingSet, generator: torch.Generator) -> Tensor:
         """Up to three branches: good patches, those that ascent has moved, and those where a texture was pasted."""
-        rows = _some(length(training_set.good), self.config.batch, generator)
+        batch = (self.config.batch,)
+        rows = torch.randint(length(training_set.good), batch, generator=generator)
         good = self._adapted(training_set.good, rows).flatten(0, 1)
-        chosen = _some(len(good), self.config.patches, generator)
+        chosen = torch.randint(len(good), (self.config.patches,), generator=generator)
         moved = synthesised(good[chosen].detach(), self._logits, self.config.synthesis, generator)
         # softplus(x) and softplus(-x) are the cross-entropies of the logit x with `good` and with `anomalous`
         apart = F.softplus(self._logits(good)).mean() + F.softplus(-self._logits(moved)).mean()
         if not self.config.local:
             return apart
-        rows = _some(length(training_set.synthetic), self.config.batch, generator)
+        rows = torch.randint(length(training_set.synthetic), batch, generator=generator)
         overlaid = self._logits(self._adapted(training_set.synthetic, rows).flatten(0, 1))
         return apart + self.config.local * focal_loss(overlaid, training_set.mask[rows].flatten(), self.config.focus)
 
@@ -116,10 +117,6 @@ class Glass(PatchDetector):
     def score_embedding(self, embedding: Embedding) -> Scores:
         logits_BT = self._logits(self._adapted(embedding))
         return Scores(highest(logits_BT, self.config.top), logits_BT.view(-1, *self.grid))
-
-
-def _some(among: int, count: int, generator: torch.Generator) -> Tensor:
-    return torch.randint(among, (count,), generator=generator)
 
 
 def focal_loss(logits_N: Tensor, share_N: Tensor, focus: float) -> Tensor:
