@@ -97,8 +97,10 @@ def test_of_too_many_files_those_that_were_used_last_stay(tmp_path: Path, monkey
         kept = tmp_path / f"{name}.blob"
         kept.touch()
         os.utime(kept, (1000 - age, 1000 - age))
-    openvino._tidy(tmp_path)
-    assert sorted(kept.stem for kept in tmp_path.iterdir()) == ["newest", "second"]
+    openvino._Network(nn.Conv2d(3, 4, 3), "f32", "net", tmp_path)(torch.rand(1, 3, 8, 8))
+    kept_names = {kept.stem for kept in tmp_path.iterdir()}
+    assert len(kept_names) == 2
+    assert "newest" in kept_names
 
 
 def test_a_folder_that_takes_nothing_costs_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -76,9 +76,7 @@ class Message(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
-    schema_version: int = Field(
-        SCHEMA_VERSION, description="version of this message's fields; readers refuse higher ones"
-    )
+    schema_version: int = Field(SCHEMA_VERSION, description="of this message's fields; readers refuse higher ones")
 
     def encode(self) -> bytes:
         return self.model_dump_json().encode()
@@ -152,9 +150,7 @@ class Verdict(Message):
     scored_at: Instant = Field(description="when it was scored, by the worker's clock")
     late: bool = Field(False, description="scored later after capture than the line's deadline_seconds")
     score: float | None = Field(description="anomaly score; higher is more anomalous; null while the line has no gauge")
-    threshold: float | None = Field(
-        description="the gauge's threshold T, in the score's unit; null while the line has no gauge"
-    )
+    threshold: float | None = Field(description="the gauge's threshold, in the score's unit; null without a gauge")
     decision: Decision = Field(description="`pass`, `reject` or `review`")
     reasons: tuple[str, ...] = Field((), description="why it is rejected or for review, in sentences")
     gauge_version: str | None = Field(description="version of the gauge that scored it")
@@ -169,17 +165,11 @@ class Verdict(Message):
     peak: tuple[float, float] | None = Field(
         None, description="where the anomaly map is highest: x and y as shares of width and height, in [0, 1]"
     )
-    use_for_training: bool = Field(
-        True, description="False keeps the image from buffer and drift monitor (test images)"
-    )
+    use_for_training: bool = Field(True, description="False keeps the image from buffer and drift monitor")
     subject: str | None = Field(None, description="the part's serial: images of one part share folds and splits")
     arrived_at: Instant | None = Field(None, description="when the image's record was appended to its topic")
-    clock_off: bool = Field(
-        False, description="captured_at and arrived_at differ by more than the line's clock_tolerance_seconds"
-    )
-    trial_id: UUID | None = Field(
-        None, description="the trial whose candidate decided, as the canary of its line; null: the active gauge did"
-    )
+    clock_off: bool = Field(False, description="captured_at and arrived_at differ by more than clock_tolerance_seconds")
+    trial_id: UUID | None = Field(None, description="the trial whose candidate decided; null: the active gauge did")
 
     @property
     def event_time(self) -> datetime:
@@ -288,9 +278,7 @@ class AdaptationRequest(Message):
 
 
 class Stage(StrEnum):
-    """Of a trial. `shadow`: the candidate predicts beside the active gauge, which decides; `canary`: the candidate
-    decides for a share of the images.
-    """
+    """Of a trial. `shadow`: the active gauge decides all images; `canary`: the candidate decides a share of them."""
 
     SHADOW = "shadow"
     CANARY = "canary"
@@ -327,15 +315,9 @@ class TrialRules(FrozenModel):
     shadow_hours: float = Field(
         0, ge=0, le=8_760, description="hours, 0 to a year, that a candidate predicts before it may decide"
     )
-    canary_share: float = Field(
-        0.1, gt=0, le=1, description="share, above 0, of the images that the candidate decides as canary"
-    )
-    canary_images: int = Field(
-        100, ge=0, description="images that the candidate decides as canary before it takes over; 0: no canary"
-    )
-    trial_promotion: Promotion = Field(
-        Promotion.AUTO, description="who lets a candidate take over after its trial: auto, or a person"
-    )
+    canary_share: float = Field(0.1, gt=0, le=1, description="share, above 0, of the images that a canary decides")
+    canary_images: int = Field(100, ge=0, description="images that a canary decides before it takes over; 0: no canary")
+    trial_promotion: Promotion = Field(Promotion.AUTO, description="who lets a candidate take over: auto, or a person")
     most_alarms: float = Field(
         0.3,
         gt=0,
@@ -431,11 +413,7 @@ class ShadowVerdict(Message):
     active: Opinion = Field(description="the active gauge's")
     candidate: Opinion | None = Field(description="the candidate's; null where it failed")
     failure: str = Field("", description="why the candidate failed")
-    first: bool = Field(
-        False,
-        description="the first of the images that both predicted together, whose time counts: that of the others is the"
-        " same",
-    )
+    first: bool = Field(False, description="of the images predicted together, whose time is one and the same")
     decided: bool = Field(description="the candidate decided, as canary")
     source: Source = Field(description="where the image's record lies")
 
@@ -497,13 +475,6 @@ class Event(FrozenModel):
 
         Without a time, or with an empty one, the image was captured when it arrived.
         """
-        return cls.model_validate(
-            {
-                "image_id": headers.get("ce_id"),
-                "source": headers.get("ce_source", f"/lines/{key}"),
-                "line": key,
-                "captured_at": headers.get("ce_time", "").strip() or arrived_at,
-                "subject": headers.get("ce_subject"),
-                "use_for_training": headers.get("ce_usefortraining", "true"),
-            }
-        )
+        given = {field: headers[name] for field, name in HEADERS.items() if name in headers}
+        captured_at = given.get("captured_at", "").strip() or arrived_at
+        return cls.model_validate({"source": f"/lines/{key}", **given, "line": key, "captured_at": captured_at})

@@ -86,8 +86,7 @@ class Drift(FrozenModel):
 
 
 class Observation(FrozenModel):
-    """One image: its standard score and statistics by name, where its map peaks (x and y as shares of width and
-    height), and when it was captured."""
+    """One image. `statistics` are by name; `peak`: where its map peaks, x and y as shares of width and height."""
 
     score: float
     statistics: dict[str, float]

@@ -116,7 +116,7 @@ def scratch(image: Field, rng: np.random.Generator, contrast: float) -> Field:
     path = through(_position(shape, rng), wander(rng, (0, 0), rng.uniform(0, 2 * np.pi), steps, 0.004, 0.02))
     widths = unit / 256 * rng.uniform(0.9, 2.4) * np.clip(1 + 0.4 * _profile(rng, steps), 0.3, 2)
     depth = np.clip(0.8 + 0.4 * _profile(rng, steps), 0.15, 1.2)
-    return image + _step(image, rng, contrast) * _line(path, shape, widths, depth)[:, :, None]
+    return image + _step(image, rng, contrast) * stroke(path, shape, widths, depth)[:, :, None]
 
 
 def crack(image: Field, rng: np.random.Generator, contrast: float) -> Field:
@@ -125,12 +125,12 @@ def crack(image: Field, rng: np.random.Generator, contrast: float) -> Field:
     steps, heading = round(unit * rng.uniform(0.15, 0.6)), rng.uniform(0, 2 * np.pi)
     trunk = through(_position(shape, rng), wander(rng, (0, 0), heading, steps, 0.004, 0.6))
     width = float(np.clip(unit / 200 * rng.uniform(0.8, 2), 1, 3))
-    opacity = _line(trunk, shape, width * np.linspace(1, 0.5, steps))
+    opacity = stroke(trunk, shape, width * np.linspace(1, 0.5, steps))
     for _ in range(rng.integers(0, 4)):
         root, length = rng.integers(steps), max(4, round(steps * rng.uniform(0.1, 0.4)))
         turn = rng.choice([-1, 1]) * rng.uniform(0.4, 1.2)
         branch = wander(rng, tuple(trunk[root]), heading + turn, length, 0.004, 0.6)
-        opacity = np.maximum(opacity, _line(branch, shape, width * np.linspace(0.7, 0.3, length)))
+        opacity = np.maximum(opacity, stroke(branch, shape, width * np.linspace(0.7, 0.3, length)))
     return image + np.float32(_step(image, rng, contrast, dark=True)) * opacity[:, :, None]
 
 
@@ -280,12 +280,3 @@ def _profile(rng: np.random.Generator, steps: int) -> Points:
     """(steps,) smooth noise of deviation about 1 along a line."""
     knots = max(3, steps // 12)
     return np.asarray(np.interp(np.linspace(0, knots - 1, steps), np.arange(knots), rng.standard_normal(knots)))
-
-
-def _line(path: Points, shape: tuple[int, int], widths: Points, depth: Points | float = 1.0) -> Field:
-    """(H, W) opacity of a smooth-edged line with a width in pixels, and a depth in [0, 1], at each point of `path`."""
-    drawn = stroke(path, shape, float(widths.max()))
-    opacity = np.zeros(shape, np.float32)
-    coverage = np.clip(widths[drawn.nearest] / 2 - drawn.distance + 0.5, 0, 1)
-    opacity[drawn.near] = coverage * np.broadcast_to(depth, len(path))[drawn.nearest]
-    return opacity

@@ -146,8 +146,7 @@ class Picture:
         return segmented(self.pixels)
 
     def cut_out(self, mask: NDArray[np.bool_]) -> "Picture":
-        """The same, of a picture that is not reduced, with what the mask (H, W) leaves out as `BACKGROUND`, as if it
-        had been transparent."""
+        """The same, of a picture that is not reduced, with `BACKGROUND` where the mask (H, W) leaves it out."""
         deep = self.deep
         if deep is not None:
             deep = np.where(mask if deep.ndim == 2 else mask[:, :, None], deep, np.uint16(0))
@@ -308,7 +307,6 @@ def _variance(values: NDArray[np.int16]) -> float:
 
 
 def _open(data: bytes) -> ImageFile:
-    """The image with its header read."""
     # A filter keeps Pillow's remarks on odd metadata off the console: what matters of them, `decode` raises. One that
     # stays, and not `catch_warnings`, which mixes up the filters when several threads decode.
     warnings.filterwarnings("ignore", module=r"PIL\.")
@@ -391,7 +389,7 @@ def _rgb_of(deep: NDArray[np.uint16], rule: SixteenBit) -> NDArray[np.uint8]:
     """(H, W, 3) of 16-bit values (H, W) or (H, W, 3), rounded."""
     values = np.minimum(np.arange(65536), rule.white)
     shades = ((values * 255 + rule.white // 2) // rule.white).astype(np.uint8)[deep]
-    return _gray_to_rgb(shades) if deep.ndim == 2 else shades
+    return np.repeat(shades[:, :, None], 3, axis=2) if deep.ndim == 2 else shades
 
 
 def _rgb(image: Image.Image) -> NDArray[np.uint8]:
@@ -411,7 +409,3 @@ def _rgb(image: Image.Image) -> NDArray[np.uint8]:
         return np.array(Image.alpha_composite(backdrop, coloured).convert("RGB"))
     except ValueError as error:
         raise UnreadableImage(f"The image's colours cannot be read as RGB ({error}).", _RESAVE) from error
-
-
-def _gray_to_rgb(gray: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    return np.repeat(gray[:, :, None], 3, axis=2)

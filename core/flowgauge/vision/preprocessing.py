@@ -54,9 +54,7 @@ class Crop:
 class Preprocessing(FrozenModel):
     size: int = Field(256, ge=64, le=LARGEST, multiple_of=32, description="side of the square input in pixels")
     aspect: Aspect = Aspect.SQUASH
-    margin: float = Field(
-        0.1, ge=0, le=1, description="share of the object's longer side that `centre` leaves around it"
-    )
+    margin: float = Field(0.1, ge=0, le=1, description="share of the object's longer side that is left around it")
     window: int | None = Field(
         None,
         ge=1,

@@ -42,9 +42,7 @@ class CsFlowConfig(FrozenModel):
     whitened_share: float = Field(
         0.4, ge=0, le=1, description="weight of the whitened features beside z in the maps' geometric mean; 0: z alone"
     )
-    augmentations: tuple[View, ...] = Field(
-        (PLAIN, View(flip=True)), description="views that train; the plain one scores"
-    )
+    augmentations: tuple[View, ...] = Field((PLAIN, View(flip=True)), description="that train; the plain one scores")
     training: Training = Training(steps=200, batch=16, learning_rate=1e-3, noise=0.2, check_every=50, patience=2)
 
 

@@ -85,9 +85,7 @@ class CrossScaleFlow(Flow):
         return self.scales.rows(maps)
 
     def energies(self, z_ND: Tensor) -> Tensor:
-        """(N, S, S) on the grid of the finest scale: the mean square of z over the channels of each patch, averaged
-        over the scales; higher is more anomalous.
-        """
+        """(N, S, S) on the finest grid: mean square of z over channels and scales; higher is more anomalous."""
         finest, weight = max(self.scales.sides), z_ND.new_tensor(self.scales.sides)
         energies = [z_NCSS.square().mean(dim=1, keepdim=True) for z_NCSS in self.scales.maps(z_ND)]
         together = torch.cat([to_grid(energy, finest) for energy in energies], dim=1)

@@ -21,9 +21,7 @@ from flowgauge.models.patch_scores import PATCHES, PatchDetector, highest, patch
 
 
 class Hypothesis(StrEnum):
-    """From where distances are measured: from each good feature itself, for those on a manifold; from their mean, for
-    those inside a hypersphere.
-    """
+    """Distances are measured from each good feature itself (manifold), or from the mean of all (hypersphere)."""
 
     MANIFOLD = "manifold"
     HYPERSPHERE = "hypersphere"
@@ -120,9 +118,7 @@ class Glass(PatchDetector):
 
 
 def focal_loss(logits_N: Tensor, share_N: Tensor, focus: float) -> Tensor:
-    """Binary cross-entropy that counts what is hard more, -(1 - p)^focus log p (arXiv 1708.02002), each side by its own
-    mean.
-    """
+    """-(1 - p)^focus log p (arXiv 1708.02002): what is hard counts more. Each side by its own mean."""
     # cells that the mask half covers count for neither side
     anomalous, clean = share_N > 0.5, share_N < 0.05
     hard, easy = torch.sigmoid(-logits_N), torch.sigmoid(logits_N)

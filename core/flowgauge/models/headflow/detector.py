@@ -50,9 +50,7 @@ class HeadFlowConfig(FrozenModel):
     hidden: int = Field(32, ge=1, description="hidden units of each block's network")
     clamp: float = Field(0.3, gt=0, description="bound on the logarithm of a coupling's scales")
     top: float = Field(0.01, gt=0, le=1, description="share of patches whose mean is the image's score")
-    near: float = Field(
-        0.7, ge=0, description="deviation in patches of the Gaussian that outlines small defects in maps"
-    )
+    near: float = Field(0.7, ge=0, description="deviation in patches of the Gaussian that outlines small defects")
     far: float = Field(5.0, ge=0, description="deviation in patches of the Gaussian that fills what is spread out")
     far_weight: float = Field(0.7, ge=0, description="of the coarse Gaussian beside the fine one")
     # the noise lies on tokens of mean deviation 1, and keeps the flow from whitening away the head's sense of distance

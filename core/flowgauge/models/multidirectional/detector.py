@@ -97,9 +97,7 @@ class Multidirectional(PatchDetector):
         return (highest(self._energy(white_BTC, directions_CC), self.config.top) - self.location) / self.scale
 
     def departure(self, embedding: Embedding) -> Tensor:
-        """(C,): by how much the variance of each standardised feature exceeds that of good patches, at the patches that
-        make those images' scores.
-        """
+        """(C,): each standardised feature's variance, less 1, at the patches that make those images' scores."""
         with torch.no_grad():
             white_BTC = self.white(embedding)
             most = max(1, round(self.config.top * white_BTC.shape[1]))

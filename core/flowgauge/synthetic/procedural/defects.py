@@ -61,7 +61,7 @@ def pit(workpiece: Workpiece, rng: Rng, severity: float) -> Damaged:
     spot = _spot(workpiece, rng)
     for _ in range(rng.choice([1, 1, 2, 3])):
         size = np.exp(rng.uniform(np.log(3), np.log(7))) * (0.7 + 0.4 * severity)
-        near = spot + rng.normal(0, _scale(workpiece) * 7, 2)
+        near = spot + rng.normal(0, workpiece.scale * 7, 2)
         hollow = np.maximum(hollow, np.clip(1.3 * (1 - _ragged(workpiece, rng, near, size, 0.15)), 0, 1))
     edge = np.clip(3 * hollow, 0, 1)
     dark = _coloured(workpiece, edge * 0.6 * min(1, severity + 0.2), (0.05, 0.045, 0.04))
@@ -117,7 +117,7 @@ def fibre(workpiece: Workpiece, rng: Rng, severity: float) -> Damaged:
     length = _pixels(workpiece, rng.uniform(25, 90))
     path = through(_spot(workpiece, rng), wander(rng, (0, 0), rng.uniform(0, 2 * np.pi), length, 0.05, 0.05))
     hair = _line(workpiece, path, np.full(length, rng.uniform(1.1, 1.6) + 0.7 * severity))
-    shadow = ndimage.gaussian_filter(hair, 1.6 * _scale(workpiece)) * (1 - hair)
+    shadow = ndimage.gaussian_filter(hair, 1.6 * workpiece.scale) * (1 - hair)
     shaded = replace(workpiece, albedo=workpiece.albedo * (1 - 0.5 * shadow[:, :, None]))
     # a colour that differs from the part's own
     own = workpiece.albedo.mean(axis=(0, 1))
@@ -148,18 +148,13 @@ _DAMAGES: dict[str, Callable[[Workpiece, Rng, float], Damaged]] = {
 DEFECTS = tuple(_DAMAGES)
 
 
-def _scale(workpiece: Workpiece) -> float:
-    """Pixels per unit."""
-    return len(workpiece.height) / FRAME
-
-
 def _pixels(workpiece: Workpiece, length: float) -> int:
-    return max(6, round(length * _scale(workpiece)))
+    return max(6, round(length * workpiece.scale))
 
 
 def _spot(workpiece: Workpiece, rng: Rng) -> Points:
     """A pixel well inside the part."""
-    margin = round(12 * _scale(workpiece))
+    margin = round(12 * workpiece.scale)
     room = ndimage.binary_erosion(workpiece.part > 0.5, iterations=max(1, margin), border_value=0)
     candidates = np.argwhere(room)
     return np.asarray(candidates[rng.integers(len(candidates))], np.float64)
@@ -167,11 +162,8 @@ def _spot(workpiece: Workpiece, rng: Rng) -> Points:
 
 def _line(workpiece: Workpiece, path: Points, widths: Points) -> Field:
     """(N, N) coverage of a line of `widths` units, never thinner than a pixel, along `path` in pixels, on the part."""
-    pixels = np.maximum(widths * _scale(workpiece), 1)
-    drawn = stroke(path, workpiece.height.shape, float(pixels.max()))
-    coverage = np.zeros_like(workpiece.height)
-    coverage[drawn.near] = np.clip(pixels[drawn.nearest] / 2 - drawn.distance + 0.5, 0, 1)
-    return np.asarray(coverage * workpiece.part, np.float32)
+    pixels = np.maximum(widths * workpiece.scale, 1)
+    return np.asarray(stroke(path, workpiece.height.shape, pixels) * workpiece.part, np.float32)
 
 
 def _ragged(workpiece: Workpiece, rng: Rng, centre: Points, size: float, raggedness: float) -> Field:
@@ -181,7 +173,7 @@ def _ragged(workpiece: Workpiece, rng: Rng, centre: Points, size: float, raggedn
     angle, stretch = rng.uniform(0, np.pi), rng.uniform(1, 1.6)
     along = (x - centre[1]) * np.cos(angle) + (y - centre[0]) * np.sin(angle)
     across = (y - centre[0]) * np.cos(angle) - (x - centre[1]) * np.sin(angle)
-    radius = np.hypot(along / stretch, across) / (size * _scale(workpiece))
+    radius = np.hypot(along / stretch, across) / (size * workpiece.scale)
     uneven = smooth_noise(rng, workpiece.height.shape, min(60.0, 1.5 * FRAME / size))
     return np.asarray(radius * (1 + raggedness * np.clip(uneven, -2, 2)), np.float32)
 

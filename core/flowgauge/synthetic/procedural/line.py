@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flowgauge.synthetic.procedural.defects import damaged
-from flowgauge.synthetic.procedural.light import NOMINAL, Condition, Lamp, photograph
+from flowgauge.synthetic.procedural.light import NOMINAL, Condition, photograph
 from flowgauge.synthetic.procedural.materials import (
     brushed,
     cast_iron,
@@ -48,8 +48,7 @@ _WORN_TOOL = 3.0
 
 @dataclass(frozen=True)
 class Sample:
-    """`pixels` (N, N, 3) uint8 RGB; `mask` (N, N) bool of the defect, None for a good part; `kind`: `good` or the
-    defect's."""
+    """`pixels` (N, N, 3) uint8 RGB; `mask` (N, N) bool, None for a good part; `kind`: `good` or the defect's."""
 
     pixels: NDArray[np.uint8]
     mask: NDArray[np.bool_] | None
@@ -105,8 +104,8 @@ class ProceduralLine:
 
     def _photograph(self, workpiece: Workpiece, condition: Condition, index: int, kind: str) -> NDArray[np.uint8]:
         look = self._rng("lamp")
-        lamp = Lamp(azimuth=look.uniform(0, 2 * math.pi), elevation=math.radians(look.uniform(42, 58)))
-        return photograph(workpiece, lamp, condition, self._rng("sensor", kind, index))
+        azimuth, elevation = look.uniform(0, 2 * math.pi), math.radians(look.uniform(42, 58))
+        return photograph(workpiece, azimuth, elevation, condition, self._rng("sensor", kind, index))
 
     def _rng(self, *purpose: str | int) -> Rng:
         """A stream of its own for each purpose, so that drawing more for one never changes another."""
