@@ -4,7 +4,6 @@ They need no labels and no knowledge of the part. After CutPaste (Li et al., arX
 al., arXiv 2108.07610), with the marks that surfaces really get: scratches, cracks, pits, chips, uneven light.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -204,17 +203,7 @@ def chip(image: Field, rng: np.random.Generator, contrast: float) -> Field:
     return _mixed(image, soft, rng.uniform(0.6, 1) * np.clip(reach - ragged + 0.5, 0, 1))
 
 
-_DRAWN: dict[str, Callable[[Field, np.random.Generator, float], Field]] = {
-    "scar": scar,
-    "blend": blend,
-    "scratch": scratch,
-    "crack": crack,
-    "blotch": blotch,
-    "spot": spot,
-    "region": region,
-    "blowhole": blowhole,
-    "chip": chip,
-}
+_DRAWN = {draw.__name__: draw for draw in (scar, blend, scratch, crack, blotch, spot, region, blowhole, chip)}
 
 KINDS = tuple(_DRAWN)
 

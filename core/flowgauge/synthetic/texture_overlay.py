@@ -35,9 +35,7 @@ def procedural_textures(size: int) -> tuple[Texture, ...]:
 
 
 def textures_of(folder: Path | str | None, size: int) -> tuple[Texture, ...]:
-    """The images in `folder`, brought to (size, size, 3); `procedural_textures` for None. Raises `SettingsError` where
-    there are none.
-    """
+    """(size, size, 3) of the images in `folder`; procedural ones for None. Raises `SettingsError` for no images."""
     if folder is None:
         return procedural_textures(size)
     files = sorted(path for path in Path(folder).glob("*") if named_as_image(path.name))
