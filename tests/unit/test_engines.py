@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from flowgauge.domain.choices import Engine
 from flowgauge.domain.errors import SettingsError
 from flowgauge.engines import openvino
-from flowgauge.engines.choice import TOLERANCE, chosen, compiled, disagreement
+from flowgauge.engines.choice import TOLERANCE, Scoring, chosen, compiled, disagreement
 from flowgauge.models.detector import Scores
 from flowgauge.training.gauge import Gauge, predict_each
 from flowgauge.training.snapshot import load, save
@@ -136,7 +136,7 @@ def test_where_no_variant_agrees_torch_scores_and_the_reason_is_given(
     gauge: Gauge, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     backbone = gauge.backbone.with_net(_Scaled(gauge.backbone.net, 1.2))
-    monkeypatch.setattr(openvino, "variants", lambda *_: iter([gauge.running_on(backbone, gauge.score)]))
+    monkeypatch.setattr(openvino, "variants", lambda *_: (Scoring(gauge.detector), iter([backbone])))
     made = compiled(gauge, Engine.OPENVINO)
     assert (made.gauge, made.engine) == (gauge, Engine.TORCH)
     assert "scores differ by" in made.refused

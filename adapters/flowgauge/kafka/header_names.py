@@ -26,7 +26,7 @@ class _AnyNames:
 
 
 class _BatchOfLog(_AnyNames, DefaultRecordBatch):  # type: ignore[misc]
-    """Of kafka-python."""
+    pass
 
 
 def any_names_in_logs() -> None:

@@ -86,7 +86,8 @@ def bootstrap_interval(
     if groups is None:
         members = [np.array([index]) for index in range(len(scores))]
     else:
-        members = [np.flatnonzero(np.asarray(groups) == name) for name in dict.fromkeys(groups)]
+        names = np.asarray(groups)
+        members = [np.flatnonzero(names == name) for name in dict.fromkeys(groups)]
     rng = np.random.default_rng(seed)
     cuts = [
         cut(scores[np.concatenate([members[i] for i in rng.integers(len(members), size=len(members))])], rule, k)
@@ -328,7 +329,6 @@ class Threshold(FrozenModel):
         clean_half_k: float,
         false_alarm_share: float,
     ) -> "Threshold":
-        """The conformal threshold for `rate` false alarms."""
         low, high = calibration.threshold_interval(rate)
         plain = len(calibration.scores) == calibration.parts
         return cls(
@@ -357,7 +357,6 @@ class Threshold(FrozenModel):
         return self.calibration_scores.at(rate)
 
     def repromised(self, rate: float) -> "Threshold":
-        """The same gauge's threshold with another promise."""
         share = float((np.array(self.scores) > self.at(rate)).mean())
         return Threshold.promising(
             rate, self.calibration_scores, k=self.k, clean_half_k=self.clean_half_k, false_alarm_share=share

@@ -110,8 +110,7 @@ _PEAK_PATCHES = 5
 
 
 class HeadObjective(nn.Module):
-    """The loss of windows as a function of the head's parameters: cross-entropy of the patches, anomalous ones weighed
-    up, and of each window's highest patches."""
+    """The loss of windows: cross-entropy of patches, anomalous ones weighed up, and of each window's highest."""
 
     def __init__(self, head: Head) -> None:
         super().__init__()
