@@ -82,7 +82,6 @@ class Bucket:
                 sleep(pause)
 
     def close(self) -> None:
-        """Let go of connections."""
         self._http.clear()
 
 

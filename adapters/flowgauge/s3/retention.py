@@ -118,8 +118,6 @@ class Lifecycle:
 
 
 class _Merged(LifecycleConfig):
-    """Our rules, and those of others as they were read."""
-
     def __init__(self, ours: Sequence[Rule], others: Sequence[ElementTree.Element]) -> None:
         super().__init__(list(ours))
         self._others = others

@@ -147,8 +147,7 @@ def background_check(seen: ImageStatistics, found: Silhouette | None) -> Check:
 
 
 def _appearance(look: Look, where: Flags) -> Scores:
-    """(16,) of the background above, below, left and right: median colour, and how much the gray varies; NaN where
-    the defect leaves nothing of it."""
+    """(16,): median colour and spread of gray of the background above, below, left and right; NaN without any."""
     free = where if look.mask is None else where & ~ndimage.binary_dilation(look.mask, iterations=_MARGIN)
     y, x = np.indices((SIDE, SIDE)) - (SIDE - 1) / 2
     steep = np.abs(y) >= np.abs(x)
@@ -179,8 +178,7 @@ def _cross_fitted(table: Scores, defective: Flags) -> Scores:
 
 @dataclass(frozen=True)
 class _Rejected:
-    """A defect that the gauge rejects. `inside`: the share of the map's mass on the defect and close to it; `astray`:
-    its peak lies elsewhere."""
+    """A rejected defect. `inside`: share of the map's mass on or close to it; `astray`: its peak lies elsewhere."""
 
     name: str
     inside: float

@@ -90,7 +90,6 @@ class ImageStatistics:
 
     @cached_property
     def soft(self) -> Flags:
-        """Which looks are out of focus."""
         return blurred(self.values("sharpness"), self.values("sharpness")[self.train])
 
     def test_entries(self, *, defective: bool) -> list[Entry]:

@@ -44,9 +44,7 @@ class LineSettings(TrialRules, Message):
     )
 
     clock_tolerance_seconds: float = Field(
-        86_400,
-        gt=0,
-        description="seconds, above 0: a capture further than this from its image's arrival: the camera's clock is off",
+        86_400, gt=0, description="seconds, above 0, from capture to arrival; beyond, the camera's clock is off"
     )
     frozen_images: int = Field(
         20, ge=0, description="so many images in a row that show the same picture, or none, raise an alert; 0: never"
@@ -94,16 +92,10 @@ class LineSettings(TrialRules, Message):
     )
     part_rejects: int = Field(1, ge=1, description="rejected views that reject the part, 1 to part_views")
     part_seconds: float = Field(
-        60,
-        gt=0,
-        le=86_400,
-        description="seconds, above 0, at most a day: views that arrive later than this after the first are missing",
+        60, gt=0, le=86_400, description="seconds above 0, at most a day, after the first view: later ones are missing"
     )
     part_repeat_seconds: float = Field(
-        3_600,
-        gt=0,
-        description="seconds, part_seconds or more: a serial that comes later than this after its part's first view"
-        " is a new part; before, it is a late view",
+        3_600, gt=0, description="seconds, part_seconds or more, after which a serial is a new part, no late view"
     )
     part_view_pattern: Annotated[str, AfterValidator(_view_pattern)] | None = Field(
         None,

@@ -54,8 +54,6 @@ class GateReport(FrozenModel):
 
 
 class AdaptationTrace(FrozenModel):
-    """Losses, uncertainty and rejections of one adaptation."""
-
     buffered: int
     trained: int
     rounds: tuple[Round, ...]

@@ -31,7 +31,6 @@ def variants(gauge: Gauge, folder: Path | None) -> tuple[Network, Iterator[Backb
 
 @lru_cache(maxsize=8)
 def _backbone(backbone: Backbone, dtype: torch.dtype) -> Backbone:
-    """One for all gauges of it, so that images of many lines pass it together."""
     return backbone.with_net(_Net(backbone.net, dtype))
 
 

@@ -137,8 +137,6 @@ PIXELS_SPEC = BackboneSpec(name=PIXELS, strides=(1,), origin=Origin.NONE)
 
 
 class _Pixels(nn.Module):
-    """Gives back what it is given."""
-
     def __init__(self) -> None:
         super().__init__()
         # empty; says on which device the images belong
@@ -194,7 +192,6 @@ class Backbone(nn.Module):
         return next(self.net.parameters()).device
 
     def with_net(self, net: nn.Module) -> "Backbone":
-        """The same with another network of the same inputs and outputs: a compiled one."""
         return Backbone(self.spec, net, self._levels)
 
     def train(self, mode: bool = True) -> Self:

@@ -72,11 +72,9 @@ class Gauge:
         return self.manifest.preprocessing.crop(picture)
 
     def predict(self, pictures: Sequence[Picture]) -> list[Prediction]:
-        """One prediction per picture, in order; a picture's prediction does not depend on its neighbours."""
         return predict_each([(self, picture) for picture in pictures])
 
     def predict_each(self, items: Sequence[tuple["Gauge", Picture]]) -> list[Prediction]:
-        """The same of pictures and their own gauges."""
         return predict_each(items)
 
     def _prediction(

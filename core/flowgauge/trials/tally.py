@@ -63,9 +63,7 @@ class Bound:
 
 
 def log_evidence(count: ArrayLike, images: ArrayLike, most: float) -> NDArray[np.float64]:
-    """log e after `count` of `images`, any shapes that broadcast: 0 before the first image; the higher, the less the
-    share is at most `most`, in (0, 1).
-    """
+    """log e after `count` of `images`, of shapes that broadcast: the higher, the less the share is at most `most`."""
     k, n = np.asarray(count, np.float64), np.asarray(images, np.float64)
     rest = n - k
     with np.errstate(divide="ignore"):  # far below the bound nothing above it is likely: log 0, no evidence at all
@@ -112,7 +110,6 @@ class Tally(FrozenModel):
     changed: tuple[Changed, ...] = Field((), description=f"the last {_EXAMPLES} images with two decisions")
 
     def with_verdict(self, trial: Trial, seen: ShadowVerdict) -> Self:
-        """After one image more."""
         active, candidate = seen.active, seen.candidate
         if candidate is None:
             why = self.failure or seen.failure
@@ -184,8 +181,6 @@ class Tally(FrozenModel):
 
 
 class NextStep(StrEnum):
-    """What a tally asks for."""
-
     GO_ON = "go on"
     STOP = "stop"
     CANARY = "canary"
@@ -222,8 +217,6 @@ class Outcome(StrEnum):
 
 
 class TrialReport(Message):
-    """The record of a trial that has ended."""
-
     line: Line = Field(description="the line")
     trial: Trial = Field(description="as it was when it ended")
     active: str = Field(description="version of the gauge that was active meanwhile")

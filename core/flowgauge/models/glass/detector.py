@@ -1,8 +1,7 @@
-"""`glass`: a discriminator of good patches, trained with anomalies that nobody has seen (GLASS, arXiv 2407.09359).
+"""`glass`: a discriminator of good patches, trained with anomalies that nobody has seen (see the README).
 
-Frozen features go through a trainable adaptor; a small network gives each patch one logit. Good patches should have a
-low one; features that gradient ascent has moved off the good ones, and textures pasted into images, a high one. The
-sigmoid saturates, so scores and thresholds are logits.
+Frozen features go through a trainable adaptor; a small network gives each patch one logit: low for good patches, high
+for features that gradient ascent has moved off the good ones, and for pasted textures (GLASS, arXiv 2407.09359).
 """
 
 from collections.abc import Callable

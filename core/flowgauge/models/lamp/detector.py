@@ -1,7 +1,6 @@
-"""`lamp`: an autoencoder of good images, trained with an amplified loss (LAMP, Park et al.).
+"""`lamp`: an autoencoder of good images, trained with an amplified loss; it reads pixels (see the README).
 
-It reads pixels and no features: its backbone is the identity. What good images did not show comes back wrong, and the
-squared error is the score, whatever loss trained (s.3.1 of the paper).
+What good images did not show comes back wrong, and the squared error is the score.
 """
 
 from collections.abc import Sequence
