@@ -8,8 +8,7 @@ from torch import Tensor
 from torch.func import jacrev
 
 from flowgauge.adaptation.inner_loop import InnerLoop, TrainingTokens, adapted
-from flowgauge.models.csflow.detector import CsFlow
-from flowgauge.models.flows.cross_scale import CrossScaleFlow, Scales
+from flowgauge.models.csflow.detector import CrossScaleFlow, CsFlow, Scales
 from flowgauge.models.registry import create
 from tests.support.detectors import CONFIGS, SHAPE, shown, small, training_set
 

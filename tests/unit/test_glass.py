@@ -123,7 +123,7 @@ def test_textures_of_a_folder_are_those_in_it(tmp_path: Path) -> None:
     assert texture.shape == (64, 64, 3)
     assert (texture == 200).all()
     crops = np.full((3, 64, 64, 3), 10, np.uint8)
-    overlaid = paste_all(crops, TextureOverlay(folder=str(tmp_path)), seed=0)
-    assert (overlaid.crops[overlaid.masks] > 20).all()
+    overlaid, masks = paste_all(crops, TextureOverlay(folder=str(tmp_path)), seed=0)
+    assert (overlaid[masks] > 20).all()
     with pytest.raises(SettingsError, match="holds no textures"):
         textures_of(tmp_path / "nowhere", 64)

@@ -18,8 +18,8 @@ from flowgauge.adaptation.uncertainty import L2Rule
 from flowgauge.domain.trace import HEAD, Step
 from flowgauge.models.adaptable import require_adaptable
 from flowgauge.models.detector import Detector, Embedding, TrainingSet, length, select
-from flowgauge.models.headflow import head as head_module
 from flowgauge.models.headflow.detector import HeadFlow
+from flowgauge.models.headflow.head import HeadObjective
 from flowgauge.training.outliers import Rejection, Suspicion, suspect
 from tests.support.detectors import ENSEMBLE, features, mask, small, trained, training_set
 
@@ -79,8 +79,8 @@ def test_the_same_seed_tunes_the_same() -> None:
 
 def test_another_unit_of_the_loss_changes_no_decision(monkeypatch: pytest.MonkeyPatch) -> None:
     before, steps = tuned()
-    plain = head_module._loss
-    monkeypatch.setattr(head_module, "_loss", lambda *given: 1000 * plain(*given))
+    plain = HeadObjective.forward
+    monkeypatch.setattr(HeadObjective, "forward", lambda *given: 1000 * plain(*given))
     after, scaled = tuned()
     for name, tensor in before.state_dict().items():
         torch.testing.assert_close(after.state_dict()[name], tensor, rtol=1e-3, atol=1e-4)

@@ -9,10 +9,18 @@ from flowgauge.cli.model import Model
 from flowgauge.domain.errors import SettingsError, UserError
 from flowgauge.models.adaptable import require_adaptable
 from flowgauge.models.backbones import PIXELS_SPEC, load_backbone
-from flowgauge.models.lamp.autoencoder import Autoencoder
 from flowgauge.models.lamp.detector import Lamp
-from flowgauge.models.lamp.losses import BaseLoss, absolute, amplified, dissimilarity, squared
-from flowgauge.models.lamp.training import Optimiser, Reconstructing, fit_reconstruction
+from flowgauge.models.lamp.reconstruction import (
+    Autoencoder,
+    BaseLoss,
+    Optimiser,
+    Reconstructing,
+    absolute,
+    amplified,
+    dissimilarity,
+    fit_reconstruction,
+    squared,
+)
 from flowgauge.models.registry import create
 from tests.support.detectors import CONFIGS, PIXELS, SHAPE, stripes, trained
 

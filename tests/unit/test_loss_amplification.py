@@ -3,8 +3,7 @@
 import pytest
 
 from flowgauge.evaluation.loss_amplification import RATES, Amplified, OneClassDigits, Setting, comparisons, settings_of
-from flowgauge.models.lamp.losses import BaseLoss
-from flowgauge.models.lamp.training import Optimiser
+from flowgauge.models.lamp.reconstruction import BaseLoss, Optimiser
 
 PLAIN = Setting(where="digits", loss=BaseLoss.L2, optimiser=Optimiser.ADAM, amplified=False)
 STEEP = PLAIN.model_copy(update={"amplified": True})

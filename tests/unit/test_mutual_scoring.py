@@ -1,13 +1,13 @@
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from flowgauge.datachecks.mutual_scoring import MutualScoring, mutual_scores
+from flowgauge.datachecks.training_images import mutual_scores
 from flowgauge.training.thresholds import Scores
 
 IMAGES, CHANNELS, SIDE = 20, 12, 8
-SETTINGS = MutualScoring(near=0.2, patches=SIDE * SIDE, top=0.05)
-APART = [str(number) for number in range(IMAGES)]
+APART = np.arange(IMAGES)
 
 
 def patch_features() -> Tensor:
@@ -26,8 +26,8 @@ def marked(features: Tensor, images: list[int], seed: int = 1) -> Tensor:
     return copy
 
 
-def scored(features: Tensor, parts: list[str] | None = None, settings: MutualScoring = SETTINGS) -> Scores:
-    return mutual_scores(features, parts or APART, settings, seed=0, progress=lambda what, done, total: None)
+def scored(features: Tensor, parts: NDArray[np.intp] = APART, patches: int = SIDE * SIDE) -> Scores:
+    return mutual_scores(features, parts, patches=patches, near=0.2, top=0.05, progress=lambda what, done, total: None)
 
 
 def test_a_mark_that_no_other_image_has_makes_its_image_the_most_suspect() -> None:
@@ -39,7 +39,7 @@ def test_a_mark_that_no_other_image_has_makes_its_image_the_most_suspect() -> No
 
 
 def test_marks_on_images_of_one_part_do_not_excuse_each_other() -> None:
-    near_duplicates = ["twin" if number in (3, 4, 5, 6) else str(number) for number in range(IMAGES)]
+    near_duplicates = np.where(np.isin(APART, (3, 4, 5, 6)), 3, APART)
     features = marked(patch_features(), [3, 4, 5, 6])
     together, apart = scored(features, near_duplicates), scored(features)
     assert set(np.argsort(together)[-4:]) == {3, 4, 5, 6}
@@ -60,7 +60,7 @@ def test_light_that_scales_features_changes_nothing() -> None:
 
 
 def test_the_features_stay_as_they_are_and_a_seed_repeats_itself() -> None:
-    features, few = marked(patch_features(), [7]), SETTINGS.model_copy(update={"patches": 10})
+    features = marked(patch_features(), [7])
     before = features.clone()
-    np.testing.assert_array_equal(scored(features, settings=few), scored(features, settings=few))
+    np.testing.assert_array_equal(scored(features, patches=10), scored(features, patches=10))
     assert torch.equal(features, before)

@@ -17,19 +17,17 @@ def test_a_flat_field_standardises_to_zero() -> None:
     assert not standardised(np.full((4, 4), 7, np.float32)).any()
 
 
-def test_distances_to_a_straight_line_are_exact_below_the_pixel() -> None:
+def test_a_straight_line_is_exact_below_the_pixel() -> None:
     line = np.stack([np.full(40, 10.3), np.arange(40.0)], axis=1)
 
-    drawn = stroke(line, (32, 40), reach=4)
-    rows, columns = np.nonzero(drawn.near)
+    drawn = stroke(line, (32, 40), np.full(40, 4.0), np.linspace(0, 1, 40))
 
-    np.testing.assert_allclose(drawn.distance, np.abs(rows - 10.3), atol=1e-9)
-    np.testing.assert_array_equal(drawn.nearest, columns)
-    assert set(range(7, 15)) <= set(rows)
+    distance = np.abs(np.arange(32) - 10.3)[:, None]
+    np.testing.assert_allclose(drawn, np.clip(2.5 - distance, 0, 1) * np.linspace(0, 1, 40), atol=1e-6)
 
 
-def test_a_curve_outside_the_frame_is_near_nothing() -> None:
-    assert not stroke(np.array([[-50.0, -50.0], [-51.0, -50.0]]), (16, 16), reach=3).near.any()
+def test_a_curve_outside_the_frame_draws_nothing() -> None:
+    assert not stroke(np.array([[-50.0, -50.0], [-51.0, -50.0]]), (16, 16), np.array([3.0, 3.0])).any()
 
 
 def test_a_path_advances_one_pixel_a_step_and_passes_through_its_patch() -> None:

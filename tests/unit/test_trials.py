@@ -29,8 +29,7 @@ from flowgauge.registry.trials import begin_trial, introduce, supersede, tally_o
 from flowgauge.runtime.events import image_record
 from flowgauge.runtime.worker import Worker
 from flowgauge.services.trials import labelled
-from flowgauge.trials.bounds import ERROR, Bound, broken, log_evidence
-from flowgauge.trials.tally import Outcome
+from flowgauge.trials.tally import ERROR, Bound, Outcome, broken, log_evidence
 from flowgauge.vision.decoding import Picture
 from flowgauge.vision.preprocessing import Preprocessing
 from tests.support.streaming import (

@@ -35,9 +35,7 @@ class _Reader:
 
 
 class KafkaLog:
-    """`append` returns once all in-sync replicas have the records. When it raises, a part of them may have been
-    appended, of each partition the first ones; appending all of them again repeats those, which the rules of delivery
-    make harmless.
+    """`append` returns once all in-sync replicas have the records.
 
     Connects at the first use. Every partition that is read has a connection of its own.
     """
@@ -201,9 +199,7 @@ class KafkaLog:
 
     @contextmanager
     def _reading(self, topic: str, partition: int) -> Iterator[_Reader]:
-        """The partition's connection; after a failure the next read makes a new one, and those that wait for this one
-        raise.
-        """
+        """The partition's connection; after a failure the next read makes a new one, and those that wait raise."""
         topic_partition = TopicPartition(self.settings.topic(topic), partition)
         with kafka_faults(self.settings, f"Read on the topic {topic_partition.topic}"):
             with self._lock:
@@ -239,9 +235,7 @@ class KafkaLog:
 
 
 def _fetched(reader: _Reader, topic_partition: TopicPartition, offset: int, limit: int) -> list[Any]:
-    """At most `limit` records from `offset` on, of those that are there when it is called. What compaction removed of
-    them leaves nothing to return.
-    """
+    """At most `limit` records from `offset` on, of those there at the call that compaction has not removed."""
     consumer = reader.consumer
     end = int(consumer.end_offsets([topic_partition])[topic_partition])
     if offset >= end or limit < 1:

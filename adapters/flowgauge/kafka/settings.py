@@ -62,7 +62,6 @@ class KafkaSettings(BaseModel):
         return self
 
     def topic(self, name: str) -> str:
-        """As the brokers know it."""
         return self.prefix + name
 
     @property

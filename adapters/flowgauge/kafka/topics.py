@@ -56,10 +56,9 @@ class Plan:
 
 
 class Topics:
-    """A context manager around an administration client."""
-
     def __init__(self, settings: KafkaSettings) -> None:
         self._settings = settings
+        self._names = {name: settings.topic(name) for name in TOPICS}
         self._admin: Any = None
 
     def __enter__(self) -> "Topics":
@@ -76,8 +75,7 @@ class Topics:
         with self._faults("Create"):
             there = set(self._admin.list_topics())
             missing = {}
-            for name in TOPICS:
-                topic = self._settings.topic(name)
+            for name, topic in self._names.items():
                 if topic in there:
                     continue
                 largest = LARGEST_DEAD_LETTER if name == DEAD_LETTERS else LARGEST_MESSAGE
@@ -96,7 +94,7 @@ class Topics:
         """Give what comes of images every partition that they have, and wait until they can be used; how many each
         topic that lacked some has now. Nothing that is there moves: records lie by their image's partition.
         """
-        names = {name: self._settings.topic(name) for name in _PER_LINE}
+        names = self._names
         with self._faults("Alter"):
             counts = self._partition_counts()
             images = counts[names[IMAGES]]
@@ -113,32 +111,30 @@ class Topics:
     def check(self) -> list[str]:
         """One sentence, with its remedy, for everything that breaks a rule of delivery; empty when all is well."""
         with self._faults("DescribeConfigs"):
-            described = self._admin.describe_topics([self._settings.topic(name) for name in TOPICS])
+            described = self._admin.describe_topics(list(self._names.values()))
             if any(each["error_code"] == TopicAuthorizationFailedError.errno for each in described):
                 raise TopicAuthorizationFailedError
             counts = {each["name"]: len(each["partitions"]) for each in described if not each["error_code"]}
-            missing = [name for name in TOPICS if self._settings.topic(name) not in counts]
+            missing = [topic for topic in self._names.values() if topic not in counts]
             if missing:
-                return [f"Topic {self._settings.topic(n)} is missing: run `flowgauge topics create`." for n in missing]
+                return [f"Topic {topic} is missing: run `flowgauge topics create`." for topic in missing]
             configs = {}
-            for name in TOPICS:
-                topic = self._settings.topic(name)
+            for name, topic in self._names.items():
                 resource = ConfigResource(ConfigResourceType.TOPIC, topic)
                 answer = self._admin.describe_configs([resource], config_filter="all")
                 (found,) = (by_name[topic] for by_name in answer.values() if topic in by_name)
                 configs[name] = {key: str(value["value"]) for key, value in found.items()}
-        images = counts[self._settings.topic(IMAGES)]
-        companions = {name: counts[self._settings.topic(name)] for name in _COMPANIONS}
+        images = counts[self._names[IMAGES]]
         too_few = [
             f"Images have {images} partitions and {name} {count}: what comes of an image lies in the"
             " partition of the same number. Run `flowgauge topics create`, which adds those that are missing."
-            for name, count in companions.items()
+            for name, count in ((name, counts[self._names[name]]) for name in _COMPANIONS)
             if count < images
         ]
         return [*too_few, *_config_faults(configs)]
 
     def _partition_counts(self) -> dict[str, int]:
-        described = self._admin.describe_topics([self._settings.topic(name) for name in _PER_LINE])
+        described = self._admin.describe_topics([self._names[name] for name in _PER_LINE])
         return {each["name"]: len(each["partitions"]) for each in described}
 
     def _faults(self, operation: str) -> AbstractContextManager[None]:

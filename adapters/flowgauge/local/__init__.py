@@ -4,7 +4,5 @@ from datetime import UTC, datetime
 
 
 class SystemClock:
-    """The time of this machine."""
-
     def now(self) -> datetime:
         return datetime.now(UTC)

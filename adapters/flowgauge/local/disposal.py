@@ -28,7 +28,7 @@ class Disposal:
     folder: Path
     log: LocalLog
     target: Path | None = None
-    _pending: dict[str, list[tuple[Path, Signature]]] = field(default_factory=dict)
+    pending: dict[str, list[tuple[Path, Signature]]] = field(default_factory=dict)
     _scored: dict[str, tuple[int, int]] = field(default_factory=dict)
     _read: dict[int, int] = field(default_factory=dict)
 
@@ -44,27 +44,24 @@ class Disposal:
             raise UserError(f"{self.target} cannot be made: {error.strerror}.", "Name another folder.") from error
 
     def await_verdict(self, image_id: str, path: str, signature: Signature) -> None:
-        self._pending.setdefault(image_id, []).append((Path(path), signature))
-
-    def has_pending(self) -> bool:
-        return bool(self._pending)
+        self.pending.setdefault(image_id, []).append((Path(path), signature))
 
     def dispose(self, notices: Notices) -> None:
-        if not self._pending:
+        if not self.pending:
             return
         partitions = range(self.log.partitions(IMAGES))
         positions = [self.log.position(_SCORING, IMAGES, number) for number in partitions]
         # Not by the end: a dead letter behind the last verdict may have left the log, and is read for ever.
         all_scored = not any(self.log.read(IMAGES, number, positions[number], 1) for number in partitions)
         self._read_verdicts()
-        for image_id in list(self._pending):
+        for image_id in list(self.pending):
             partition, offset = self._scored.get(image_id, (0, -1))
             if 0 <= offset < positions[partition]:
-                for path, signature in self._pending.pop(image_id):
+                for path, signature in self.pending.pop(image_id):
                     self._remove(path, signature, notices)
             elif all_scored:
                 # It is a dead letter, or its verdict is no longer kept.
-                del self._pending[image_id]
+                del self.pending[image_id]
 
     def _read_verdicts(self) -> None:
         for partition in range(self.log.partitions(VERDICTS)):
@@ -76,7 +73,6 @@ class Disposal:
             del self._scored[next(iter(self._scored))]
 
     def _remove(self, path: Path, signature: Signature, notices: Notices) -> None:
-        """Delete or move the file, unless it was written anew."""
         try:
             if Signature.of(path.stat()) != signature:
                 return

@@ -108,13 +108,11 @@ class FolderSource:
     def awaited(self) -> bool:
         """Whether files that lie there now may still become images, or are to be moved or deleted once scored."""
         waits = any(not waiting.given_up for waiting in self._waiting.values())
-        return self.away is None and (waits or (self._disposal is not None and self._disposal.has_pending()))
+        return self.away is None and (waits or (self._disposal is not None and bool(self._disposal.pending)))
 
     def close(self) -> None:
         if self._watch is not None:
             self._watch.close()
-
-    # scanning
 
     def _scan(self, now: float) -> None:
         """Take what the kernel reports; beside it, poll at a pace that its cost allows."""
@@ -194,8 +192,6 @@ class FolderSource:
             waiting = self._waiting[path] = _Waiting(signature, since=now, due=max(now, quiet_from))
             heappush(self._due, (waiting.due, path))
 
-    # taking
-
     def _take(self, path: str, waiting: _Waiting, now: float) -> bool:
         """Publish the file, or wait on for it; whether there is an event more."""
         signature = self._tree.signature(path)
@@ -224,9 +220,7 @@ class FolderSource:
         return self._append(path, signature, data)
 
     def _read(self, path: str, waiting: _Waiting, now: float) -> bytes | None:
-        """None where it cannot be read now, or changed meanwhile. One that may not be read becomes a dead letter after
-        `wait_seconds`, but is tried on.
-        """
+        """None where it cannot be read now, or changed meanwhile; what may not be read is a dead letter in the end."""
         try:
             data = Path(path).read_bytes()
             after = Signature.of(Path(path).stat())
@@ -276,9 +270,7 @@ class FolderSource:
         return fresh
 
     def _refuse(self, path: str, signature: Signature, data: bytes | None, reason: str) -> bool:
-        """A dead letter, once for each state of the file, also across restarts. One without `data`, which may not be
-        read, is still waited for.
-        """
+        """A dead letter, once for each state of the file; one without `data` may not be read, and is waited for."""
         kind = "unreadable" if data is None else sha256(data).hexdigest()
         event, _ = self._event(path, signature, kind)
         letter = dead_letter(self._line, data or b"", event.headers(), reason)

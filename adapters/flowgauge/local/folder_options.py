@@ -9,8 +9,6 @@ WAIT_SECONDS = 30.0
 
 
 class After(StrEnum):
-    """What becomes of a file that was scored."""
-
     KEEP = "keep"
     MOVE = "move"
     DELETE = "delete"

@@ -60,9 +60,7 @@ class LocalLog:
             self._insert(connection, records)
 
     def append_once(self, token: str, records: Sequence[Outgoing], also: Sequence[str] = ()) -> bool:
-        """`append`, unless something was appended under `token` before; then nothing, and False. The tokens `also`
-        are known afterwards in either case.
-        """
+        """`append`, unless `token` is known: then nothing, and False. It and the tokens `also` are known afterwards."""
         with self._database.writing() as connection:
             fresh = connection.execute("INSERT OR IGNORE INTO published VALUES (?)", (token,)).rowcount == 1
             if fresh:

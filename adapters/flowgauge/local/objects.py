@@ -1,6 +1,4 @@
-"""Objects as files below one directory, which may be moved: their addresses do not name it; and a worker's own copies
-of snapshots.
-"""
+"""Objects as files below one directory, which may be moved; and a worker's own copies of snapshots."""
 
 import os
 from collections.abc import Iterator, Mapping

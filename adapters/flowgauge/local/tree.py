@@ -1,6 +1,4 @@
-"""The image files below a folder, however much of it moves, vanishes or cannot be read meanwhile, and what the kernel
-reports of changes there.
-"""
+"""The image files below a folder, whatever moves, vanishes or cannot be read, and the kernel's reports of changes."""
 
 import os
 import stat

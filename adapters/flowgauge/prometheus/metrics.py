@@ -1,6 +1,4 @@
-"""What a worker tells Prometheus of itself, and where Prometheus reads it. Counters are of this process; rates and sums
-are Prometheus's.
-"""
+"""What a worker tells Prometheus of its own process, and where; rates and sums are Prometheus's."""
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager

@@ -1,6 +1,4 @@
-"""One bucket of an S3 service, as our settings want its client: what fails is tried again, and a service that is away
-is given a rest.
-"""
+"""One bucket of an S3 service: what fails is tried again, and a service that is away is given a rest."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -31,8 +29,7 @@ T = TypeVar("T")
 
 
 class Bucket:
-    """Raises `SettingsError` for a name that not every service takes, or settings that the library does not. Nothing is
-    connected before the first `ask`."""
+    """Raises `SettingsError` for names or settings that will not do. Connects at the first `ask`."""
 
     def __init__(self, settings: S3Settings, name: str) -> None:
         try:
@@ -85,7 +82,6 @@ class Bucket:
                 sleep(pause)
 
     def close(self) -> None:
-        """Let go of connections."""
         self._http.clear()
 
 

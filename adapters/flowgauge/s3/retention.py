@@ -51,9 +51,7 @@ class Lifecycle:
         return [rule.findtext("ID", "") or "(no id)" for rule in self._rules() if not _is_ours(rule)]
 
     def set(self, days: Days) -> None:
-        """Replace our rules. Uploads that were never finished go after a day; a service that has no rule for that, as
-        MinIO has none, forgets them by itself.
-        """
+        """Replace our rules. Unfinished uploads go after a day, where the service has a rule for that."""
         others = [rule for rule in self._rules() if not _is_ours(rule)]
         aborting = Rule(
             status=ENABLED,
@@ -120,8 +118,6 @@ class Lifecycle:
 
 
 class _Merged(LifecycleConfig):
-    """Our rules, and those of others as they were read."""
-
     def __init__(self, ours: Sequence[Rule], others: Sequence[ElementTree.Element]) -> None:
         super().__init__(list(ours))
         self._others = others

@@ -56,9 +56,7 @@ def _needed(environment: Environment, name: str, what: str) -> str:
 
 
 def _read(settings: type[T], environment: Environment, names: Mapping[str, str]) -> T:
-    """`names` are the variables by field; an empty one is not given. What does not parse becomes a `SettingsError` that
-    names the variable, and never its value.
-    """
+    """From the variables `names`, by field; a `SettingsError` names what does not parse, and never its value."""
     try:
         return settings.model_validate(
             {field: environment[name] for field, name in names.items() if environment.get(name)}

@@ -14,8 +14,7 @@ _EXAMPLE = 'A route looks like this: [routes.maintenance] and, below it, to = ["
 
 
 def read_routes(path: Path, environment: Mapping[str, str]) -> Routes:
-    """Raises `SettingsError` for a file that is missing, is no TOML or says what cannot be; it names the route, and
-    never the value of an address."""
+    """Raises `SettingsError` for a file that does not parse; it names the route, and never the value of an address."""
     try:
         data = path.read_bytes()
         # Windows' editors put a byte order mark before it, or write two bytes a letter

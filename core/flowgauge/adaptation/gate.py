@@ -44,7 +44,7 @@ class Recent:
         # what both find most ordinary is what anomalies are drawn on: real ones would blur the check
         ordinary = np.argsort(self.plain.ranks())[: max(1, round(0.6 * len(crops)))]
         synthetic = [
-            add_anomalies(crops[ordinary], seed + copy, cut=preprocessing.blackens).crops for copy in range(copies)
+            add_anomalies(crops[ordinary], seed + copy, cut=preprocessing.blackens)[0] for copy in range(copies)
         ]
         self.ordinary = self.plain.of(ordinary)
         self.synthetic = self.pair(np.concatenate(synthetic))

@@ -16,7 +16,7 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
 
 from flowgauge.datachecks.image_statistics import SIDE, ImageStatistics, Look
-from flowgauge.datachecks.issue import Check, Figure, Finding, Named
+from flowgauge.datachecks.issue import Check, Figure, Finding, Named, named
 from flowgauge.datachecks.outliers import Flags
 from flowgauge.evaluation.datasets import Entry, evenly, read
 from flowgauge.models.detector import Progress
@@ -105,17 +105,15 @@ def silhouette_check(seen: ImageStatistics, found: Silhouette | None) -> Check:
         remedy="Fit with --aspect masked-crop, which looks at the part alone, at one scale (--masks, where it hardly "
         "stands out); or fix the part's position.",
         figures={"overlap": float(np.median(overlap))},
-        images=tuple(
-            Named(name=seen.names[row], value=float(overlap[row]), words=f"overlap {overlap[row]:.0%}")
-            for row in np.argsort(overlap)[:12]
-        ),
+        images=named(seen.names, np.argsort(overlap)[:12], overlap, lambda row: f"overlap {overlap[row]:.0%}"),
     )
     return check.with_findings(finding)
 
 
 def background_check(seen: ImageStatistics, found: Silhouette | None) -> Check:
     question = "Does the background give the class away?"
-    rows, defective = np.flatnonzero(~seen.train), ~seen.good[~seen.train]
+    looks, defective = seen.looks[seen.trained :], ~seen.good[~seen.train]
+    entries = [look.entry for look in looks]
     if min(defective.sum(), (~defective).sum()) < FEWEST:
         reason = f"The test holds fewer than {FEWEST} good or fewer than {FEWEST} defective images."
         return Check(name="background", question=question, skipped=reason)
@@ -125,7 +123,7 @@ def background_check(seen: ImageStatistics, found: Silhouette | None) -> Check:
         where[SIDE // 8 : -SIDE // 8, SIDE // 8 : -SIDE // 8] = False
     else:
         where = found.background
-    scores = _cross_fitted(np.stack([_appearance(seen.looks[row], where) for row in rows]), defective)
+    scores = _cross_fitted(np.stack([_appearance(look, where) for look in looks]), defective)
     bad, good = scores[defective], scores[~defective]
     test = stats.mannwhitneyu(bad, good, alternative="greater")
     auroc, p = float(test.statistic) / (len(bad) * len(good)), float(test.pvalue)
@@ -143,17 +141,13 @@ def background_check(seen: ImageStatistics, found: Silhouette | None) -> Check:
         remedy="Collect good and defective parts in one place and light, in turns; or fit with --aspect masked-crop, "
         "which blackens the background.",
         figures={"auroc": auroc, "p": p},
-        images=tuple(
-            Named(name=seen.names[rows[i]], value=float(scores[i]), words=seen.looks[rows[i]].entry.kind)
-            for i in (*order[:4], *order[-4:])
-        ),
+        images=named([entry.name for entry in entries], (*order[:4], *order[-4:]), scores, lambda i: entries[i].kind),
     )
     return check.with_findings(finding)
 
 
 def _appearance(look: Look, where: Flags) -> Scores:
-    """(16,) of the background above, below, left and right: median colour, and how much the gray varies; NaN where
-    the defect leaves nothing of it."""
+    """(16,): median colour and spread of gray of the background above, below, left and right; NaN without any."""
     free = where if look.mask is None else where & ~ndimage.binary_dilation(look.mask, iterations=_MARGIN)
     y, x = np.indices((SIDE, SIDE)) - (SIDE - 1) / 2
     steep = np.abs(y) >= np.abs(x)
@@ -184,8 +178,7 @@ def _cross_fitted(table: Scores, defective: Flags) -> Scores:
 
 @dataclass(frozen=True)
 class _Rejected:
-    """A defect that the gauge rejects. `inside`: the share of the map's mass on the defect and close to it; `astray`:
-    its peak lies elsewhere."""
+    """A rejected defect. `inside`: share of the map's mass on or close to it; `astray`: its peak lies elsewhere."""
 
     name: str
     inside: float

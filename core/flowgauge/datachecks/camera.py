@@ -5,7 +5,7 @@ from collections import Counter
 import numpy as np
 
 from flowgauge.datachecks.image_statistics import ImageStatistics, blurred
-from flowgauge.datachecks.issue import Check, Finding, Named
+from flowgauge.datachecks.issue import Check, Finding, Named, named
 from flowgauge.datachecks.outliers import apart, deviations
 from flowgauge.training.thresholds import Scores
 
@@ -77,20 +77,18 @@ def exposure_check(seen: ImageStatistics) -> Check:
         return check
     change = np.exp(log_light - np.median(usual_light))
     span = np.exp(log_contrast - np.median(usual_contrast))
-    worst = sorted(np.flatnonzero(wrong), key=lambda row: -abs(np.log(change[row])))
+    worst = sorted(np.flatnonzero(wrong).tolist(), key=lambda row: -abs(np.log(change[row])))
     finding = Finding(
         title="Good images in another light",
         seen=f"{len(worst)} good images are brighter, darker or of another contrast than the rest.",
         why="Light changes every feature: such images widen what passes for normal, or are false alarms.",
         remedy="Take them again in the line's light, or collect enough of this light that it is normal.",
         figures={"images": len(worst)},
-        images=tuple(
-            Named(
-                name=seen.names[row],
-                value=float(change[row]),
-                words=f"{change[row]:.2f} times the light, {span[row]:.2f} times the contrast",
-            )
-            for row in worst
+        images=named(
+            seen.names,
+            worst,
+            change,
+            lambda row: f"{change[row]:.2f} times the light, {span[row]:.2f} times the contrast",
         ),
     )
     return check.with_findings(finding)
@@ -115,9 +113,6 @@ def focus_check(names: list[str], sharp: Scores, usual: Scores) -> Check:
         why="A blurred image hides small defects, and one that trains makes blur look normal.",
         remedy="Take these images again, and see why the camera lost its focus.",
         figures={"out_of_focus": len(worst), "edges_kept": float(kept[worst[0]])},
-        images=tuple(
-            Named(name=names[i], value=float(kept[i]), words=f"{kept[i]:.0%} of the edges, {far[i]:+.0f} deviations")
-            for i in worst
-        ),
+        images=named(names, worst, kept, lambda i: f"{kept[i]:.0%} of the edges, {far[i]:+.0f} deviations"),
     )
     return check.with_findings(finding)

@@ -1,6 +1,5 @@
 """One pass over a data set: of each image what the checks need, and not its pixels."""
 
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import sha256
@@ -91,7 +90,6 @@ class ImageStatistics:
 
     @cached_property
     def soft(self) -> Flags:
-        """Which looks are out of focus."""
         return blurred(self.values("sharpness"), self.values("sharpness")[self.train])
 
     def test_entries(self, *, defective: bool) -> list[Entry]:
@@ -120,56 +118,41 @@ def blurred(sharp: Scores, usual: Scores) -> Flags:
 
 def image_statistics(dataset: Dataset, embedder: Embedder, progress: Progress) -> ImageStatistics:
     """Raises `DatasetError` where no training image can be read."""
-    reading = _Reading(embedder, len(dataset.train) + len(dataset.test), progress)
-    size = embedder.preprocessing.size
-    total, gray_second_moment = np.zeros((size, size, 3)), np.zeros((size, size))
-    for crops_NSSC in reading.batches(dataset.train):
-        total += crops_NSSC.sum(axis=0, dtype=np.float64)
-        gray_second_moment += (crops_NSSC.astype(np.float64).mean(axis=3) ** 2).sum(axis=0)
-    trained = len(reading.looks)
-    if not trained:
-        cause = reading.unreadable[0].cause
-        raise DatasetError(f"None of the training images in {dataset.root} can be read.", cause)
-    for _ in reading.batches(dataset.test):
-        continue  # looked at, but no part of the summary
-    fine, coarse = (torch.cat(parts) for parts in zip(*reading.features, strict=True))
+    preprocessing, size = embedder.preprocessing, embedder.preprocessing.size
+    looks, unreadable, features = list[Look](), list[Unreadable](), list[tuple[Tensor, Tensor]]()
+    total, gray_second_moment, trained = np.zeros((size, size, 3)), np.zeros((size, size)), 0
+    for part in (dataset.train, dataset.test):
+        for found in in_batches(sift(part), _BATCH, lambda item: item.picture if isinstance(item, Sample) else None):
+            seen = preprocessing.seen
+            samples = [replace(item, picture=seen(item.picture)) for item in found if isinstance(item, Sample)]
+            unreadable += [item for item in found if isinstance(item, Unreadable)]
+            if samples:
+                crops_NSSC = preprocessing.crops([sample.picture for sample in samples])
+                looks += [_look(sample, crop) for sample, crop in zip(samples, crops_NSSC, strict=True)]
+                with torch.inference_mode():
+                    levels = embedder.backbone(normalised(preprocessing, crops_NSSC))[-2:]
+                    features.append((_patches(levels[0]), _patches(levels[-1])))
+                if not trained:
+                    total += crops_NSSC.sum(axis=0, dtype=np.float64)
+                    gray_second_moment += (crops_NSSC.astype(np.float64).mean(axis=3) ** 2).sum(axis=0)
+            progress("looking at images", len(looks) + len(unreadable), len(dataset.train) + len(dataset.test))
+        # of the training images alone, which come first
+        trained = trained or len(looks)
+        if not trained:
+            cause = unreadable[0].cause
+            raise DatasetError(f"None of the training images in {dataset.root} can be read.", cause)
+    fine, coarse = (torch.cat(parts) for parts in zip(*features, strict=True))
     mean = total / trained
     spread = np.sqrt(np.maximum(gray_second_moment / trained - mean.mean(axis=2) ** 2, 0))
     return ImageStatistics(
-        looks=tuple(reading.looks),
-        unreadable=tuple(reading.unreadable),
+        looks=tuple(looks),
+        unreadable=tuple(unreadable),
         fine=fine,
         coarse=coarse,
         summary=Summary(np.rint(mean).astype(np.uint8), spread.astype(np.float32)),
         trained=trained,
-        preprocessing=embedder.preprocessing,
+        preprocessing=preprocessing,
     )
-
-
-class _Reading:
-    """What has been read so far."""
-
-    def __init__(self, embedder: Embedder, total: int, progress: Progress) -> None:
-        self.looks: list[Look] = []
-        self.unreadable: list[Unreadable] = []
-        self.features: list[tuple[Tensor, Tensor]] = []
-        self._embedder, self._total, self._progress = embedder, total, progress
-
-    def batches(self, entries: Sequence[Entry]) -> Iterator[Bytes]:
-        """The crops (N, size, size, 3) of those that can be read, batch by batch; looks at each of them."""
-        backbone, preprocessing = self._embedder.backbone, self._embedder.preprocessing
-        for found in in_batches(sift(entries), _BATCH, lambda item: item.picture if isinstance(item, Sample) else None):
-            seen = preprocessing.seen
-            samples = [replace(item, picture=seen(item.picture)) for item in found if isinstance(item, Sample)]
-            self.unreadable += [item for item in found if isinstance(item, Unreadable)]
-            if samples:
-                crops = preprocessing.crops([sample.picture for sample in samples])
-                self.looks += [_look(sample, crop) for sample, crop in zip(samples, crops, strict=True)]
-                with torch.inference_mode():
-                    levels = backbone(normalised(preprocessing, crops))[-2:]
-                    self.features.append((_patches(levels[0]), _patches(levels[-1])))
-                yield crops
-            self._progress("looking at images", len(self.looks) + len(self.unreadable), self._total)
 
 
 def _look(sample: Sample, crop: Bytes) -> Look:

@@ -1,7 +1,10 @@
 """What a check reports: findings, each with what was seen, the figures, why it matters and what to do."""
 
+from collections.abc import Callable, Iterable, Sequence
 from enum import StrEnum
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 
 from flowgauge.domain.messages import FrozenModel
@@ -25,6 +28,13 @@ class Named(FrozenModel):
     words: str = ""
 
 
+def named(
+    names: Sequence[str], rows: Iterable[int], values: NDArray[np.float64], words: Callable[[int], str]
+) -> tuple[Named, ...]:
+    """The images of those rows, in that order, each with its figure among `values`."""
+    return tuple(Named(name=names[row], value=float(values[row]), words=words(row)) for row in rows)
+
+
 class Finding(FrozenModel):
     """`seen` is one sentence with the figures in it; `images` come worst first."""
 
@@ -38,8 +48,7 @@ class Finding(FrozenModel):
 
 
 class Check(FrozenModel):
-    """One question about a data set. `figures` are told whether or not something was found; `skipped` says why the
-    question could not be asked."""
+    """One question about a data set. `figures` are told in any case; `skipped` says why it could not be asked."""
 
     name: str
     question: str

@@ -8,13 +8,14 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from torch import Tensor
 
 from flowgauge.datachecks.image_statistics import GRID, ImageStatistics
-from flowgauge.datachecks.issue import Check, Figure, Finding, Named
-from flowgauge.datachecks.mutual_scoring import MutualScoring, mutual_scores
+from flowgauge.datachecks.issue import Check, Figure, Finding, Named, named
 from flowgauge.datachecks.outliers import surprising
 from flowgauge.evaluation.near_duplicates import Pair, near_duplicates, parts_of
 from flowgauge.models.detector import Progress
+from flowgauge.training.thresholds import Scores
 
 PROMISED = 0.05
 """The share of good parts that a gauge may reject, about what its default threshold does. A smaller share asks for more
@@ -28,6 +29,12 @@ FEWEST = 20
 """Of fewer parts the quartiles do not tell how high scores go."""
 # Patches of all images that are compared. More take time with their square; fewer miss small defects.
 _PATCHES = 20_000
+# The share of other images, nearest first, whose mean distance is a place's score. With a single image a defect that
+# recurs on another part hides itself; with most of them, rare good surface is suspect.
+_NEAR = 0.1
+# The share of its places whose mean is an image's score: larger, and small defects are averaged away; smaller, and one
+# odd patch decides.
+_TOP = 0.012
 
 
 @dataclass(frozen=True)
@@ -187,11 +194,11 @@ def suspects_check(seen: ImageStatistics, repeated: Repeats, progress: Progress)
         reason = f"{distinct} parts are too few to say which are unlike the others; {FEWEST} are enough."
         return Check(name="suspects", question=question, skipped=reason)
     features = torch.cat([F.normalize(part[:count].float(), dim=1) for part in (seen.fine, seen.coarse)], dim=1)
-    settings = MutualScoring(patches=int(np.clip(_PATCHES // count, 16, GRID * GRID)))
-    scores = mutual_scores(features, [str(part) for part in parts], settings, seed=0, progress=progress)
+    patches = int(np.clip(_PATCHES // count, 16, GRID * GRID))
+    scores = mutual_scores(features, parts, patches=patches, progress=progress)
     # an image out of focus is unusual for a reason that is told already
-    named = np.flatnonzero(surprising(scores, RATE) & ~seen.soft[:count])
-    worst = named[np.argsort(-scores[named])]
+    suspects = np.flatnonzero(surprising(scores, RATE) & ~seen.soft[:count])
+    worst = suspects[np.argsort(-scores[suspects])]
     figures: dict[str, Figure] = {"images": count, "suspects": len(worst), "median": float(np.median(scores))}
     check = Check(name="suspects", question=question, figures=figures)
     if not len(worst):
@@ -204,13 +211,41 @@ def suspects_check(seen: ImageStatistics, repeated: Repeats, progress: Progress)
         remedy="Look at these images and move the defective ones out of train/good; if nobody has the time, fit with "
         "--filter-outliers, or with --ensemble 3.",
         figures={"suspects": len(worst), "share": len(worst) / count},
-        images=tuple(
-            Named(
-                name=seen.names[row],
-                value=float(scores[row]),
-                words=f"{scores[row] / np.median(scores):.2f} times the usual",
-            )
-            for row in worst
-        ),
+        images=named(seen.names, worst, scores, lambda row: f"{scores[row] / np.median(scores):.2f} times the usual"),
     )
     return check.with_findings(finding)
+
+
+def mutual_scores(
+    features_NCHW: Tensor,
+    parts: NDArray[np.intp],
+    *,
+    patches: int,
+    progress: Progress,
+    near: float = _NEAR,
+    top: float = _TOP,
+) -> Scores:
+    """(N,) how suspect each of N images is, in [0, 2] as a cosine's distance; higher is more suspect.
+
+    Good surface repeats from image to image; a defect repeats less. So a place is the more suspect, the further it is
+    from the nearest places of those other images that come nearest to it (after MuSc, ICLR 2024, arXiv 2401.16753).
+    Nothing is trained, so nothing can have learned the defects. A defect that most images share looks like surface.
+
+    `features_NCHW` are a frozen backbone's; `parts` (N,) numbers what each image shows, two parts or more: images of
+    one part are not compared with one another. So many random `patches` of an image stand for it.
+    """
+    # of length 1, so that light, which lengthens features, tells nothing; each patch with its neighbourhood
+    padded = F.pad(features_NCHW.float(), (1, 1, 1, 1), mode="replicate")
+    x_NTD = F.normalize(F.avg_pool2d(padded, 3, stride=1).flatten(2).transpose(1, 2), dim=-1)
+    generator, places = torch.Generator().manual_seed(0), x_NTD.shape[1]
+    bank_NPD = torch.stack([x_TD[torch.randperm(places, generator=generator)[:patches]] for x_TD in x_NTD])
+    nearest, most = max(1, round(near * len(parts))), max(1, round(top * places))
+    scores = np.empty(len(parts))
+    for row, (x_TD, part) in enumerate(zip(x_NTD, parts, strict=True)):
+        others = bank_NPD[torch.from_numpy(parts != part)]
+        similarity = (x_TD @ others.flatten(0, 1).T).view(len(x_TD), len(others), -1)
+        by_image_TN = 1 - similarity.amax(dim=2)
+        suspicion_T = by_image_TN.topk(min(nearest, len(others)), dim=1, largest=False)[0].mean(dim=1)
+        scores[row] = float(suspicion_T.topk(most)[0].mean())
+        progress("comparing images", row + 1, len(parts))
+    return scores

@@ -1,23 +1,4 @@
-"""Every error that Flowgauge raises on purpose.
-
-FlowgaugeError
-├── UserError                  something a person can mend; exit code 2 on the command line
-│   ├── InvalidName            a line, image id or version that cannot name anything
-│   ├── DatasetError           a data set that cannot train or test
-│   ├── SettingsError          a setting that does not parse or contradicts another
-│   ├── GaugeMissing           a line (or a version of it) without a snapshot
-│   ├── StoreBusy              another runner works on the same store
-│   └── AuthenticationFailed   a server refuses who we are: no use in trying again
-├── UnreadableImage            poison data: becomes a dead letter, never retried
-├── SnapshotInvalid            a snapshot that must not be loaded
-│   ├── SnapshotCorrupt        a hash does not match
-│   ├── SnapshotOfOtherSchema  written by a newer schema, or by one whose names are no longer known
-│   └── BackboneMismatch       made with other backbone weights than those at hand
-├── Stalled                    a worker that does not get on: its supervisor starts another
-└── Unavailable                infrastructure: back off, keep order, try again
-    ├── StoreFull              no space left where objects or state are kept
-    └── AuthorizationFailed    a right is missing, which somebody may grant meanwhile
-"""
+"""Every error that Flowgauge raises on purpose."""
 
 
 class FlowgaugeError(Exception):
@@ -33,68 +14,68 @@ class FlowgaugeError(Exception):
 
 
 class UserError(FlowgaugeError, ValueError):
-    pass
+    """Something a person can mend; exit code 2 on the command line."""
 
 
 class InvalidName(UserError):
-    pass
+    """A line, image id or version that cannot name anything."""
 
 
 class DatasetError(UserError):
-    pass
+    """A data set that cannot train or test."""
 
 
 class SettingsError(UserError):
-    pass
+    """A setting that does not parse or contradicts another."""
 
 
 class GaugeMissing(UserError):
-    pass
+    """A line (or a version of it) without a snapshot."""
 
 
 class StoreBusy(UserError):
-    pass
+    """Another runner works on the same store."""
 
 
 class AuthenticationFailed(UserError):
-    pass
+    """A server refuses who we are: no use in trying again."""
 
 
 class UnreadableImage(FlowgaugeError):
-    pass
+    """Poison data: becomes a dead letter, never retried."""
 
 
 class ObjectTooLarge(FlowgaugeError):
-    pass
+    """More bytes than whoever asked for an object would take."""
 
 
 class SnapshotInvalid(FlowgaugeError):
-    pass
+    """A snapshot that must not be loaded."""
 
 
 class SnapshotCorrupt(SnapshotInvalid):
-    pass
+    """A hash does not match."""
 
 
 class SnapshotOfOtherSchema(SnapshotInvalid):
-    pass
+    """Written by a newer schema, or by one whose names are no longer known."""
 
 
 class BackboneMismatch(SnapshotInvalid):
-    pass
+    """Made with other backbone weights than those at hand."""
 
 
 class Stalled(FlowgaugeError):
-    pass
+    """A worker that does not get on: its supervisor starts another."""
 
 
 class Unavailable(FlowgaugeError):
-    pass
+    """Infrastructure: back off, keep order, try again."""
 
 
 class StoreFull(Unavailable):
-    pass
+    """No space left where objects or state are kept."""
 
 
 class AuthorizationFailed(Unavailable):
-    pass
+    """A right is missing, which somebody may grant meanwhile."""

@@ -1,6 +1,9 @@
-"""How large an image may be: one setting for the whole process, in a module that loads nothing."""
+"""How large an image may be: one setting for the whole process, in a module that loads no library."""
 
 from dataclasses import dataclass
+from math import ceil
+
+from flowgauge.domain.errors import UnreadableImage
 
 MAX_MEGAPIXELS = "FLOWGAUGE_MAX_MEGAPIXELS"
 """The variable that moves `ImageLimits.max_pixels`, as errors name it."""
@@ -21,6 +24,21 @@ class ImageLimits:
     def max_bytes(self) -> int:
         """Of an encoded image: four channels of 16 bits for each pixel, uncompressed."""
         return 8 * self.max_pixels
+
+    def check(self, size: tuple[int, int]) -> None:
+        """Raises `UnreadableImage` for a (width, height) outside the limits."""
+        width, height = size
+        if width * height > self.max_pixels:
+            raise UnreadableImage(
+                f"The image declares {width} x {height} pixels, more than the limit of {self.max_pixels:,}.",
+                f"Crop or shrink it; or, if the camera is really that large, set {MAX_MEGAPIXELS} to "
+                f"{ceil(width * height / 1e6)} or more, or --max-megapixels.",
+            )
+        if min(width, height) < self.min_side:
+            raise UnreadableImage(
+                f"The image is only {width} x {height} pixels; at least {self.min_side} x {self.min_side} are needed.",
+                "Check the camera's region of interest.",
+            )
 
 
 _current = ImageLimits()

@@ -44,9 +44,7 @@ class LineSettings(TrialRules, Message):
     )
 
     clock_tolerance_seconds: float = Field(
-        86_400,
-        gt=0,
-        description="seconds, above 0: a capture further than this from its image's arrival: the camera's clock is off",
+        86_400, gt=0, description="seconds, above 0, from capture to arrival; beyond, the camera's clock is off"
     )
     frozen_images: int = Field(
         20, ge=0, description="so many images in a row that show the same picture, or none, raise an alert; 0: never"
@@ -57,16 +55,12 @@ class LineSettings(TrialRules, Message):
     buffer_max_age_seconds: float = Field(
         7 * 86_400, gt=0, description="seconds, above 0, counted back from the newest capture: older images leave"
     )
-    near_duplicates: int = Field(
-        40, ge=1, description="how many views that look alike the buffer holds at once, 1 or more"
-    )
+    near_duplicates: int = Field(40, ge=1, description="how many views that look alike the buffer holds, 1 or more")
     duplicate_distance: int = Field(
         2, ge=0, le=64, description="bits, 0 to 64: fingerprints that differ in no more of them look alike"
     )
 
-    cool_down_seconds: float = Field(
-        600, ge=0, description="seconds, 0 or more: no two adaptations of one line begin closer than this"
-    )
+    cool_down_seconds: float = Field(600, ge=0, description="seconds, 0 or more, between two adaptations of the line")
     warmup_images: int = Field(64, ge=1, description="images of the changed line to see before it trains, 1 or more")
     adapt_every: int | None = Field(
         None, ge=1, description="images, 1 or more, after which to adapt without any drift; unset: never"
@@ -81,12 +75,8 @@ class LineSettings(TrialRules, Message):
     cost_false_alarm: float | None = Field(
         None, ge=0, description="what a false alarm costs, in any unit that all three costs share; unset: unknown"
     )
-    cost_miss: float | None = Field(
-        None, ge=0, description="what a defective part that passes costs, in the same unit; unset: unknown"
-    )
-    cost_review: float | None = Field(
-        None, ge=0, description="what a person's look at one image costs, in the same unit; unset: nothing"
-    )
+    cost_miss: float | None = Field(None, ge=0, description="what a missed defective part costs; unset: unknown")
+    cost_review: float | None = Field(None, ge=0, description="what a person's look at an image costs; unset: nothing")
     defect_rate: float | None = Field(
         None, ge=0, lt=1, description="share of defective parts, 0 to below 1, for what misses cost; unset: from labels"
     )
@@ -100,20 +90,12 @@ class LineSettings(TrialRules, Message):
     part_views: int | None = Field(
         None, ge=1, le=64, description="images that show one part (ce_subject), 1 to 64; unset: parts get no verdict"
     )
-    part_rejects: int = Field(
-        1, ge=1, description="rejected views that reject the part, 1 to part_views; 1: any of them does"
-    )
+    part_rejects: int = Field(1, ge=1, description="rejected views that reject the part, 1 to part_views")
     part_seconds: float = Field(
-        60,
-        gt=0,
-        le=86_400,
-        description="seconds, above 0, at most a day: views that arrive later than this after the first are missing",
+        60, gt=0, le=86_400, description="seconds above 0, at most a day, after the first view: later ones are missing"
     )
     part_repeat_seconds: float = Field(
-        3_600,
-        gt=0,
-        description="seconds, part_seconds or more: a serial that comes later than this after its part's first view"
-        " is a new part; before, it is a late view",
+        3_600, gt=0, description="seconds, part_seconds or more, after which a serial is a new part, no late view"
     )
     part_view_pattern: Annotated[str, AfterValidator(_view_pattern)] | None = Field(
         None,
@@ -122,17 +104,13 @@ class LineSettings(TrialRules, Message):
     )
 
     @model_validator(mode="after")
-    def _parts_fit(self) -> "LineSettings":
+    def _settings_fit(self) -> "LineSettings":
         if self.part_views is not None and self.part_rejects > self.part_views:
             raise ValueError(f"part_rejects ({self.part_rejects}) exceeds part_views ({self.part_views})")
         if self.part_repeat_seconds < self.part_seconds:
             raise ValueError(
                 f"part_repeat_seconds ({self.part_repeat_seconds:g}) is less than part_seconds ({self.part_seconds:g})"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _minimum_fits(self) -> "LineSettings":
         if self.buffer_minimum > self.buffer_size:
             raise ValueError(f"buffer_minimum ({self.buffer_minimum}) exceeds buffer_size ({self.buffer_size})")
         return self

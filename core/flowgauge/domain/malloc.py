@@ -2,7 +2,6 @@
 
 import ctypes
 import sys
-from collections.abc import Callable
 from functools import cache
 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -2, -4, -8
@@ -16,7 +15,7 @@ def share_one_heap() -> None:
     A heap of another thread gives its pages back whenever the block at its end is freed, and faults them in again for
     the next batch: a model lost a quarter of its speed to that, and what each heap held at its worst added up.
     """
-    _mallopt({_M_ARENA_MAX: 1})
+    _call("mallopt", _M_ARENA_MAX, 1)
 
 
 @cache
@@ -24,20 +23,15 @@ def keep_freed_memory() -> None:
     """Keep what is freed: without it the page faults of every batch's activations cost a CPU more than the arithmetic
     does (36 against 91 images per second was measured).
     """
-    _mallopt({_M_MMAP_MAX: 0, _M_TRIM_THRESHOLD: 2**31 - 1, _M_TOP_PAD: _KEPT_BYTES})
+    for name, value in {_M_MMAP_MAX: 0, _M_TRIM_THRESHOLD: 2**31 - 1, _M_TOP_PAD: _KEPT_BYTES}.items():
+        _call("mallopt", name, value)
 
 
 def give_back_freed_memory() -> None:
     """Return to the system what is free now: after a phase whose activations the next one has no use for."""
-    if (trim := _of_glibc("malloc_trim")) is not None:
-        trim(0)
+    _call("malloc_trim", 0)
 
 
-def _mallopt(settings: dict[int, int]) -> None:
-    if (mallopt := _of_glibc("mallopt")) is not None:
-        for name, value in settings.items():
-            mallopt(name, value)
-
-
-def _of_glibc(function: str) -> Callable[..., int] | None:
-    return getattr(ctypes.CDLL(None), function, None) if sys.platform.startswith("linux") else None
+def _call(function: str, *arguments: int) -> None:
+    if sys.platform.startswith("linux") and hasattr(libc := ctypes.CDLL(None), function):
+        getattr(libc, function)(*arguments)

@@ -76,9 +76,7 @@ class Message(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
-    schema_version: int = Field(
-        SCHEMA_VERSION, description="version of this message's fields; readers refuse higher ones"
-    )
+    schema_version: int = Field(SCHEMA_VERSION, description="of this message's fields; readers refuse higher ones")
 
     def encode(self) -> bytes:
         return self.model_dump_json().encode()
@@ -116,13 +114,7 @@ class Source(FrozenModel):
 
 
 class Statistics(FrozenModel):
-    """How the image was taken, on its gray values in [0, 1], and what it looked like from afar.
-
-    Images of more than 512 pixels a side are first averaged over squares of k x k pixels, k the smallest power of two
-    that brings them below. `brightness` is the mean of the values, `contrast` their standard deviation, `focus` the
-    logarithm of the variance of their Laplacian over the variance of the values (higher is sharper). `fingerprint` is a
-    64-bit difference hash in hex.
-    """
+    """How the image was taken, and what it looked like from afar: see `flowgauge.vision.decoding.statistics`."""
 
     brightness: float = Field(description="mean gray value, in [0, 1]")
     contrast: float = Field(description="standard deviation of gray values, averaged to 512 pixels a side; in [0, 0.5]")
@@ -131,8 +123,6 @@ class Statistics(FrozenModel):
 
 
 class Region(FrozenModel):
-    """A box in pixels of the original image, `right` and `bottom` exclusive, with its highest anomaly score."""
-
     left: int = Field(description="in pixels of the original image")
     top: int = Field(description="in pixels of the original image")
     right: int = Field(description="in pixels, exclusive")
@@ -152,9 +142,7 @@ class Verdict(Message):
     scored_at: Instant = Field(description="when it was scored, by the worker's clock")
     late: bool = Field(False, description="scored later after capture than the line's deadline_seconds")
     score: float | None = Field(description="anomaly score; higher is more anomalous; null while the line has no gauge")
-    threshold: float | None = Field(
-        description="the gauge's threshold T, in the score's unit; null while the line has no gauge"
-    )
+    threshold: float | None = Field(description="the gauge's threshold, in the score's unit; null without a gauge")
     decision: Decision = Field(description="`pass`, `reject` or `review`")
     reasons: tuple[str, ...] = Field((), description="why it is rejected or for review, in sentences")
     gauge_version: str | None = Field(description="version of the gauge that scored it")
@@ -163,23 +151,15 @@ class Verdict(Message):
     heatmap_uri: str | None = Field(None, description="where the heatmap lies in the store")
     statistics: Statistics = Field(description="how the image was taken")
     source: Source = Field(description="where the image's record lies")
-    standard_score: float | None = Field(
-        None, description="score standardised by the gauge's calibration: 0 at its good median, 1 per robust deviation"
-    )
+    standard_score: float | None = Field(None, description="score in robust deviations above the calibration's median")
     peak: tuple[float, float] | None = Field(
         None, description="where the anomaly map is highest: x and y as shares of width and height, in [0, 1]"
     )
-    use_for_training: bool = Field(
-        True, description="False keeps the image from buffer and drift monitor (test images)"
-    )
+    use_for_training: bool = Field(True, description="False keeps the image from buffer and drift monitor")
     subject: str | None = Field(None, description="the part's serial: images of one part share folds and splits")
     arrived_at: Instant | None = Field(None, description="when the image's record was appended to its topic")
-    clock_off: bool = Field(
-        False, description="captured_at and arrived_at differ by more than the line's clock_tolerance_seconds"
-    )
-    trial_id: UUID | None = Field(
-        None, description="the trial whose candidate decided, as the canary of its line; null: the active gauge did"
-    )
+    clock_off: bool = Field(False, description="captured_at and arrived_at differ by more than clock_tolerance_seconds")
+    trial_id: UUID | None = Field(None, description="the trial whose candidate decided; null: the active gauge did")
 
     @property
     def event_time(self) -> datetime:
@@ -188,8 +168,6 @@ class Verdict(Message):
 
 
 class View(FrozenModel):
-    """One view of a part, by the image that counts for it."""
-
     name: str = Field(description="what part_view_pattern finds in the image id, else the verdict's id")
     verdict_id: UUID = Field(description="of the image's verdict")
     image_id: str = Field(description="the image's id")
@@ -223,9 +201,7 @@ class PartVerdict(Message):
     views: tuple[View, ...] = Field(description="those that came in time, in order of arrival")
     expected_views: int = Field(description="how many views the line's parts had when the first one came")
     opened_at: Instant = Field(description="when the image of the first view arrived")
-    decided_at: Instant = Field(
-        description="when the image of the last view arrived, or when the time for it was over, by the same clock"
-    )
+    decided_at: Instant = Field(description="when the last view's image arrived, or its time was over")
     source: PartSource = Field(description="the verdicts that it rests on")
 
 
@@ -288,9 +264,7 @@ class AdaptationRequest(Message):
 
 
 class Stage(StrEnum):
-    """Of a trial. `shadow`: the candidate predicts beside the active gauge, which decides; `canary`: the candidate
-    decides for a share of the images.
-    """
+    """Of a trial. `shadow`: the active gauge decides all images; `canary`: the candidate decides a share of them."""
 
     SHADOW = "shadow"
     CANARY = "canary"
@@ -315,53 +289,27 @@ class TrialRules(FrozenModel):
     """How a candidate is tried; fixed when its trial begins."""
 
     shadow_share: float = Field(
-        0.2,
-        gt=0,
-        le=1,
-        description="share, above 0, of the images that the candidate of a trial predicts too; with 1, scoring is half"
-        " as fast meanwhile",
+        0.2, gt=0, le=1, description="share, above 0, of images that a candidate predicts too; 1 halves the speed"
     )
-    shadow_images: int = Field(
-        200, ge=1, description="images, 1 or more, that the candidate of a trial predicts before it may decide any"
-    )
+    shadow_images: int = Field(200, ge=1, description="images, 1 or more, that a candidate predicts before it decides")
     shadow_hours: float = Field(
         0, ge=0, le=8_760, description="hours, 0 to a year, that a candidate predicts before it may decide"
     )
-    canary_share: float = Field(
-        0.1, gt=0, le=1, description="share, above 0, of the images that the candidate decides as canary"
-    )
-    canary_images: int = Field(
-        100, ge=0, description="images that the candidate decides as canary before it takes over; 0: no canary"
-    )
-    trial_promotion: Promotion = Field(
-        Promotion.AUTO, description="who lets a candidate take over after its trial: auto, or a person"
-    )
+    canary_share: float = Field(0.1, gt=0, le=1, description="share, above 0, of the images that a canary decides")
+    canary_images: int = Field(100, ge=0, description="images that a canary decides before it takes over; 0: no canary")
+    trial_promotion: Promotion = Field(Promotion.AUTO, description="who lets a candidate take over: auto, or a person")
     most_alarms: float = Field(
-        0.3,
-        gt=0,
-        lt=1,
-        description="share in (0, 1): a candidate that is not expected to alarm as often as the active gauge, and"
-        " rejects or reviews more of the images than this, is stopped",
+        0.3, gt=0, lt=1, description="share of alarms in (0, 1) that stops a candidate expected to alarm more or less"
     )
     most_disagreement: float = Field(
-        0.1,
-        gt=0,
-        lt=1,
-        description="share in (0, 1): a candidate that decides more of the images otherwise than the active gauge, not"
-        " counting those that its trial expects, is stopped",
+        0.1, gt=0, lt=1, description="share in (0, 1) of images decided otherwise, unexpectedly, that stops a candidate"
     )
     most_slowdown: float = Field(
-        2.0,
-        gt=1,
-        le=1_000,
-        description="a candidate that takes so many times as long as the active gauge, above 1, at most 1,000, in most"
-        " passes is stopped",
+        2.0, gt=1, le=1_000, description="times the active gauge's time, in (1, 1000]: more, in most passes, stops it"
     )
 
 
 class Trial(FrozenModel):
-    """A candidate on trial."""
-
     trial_id: UUID = Field(description="the same in every announcement, verdict and report of the trial")
     version: str = Field(description="of the candidate")
     uri: str = Field(description="where its snapshot lies in the store")
@@ -377,12 +325,10 @@ class Trial(FrozenModel):
         return int.from_bytes(sha256(f"{self.trial_id}/{image_id}".encode()).digest()[:8]) / 2**64
 
     def predicts(self, image_id: str) -> bool:
-        """Whether the candidate predicts the image."""
         share = max(self.rules.shadow_share, self.rules.canary_share if self.stage is Stage.CANARY else 0)
         return self.draw(image_id) < share
 
     def decides(self, image_id: str) -> bool:
-        """Whether the candidate decides for the image."""
         return self.stage is Stage.CANARY and self.draw(image_id) < self.rules.canary_share
 
 
@@ -431,11 +377,7 @@ class ShadowVerdict(Message):
     active: Opinion = Field(description="the active gauge's")
     candidate: Opinion | None = Field(description="the candidate's; null where it failed")
     failure: str = Field("", description="why the candidate failed")
-    first: bool = Field(
-        False,
-        description="the first of the images that both predicted together, whose time counts: that of the others is the"
-        " same",
-    )
+    first: bool = Field(False, description="the first of the images predicted together, whose time counts for all")
     decided: bool = Field(description="the candidate decided, as canary")
     source: Source = Field(description="where the image's record lies")
 
@@ -497,13 +439,6 @@ class Event(FrozenModel):
 
         Without a time, or with an empty one, the image was captured when it arrived.
         """
-        return cls.model_validate(
-            {
-                "image_id": headers.get("ce_id"),
-                "source": headers.get("ce_source", f"/lines/{key}"),
-                "line": key,
-                "captured_at": headers.get("ce_time", "").strip() or arrived_at,
-                "subject": headers.get("ce_subject"),
-                "use_for_training": headers.get("ce_usefortraining", "true"),
-            }
-        )
+        given = {field: headers[name] for field, name in HEADERS.items() if name in headers}
+        captured_at = given.get("captured_at", "").strip() or arrived_at
+        return cls.model_validate({"source": f"/lines/{key}", **given, "line": key, "captured_at": captured_at})

@@ -36,7 +36,6 @@ def line_name(text: str) -> str:
 
 
 def is_line(text: str) -> bool:
-    """Whether `text` may name a line."""
     return _LINE.fullmatch(text) is not None and text.strip(".") != ""
 
 

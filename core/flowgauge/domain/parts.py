@@ -11,7 +11,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from heapq import heapify, heappop, heappush
-from typing import NamedTuple
 from uuid import NAMESPACE_URL, uuid5
 
 from flowgauge.domain.lines import LineSettings
@@ -50,8 +49,7 @@ def part_decision(decisions: Sequence[Decision], expected: int, rejects: int) ->
 
 @dataclass
 class OpenPart:
-    """A part that waits for views. `first` is the offset of the verdict that it began with; the settings are those of
-    that moment."""
+    """A part that waits for views, by the settings of when it began; `first` is the offset of its first verdict."""
 
     line: str
     subject: str
@@ -86,13 +84,6 @@ class OpenPart:
                 decision=verdict.decision,
                 at=verdict.event_time,
             )
-
-
-class Taken(NamedTuple):
-    """What a verdict led to: parts that are decided, and whether its own part was decided before."""
-
-    decided: list[PartVerdict]
-    late: bool
 
 
 class PartTable:
@@ -134,9 +125,11 @@ class PartTable:
             heappop(self._deadlines)
         return self._deadlines[0][0] if self._deadlines else None
 
-    def take(self, verdict: Verdict, offset: int, arrived_at: datetime, settings: LineSettings) -> Taken:
-        """Goes on with the verdict at `offset`, which counts, on an image that arrived then. `settings` are those of
-        its line."""
+    def take(
+        self, verdict: Verdict, offset: int, arrived_at: datetime, settings: LineSettings
+    ) -> tuple[list[PartVerdict], bool]:
+        """Goes on with the verdict at `offset`, which counts, on an image that arrived then, by `settings`: the parts
+        that are decided, and whether its own part was decided before."""
         self._follow(offset)
         decided = self.expire(arrived_at)
         part = self._open.get(verdict.line, {}).get(verdict.subject or "")
@@ -154,7 +147,7 @@ class PartTable:
         self._next = offset + 1
         if part is not None and part.complete and not self._written:
             decided.append(self._decide(part, arrived_at))
-        return Taken(decided, late)
+        return decided, late
 
     def expire(self, before: datetime) -> list[PartVerdict]:
         """Decide the parts whose time was over before that moment, and for which no image can arrive in time."""

@@ -42,9 +42,7 @@ class Log(Protocol):
     def partitions(self, topic: str) -> int: ...
 
     def append(self, records: Sequence[Outgoing]) -> None:
-        """All of them in order. When it raises, the first ones of each partition may be there: appending all again
-        repeats those, which must be harmless.
-        """
+        """In order. When it raises, the first ones of each partition may be there: repeating them must be harmless."""
 
     def read(self, topic: str, partition: int, offset: int, limit: int) -> list[Record]:
         """At most `limit` records from `offset` on, in order; empty when there are none (yet)."""

@@ -8,15 +8,7 @@ from hashlib import sha256
 from typing import Annotated, Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import (
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    SecretStr,
-    ValidationInfo,
-    field_validator,
-    model_validator,
-)
+from pydantic import BeforeValidator, ConfigDict, Field, SecretStr, ValidationInfo, field_validator, model_validator
 
 from flowgauge.domain.alert_kinds import ABOUT, Severity
 from flowgauge.domain.messages import AlertKind, FrozenModel
@@ -129,10 +121,7 @@ class Route(FrozenModel):
         None, description='a problem that goes on is told again after this: "30m", "4h" or "1d"; unset: it is not'
     )
     digest_seconds: float = Field(
-        _DIGEST_SECONDS,
-        ge=0,
-        le=86_400,
-        description="seconds, 0 to 86,400, that alerts of one line and kind are gathered for one message",
+        _DIGEST_SECONDS, ge=0, le=86_400, description="seconds, 0 to 86,400, that a line's alerts of a kind gather"
     )
 
     @model_validator(mode="after")
@@ -164,8 +153,6 @@ class Route(FrozenModel):
 
 
 class Routes(FrozenModel):
-    """A whole file."""
-
     model_config = ConfigDict(extra="forbid")
 
     console: str | None = Field(

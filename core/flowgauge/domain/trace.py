@@ -54,9 +54,7 @@ class GateReport(FrozenModel):
 
 
 class AdaptationTrace(FrozenModel):
-    """Losses, uncertainty and rejections of one adaptation. `light_alone`: correcting the light was enough, and nothing
-    else was adapted.
-    """
+    """`light_alone`: correcting the light was enough, and nothing else was adapted."""
 
     buffered: int
     trained: int

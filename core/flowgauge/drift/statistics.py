@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import sqrt
-from operator import attrgetter
 from statistics import fmean, median, pstdev
 from typing import TYPE_CHECKING, Self
 
@@ -86,8 +85,7 @@ class Drift(FrozenModel):
 
 
 class Observation(FrozenModel):
-    """One image: its standard score and statistics by name, where its map peaks (x and y as shares of width and
-    height), and when it was captured."""
+    """One image. `statistics` are by name; `peak`: where its map peaks, x and y as shares of width and height."""
 
     score: float
     statistics: dict[str, float]
@@ -206,9 +204,8 @@ class DriftMonitor:
         found = [strongest_change([self._standardised(name, seen) for seen in self._seen]) for name in self._fired]
         # A line that was off from the start has no before: then the calibration's is meant, and of image statistics
         # nothing can be said.
-        index = max(
-            (change if change.strength > _SURE else Change(0, change.strength) for change in found), key=_strength
-        ).index
+        strongest = max(found, key=lambda change: change.strength)
+        index = strongest.index if strongest.strength > _SURE else 0
         before, after = self._seen[:index], self._seen[index:]
         references = self._references.items() if before else ()
         scene = any(reference.moved(median(seen.statistics[name] for seen in after)) for name, reference in references)
@@ -231,9 +228,6 @@ class Change:
     strength: float
 
 
-_strength = attrgetter("strength")
-
-
 def strongest_change(values: Sequence[float]) -> Change:
     """Where the means of the two parts differ most, in standard errors, with at least `_SHORTEST` values on both sides.
 
@@ -249,7 +243,8 @@ def strongest_change(values: Sequence[float]) -> Change:
         if left >= _SHORTEST and right >= _SHORTEST:
             # the two-sample z: abs(mean_after - mean_before) / deviation * sqrt(k (n - k) / n)
             difference = abs((total - before) / right - before / left) / deviation
-            best = max(best, Change(index, difference * sqrt(left * right / len(values))), key=_strength)
+            strength = difference * sqrt(left * right / len(values))
+            best = Change(index, strength) if strength > best.strength else best
         before += value
     return best
 

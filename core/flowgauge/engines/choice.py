@@ -5,20 +5,39 @@ The backbone is frozen and may be rounded to bfloat16; the detector's likelihood
 it stays in single precision. Whether that is near enough is measured on the snapshot's own probe images.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
+from torch import Tensor, nn
 
 from flowgauge.domain.choices import Engine
 from flowgauge.domain.errors import SettingsError
+from flowgauge.models.detector import Detector, Scores
 from flowgauge.training.gauge import Gauge, decide_by_score, score_by_each
 
 # The most by which a compiled gauge's score of a probe image may differ, as a share of the distance from the median
 # good score to the threshold: a tenth of the usual review band's width. With more, decisions near the threshold depend
 # on the machine; with less, bfloat16 is refused on lines where it decides nothing.
 TOLERANCE = 0.02
+
+
+Network = Callable[..., Sequence[Tensor]]
+"""What stands in for `Scoring`."""
+
+
+class Scoring(nn.Module):
+    """A detector's features of all levels to image score and map, which are tensors as engines want them."""
+
+    def __init__(self, detector: Detector) -> None:
+        super().__init__()
+        self.detector = detector
+
+    def forward(self, *features: Tensor) -> tuple[Tensor, Tensor]:
+        scores = self.detector.score(features)
+        return scores.image, scores.maps
 
 
 @dataclass(frozen=True)
@@ -60,7 +79,9 @@ def compiled(gauge: Gauge, engine: Engine, folder: Path | None = None) -> Compil
         from flowgauge.engines.cudagraphs import variants
     refused = ""
     try:
-        for candidate in variants(gauge, folder):
+        network, backbones = variants(gauge, folder)
+        for backbone in backbones:
+            candidate = gauge.running_on(backbone, lambda features: Scores(*network(*features)))
             refused = disagreement(gauge, candidate)
             if not refused:
                 return Compiled(candidate, engine)

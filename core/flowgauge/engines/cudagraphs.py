@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from flowgauge.engines.choice import Network, Scoring
 from flowgauge.models.backbones import Backbone
-from flowgauge.models.detector import Scores
 from flowgauge.training.gauge import Gauge
 
 # calls before a graph is recorded: in the first ones libraries choose their algorithms and take their memory
@@ -23,26 +23,15 @@ _WARMING = 3
 _ALONE = threading.Lock()
 
 
-def variants(gauge: Gauge, folder: Path | None) -> Iterator[Gauge]:
-    """`gauge` with the backbone in bfloat16, and in single precision. Nothing is kept in `folder`."""
-    detector = _Graphs(lambda *features: _tuple(gauge.detector.score(features)))
-
-    def score(features: Sequence[Tensor]) -> Scores:
-        image, maps = detector(*features)
-        return Scores(image, maps)
-
-    for dtype in (torch.bfloat16, torch.float32):
-        yield gauge.running_on(_backbone(gauge.backbone, dtype), score)
+def variants(gauge: Gauge, folder: Path | None) -> tuple[Network, Iterator[Backbone]]:
+    """The detector of `gauge`, and its backbone in bfloat16 and in single precision. Nothing is kept in `folder`."""
+    backbones = (_backbone(gauge.backbone, dtype) for dtype in (torch.bfloat16, torch.float32))
+    return _Graphs(Scoring(gauge.detector)), backbones
 
 
 @lru_cache(maxsize=8)
 def _backbone(backbone: Backbone, dtype: torch.dtype) -> Backbone:
-    """One for all gauges of it, so that images of many lines pass it together."""
     return backbone.with_net(_Net(backbone.net, dtype))
-
-
-def _tuple(scores: Scores) -> tuple[Tensor, Tensor]:
-    return scores.image, scores.maps
 
 
 class _Net(nn.Module):

@@ -6,7 +6,7 @@ import logging
 import os
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import suppress
 from functools import cache, lru_cache
 from pathlib import Path
@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from flowgauge.domain.software import software
+from flowgauge.engines.choice import Network, Scoring
 from flowgauge.models.backbones import Backbone
-from flowgauge.models.detector import Detector, Scores
 from flowgauge.training.gauge import Gauge
 
 log = logging.getLogger(__name__)
@@ -31,16 +31,15 @@ _THREADS_OF_AN_IMAGE = 4
 _KEPT = 128
 
 
-def variants(gauge: Gauge, folder: Path | None) -> Iterator[Gauge]:
-    """`gauge` compiled, the fastest first: with the backbone in bfloat16, and in single precision."""
+def variants(gauge: Gauge, folder: Path | None) -> tuple[Network, Iterator[Backbone]]:
+    """The detector of `gauge`, compiled, and its backbone, the fastest first: in bfloat16, and in single precision."""
     precisions = ["f32"]
     if "BF16" in _core().get_property(_DEVICE, "OPTIMIZATION_CAPABILITIES"):
         precisions.insert(0, "bf16")
     facts = gauge.manifest
     name = f"detector {facts.weights_sha256} {facts.detector.model_dump_json()}"
-    detector = _Network(_Scoring(gauge.detector), "f32", name, folder)
-    for precision in precisions:
-        yield gauge.running_on(_backbone(gauge.backbone, precision, folder), _scored_by(detector))
+    backbones = (_backbone(gauge.backbone, precision, folder) for precision in precisions)
+    return _Network(Scoring(gauge.detector), "f32", name, folder), backbones
 
 
 @lru_cache(maxsize=8)
@@ -52,26 +51,6 @@ def _backbone(backbone: Backbone, precision: str, folder: Path | None) -> Backbo
 @cache
 def _core() -> ov.Core:
     return ov.Core()
-
-
-class _Scoring(nn.Module):
-    """Features of all levels to image score and map, as a tuple."""
-
-    def __init__(self, detector: Detector) -> None:
-        super().__init__()
-        self.detector = detector
-
-    def forward(self, *features: Tensor) -> tuple[Tensor, Tensor]:
-        scores = self.detector.score(features)
-        return scores.image, scores.maps
-
-
-def _scored_by(network: "_Network") -> Callable[[Sequence[Tensor]], Scores]:
-    def score(features: Sequence[Tensor]) -> Scores:
-        image, maps = network(*features)
-        return Scores(image, maps)
-
-    return score
 
 
 class _Network(nn.Module):
@@ -135,17 +114,12 @@ class _Network(nn.Module):
                 unfinished = kept.with_suffix(f".{os.getpid()}")
                 unfinished.write_bytes(model.export_model().getvalue())
                 unfinished.replace(kept)
-                _tidy(kept.parent)
+                by_use = sorted(kept.parent.glob("*.blob"), key=lambda blob: blob.stat().st_mtime)
+                for unused in by_use[:-_KEPT]:
+                    unused.unlink(missing_ok=True)
             except OSError as error:
                 log.warning("What was compiled cannot be kept in %s, so the next start compiles again: %s", kept, error)
         return model
-
-
-def _tidy(folder: Path) -> None:
-    """Delete the files that were not used for the longest time, where there are too many."""
-    oldest_first = sorted(folder.glob("*.blob"), key=lambda kept: kept.stat().st_mtime)
-    for kept in oldest_first[:-_KEPT]:
-        kept.unlink(missing_ok=True)
 
 
 def _converted(module: nn.Module, shapes: tuple[tuple[int, ...], ...]) -> ov.Model:

@@ -19,10 +19,15 @@ from flowgauge.domain.seeding import seeded
 from flowgauge.evaluation.feature_cache import Embedded
 from flowgauge.evaluation.metrics import auroc_between, image_auroc
 from flowgauge.evaluation.splits import Groups, Split
-from flowgauge.models.lamp.autoencoder import Autoencoder
 from flowgauge.models.lamp.detector import LampConfig
-from flowgauge.models.lamp.losses import BaseLoss, squared
-from flowgauge.models.lamp.training import Optimiser, Reconstructing, fit_reconstruction
+from flowgauge.models.lamp.reconstruction import (
+    Autoencoder,
+    BaseLoss,
+    Optimiser,
+    Reconstructing,
+    fit_reconstruction,
+    squared,
+)
 from flowgauge.training.fit import FitSettings, Trainer
 
 RATES: Mapping[Optimiser, tuple[float, ...]] = {

@@ -23,9 +23,7 @@ class Adaptable(Detector):
 
     @abstractmethod
     def image_scores(self, token_scores_BT: Tensor, embedding: Embedding) -> Tensor:
-        """Scores (B,) from how anomalous the flow finds the tokens, (B, T) or (B, T, K), and whatever else the detector
-        weighs.
-        """
+        """(B,) from the flow's token scores, (B, T) or (B, T, K), and whatever else the detector weighs."""
 
     @property
     def heads(self) -> tuple[nn.Module, ...]:
@@ -72,8 +70,7 @@ class Ensemble(Adaptable):
 
     @abstractmethod
     def calibrate(self, token_scores_NTK: Tensor, embedding: Embedding) -> None:
-        """Take the scales of scores and maps from the out-of-fold token scores of good images, and from these
-        images."""
+        """Take the scales of scores and maps from good images and their out-of-fold token scores."""
 
     @abstractmethod
     def maps(self, token_scores_BTK: Tensor) -> Tensor:

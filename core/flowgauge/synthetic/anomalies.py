@@ -4,7 +4,6 @@ They need no labels and no knowledge of the part. After CutPaste (Li et al., arX
 al., arXiv 2108.07610), with the marks that surfaces really get: scratches, cracks, pits, chips, uneven light.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,7 +32,6 @@ class SyntheticAnomaly:
 
     pixels: NDArray[np.uint8]
     mask: NDArray[np.bool_]
-    kind: str
 
 
 def draw_anomaly_on(
@@ -54,7 +52,7 @@ def draw_anomaly_on(
         return draw_anomaly(pixels, kind, rng)
     whole, mask = pixels.copy(), np.zeros_like(part)
     whole[box], mask[box] = inner.pixels, inner.mask
-    return SyntheticAnomaly(whole, mask, kind)
+    return SyntheticAnomaly(whole, mask)
 
 
 def draw_anomaly(
@@ -77,7 +75,7 @@ def draw_anomaly(
             synthetic = np.where(on[:, :, None], synthetic, pixels)
         mask = np.abs(synthetic - image).max(axis=2) >= NOTICEABLE
         if mask.sum() >= fewest:
-            return SyntheticAnomaly(synthetic, mask, kind)
+            return SyntheticAnomaly(synthetic, mask)
     raise ValueError(f"No visible {kind} fits on an image of {pixels.shape[1]} x {pixels.shape[0]} pixels.")
 
 
@@ -117,7 +115,7 @@ def scratch(image: Field, rng: np.random.Generator, contrast: float) -> Field:
     path = through(_position(shape, rng), wander(rng, (0, 0), rng.uniform(0, 2 * np.pi), steps, 0.004, 0.02))
     widths = unit / 256 * rng.uniform(0.9, 2.4) * np.clip(1 + 0.4 * _profile(rng, steps), 0.3, 2)
     depth = np.clip(0.8 + 0.4 * _profile(rng, steps), 0.15, 1.2)
-    return image + _step(image, rng, contrast) * _line(path, shape, widths, depth)[:, :, None]
+    return image + _step(image, rng, contrast) * stroke(path, shape, widths, depth)[:, :, None]
 
 
 def crack(image: Field, rng: np.random.Generator, contrast: float) -> Field:
@@ -126,12 +124,12 @@ def crack(image: Field, rng: np.random.Generator, contrast: float) -> Field:
     steps, heading = round(unit * rng.uniform(0.15, 0.6)), rng.uniform(0, 2 * np.pi)
     trunk = through(_position(shape, rng), wander(rng, (0, 0), heading, steps, 0.004, 0.6))
     width = float(np.clip(unit / 200 * rng.uniform(0.8, 2), 1, 3))
-    opacity = _line(trunk, shape, width * np.linspace(1, 0.5, steps))
+    opacity = stroke(trunk, shape, width * np.linspace(1, 0.5, steps))
     for _ in range(rng.integers(0, 4)):
         root, length = rng.integers(steps), max(4, round(steps * rng.uniform(0.1, 0.4)))
         turn = rng.choice([-1, 1]) * rng.uniform(0.4, 1.2)
         branch = wander(rng, tuple(trunk[root]), heading + turn, length, 0.004, 0.6)
-        opacity = np.maximum(opacity, _line(branch, shape, width * np.linspace(0.7, 0.3, length)))
+        opacity = np.maximum(opacity, stroke(branch, shape, width * np.linspace(0.7, 0.3, length)))
     return image + np.float32(_step(image, rng, contrast, dark=True)) * opacity[:, :, None]
 
 
@@ -205,17 +203,7 @@ def chip(image: Field, rng: np.random.Generator, contrast: float) -> Field:
     return _mixed(image, soft, rng.uniform(0.6, 1) * np.clip(reach - ragged + 0.5, 0, 1))
 
 
-_DRAWN: dict[str, Callable[[Field, np.random.Generator, float], Field]] = {
-    "scar": scar,
-    "blend": blend,
-    "scratch": scratch,
-    "crack": crack,
-    "blotch": blotch,
-    "spot": spot,
-    "region": region,
-    "blowhole": blowhole,
-    "chip": chip,
-}
+_DRAWN = {draw.__name__: draw for draw in (scar, blend, scratch, crack, blotch, spot, region, blowhole, chip)}
 
 KINDS = tuple(_DRAWN)
 
@@ -281,12 +269,3 @@ def _profile(rng: np.random.Generator, steps: int) -> Points:
     """(steps,) smooth noise of deviation about 1 along a line."""
     knots = max(3, steps // 12)
     return np.asarray(np.interp(np.linspace(0, knots - 1, steps), np.arange(knots), rng.standard_normal(knots)))
-
-
-def _line(path: Points, shape: tuple[int, int], widths: Points, depth: Points | float = 1.0) -> Field:
-    """(H, W) opacity of a smooth-edged line with a width in pixels, and a depth in [0, 1], at each point of `path`."""
-    drawn = stroke(path, shape, float(widths.max()))
-    opacity = np.zeros(shape, np.float32)
-    coverage = np.clip(widths[drawn.nearest] / 2 - drawn.distance + 0.5, 0, 1)
-    opacity[drawn.near] = coverage * np.broadcast_to(depth, len(path))[drawn.nearest]
-    return opacity

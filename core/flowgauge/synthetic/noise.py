@@ -1,7 +1,5 @@
 """Scalar fields to draw with: smooth noise, and distances to curves. Geometry only; what they mean is the caller's."""
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
@@ -49,27 +47,20 @@ def through(nearest: Points, path: Points) -> Points:
     return np.asarray(path - path[len(path) // 2] + nearest, np.float64)
 
 
-@dataclass(frozen=True)
-class Stroke:
-    """Where a curve runs. `near` (H, W) bool: pixels within reach; for each of them, in that order, `distance` to the
-    curve in pixels and `nearest`, the index of the curve's nearest point."""
-
-    near: NDArray[np.bool_]
-    distance: Points
-    nearest: NDArray[np.intp]
-
-
-def stroke(points: Points, shape: tuple[int, int], reach: float) -> Stroke:
-    """Distances to a curve given by `points` (n, 2), (y, x), at most a pixel or so apart; exact below the pixel, so
-    what is drawn from them is smooth-edged."""
-    hit = np.zeros(shape, bool)
-    cells = np.floor(points + 0.5).astype(int)
+def stroke(path: Points, shape: tuple[int, int], widths: Points, depth: Points | float = 1.0) -> Field:
+    """(H, W) opacity of a smooth-edged line along `path` (n, 2), (y, x), at most a pixel or so apart, with a width in
+    pixels and a depth in [0, 1] at each of its points. Distances to it are exact below the pixel.
+    """
+    opacity, hit = np.zeros(shape, np.float32), np.zeros(shape, bool)
+    cells = np.floor(path + 0.5).astype(int)
     inside = np.all((cells >= 0) & (cells < np.array(shape)), axis=1)
     hit[tuple(cells[inside].T)] = True
-    near = np.asarray(ndimage.maximum_filter(hit, size=2 * int(np.ceil(reach + 1.5)) + 1), bool)
-    if not near.any():
-        return Stroke(near, np.empty(0), np.empty(0, np.intp))
-    fine = np.arange((len(points) - 1) * _DENSITY + 1) / _DENSITY
-    dense = np.stack([np.interp(fine, np.arange(len(points)), column) for column in points.T], axis=1)
-    distance, nearest = cKDTree(dense).query(np.argwhere(near))
-    return Stroke(near, np.asarray(distance), np.minimum(nearest // _DENSITY, len(points) - 1))
+    near = np.asarray(ndimage.maximum_filter(hit, size=2 * int(np.ceil(widths.max() + 1.5)) + 1), bool)
+    if near.any():
+        fine = np.arange((len(path) - 1) * _DENSITY + 1) / _DENSITY
+        dense = np.stack([np.interp(fine, np.arange(len(path)), column) for column in path.T], axis=1)
+        distance, dense_nearest = cKDTree(dense).query(np.argwhere(near))
+        nearest = np.minimum(dense_nearest // _DENSITY, len(path) - 1)
+        coverage = np.clip(widths[nearest] / 2 - distance + 0.5, 0, 1)
+        opacity[near] = coverage * np.broadcast_to(depth, len(path))[nearest]
+    return opacity

@@ -35,9 +35,7 @@ def procedural_textures(size: int) -> tuple[Texture, ...]:
 
 
 def textures_of(folder: Path | str | None, size: int) -> tuple[Texture, ...]:
-    """The images in `folder`, brought to (size, size, 3); `procedural_textures` for None. Raises `SettingsError` where
-    there are none.
-    """
+    """(size, size, 3) of the images in `folder`; procedural ones for None. Raises `SettingsError` for no images."""
     if folder is None:
         return procedural_textures(size)
     files = sorted(path for path in Path(folder).glob("*") if named_as_image(path.name))
@@ -70,7 +68,7 @@ def paste(
         foreign = np.repeat(foreign.mean(axis=2, keepdims=True), 3, axis=2)
     opacity = np.float32(np.clip(rng.normal(0.5, 0.1), 0.2, 0.8)) * mask[..., None]
     mixed = pixels * (1 - opacity) + np.clip(foreign, 0, 255) * opacity
-    return SyntheticAnomaly(np.rint(mixed).astype(np.uint8), mask, "texture")
+    return SyntheticAnomaly(np.rint(mixed).astype(np.uint8), mask)
 
 
 def _noise_mask(rng: np.random.Generator, shape: tuple[int, int]) -> NDArray[np.bool_]:

@@ -77,11 +77,9 @@ class Gauge:
         return crops_NSSC if flat_field is None else flat_field.apply(crops_NSSC)
 
     def predict(self, pictures: Sequence[Picture]) -> list[Prediction]:
-        """One prediction per picture, in order; a picture's prediction does not depend on its neighbours."""
         return predict_each([(self, picture) for picture in pictures])
 
     def predict_each(self, items: Sequence[tuple["Gauge", Picture]]) -> list[Prediction]:
-        """The same of pictures and their own gauges."""
         return predict_each(items)
 
     def _prediction(
@@ -134,9 +132,7 @@ def decide_by_score(limit: Threshold, score: float) -> tuple[Decision, tuple[str
 
 
 def predict_each(items: Sequence[tuple[Gauge, Picture]]) -> list[Prediction]:
-    """Predictions of pictures by the gauges of many lines, or by several of one line: those that share backbone and
-    preprocessing share its passes.
-    """
+    """Predictions by one or many gauges: those that share backbone and preprocessing share its passes."""
     # a picture that several gauges of one backbone are to predict goes through it once
     shared: dict[_SharedPass, dict[tuple[int, int], list[int]]] = {}
     for index, (gauge, picture) in enumerate(items):
@@ -201,19 +197,14 @@ def score_by_each(gauges: Sequence[Gauge], crops_NSSC: NDArray[np.uint8]) -> lis
     alike: dict[tuple[_SharedPass, int], list[int]] = {}
     for index, gauge in enumerate(gauges):
         alike.setdefault((_shared_pass(gauge), id(gauge.manifest.flat_field)), []).append(index)
-    found: dict[int, NDArray[np.float64]] = {}
+    scores = torch.zeros(len(gauges), len(crops_NSSC))
     for indices in alike.values():
-        scores = _scores_by_all([gauges[index] for index in indices], crops_NSSC)
-        found |= dict(zip(indices, scores, strict=True))
-    return [found[index] for index in range(len(gauges))]
-
-
-def _scores_by_all(gauges: Sequence[Gauge], crops: NDArray[np.uint8]) -> list[NDArray[np.float64]]:
-    first, scores = gauges[0], torch.zeros(len(gauges), len(crops))
-    for rows in _chunks(range(len(crops))):
-        for _, features in _features(first, first.corrected(crops[rows])):
-            for own, gauge in zip(scores, gauges, strict=True):
-                own[rows] += gauge.score(features).image.cpu() / len(first.detector.views)
+        first = gauges[indices[0]]
+        for rows in _chunks(range(len(crops_NSSC))):
+            for _, features in _features(first, first.corrected(crops_NSSC[rows])):
+                for index in indices:
+                    own = gauges[index].score(features).image.cpu()
+                    scores[index][rows] += own / len(first.detector.views)
     return list(scores.double().numpy())
 
 

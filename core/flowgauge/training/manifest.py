@@ -20,9 +20,6 @@ class Range(FrozenModel):
     low: float
     high: float
 
-    def holds(self, value: float) -> bool:
-        return self.low <= value <= self.high
-
 
 class Ranges(FrozenModel):
     """Images whose light, contrast or focus leave these are for review: the gauge has not seen the like."""
@@ -35,12 +32,8 @@ class Ranges(FrozenModel):
         """One sentence for each statistic that lies outside."""
         return tuple(
             f"{name} {value:.3g} outside the calibrated {bounds.low:.3g} to {bounds.high:.3g}"
-            for name, bounds, value in (
-                ("brightness", self.brightness, statistics.brightness),
-                ("contrast", self.contrast, statistics.contrast),
-                ("focus", self.focus, statistics.focus),
-            )
-            if not bounds.holds(value)
+            for name, bounds in self
+            if not bounds.low <= (value := getattr(statistics, name)) <= bounds.high
         )
 
 

@@ -6,9 +6,7 @@ tell the two apart; how far mirror images lie from plain images of other parts d
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from statistics import fmean
-from typing import Self
 
 import numpy as np
 import torch
@@ -41,45 +39,39 @@ def symmetries(candidates: Sequence[View], features: PatchFeatures, parts: Seque
     image is further than a plain one with a probability (AUROC, in [0, 1]) of at most 0.65, mean of both halves.
     """
     fold_N = fold_of(parts, 2)
-    halves = [_evenly(np.flatnonzero(fold_N == half)) for half in range(2)]
+    halves = [np.flatnonzero(fold_N == half) for half in range(2)]
     if not all(map(len, halves)):
         return ()
-    banks = [_Bank.of(features(PLAIN, half)) for half in halves]
-    others = halves[::-1]
-    plain = [bank.distances(features(PLAIN, other)) for bank, other in zip(banks, others, strict=True)]
+    # spread evenly; of fewer than are compared, each once
+    halves = [half[np.linspace(0, len(half) - 1, min(_COMPARED, len(half))).round().astype(np.intp)] for half in halves]
+    banks = [_distances_to(features(PLAIN, half)) for half in halves]
+
+    def distances(view: View) -> list[Tensor]:
+        return [bank(features(view, other)) for bank, other in zip(banks, halves[::-1], strict=True)]
+
+    plain = distances(PLAIN)
 
     def auroc(view: View) -> float:
-        moved = [bank.distances(features(view, other)) for bank, other in zip(banks, others, strict=True)]
-        return fmean(float((m[:, None] > p).float().mean()) for m, p in zip(moved, plain, strict=True))
+        return fmean(float((m[:, None] > p).float().mean()) for m, p in zip(distances(view), plain, strict=True))
 
     return tuple(view for view in candidates if auroc(view) <= _ALIKE)
 
 
-@dataclass(frozen=True)
-class _Bank:
-    """`patches` (M, D): whitened, of plain images."""
+def _distances_to(bank_NCHW: Tensor) -> Callable[[Tensor], Tensor]:
+    """Features (N, C, h, w) of images -> (N,) the mean over an image's patches of the distance to the nearest patch of
+    the bank, both whitened as the bank's are.
+    """
+    rows_MC = _rows(bank_NCHW).flatten(0, 1)
+    whiten = Whitening(rows_MC.shape[1], min(_DIMENSIONS, rows_MC.shape[1]))
+    whiten.measure([rows_MC])
+    chosen = torch.randperm(len(rows_MC), generator=torch.Generator().manual_seed(0))[:_PATCHES]
+    patches_MD = whiten(rows_MC[chosen])
 
-    whiten: Whitening
-    patches: Tensor
+    def distances(features_NCHW: Tensor) -> Tensor:
+        return torch.stack([torch.cdist(x_TD, patches_MD).amin(1).mean() for x_TD in whiten(_rows(features_NCHW))])
 
-    @classmethod
-    def of(cls, features_NCHW: Tensor) -> Self:
-        rows_MC = _rows(features_NCHW).flatten(0, 1)
-        whiten = Whitening(rows_MC.shape[1], min(_DIMENSIONS, rows_MC.shape[1]))
-        whiten.measure([rows_MC])
-        chosen = torch.randperm(len(rows_MC), generator=torch.Generator().manual_seed(0))[:_PATCHES]
-        return cls(whiten, whiten(rows_MC[chosen]))
-
-    def distances(self, features_NCHW: Tensor) -> Tensor:
-        """(N,) the mean over an image's patches of the distance to the nearest patch here."""
-        return torch.stack(
-            [torch.cdist(x_TD, self.patches).amin(1).mean() for x_TD in self.whiten(_rows(features_NCHW))]
-        )
+    return distances
 
 
 def _rows(features_NCHW: Tensor) -> Tensor:
     return features_NCHW.float().flatten(2).transpose(1, 2)
-
-
-def _evenly(numbers: NDArray[np.intp]) -> NDArray[np.intp]:
-    return numbers[np.unique(np.linspace(0, len(numbers) - 1, min(_COMPARED, len(numbers))).round().astype(np.intp))]

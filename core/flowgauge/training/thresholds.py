@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
+from itertools import compress
 from typing import Literal, Self
 
 import numpy as np
@@ -82,7 +83,11 @@ def bootstrap_interval(
     scores: Scores, rule: Rule, k: float, *, seed: int, groups: Sequence[str] | None = None, rounds: int = 400
 ) -> tuple[float, float]:
     """The 95 % interval of a quartile rule's T when the images (or whole groups of them) are drawn with replacement."""
-    members = _members(len(scores), groups)
+    if groups is None:
+        members = [np.array([index]) for index in range(len(scores))]
+    else:
+        names = np.asarray(groups)
+        members = [np.flatnonzero(names == name) for name in dict.fromkeys(groups)]
     rng = np.random.default_rng(seed)
     cuts = [
         cut(scores[np.concatenate([members[i] for i in rng.integers(len(members), size=len(members))])], rule, k)
@@ -90,13 +95,6 @@ def bootstrap_interval(
     ]
     low, high = np.quantile(cuts, (_CONFIDENCE_TAIL, 1 - _CONFIDENCE_TAIL))
     return float(low), float(high)
-
-
-def _members(count: int, groups: Sequence[str] | None) -> list[NDArray[np.intp]]:
-    if groups is None:
-        return [np.array([index]) for index in range(count)]
-    names = np.asarray(groups)
-    return [np.flatnonzero(names == name) for name in dict.fromkeys(groups)]
 
 
 @dataclass(frozen=True)
@@ -135,15 +133,20 @@ class CalibrationScores:
 
         Where each of n images shows a part of its own, T is the ceil((n + 1)(1 - rate))-th smallest score (Vovk et al.
         2005; Lei et al. 2018, s. 2.2). Otherwise T is the lowest weighted quantile whose rate is kept, in the mean, on
-        parts that are left out in turn. Where no score is high enough, the tail model extrapolates.
+        parts that are left out in turn. Where no score is high enough, the tail model extrapolates, beyond the highest.
         """
         if self.parts < len(self.scores):
             level = self._level_for_new_parts(rate)
         else:
             level = max(math.ceil((self.parts + 1) * (1 - rate) - 1e-9), 1) / self.parts
-        if level > 1:
-            return self._extrapolated(rate)
-        return float(self.scores[np.searchsorted(np.cumsum(self.weights), level * self.parts - 1e-6)])
+        if level <= 1:
+            return float(self.scores[np.searchsorted(np.cumsum(self.weights), level * self.parts - 1e-6)])
+        highest = float(self.scores[-1])
+        if self._tail is None:
+            return highest
+        start, beyond, scale, predictive = self._tail
+        reach = scale / predictive * ((beyond / (self.parts + 1) / rate) ** predictive - 1)
+        return max(float(start + reach), highest)
 
     def rate_at(self, value: float) -> float:
         """The false-alarm rate, in (0, 1), that a threshold at `value` implies; falls as `value` rises.
@@ -218,15 +221,6 @@ class CalibrationScores:
         high = self.at((highest or min(beyond, 1)) / (count + 1))
         return min(low, value), max(high, value)
 
-    def _extrapolated(self, rate: float) -> float:
-        """T by the tail model, and no lower than the highest score."""
-        highest = float(self.scores[-1])
-        if self._tail is None:
-            return highest
-        start, beyond, scale, predictive = self._tail
-        reach = scale / predictive * ((beyond / (self.parts + 1) / rate) ** predictive - 1)
-        return max(float(start + reach), highest)
-
     @cached_property
     def _tail(self) -> tuple[float, float, float, float] | None:
         """A generalized Pareto tail above a high score u: u, the parts m above it, scale and predictive shape; None
@@ -297,17 +291,19 @@ class Threshold(FrozenModel):
     ) -> "Threshold":
         """From cross-fitted scores (n,) and the fold (n,) in which each image was held out."""
         calibration = CalibrationScores.of(scores, groups)
+
+        def of_some(chosen: NDArray[np.bool_]) -> float:
+            if rule is not Rule.CONFORMAL:
+                return cut(scores[chosen], rule, k)
+            parts = None if groups is None else list(compress(groups, chosen))
+            return CalibrationScores.of(scores[chosen], parts).at(false_alarms)
+
+        alarms = [scores[folds == fold] > of_some(folds != fold) for fold in np.unique(folds)]
+        share = float(np.concatenate(alarms).mean())
         if rule is Rule.CONFORMAL:
-            alarms = [
-                scores[folds == fold] > CalibrationScores.of(scores[others], _some(groups, others)).at(false_alarms)
-                for fold in np.unique(folds)
-                for others in [folds != fold]
-            ]
-            share = float(np.concatenate(alarms).mean())
             clean_half_k = equivalent_k(scores, cut(scores, Rule.IQR, k))
             return cls.promising(false_alarms, calibration, k=k, clean_half_k=clean_half_k, false_alarm_share=share)
         low, high = bootstrap_interval(scores, rule, k, seed=seed, groups=groups)
-        alarms = [scores[folds == fold] > cut(scores[folds != fold], rule, k) for fold in np.unique(folds)]
         value = cut(scores, rule, k)
         return cls(
             value=value,
@@ -316,7 +312,7 @@ class Threshold(FrozenModel):
             rule=rule,
             k=k,
             clean_half_k=equivalent_k(scores, value),
-            false_alarm_share=float(np.concatenate(alarms).mean()),
+            false_alarm_share=share,
             images=len(scores),
             scores=tuple(calibration.scores.tolist()),
             part=None if groups is None else tuple(calibration.part.tolist()),
@@ -333,7 +329,6 @@ class Threshold(FrozenModel):
         clean_half_k: float,
         false_alarm_share: float,
     ) -> "Threshold":
-        """The conformal threshold for `rate` false alarms."""
         low, high = calibration.threshold_interval(rate)
         plain = len(calibration.scores) == calibration.parts
         return cls(
@@ -362,7 +357,6 @@ class Threshold(FrozenModel):
         return self.calibration_scores.at(rate)
 
     def repromised(self, rate: float) -> "Threshold":
-        """The same gauge's threshold with another promise."""
         share = float((np.array(self.scores) > self.at(rate)).mean())
         return Threshold.promising(
             rate, self.calibration_scores, k=self.k, clean_half_k=self.clean_half_k, false_alarm_share=share
@@ -472,10 +466,6 @@ class Threshold(FrozenModel):
             self.promised, calibration, k=self.k, clean_half_k=self.clean_half_k, false_alarm_share=share
         )
         return made.model_copy(update={"images": len(scores)})
-
-
-def _some(groups: Sequence[str] | None, chosen: NDArray[np.bool_]) -> list[str] | None:
-    return None if groups is None else [group for group, wanted in zip(groups, chosen, strict=True) if wanted]
 
 
 def _percent(share: float) -> str:

@@ -101,77 +101,62 @@ class Embedder:
 
     def _copies(self, crops: Crops, seed: int, progress: Progress) -> tuple[Embedding, Tensor]:
         copies = self.detector.anomalies_per_image
-        if not copies:
+        found = [
+            self.synthetic(crops, seed + copy, progress, f"synthetic anomalies, {copy + 1} of {copies}")
+            for copy in range(copies)
+        ]
+        if not found:
             return {}, torch.zeros(0, *self.detector.grid)
-        embedded, masks = [], []
-        for copy in range(copies):
-            embedding, mask = self.synthetic(
-                crops, seed + copy, progress, f"synthetic anomalies, {copy + 1} of {copies}"
-            )
-            embedded.append(embedding)
-            masks.append(mask)
-        return joined(embedded), torch.cat(masks)
+        return joined([embedding for embedding, _ in found]), torch.cat([mask for _, mask in found])
 
     def synthetic(self, crops: Crops, seed: int, progress: Progress, what: str) -> tuple[Embedding, Tensor]:
         """A copy of each crop with a synthetic anomaly, as an embedding, and the masks (N, h, w) on the grid."""
-        synthetic = self._brushed(varied(crops, seed), seed)
-        return self.embed(synthetic.crops, progress, what=what), on_grid(synthetic.masks, self.detector.grid)
-
-    def _brushed(self, crops: Crops, seed: int) -> "SyntheticAnomalies":
-        overlay = self.detector.overlay
-        cut = self.preprocessing.blackens
+        overlay, cut = self.detector.overlay, self.preprocessing.blackens
+        copies = varied(crops, seed)
         if overlay is None:
-            return add_anomalies(crops, seed, cut=cut)
-        return paste_all(crops, overlay.model_copy(update={"on_object": overlay.on_object or cut}), seed)
+            anomalous, masks = add_anomalies(copies, seed, cut=cut)
+        else:
+            on_object = overlay.on_object or cut
+            anomalous, masks = paste_all(copies, overlay.model_copy(update={"on_object": on_object}), seed)
+        return self.embed(anomalous, progress, what=what), on_grid(masks, self.detector.grid)
 
 
-@dataclass(frozen=True)
-class SyntheticAnomalies:
-    """`crops` (N, size, size, 3), `masks` (N, size, size): where each was painted; `kinds`: with what."""
-
-    crops: Crops
-    masks: NDArray[np.bool_]
-    kinds: tuple[str, ...]
+Masks = NDArray[np.bool_]
 
 
-def add_anomalies(crops: Crops, seed: int, *, cut: bool) -> SyntheticAnomalies:
-    """One defect on each crop, all kinds in turn; where objects are `cut` out, on the object alone."""
+def add_anomalies(crops: Crops, seed: int, *, cut: bool) -> tuple[Crops, Masks]:
+    """One defect on each crop (N, size, size, 3), all kinds in turn, and the masks (N, size, size) of where; where
+    objects are `cut` out, on the object alone.
+    """
     rng = np.random.default_rng(seed)
-    kinds = tuple(KINDS[rank % len(KINDS)] for rank in rng.permutation(len(crops)))
+    kinds = [KINDS[rank % len(KINDS)] for rank in rng.permutation(len(crops))]
     synthetic = [
         draw_anomaly_on(crop, shown(crop), kind, rng) if cut else draw_anomaly(crop, kind, rng)
         for crop, kind in zip(crops, kinds, strict=True)
     ]
-    return SyntheticAnomalies(np.stack([p.pixels for p in synthetic]), np.stack([p.mask for p in synthetic]), kinds)
+    return np.stack([each.pixels for each in synthetic]), np.stack([each.mask for each in synthetic])
 
 
-def paste_all(crops: Crops, overlay: TextureOverlay, seed: int) -> SyntheticAnomalies:
-    """One texture on each crop."""
+def paste_all(crops: Crops, overlay: TextureOverlay, seed: int) -> tuple[Crops, Masks]:
+    """The same with one texture on each crop."""
     rng, textures = np.random.default_rng(seed), textures_of(overlay.folder, crops.shape[1])
     overlaid = [paste(crop, textures, rng, on_object=overlay.on_object) for crop in crops]
-    return SyntheticAnomalies(
-        np.stack([p.pixels for p in overlaid]), np.stack([p.mask for p in overlaid]), tuple(p.kind for p in overlaid)
-    )
+    return np.stack([each.pixels for each in overlaid]), np.stack([each.mask for each in overlaid])
 
 
 def varied(crops: Crops, seed: int) -> Crops:
     """Another view of each: mirrored, upside down, and under somewhat another light."""
-    rng = np.random.default_rng(seed)
-    return np.concatenate([_seen_as(random_view(rng), crop[None]) for crop in crops])
+    rng, seen = np.random.default_rng(seed), []
+    for crop in crops:
+        gain, gamma = np.exp(rng.normal(0, (0.2, 0.15)))
+        turns, flip = int(rng.choice([0, 2])), bool(rng.random() < 0.5)
+        image = torch.from_numpy(crop[None]).permute(0, 3, 1, 2).float().div(255)
+        view = View(turns=turns, flip=flip, gain=float(gain), gamma=float(gamma))
+        seen.append(view.apply(image).mul(255).round().byte().permute(0, 2, 3, 1).numpy())
+    return np.concatenate(seen)
 
 
-def random_view(rng: np.random.Generator) -> View:
-    gain, gamma = np.exp(rng.normal(0, (0.2, 0.15)))
-    return View(turns=int(rng.choice([0, 2])), flip=bool(rng.random() < 0.5), gain=float(gain), gamma=float(gamma))
-
-
-def _seen_as(view: View, crops: Crops) -> Crops:
-    images = torch.from_numpy(crops).permute(0, 3, 1, 2).float().div(255)
-    seen: Crops = view.apply(images).mul(255).round().byte().permute(0, 2, 3, 1).numpy()
-    return seen
-
-
-def on_grid(masks_NHW: NDArray[np.bool_], grid: tuple[int, int]) -> Tensor:
+def on_grid(masks_NHW: Masks, grid: tuple[int, int]) -> Tensor:
     """(N, h, w): the share of each cell that the mask covers, in [0, 1]."""
     return F.adaptive_avg_pool2d(torch.from_numpy(masks_NHW).float().unsqueeze(1), grid).squeeze(1)
 

@@ -1,12 +1,30 @@
-"""What was seen of a trial so far, and what follows from it."""
+"""What was seen of a trial so far, and what follows from it, by a test that may be looked at after every image.
+
+Each bound says of a share that it is at most p0, for example that the candidate rejects at most p0 of the images. For
+every p above p0, the likelihood ratio of p against p0 after k of n images,
+
+    L(p) = (p / p0)^k ((1 - p) / (1 - p0))^(n - k),
+
+is a supermartingale where each image counts with a probability of at most p0, given those before it. Images that come
+in waves (a tool breaks, and 20 rejects follow) do not keep to that, though their share may be smaller. The mean of L
+over p uniform on (p0, 1), the evidence e, is a supermartingale too. By Ville's inequality e reaches 1 / a at any time
+with a probability of at most a (Robbins, Statistical methods related to the law of the iterated logarithm, 1970): a
+candidate that keeps the bound is stopped with this probability at most, however long its trial lasts. The bounds of one
+trial share `ERROR` equally.
+"""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
+from math import log, log1p
 from typing import Self
 from uuid import UUID
 
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
 from pydantic import Field
+from scipy import special
 
 from flowgauge.domain.messages import (
     Decision,
@@ -21,7 +39,6 @@ from flowgauge.domain.messages import (
     Stage,
     Trial,
 )
-from flowgauge.trials.bounds import Bound, broken
 
 # images that a report shows: fewer do not tell how the gauges differ, more outgrow the state and nobody looks at them
 _EXAMPLES = 40
@@ -29,6 +46,36 @@ _EXAMPLES = 40
 # first pass of a gauge, stops good ones; more, and one that is always slow decides more images
 _MOST_SLOW = 0.5
 _SEVERITY = (Decision.PASS, Decision.REVIEW, Decision.REJECT)
+ERROR = 0.05
+"""The probability that a trial stops a candidate that keeps all bounds. Smaller, and a bad one decides more images
+before it is stopped; larger, and more good ones are stopped."""
+
+
+@dataclass(frozen=True)
+class Bound:
+    """That a share is at most `most`, in (0, 1); `count` of `images` were seen. `name` and `message` are for people."""
+
+    name: str
+    count: int
+    images: int
+    most: float
+    message: str
+
+
+def log_evidence(count: ArrayLike, images: ArrayLike, most: float) -> NDArray[np.float64]:
+    """log e after `count` of `images`, of shapes that broadcast: the higher, the less the share is at most `most`."""
+    k, n = np.asarray(count, np.float64), np.asarray(images, np.float64)
+    rest = n - k
+    with np.errstate(divide="ignore"):  # far below the bound nothing above it is likely: log 0, no evidence at all
+        above = np.log(special.betaincc(k + 1, rest + 1, most))
+    mean = above + special.betaln(k + 1, rest + 1) - log1p(-most)
+    return np.asarray(mean - k * log(most) - rest * log1p(-most))
+
+
+def broken(bounds: list[Bound]) -> list[Bound]:
+    """Those that do not hold, at the error that the bounds of one trial share."""
+    enough = log(len(bounds) / ERROR)
+    return [bound for bound in bounds if log_evidence(bound.count, bound.images, bound.most) >= enough]
 
 
 class Changed(FrozenModel):
@@ -63,7 +110,6 @@ class Tally(FrozenModel):
     changed: tuple[Changed, ...] = Field((), description=f"the last {_EXAMPLES} images with two decisions")
 
     def with_verdict(self, trial: Trial, seen: ShadowVerdict) -> Self:
-        """After one image more."""
         active, candidate = seen.active, seen.candidate
         if candidate is None:
             why = self.failure or seen.failure
@@ -135,8 +181,6 @@ class Tally(FrozenModel):
 
 
 class NextStep(StrEnum):
-    """What a tally asks for."""
-
     GO_ON = "go on"
     STOP = "stop"
     CANARY = "canary"
@@ -173,8 +217,6 @@ class Outcome(StrEnum):
 
 
 class TrialReport(Message):
-    """The record of a trial that has ended."""
-
     line: Line = Field(description="the line")
     trial: Trial = Field(description="as it was when it ended")
     active: str = Field(description="version of the gauge that was active meanwhile")

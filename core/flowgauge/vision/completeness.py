@@ -14,8 +14,8 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 from flowgauge.vision.decoding import OPENERS
 
-_PNG, _JPEG, _BMP = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"BM"
-_ENDS = {_PNG: b"IEND\xaeB`\x82", _JPEG: b"\xff\xd9"}
+_JPEG = b"\xff\xd8\xff"
+_ENDS = {b"\x89PNG\r\n\x1a\n": b"IEND\xaeB`\x82", _JPEG: b"\xff\xd9"}
 _LONGEST_MAGIC = 8
 # smaller, and a dark corner looks like a rest that is missing; larger, and a small rest is overlooked
 _TAIL_BYTES = 64

@@ -12,7 +12,6 @@ from enum import StrEnum
 from functools import cached_property
 from hashlib import sha256
 from io import BytesIO
-from math import ceil
 from typing import Any
 
 import numpy as np
@@ -26,7 +25,7 @@ from PIL.TiffImagePlugin import PREFIXES as TIFF_MAGICS
 from PIL.TiffImagePlugin import TiffImageFile
 
 from flowgauge.domain.errors import UnreadableImage
-from flowgauge.domain.image_limits import MAX_MEGAPIXELS, current_limits
+from flowgauge.domain.image_limits import current_limits
 from flowgauge.domain.messages import Statistics
 from flowgauge.vision.packed_tiff import packed_gray
 
@@ -123,7 +122,6 @@ class Picture:
 
     @property
     def nbytes(self) -> int:
-        """What it takes in memory."""
         return self.pixels.nbytes + (0 if self.deep is None else self.deep.nbytes)
 
     def reduced(self, reduction: int) -> "Picture":
@@ -137,8 +135,7 @@ class Picture:
 
     @cached_property
     def outline(self) -> NDArray[np.bool_]:
-        """(H, W) of `pixels`: the object, as it was cut out or else as it stands out from the border; all False for
-        none."""
+        """(H, W) of `pixels`: the object as it was cut out, else as it stands out from the border; False for none."""
         if self.cut is not None:
             return self.cut
         from flowgauge.vision.segmentation import segmented
@@ -146,8 +143,7 @@ class Picture:
         return segmented(self.pixels)
 
     def cut_out(self, mask: NDArray[np.bool_]) -> "Picture":
-        """The same, of a picture that is not reduced, with what the mask (H, W) leaves out as `BACKGROUND`, as if it
-        had been transparent."""
+        """The same, of a picture that is not reduced, with `BACKGROUND` where the mask (H, W) leaves it out."""
         deep = self.deep
         if deep is not None:
             deep = np.where(mask if deep.ndim == 2 else mask[:, :, None], deep, np.uint16(0))
@@ -209,13 +205,9 @@ def decode(data: bytes, reduction: Reduction = whole) -> Picture:
     digest = sha256(data).hexdigest()
     packed = packed_gray(data)
     if packed is not None:
-        _check_extent(packed.size)
-        gray = Image.fromarray(packed.shades())
-        gray.getexif()[ExifTags.Base.Orientation] = packed.orientation
-        ImageOps.exif_transpose(gray, in_place=True)
-        return _plain(gray, digest, reduction)
+        return _plain(packed, digest, reduction)
     opened = _open(data)
-    _check_extent(opened.size)
+    current_limits().check(opened.size)
     if getattr(opened, "is_animated", False):
         raise UnreadableImage("The file holds several images (frames or pages).", "Send each as an image of its own.")
     if isinstance(opened, JpegImageFile):
@@ -237,7 +229,6 @@ def decode(data: bytes, reduction: Reduction = whole) -> Picture:
 
 
 def _of_jpeg(opened: JpegImageFile, digest: str, reduction: Reduction) -> Picture:
-    """Decoded no further than `reduction` asks for."""
     try:
         orientation = opened.getexif().get(ExifTags.Base.Orientation, 1)
     except Exception as error:
@@ -308,7 +299,6 @@ def _variance(values: NDArray[np.int16]) -> float:
 
 
 def _open(data: bytes) -> ImageFile:
-    """The image with its header read."""
     # A filter keeps Pillow's remarks on odd metadata off the console: what matters of them, `decode` raises. One that
     # stays, and not `catch_warnings`, which mixes up the filters when several threads decode.
     warnings.filterwarnings("ignore", module=r"PIL\.")
@@ -332,21 +322,6 @@ def _damaged(error: Exception) -> UnreadableImage:
     if isinstance(error, MemoryError):
         raise error
     return UnreadableImage(f"The image is truncated or damaged ({error}).", _RECAPTURE)
-
-
-def _check_extent(size: tuple[int, int]) -> None:
-    limits, (width, height) = current_limits(), size
-    if width * height > limits.max_pixels:
-        raise UnreadableImage(
-            f"The image declares {width} x {height} pixels, more than the limit of {limits.max_pixels:,}.",
-            f"Crop or shrink it; or, if the camera is really that large, set {MAX_MEGAPIXELS} to "
-            f"{ceil(width * height / 1e6)} or more, or --max-megapixels.",
-        )
-    if min(width, height) < limits.min_side:
-        raise UnreadableImage(
-            f"The image is only {width} x {height} pixels; at least {limits.min_side} x {limits.min_side} are needed.",
-            "Check the camera's region of interest.",
-        )
 
 
 def _upright(image: ImageFile) -> ImageFile:
@@ -391,7 +366,7 @@ def _rgb_of(deep: NDArray[np.uint16], rule: SixteenBit) -> NDArray[np.uint8]:
     """(H, W, 3) of 16-bit values (H, W) or (H, W, 3), rounded."""
     values = np.minimum(np.arange(65536), rule.white)
     shades = ((values * 255 + rule.white // 2) // rule.white).astype(np.uint8)[deep]
-    return _gray_to_rgb(shades) if deep.ndim == 2 else shades
+    return np.repeat(shades[:, :, None], 3, axis=2) if deep.ndim == 2 else shades
 
 
 def _rgb(image: Image.Image) -> NDArray[np.uint8]:
@@ -411,7 +386,3 @@ def _rgb(image: Image.Image) -> NDArray[np.uint8]:
         return np.array(Image.alpha_composite(backdrop, coloured).convert("RGB"))
     except ValueError as error:
         raise UnreadableImage(f"The image's colours cannot be read as RGB ({error}).", _RESAVE) from error
-
-
-def _gray_to_rgb(gray: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    return np.repeat(gray[:, :, None], 3, axis=2)

@@ -1,6 +1,5 @@
 """Anomaly maps for people: a heatmap over the dimmed image, and boxes around what stands out."""
 
-from dataclasses import dataclass
 from io import BytesIO
 
 import numpy as np
@@ -28,20 +27,15 @@ _CONTOUR = np.array((0, 255, 220), np.float32)
 _DIMMED = 0.75
 
 
-@dataclass(frozen=True, eq=False)
-class Backdrop:
-    """What heatmaps are drawn on: a picture's `gray` (h, w) uint8, in its proportions, at most `LONGEST_SIDE` wide or
-    high.
-    """
-
-    gray: NDArray[np.uint8]
+Backdrop = NDArray[np.uint8]
+"""What heatmaps are drawn on: a gray picture (h, w) in its proportions, at most `LONGEST_SIDE` wide or high."""
 
 
 def backdrop(picture: Picture) -> Backdrop:
     width, height = picture.size
     shrink = min(1.0, LONGEST_SIDE / max(width, height))
     shown = max(1, round(width * shrink)), max(1, round(height * shrink))
-    return Backdrop(np.asarray(Image.fromarray(picture.pixels).convert("L").resize(shown, Image.Resampling.BOX)))
+    return np.asarray(Image.fromarray(picture.pixels).convert("L").resize(shown, Image.Resampling.BOX))
 
 
 def heatmap_png(picture: Picture, anomaly_map: NDArray[np.float32], ceiling: float) -> bytes:
@@ -55,10 +49,10 @@ def heatmap_over(drawn_on: Backdrop, anomaly_map: NDArray[np.float32], ceiling: 
     `anomaly_map`: (h, w), covers the whole image; 0 and below is transparent. `ceiling` > 0 is the value of the
     threshold: what lies above is bright and outlined in cyan.
     """
-    height, width = drawn_on.gray.shape
+    height, width = drawn_on.shape
     shares = Image.fromarray(np.ascontiguousarray(anomaly_map / np.float32(ceiling), np.float32))
     heat = np.asarray(shares.resize((width, height), Image.Resampling.BICUBIC))
-    dimmed = drawn_on.gray.astype(np.float32)[:, :, None] * np.float32(_DIMMED)
+    dimmed = drawn_on.astype(np.float32)[:, :, None] * np.float32(_DIMMED)
     opacity = np.interp(heat, _STOPS, _OPACITY)[:, :, None]
     colour = np.stack([np.interp(heat, _STOPS, channel) for channel in _COLOURS.T], axis=2)
     blended = np.asarray(dimmed * (1 - opacity) + colour * opacity, np.float32)

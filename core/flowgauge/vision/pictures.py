@@ -59,7 +59,6 @@ class Pictures(Collection[Picture]):
         self._sources.append(again)
 
     def let_go(self) -> None:
-        """Keep no picture in memory any longer."""
         self._kept.clear()
 
     def __len__(self) -> int:

@@ -54,13 +54,9 @@ class Crop:
 class Preprocessing(FrozenModel):
     size: int = Field(256, ge=64, le=LARGEST, multiple_of=32, description="side of the square input in pixels")
     aspect: Aspect = Aspect.SQUASH
-    margin: float = Field(
-        0.1, ge=0, le=1, description="share of the object's longer side that `centre` leaves around it"
-    )
+    margin: float = Field(0.1, ge=0, le=1, description="share of the object's longer side that is left around it")
     window: int | None = Field(
-        None,
-        ge=1,
-        description="side of the square that `masked-crop` takes, in pixels of the original; None: to be measured",
+        None, ge=1, description="side of `masked-crop`'s square in pixels of the original; None: to be measured"
     )
     mean: tuple[float, float, float] = Field((0.5, 0.5, 0.5), description="per channel, of values in [0, 1]")
     std: tuple[float, float, float] = Field((0.5, 0.5, 0.5), description="per channel, of values in [0, 1]")
@@ -183,18 +179,19 @@ class Preprocessing(FrozenModel):
         return np.asarray(restored, dtype=np.float32)
 
     def _box(self, picture: Picture) -> Box:
-        match self.aspect:
-            case Aspect.SQUASH:
-                return _whole(picture)
-            case Aspect.LETTERBOX:
-                return _crop_around(_whole(picture))
-            case Aspect.CENTRE:
-                found = object_box(picture)
-                return _crop_around(found, _longer_side(found) * (1 + 2 * self.margin))
-            case Aspect.MASKED_CROP:
-                if self.window is None:
-                    raise ValueError("the window of `masked-crop` has not been measured")
-                return _crop_around(object_box(picture), self.window)
+        if self.aspect is Aspect.SQUASH:
+            return _whole(picture)
+        inner = _whole(picture) if self.aspect is Aspect.LETTERBOX else object_box(picture)
+        side = _longer_side(inner)
+        if self.aspect is Aspect.CENTRE:
+            side *= 1 + 2 * self.margin
+        elif self.aspect is Aspect.MASKED_CROP:
+            if self.window is None:
+                raise ValueError("the window of `masked-crop` has not been measured")
+            side = self.window
+        left, top, right, bottom = inner
+        x, y, half = (left + right) / 2, (top + bottom) / 2, side / 2
+        return x - half, y - half, x + half, y + half
 
 
 def sixteen_bit_rule(pictures: Iterable[Picture]) -> SixteenBit:
@@ -214,13 +211,6 @@ def _whole(picture: Picture) -> Box:
 def _longer_side(inner: Box) -> float:
     left, top, right, bottom = inner
     return max(right - left, bottom - top)
-
-
-def _crop_around(inner: Box, side: float | None = None) -> Box:
-    left, top, right, bottom = inner
-    half = (_longer_side(inner) if side is None else side) / 2
-    x, y = (left + right) / 2, (top + bottom) / 2
-    return x - half, y - half, x + half, y + half
 
 
 def object_box(picture: Picture) -> Box:

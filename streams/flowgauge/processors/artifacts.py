@@ -248,6 +248,6 @@ class Artifacts:
                 self._objects.put(self._objects.name(heatmap_uri), png, tags)
 
         if image_uri is not None or heatmap_uri is not None:
-            size = len(scored.data) + (0 if drawn_on is None else drawn_on.gray.nbytes)
+            size = len(scored.data) + (0 if drawn_on is None else drawn_on.nbytes)
             source = IMAGES, verdict.source.partition
             self.outbox.enqueue(Upload(source, verdict.source.offset, verdict.line, size, put))

@@ -91,9 +91,9 @@ class Parts(VerdictReader):
         for record, verdict in ((item.record, item.verdict) for item in counted):
             partition = self._partitions[record.partition]
             arrived_at = verdict.arrived_at or record.at
-            taken = partition.table.take(verdict, record.offset, arrived_at, settings[verdict.line])
-            outgoing += self._records(record.partition, taken.decided)
-            if taken.late:
+            decided, late = partition.table.take(verdict, record.offset, arrived_at, settings[verdict.line])
+            outgoing += self._records(record.partition, decided)
+            if late:
                 outgoing += self._tallies.add(
                     AlertKind.LATE_VIEW,
                     verdict.line,

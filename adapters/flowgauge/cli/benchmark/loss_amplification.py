@@ -27,7 +27,7 @@ from flowgauge.evaluation.loss_amplification import (
     comparisons,
     settings_of,
 )
-from flowgauge.models.lamp.training import Optimiser, Reconstructing
+from flowgauge.models.lamp.reconstruction import Optimiser, Reconstructing
 
 
 def loss_amplification(

@@ -1,8 +1,7 @@
-"""`glass`: a discriminator of good patches, trained with anomalies that nobody has seen (GLASS, arXiv 2407.09359).
+"""`glass`: a discriminator of good patches, trained with anomalies that nobody has seen (see the README).
 
-Frozen features go through a trainable adaptor; a small network gives each patch one logit. Good patches should have a
-low one; features that gradient ascent has moved off the good ones, and textures pasted into images, a high one. The
-sigmoid saturates, so scores and thresholds are logits.
+Frozen features go through a trainable adaptor; a small network gives each patch one logit: low for good patches, high
+for features that gradient ascent has moved off the good ones, and for pasted textures (GLASS, arXiv 2407.09359).
 """
 
 from collections.abc import Callable
@@ -21,9 +20,7 @@ from flowgauge.models.patch_scores import PATCHES, PatchDetector, highest, patch
 
 
 class Hypothesis(StrEnum):
-    """From where distances are measured: from each good feature itself, for those on a manifold; from their mean, for
-    those inside a hypersphere.
-    """
+    """Distances are measured from each good feature itself (manifold), or from the mean of all (hypersphere)."""
 
     MANIFOLD = "manifold"
     HYPERSPHERE = "hypersphere"
@@ -92,15 +89,16 @@ class Glass(PatchDetector):
 
     def _loss(self, training_set: TrainingSet, generator: torch.Generator) -> Tensor:
         """Up to three branches: good patches, those that ascent has moved, and those where a texture was pasted."""
-        rows = _some(length(training_set.good), self.config.batch, generator)
+        batch = (self.config.batch,)
+        rows = torch.randint(length(training_set.good), batch, generator=generator)
         good = self._adapted(training_set.good, rows).flatten(0, 1)
-        chosen = _some(len(good), self.config.patches, generator)
+        chosen = torch.randint(len(good), (self.config.patches,), generator=generator)
         moved = synthesised(good[chosen].detach(), self._logits, self.config.synthesis, generator)
         # softplus(x) and softplus(-x) are the cross-entropies of the logit x with `good` and with `anomalous`
         apart = F.softplus(self._logits(good)).mean() + F.softplus(-self._logits(moved)).mean()
         if not self.config.local:
             return apart
-        rows = _some(length(training_set.synthetic), self.config.batch, generator)
+        rows = torch.randint(length(training_set.synthetic), batch, generator=generator)
         overlaid = self._logits(self._adapted(training_set.synthetic, rows).flatten(0, 1))
         return apart + self.config.local * focal_loss(overlaid, training_set.mask[rows].flatten(), self.config.focus)
 
@@ -118,14 +116,8 @@ class Glass(PatchDetector):
         return Scores(highest(logits_BT, self.config.top), logits_BT.view(-1, *self.grid))
 
 
-def _some(among: int, count: int, generator: torch.Generator) -> Tensor:
-    return torch.randint(among, (count,), generator=generator)
-
-
 def focal_loss(logits_N: Tensor, share_N: Tensor, focus: float) -> Tensor:
-    """Binary cross-entropy that counts what is hard more, -(1 - p)^focus log p (arXiv 1708.02002), each side by its own
-    mean.
-    """
+    """-(1 - p)^focus log p (arXiv 1708.02002): what is hard counts more. Each side by its own mean."""
     # cells that the mask half covers count for neither side
     anomalous, clean = share_N > 0.5, share_N < 0.05
     hard, easy = torch.sigmoid(-logits_N), torch.sigmoid(logits_N)

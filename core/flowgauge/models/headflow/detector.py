@@ -1,8 +1,8 @@
-"""`headflow`: a flow over embedded tokens, one for every patch of the image (FCDD, arXiv 2007.01760; HSC, 2006.00339).
+"""`headflow`: a flow over embedded tokens, one for every patch of the image (see the README).
 
-Features of several strides meet on one grid, where the head (see `flowgauge.models.headflow.head`) keeps what tells
-defects from good surfaces; a flow of coupling blocks gives the likelihood of each patch. The image's score is that of
-its most anomalous patches, and a share of how unlikely its pooled features are.
+The head (`flowgauge.models.headflow.head`) keeps what tells defects from good surfaces; a flow of coupling blocks gives
+the likelihood of each patch. The image's score is that of its most anomalous patches, and a share of how unlikely its
+pooled features are.
 """
 
 from collections.abc import Mapping, Sequence
@@ -50,9 +50,7 @@ class HeadFlowConfig(FrozenModel):
     hidden: int = Field(32, ge=1, description="hidden units of each block's network")
     clamp: float = Field(0.3, gt=0, description="bound on the logarithm of a coupling's scales")
     top: float = Field(0.01, gt=0, le=1, description="share of patches whose mean is the image's score")
-    near: float = Field(
-        0.7, ge=0, description="deviation in patches of the Gaussian that outlines small defects in maps"
-    )
+    near: float = Field(0.7, ge=0, description="deviation in patches of the Gaussian that outlines small defects")
     far: float = Field(5.0, ge=0, description="deviation in patches of the Gaussian that fills what is spread out")
     far_weight: float = Field(0.7, ge=0, description="of the coarse Gaussian beside the fine one")
     # the noise lies on tokens of mean deviation 1, and keeps the flow from whitening away the head's sense of distance
@@ -60,9 +58,7 @@ class HeadFlowConfig(FrozenModel):
     tokens_per_image: int = Field(340, ge=1, description="patches of each image that train the flow, at most")
     anomalies_per_image: int = Field(2, ge=1, description="copies of each image with a synthetic anomaly")
     pooled: PooledConfig = PooledConfig()
-    pooled_weight: float = Field(
-        1.0, ge=0, description="of the pooled features' likelihood, both terms in spreads of good images"
-    )
+    pooled_weight: float = Field(1.0, ge=0, description="of the pooled term; both terms are in spreads of good images")
 
     @model_validator(mode="after")
     def _some_folds_train(self) -> Self:
@@ -104,12 +100,6 @@ class Member(nn.Module):
         fit_head(self.head, training_set, self._config, seed=seed, progress=progress)
         self.head.eval().requires_grad_(False)
         self.pooled.learn(training_set.good[POOLED], training_set.image, seed=seed, progress=progress)
-
-    def measure(self, good: Embedding, whole_N: Tensor) -> Tensor:
-        """Take its scales from good images and their pooled negative log-likelihoods. Returns the images' tokens."""
-        self.whole_centre.copy_(whole_N.median())
-        self.whole_spread.copy_(lower_spread(whole_N))
-        return self.rescale(good)
 
     def rescale(self, good: Embedding) -> Tensor:
         """Take the tokens' scale from good images, and return their tokens (N, h * w, D)."""
@@ -153,7 +143,6 @@ class HeadFlow(Adaptable):
 
     @property
     def ensemble(self) -> tuple[Member, ...]:
-        """Its members; all start from the same parameters."""
         return tuple(cast(Member, member) for member in self.members)
 
     @property
@@ -172,9 +161,7 @@ class HeadFlow(Adaptable):
                     own[name].copy_(value)
 
     def embed(self, features: Sequence[Tensor]) -> Embedding:
-        """By `FeatureShape.keys` (B, C, H, W): every level's features, those finer than the grid brought to it; `means`
-        and `pooled` (B, ...) of the whole image.
-        """
+        """By `FeatureShape.keys` (B, C, H, W): features, none finer than the grid; `means` and `pooled` (B, ...)."""
         levels = {name: nhwc(feature.half()) for name, feature in pyramid(features, self.shape).items()}
         return levels | {POOLED: pooled(features)}
 
@@ -215,7 +202,9 @@ class HeadFlow(Adaptable):
                 member.learn(others, seed=seed, progress=of_member)
                 whole = member.pooled(training_set.good[POOLED][rows])
             row_parts.append(rows)
-            token_parts.append(member.measure(select(training_set.good, rows), whole))
+            member.whole_centre.copy_(whole.median())
+            member.whole_spread.copy_(lower_spread(whole))
+            token_parts.append(member.rescale(select(training_set.good, rows)))
         return torch.cat(row_parts), torch.cat(token_parts)
 
     def rescale(self, embedding: Embedding) -> None:

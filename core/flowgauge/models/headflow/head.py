@@ -98,23 +98,6 @@ class Head(nn.Module):
         return logits
 
 
-def fit_head(head: Head, training_set: TrainingSet, config: HeadConfig, *, seed: int, progress: Progress) -> None:
-    """Train the head, in place, to separate anomalous patches from all others: on good views, and on copies with
-    synthetic anomalies and their masks. Deterministic for a seed on one machine.
-    """
-    head.measure(training_set.good)
-    rows = length(training_set.good) + length(training_set.synthetic)
-    size = min(config.batch, rows)
-    batches = config.epochs * (rows // size)
-    descend = one_cycle(head, config.learning_rate, 1e-2, batches, rising=0.1)
-    windows = Windows(training_set, config.side(training_set.mask.shape[1]), seed)
-    with seeded(seed):
-        orders = torch.cat([torch.randperm(rows)[: rows // size * size] for _ in range(config.epochs)])
-        for step, batch in enumerate(torch.split(orders, size), start=1):
-            descend(_loss(head, *windows.of(batch)))
-            progress("training the head", step, batches)
-
-
 # Weights of the loss: an anomalous patch counts as much as 32 good ones, but all of a window at most as 12 such
 # patches, so that small defects count beside large ones. With less weight the many good patches decide; with more, the
 # head calls good texture anomalous.
@@ -126,26 +109,39 @@ _PEAK_WEIGHT = 0.3
 _PEAK_PATCHES = 5
 
 
-def _loss(head: Head, windows: Embedding, share_BHW: Tensor) -> Tensor:
-    """Cross-entropy of the patches, anomalous ones weighed up, and of each window's highest patches."""
-    logits = head.logits(windows)
-    # patches that an anomaly only touches are in neither set
-    target = (share_BHW >= SYNTHETIC_SHARE).float()
-    clean = (share_BHW == 0).float()
-    cluster = target.sum(dim=(1, 2), keepdim=True).clamp_min(_MOST_SYNTHETIC)
-    weight = clean + _SYNTHETIC_WEIGHT * target * _MOST_SYNTHETIC / cluster
-    patches = (F.binary_cross_entropy_with_logits(logits, target, reduction="none") * weight).sum() / clean.sum()
-    is_synthetic = target.amax(dim=(1, 2))
-    peaks = logits.flatten(1).topk(_PEAK_PATCHES, dim=1)[0].mean(dim=1)
-    return patches + _PEAK_WEIGHT * F.binary_cross_entropy_with_logits(peaks, is_synthetic)
-
-
 class HeadObjective(nn.Module):
-    """The loss of training sets as a function of the head's parameters, for `torch.func`."""
+    """The loss of windows: cross-entropy of patches, anomalous ones weighed up, and of each window's highest."""
 
     def __init__(self, head: Head) -> None:
         super().__init__()
         self.head = head
 
     def forward(self, windows: Embedding, share_BHW: Tensor) -> Tensor:
-        return _loss(self.head, windows, share_BHW)
+        logits = self.head.logits(windows)
+        # patches that an anomaly only touches are in neither set
+        target = (share_BHW >= SYNTHETIC_SHARE).float()
+        clean = (share_BHW == 0).float()
+        cluster = target.sum(dim=(1, 2), keepdim=True).clamp_min(_MOST_SYNTHETIC)
+        weight = clean + _SYNTHETIC_WEIGHT * target * _MOST_SYNTHETIC / cluster
+        patches = (F.binary_cross_entropy_with_logits(logits, target, reduction="none") * weight).sum() / clean.sum()
+        is_synthetic = target.amax(dim=(1, 2))
+        peaks = logits.flatten(1).topk(_PEAK_PATCHES, dim=1)[0].mean(dim=1)
+        return patches + _PEAK_WEIGHT * F.binary_cross_entropy_with_logits(peaks, is_synthetic)
+
+
+def fit_head(head: Head, training_set: TrainingSet, config: HeadConfig, *, seed: int, progress: Progress) -> None:
+    """Train the head, in place, to separate anomalous patches from all others: on good views, and on copies with
+    synthetic anomalies and their masks. Deterministic for a seed on one machine.
+    """
+    head.measure(training_set.good)
+    rows = length(training_set.good) + length(training_set.synthetic)
+    size = min(config.batch, rows)
+    batches = config.epochs * (rows // size)
+    descend = one_cycle(head, config.learning_rate, 1e-2, batches, rising=0.1)
+    windows = Windows(training_set, config.side(training_set.mask.shape[1]), seed)
+    objective = HeadObjective(head)
+    with seeded(seed):
+        orders = torch.cat([torch.randperm(rows)[: rows // size * size] for _ in range(config.epochs)])
+        for step, batch in enumerate(torch.split(orders, size), start=1):
+            descend(objective(*windows.of(batch)))
+            progress("training the head", step, batches)

@@ -1,7 +1,6 @@
-"""`lamp`: an autoencoder of good images, trained with an amplified loss (LAMP, Park et al.).
+"""`lamp`: an autoencoder of good images, trained with an amplified loss; it reads pixels (see the README).
 
-It reads pixels and no features: its backbone is the identity. What good images did not show comes back wrong, and the
-squared error is the score, whatever loss trained (s.3.1 of the paper).
+What good images did not show comes back wrong, and the squared error is the score.
 """
 
 from collections.abc import Sequence
@@ -15,9 +14,7 @@ from flowgauge.domain.errors import SettingsError
 from flowgauge.domain.messages import FrozenModel
 from flowgauge.domain.seeding import seeded
 from flowgauge.models.detector import Detector, Embedding, FeatureShape, Progress, Scores, TrainingSet
-from flowgauge.models.lamp.autoencoder import Autoencoder
-from flowgauge.models.lamp.losses import squared
-from flowgauge.models.lamp.training import Reconstructing, fit_reconstruction
+from flowgauge.models.lamp.reconstruction import Autoencoder, Reconstructing, fit_reconstruction, squared
 from flowgauge.models.patch_scores import highest
 
 _PIXELS = "pixels"

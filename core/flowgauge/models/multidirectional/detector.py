@@ -1,10 +1,8 @@
 """`multidirectional`: a few labelled defects train which directions of the features separate defects of any kind.
 
-A multi-directional meta-learning framework for class-generalizable anomaly detection (arXiv 2601.19833): the inner
-level shapes the embedding by good images alone, the outer level maximises the softmax confidence margin between them
-and a few labelled defects; first order, one class of defects an episode. Where the paper is silent: the embedding is
-linear, so that good patches have a likelihood in it and it cannot collapse; labels are of whole images, so an image's
-most anomalous patches speak for it; and the outer level pulls towards the embedding that knows no defects.
+The inner level shapes the embedding by good images alone, the outer level maximises the softmax confidence margin
+between them and a few labelled defects (arXiv 2601.19833), and pulls towards the embedding that knows no defects. The
+README says what is different from the paper.
 """
 
 import torch
@@ -97,9 +95,7 @@ class Multidirectional(PatchDetector):
         return (highest(self._energy(white_BTC, directions_CC), self.config.top) - self.location) / self.scale
 
     def departure(self, embedding: Embedding) -> Tensor:
-        """(C,): by how much the variance of each standardised feature exceeds that of good patches, at the patches that
-        make those images' scores.
-        """
+        """(C,): each standardised feature's variance, less 1, at the patches that make those images' scores."""
         with torch.no_grad():
             white_BTC = self.white(embedding)
             most = max(1, round(self.config.top * white_BTC.shape[1]))
@@ -114,8 +110,6 @@ class Multidirectional(PatchDetector):
 
 
 class _Outer:
-    """Moves a detector's directions by episodes."""
-
     def __init__(self, detector: Multidirectional, training_set: TrainingSet, generator: torch.Generator) -> None:
         self._detector = detector
         self._config = detector.config

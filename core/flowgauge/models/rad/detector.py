@@ -1,8 +1,8 @@
-"""`rad`: the flow of the RAD and DifferNet papers, on features pooled over the whole image.
+"""`rad`: the flow of the RAD and DifferNet papers, on features pooled over the whole image (see the README).
 
-RAD, arXiv 2508.17789 s.3.1; 2503.01569. Every stride's features are pooled by mean, deviation and maximum; eight
-coupling blocks with networks of 2,048 units give their likelihood; scores are averaged over views. Maps come from the
-likelihood's gradient: which patches would have to change for the image to be likelier (DifferNet, arXiv 2008.12577).
+Eight coupling blocks with networks of 2,048 units give the likelihood (RAD, arXiv 2508.17789 s.3.1); scores are
+averaged over views. Maps come from the likelihood's gradient: which patches would have to change for the image to be
+likelier (DifferNet, arXiv 2008.12577).
 """
 
 from collections.abc import Sequence

@@ -4,13 +4,4 @@ from flowgauge.synthetic.procedural.defects import DEFECTS
 from flowgauge.synthetic.procedural.light import NOMINAL, Change, Condition
 from flowgauge.synthetic.procedural.line import GOOD, MATERIALS, ProceduralLine, Sample
 
-__all__ = [
-    "DEFECTS",
-    "GOOD",
-    "MATERIALS",
-    "NOMINAL",
-    "Change",
-    "Condition",
-    "ProceduralLine",
-    "Sample",
-]
+__all__ = ["DEFECTS", "GOOD", "MATERIALS", "NOMINAL", "Change", "Condition", "ProceduralLine", "Sample"]

@@ -1,7 +1,7 @@
 """Light and camera: from a surface to the photograph that the line takes of it."""
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 
 import numpy as np
@@ -79,14 +79,6 @@ class Condition:
 NOMINAL = Condition()
 
 
-@dataclass(frozen=True)
-class Lamp:
-    """Where the light comes from: `azimuth` around the part and `elevation` above it, in radians."""
-
-    azimuth: float
-    elevation: float
-
-
 # share of the light that comes from everywhere: less, and shadows are black; more, and relief does not show
 _AMBIENT = 0.35
 # the highlight's exponent as a power of two: by squaring, ten times as fast as a general power
@@ -97,17 +89,20 @@ _READ_NOISE, _PHOTON_NOISE = 0.004, 0.012
 _OPTICS = 0.45
 
 
-def photograph(workpiece: Workpiece, lamp: Lamp, condition: Condition, sensor: Rng) -> NDArray[np.uint8]:
-    """(N, N, 3) uint8 RGB: diffuse and specular reflection, occlusion in hollows, then lens, tone curve and sensor."""
-    turned = replace(lamp, azimuth=lamp.azimuth + math.radians(condition.direction))
-    size = len(workpiece.height)
+def photograph(
+    workpiece: Workpiece, azimuth: float, elevation: float, condition: Condition, sensor: Rng
+) -> NDArray[np.uint8]:
+    """(N, N, 3) uint8 RGB: diffuse and specular reflection, occlusion in hollows, then lens, tone curve and sensor. In
+    the nominal condition the light comes from `azimuth` around the part and `elevation` above it, in radians.
+    """
+    azimuth += math.radians(condition.direction)
     # light falls off with the distance from the lamp, and towards the corners of the frame
-    y, x = plane(size)
-    side = (x * math.cos(turned.azimuth) + y * math.sin(turned.azimuth)) / FRAME
+    y, x = plane(len(workpiece.height))
+    side = (x * math.cos(azimuth) + y * math.sin(azimuth)) / FRAME
     vignette = 1 - 0.12 * (x**2 + y**2) / (FRAME / 2) ** 2
     light = np.asarray(condition.gain * (1 + (condition.gradient + 0.12) * side) * vignette, np.float32)
-    radiance = _reflected(workpiece, turned) * light[:, :, None] * np.array(condition.tint, np.float32)
-    sigma = math.hypot(_OPTICS, condition.blur) * size / FRAME
+    radiance = _reflected(workpiece, azimuth, elevation) * light[:, :, None] * np.array(condition.tint, np.float32)
+    sigma = math.hypot(_OPTICS, condition.blur) * len(workpiece.height) / FRAME
     focused = np.asarray(ndimage.gaussian_filter(radiance, (sigma, sigma, 0), truncate=3), np.float32)
     exposed = np.clip(focused, 0, None)
     grain = sensor.standard_normal(exposed.shape, dtype=np.float32) * np.float32(condition.noise)
@@ -118,29 +113,23 @@ def photograph(workpiece: Workpiece, lamp: Lamp, condition: Condition, sensor: R
     return np.asarray(np.rint(np.clip(contrasted, 0, 1) * 255), np.uint8)
 
 
-def _reflected(workpiece: Workpiece, lamp: Lamp) -> Field:
+def _reflected(workpiece: Workpiece, azimuth: float, elevation: float) -> Field:
     # Lambert's law on the surface normal (-slope_x, -slope_y, 1) / norm
     slope_y, slope_x = np.gradient(workpiece.height, np.float32(FRAME / len(workpiece.height)))
     upright = np.asarray(1 / np.sqrt(1 + slope_x**2 + slope_y**2), np.float32)
-    towards_x, towards_y = math.cos(lamp.azimuth), math.sin(lamp.azimuth)
+    towards_x, towards_y = math.cos(azimuth), math.sin(azimuth)
     facing = np.asarray(-(slope_x * towards_x + slope_y * towards_y), np.float32)
-    diffuse = np.clip(facing / math.tan(lamp.elevation) + 1, 0, 2) * upright
+    diffuse = np.clip(facing / math.tan(elevation) + 1, 0, 2) * upright
     # hollows are dark, whatever the lamp does: they see less of the surrounding light
-    scale = len(workpiece.height) / FRAME
-    depth = ndimage.gaussian_filter(workpiece.height, 3 * scale, truncate=2) - workpiece.height
+    depth = ndimage.gaussian_filter(workpiece.height, 3 * workpiece.scale, truncate=2) - workpiece.height
     open_sky = np.asarray(np.exp(-0.22 * np.clip(depth, 0, None)), np.float32)
     shade = (_AMBIENT + (1 - _AMBIENT) * diffuse) * open_sky
-    glint = workpiece.gloss * _highlight(workpiece, lamp, facing, upright)
-    return np.asarray(workpiece.albedo * shade[:, :, None] + glint[:, :, None], np.float32)
-
-
-def _highlight(workpiece: Workpiece, lamp: Lamp, facing: Field, upright: Field) -> Field:
-    """Blinn and Phong's highlight; fine grooves stretch it across themselves, as on a turned face."""
-    half = (math.pi / 2 - lamp.elevation) / 2
-    glint = np.clip((facing * math.sin(half) + math.cos(half)) * upright, 0, 1)
+    # Blinn and Phong's highlight; fine grooves stretch it across themselves, as on a turned face
+    half = (math.pi / 2 - elevation) / 2
+    highlight = np.clip((facing * math.sin(half) + math.cos(half)) * upright, 0, 1)
     for _ in range(_SHININESS):
-        glint = np.square(glint)
-    if workpiece.grain is None:
-        return np.asarray(glint, np.float32)
-    along = np.cos(workpiece.grain - lamp.azimuth)
-    return np.asarray(0.5 * glint + 0.9 * (1 - along**2) ** 6, np.float32)
+        highlight = np.square(highlight)
+    if workpiece.grain is not None:
+        highlight = 0.5 * highlight + 0.9 * (1 - np.cos(workpiece.grain - azimuth) ** 2) ** 6
+    glint = workpiece.gloss * np.asarray(highlight, np.float32)
+    return np.asarray(workpiece.albedo * shade[:, :, None] + glint[:, :, None], np.float32)

@@ -8,16 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flowgauge.synthetic.procedural.defects import damaged
-from flowgauge.synthetic.procedural.light import NOMINAL, Condition, Lamp, photograph
-from flowgauge.synthetic.procedural.materials import (
-    brushed,
-    cast_iron,
-    ceramic,
-    fabric,
-    leather,
-    turned_washer,
-    wood,
-)
+from flowgauge.synthetic.procedural.light import NOMINAL, Condition, photograph
+from flowgauge.synthetic.procedural.materials import brushed, cast_iron, ceramic, fabric, leather, turned_washer, wood
 from flowgauge.synthetic.procedural.workpiece import FRAME, MaterialFactory, Rng, Workpiece
 
 MATERIALS: dict[str, MaterialFactory] = {
@@ -48,8 +40,7 @@ _WORN_TOOL = 3.0
 
 @dataclass(frozen=True)
 class Sample:
-    """`pixels` (N, N, 3) uint8 RGB; `mask` (N, N) bool of the defect, None for a good part; `kind`: `good` or the
-    defect's."""
+    """`pixels` (N, N, 3) uint8 RGB; `mask` (N, N) bool, None for a good part; `kind`: `good` or the defect's."""
 
     pixels: NDArray[np.uint8]
     mask: NDArray[np.bool_] | None
@@ -85,11 +76,10 @@ class ProceduralLine:
         fewest = _SMALLEST_MARK * (self.size / FRAME) ** 2
         # the first of ever clearer defects that shows under the nominal light
         for attempt in range(_ATTEMPTS):
-            defective = damaged(workpiece, kind, self._rng("defect", kind, index, attempt), 1 + attempt / 4)
-            change = np.abs(self._photograph(defective.workpiece, _STILL, index, kind) - before).max(axis=2)
-            if defective.mask.sum() >= fewest and change[defective.mask].mean() >= needed:
-                pixels = self._photograph(defective.workpiece, condition, index, kind)
-                return Sample(pixels, defective.mask, kind, index)
+            defective, mask = damaged(workpiece, kind, self._rng("defect", kind, index, attempt), 1 + attempt / 4)
+            change = np.abs(self._photograph(defective, _STILL, index, kind) - before).max(axis=2)
+            if mask.sum() >= fewest and change[mask].mean() >= needed:
+                return Sample(self._photograph(defective, condition, index, kind), mask, kind, index)
         raise AssertionError(f"no visible {kind} on {self.material}, seed {self.seed}, part {index}")
 
     def marked(self, index: int, kind: str, condition: Condition = NOMINAL) -> Sample:
@@ -97,16 +87,16 @@ class ProceduralLine:
 
         Raises ValueError for a kind that is not in `DEFECTS`.
         """
-        defective = damaged(self._workpiece(index, condition.wear), kind, self._rng("tool", kind), _WORN_TOOL)
-        return Sample(self._photograph(defective.workpiece, condition, index, kind), defective.mask, kind, index)
+        defective, mask = damaged(self._workpiece(index, condition.wear), kind, self._rng("tool", kind), _WORN_TOOL)
+        return Sample(self._photograph(defective, condition, index, kind), mask, kind, index)
 
     def _workpiece(self, index: int, wear: float) -> Workpiece:
         return MATERIALS[self.material](self._rng("look"), self._rng("part", index), self.size, wear)
 
     def _photograph(self, workpiece: Workpiece, condition: Condition, index: int, kind: str) -> NDArray[np.uint8]:
         look = self._rng("lamp")
-        lamp = Lamp(azimuth=look.uniform(0, 2 * math.pi), elevation=math.radians(look.uniform(42, 58)))
-        return photograph(workpiece, lamp, condition, self._rng("sensor", kind, index))
+        azimuth, elevation = look.uniform(0, 2 * math.pi), math.radians(look.uniform(42, 58))
+        return photograph(workpiece, azimuth, elevation, condition, self._rng("sensor", kind, index))
 
     def _rng(self, *purpose: str | int) -> Rng:
         """A stream of its own for each purpose, so that drawing more for one never changes another."""

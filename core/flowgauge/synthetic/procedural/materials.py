@@ -174,8 +174,7 @@ def leather(line: Rng, part: Rng, size: int, wear: float) -> Workpiece:
 
 
 def _cells(part: Rng, y: Field, x: Field) -> Field:
-    """Worley's cellular noise: 0 on the borders of the cells around random points, one per unit square, towards 1 in
-    their middles."""
+    """Worley's noise: 0 on the borders of the cells around random points, one a unit square, towards 1 within."""
     jitter_y, jitter_x = part.random((2, _PERIOD * _PERIOD), dtype=np.float32)
     row, column = np.floor(y), np.floor(x)
     in_y, in_x = y - row, x - column

@@ -35,10 +35,14 @@ class Workpiece:
     part: Field
     grain: Field | None = None
 
+    @property
+    def scale(self) -> float:
+        """Pixels per unit."""
+        return len(self.height) / FRAME
+
 
 MaterialFactory = Callable[[Rng, Rng, int, float], Workpiece]
-"""`texture(line, part, size, wear)`: `line` draws what all parts of a line share, `part` what tells them apart; `wear`
-in [0, 1] coarsens the surface as worn tools do."""
+"""(line, part, size, wear): see `flowgauge.synthetic.procedural.materials`."""
 
 
 def plane(size: int) -> tuple[Field, Field]:
