@@ -32,7 +32,7 @@ from flowgauge.domain.ports import Buffered
 from flowgauge.meta.outer_loop import Order, meta_gradient
 from flowgauge.models.flows.coupling import CouplingFlow
 from flowgauge.synthetic.procedural import Condition
-from flowgauge.training.gauge import Gauge
+from flowgauge.training.gauge import Gauge, score_by_each
 from flowgauge.training.outliers import Rejection, suspect
 from flowgauge.training.snapshot import load, save
 from flowgauge.training.threshold_check import Shift
@@ -333,6 +333,8 @@ def test_where_the_light_alone_has_changed_it_is_corrected_and_nothing_else_adap
     assert (outcome.trace.light_alone, outcome.trace.steps) == (True, ())
     assert outcome.accepted, outcome.gate.refusals
     assert facts.threshold == anchor.manifest.threshold
+    (probes,) = score_by_each([candidate], candidate.probes)
+    assert probes.max() < facts.threshold.value, "the images that show what an engine rounds are of the changed line"
     kept = candidate.detector.state_dict()
     assert all(torch.equal(tensor, kept[name]) for name, tensor in anchor.detector.state_dict().items())
     as_fitted, dimmed, corrected = (

@@ -56,6 +56,27 @@ def test_defects_in_a_fifth_of_the_images_hardly_count() -> None:
     assert difference(*corrected) < 2
 
 
+@pytest.mark.parametrize("every", [10, 3])
+def test_images_of_a_lamp_that_was_off_do_not_count(every: int) -> None:
+    buffered, new = lit(parts(80, 2), gain=0.7), parts(20, 3)
+    off = buffered.copy()
+    off[::every] = 4
+    wanted = Illumination.of(parts(80, 1), cut=False)
+    with_them, without = (Illumination.of(each, cut=False).correction_to(wanted) for each in (off, buffered))
+    dim = lit(new, gain=0.7)
+    assert difference(with_them.apply(dim), without.apply(dim)) < 2
+
+
+def test_what_is_shown_of_an_object_does_not_become_black() -> None:
+    def cut_out(crops: Crops) -> Crops:
+        return np.where(np.indices((_SIDE, _SIDE)).min(axis=0)[:, :, None] >= 16, crops, 0).astype(np.uint8)
+
+    before, flat = cut_out(parts(80, 1)), cut_out(lit(parts(80, 2), contrast=0.5))
+    flat_field = Illumination.of(flat, cut=True).correction_to(Illumination.of(before, cut=True))
+    dark = cut_out(np.full((1, _SIDE, _SIDE, 3), 8, np.uint8))
+    assert np.array_equal(flat_field.apply(dark).any(axis=3), dark.any(axis=3))
+
+
 def test_images_of_one_level_are_moved_and_not_stretched() -> None:
     dark, light = (np.full((8, _SIDE, _SIDE, 3), level, np.uint8) for level in (40, 120))
     flat_field = Illumination.of(dark, cut=False).correction_to(Illumination.of(light, cut=False))

@@ -73,6 +73,11 @@ def adapt(given: AdaptationInput, settings: AdaptSettings | None = None) -> Adap
     return AdaptationOutcome(manifest=snapshot.manifest, weights=snapshot.weights, trace=trace, gate=gate)
 
 
+_NEARER = 0.5
+"""How far the buffer's lower quartile may still lie from that of the calibration, as a share of how far it lies without
+the correction. Larger, and what chance does to the light of a few dozen images is corrected on a line that has not
+changed; smaller, and a light that changed together with something else is left as it is."""
+
 _PAINTS_APART = 1_000_003
 """Between the seeds of what trains the head and of what the gate paints: it asks about defects that trained nobody."""
 
@@ -95,6 +100,7 @@ class _Adaptation:
     """
 
     def __init__(self, given: AdaptationInput, anchor: Gauge, promised: float | None, settings: AdaptSettings) -> None:
+        require_adaptable(anchor.detector)
         self._given = given
         self._anchor = anchor
         self._promised = promised
@@ -108,21 +114,36 @@ class _Adaptation:
             raise UserError(f"{counts}, too few to adapt.", "Let more images pass.")
         self.hold_out = np.stack(hold_out)
         self._crops = np.stack([crop.pixels for _, crop in self.training])
+        first = {part_of(entry): crop.pixels for entry, crop in reversed(clear)}
+        self._one_of_each_part = np.stack(list(first.values()))
         if settings.light is not LightCorrection.OFF:
-            facts = anchor.manifest
-            seen = Illumination.of(self._crops, cut=facts.preprocessing.blackens)
-            lit = facts.model_copy(update={"flat_field": seen.correction_to(facts.illumination)})
-            self._anchor = Gauge(lit, anchor.backbone, anchor.detector, anchor.probes)
+            self._anchor = self._in_the_light_of_the_fit(anchor)
+
+    def _in_the_light_of_the_fit(self, anchor: Gauge) -> Gauge:
+        """The anchor behind a correction of the light, where that brings the line's scores much nearer to its own."""
+        facts = anchor.manifest
+        seen = Illumination.of(self._crops, cut=facts.preprocessing.blackens)
+        lit = facts.model_copy(update={"flat_field": seen.correction_to(facts.illumination)})
+        corrected = Gauge(lit, anchor.backbone, anchor.detector, anchor.probes)
+        wanted = np.quantile(facts.threshold.scores, 0.25)
+        before, after = (
+            abs(float(np.quantile(scores, 0.25) - wanted))
+            for scores in score_by_each([anchor, corrected], self._one_of_each_part)
+        )
+        return corrected if after < _NEARER * before else anchor
 
     def change(self, gauge: Gauge) -> Shift:
         """What the gauge's scores of all that may train or test say of the line."""
-        first = {part_of(entry): crop.pixels for entry, crop in reversed(self._clear)}
-        (scores,) = score_by_each([gauge], np.stack(list(first.values())))
+        (scores,) = score_by_each([gauge], self._one_of_each_part)
         return shift(gauge.manifest.threshold, scores, seed=self._given.seed)
 
     def candidate(self) -> tuple[Gauge, AdaptationTrace]:
-        enough = self._settings.light is LightCorrection.FIRST and not self.change(self._anchor).changed
-        return self._corrected() if enough else self._adapted()
+        light_alone = (
+            self._settings.light is LightCorrection.FIRST
+            and self._anchor.manifest.flat_field is not None
+            and not self.change(self._anchor).changed
+        )
+        return self._corrected() if light_alone else self._adapted()
 
     def _corrected(self) -> tuple[Gauge, AdaptationTrace]:
         """The anchor behind the correction of the light, and no more."""
@@ -130,11 +151,13 @@ class _Adaptation:
         (scores,) = score_by_each([anchor], self._crops)
         rejection, threshold = self._settings.refinement.rejection, facts.threshold
         suspicion = suspect(scores, rejection, threshold.clean_half_k)
-        trace = self._trace(suspicion, (round_of(suspicion, rejection, self._image_ids),), ())
+        trace = self._trace(suspicion, (round_of(suspicion, rejection, self._image_ids),), ()).model_copy(
+            update={"light_alone": True}
+        )
         if self._promised not in (None, threshold.promised):
             threshold = threshold.repromised(self._promised)
         manifest = self._manifest(suspicion, trace).model_copy(update={"threshold": threshold})
-        return Gauge(manifest, anchor.backbone, anchor.detector, anchor.probes), trace
+        return Gauge(manifest, anchor.backbone, anchor.detector, probes_of(self._crops[suspicion.kept])), trace
 
     def _adapted(self) -> tuple[Gauge, AdaptationTrace]:
         groups = [part_of(entry) for entry, _ in self.training]
@@ -162,8 +185,7 @@ class _Adaptation:
 
     def _trace(self, suspicion: Suspicion, rounds: tuple[Round, ...], steps: tuple[Step, ...]) -> AdaptationTrace:
         kept = int(suspicion.kept.sum())
-        offered = len(self._given.buffered)
-        return AdaptationTrace(buffered=offered, trained=kept, light_alone=not steps, rounds=rounds, steps=steps)
+        return AdaptationTrace(buffered=len(self._given.buffered), trained=kept, rounds=rounds, steps=steps)
 
     @property
     def _image_ids(self) -> list[str]:

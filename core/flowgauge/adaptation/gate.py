@@ -182,8 +182,11 @@ def check_candidate(
 
 def _light(flat_field: FlatField | None, alone: bool) -> Check:
     """Reported and no more: what it is worth, the other checks say."""
-    gains = np.ones(1) if flat_field is None else np.array(flat_field.gain)
-    words = f"images are corrected for a change of light, by gains of {gains.min():.2f} to {gains.max():.2f}"
+    if flat_field is None:
+        gains, words = np.ones(1), "images are not corrected: the first gauge would score them hardly otherwise"
+    else:
+        gains = np.array(flat_field.gain)
+        words = f"images are corrected for a change of light, by gains of {gains.min():.2f} to {gains.max():.2f}"
     if alone:
         words = f"{words}: so corrected, the first gauge scores the line as before, and nothing else was adapted"
     return Check(name="correction of the light", value=float(gains.mean()), limit=None, passed=True, message=words)

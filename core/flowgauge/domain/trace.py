@@ -64,9 +64,10 @@ class AdaptationTrace(FrozenModel):
 
     @property
     def sentence(self) -> str:
-        """What of the buffer the candidate learned from, for people."""
-        images = f"{self.trained} of {self.buffered} buffered images"
-        return f"Its light was corrected by {images}." if self.light_alone else f"{images} trained it."
+        """What the candidate is made of, for people."""
+        if self.light_alone:
+            return "Images are corrected for a change of light; nothing else was adapted."
+        return f"{self.trained} of {self.buffered} buffered images trained it."
 
 
 class AdaptationReport(Message):

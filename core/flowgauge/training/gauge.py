@@ -17,6 +17,7 @@ from flowgauge.training.manifest import Manifest
 from flowgauge.training.thresholds import Threshold
 from flowgauge.vision.augmentation import View, normalised
 from flowgauge.vision.decoding import Picture
+from flowgauge.vision.flat_field import FlatField
 from flowgauge.vision.heatmaps import regions
 from flowgauge.vision.preprocessing import Crop, Preprocessing
 
@@ -134,9 +135,9 @@ def decide_by_score(limit: Threshold, score: float) -> tuple[Decision, tuple[str
 def predict_each(items: Sequence[tuple[Gauge, Picture]]) -> list[Prediction]:
     """Predictions by one or many gauges: those that share backbone and preprocessing share its passes."""
     # a picture that several gauges of one backbone are to predict goes through it once
-    shared: dict[_SharedPass, dict[tuple[int, int], list[int]]] = {}
+    shared: dict[_SharedPass, dict[tuple[int, FlatField | None], list[int]]] = {}
     for index, (gauge, picture) in enumerate(items):
-        seen = id(picture), id(gauge.manifest.flat_field)
+        seen = id(picture), gauge.manifest.flat_field
         shared.setdefault(_shared_pass(gauge), {}).setdefault(seen, []).append(index)
     predictions: dict[int, Prediction] = {}
     for by_picture in shared.values():
@@ -194,9 +195,9 @@ def score_by_each(gauges: Sequence[Gauge], crops_NSSC: NDArray[np.uint8]) -> lis
     """Scores (N,) of crops (N, size, size, 3) by every one of the gauges, averaged over each detector's views (RAD
     eq. 3). Those that share backbone, preprocessing and flat field share its passes.
     """
-    alike: dict[tuple[_SharedPass, int], list[int]] = {}
+    alike: dict[tuple[_SharedPass, FlatField | None], list[int]] = {}
     for index, gauge in enumerate(gauges):
-        alike.setdefault((_shared_pass(gauge), id(gauge.manifest.flat_field)), []).append(index)
+        alike.setdefault((_shared_pass(gauge), gauge.manifest.flat_field), []).append(index)
     scores = torch.zeros(len(gauges), len(crops_NSSC))
     for indices in alike.values():
         first = gauges[indices[0]]

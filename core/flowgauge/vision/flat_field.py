@@ -5,7 +5,6 @@ Light that is stronger or falls from another side, exposure, gain and contrast c
 tell both, whatever the parts show and wherever they lie.
 """
 
-from collections.abc import Iterable
 from functools import cache
 from typing import Self
 
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from flowgauge.domain.messages import FrozenModel
+from flowgauge.vision.preprocessing import DARKEST
 
 Grid = tuple[tuple[tuple[float, float, float], ...], ...]
 """(g, g, 3): a value for each cell and channel."""
@@ -29,11 +29,15 @@ _NEIGHBOURS = 1.0
 _FLOOR = 0.05
 # of 255: images of one level have no contrast to match, and their gain stays near 1
 _LEAST_DEVIATION = 1.0
+# An image counts whose mean and deviation lie within so many deviations of the median image's, and _SLACK gray levels
+# more. With less, a line whose parts differ loses images; with more, a lamp that was off for a tenth of the images is
+# taken for a light that has lost a tenth of its contrast.
+_USUAL, _SLACK = 5.0, 3.0
 
 
 class FlatField(FrozenModel):
     """`gain`, and `offset` in gray levels of 255, in the middle of each cell. Where objects are `cut` out, black stays
-    black.
+    black, and what is shown does not become black.
     """
 
     gain: Grid
@@ -47,8 +51,8 @@ class FlatField(FrozenModel):
         for crop, out in zip(crops_NSSC, corrected, strict=True):
             levels = crop * gain_SSC
             levels += offset_SSC
-            np.rint(levels.clip(0, 255, out=levels), out=levels)
-            np.multiply(levels, _visible(crop, self.cut), out=out, casting="unsafe")
+            np.rint(levels.clip(DARKEST if self.cut else 0, 255, out=levels), out=levels)
+            np.multiply(levels, crop.any(axis=2, keepdims=True) if self.cut else 1, out=out, casting="unsafe")
         return corrected
 
 
@@ -62,12 +66,12 @@ class Illumination(FrozenModel):
     cut: bool
 
     @classmethod
-    def of(cls, crops: Iterable[NDArray[np.uint8]], *, cut: bool) -> Self:
-        """Of crops (S, S, 3). Defects among them hardly count: they cover few pixels of few images."""
-        moments = np.zeros((3, _CELLS, _CELLS, 3))
-        for crop in crops:
-            levels = crop.astype(np.float64)
-            moments += [_of_cells(each) for each in (_visible(crop, cut) * np.ones(3), levels, levels**2)]
+    def of(cls, crops_NSSC: NDArray[np.uint8], *, cut: bool) -> Self:
+        """Of crops (N, S, S, 3). Images that are darker, lighter or flatter than most, as of a lamp that was off, do
+        not count, while they are fewer than half; what covers a few pixels of some images hardly does.
+        """
+        moments_NMGGC = np.stack([_moments(crop, cut) for crop in crops_NSSC])
+        moments = moments_NMGGC[_usual(moments_NMGGC.mean(axis=(2, 3)))].mean(axis=0)
         moments = ndimage.gaussian_filter(moments, (0, _NEIGHBOURS, _NEIGHBOURS, 0), mode="nearest")
         # a cell that shows no object has the moments of all the others
         share, mean, square = moments + 1e-9 * moments.mean(axis=(1, 2), keepdims=True)
@@ -82,19 +86,28 @@ class Illumination(FrozenModel):
         return FlatField(gain=_grid(gain), offset=_grid(other.mean - gain * self.mean), cut=self.cut)
 
 
-def _visible(crop_SSC: NDArray[np.uint8], cut: bool) -> NDArray[np.bool_]:
-    """(S, S, 1): what of the crop is no blackened background."""
-    return np.asarray(crop_SSC.any(axis=2, keepdims=True)) if cut else np.ones((*crop_SSC.shape[:2], 1), bool)
+def _moments(crop_SSC: NDArray[np.uint8], cut: bool) -> NDArray[np.float64]:
+    """(3, g, g, 3): of each cell the share that is shown, and the sums of levels and of their squares, a pixel."""
+    side = len(crop_SSC) // _CELLS
+    # squares of 255 fit into 16 bits: an image of 1024 pixels would take 25 MB in double precision
+    shown = np.broadcast_to(crop_SSC.any(axis=2, keepdims=True) if cut else np.True_, crop_SSC.shape)
+    parts = (shown, crop_SSC, np.square(crop_SSC, dtype=np.uint16))
+    cells = [each.reshape(_CELLS, side, _CELLS, side, 3).sum(axis=(1, 3), dtype=np.int64) for each in parts]
+    return np.stack(cells) / side**2
 
 
-def _of_cells(levels_SSC: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(g, g, 3): the mean of each cell."""
-    side = len(levels_SSC) // _CELLS
-    return np.asarray(levels_SSC.reshape(_CELLS, side, _CELLS, side, 3).mean(axis=(1, 3)))
+def _usual(moments_NMC: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """(N,): whose mean and deviation lie near those of the median image, in each channel."""
+    share, mean, square = np.moveaxis(moments_NMC, 1, 0) + 1e-9
+    mean = mean / share
+    seen = np.concatenate([mean, np.sqrt((square / share - mean**2).clip(0))], axis=1)
+    away = np.abs(seen - np.median(seen, axis=0))
+    # 1.4826 median absolute deviations are the deviation of a normal distribution
+    return np.asarray((away <= _USUAL * 1.4826 * np.median(away, axis=0) + _SLACK).all(axis=1))
 
 
 def _grid(values_GGC: NDArray[np.float64]) -> Grid:
-    grid: Grid = tuple(tuple(tuple(cell) for cell in row) for row in np.round(values_GGC, 4).tolist())
+    grid: Grid = tuple(tuple(tuple(cell) for cell in row) for row in np.round(values_GGC, 3).tolist())
     return grid
 
 

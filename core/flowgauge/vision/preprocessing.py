@@ -37,7 +37,7 @@ _RIM = 0.01
 # shows in the square, where one step would have kept it; with more, large images take longer to decode.
 _OVERSAMPLED = 2
 # of 255, of what `masked-crop` shows of an object: it stays above 0 in any light that detectors are trained with
-_DARKEST = 8
+DARKEST = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -162,7 +162,7 @@ class Preprocessing(FrozenModel):
             region = slice(max(0, top - rim), bottom + rim), slice(max(0, left - rim), right + rim)
             covered = ndimage.maximum_filter(picture.outline[region], size=2 * rim + 1)
             # black is for what is not the object
-            alone[region] = blackened(np.maximum(picture.pixels[region], _DARKEST), covered)
+            alone[region] = blackened(np.maximum(picture.pixels[region], DARKEST), covered)
         return alone
 
     def restore(self, map_hw: NDArray[np.float32], picture: Picture) -> NDArray[np.float32]:

@@ -199,7 +199,9 @@ class GroupApp(faust.App):
         await self._guarded(self.member.probe, self._probing)
 
     async def _seek(self, topic_partition: Partition, offset: int) -> None:
-        await self.consumer.seek(TP(self._settings.prefix + topic_partition[0], topic_partition[1]), offset)
+        tp = TP(self._settings.prefix + topic_partition[0], topic_partition[1])
+        if tp in self.consumer.assignment():
+            await self.consumer.seek(tp, offset)
 
     async def _guarded(self, work: Callable[[], Any], thread: ThreadPoolExecutor | None = None) -> None:
         """An `Unavailable` comes out only while stopping. Anything else ends this app: never half a worker."""
