@@ -69,6 +69,9 @@ _FLAGGED = 200
 _ALERTS_OF_A_KIND = 20
 # an hour: with fewer, what happened leaves the sparkline before anybody looks; more are narrower than a pixel
 _MINUTES = 60
+# a fast line's image is shown for so long before the next: less, and nobody sees what it shows while each browser asks
+# for another picture of each line each second; more, and it is no longer the last one
+_SHOWN_SECONDS = 5.0
 # verdicts of so many minutes make the rate that is shown: fewer, and it jumps; more, and a stop shows late
 _RATE_MINUTES = 3
 
@@ -109,6 +112,7 @@ class Minute:
         return self.passed + self.rejected + self.reviewed
 
 
+_LONG_AGO = datetime.min.replace(tzinfo=UTC)
 _NOTHING = Minute(0)  # stands for every minute without a verdict
 
 
@@ -153,7 +157,7 @@ class LineSummary:
     line: str
     active: SnapshotAnnouncement | None
     trial: Trial | None
-    last: Verdict | None
+    shown: Verdict | None
     rate: float
     images: int
     rejected: float
@@ -176,6 +180,8 @@ class _Line:
     epoch: int = 0
     trial: Trial | None = None
     last: Verdict | None = None
+    shown: Verdict | None = None
+    shown_at: datetime = _LONG_AGO
     samples: deque[Sample] = field(default_factory=lambda: deque(maxlen=_RECENT))
     parts: deque[tuple[UUID, ...]] = field(default_factory=lambda: deque(maxlen=_RECENT))
     flagged: deque[Verdict] = field(default_factory=lambda: deque(maxlen=_FLAGGED))
@@ -209,7 +215,7 @@ class Overview:
         self._decided: set[UUID] = set()
         self._requested: dict[UUID, AdaptationRequest] = {}
         # where earlier alerts are gone or were passed over, nobody can say what they decided
-        self._heard_since = datetime.min.replace(tzinfo=UTC)
+        self._heard_since = _LONG_AGO
 
     def refresh(self) -> None:
         """Read what has come since the last time; what was read before can be asked for meanwhile. Raises `Unavailable`
@@ -444,6 +450,8 @@ class Overview:
         numbers = range(last_minute - _MINUTES + 1, last_minute + 1)
         minutes = [of_minute.get(number, _NOTHING) for number in numbers]
         images = sum(minute.images for minute in minutes)
+        if line.shown is None or (now - line.shown_at).total_seconds() >= _SHOWN_SECONDS:
+            line.shown, line.shown_at = line.last, now
         alerts = sorted((each for kind in line.alerts.values() for each in kind.values()), key=lambda alert: alert.at)
         since = line.active.at if line.active else None
         drifts = [each for each in alerts if each.kind is AlertKind.DRIFT and (since is None or each.at > since)]
@@ -471,7 +479,7 @@ class Overview:
             line=line.name,
             active=line.active,
             trial=line.trial,
-            last=line.last,
+            shown=line.shown,
             rate=sum(each.images for each in line.minutes if each.number > this_minute - _RATE_MINUTES) / _RATE_MINUTES,
             images=images,
             rejected=sum(minute.rejected for minute in minutes) / images if images else 0.0,
