@@ -7,6 +7,7 @@ FlowgaugeError
 │   ├── SettingsError          a setting that does not parse or contradicts another
 │   ├── GaugeMissing           a line (or a version of it) without a snapshot
 │   ├── StoreBusy              another runner works on the same store
+│   ├── Refused                somebody else was first: what was asked for was not done
 │   └── AuthenticationFailed   a server refuses who we are: no use in trying again
 ├── UnreadableImage            poison data: becomes a dead letter, never retried
 ├── SnapshotInvalid            a snapshot that must not be loaded
@@ -53,6 +54,10 @@ class GaugeMissing(UserError):
 
 
 class StoreBusy(UserError):
+    pass
+
+
+class Refused(UserError):
     pass
 
 

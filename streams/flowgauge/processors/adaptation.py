@@ -133,7 +133,7 @@ class Adaptation(Processor):
         if active.trial is not None:
             raise UserError(
                 f"{active.trial.version} is on trial, and a line has one trial at a time.",
-                f"Wait for its end, or end it with `flowgauge trials stop {request.line}`.",
+                f"Wait for its end, or end it with `flowgauge trials stop {request.line} {active.trial.short_id}`.",
             )
         began = self._store.clock.now()
         given = self._gathered(request, active, progress)

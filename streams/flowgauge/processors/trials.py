@@ -145,7 +145,8 @@ class Trials(Processor):
         if step is NextStep.WAIT and NextStep.WAIT not in state.reported:
             message = (
                 f"{active.line}: {trial.version} has passed its trial, {_shown(tally)}. Run"
-                f" `flowgauge trials promote {active.line}` to let it take over, or `flowgauge trials stop`."
+                f" `flowgauge trials promote {active.line} {trial.short_id}` to let it take over, or `flowgauge trials"
+                f" stop {active.line} {trial.short_id}`."
             )
             outgoing.append(self._alert(active, trial, AlertKind.TRIAL_WAITS, message))
             state = state.model_copy(update={"reported": (*state.reported, NextStep.WAIT)})

@@ -1,6 +1,7 @@
 """How long images are kept: in a directory those that passed, by the line; in a bucket by its own rules."""
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from datetime import date, datetime, timedelta
 from typing import Protocol
 
@@ -11,6 +12,7 @@ from flowgauge.domain.ports import Objects
 from flowgauge.processors.archive import archived, archived_days
 from flowgauge.registry.lines import line_settings
 from flowgauge.runtime.backend import Store
+from flowgauge.services.changes import Kept, recorded
 
 # between two looks: less reads the lines' settings for nothing, more keeps images an hour longer than was asked
 _INTERVAL = timedelta(hours=1)
@@ -83,12 +85,12 @@ def expired(store: Store, line: str, rules: LifecycleRules | None) -> Callable[[
     return by_settings
 
 
-def set_retention(rules: LifecycleRules, objects: Objects, wanted: Mapping[Decision, int | None]) -> None:
-    """Set the days of the verdicts in `wanted`, None for ever; the others stay as they are.
+def set_retention(store: Kept, rules: LifecycleRules, wanted: Mapping[Decision, int | None], by: str) -> None:
+    """Set the days of the verdicts in `wanted`, None for ever, as the person `by` wants; the others stay as they are.
 
     Raises `SettingsError` for days below the age that a buffer of any line allows: an image there may still train.
     """
-    ages = {line: settings.buffer_max_age_seconds for line, settings in _settings_of_lines(objects)}
+    ages = {line: settings.buffer_max_age_seconds for line, settings in _settings_of_lines(store.objects)}
     ages.setdefault("any line", LineSettings().buffer_max_age_seconds)
     line, longest = max(ages.items(), key=lambda each: each[1])
     days = min((days for days in wanted.values() if days is not None), default=None)
@@ -98,7 +100,11 @@ def set_retention(rules: LifecycleRules, objects: Objects, wanted: Mapping[Decis
             " what it still needs.",
             "Give more days, or lower buffer_max_age_seconds with `flowgauge lines set`.",
         )
-    rules.set(rules.days() | dict(wanted))
+    before = rules.days()
+    moved = {decision: days for decision, days in wanted.items() if days != before[decision]}
+    old, new = ({f"{each}_days": days[each] or "for ever" for each in moved} for days in (before, moved))
+    with recorded(store, by, "retention", None, "", old, new) if moved else nullcontext():
+        rules.set(before | dict(wanted))
 
 
 def _settings_of_lines(objects: Objects) -> Iterator[tuple[str, LineSettings]]:
