@@ -7,8 +7,10 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from itertools import cycle
+from itertools import count, cycle
+from multiprocessing import get_context
 from pathlib import Path
 from uuid import uuid4
 
@@ -20,15 +22,22 @@ from selenium.webdriver.common.by import By
 
 from deploy.native.probes import http_answers, wait_for
 from deploy.native.process import free_port
+from flowgauge.adaptation.adapt import adapt
 from flowgauge.app.bootstrap import open_store
+from flowgauge.app.embedded import embedded
+from flowgauge.cli.model import loading
+from flowgauge.cli.options import Device
 from flowgauge.domain.messages import VERDICTS, AlertKind, Decision, Source, Verdict
 from flowgauge.domain.ports import Outgoing
 from flowgauge.registry.snapshots import publish_snapshot
 from flowgauge.runtime.alerts import alert
 from flowgauge.runtime.backend import Store
+from flowgauge.runtime.events import image_record
+from flowgauge.training.snapshot import save
 from tests.support.archives import MadeArchive, started_at
 from tests.support.consoles import Served, Visitor, chromium, served
-from tests.support.streaming import png, snapshot, verdict
+from tests.support.speedplant import LINE, announce, default_gauge, images, say
+from tests.support.streaming import event, png, snapshot, verdict
 
 LINES = 200
 VISITORS = 10
@@ -36,6 +45,9 @@ RATE = 500  # verdicts a second
 SECONDS = 60.0
 FIRST_PAINT_SECONDS, UPDATE_SECONDS = 1.5, 2.0
 HOUR = 3_600.0
+SCORED = 128  # images of one turn; fewer, and the shared machine's other work decides
+TURNS = 5
+SCORING_KEEPS = 0.95
 ARCHIVED = MadeArchive(1_000_000, lines=LINES, days=9, partitions=1)
 PICTURES = 3_000  # more than the console keeps small, so that those it keeps are replaced
 LIVE_SECONDS = 0.8  # as the pages' script
@@ -197,6 +209,66 @@ def test_the_memory_of_the_console_stays_flat_over_an_hour(plant: Plant) -> None
     )
     assert len(waits) > VISITORS * HOUR / 10, "visitors have stopped"
     assert slope < MEBIBYTES_AN_HOUR
+
+
+def test_scoring_keeps_its_speed_beside_the_console(plant: Plant) -> None:
+    """Of an embedded store, with ten visitors; console and visitors stand still while scoring is measured alone. The
+    visitors share the machine too, which those of a plant do not.
+    """
+    store, known = plant.store, 2_000
+    # scoring begins after the images that the verdicts of the other lines are on
+    store.log.append([image_record(event(f"scored-{number}", LINE), b"") for number in range(known)])
+    plant.send(known)
+    plant.keep_pictures()
+    announce(store, save(default_gauge()))
+    runner, sent = embedded(store, loading(Device.CPU), adapt, []), count()
+
+    def rate() -> float:
+        """Images a second through scoring and all that follows it."""
+        end = store.log.end(VERDICTS, 0) + SCORED
+        now = store.clock.now()
+        made = [event(f"image-{next(sent)}", LINE, at=now) for _ in range(SCORED)]
+        store.log.append([image_record(each, images()[number % len(images())]) for number, each in enumerate(made)])
+        began = time.monotonic()
+        runner.run_until_idle()
+        took = time.monotonic() - began
+        assert store.log.end(VERDICTS, 0) == end
+        return SCORED / took
+
+    rate()
+    with console(plant) as (process, port), visited(port) as visitors:
+        beside, alone = list[float](), list[float]()
+        for _ in range(TURNS):
+            wait_for(lambda: http_answers(f"http://127.0.0.1:{port}/live"), 60)
+            beside.append(rate())
+            for each in (visitors, process):
+                each.suspend()
+            alone.append(rate())
+            for each in (process, visitors):
+                each.resume()
+    shares = sorted(one / other for one, other in zip(beside, alone, strict=True))
+    say(
+        f"beside the console {sorted(beside)[TURNS // 2]:.1f}, alone {sorted(alone)[TURNS // 2]:.1f} images/s; ratios"
+        f" {', '.join(f'{each:.3f}' for each in shares)}, in the middle {shares[TURNS // 2]:.3f}"
+    )
+    assert shares[TURNS // 2] >= SCORING_KEEPS
+
+
+@contextmanager
+def visited(port: int) -> Iterator[psutil.Process]:
+    """Ten visitors in a process of their own."""
+    crowd = get_context("spawn").Process(target=_visits, args=(port,), daemon=True)
+    crowd.start()
+    assert crowd.pid is not None
+    yield psutil.Process(crowd.pid)
+    crowd.kill()
+    crowd.join()
+
+
+def _visits(port: int) -> None:
+    with ThreadPoolExecutor(VISITORS) as threads:
+        for number in range(VISITORS):
+            threads.submit(_browses, Visitor(port), number, threading.Event(), [])
 
 
 @contextmanager

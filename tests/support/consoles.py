@@ -22,7 +22,7 @@ from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import WebDriverWait
-from selenium_axe_python import Axe
+from selenium_axe_python.axe import Axe
 
 from deploy.native.process import free_port
 from flowgauge.console.access import Access, Binding

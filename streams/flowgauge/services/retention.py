@@ -1,6 +1,6 @@
 """How long images are kept: in a directory those that passed, by the line; in a bucket by its own rules."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from datetime import date, datetime, timedelta
 from typing import Protocol
@@ -8,9 +8,8 @@ from typing import Protocol
 from flowgauge.domain.errors import SettingsError
 from flowgauge.domain.lines import LineSettings
 from flowgauge.domain.messages import Decision, Verdict
-from flowgauge.domain.ports import Objects
 from flowgauge.processors.archive import archived, archived_days
-from flowgauge.registry.lines import line_settings
+from flowgauge.registry.lines import line_settings, lines_set
 from flowgauge.runtime.backend import Store
 from flowgauge.services.changes import Kept, recorded
 
@@ -36,9 +35,10 @@ class PassRetention:
         if self._last is not None and now - self._last < _INTERVAL:
             return
         self._last = now
-        for line, settings in _settings_of_lines(self._store.objects):
-            if settings.pass_retention_days is not None:
-                self._tidy_line(line, (now - timedelta(days=settings.pass_retention_days)).date())
+        for line in lines_set(self._store.objects):
+            days = line_settings(self._store.objects, line).pass_retention_days
+            if days is not None:
+                self._tidy_line(line, (now - timedelta(days=days)).date())
 
     def _tidy_line(self, line: str, limit: date) -> None:
         key, objects, state = f"retention/{line}", self._store.objects, self._store.state
@@ -90,7 +90,8 @@ def set_retention(store: Kept, rules: LifecycleRules, wanted: Mapping[Decision, 
 
     Raises `SettingsError` for days below the age that a buffer of any line allows: an image there may still train.
     """
-    ages = {line: settings.buffer_max_age_seconds for line, settings in _settings_of_lines(store.objects)}
+    objects = store.objects
+    ages = {line: line_settings(objects, line).buffer_max_age_seconds for line in lines_set(objects)}
     ages.setdefault("any line", LineSettings().buffer_max_age_seconds)
     line, longest = max(ages.items(), key=lambda each: each[1])
     days = min((days for days in wanted.values() if days is not None), default=None)
@@ -105,9 +106,3 @@ def set_retention(store: Kept, rules: LifecycleRules, wanted: Mapping[Decision, 
     old, new = ({f"{each}_days": days[each] or "for ever" for each in moved} for days in (before, moved))
     with recorded(store, by, "retention", None, "", old, new) if moved else nullcontext():
         rules.set(before | dict(wanted))
-
-
-def _settings_of_lines(objects: Objects) -> Iterator[tuple[str, LineSettings]]:
-    for name in objects.names("lines/"):
-        line = name.removeprefix("lines/").removesuffix(".json")
-        yield line, line_settings(objects, line)
