@@ -124,8 +124,8 @@ def spark(minutes: Sequence[Minute], decision: str) -> str:
     """The path of a sparkline: images a minute where `decision` is empty, else the share of them with that decision."""
     images = _buckets([each.images for each in minutes])
     if decision:
-        of = _buckets([getattr(each, decision) for each in minutes])
-        heights = [some / max(all_, 1) for some, all_ in zip(of, images, strict=True)]
+        decided = _buckets([getattr(each, decision) for each in minutes])
+        heights = [share / max(whole, 1) for share, whole in zip(decided, images, strict=True)]
     else:
         highest = max(1, *images)
         heights = [each / highest for each in images]

@@ -55,7 +55,7 @@ def set_line(objects: Objects, line: str, **changes: object) -> LineSettings:
     return settings
 
 
-def lines_set(objects: Objects) -> list[str]:
+def lines_with_settings(objects: Objects) -> list[str]:
     """Every line that has settings of its own, by name."""
     return [name.removeprefix("lines/").removesuffix(".json") for name in objects.names("lines/")]
 
@@ -63,7 +63,7 @@ def lines_set(objects: Objects) -> list[str]:
 def lines(store: Store) -> list[str]:
     """Every line that has a gauge, settings or recent verdicts, by name."""
     found = set(active_snapshots(store.log))
-    found |= set(lines_set(store.objects))
+    found |= set(lines_with_settings(store.objects))
     for partition in range(store.log.partitions(VERDICTS)):
         start = max(0, store.log.end(VERDICTS, partition) - _RECENT)
         found |= {record.key for record in store.log.read(VERDICTS, partition, start, _RECENT)}

@@ -450,7 +450,7 @@ class Overview:
         numbers = range(last_minute - _MINUTES + 1, last_minute + 1)
         minutes = [of_minute.get(number, _NOTHING) for number in numbers]
         images = sum(minute.images for minute in minutes)
-        if line.shown is None or (now - line.shown_at).total_seconds() >= _SHOWN_SECONDS:
+        if line.shown is None or not 0 <= (now - line.shown_at).total_seconds() < _SHOWN_SECONDS:
             line.shown, line.shown_at = line.last, now
         alerts = sorted((each for kind in line.alerts.values() for each in kind.values()), key=lambda alert: alert.at)
         since = line.active.at if line.active else None

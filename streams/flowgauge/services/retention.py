@@ -9,7 +9,7 @@ from flowgauge.domain.errors import SettingsError
 from flowgauge.domain.lines import LineSettings
 from flowgauge.domain.messages import Decision, Verdict
 from flowgauge.processors.archive import archived, archived_days
-from flowgauge.registry.lines import line_settings, lines_set
+from flowgauge.registry.lines import line_settings, lines_with_settings
 from flowgauge.runtime.backend import Store
 from flowgauge.services.changes import Kept, recorded
 
@@ -35,7 +35,7 @@ class PassRetention:
         if self._last is not None and now - self._last < _INTERVAL:
             return
         self._last = now
-        for line in lines_set(self._store.objects):
+        for line in lines_with_settings(self._store.objects):
             days = line_settings(self._store.objects, line).pass_retention_days
             if days is not None:
                 self._tidy_line(line, (now - timedelta(days=days)).date())
@@ -91,7 +91,7 @@ def set_retention(store: Kept, rules: LifecycleRules, wanted: Mapping[Decision, 
     Raises `SettingsError` for days below the age that a buffer of any line allows: an image there may still train.
     """
     objects = store.objects
-    ages = {line: line_settings(objects, line).buffer_max_age_seconds for line in lines_set(objects)}
+    ages = {line: line_settings(objects, line).buffer_max_age_seconds for line in lines_with_settings(objects)}
     ages.setdefault("any line", LineSettings().buffer_max_age_seconds)
     line, longest = max(ages.items(), key=lambda each: each[1])
     days = min((days for days in wanted.values() if days is not None), default=None)
