@@ -62,7 +62,7 @@ _TOPICS_SECONDS = 5.0
 _PAGE = 1_000
 # verdicts in brief that are kept of a line: some 400 bytes each, and 200 lines must fit into a small machine
 _RECENT = 600
-# whole verdicts of rejects and reviews that are kept of a line, some 2 kB each: the longest queue of one sitting
+# whole verdicts of rejects and reviews that are kept of a line, some 7 kB each: the longest queue of one sitting
 _FLAGGED = 200
 # of each kind and line: fewer show less of what has happened, and a line that rejects all the time must not push out
 # what it told of its store
