@@ -93,7 +93,7 @@ def _about_line(console: Console, name: str) -> dict[str, Any]:
     return {
         "line": name,
         "summary": console.overview.summary(name),
-        "gallery": console.overview.flagged(name)[:_GALLERY],
+        "gallery": console.overview.flagged(name, _GALLERY),
         "alerts": console.overview.alerts(name)[:10],
         "running": running(console.store.state, name),
     }
@@ -216,7 +216,7 @@ def adaptations(request: Request) -> Response:
     console, person = entered(request)
     proposals = console.overview.proposals()
     # what stood out lately on a line tells drift from a wave of defects at a glance
-    flagged = {line: console.overview.flagged(line)[:8] for line in {each.request.line for each in proposals}}
+    flagged = {line: console.overview.flagged(line, 8) for line in {each.request.line for each in proposals}}
     facts = _decisions(console, proposals, {str(each.request.request_id) for each in proposals})
     return shown(request, "adaptations.html", person, proposals=proposals, flagged=flagged, **facts)
 
