@@ -170,6 +170,7 @@ def _console(run: Command, store: str, folder: Path) -> None:
         assert {action for _, action in recorded} == {
             "adapt",
             "approve",
+            "fit",
             "golden add",
             "label",
             "replay",

@@ -29,7 +29,7 @@ from flowgauge.console.users import Role, Users
 from flowgauge.domain.errors import AuthenticationFailed, Unavailable
 from flowgauge.domain.golden import Label
 from flowgauge.domain.lines import Policy
-from flowgauge.domain.messages import IMAGES, Decision, Reason
+from flowgauge.domain.messages import IMAGES, Decision, Expected, Reason
 from flowgauge.processors.line_monitor import Trigger
 from flowgauge.processors.parts import Parts
 from flowgauge.registry import snapshots as registry
@@ -40,8 +40,10 @@ from flowgauge.registry.trials import trial_reports
 from flowgauge.runtime.backend import Store
 from flowgauge.runtime.events import image_record
 from flowgauge.runtime.worker import Worker
-from flowgauge.services.changes import latest_changes, recorded
+from flowgauge.services.changes import Change, latest_changes, recorded
+from flowgauge.services.decisions import refuse
 from flowgauge.services.threshold import announce_threshold, stored_threshold
+from flowgauge.services.trials import start_trial, stop_trial
 from flowgauge.training.snapshot import read_manifest
 from tests.support.consoles import SECONDS, Browser, Served, chromium, served
 from tests.support.part_verdicts import view
@@ -106,6 +108,11 @@ def proposed(site: Served, mark: str = "image-7") -> UUID:
     site.console.store.log.append([trigger.proposed()])
     site.console.refresh()
     return trigger.request.request_id
+
+
+def changes(store: Store) -> list[Change]:
+    """What was changed since the line's gauge was fitted, the newest first."""
+    return [change for change in latest_changes(store, 100) if change.action != "fit"]
 
 
 def rejected(site: Served) -> list[str]:
@@ -184,15 +191,15 @@ def test_a_proposal_is_approved_in_the_browser_and_carried_out(browser: Browser,
     browser.click("Approve")
     browser.shows("waits for a worker")
     run(store)
-    site.console.refresh()
-    browser.go("/adaptations")
+    browser.one("#decisions tbody tr")  # without loading the page again
+    assert "waits for a worker" not in browser.one("main").text
     browser.shows("No adaptation waits for a person.")
     browser.click(LINE)
     browser.shows(f"Adaptations of {LINE}")
     browser.click("adapted-")
     browser.shows("Checks of the gate")
     assert browser.all("section[aria-labelledby=checks] tbody tr")
-    (change,) = latest_changes(store, 5)
+    (change,) = changes(store)
     assert (change.by, change.action, change.line) == ("mara", "approve", LINE)
     browser.check()
 
@@ -204,8 +211,22 @@ def test_a_proposal_is_refused_with_a_reason(browser: Browser, site: Served, sto
     browser.click("Refuse")
     browser.shows("No adaptation waits for a person.")
     browser.shows("mara refused the proposal. the lamp is broken")
-    (change,) = latest_changes(store, 5)
+    (change,) = changes(store)
     assert (change.action, change.after["why"]) == ("refuse", "the lamp is broken")
+
+
+def test_a_proposal_that_a_colleague_answers_is_told_of_while_it_is_looked_at(
+    browser: Browser, site: Served, store: Store
+) -> None:
+    request = proposed(site)
+    browser.go("/adaptations")
+    browser.one("input[name=why]").send_keys("the lamp")
+    refuse(store, request, "lee", "no")
+    browser.shows("What waits for a person has changed.")
+    assert browser.one("input[name=why]").get_property("value") == "the lamp"
+    browser.click("Load the page again")
+    browser.shows("No adaptation waits for a person.")
+    browser.check()
 
 
 def test_a_change_that_nobody_could_finish_says_so(site: Served, store: Store) -> None:
@@ -229,7 +250,7 @@ def test_the_review_queue_is_worked_off_by_keyboard(browser: Browser, site: Serv
     labels = sorted((each.label, each.kind) for each in golden_set(store.objects, LINE))
     assert labels == [(Label.DEFECT, ""), (Label.DEFECT, "scratch")]
     assert sum(int(cell.text) for cell in browser.all("[data-of$=defect]")) == 2
-    assert {change.action for change in latest_changes(store, 9)} == {"label"}
+    assert {change.action for change in changes(store)} == {"label"}
     browser.check()
 
 
@@ -250,7 +271,7 @@ def test_a_gauge_is_rolled_back_to(browser: Browser, store: Store, site: Served)
     browser.shows(second)
     browser.click("Roll back")
     browser.until(lambda driver: first in driver.find_element(By.CSS_SELECTOR, "tr.active th").text)
-    change, earlier = latest_changes(store, 5)
+    change, earlier = changes(store)
     assert (earlier.by, earlier.action) == ("lee", "threshold")
     assert (change.action, change.before["version"], change.after["version"]) == ("roll back", second, first)
 
@@ -280,17 +301,21 @@ def test_a_gauge_is_tried_stopped_tried_again_and_promoted(
     browser.click("Stop the trial")
     browser.shows("it passes everything")
     browser.click(f"Try again {second}")
+    browser.shows("decides none")
+    shown = active_snapshot(store.log, LINE).trial
+    assert shown is not None
+    stop_trial(store, LINE, str(shown.trial_id), "lee", "")
+    another = start_trial(store, LINE, second, "lee", Expected.FEWER)
+    browser.click("Let it take over")
+    browser.shows(f"but {another.short_id} is")
+    assert active_snapshot(store.log, LINE).trial == another
+    browser.go(f"/lines/{LINE}/trials")
     browser.click("Let it take over")
     browser.until(lambda driver: active_snapshot(store.log, LINE).version == second)
     outcomes = [report.outcome.value for report in trial_reports(store, LINE)]
-    assert outcomes == ["stopped", "promoted"]
-    assert [change.action for change in latest_changes(store, 4)] == [
-        "promote",
-        "start trial",
-        "stop trial",
-        "start trial",
-    ]
-    browser.check()
+    assert outcomes == ["stopped", "stopped", "promoted"]
+    of_mara = [change.action for change in changes(store) if change.by == "mara"]
+    assert of_mara == ["promote", "start trial", "stop trial", "start trial"]
 
 
 def send_again(store: Store, folder: Path) -> None:
@@ -341,7 +366,7 @@ def test_a_threshold_shows_its_price_and_another_one_is_set(browser: Browser, st
     browser.click("Set the threshold")
     browser.shows("Set by mara: fewer <b>misses</b>")
     browser.check()
-    (change,) = latest_changes(store, 5)
+    (change,) = changes(store)
     assert (change.by, change.action, change.after["why"]) == ("mara", "threshold", "fewer <b>misses</b>")
     assert change.after["threshold"] == float(wanted)
     browser.go(f"/lines/{LINE}/gauges")
@@ -369,7 +394,7 @@ def test_what_is_no_threshold_is_refused_and_changes_nothing(site: Served, store
         assert visitor.get(f"/lines/{LINE}/threshold/price?value={text}").status == 400
     assert visitor.post(f"/lines/{LINE}/compare", {"first": "../../x", "second": "<script>"}).status == 400
     site.console.refresh()
-    assert (site.console.overview.gauges(LINE), latest_changes(store, 5)) == (before, [])
+    assert (site.console.overview.gauges(LINE), changes(store)) == (before, [])
 
 
 def test_a_dead_letter_is_replayed_and_settings_are_changed(browser: Browser, store: Store) -> None:
@@ -425,6 +450,7 @@ ROUTES = (
     "/",
     "/live",
     "/adaptations",
+    "/adaptations/live",
     "/dead-letters",
     "/dead-letters/{partition}/{offset}/preview",
     "/changes",
@@ -492,7 +518,7 @@ def test_every_route_is_closed_without_a_session_and_every_deed_without_the_role
             assert elsewhere.status == 403, f"{path} from another site"
             if role < least:
                 assert visitor.post(path.format(**names)).status == 403, f"{path} as {name}"
-    assert latest_changes(store, 5) == []
+    assert changes(store) == []
     assert list(golden_set(store.objects, LINE)) == []
     assert line_settings(store.objects, LINE).policy is Policy.PROPOSE
 
@@ -617,7 +643,7 @@ def test_a_setting_that_a_colleague_changed_meanwhile_stays(site: Served, store:
     assert mine.post(f"/lines/{LINE}/settings", form).status == 303
     after = line_settings(store.objects, LINE)
     assert (after.buffer_size, after.buffer_minimum) == (300, 77)
-    (change,) = latest_changes(store, 5)
+    (change,) = changes(store)
     assert change.after == {"buffer_size": 300}
 
 
@@ -673,17 +699,34 @@ def test_samples_of_a_span_come_from_the_archive(site: Served, store: Store) -> 
     assert {mark["kind"] for mark in found["marks"]} <= {"swap", "drift", "adaptation"}
 
 
-def test_the_command_line_adds_lists_and_removes_users(
+def test_the_command_line_adds_lists_and_removes_users_and_a_store_has_the_record(
     flowgauge: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    users = tmp_path / "users.json"
-    monkeypatch.setattr("sys.stdin", StringIO("a long enough sentence\n"))
-    done = flowgauge("console", "user", "add", "mara", "--role", "engineer", "--users", users)
-    assert done.code == 0, done.err
+    users, store = tmp_path / "users.json", ("--store", tmp_path / "plant")
+    add = ("console", "user", "add", "mara", "--users", users)
+    for role, password, code in (
+        ("viewer", "too short", 2),
+        ("viewer", "another long sentence", 0),
+        ("engineer", "a long enough sentence", 0),
+    ):
+        monkeypatch.setattr("sys.stdin", StringIO(f"{password}\n"))
+        done = flowgauge(*add, "--role", role, *store)
+        assert done.code == code, done.err
     assert "engineer" in flowgauge("console", "user", "list", "--users", users).out
     assert Users(users).verify("mara", "a long enough sentence")
-    assert flowgauge("console", "user", "remove", "mara", "--users", users).code == 0
-    assert flowgauge("console", "user", "remove", "mara", "--users", users).code == 2
+    assert flowgauge("console", "user", "remove", "mara", "--users", users, *store).code == 0
+    assert flowgauge("console", "user", "remove", "mara", "--users", users, *store).code == 2
+    word = {"signs in": "with a new password"}
+    assert [
+        (change["action"], change["target"], change["before"], change["after"], change["state"])
+        for change in flowgauge("changes", *store, "--json").lines
+    ] == [
+        ("add user", "mara", {}, {"role": "viewer"} | word, "done"),
+        ("add user", "mara", {"role": "viewer"}, {"role": "engineer"} | word, "done"),
+        ("remove user", "mara", {"role": "engineer"}, {}, "done"),
+    ]
+    monkeypatch.setattr("sys.stdin", StringIO("a long enough sentence\n"))
+    assert flowgauge(*add).code == 0, "where no store is named, as on a machine that has none"
     refused = flowgauge("console", "--store", tmp_path / "plant", "--host", "0.0.0.0")
     assert refused.code == 2
     assert "--users FILE" in refused.err

@@ -16,13 +16,13 @@ from urllib.parse import urlencode
 
 import pytest
 import uvicorn
-from axe_core_python.selenium import Axe
 from selenium.common.exceptions import WebDriverException
 from selenium.webdriver import Chrome, ChromeOptions
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import WebDriverWait
+from selenium_axe_python.axe import Axe
 
 from deploy.native.process import free_port
 from flowgauge.console.access import Access, Binding
@@ -186,6 +186,7 @@ class Browser:
 
     def accessible(self) -> None:
         """No violation that axe calls serious or critical."""
-        found = Axe().run(self.driver)
-        serious = [each for each in found["violations"] if each["impact"] in ("serious", "critical")]
+        axe = Axe(self.driver)
+        axe.inject()  # type: ignore[no-untyped-call]
+        serious = [each for each in axe.run()["violations"] if each["impact"] in ("serious", "critical")]
         assert [(each["id"], [node["html"] for node in each["nodes"]]) for each in serious] == []

@@ -231,8 +231,9 @@ def test_a_redelivered_request_is_not_tried_again_once_its_trial_is_compacted(st
     fill(store, MINIMUM)
     request_adaptation(store, asked())
     work(store)
-    assert active_snapshot(store.log, LINE).trial is not None
-    stop_trial(store, LINE, "a person", "it is worse")
+    trial = active_snapshot(store.log, LINE).trial
+    assert trial is not None
+    stop_trial(store, LINE, trial.short_id, "a person", "it is worse")
     store.log.commit("adaptation", ADAPTATIONS, 0, 0)
     compacted = replace(store, log=cast(Log, Compacted(store.log)))
     work(compacted)

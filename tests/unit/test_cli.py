@@ -105,6 +105,7 @@ def test_commands_that_run_no_model_load_no_torch() -> None:
         "dead-letters",
         "topics",
         "store",
+        "console",
         "benchmark",
     ]
     script = (

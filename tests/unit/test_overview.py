@@ -76,7 +76,9 @@ def test_a_trial_is_seen_and_is_no_other_gauge(store: Store, overview: Overview,
     assert overview.summary(LINE).trial is None
 
 
-def test_verdicts_are_counted_by_decision_and_minute_as_they_come(store: Store, overview: Overview) -> None:
+def test_verdicts_are_counted_by_decision_and_minute_as_they_come(
+    store: Store, overview: Overview, clock: SetClock
+) -> None:
     fitted(store)
     decisions = [Decision.PASS] * 6 + [Decision.REJECT] * 3 + [Decision.REVIEW]
     append_verdicts(store.log, [verdict(n, decision=decision) for n, decision in enumerate(decisions)])
@@ -86,11 +88,15 @@ def test_verdicts_are_counted_by_decision_and_minute_as_they_come(store: Store, 
     assert [minute.images for minute in first.minutes if minute.images] == [10]
     append_verdicts(store.log, [verdict(60, decision=Decision.REJECT, late=True)])
     overview.refresh()
+    shown = overview.summary(LINE).shown
+    assert shown is not None
+    assert shown.image_id == "image-0009", "the image before has not been looked at yet"
+    clock.advance(5)
     second = overview.summary(LINE)
     assert (second.images, second.late) == (11, 1)
     assert [minute.images for minute in second.minutes][-2:] == [10, 1]
-    assert second.last is not None
-    assert second.last.image_id == "image-0060"
+    assert second.shown is not None
+    assert second.shown.image_id == "image-0060"
     assert [each.image_id for each in overview.flagged(LINE)] == ["image-0060", "image-0009"] + [
         f"image-000{n}" for n in (8, 7, 6)
     ]

@@ -1,7 +1,8 @@
 """No change goes unrecorded: each deed is cut off after each of its writes, and what changed by then has a record."""
 
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import replace
 from functools import partial
 from hashlib import sha256
@@ -14,23 +15,28 @@ import pytest
 
 from flowgauge.app.bootstrap import open_store
 from flowgauge.domain.dead_letters import OFFSET, PARTITION, TOPIC
-from flowgauge.domain.errors import Unavailable, UserError
+from flowgauge.domain.errors import Refused, Unavailable, UserError
 from flowgauge.domain.golden import Label
-from flowgauge.domain.messages import ADAPTATIONS, ALERTS, DEAD_LETTERS, IMAGES, SNAPSHOTS, Expected, Reason
+from flowgauge.domain.lines import Policy
+from flowgauge.domain.messages import ADAPTATIONS, ALERTS, DEAD_LETTERS, IMAGES, SNAPSHOTS, Decision, Expected, Reason
 from flowgauge.domain.ports import Outgoing
 from flowgauge.processors.line_monitor import Trigger
+from flowgauge.registry.lines import line_settings
 from flowgauge.registry.snapshots import active_snapshot, announce
 from flowgauge.runtime.backend import Store
 from flowgauge.services import trials
 from flowgauge.services.changes import ChangeState, latest_changes, recorded
 from flowgauge.services.decisions import approved, refuse, requested, send
+from flowgauge.services.fit import FromDataset, fit_line
 from flowgauge.services.golden import add_folder, label_verdict, unlabel
 from flowgauge.services.replay import DeadLetters, dead_letters, replay
+from flowgauge.services.retention import set_retention
 from flowgauge.services.settings import change_settings
 from flowgauge.services.snapshots import roll_back
 from flowgauge.services.threshold import announce_threshold, stored_threshold
 from flowgauge.services.trials import promote, start_trial, stop_trial
-from tests.support.plants import LINE, fitted_store
+from tests.support.gauges import settings as quick_settings
+from tests.support.plants import LINE, fitted_store, tiny_dataset
 from tests.support.shell import Shell
 from tests.support.streaming import START, png, verdict
 
@@ -94,6 +100,17 @@ def on_trial(store: Store) -> None:
     start_trial(store, LINE, others(store), "lee", Expected.SAME)
 
 
+def shown(store: Store) -> str:
+    """The trial that a person sees."""
+    trial = active_snapshot(store.log, LINE).trial
+    return "" if trial is None else str(trial.trial_id)
+
+
+def fitted(store: Store) -> None:
+    good = FromDataset(tiny_dataset())
+    fit_line(store, LINE, good, quick_settings(), by="mara", progress=lambda what, done, total: None, tell=print)
+
+
 def nothing(store: Store) -> None:
     """Is needed before."""
 
@@ -113,8 +130,9 @@ DEEDS: dict[str, tuple[Deed, Deed]] = {
     "roll back during a trial": (on_trial, lambda store: roll_back(store, LINE, others(store), "mara")),
     "threshold": (nothing, moved),
     "start trial": (nothing, lambda store: start_trial(store, LINE, others(store), "mara", Expected.SAME)),
-    "stop trial": (on_trial, lambda store: stop_trial(store, LINE, "mara", "it passes everything")),
-    "promote": (on_trial, lambda store: promote(store, LINE, "mara")),
+    "stop trial": (on_trial, lambda store: stop_trial(store, LINE, shown(store), "mara", "it passes everything")),
+    "promote": (on_trial, lambda store: promote(store, LINE, shown(store)[:8], "mara")),
+    "fit": (nothing, fitted),
 }
 
 
@@ -166,7 +184,7 @@ def test_what_is_refused_leaves_no_record(plant: Path, tmp_path: Path) -> None:
         refused: list[Deed] = [
             lambda store: change_settings(store, LINE, {"buffer_size": "many"}, "mara"),
             lambda store: start_trial(store, LINE, active, "mara", Expected.SAME),
-            partial(stop_trial, line=LINE, by="mara", why=""),
+            partial(stop_trial, line=LINE, trial_id="", by="mara", why=""),
             lambda store: refuse(store, uuid4(), "mara", "no"),
             lambda store: add_folder(store, LINE, tmp_path, Label.DEFECT, "", "mara", print),
         ]
@@ -176,24 +194,76 @@ def test_what_is_refused_leaves_no_record(plant: Path, tmp_path: Path) -> None:
         assert latest_changes(store, 100) == known
 
 
-def test_the_record_of_an_end_names_the_trial_that_ended(
-    plant: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("end", [partial(stop_trial, why="it passes everything"), promote], ids=["stop", "promote"])
+def test_an_end_of_a_trial_that_another_has_followed_is_refused_and_recorded_as_such(
+    plant: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: Callable[..., Any]
 ) -> None:
     shutil.copytree(plant, tmp_path / "store")
     with open_store(str(tmp_path / "store")) as store:
         on_trial(store)
+        of_mara = shown(store)
 
         def after_another(store: Store, line: str, make: Any) -> Any:
             monkeypatch.undo()
-            stop_trial(store, LINE, "lee", "")
+            stop_trial(store, LINE, of_mara, "lee", "")
             on_trial(store)
             return announce(store, line, make)
 
         monkeypatch.setattr(trials, "announce", after_another)
-        report = stop_trial(store, LINE, "mara", "it passes everything")
+        with pytest.raises(Refused, match="is not under way"):
+            end(store, LINE, of_mara, by="mara")
+        assert shown(store) not in (of_mara, "")
         change = next(each for each in latest_changes(store, 9) if each.by == "mara")
-        assert change.after == {"trial_id": str(report.trial.trial_id), "why": "it passes everything", "images": 0}
-        assert (change.target, change.before) == (report.trial.version, {"version": report.active})
+        assert (change.state, change.after["trial_id"]) == (ChangeState.REFUSED, of_mara)
+        assert "is not under way" in change.after["refused"]
+        with pytest.raises(Refused, match="is not under way"):
+            end(store, LINE, shown(store)[:7], by="mara")
+
+
+def test_two_people_who_change_different_settings_at_once_both_have_theirs(tmp_path: Path) -> None:
+    with open_store(str(tmp_path)) as store, ThreadPoolExecutor(1) as second:
+        answers: list[Future[Any]] = []
+
+        class Meanwhile:
+            def __getattr__(self, name: str) -> Any:
+                return getattr(store.objects, name)
+
+            def put(self, name: str, data: bytes) -> None:
+                """Somebody else's change begins once this one's has been read."""
+                if not answers:
+                    answers.append(second.submit(change_settings, store, LINE, {"buffer_size": "300"}, "lee"))
+                    wait(answers, 1.0)
+                store.objects.put(name, data)
+
+        changing: Any = Meanwhile()
+        change_settings(replace(store, objects=changing), LINE, {"policy": "off"}, "mara")
+        answers[0].result()
+        settings = line_settings(store.objects, LINE)
+        assert (settings.policy, settings.buffer_size) == (Policy.OFF, 300)
+
+
+def test_how_long_a_bucket_keeps_images_is_recorded(tmp_path: Path) -> None:
+    class Rules:
+        """Of a bucket; those of a real one are tested in `tests/integration/test_retention_rules.py`."""
+
+        def __init__(self) -> None:
+            self.kept: dict[Decision, int | None] = dict.fromkeys(Decision)
+
+        def days(self) -> dict[Decision, int | None]:
+            return dict(self.kept)
+
+        def set(self, days: Mapping[Decision, int | None]) -> None:
+            self.kept = dict(days)
+
+    rules = Rules()
+    with open_store(str(tmp_path)) as store:
+        set_retention(store, rules, {Decision.PASS: 30, Decision.REJECT: None}, "mara")
+        with pytest.raises(UserError):
+            set_retention(store, rules, {Decision.PASS: 1}, "mara")
+        (change,) = latest_changes(store, 9)
+    assert rules.kept[Decision.PASS] == 30
+    assert (change.by, change.action, change.state) == ("mara", "retention", ChangeState.DONE)
+    assert (change.before, change.after) == ({"pass_days": "for ever"}, {"pass_days": 30})
 
 
 def test_a_change_that_nobody_finished_is_shown_as_such(flowgauge: Shell, tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 """`flowgauge console`: the plant in a browser, and who may use it."""
 
 import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from enum import StrEnum
 from getpass import getpass
 from pathlib import Path
@@ -17,6 +19,7 @@ from flowgauge.console.access import Access, Binding
 from flowgauge.console.app import application
 from flowgauge.console.plant import Console
 from flowgauge.console.users import Role, Users
+from flowgauge.services.changes import recorded
 
 console = typer.Typer(invoke_without_command=True)
 user = typer.Typer(no_args_is_help=True, help="Who may sign in to the console.")
@@ -32,6 +35,15 @@ class RoleName(StrEnum):
 UsersFile = Annotated[
     Path,
     typer.Option("--users", envvar="FLOWGAUGE_CONSOLE_USERS", help="The file of users, made when the first is added."),
+]
+RecordedIn = Annotated[
+    str | None,
+    typer.Option(
+        "--store",
+        envvar="FLOWGAUGE_STORE",
+        help="Whose `flowgauge changes` shows who did it: a directory, or s3://BUCKET. Without, nothing is recorded.",
+        show_default=False,
+    ),
 ]
 Name = Annotated[str, typer.Argument(help="The name to sign in with.")]
 
@@ -117,28 +129,32 @@ def add_user(
     by_proxy: Annotated[
         bool, typer.Option("--by-proxy", help="Signed in by the reverse proxy alone: no password.")
     ] = False,
+    store: RecordedIn = None,
 ) -> None:
     """Add a user, or change role and password of one. The password is asked for, or read from stdin.
 
     \b
-    flowgauge console user add mara --role engineer --users users.json
+    flowgauge console user add mara --role engineer --users users.json --store s3://flowgauge
     pass show mara | flowgauge console user add mara --users users.json
     """
     password = None
     if not by_proxy:
         password = getpass(f"Password of {name}: ") if sys.stdin.isatty() else sys.stdin.readline().rstrip("\n")
-    Users(users).add(name, Role[role.name], password)
+    known = Users(users)
+    after = {"role": role.value, "signs in": "through the proxy" if by_proxy else "with a new password"}
+    known.add(name, Role[role.name], password, _record(store, "add user", name, known, after))
     say(f"{name} is {role.value} in {users}.")
 
 
 @user.command("remove")
-def remove_user(name: Name, users: UsersFile) -> None:
+def remove_user(name: Name, users: UsersFile, store: RecordedIn = None) -> None:
     """Take a user out; whoever is signed in under the name is signed out at once.
 
     \b
-    flowgauge console user remove mara --users users.json
+    flowgauge console user remove mara --users users.json --store s3://flowgauge
     """
-    Users(users).remove(name)
+    known = Users(users)
+    known.remove(name, _record(store, "remove user", name, known, {}))
     say(f"{name} can no longer sign in.")
 
 
@@ -150,3 +166,15 @@ def list_users(users: UsersFile) -> None:
     flowgauge console user list --users users.json
     """
     show(("user", "role"), ((name, role.word) for name, role in Users(users).all().items()))
+
+
+@contextmanager
+def _record(store: str | None, action: str, name: str, known: Users, after: Mapping[str, str]) -> Iterator[None]:
+    """Around a change of the file, where a store is named that can keep its record."""
+    if store is None:
+        yield
+        return
+    role = known.role(name)
+    before = {} if role is None else {"role": role.word}
+    with open_store(store) as plant, recorded(plant, person(), action, None, name, before, after):
+        yield

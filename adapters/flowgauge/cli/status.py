@@ -7,7 +7,7 @@ import typer
 from flowgauge.app.bootstrap import open_store
 from flowgauge.cli import options
 from flowgauge.cli.output import emit, emit_line, say, show
-from flowgauge.services.changes import ChangeState, latest_changes
+from flowgauge.services.changes import latest_changes
 from flowgauge.services.status import group_statuses, latest_alerts, line_statuses
 
 
@@ -90,10 +90,10 @@ def changes(
             if json:
                 emit_line(change)
                 continue
-            unknown = "  (not known whether it took effect)" if change.state is ChangeState.BEGUN else ""
+            state = f"  ({change.state.words})" if change.state.words else ""
             values = ", ".join(
                 f"{name}: {change.before.get(name, '-')} -> {change.after.get(name, '-')}"
                 for name in change.before | change.after
             )
             what = "  ".join(filter(None, (change.line, change.action, change.target, values)))
-            say(f"{change.at:%Y-%m-%d %H:%M:%S}  {change.by}  {what}{unknown}")
+            say(f"{change.at:%Y-%m-%d %H:%M:%S}  {change.by}  {what}{state}")

@@ -2,20 +2,30 @@
 
 import os
 from contextlib import closing
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import typer
 
 from flowgauge.cli import options
 from flowgauge.cli.output import emit, say, show
+from flowgauge.cli.person import person
 from flowgauge.domain.errors import SettingsError
 from flowgauge.domain.messages import Decision
+from flowgauge.local import SystemClock
 from flowgauge.s3.objects import S3Objects
 from flowgauge.s3.retention import Lifecycle
 from flowgauge.services.retention import set_retention
 from flowgauge.settings.environment import s3_settings
 
 _FOREVER = 0
+
+
+class _Bucket(NamedTuple):
+    """A store without topics and state, which nothing here needs: their servers may be away."""
+
+    objects: S3Objects
+    clock: SystemClock
+
 
 store = typer.Typer(no_args_is_help=True)
 
@@ -70,7 +80,7 @@ def retention(
     wanted = {decision: days or None for decision, days in given.items() if days is not None}
     with closing(Lifecycle(settings, bucket)) as rules, closing(S3Objects(settings, bucket)) as objects:
         if wanted:
-            set_retention(rules, objects, wanted)
+            set_retention(_Bucket(objects, SystemClock()), rules, wanted, person())
         kept, others = rules.days(), rules.others()
     if json:
         emit({"days": {decision.value: days for decision, days in kept.items()}, "other_rules": others})

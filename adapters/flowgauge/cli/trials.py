@@ -16,6 +16,9 @@ from flowgauge.services.trials import TrialView
 
 trials = typer.Typer(no_args_is_help=True)
 
+TrialId = Annotated[
+    str, typer.Argument(metavar="TRIAL", help="The trial, as `trials list` names it: another's is refused.")
+]
 Why = Annotated[str, typer.Option(help="The reason, for the record.")]
 
 
@@ -46,7 +49,7 @@ def list_trials(
             view.tally.images,
             view.tally.disagreements,
             f"{view.trial.began_at:%F %T}",
-            str(view.trial.trial_id)[:8],
+            view.trial.short_id,
         )
         for view in found
     )
@@ -79,7 +82,7 @@ def show_trial(
         return
     tally, agreement = view.tally, view.agreement
     images = max(1, tally.images)
-    say(f"{view.trial.version} beside {view.active} on line {line}: {_state(view)}.")
+    say(f"Trial {view.trial.short_id}, {view.trial.version} beside {view.active} on line {line}: {_state(view)}.")
     if view.report is not None and view.report.why:
         say(f"Why: {view.report.why}.")
     show(
@@ -155,26 +158,26 @@ def start_trial(
 
 
 @trials.command("stop")
-def stop_trial(line: options.LineArgument, store: options.Store, why: Why = "") -> None:
+def stop_trial(line: options.LineArgument, trial: TrialId, store: options.Store, why: Why = "") -> None:
     """End the trial of a line; its gauge stays.
 
     \b
-    flowgauge trials stop press-3 --why "the new lot comes on Monday" --store ./plant
+    flowgauge trials stop press-3 9c1f3a2e --why "the new lot comes on Monday" --store ./plant
     """
     with open_store(store) as plant:
-        report = service.stop_trial(plant, line, person(), why)
+        report = service.stop_trial(plant, line, trial, person(), why)
     say(f"Line {line} keeps {report.active}; {report.trial.version} is no longer on trial.")
 
 
 @trials.command("promote")
-def promote(line: options.LineArgument, store: options.Store, why: Why = "") -> None:
+def promote(line: options.LineArgument, trial: TrialId, store: options.Store, why: Why = "") -> None:
     """Let the candidate of a line's trial take over now.
 
     \b
-    flowgauge trials promote press-3 --store ./plant
+    flowgauge trials promote press-3 9c1f3a2e --store ./plant
     """
     with open_store(store) as plant:
-        report = service.promote(plant, line, person(), why)
+        report = service.promote(plant, line, trial, person(), why)
     say(f"Line {line} is gauged by {report.trial.version}; `flowgauge snapshots rollback` takes it back.")
 
 
@@ -183,7 +186,7 @@ def begun(line: str, version: str, trial: Trial) -> str:
     rules = trial.rules
     return (
         f"{version} is on trial on line {line}: it predicts {rules.shadow_share:.0%} of the images,"
-        f" {rules.shadow_images} at least. `flowgauge trials show {line}` says how it does."
+        f" {rules.shadow_images} at least. `flowgauge trials show {line} {trial.short_id}` says how it does."
     )
 
 

@@ -134,8 +134,8 @@ def start_trial(request: Request) -> Response:
 def stop_trial(request: Request) -> Response:
     """The line keeps its gauge, and why."""
     console, person = entered(request, Role.ENGINEER)
-    line = line_of(request)
-    trials.stop_trial(console.store, line, person.name, _form(request).get("why", "").strip()[:500])
+    line, form = line_of(request), _form(request)
+    trials.stop_trial(console.store, line, form.get("trial", ""), person.name, form.get("why", "").strip()[:500])
     return _to_trials(console, line)
 
 
@@ -143,7 +143,7 @@ def promote(request: Request) -> Response:
     """The candidate takes over now."""
     console, person = entered(request, Role.ENGINEER)
     line = line_of(request)
-    trials.promote(console.store, line, person.name)
+    trials.promote(console.store, line, _form(request).get("trial", ""), person.name)
     return _to_trials(console, line)
 
 

@@ -85,6 +85,7 @@ def application(console: Console) -> Starlette:
             Route("/sign-in", _limited(actions.sign_in, signing_in), methods=["POST"]),
             Route("/sign-out", actions.sign_out, methods=["POST"]),
             Route("/adaptations", pages.adaptations),
+            Route("/adaptations/live", pages.adaptations_live),
             Route("/adaptations/{request_id:uuid}/approve", actions.approve, methods=["POST"]),
             Route("/adaptations/{request_id:uuid}/refuse", actions.refuse, methods=["POST"]),
             Route("/dead-letters", work(pages.dead_letters)),

@@ -24,7 +24,7 @@ from flowgauge.registry.snapshots import fetch_manifest
 from flowgauge.services.changes import latest_changes
 from flowgauge.services.golden import image_of
 from flowgauge.services.history import history
-from flowgauge.services.overview import Sample
+from flowgauge.services.overview import Proposal, Sample
 from flowgauge.services.replay import latest_dead_letters, replayed_at
 from flowgauge.services.review import review_queue
 from flowgauge.services.trials import all_trials, labelled, trial_of
@@ -93,7 +93,7 @@ def _about_line(console: Console, name: str) -> dict[str, Any]:
     return {
         "line": name,
         "summary": console.overview.summary(name),
-        "gallery": console.overview.flagged(name)[:_GALLERY],
+        "gallery": console.overview.flagged(name, _GALLERY),
         "alerts": console.overview.alerts(name)[:10],
         "running": running(console.store.state, name),
     }
@@ -214,6 +214,21 @@ def review(request: Request) -> Response:
 def adaptations(request: Request) -> Response:
     """What waits for a person, what waits for a worker, and what is being carried out, on all lines."""
     console, person = entered(request)
+    proposals = console.overview.proposals()
+    # what stood out lately on a line tells drift from a wave of defects at a glance
+    flagged = {line: console.overview.flagged(line, 8) for line in {each.request.line for each in proposals}}
+    facts = _decisions(console, proposals, {str(each.request.request_id) for each in proposals})
+    return shown(request, "adaptations.html", person, proposals=proposals, flagged=flagged, **facts)
+
+
+def adaptations_live(request: Request) -> Response:
+    """The part of it that changes; a proposal that is looked at stays, for a person may be writing an answer to it."""
+    console, person = entered(request)
+    facts = _decisions(console, console.overview.proposals(), set(request.query_params.getlist("shown")))
+    return shown(request, "adaptations_live.html", person, **facts)
+
+
+def _decisions(console: Console, proposals: Sequence[Proposal], looked_at: set[str]) -> dict[str, Any]:
     waiting = console.overview.waiting()
     state = console.store.state
     # the requests that a worker may be at; a line that asks for none is not asked for
@@ -223,19 +238,8 @@ def adaptations(request: Request) -> Response:
         for alert in console.overview.alerts()
         if alert.kind in (AlertKind.ADAPTATION_ACCEPTED, AlertKind.ADAPTATION_REFUSED)
     ]
-    proposals = console.overview.proposals()
-    # what stood out lately on a line tells drift from a wave of defects at a glance
-    flagged = {line: console.overview.flagged(line)[:8] for line in {each.request.line for each in proposals}}
-    return shown(
-        request,
-        "adaptations.html",
-        person,
-        proposals=proposals,
-        flagged=flagged,
-        requests=waiting,
-        running=at_work,
-        decided=decided[:30],
-    )
+    moved = {str(each.request.request_id) for each in proposals} != looked_at
+    return {"requests": waiting, "running": at_work, "decided": decided[:30], "moved": moved}
 
 
 def adaptations_of_line(request: Request) -> Response:

@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from enum import IntEnum
 from hashlib import sha256
 from pathlib import Path
@@ -28,6 +29,7 @@ _REMEMBERED = 86_400.0
 _MARK_DIGITS = 16  # hex; fewer, and two passwords could share them; more are only longer
 # addresses and names whose failures are remembered: fewer, and a guesser with many addresses pushes out his own
 _MOST_REMEMBERED = 10_000
+_NO_RECORD = nullcontext()
 
 
 class Role(IntEnum):
@@ -77,21 +79,27 @@ class Users:
                 return False
         return right and user is not None and bool(user.password)
 
-    def add(self, name: str, role: Role, password: str | None) -> None:
-        """Add a user, or change role and password of one. Raises `UserError` for a password that is too short."""
+    def add(
+        self, name: str, role: Role, password: str | None, record: AbstractContextManager[object] = _NO_RECORD
+    ) -> None:
+        """Add a user, or change role and password of one; the file is written within `record`. Raises `UserError` for
+        a password that is too short.
+        """
         if password is not None and len(password) < _SHORTEST_PASSWORD:
             raise UserError(
                 f"The password has {len(password)} characters.", f"Use {_SHORTEST_PASSWORD} or more: a sentence, say."
             )
         hashed = "" if password is None else self._hasher.hash(password)
-        self._write({**self._load(), name: User(role=role.word, password=hashed)})
+        with record:
+            self._write({**self._load(), name: User(role=role.word, password=hashed)})
 
-    def remove(self, name: str) -> None:
-        """Raises `UserError` for a name that is not there."""
+    def remove(self, name: str, record: AbstractContextManager[object] = _NO_RECORD) -> None:
+        """Within `record` too. Raises `UserError` for a name that is not there."""
         users = dict(self._load())
         if users.pop(name, None) is None:
             raise UserError(f"There is no user {name}.", "`flowgauge console user list` names them.")
-        self._write(users)
+        with record:
+            self._write(users)
 
     def mark(self, name: str) -> str:
         """Changes with the password of `name`: a session that was begun with another one is over."""

@@ -122,15 +122,20 @@ def day_of(at: datetime) -> date:
 
 def spark(minutes: Sequence[Minute], decision: str) -> str:
     """The path of a sparkline: images a minute where `decision` is empty, else the share of them with that decision."""
-    counts = [
-        (sum(each.images for each in bucket), sum(getattr(each, decision or "images") for each in bucket))
-        for bucket in (minutes[start : start + _SPARK_MINUTES] for start in range(0, len(minutes), _SPARK_MINUTES))
-    ]
-    highest = max(1, *(images for images, _ in counts))
-    heights = [of / (max(images, 1) if decision else highest) for images, of in counts]
+    images = _buckets([each.images for each in minutes])
+    if decision:
+        decided = _buckets([getattr(each, decision) for each in minutes])
+        heights = [share / max(whole, 1) for share, whole in zip(decided, images, strict=True)]
+    else:
+        highest = max(1, *images)
+        heights = [each / highest for each in images]
     step = SPARK_WIDTH / len(heights)
     points = (f"{step * (n + 0.5):.0f} {SPARK_HEIGHT - 1 - (SPARK_HEIGHT - 2) * h:.0f}" for n, h in enumerate(heights))
     return "M" + "L".join(points)
+
+
+def _buckets(counts: Sequence[int]) -> list[int]:
+    return [sum(counts[start : start + _SPARK_MINUTES]) for start in range(0, len(counts), _SPARK_MINUTES)]
 
 
 _TEMPLATES = templates("flowgauge.console")

@@ -4,12 +4,15 @@ from base64 import b64encode
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from flowgauge.domain.object_keys import spelled
-from flowgauge.evaluation.comparison import Spread
 from flowgauge.reports import wording
+
+if TYPE_CHECKING:  # it loads torch, and a console that only shows takes a second instead of ten without
+    from flowgauge.evaluation.comparison import Spread
 
 Words = Callable[[float], str]
 
@@ -35,7 +38,7 @@ class Row:
     class_: str = ""
 
 
-def spread_cell(spread: Spread | None, words: Words, bold: str | None = None) -> Cell:
+def spread_cell(spread: "Spread | None", words: Words, bold: str | None = None) -> Cell:
     """A mean over seeds and the deviation between them; bold where the mean reads like `bold`."""
     if spread is None:
         return Cell("–")

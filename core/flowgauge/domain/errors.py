@@ -37,6 +37,10 @@ class StoreBusy(UserError):
     """Another runner works on the same store."""
 
 
+class Refused(UserError):
+    """Somebody else was first: what was asked for was not done."""
+
+
 class AuthenticationFailed(UserError):
     """A server refuses who we are: no use in trying again."""
 

@@ -320,6 +320,11 @@ class Trial(FrozenModel):
     expected: Expected = Field(description="how often it should alarm beside the active gauge: `fewer`, `same`, `more`")
     rules: TrialRules = Field(description="the line's settings when the trial began")
 
+    @property
+    def short_id(self) -> str:
+        """As people are told of it."""
+        return str(self.trial_id)[:8]
+
     def draw(self, image_id: str) -> float:
         """In [0, 1), from the ids of trial and image alone: a replay draws alike."""
         return int.from_bytes(sha256(f"{self.trial_id}/{image_id}".encode()).digest()[:8]) / 2**64

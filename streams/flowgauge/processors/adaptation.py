@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from datetime import datetime
 from typing import Any
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from flowgauge.adaptation.contract import (
     Adapt,
@@ -19,7 +19,6 @@ from flowgauge.adaptation.contract import (
     adapted_version,
 )
 from flowgauge.domain.buffer import to_evict
-from flowgauge.domain.dead_letters import dead_lettered
 from flowgauge.domain.errors import (
     AuthenticationFailed,
     DatasetError,
@@ -50,7 +49,7 @@ from flowgauge.registry.snapshots import (
 from flowgauge.registry.trials import begun, trial_reports
 from flowgauge.runtime.alerts import alert
 from flowgauge.runtime.backend import Store
-from flowgauge.runtime.processor import Processor
+from flowgauge.runtime.processor import Processor, decoded
 from flowgauge.vision.preprocessing import Crop
 
 # longer, and a holder that was killed keeps another worker waiting; shorter, and it runs out between two steps of
@@ -91,13 +90,8 @@ class Adaptation(Processor):
         self._alive = alive
 
     def process(self, records: Sequence[Record]) -> list[Outgoing]:
-        requests: list[AdaptationRequest] = []
         outgoing: list[Outgoing] = []
-        for record in records:
-            try:
-                requests.append(AdaptationRequest.decode(record.value))
-            except ValidationError as error:
-                outgoing.append(dead_lettered(record, f"This is no request to adapt: {error.errors()[0]['msg']}."))
+        requests = [request for _, request in decoded(records, AdaptationRequest, "request to adapt", outgoing)]
         chosen = {request.line: request for request in coalesced(requests)}
         for request in requests:
             other = chosen[request.line]
@@ -133,7 +127,7 @@ class Adaptation(Processor):
         if active.trial is not None:
             raise UserError(
                 f"{active.trial.version} is on trial, and a line has one trial at a time.",
-                f"Wait for its end, or end it with `flowgauge trials stop {request.line}`.",
+                f"Wait for its end, or end it with `flowgauge trials stop {request.line} {active.trial.short_id}`.",
             )
         began = self._store.clock.now()
         given = self._gathered(request, active, progress)

@@ -3,9 +3,6 @@
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 
-from pydantic import ValidationError
-
-from flowgauge.domain.dead_letters import dead_lettered
 from flowgauge.domain.messages import ALERTS, SNAPSHOTS, Alert
 from flowgauge.domain.ports import Outgoing, Record
 from flowgauge.domain.routes import Address, Routes
@@ -15,7 +12,7 @@ from flowgauge.processors.notices import Ledger, LedgerState
 from flowgauge.registry.lines import SettingsCache
 from flowgauge.registry.snapshots import announcements_since
 from flowgauge.runtime.backend import Store
-from flowgauge.runtime.processor import Processor
+from flowgauge.runtime.processor import Processor, decoded
 
 # before the first start: of a plant that has run for long, more would be told that nobody asked for; less, and what
 # happened while the first worker was being set up is not told
@@ -77,12 +74,7 @@ class Notifying(Processor):
         partition = records[0].partition
         ledger = self._ledgers[partition]
         unreadable: list[Outgoing] = []
-        for record in records:
-            try:
-                alert = Alert.decode(record.value)
-            except ValidationError as error:
-                unreadable.append(dead_lettered(record, f"This is no alert: {error.errors()[0]['msg']}."))
-                continue
+        for record, alert in decoded(records, Alert, "alert", unreadable):
             if partition not in self._not_before or record.at >= self._not_before[partition]:
                 ledger.take(record.offset, record.at, alert)
         ledger.state.position = records[-1].offset + 1

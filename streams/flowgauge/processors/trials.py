@@ -4,9 +4,6 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from pydantic import ValidationError
-
-from flowgauge.domain.dead_letters import dead_lettered
 from flowgauge.domain.messages import (
     SHADOW_VERDICTS,
     SNAPSHOTS,
@@ -21,7 +18,7 @@ from flowgauge.registry.snapshots import announcements_since, as_record
 from flowgauge.registry.trials import TrialState, as_canary, ended, keep_report, keep_state, state_of
 from flowgauge.runtime.alerts import alert
 from flowgauge.runtime.backend import Store
-from flowgauge.runtime.processor import Processor
+from flowgauge.runtime.processor import Processor, decoded
 from flowgauge.trials.tally import NextStep, Outcome, Tally, merged, next_step
 
 _BY = "trials"
@@ -64,12 +61,7 @@ class Trials(Processor):
         # kept aside until nothing raises `Unavailable` any more: a batch that comes again must count again
         states: dict[tuple[str, int], TrialState] = {}
         moved: set[str] = set()
-        for record in records:
-            try:
-                seen = ShadowVerdict.decode(record.value)
-            except ValidationError as error:
-                outgoing.append(dead_lettered(record, f"This is no shadow verdict: {error.errors()[0]['msg']}."))
-                continue
+        for record, seen in decoded(records, ShadowVerdict, "shadow verdict", outgoing):
             active = self._announced.get(seen.line)
             if active is None or active.trial is None or active.trial.trial_id != seen.trial_id:
                 continue  # of a trial that is over
@@ -145,7 +137,8 @@ class Trials(Processor):
         if step is NextStep.WAIT and NextStep.WAIT not in state.reported:
             message = (
                 f"{active.line}: {trial.version} has passed its trial, {_shown(tally)}. Run"
-                f" `flowgauge trials promote {active.line}` to let it take over, or `flowgauge trials stop`."
+                f" `flowgauge trials promote {active.line} {trial.short_id}` to let it take over, or `flowgauge trials"
+                f" stop {active.line} {trial.short_id}`."
             )
             outgoing.append(self._alert(active, trial, AlertKind.TRIAL_WAITS, message))
             state = state.model_copy(update={"reported": (*state.reported, NextStep.WAIT)})

@@ -55,10 +55,15 @@ def set_line(objects: Objects, line: str, **changes: object) -> LineSettings:
     return settings
 
 
+def lines_with_settings(objects: Objects) -> list[str]:
+    """Every line that has settings of its own, by name."""
+    return [name.removeprefix("lines/").removesuffix(".json") for name in objects.names("lines/")]
+
+
 def lines(store: Store) -> list[str]:
     """Every line that has a gauge, settings or recent verdicts, by name."""
     found = set(active_snapshots(store.log))
-    found |= {name.removeprefix("lines/").removesuffix(".json") for name in store.objects.names("lines/")}
+    found |= set(lines_with_settings(store.objects))
     for partition in range(store.log.partitions(VERDICTS)):
         start = max(0, store.log.end(VERDICTS, partition) - _RECENT)
         found |= {record.key for record in store.log.read(VERDICTS, partition, start, _RECENT)}

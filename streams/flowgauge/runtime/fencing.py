@@ -9,12 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from pydantic import ValidationError
-
-from flowgauge.domain.dead_letters import dead_lettered
 from flowgauge.domain.messages import VERDICTS, PartVerdict, Verdict
 from flowgauge.domain.ports import Log, Outgoing, Record
-from flowgauge.runtime.processor import Processor
+from flowgauge.runtime.processor import Processor, decoded
 
 Rank = tuple[int, ...]
 Ranked = TypeVar("Ranked", Verdict, PartVerdict)
@@ -51,12 +48,7 @@ def fenced(
     read, as dead letters; and the highest rank after them."""
     counted: list[tuple[Record, Ranked]] = []
     unreadable: list[Outgoing] = []
-    for record in records:
-        try:
-            verdict = message.decode(record.value)
-        except ValidationError as error:
-            unreadable.append(dead_lettered(record, f"This is no verdict: {error.errors()[0]['msg']}."))
-            continue
+    for record, verdict in decoded(records, message, "verdict", unreadable):
         # Two workers may believe for a while that a partition is theirs. Both score the images in order, so the rank of
         # whoever comes second does not rise. The generation comes first: offsets of a topic that was made anew are low.
         if verdict.source.rank > highest:

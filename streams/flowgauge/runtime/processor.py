@@ -1,10 +1,17 @@
 """What turns records into records, whoever drives it: the in-process runner or a member of a consumer group."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime
+from typing import TypeVar
 
+from pydantic import ValidationError
+
+from flowgauge.domain.dead_letters import dead_lettered
+from flowgauge.domain.messages import Message
 from flowgauge.domain.ports import Outgoing, Record
+
+M = TypeVar("M", bound=Message)
 
 
 class Processor(ABC):
@@ -47,3 +54,18 @@ class Processor(ABC):
     def flush(self) -> list[Outgoing]:
         """Called after the last record for now, at a stop for example: what is pending, due or not. More may follow."""
         return []
+
+
+def decoded(
+    records: Sequence[Record], message: type[M], what: str, unreadable: list[Outgoing]
+) -> Iterator[tuple[Record, M]]:
+    """The records that hold a `message`; of each that is no such thing (`what` says of what) `unreadable` gets a dead
+    letter.
+    """
+    for record in records:
+        try:
+            found = message.decode(record.value)
+        except ValidationError as error:
+            unreadable.append(dead_lettered(record, f"This is no {what}: {error.errors()[0]['msg']}."))
+            continue
+        yield record, found

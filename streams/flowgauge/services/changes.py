@@ -8,14 +8,15 @@ from contextlib import contextmanager
 from datetime import timedelta
 from enum import StrEnum
 from itertools import islice
-from typing import Any
+from typing import Any, Protocol
 from uuid import UUID, uuid4
 
 from pydantic import Field, ValidationError
 
+from flowgauge.domain.errors import Refused
 from flowgauge.domain.messages import Instant, Line, Message
 from flowgauge.domain.object_keys import change_object, changes_folder
-from flowgauge.runtime.backend import Store
+from flowgauge.domain.ports import Clock, Objects
 
 # days that are looked through for the latest changes: fewer hide what was changed before a long holiday, more list
 # empty folders for nothing
@@ -23,10 +24,18 @@ _DAYS = 92
 
 
 class ChangeState(StrEnum):
-    """Of a record: `begun` until the change is made, and for good where whoever made it could not say so any more."""
+    """Of a record: `begun` until the change is made, and for good where whoever made it could not say so any more;
+    `refused` where somebody else was first.
+    """
 
     BEGUN = "begun"
     DONE = "done"
+    REFUSED = "refused"
+
+    @property
+    def words(self) -> str:
+        """For people; nothing of a change that was made."""
+        return {"begun": "not known whether it took effect", "refused": "refused: nothing was changed"}.get(self, "")
 
 
 class Change(Message):
@@ -40,12 +49,24 @@ class Change(Message):
     target: str = Field("", description="what it was done to: a verdict, a request, a version")
     before: dict[str, Any] = Field(default_factory=dict, description="the values before")
     after: dict[str, Any] = Field(default_factory=dict, description="the values after")
-    state: ChangeState = Field(ChangeState.DONE, description="done, or begun: it is not known whether it took effect")
+    state: ChangeState = Field(
+        ChangeState.DONE, description="done; refused; or begun: it is not known whether it took effect"
+    )
+
+
+class Kept(Protocol):
+    """Of a store, what records are kept in."""
+
+    @property
+    def objects(self) -> Objects: ...
+
+    @property
+    def clock(self) -> Clock: ...
 
 
 @contextmanager
 def recorded(
-    store: Store,
+    store: Kept,
     by: str,
     action: str,
     line: str | None = None,
@@ -56,7 +77,7 @@ def recorded(
     """Around a change that is made as soon as its record can be stored; whoever makes it puts into the dictionary what
     of the record is known only afterwards.
 
-    Whatever is raised leaves the record as begun, so check before what may be refused.
+    `Refused` is recorded as such; whatever else is raised leaves the record as begun, so check before what can be.
     """
     change = Change(
         change_id=uuid4(),
@@ -71,11 +92,16 @@ def recorded(
     )
     name, found = change_object(change.at, change.change_id), dict[str, Any]()
     store.objects.put(name, change.encode())
-    yield found
+    try:
+        yield found
+    except Refused as error:
+        refusal = {"after": change.after | {"refused": error.cause}, "state": ChangeState.REFUSED}
+        store.objects.put(name, change.model_copy(update=refusal).encode())
+        raise
     store.objects.put(name, change.model_copy(update={**found, "state": ChangeState.DONE}).encode())
 
 
-def latest_changes(store: Store, limit: int, line: str | None = None) -> list[Change]:
+def latest_changes(store: Kept, limit: int, line: str | None = None) -> list[Change]:
     """The last `limit` changes (of `line`) of the last three months, the newest first."""
 
     def found() -> Iterator[Change]:

@@ -14,9 +14,10 @@ from flowgauge.evaluation.splits import groups_of, read_groups
 from flowgauge.models.detector import Progress
 from flowgauge.models.registry import FROM_LABELS
 from flowgauge.registry.golden_sets import training_defects
-from flowgauge.registry.snapshots import SnapshotFiles, store_snapshot
+from flowgauge.registry.snapshots import SnapshotFiles, active_snapshots, store_snapshot
 from flowgauge.registry.trials import introduce, require_no_trial
 from flowgauge.runtime.backend import Store
+from flowgauge.services.changes import recorded
 from flowgauge.training.fit import FitSettings, Initialization, fit
 from flowgauge.training.gauge import Gauge
 from flowgauge.training.snapshot import save
@@ -141,7 +142,12 @@ def fit_line(
     snapshot = save(gauge)
     files = SnapshotFiles(snapshot.manifest, snapshot.weights)
     store_snapshot(store.objects, line, snapshot.version, files)
-    return gauge, introduce(store, line, snapshot.version, files.sha256, None, by, Expected.SAME)
+    active = active_snapshots(store.log).get(line)
+    before = {} if active is None else {"version": active.version}
+    after = {"version": snapshot.version, "detector": settings.detector, "images": gauge.manifest.images}
+    with recorded(store, by, "fit", line, snapshot.version, before, after):
+        trial = introduce(store, line, snapshot.version, files.sha256, None, by, Expected.SAME)
+    return gauge, trial
 
 
 def with_bit_depth(settings: FitSettings, pictures: Pictures, tell: Tell) -> FitSettings:

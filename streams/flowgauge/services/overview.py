@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import IntEnum
+from itertools import islice
 from math import inf
 from threading import Lock
 from typing import NamedTuple
@@ -62,13 +63,17 @@ _TOPICS_SECONDS = 5.0
 _PAGE = 1_000
 # verdicts in brief that are kept of a line: some 400 bytes each, and 200 lines must fit into a small machine
 _RECENT = 600
-# whole verdicts of rejects and reviews that are kept of a line, some 2 kB each: the longest queue of one sitting
+# rejects and reviews that are kept of a line, encoded, some 1 kB each, for decoded they take five: the longest queue of
+# one sitting
 _FLAGGED = 200
 # of each kind and line: fewer show less of what has happened, and a line that rejects all the time must not push out
 # what it told of its store
 _ALERTS_OF_A_KIND = 20
 # an hour: with fewer, what happened leaves the sparkline before anybody looks; more are narrower than a pixel
 _MINUTES = 60
+# a fast line's image is shown for so long before the next: less, and nobody sees what it shows while each browser asks
+# for another picture of each line each second; more, and it is no longer the last one
+_SHOWN_SECONDS = 5.0
 # verdicts of so many minutes make the rate that is shown: fewer, and it jumps; more, and a stop shows late
 _RATE_MINUTES = 3
 
@@ -109,6 +114,7 @@ class Minute:
         return self.passed + self.rejected + self.reviewed
 
 
+_LONG_AGO = datetime.min.replace(tzinfo=UTC)
 _NOTHING = Minute(0)  # stands for every minute without a verdict
 
 
@@ -153,7 +159,7 @@ class LineSummary:
     line: str
     active: SnapshotAnnouncement | None
     trial: Trial | None
-    last: Verdict | None
+    shown: Verdict | None
     rate: float
     images: int
     rejected: float
@@ -176,9 +182,11 @@ class _Line:
     epoch: int = 0
     trial: Trial | None = None
     last: Verdict | None = None
+    shown: Verdict | None = None
+    shown_at: datetime = _LONG_AGO
     samples: deque[Sample] = field(default_factory=lambda: deque(maxlen=_RECENT))
     parts: deque[tuple[UUID, ...]] = field(default_factory=lambda: deque(maxlen=_RECENT))
-    flagged: deque[Verdict] = field(default_factory=lambda: deque(maxlen=_FLAGGED))
+    flagged: deque[tuple[UUID, bytes]] = field(default_factory=lambda: deque(maxlen=_FLAGGED))
     minutes: deque[Minute] = field(default_factory=lambda: deque(maxlen=_MINUTES))
     alerts: dict[AlertKind, dict[UUID, Alert]] = field(default_factory=lambda: defaultdict(dict))
     proposals: dict[UUID, Proposal] = field(default_factory=dict)
@@ -201,7 +209,7 @@ class Overview:
     def _forget(self) -> None:
         """As before the first record."""
         self._lines: dict[str, _Line] = {}
-        self._flagged: dict[UUID, Verdict] = {}
+        self._flagged: dict[UUID, bytes] = {}
         self._by_id: dict[UUID, tuple[int, int]] = {}
         self._part_of: dict[UUID, tuple[int, int]] = {}
         self._ranks: dict[tuple[str, int], Rank] = {}
@@ -209,7 +217,7 @@ class Overview:
         self._decided: set[UUID] = set()
         self._requested: dict[UUID, AdaptationRequest] = {}
         # where earlier alerts are gone or were passed over, nobody can say what they decided
-        self._heard_since = datetime.min.replace(tzinfo=UTC)
+        self._heard_since = _LONG_AGO
 
     def refresh(self) -> None:
         """Read what has come since the last time; what was read before can be asked for meanwhile. Raises `Unavailable`
@@ -288,9 +296,9 @@ class Overview:
         self._by_id[verdict.verdict_id] = location
         if verdict.decision is not Decision.PASS:
             if len(line.flagged) == _FLAGGED:
-                self._flagged.pop(line.flagged[0].verdict_id, None)
-            line.flagged.append(verdict)
-            self._flagged[verdict.verdict_id] = verdict
+                self._flagged.pop(line.flagged[0][0], None)
+            line.flagged.append((verdict.verdict_id, verdict.encode()))
+            self._flagged.update([line.flagged[-1]])
         minute = self._minute(line, verdict.scored_at)
         minute.passed += verdict.decision is Decision.PASS
         minute.rejected += verdict.decision is Decision.REJECT
@@ -359,10 +367,11 @@ class Overview:
         with self._lock:
             return list(self._known(line).samples)
 
-    def flagged(self, line: str) -> list[Verdict]:
+    def flagged(self, line: str, limit: int = _FLAGGED) -> list[Verdict]:
         """The last rejects and reviews of `line`, the newest first. Raises `UserError`."""
         with self._lock:
-            return list(reversed(self._known(line).flagged))
+            found = list(islice(reversed(self._known(line).flagged), limit))
+        return [Verdict.decode(encoded) for _, encoded in found]
 
     def alerts(self, line: str | None = None) -> list[Alert]:
         """The last alerts (of `line`), the newest first. Raises `UserError`."""
@@ -404,8 +413,10 @@ class Overview:
         """One of the last verdicts; None for one that is no longer in memory."""
         with self._lock:
             flagged, location = self._flagged.get(verdict_id), self._by_id.get(verdict_id)
-        if flagged is not None or location is None:
-            return flagged
+        if flagged is not None:
+            return Verdict.decode(flagged)
+        if location is None:
+            return None
         records = self._store.log.read(VERDICTS, location[0], location[1], 1)
         verdict = Verdict.decode(records[0].value) if records else None
         return verdict if verdict is not None and verdict.verdict_id == verdict_id else None
@@ -444,6 +455,8 @@ class Overview:
         numbers = range(last_minute - _MINUTES + 1, last_minute + 1)
         minutes = [of_minute.get(number, _NOTHING) for number in numbers]
         images = sum(minute.images for minute in minutes)
+        if line.shown is None or not 0 <= (now - line.shown_at).total_seconds() < _SHOWN_SECONDS:
+            line.shown, line.shown_at = line.last, now
         alerts = sorted((each for kind in line.alerts.values() for each in kind.values()), key=lambda alert: alert.at)
         since = line.active.at if line.active else None
         drifts = [each for each in alerts if each.kind is AlertKind.DRIFT and (since is None or each.at > since)]
@@ -471,7 +484,7 @@ class Overview:
             line=line.name,
             active=line.active,
             trial=line.trial,
-            last=line.last,
+            shown=line.shown,
             rate=sum(each.images for each in line.minutes if each.number > this_minute - _RATE_MINUTES) / _RATE_MINUTES,
             images=images,
             rejected=sum(minute.rejected for minute in minutes) / images if images else 0.0,

@@ -1,16 +1,17 @@
 """How long images are kept: in a directory those that passed, by the line; in a bucket by its own rules."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from datetime import date, datetime, timedelta
 from typing import Protocol
 
 from flowgauge.domain.errors import SettingsError
 from flowgauge.domain.lines import LineSettings
 from flowgauge.domain.messages import Decision, Verdict
-from flowgauge.domain.ports import Objects
 from flowgauge.processors.archive import archived, archived_days
-from flowgauge.registry.lines import line_settings
+from flowgauge.registry.lines import line_settings, lines_with_settings
 from flowgauge.runtime.backend import Store
+from flowgauge.services.changes import Kept, recorded
 
 # between two looks: less reads the lines' settings for nothing, more keeps images an hour longer than was asked
 _INTERVAL = timedelta(hours=1)
@@ -34,9 +35,10 @@ class PassRetention:
         if self._last is not None and now - self._last < _INTERVAL:
             return
         self._last = now
-        for line, settings in _settings_of_lines(self._store.objects):
-            if settings.pass_retention_days is not None:
-                self._tidy_line(line, (now - timedelta(days=settings.pass_retention_days)).date())
+        for line in lines_with_settings(self._store.objects):
+            days = line_settings(self._store.objects, line).pass_retention_days
+            if days is not None:
+                self._tidy_line(line, (now - timedelta(days=days)).date())
 
     def _tidy_line(self, line: str, limit: date) -> None:
         key, objects, state = f"retention/{line}", self._store.objects, self._store.state
@@ -83,12 +85,13 @@ def expired(store: Store, line: str, rules: LifecycleRules | None) -> Callable[[
     return by_settings
 
 
-def set_retention(rules: LifecycleRules, objects: Objects, wanted: Mapping[Decision, int | None]) -> None:
-    """Set the days of the verdicts in `wanted`, None for ever; the others stay as they are.
+def set_retention(store: Kept, rules: LifecycleRules, wanted: Mapping[Decision, int | None], by: str) -> None:
+    """Set the days of the verdicts in `wanted`, None for ever, as the person `by` wants; the others stay as they are.
 
     Raises `SettingsError` for days below the age that a buffer of any line allows: an image there may still train.
     """
-    ages = {line: settings.buffer_max_age_seconds for line, settings in _settings_of_lines(objects)}
+    objects = store.objects
+    ages = {line: line_settings(objects, line).buffer_max_age_seconds for line in lines_with_settings(objects)}
     ages.setdefault("any line", LineSettings().buffer_max_age_seconds)
     line, longest = max(ages.items(), key=lambda each: each[1])
     days = min((days for days in wanted.values() if days is not None), default=None)
@@ -98,10 +101,8 @@ def set_retention(rules: LifecycleRules, objects: Objects, wanted: Mapping[Decis
             " what it still needs.",
             "Give more days, or lower buffer_max_age_seconds with `flowgauge lines set`.",
         )
-    rules.set(rules.days() | dict(wanted))
-
-
-def _settings_of_lines(objects: Objects) -> Iterator[tuple[str, LineSettings]]:
-    for name in objects.names("lines/"):
-        line = name.removeprefix("lines/").removesuffix(".json")
-        yield line, line_settings(objects, line)
+    before = rules.days()
+    moved = {decision: days for decision, days in wanted.items() if days != before[decision]}
+    old, new = ({f"{each}_days": days[each] or "for ever" for each in moved} for days in (before, moved))
+    with recorded(store, by, "retention", None, "", old, new) if moved else nullcontext():
+        rules.set(before | dict(wanted))

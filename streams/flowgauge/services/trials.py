@@ -8,7 +8,7 @@ from uuid import UUID
 
 from pydantic import ValidationError
 
-from flowgauge.domain.errors import SettingsError, UserError
+from flowgauge.domain.errors import Refused, SettingsError
 from flowgauge.domain.golden import Label
 from flowgauge.domain.messages import SHADOW_VERDICTS, Expected, ShadowVerdict, SnapshotAnnouncement, Trial, TrialRules
 from flowgauge.registry.golden_sets import golden_set, renamed
@@ -139,20 +139,27 @@ def start_trial(
     return trial
 
 
-def stop_trial(store: Store, line: str, by: str, why: str) -> TrialReport:
-    """End the trial of `line`; the active gauge stays. Raises `UserError` where none is under way."""
-    return _end(store, line, Outcome.STOPPED, by, why)
+def stop_trial(store: Store, line: str, trial_id: str, by: str, why: str) -> TrialReport:
+    """End the trial of `line`; the active gauge stays. `trial_id` is the one that the person `by` was shown, or its
+    first digits, eight at least. Raises `Refused` where it is not under way.
+    """
+    return _end(store, line, trial_id, Outcome.STOPPED, by, why)
 
 
-def promote(store: Store, line: str, by: str, why: str = "") -> TrialReport:
-    """End the trial of `line`; its candidate is the active gauge from now on. Raises `UserError` where none is."""
-    return _end(store, line, Outcome.PROMOTED, by, why)
+def promote(store: Store, line: str, trial_id: str, by: str, why: str = "") -> TrialReport:
+    """The same; the candidate is the active gauge from now on."""
+    return _end(store, line, trial_id, Outcome.PROMOTED, by, why)
 
 
-def _end(store: Store, line: str, outcome: Outcome, by: str, why: str) -> TrialReport:
+def _end(store: Store, line: str, trial_id: str, outcome: Outcome, by: str, why: str) -> TrialReport:
     def under_way(active: SnapshotAnnouncement | None) -> tuple[SnapshotAnnouncement, Trial]:
+        remedy = f"`flowgauge trials list --line {line}` shows what is, and what came of the others."
         if active is None or active.trial is None:
-            raise UserError(f"No trial is under way on line {line}.", "`flowgauge trials list` shows which are.")
+            raise Refused(f"No trial is under way on line {line}.", remedy)
+        if trial_id != str(active.trial.trial_id)[: max(len(trial_id), len(active.trial.short_id))]:
+            raise Refused(
+                f"Trial {trial_id!r} is not under way on line {line}, but {active.trial.short_id} is.", remedy
+            )
         return active, active.trial
 
     def made(last: SnapshotAnnouncement | None) -> SnapshotAnnouncement:
@@ -166,10 +173,8 @@ def _end(store: Store, line: str, outcome: Outcome, by: str, why: str) -> TrialR
     before, after = {"version": active.version}, {"trial_id": str(trial.trial_id), "why": why}
     with recorded(store, by, action, line, trial.version, before, after) as found:
         announce(store, line, made)
-        report = reports[-1]  # another trial's, where one took this one's place meanwhile
-        named = {"trial_id": str(report.trial.trial_id), "why": why, "images": report.tally.images}
-        found.update(target=report.trial.version, before={"version": report.active}, after=named)
-    return report
+        found["after"] = after | {"images": reports[-1].tally.images}
+    return reports[-1]
 
 
 def _under_way(store: Store, active: SnapshotAnnouncement, trial: Trial) -> TrialView:
