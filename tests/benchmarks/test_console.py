@@ -185,14 +185,14 @@ def test_the_memory_of_the_console_stays_flat_over_an_hour(plant: Plant) -> None
         visitors = [threading.Thread(target=_browses, args=(Visitor(port), n, over, waits)) for n in range(VISITORS)]
         for thread in visitors:
             thread.start()
-        began, before, sent, told = time.monotonic(), process.cpu_times(), plant.sent, 0
+        began, before, sent, minutes = time.monotonic(), process.cpu_times(), plant.sent, 0
         while (since := time.monotonic() - began) < HOUR:
             # what is behind is made up for step by step, as workers would
             plant.send(min(round(RATE * since) + RATE - (plant.sent - sent), 10 * RATE))
             memory.append((since, process.memory_full_info().uss / 2**20))
-            if since >= 60 * told:
+            if since >= 60 * minutes:
                 plant.alert()
-                told += 1
+                minutes += 1
                 print(f"{since:.0f} s, {memory[-1][1]:.1f} MiB, {len(waits)} answers", flush=True)  # noqa: T201
             time.sleep(max(0.0, began + since + 1 - time.monotonic()))
         took, rate = process.cpu_times(), (plant.sent - sent) / HOUR
@@ -260,12 +260,12 @@ def test_scoring_keeps_its_speed_beside_the_console(plant: Plant) -> None:
 @contextmanager
 def visited(port: int) -> Iterator[psutil.Process]:
     """Ten visitors in a process of their own."""
-    crowd = get_context("spawn").Process(target=_visits, args=(port,), daemon=True)
-    crowd.start()
-    assert crowd.pid is not None
-    yield psutil.Process(crowd.pid)
-    crowd.kill()
-    crowd.join()
+    visitors = get_context("spawn").Process(target=_visits, args=(port,), daemon=True)
+    visitors.start()
+    assert visitors.pid is not None
+    yield psutil.Process(visitors.pid)
+    visitors.kill()
+    visitors.join()
 
 
 def _visits(port: int) -> None:
