@@ -15,7 +15,7 @@ import pytest
 
 from flowgauge.app.bootstrap import open_store
 from flowgauge.domain.dead_letters import OFFSET, PARTITION, TOPIC
-from flowgauge.domain.errors import Refused, Unavailable, UserError
+from flowgauge.domain.errors import Conflict, Unavailable, UserError
 from flowgauge.domain.golden import Label
 from flowgauge.domain.lines import Policy
 from flowgauge.domain.messages import ADAPTATIONS, ALERTS, DEAD_LETTERS, IMAGES, SNAPSHOTS, Decision, Expected, Reason
@@ -210,13 +210,13 @@ def test_an_end_of_a_trial_that_another_has_followed_is_refused_and_recorded_as_
             return announce(store, line, make)
 
         monkeypatch.setattr(trials, "announce", after_another)
-        with pytest.raises(Refused, match="is not under way"):
+        with pytest.raises(Conflict, match="is not under way"):
             end(store, LINE, of_mara, by="mara")
         assert shown(store) not in (of_mara, "")
         change = next(each for each in latest_changes(store, 9) if each.by == "mara")
         assert (change.state, change.after["trial_id"]) == (ChangeState.REFUSED, of_mara)
         assert "is not under way" in change.after["refused"]
-        with pytest.raises(Refused, match="is not under way"):
+        with pytest.raises(Conflict, match="is not under way"):
             end(store, LINE, shown(store)[:7], by="mara")
 
 

@@ -37,7 +37,7 @@ class StoreBusy(UserError):
     """Another runner works on the same store."""
 
 
-class Refused(UserError):
+class Conflict(UserError):
     """Somebody else was first: what was asked for was not done."""
 
 

@@ -7,7 +7,7 @@ from uuid import NAMESPACE_URL, UUID, uuid5
 
 from pydantic import Field
 
-from flowgauge.domain.errors import Refused
+from flowgauge.domain.errors import Conflict
 from flowgauge.domain.lines import Policy
 from flowgauge.domain.messages import SHADOW_VERDICTS, Expected, Message, SnapshotAnnouncement, Stage, Trial, TrialRules
 from flowgauge.domain.object_keys import snapshot_prefix, trial_object, trials_folder
@@ -181,12 +181,12 @@ def require_startable(active: SnapshotAnnouncement, version: str) -> None:
     """Raises `UserError` where a trial is under way or `version` is the active one."""
     _require_none(active)
     if active.version == version:
-        raise Refused(f"{version} is the active gauge of {active.line}.", "Try another of `flowgauge snapshots list`.")
+        raise Conflict(f"{version} is the active gauge of {active.line}.", "Try another of `flowgauge snapshots list`.")
 
 
 def _require_none(active: SnapshotAnnouncement) -> None:
     if active.trial is not None:
-        raise Refused(
+        raise Conflict(
             f"{active.trial.version} is on trial on line {active.line}, and a line has one trial at a time.",
             f"Wait for its end, or end it with `flowgauge trials stop {active.line} {active.trial.short_id}`.",
         )

@@ -13,7 +13,7 @@ from uuid import UUID, uuid4
 
 from pydantic import Field, ValidationError
 
-from flowgauge.domain.errors import Refused
+from flowgauge.domain.errors import Conflict
 from flowgauge.domain.messages import Instant, Line, Message
 from flowgauge.domain.object_keys import change_object, changes_folder
 from flowgauge.domain.ports import Clock, Objects
@@ -77,7 +77,7 @@ def recorded(
     """Around a change that is made as soon as its record can be stored; whoever makes it puts into the dictionary what
     of the record is known only afterwards.
 
-    `Refused` is recorded as such; whatever else is raised leaves the record as begun, so check before what can be.
+    `Conflict` is recorded as such; whatever else is raised leaves the record as begun, so check before what can be.
     """
     change = Change(
         change_id=uuid4(),
@@ -94,7 +94,7 @@ def recorded(
     store.objects.put(name, change.encode())
     try:
         yield found
-    except Refused as error:
+    except Conflict as error:
         refusal = {"after": change.after | {"refused": error.cause}, "state": ChangeState.REFUSED}
         store.objects.put(name, change.model_copy(update=refusal).encode())
         raise

@@ -8,7 +8,7 @@ from uuid import UUID
 
 from pydantic import ValidationError
 
-from flowgauge.domain.errors import Refused, SettingsError
+from flowgauge.domain.errors import Conflict, SettingsError
 from flowgauge.domain.golden import Label
 from flowgauge.domain.messages import SHADOW_VERDICTS, Expected, ShadowVerdict, SnapshotAnnouncement, Trial, TrialRules
 from flowgauge.registry.golden_sets import golden_set, renamed
@@ -141,7 +141,7 @@ def start_trial(
 
 def stop_trial(store: Store, line: str, trial_id: str, by: str, why: str) -> TrialReport:
     """End the trial of `line`; the active gauge stays. `trial_id` is the one that the person `by` was shown, or its
-    first digits, eight at least. Raises `Refused` where it is not under way.
+    first digits, eight at least. Raises `Conflict` where it is not under way.
     """
     return _end(store, line, trial_id, Outcome.STOPPED, by, why)
 
@@ -155,9 +155,9 @@ def _end(store: Store, line: str, trial_id: str, outcome: Outcome, by: str, why:
     def under_way(active: SnapshotAnnouncement | None) -> tuple[SnapshotAnnouncement, Trial]:
         remedy = f"`flowgauge trials list --line {line}` shows what is, and what came of the others."
         if active is None or active.trial is None:
-            raise Refused(f"No trial is under way on line {line}.", remedy)
+            raise Conflict(f"No trial is under way on line {line}.", remedy)
         if trial_id != str(active.trial.trial_id)[: max(len(trial_id), len(active.trial.short_id))]:
-            raise Refused(
+            raise Conflict(
                 f"Trial {trial_id!r} is not under way on line {line}, but {active.trial.short_id} is.", remedy
             )
         return active, active.trial
