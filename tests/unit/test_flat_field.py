@@ -67,6 +67,15 @@ def test_images_of_a_lamp_that_was_off_do_not_count(every: int) -> None:
     assert difference(with_them.apply(dim), without.apply(dim)) < 2
 
 
+def test_where_parts_come_in_looks_that_share_no_median_half_of_them_count() -> None:
+    """Two of three looks have each channel's median, and none has that of all three."""
+    looks = np.full((30, _SIDE, _SIDE, 3), 60, np.uint8)
+    for channel in range(3):
+        looks[channel::3, :, :, channel] = 200
+    found = Illumination.of(looks, cut=False)
+    assert np.isfinite(np.array([found.mean, found.deviation])).all()
+
+
 def test_what_is_shown_of_an_object_does_not_become_black() -> None:
     def cut_out(crops: Crops) -> Crops:
         return np.where(np.indices((_SIDE, _SIDE)).min(axis=0)[:, :, None] >= 16, crops, 0).astype(np.uint8)

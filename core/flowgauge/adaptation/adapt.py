@@ -10,6 +10,7 @@ from enum import StrEnum
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
@@ -116,34 +117,35 @@ class _Adaptation:
         self._crops = np.stack([crop.pixels for _, crop in self.training])
         first = {part_of(entry): crop.pixels for entry, crop in reversed(clear)}
         self._one_of_each_part = np.stack(list(first.values()))
-        if settings.light is not LightCorrection.OFF:
-            self._anchor = self._in_the_light_of_the_fit(anchor)
-
-    def _in_the_light_of_the_fit(self, anchor: Gauge) -> Gauge:
-        """The anchor behind a correction of the light, where that brings the line's scores much nearer to its own."""
-        facts = anchor.manifest
-        seen = Illumination.of(self._crops, cut=facts.preprocessing.blackens)
-        lit = facts.model_copy(update={"flat_field": seen.correction_to(facts.illumination)})
-        corrected = Gauge(lit, anchor.backbone, anchor.detector, anchor.probes)
-        wanted = np.quantile(facts.threshold.scores, 0.25)
-        before, after = (
-            abs(float(np.quantile(scores, 0.25) - wanted))
-            for scores in score_by_each([anchor, corrected], self._one_of_each_part)
-        )
-        return corrected if after < _NEARER * before else anchor
 
     def change(self, gauge: Gauge) -> Shift:
         """What the gauge's scores of all that may train or test say of the line."""
         (scores,) = score_by_each([gauge], self._one_of_each_part)
+        return self._shift(gauge, scores)
+
+    def _shift(self, gauge: Gauge, scores: NDArray[np.float64]) -> Shift:
         return shift(gauge.manifest.threshold, scores, seed=self._given.seed)
 
     def candidate(self) -> tuple[Gauge, AdaptationTrace]:
-        light_alone = (
-            self._settings.light is LightCorrection.FIRST
-            and self._anchor.manifest.flat_field is not None
-            and not self.change(self._anchor).changed
-        )
-        return self._corrected() if light_alone else self._adapted()
+        """The anchor behind a correction of the light, where that brings the line's scores much nearer to its own, and
+        adapted where that is not enough.
+        """
+        if self._settings.light is LightCorrection.OFF:
+            return self._adapted()
+        anchor, facts = self._anchor, self._anchor.manifest
+        self._progress("correcting the light", 0, 1)
+        seen = Illumination.of(self._crops, cut=facts.preprocessing.blackens)
+        lit = facts.model_copy(update={"flat_field": seen.correction_to(facts.illumination)})
+        corrected = Gauge(lit, anchor.backbone, anchor.detector, anchor.probes)
+        plain, under_it = score_by_each([anchor, corrected], self._one_of_each_part)
+        wanted = np.quantile(facts.threshold.scores, 0.25)
+        before, after = (abs(float(np.quantile(scores, 0.25) - wanted)) for scores in (plain, under_it))
+        self._progress("correcting the light", 1, 1)
+        if after >= _NEARER * before:
+            return self._adapted()
+        self._anchor = corrected
+        enough = self._settings.light is LightCorrection.FIRST and not self._shift(corrected, under_it).changed
+        return self._corrected() if enough else self._adapted()
 
     def _corrected(self) -> tuple[Gauge, AdaptationTrace]:
         """The anchor behind the correction of the light, and no more."""
@@ -151,9 +153,8 @@ class _Adaptation:
         (scores,) = score_by_each([anchor], self._crops)
         rejection, threshold = self._settings.refinement.rejection, facts.threshold
         suspicion = suspect(scores, rejection, threshold.clean_half_k)
-        trace = self._trace(suspicion, (round_of(suspicion, rejection, self._image_ids),), ()).model_copy(
-            update={"light_alone": True}
-        )
+        rounds = (round_of(suspicion, rejection, self._image_ids),)
+        trace = self._trace(suspicion, rounds, (), light_alone=True)
         if self._promised not in (None, threshold.promised):
             threshold = threshold.repromised(self._promised)
         manifest = self._manifest(suspicion, trace).model_copy(update={"threshold": threshold})
@@ -173,7 +174,7 @@ class _Adaptation:
             progress=self._progress,
         )
         kept = refined.suspicion.kept
-        trace = self._trace(refined.suspicion, refined.rounds, refined.steps)
+        trace = self._trace(refined.suspicion, refined.rounds, refined.steps, light_alone=False)
         manifest = self._manifest(refined.suspicion, trace).model_copy(
             update={
                 "threshold": self._threshold(refined, groups),
@@ -183,9 +184,16 @@ class _Adaptation:
         )
         return Gauge(manifest, self._anchor.backbone, refined.detector, probes_of(self._crops[kept])), trace
 
-    def _trace(self, suspicion: Suspicion, rounds: tuple[Round, ...], steps: tuple[Step, ...]) -> AdaptationTrace:
-        kept = int(suspicion.kept.sum())
-        return AdaptationTrace(buffered=len(self._given.buffered), trained=kept, rounds=rounds, steps=steps)
+    def _trace(
+        self, suspicion: Suspicion, rounds: tuple[Round, ...], steps: tuple[Step, ...], *, light_alone: bool
+    ) -> AdaptationTrace:
+        return AdaptationTrace(
+            buffered=len(self._given.buffered),
+            trained=int(suspicion.kept.sum()),
+            light_alone=light_alone,
+            rounds=rounds,
+            steps=steps,
+        )
 
     @property
     def _image_ids(self) -> list[str]:

@@ -133,8 +133,8 @@ def decide_by_score(limit: Threshold, score: float) -> tuple[Decision, tuple[str
 
 
 def predict_each(items: Sequence[tuple[Gauge, Picture]]) -> list[Prediction]:
-    """Predictions by one or many gauges: those that share backbone and preprocessing share its passes."""
-    # a picture that several gauges of one backbone are to predict goes through it once
+    """Predictions of pictures by their gauges: those that share backbone and preprocessing share its passes."""
+    # a picture that several gauges of one backbone are to predict goes through it once, where they correct it alike
     shared: dict[_SharedPass, dict[tuple[int, FlatField | None], list[int]]] = {}
     for index, (gauge, picture) in enumerate(items):
         seen = id(picture), gauge.manifest.flat_field

@@ -6,7 +6,8 @@ processor's own, so the event loop, and with it the group's heartbeat, never wai
 Three overrides of Faust 0.15 carry this. After every assignment, and while it rebalances, Faust seeks to what was
 committed (`Consumer.seek_to_committed`); here it seeks to where the member starts. And it commits what was acknowledged
 (`Consumer._new_offset`); here what the member says, so that events are acknowledged as soon as they are copied: while
-any is held, Faust hangs in a rebalance. And it seeks in another thread than it fetches in (`Consumer._seek`).
+any is held, Faust hangs in a rebalance. And it seeks in another thread than it fetches in;
+here in the same one (`Consumer._seek`).
 """
 
 import asyncio
