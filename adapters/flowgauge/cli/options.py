@@ -106,7 +106,9 @@ Members = Annotated[
 MetaInit = Annotated[
     str | None,
     typer.Option(
-        help="Start from meta-learned parameters: a file of flowgauge meta-train, or `shipped`.", metavar="FILE"
+        help="Start from meta-learned parameters: a file of flowgauge meta-train, or `shipped`, for"
+        " featureflow and headflow.",
+        metavar="FILE",
     ),
 ]
 Weights = Annotated[

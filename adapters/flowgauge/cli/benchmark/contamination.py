@@ -73,11 +73,10 @@ def contamination(
     a benchmark knows. patchcore and padim are baselines, anomalib's own, on
     the same features and images; they come with the extra named baselines.
 
-    The detector is headflow unless --detector names another one, for this
-    ensemble and the start that is shipped are its own; featureflow needs
-    --init FILE for variants that start there. Features are read once and
-    cached. Paintings are drawn once for the whole data set, so figures
-    differ a little from those of flowgauge evaluate.
+    The detector is headflow unless --detector names another one: the
+    ensembles of full and wide-ensemble are its own. Features are read once
+    and cached. Synthetic anomalies are drawn once for the whole data set, so
+    figures differ a little from those of flowgauge evaluate.
     """
     check_writable(json, plot)
     if plot is not None and plot.suffix != ".svg":
