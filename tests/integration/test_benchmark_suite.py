@@ -47,6 +47,8 @@ def test_what_cannot_be_compared_is_said_before_the_work(flowgauge: Shell, tmp_p
         ((tmp_path, "--detector", "magic"), "no detector 'magic'"),
         ((tiny_dataset(),), "is one data set"),
         ((tmp_path, "--json", tmp_path / "nowhere" / "out.json"), "no place"),
+        ((tmp_path, "--detector", "rad", "--init", "shipped"), "No meta-learned parameters of rad"),
+        ((tmp_path, "--detector", "featureflow", "--detector", "rad", "--init", "shipped"), "other detectors run"),
     ):
         done = flowgauge("benchmark", "suite", *options)
         assert done.code == 2

@@ -143,6 +143,8 @@ class Browser:
         self.driver = driver
         self._address = address
         driver.delete_all_cookies()
+        # the page of the console before would go on asking it, which is stopped, and complain here
+        driver.get("about:blank")
         self.logged("performance")
         self.logged("browser")
 

@@ -16,7 +16,7 @@ from pydantic import TypeAdapter
 
 from flowgauge.cli import options
 from flowgauge.cli.features import BenchmarkData, Cache
-from flowgauge.cli.model import DEFAULT_FEATURES, SHIPPED, FeatureOptions, fitting_start, torch_device
+from flowgauge.cli.model import DEFAULT_FEATURES, FeatureOptions, fitting_start, init_digest, torch_device
 from flowgauge.cli.output import as_json, emit, warn, write_whole
 from flowgauge.cli.progress import bars
 from flowgauge.cli.results import check_writable, conclude, left_in
@@ -244,7 +244,6 @@ class Estimation:
         words = f"{choice} {values_of.get(choice)} {self.keep_apart}"
         digest = sha256(f"{self.data.settings_words} {words}".encode())
         digest.update(json.dumps(self._named_parts, sort_keys=True).encode())
-        if self.init is not None:
-            digest.update(self.init.encode() if self.init == SHIPPED else Path(self.init).read_bytes())
+        digest.update(init_digest(self.init).encode())
         digest.update(self.data.images_sha256.encode())
         return digest.hexdigest()

@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -213,6 +214,11 @@ def start_at(init: str, detector: str) -> MetaInit:
     are something else.
     """
     return shipped(detector) if init == SHIPPED else read(Path(init))
+
+
+def init_digest(init: str | None) -> str:
+    """Of what `start_at` reads: results kept under another one are of another start."""
+    return sha256(Path(init).read_bytes()).hexdigest() if init not in (None, SHIPPED) else str(init)
 
 
 def fitting_start(init: str, settings: FitSettings, device: str) -> MetaInit:

@@ -14,7 +14,7 @@ from typer import Argument, Option
 from flowgauge.cli import options
 from flowgauge.cli.benchmark.detectors import FitTask, entrants_of, features_of, measured_alone
 from flowgauge.cli.evaluate import Limit, Seeds, numbers_in
-from flowgauge.cli.model import DEFAULT_FEATURES, FeatureOptions, Model
+from flowgauge.cli.model import DEFAULT_FEATURES, FeatureOptions, Model, init_digest, start_at
 from flowgauge.cli.output import say, show, warn, write_whole
 from flowgauge.cli.progress import bars
 from flowgauge.cli.results import check_writable, left_in
@@ -57,6 +57,7 @@ def suite(
             show_default=False,
         ),
     ] = None,
+    init: options.MetaInit = None,
     limit: Limit = None,
     device: options.DeviceOption = options.Device.AUTO,
     json: Annotated[
@@ -85,6 +86,9 @@ def suite(
     that 5 % of the good test images exceed (rounded down to whole images);
     false_alarms and misses are those at the detector's own threshold.
 
+    --init starts every fit at meta-learned parameters: all detectors that run
+    must be the one that they are of.
+
     --shots draws, by seed and spread evenly over the training images, so many
     of them; the fit to all of them is always made too. A data set that cannot
     be read or a fit that fails is told and left out. What --json holds
@@ -93,7 +97,11 @@ def suite(
     """
     check_writable(json, html)
     models = models_of(detector or [], changes or [], features)
-    like = FitTask(folder, None, None, None, models[0], device, limit)
+    if init is not None:
+        of = start_at(init, models[0].detector).card.detector
+        if any(model.detector != of for model in models):
+            raise UserError(f"--init holds the parameters of {of}, and other detectors run.", f"Give --detector {of}.")
+    like = FitTask(folder, None, None, None, models[0], device, limit, init=init)
     datasets = datasets_in(like, dataset or [])
     with bars() as report:
         found = Suite(datasets, models, shots_of(shots), report).run(numbers_in(seeds), json)
@@ -275,5 +283,6 @@ class Suite:
     def _key(self) -> str:
         """Changes with the settings that all fits share and with those of single detectors."""
         changes = {each.detector: tuple(each.changes) for each in self.models if each.changes}
-        inputs = (version("flowgauge"), *features_of(self.models[0]), self.datasets[0].limit, changes)
+        like = self.datasets[0]
+        inputs = (version("flowgauge"), *features_of(self.models[0]), like.limit, changes, init_digest(like.init))
         return sha256(repr(inputs).encode()).hexdigest()
