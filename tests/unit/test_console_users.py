@@ -1,7 +1,10 @@
 """Who may use the console: users, roles, guesses, and where it may listen."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
@@ -35,6 +38,21 @@ def test_a_file_that_another_process_changed_is_read_anew(path: Path) -> None:
     Users(path).remove("mara")
     assert users.role("mara") is None
     assert not users.verify("mara", PASSWORD)
+
+
+def test_of_two_changes_at_once_neither_is_lost(path: Path) -> None:
+    Users(path).add("mara", Role.ENGINEER, PASSWORD)
+    second = Thread(target=lambda: Users(path).add("lee", Role.VIEWER, PASSWORD))
+
+    @contextmanager
+    def while_the_second_begins() -> Iterator[None]:
+        second.start()
+        second.join(0.5)  # it is done by then where it does not wait
+        yield
+
+    Users(path).remove("mara", while_the_second_begins())
+    second.join()
+    assert Users(path).all() == {"lee": Role.VIEWER}
 
 
 def test_a_file_that_was_away_is_read_again(path: Path) -> None:

@@ -1,9 +1,10 @@
 """The console's users: a file of names, roles and password hashes, and how fast passwords may be guessed."""
 
+import fcntl
 import json
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from enum import IntEnum
 from hashlib import sha256
 from pathlib import Path
@@ -90,16 +91,17 @@ class Users:
                 f"The password has {len(password)} characters.", f"Use {_SHORTEST_PASSWORD} or more: a sentence, say."
             )
         hashed = "" if password is None else self._hasher.hash(password)
-        with record:
+        with self._alone(), record:
             self._write({**self._load(), name: User(role=role.word, password=hashed)})
 
     def remove(self, name: str, record: AbstractContextManager[object] = _NO_RECORD) -> None:
         """Within `record` too. Raises `UserError` for a name that is not there."""
-        users = dict(self._load())
-        if users.pop(name, None) is None:
-            raise UserError(f"There is no user {name}.", "`flowgauge console user list` names them.")
-        with record:
-            self._write(users)
+        with self._alone():
+            users = dict(self._load())
+            if users.pop(name, None) is None:
+                raise UserError(f"There is no user {name}.", "`flowgauge console user list` names them.")
+            with record:
+                self._write(users)
 
     def mark(self, name: str) -> str:
         """Changes with the password of `name`: a session that was begun with another one is over."""
@@ -128,6 +130,14 @@ class Users:
                 ) from error
             self._users, self._read_at = users, changed_at
         return self._users
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Others who change the file wait: each would write back the users as they were before the other's change."""
+        # a file of its own: the users' file is replaced with each change
+        with self._path.with_name(f".{self._path.name}.lock").open("a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
 
     def _write(self, users: dict[str, User]) -> None:
         made = self._path.with_name(f".{self._path.name}.part")
