@@ -42,12 +42,12 @@ def test_a_file_that_another_process_changed_is_read_anew(path: Path) -> None:
 
 def test_of_two_changes_at_once_neither_is_lost(path: Path) -> None:
     Users(path).add("mara", Role.ENGINEER, PASSWORD)
-    second = Thread(target=lambda: Users(path).add("lee", Role.VIEWER, PASSWORD))
+    second = Thread(target=Users(path).add, args=("lee", Role.VIEWER, PASSWORD))
 
     @contextmanager
     def while_the_second_begins() -> Iterator[None]:
         second.start()
-        second.join(0.5)  # it is done by then where it does not wait
+        second.join(2)  # it is done by then where it does not wait
         yield
 
     Users(path).remove("mara", while_the_second_begins())
