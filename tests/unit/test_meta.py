@@ -13,7 +13,7 @@ from torch import Tensor
 
 from flowgauge.adaptation.inner_loop import InnerLoop, Parameters, StepRule, inner_loop
 from flowgauge.adaptation.uncertainty import L2Rule
-from flowgauge.domain.errors import SettingsError, SnapshotCorrupt
+from flowgauge.domain.errors import SettingsError, SnapshotCorrupt, UserError
 from flowgauge.meta import initialization as init_module
 from flowgauge.meta.initialization import MetaInit, read, shipped, write
 from flowgauge.meta.outer_loop import (
@@ -248,6 +248,19 @@ def test_a_gradient_through_adams_steps_is_finite_where_parameters_have_none() -
         assert all(gradient.isfinite().all() for gradient in by_order[order].values())
     first, second = by_order.values()
     assert any(not torch.allclose(first[name], second[name], atol=1e-3) for name in first)
+
+
+def test_a_run_that_diverges_stops_and_keeps_what_was_there_before() -> None:
+    detector, line = small_featureflow(), long_tailed(12, 0)
+    detector.measure_lines([line.good])
+    tasks = [MetaLine("press", line, line.good, mask(12, detector))]
+    wild = MEMBERS.model_copy(update={"member": MEMBERS.member.model_copy(update={"alpha": 1e30})})
+    state = MetaState(parameters_of(detector))
+    before = {name: value.clone() for name, value in state.init.items()}
+    with pytest.raises(UserError, match="diverged: turn 1, on press"):
+        meta_train(detector, tasks, wild, state, lambda now: None)
+    assert not state.turns
+    assert all(torch.equal(state.init[name], value) for name, value in before.items())
 
 
 def test_the_default_detector_explains_a_new_line_better_from_there_in_as_many_steps() -> None:

@@ -57,4 +57,6 @@ class Uncertainty:
         self._losses.append(standard)
         if len(self._losses) < 3:
             return 0.0
-        return max(float(np.linalg.det(np.cov(np.array(self._losses), rowvar=False))), 0.0)
+        # of losses that are not finite it is not either: the gate refuses them, and the outer loop stops there
+        with np.errstate(invalid="ignore", over="ignore"):
+            return max(float(np.linalg.det(np.cov(np.array(self._losses), rowvar=False))), 0.0)

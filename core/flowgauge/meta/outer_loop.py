@@ -33,6 +33,7 @@ from flowgauge.adaptation.inner_loop import (
 )
 from flowgauge.adaptation.uncertainty import L2Rule
 from flowgauge.domain import trace
+from flowgauge.domain.errors import UserError
 from flowgauge.domain.messages import FrozenModel
 from flowgauge.domain.seeding import seeded
 from flowgauge.meta.tasks import MetaLine, Task, draw_task
@@ -229,7 +230,10 @@ def meta_train(
     state: MetaState,
     after: Callable[[MetaState], None],
 ) -> None:
-    """Turn by turn until `settings.turns` are done, in place; `after` is called at the end of each."""
+    """Turn by turn until `settings.turns` are done, in place; `after` is called at the end of each.
+
+    Raises `UserError` for a turn whose gradient is not finite; `state` is that of the turn before.
+    """
     while len(state.turns) < settings.turns:
         number = len(state.turns)
         # every turn has a generator of its own, so that a run that was interrupted gives the same as one that was not
@@ -239,6 +243,11 @@ def meta_train(
         gradient, head_loss, flow_loss = task_gradient(
             detector, task, settings, state.init, seed=int(rng.integers(2**31))
         )
+        if not all(bool(g.isfinite().all()) for g in gradient.values()):
+            raise UserError(
+                f"Meta-training diverged: turn {number + 1}, on {line.name}, has a gradient that is not finite.",
+                "Give another --seed, or fewer --turns.",
+            )
         state.step(gradient, settings.step_length(number))
         state.turns.append(Turn(turn=number, line=line.name, head_loss=head_loss, flow_loss=flow_loss))
         after(state)
