@@ -342,6 +342,9 @@ def test_where_the_light_alone_has_changed_it_is_corrected_and_nothing_else_adap
         for each, pictures in ((anchor, goods(range(400, 416))), (anchor, fresh), (candidate, fresh))
     )
     assert abs(corrected - as_fitted) < 0.2 * (dimmed - as_fitted)
+    first_light = goods(range(400, 416))
+    back, before = (each.predict(first_light) for each in (candidate, anchor))
+    assert [(p.score, p.decision) for p in back] == [(p.score, p.decision) for p in before], "the light has come back"
 
 
 def test_what_is_no_change_of_the_light_is_adapted_to() -> None:

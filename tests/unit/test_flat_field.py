@@ -47,6 +47,39 @@ def test_where_the_light_is_the_same_images_stay_as_they_are() -> None:
     assert difference(flat_field.apply(new), new) < 3
 
 
+@pytest.mark.parametrize("change", [{"gain": 0.6, "fall": 0.3}, {"contrast": 0.5}, {"gain": 1.3}])
+def test_an_image_under_the_light_of_the_fit_stays_as_it_is(change: dict[str, float]) -> None:
+    before, after, new = parts(80, 1), lit(parts(80, 2), **change), parts(20, 3)
+    flat_field = Illumination.of(after, cut=False).correction_to(Illumination.of(before, cut=False))
+    assert np.array_equal(flat_field.apply(new), new)
+
+
+def test_light_between_that_of_the_fit_and_of_the_buffer_is_followed() -> None:
+    before, after, new = parts(80, 1), lit(parts(80, 2), gain=0.5), parts(20, 3)
+    flat_field = Illumination.of(after, cut=False).correction_to(Illumination.of(before, cut=False))
+    assert [flat_field.strength(crop) for crop in lit(new, gain=0.75)] == pytest.approx([0.33] * 20, abs=0.05)
+    assert difference(flat_field.apply(lit(new, gain=0.75)), new) < 6
+
+
+def test_light_and_dark_products_are_corrected_alike() -> None:
+    """A light one in the dim light is as bright as a dark one was in the first light."""
+
+    def both(count: int, seed: int) -> Crops:
+        crops = parts(count, seed)
+        crops[::2] //= 2
+        return crops
+
+    before, after, new = both(80, 1), lit(both(80, 2), gain=0.6), both(20, 3)
+    flat_field = Illumination.of(after, cut=False).correction_to(Illumination.of(before, cut=False))
+    assert {float(flat_field.strength(crop)) for crop in lit(new, gain=0.6)} == {1.0}
+
+
+def test_light_from_the_other_side_is_corrected_though_no_image_is_darker() -> None:
+    before, after, new = lit(parts(80, 1), fall=0.4), lit(parts(80, 2), fall=-0.4), parts(20, 3)
+    flat_field = Illumination.of(after, cut=False).correction_to(Illumination.of(before, cut=False))
+    assert difference(flat_field.apply(lit(new, fall=-0.4)), lit(new, fall=0.4)) < 5
+
+
 def test_defects_in_a_fifth_of_the_images_hardly_count() -> None:
     clean = parts(80, 2)
     spoilt = clean.copy()

@@ -186,7 +186,10 @@ def _light(flat_field: FlatField | None, alone: bool) -> Check:
         gains, words = np.ones(1), "images are not corrected: the first gauge would score them hardly otherwise"
     else:
         gains = np.array(flat_field.gain)
-        words = f"images are corrected for a change of light, by gains of {gains.min():.2f} to {gains.max():.2f}"
+        words = (
+            f"images are corrected as far as their own light asks, by gains of up to {gains.min():.2f} to"
+            f" {gains.max():.2f}"
+        )
     if alone:
         words = f"{words}: so corrected, the first gauge scores the line as before, and nothing else was adapted"
     return Check(name="correction of the light", value=float(gains.mean()), limit=None, passed=True, message=words)

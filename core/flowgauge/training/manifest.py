@@ -11,7 +11,7 @@ from flowgauge.training.thresholds import Calibration, Threshold
 from flowgauge.vision.flat_field import FlatField, Illumination
 from flowgauge.vision.preprocessing import Preprocessing
 
-MANIFEST_SCHEMA = 5
+MANIFEST_SCHEMA = 6
 
 
 class Range(FrozenModel):
@@ -19,6 +19,9 @@ class Range(FrozenModel):
 
     low: float
     high: float
+
+    def joined(self, other: "Range") -> "Range":
+        return Range(low=min(self.low, other.low), high=max(self.high, other.high))
 
 
 class Ranges(FrozenModel):
@@ -35,6 +38,10 @@ class Ranges(FrozenModel):
             for name, bounds in self
             if not bounds.low <= (value := getattr(statistics, name)) <= bounds.high
         )
+
+    def joined(self, other: "Ranges") -> "Ranges":
+        """From the lowest to the highest of both, and all that lies between."""
+        return Ranges(**{name: own.joined(getattr(other, name)) for name, own in self})
 
 
 class DetectorSpec(FrozenModel):

@@ -2,7 +2,8 @@
 
 Light that is stronger or falls from another side, exposure, gain and contrast change a pixel to `a x + b`, with `a` and
 `b` that vary slowly over the image. Mean and deviation of the pixels in each cell of a coarse grid, over many images,
-tell both, whatever the parts show and wherever they lie.
+tell both, whatever the parts show and wherever they lie. An image is corrected as far as its own light asks: one that
+was taken under the light of the fit stays as it is.
 """
 
 from functools import cache
@@ -15,7 +16,8 @@ from scipy import ndimage
 from flowgauge.domain.messages import FrozenModel
 from flowgauge.vision.preprocessing import DARKEST
 
-Grid = tuple[tuple[tuple[float, float, float], ...], ...]
+Channels = tuple[float, float, float]
+Grid = tuple[tuple[Channels, ...], ...]
 """(g, g, 3): a value for each cell and channel."""
 
 # Cells along a side. With fewer, light that falls off to a side is a step; with more, a cell of parts that move shows
@@ -27,6 +29,10 @@ _NEIGHBOURS = 1.0
 # Share of the whole image's variance that is added to each cell's, before and after. Without it, cells that show
 # nothing but noise have the gain of their noise; with much more, no cell has a gain of its own.
 _FLOOR = 0.05
+# Odds, in squared spreads, against an image that has the light of the fit again, or one between that and the buffer's.
+# With less, a light product under the darker light of the buffer is taken for a dark one of the first light; with more,
+# light that has come back is corrected still.
+_FIRST, _BETWEEN = 4.0, 12.0
 # of 255: images of one level have no contrast to match, and their gain stays near 1
 _LEAST_DEVIATION = 1.0
 # An image counts whose mean and deviation lie within so many deviations of the median image's, and _SLACK gray levels
@@ -35,34 +41,14 @@ _LEAST_DEVIATION = 1.0
 _USUAL, _SLACK = 5.0, 3.0
 
 
-class FlatField(FrozenModel):
-    """`gain`, and `offset` in gray levels of 255, in the middle of each cell. Where objects are `cut` out, black stays
-    black, and what is shown does not become black.
-    """
-
-    gain: Grid
-    offset: Grid
-    cut: bool
-
-    def apply(self, crops_NSSC: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """(N, S, S, 3) -> the same under the light of the fit."""
-        gain_SSC, offset_SSC = (_over(grid, crops_NSSC.shape[1]) for grid in (self.gain, self.offset))
-        corrected = np.empty_like(crops_NSSC)
-        for crop, out in zip(crops_NSSC, corrected, strict=True):
-            levels = crop * gain_SSC
-            levels += offset_SSC
-            np.rint(levels.clip(DARKEST if self.cut else 0, 255, out=levels), out=levels)
-            np.multiply(levels, crop.any(axis=2, keepdims=True) if self.cut else 1, out=out, casting="unsafe")
-        return corrected
-
-
 class Illumination(FrozenModel):
-    """`mean` and `deviation` of a line's pixels in each cell, in gray levels of 255. `cut`: crops show the object
-    alone, and black pixels are none of it.
+    """`mean` and `deviation` of a line's pixels in each cell, in gray levels of 255, and the `spread` of whole images'
+    means and deviations from image to image. `cut`: crops show the object alone, and black pixels are none of it.
     """
 
     mean: Grid
     deviation: Grid
+    spread: tuple[Channels, Channels]
     cut: bool
 
     @classmethod
@@ -71,19 +57,83 @@ class Illumination(FrozenModel):
         not count, while they are fewer than half; what covers a few pixels of some images hardly does.
         """
         moments_NMGGC = np.stack([_moments(crop, cut) for crop in crops_NSSC])
-        moments = moments_NMGGC[_usual(moments_NMGGC.mean(axis=(2, 3)))].mean(axis=0)
+        moments_NMGGC = moments_NMGGC[_usual(moments_NMGGC.mean(axis=(2, 3)))]
+        spread = np.std([_of_all(*_levels(each)) for each in moments_NMGGC], axis=0)
+        moments = moments_NMGGC.mean(axis=0)
         moments = ndimage.gaussian_filter(moments, (0, _NEIGHBOURS, _NEIGHBOURS, 0), mode="nearest")
-        # a cell that shows no object has the moments of all the others
-        share, mean, square = moments + 1e-9 * moments.mean(axis=(1, 2), keepdims=True)
-        mean, square = mean / share, square / share
-        return cls(mean=_grid(mean), deviation=_grid(np.sqrt((square - mean**2).clip(0))), cut=cut)
+        _, mean, deviation = _levels(moments)
+        means, deviations = (tuple(each) for each in spread.round(3).tolist())
+        return cls(mean=_grid(mean), deviation=_grid(deviation), spread=(means, deviations), cut=cut)
 
-    def correction_to(self, other: "Illumination") -> FlatField:
+    def correction_to(self, other: "Illumination") -> "FlatField":
         """What makes images of this illumination look as under the `other` one."""
         variance, wanted = (np.square(each.deviation) for each in (self, other))
         floor, wanted_floor = (_FLOOR * v.mean(axis=(0, 1)) + _LEAST_DEVIATION**2 for v in (variance, wanted))
         gain = np.sqrt((wanted + wanted_floor) / (variance + floor))
-        return FlatField(gain=_grid(gain), offset=_grid(other.mean - gain * self.mean), cut=self.cut)
+        return FlatField(gain=_grid(gain), offset=_grid(other.mean - gain * self.mean), wanted=other)
+
+
+class FlatField(FrozenModel):
+    """`gain`, and `offset` in gray levels of 255, in the middle of each cell, of a full correction to the illumination
+    that is `wanted`. Where objects are cut out, black stays black, and what is shown does not become black.
+    """
+
+    gain: Grid
+    offset: Grid
+    wanted: Illumination
+
+    def apply(self, crops_NSSC: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """(N, S, S, 3) -> the same under the light of the fit."""
+        gain_SSC, offset_SSC = (_over(grid, crops_NSSC.shape[1]) for grid in (self.gain, self.offset))
+        gain_SSC -= 1
+        corrected, cut = np.empty_like(crops_NSSC), self.wanted.cut
+        for crop, out in zip(crops_NSSC, corrected, strict=True):
+            strength = self.strength(crop)
+            levels = crop * (1 + strength * gain_SSC)
+            levels += strength * offset_SSC
+            np.rint(levels.clip(DARKEST if cut else 0, 255, out=levels), out=levels)
+            np.multiply(levels, crop.any(axis=2, keepdims=True) if cut else 1, out=out, casting="unsafe")
+        return corrected
+
+    def strength(self, crop_SSC: NDArray[np.uint8]) -> np.float32:
+        """How much of the full correction this image is given, in [0, 1].
+
+        A share t of the correction moves the mean and the deviation of an image's pixels by about t times what all of
+        it does, so the t that brings them nearest to those of the fit follows (least squares, in units of their
+        spread). All of it, none of it (the light of the fit has come back) or t, whichever explains the image best: all
+        of it has the odds for it, for images differ by what they show too.
+        """
+        share, mean, deviation = _levels(_moments(crop_SSC, self.wanted.cut))
+        gain = np.array(self.gain)
+        seen = _of_all(share, mean, deviation)
+        fits = _of_all(share, np.array(self.wanted.mean), np.array(self.wanted.deviation))
+        spread = np.array(self.wanted.spread) + _LEAST_DEVIATION
+        moved = (_of_all(share, gain * mean + self.offset, gain * deviation) - seen) / spread
+        away = np.sqrt(np.square(moved).mean())
+        strength = (moved * (fits - seen) / spread).sum() / (np.square(moved).sum() + 1e-9)
+        costs = {1.0: ((1 - strength) * away) ** 2, 0.0: (strength * away) ** 2 + _FIRST, strength: _BETWEEN}
+        return np.float32(np.clip(min(costs, key=lambda share: costs[share]), 0, 1))
+
+
+def _levels(moments: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Share (g, g, 3) of each cell that is shown, mean and deviation of what is shown there. A cell that shows no
+    object has those of all the others.
+    """
+    share, mean, square = moments + 1e-9 * moments.mean(axis=(1, 2), keepdims=True)
+    mean, square = mean / share, square / share
+    return share, mean, np.sqrt((square - mean**2).clip(0))
+
+
+def _of_all(
+    share: NDArray[np.float64], mean: NDArray[np.float64], deviation: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """(2, 3): mean and deviation of all pixels of an image, from those of its cells. They are the same wherever a part
+    lies, which those of single cells are not.
+    """
+    weight = share / share.sum(axis=(0, 1))
+    whole = (weight * mean).sum(axis=(0, 1))
+    square = (weight * (mean**2 + deviation**2)).sum(axis=(0, 1))
+    return np.stack([whole, np.sqrt((square - whole**2).clip(0))])
 
 
 def _moments(crop_SSC: NDArray[np.uint8], cut: bool) -> NDArray[np.float64]:
