@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from flowgauge.vision.flat_field import Illumination
+from flowgauge.vision.flat_field import FlatField, Illumination
 
 Crops = NDArray[np.uint8]
 _SIDE = 64
@@ -24,6 +24,11 @@ def lit(crops: Crops, gain: float = 1.0, fall: float = 0.0, contrast: float = 1.
     """Under another light, which falls off to the right, at another contrast about mid-gray."""
     light = gain * (1 + fall * np.linspace(0.5, -0.5, _SIDE)[:, None])
     return np.asarray(np.rint((127.5 + contrast * (crops * light - 127.5)).clip(0, 255)), np.uint8)
+
+
+def always(flat_field: FlatField) -> FlatField:
+    """The same, for which the light of the fit never comes back: no image has levels like those of a black one."""
+    return flat_field.model_copy(update={"fit": flat_field.fit.model_copy(update={"levels": ((0.0,) * 6,)})})
 
 
 def difference(one: Crops, other: Crops) -> float:
@@ -54,24 +59,44 @@ def test_an_image_under_the_light_of_the_fit_stays_as_it_is(change: dict[str, fl
     assert np.array_equal(flat_field.apply(new), new)
 
 
-def test_light_between_that_of_the_fit_and_of_the_buffer_is_followed() -> None:
-    before, after, new = parts(80, 1), lit(parts(80, 2), gain=0.5), parts(20, 3)
-    flat_field = Illumination.of(after, cut=False).correction_to(Illumination.of(before, cut=False))
-    assert [flat_field.strength(crop) for crop in lit(new, gain=0.75)] == pytest.approx([0.33] * 20, abs=0.05)
-    assert difference(flat_field.apply(lit(new, gain=0.75)), new) < 6
-
-
-def test_light_and_dark_products_are_corrected_alike() -> None:
+@pytest.mark.parametrize("every", [2, 3, 10])
+@pytest.mark.parametrize("gain", [0.85, 0.7, 0.5])
+def test_light_and_dark_products_are_corrected_alike(every: int, gain: float) -> None:
     """A light one in the dim light is as bright as a dark one was in the first light."""
 
     def both(count: int, seed: int) -> Crops:
-        crops = parts(count, seed)
-        crops[::2] //= 2
+        crops = lit(parts(count, seed), gain=gain)
+        crops[::every] = parts(count, seed)[::every]
         return crops
 
-    before, after, new = both(80, 1), lit(both(80, 2), gain=0.6), both(20, 3)
+    before, after, new = both(80, 1), lit(both(80, 2), gain=gain), both(20, 3)
     flat_field = Illumination.of(after, cut=False).correction_to(Illumination.of(before, cut=False))
-    assert {float(flat_field.strength(crop)) for crop in lit(new, gain=0.6)} == {1.0}
+    assert np.array_equal(flat_field.apply(lit(new, gain=gain)), always(flat_field).apply(lit(new, gain=gain)))
+
+
+@pytest.mark.parametrize("side", [16, 24, 32])
+def test_what_covers_a_part_of_an_image_does_not_change_how_the_rest_is_corrected(side: int) -> None:
+    before, after, new = parts(80, 1), lit(parts(80, 2), gain=0.7), lit(parts(20, 3), gain=0.7)
+    flat_field = Illumination.of(after, cut=False).correction_to(Illumination.of(before, cut=False))
+    whole = flat_field.apply(new)
+    for level in (0, 255):
+        covered = new.copy()
+        covered[:, :side, :side] = level
+        assert np.array_equal(flat_field.apply(covered)[:, side:], whole[:, side:])
+
+
+@pytest.mark.parametrize("gain", [0.5, 0.8, 1.3])
+def test_in_doubt_an_image_is_corrected_for_the_light_of_the_buffer(gain: float) -> None:
+    before, after, new = parts(80, 1), lit(parts(80, 2), gain=0.65), lit(parts(20, 3), gain=gain)
+    flat_field = Illumination.of(after, cut=False).correction_to(Illumination.of(before, cut=False))
+    assert np.array_equal(flat_field.apply(new), always(flat_field).apply(new))
+
+
+def test_a_picture_without_an_object_stays_black() -> None:
+    before, after = parts(80, 1), lit(parts(80, 2), gain=0.6)
+    before[::7] = after[::7] = 0
+    flat_field = Illumination.of(after, cut=True).correction_to(Illumination.of(before, cut=True))
+    assert not flat_field.apply(np.zeros((1, _SIDE, _SIDE, 3), np.uint8)).any()
 
 
 def test_light_from_the_other_side_is_corrected_though_no_image_is_darker() -> None:

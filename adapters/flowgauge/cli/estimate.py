@@ -244,6 +244,7 @@ class Estimation:
         words = f"{choice} {values_of.get(choice)} {self.keep_apart}"
         digest = sha256(f"{self.data.settings_words} {words}".encode())
         digest.update(json.dumps(self._named_parts, sort_keys=True).encode())
-        digest.update(init_digest(self.init).encode())
+        if self.init is not None:
+            digest.update(init_digest(self.init).encode())
         digest.update(self.data.images_sha256.encode())
         return digest.hexdigest()

@@ -216,9 +216,9 @@ def start_at(init: str, detector: str) -> MetaInit:
     return shipped(detector) if init == SHIPPED else read(Path(init))
 
 
-def init_digest(init: str | None) -> str:
+def init_digest(init: str) -> str:
     """Of what `start_at` reads: results kept under another one are of another start."""
-    return sha256(Path(init).read_bytes()).hexdigest() if init not in (None, SHIPPED) else str(init)
+    return SHIPPED if init == SHIPPED else sha256(Path(init).read_bytes()).hexdigest()
 
 
 def fitting_start(init: str, settings: FitSettings, device: str) -> MetaInit:

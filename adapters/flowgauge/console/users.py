@@ -135,8 +135,11 @@ class Users:
     def _alone(self) -> Iterator[None]:
         """Others who change the file wait: each would write back the users as they were before the other's change."""
         # a file of its own: the users' file is replaced with each change
-        with self._path.with_name(f".{self._path.name}.lock").open("a") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        lock = self._path.with_name(f".{self._path.name}.lock")
+        lock.touch(mode=0o600)
+        with lock.open() as held:
+            fcntl.flock(held, fcntl.LOCK_EX)
+            self._read_at = None  # of two changes within a tick of the file system's clock both count
             yield
 
     def _write(self, users: dict[str, User]) -> None:

@@ -223,10 +223,6 @@ class _Adaptation:
         """The anchor's behind the correction, with what this adaptation is and what of the buffer was kept."""
         given, facts = self._given, self._anchor.manifest
         kept = [crop for (_, crop), keep in zip(self.training, suspicion.kept, strict=True) if keep]
-        ranges = ranges_of([crop.statistics for crop in kept])
-        if facts.flat_field is not None:
-            # images under the first light, or one between, are scored as under the first: they need no review
-            ranges = ranges.joined(facts.ranges)
         return facts.model_copy(
             update={
                 "version": given.version,
@@ -235,7 +231,8 @@ class _Adaptation:
                 "software": software(),
                 "seed": given.seed,
                 "images": len(kept),
-                "ranges": ranges,
+                "ranges": ranges_of([crop.statistics for crop in kept]),
+                "fit_ranges": None if facts.flat_field is None else facts.ranges,
                 "adaptation": trace,
             }
         )

@@ -117,7 +117,10 @@ def decide(
     facts: Manifest, score: float, seen: Statistics, unclear_reasons: tuple[str, ...] = ()
 ) -> tuple[Decision, tuple[str, ...]]:
     """The decision, and for all but `pass` why: what the gauge has not seen the like of is never rejected alone."""
-    left = facts.ranges.left_by(seen) + unclear_reasons
+    left = facts.ranges.left_by(seen)
+    if facts.fit_ranges is not None and not facts.fit_ranges.left_by(seen):
+        left = ()
+    left += unclear_reasons
     return (Decision.REVIEW, left) if left else decide_by_score(facts.threshold, score)
 
 

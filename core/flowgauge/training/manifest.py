@@ -20,9 +20,6 @@ class Range(FrozenModel):
     low: float
     high: float
 
-    def joined(self, other: "Range") -> "Range":
-        return Range(low=min(self.low, other.low), high=max(self.high, other.high))
-
 
 class Ranges(FrozenModel):
     """Images whose light, contrast or focus leave these are for review: the gauge has not seen the like."""
@@ -38,10 +35,6 @@ class Ranges(FrozenModel):
             for name, bounds in self
             if not bounds.low <= (value := getattr(statistics, name)) <= bounds.high
         )
-
-    def joined(self, other: "Ranges") -> "Ranges":
-        """From the lowest to the highest of both, and all that lies between."""
-        return Ranges(**{name: own.joined(getattr(other, name)) for name, own in self})
 
 
 class DetectorSpec(FrozenModel):
@@ -59,7 +52,8 @@ class MapScale(FrozenModel):
 class Manifest(Message):
     """`anchor` is the version that a person fitted, which every adaptation starts from; for a fitted gauge it is its
     own `version`. `parent` was active when an adaptation began: lineage, nothing else. `illumination` is that of the
-    anchor's training images; `flat_field` makes images look as under it, and None leaves them as they are.
+    anchor's training images; `flat_field` makes images look as under it, and None leaves them as they are. Images may
+    then lie in the anchor's `fit_ranges` too, for its light may come back.
     """
 
     schema_version: int = MANIFEST_SCHEMA
@@ -80,6 +74,7 @@ class Manifest(Message):
     calibration: Calibration
     map_scale: MapScale
     ranges: Ranges
+    fit_ranges: Ranges | None = None
     weights_sha256: str
     adaptation: AdaptationTrace | None = None
     gate: GateReport | None = None

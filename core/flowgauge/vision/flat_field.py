@@ -2,11 +2,11 @@
 
 Light that is stronger or falls from another side, exposure, gain and contrast change a pixel to `a x + b`, with `a` and
 `b` that vary slowly over the image. Mean and deviation of the pixels in each cell of a coarse grid, over many images,
-tell both, whatever the parts show and wherever they lie. An image is corrected as far as its own light asks: one that
-was taken under the light of the fit stays as it is.
+tell both, whatever the parts show and wherever they lie. An image that was taken under the light of the fit stays as
+it is: light may come and go.
 """
 
-from functools import cache
+from functools import cache, cached_property
 from typing import Self
 
 import numpy as np
@@ -16,9 +16,9 @@ from scipy import ndimage
 from flowgauge.domain.messages import FrozenModel
 from flowgauge.vision.preprocessing import DARKEST
 
-Channels = tuple[float, float, float]
-Grid = tuple[tuple[Channels, ...], ...]
+Grid = tuple[tuple[tuple[float, float, float], ...], ...]
 """(g, g, 3): a value for each cell and channel."""
+Levels = tuple[float, float, float, float, float, float]
 
 # Cells along a side. With fewer, light that falls off to a side is a step; with more, a cell of parts that move shows
 # too little of them in a few dozen images.
@@ -29,10 +29,14 @@ _NEIGHBOURS = 1.0
 # Share of the whole image's variance that is added to each cell's, before and after. Without it, cells that show
 # nothing but noise have the gain of their noise; with much more, no cell has a gain of its own.
 _FLOOR = 0.05
-# Odds, in squared spreads, against an image that has the light of the fit again, or one between that and the buffer's.
-# With less, a light product under the darker light of the buffer is taken for a dark one of the first light; with more,
-# light that has come back is corrected still.
-_FIRST, _BETWEEN = 4.0, 12.0
+# Images whose levels are kept. With fewer, a product that is one in twenty may have none; more make manifests longer.
+_KEPT = 64
+# One pixel of so many along each side tells an image's levels. With fewer pixels those of small images are left to
+# chance; with more, asking takes as long as correcting.
+_STEP = 4
+# of 255: a corrected image may lie so far from all of the fit's. With less, an error of the correction is taken for
+# light that has come back; with more, light that differs a little is corrected when it has come back.
+_PRECISION = 5.0
 # of 255: images of one level have no contrast to match, and their gain stays near 1
 _LEAST_DEVIATION = 1.0
 # An image counts whose mean and deviation lie within so many deviations of the median image's, and _SLACK gray levels
@@ -42,13 +46,14 @@ _USUAL, _SLACK = 5.0, 3.0
 
 
 class Illumination(FrozenModel):
-    """`mean` and `deviation` of a line's pixels in each cell, in gray levels of 255, and the `spread` of whole images'
-    means and deviations from image to image. `cut`: crops show the object alone, and black pixels are none of it.
+    """`mean` and `deviation` of a line's pixels in each cell, in gray levels of 255, and `levels` of some of its
+    images, odd ones too: mean and deviation of all pixels, each by channel. `cut`: crops show the object alone, and
+    black pixels are none of it.
     """
 
     mean: Grid
     deviation: Grid
-    spread: tuple[Channels, Channels]
+    levels: tuple[Levels, ...]
     cut: bool
 
     @classmethod
@@ -58,82 +63,79 @@ class Illumination(FrozenModel):
         """
         moments_NMGGC = np.stack([_moments(crop, cut) for crop in crops_NSSC])
         moments_NMGGC = moments_NMGGC[_usual(moments_NMGGC.mean(axis=(2, 3)))]
-        spread = np.std([_of_all(*_levels(each)) for each in moments_NMGGC], axis=0)
         moments = moments_NMGGC.mean(axis=0)
         moments = ndimage.gaussian_filter(moments, (0, _NEIGHBOURS, _NEIGHBOURS, 0), mode="nearest")
-        _, mean, deviation = _levels(moments)
-        means, deviations = (tuple(each) for each in spread.round(3).tolist())
-        return cls(mean=_grid(mean), deviation=_grid(deviation), spread=(means, deviations), cut=cut)
+        # a cell that shows no object has the moments of all the others
+        share, mean, square = moments + 1e-9 * moments.mean(axis=(1, 2), keepdims=True)
+        mean, square = mean / share, square / share
+        deviation = np.sqrt((square - mean**2).clip(0))
+        kept = crops_NSSC[np.linspace(0, len(crops_NSSC) - 1, min(_KEPT, len(crops_NSSC))).round().astype(int)]
+        levels = tuple(tuple(each) for each in np.round([_levels(crop, cut) for crop in kept], 2).tolist())
+        return cls(mean=_grid(mean), deviation=_grid(deviation), levels=levels, cut=cut)
 
     def correction_to(self, other: "Illumination") -> "FlatField":
         """What makes images of this illumination look as under the `other` one."""
         variance, wanted = (np.square(each.deviation) for each in (self, other))
         floor, wanted_floor = (_FLOOR * v.mean(axis=(0, 1)) + _LEAST_DEVIATION**2 for v in (variance, wanted))
         gain = np.sqrt((wanted + wanted_floor) / (variance + floor))
-        return FlatField(gain=_grid(gain), offset=_grid(other.mean - gain * self.mean), wanted=other)
+        return FlatField(gain=_grid(gain), offset=_grid(other.mean - gain * self.mean), fit=other)
 
 
 class FlatField(FrozenModel):
-    """`gain`, and `offset` in gray levels of 255, in the middle of each cell, of a full correction to the illumination
-    that is `wanted`. Where objects are cut out, black stays black, and what is shown does not become black.
+    """`gain`, and `offset` in gray levels of 255, in the middle of each cell: they make images of a line as they were
+    under the light of the `fit`. Where objects are cut out, black stays black, and what is shown does not become black.
     """
 
     gain: Grid
     offset: Grid
-    wanted: Illumination
+    fit: Illumination
 
     def apply(self, crops_NSSC: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """(N, S, S, 3) -> the same under the light of the fit."""
         gain_SSC, offset_SSC = (_over(grid, crops_NSSC.shape[1]) for grid in (self.gain, self.offset))
-        gain_SSC -= 1
-        corrected, cut = np.empty_like(crops_NSSC), self.wanted.cut
+        corrected, cut = np.empty_like(crops_NSSC), self.fit.cut
         for crop, out in zip(crops_NSSC, corrected, strict=True):
-            strength = self.strength(crop)
-            levels = crop * (1 + strength * gain_SSC)
-            levels += strength * offset_SSC
+            levels = crop * gain_SSC
+            levels += offset_SSC
             np.rint(levels.clip(DARKEST if cut else 0, 255, out=levels), out=levels)
             np.multiply(levels, crop.any(axis=2, keepdims=True) if cut else 1, out=out, casting="unsafe")
+            if self._is_back(crop, out):
+                out[:] = crop
         return corrected
 
-    def strength(self, crop_SSC: NDArray[np.uint8]) -> np.float32:
-        """How much of the full correction this image is given, in [0, 1].
-
-        A share t of the correction moves the mean and the deviation of an image's pixels by about t times what all of
-        it does, so the t that brings them nearest to those of the fit follows (least squares, in units of their
-        spread). All of it, none of it (the light of the fit has come back) or t, whichever explains the image best: all
-        of it has the odds for it, for images differ by what they show too.
+    def _is_back(self, crop_SSC: NDArray[np.uint8], corrected_SSC: NDArray[np.uint8]) -> bool:
+        """Whether the light of the fit has come back: corrected, the image has levels that none of the fit's images
+        have, and as it is it has those of one. In doubt it is corrected, for the light of the buffer is that of now:
+        a light product under less light has the levels of a dark one.
         """
-        share, mean, deviation = _levels(_moments(crop_SSC, self.wanted.cut))
-        gain = np.array(self.gain)
-        seen = _of_all(share, mean, deviation)
-        fits = _of_all(share, np.array(self.wanted.mean), np.array(self.wanted.deviation))
-        spread = np.array(self.wanted.spread) + _LEAST_DEVIATION
-        moved = (_of_all(share, gain * mean + self.offset, gain * deviation) - seen) / spread
-        away = np.sqrt(np.square(moved).mean())
-        strength = (moved * (fits - seen) / spread).sum() / (np.square(moved).sum() + 1e-9)
-        costs = {1.0: ((1 - strength) * away) ** 2, 0.0: (strength * away) ** 2 + _FIRST, strength: _BETWEEN}
-        return np.float32(np.clip(min(costs, key=lambda share: costs[share]), 0, 1))
+        as_it_is, corrected = (
+            float(_distances(_levels(each, self.fit.cut), self._levels_of_fit).min())
+            for each in (crop_SSC, corrected_SSC)
+        )
+        return as_it_is <= self._apart < corrected
+
+    @cached_property
+    def _levels_of_fit(self) -> NDArray[np.float64]:
+        return np.array(self.fit.levels)
+
+    @cached_property
+    def _apart(self) -> float:
+        """How far the levels of an image may lie from those of the nearest other one of the fit."""
+        known = self._levels_of_fit
+        between = np.stack([_distances(each, known) for each in known]) + np.diag(np.full(len(known), np.inf))
+        return max(float(between.min(axis=1).max()), _PRECISION)
 
 
-def _levels(moments: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """Share (g, g, 3) of each cell that is shown, mean and deviation of what is shown there. A cell that shows no
-    object has those of all the others.
-    """
-    share, mean, square = moments + 1e-9 * moments.mean(axis=(1, 2), keepdims=True)
-    mean, square = mean / share, square / share
-    return share, mean, np.sqrt((square - mean**2).clip(0))
+def _levels(crop_SSC: NDArray[np.uint8], cut: bool) -> NDArray[np.float64]:
+    """(6,): mean and deviation of what an image shows, by channel. They are the same wherever a part lies."""
+    pixels = crop_SSC[::_STEP, ::_STEP].reshape(-1, 3)
+    pixels = pixels[pixels.any(axis=1)] if cut else pixels
+    return np.concatenate([pixels.mean(axis=0), pixels.std(axis=0)]) if len(pixels) else np.zeros(6)
 
 
-def _of_all(
-    share: NDArray[np.float64], mean: NDArray[np.float64], deviation: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    """(2, 3): mean and deviation of all pixels of an image, from those of its cells. They are the same wherever a part
-    lies, which those of single cells are not.
-    """
-    weight = share / share.sum(axis=(0, 1))
-    whole = (weight * mean).sum(axis=(0, 1))
-    square = (weight * (mean**2 + deviation**2)).sum(axis=(0, 1))
-    return np.stack([whole, np.sqrt((square - whole**2).clip(0))])
+def _distances(levels: NDArray[np.float64], others_N6: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(N,) in gray levels: root mean squares of the differences."""
+    return np.asarray(np.sqrt(np.square(others_N6 - levels).mean(axis=1)))
 
 
 def _moments(crop_SSC: NDArray[np.uint8], cut: bool) -> NDArray[np.float64]:

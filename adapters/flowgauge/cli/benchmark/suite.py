@@ -14,7 +14,7 @@ from typer import Argument, Option
 from flowgauge.cli import options
 from flowgauge.cli.benchmark.detectors import FitTask, entrants_of, features_of, measured_alone
 from flowgauge.cli.evaluate import Limit, Seeds, numbers_in
-from flowgauge.cli.model import DEFAULT_FEATURES, FeatureOptions, Model, init_digest, start_at
+from flowgauge.cli.model import DEFAULT_FEATURES, FeatureOptions, Model, fitting_start, init_digest, torch_device
 from flowgauge.cli.output import say, show, warn, write_whole
 from flowgauge.cli.progress import bars
 from flowgauge.cli.results import check_writable, left_in
@@ -86,8 +86,7 @@ def suite(
     that 5 % of the good test images exceed (rounded down to whole images);
     false_alarms and misses are those at the detector's own threshold.
 
-    --init starts every fit at meta-learned parameters: all detectors that run
-    must be the one that they are of.
+    --init starts every fit of one detector at meta-learned parameters.
 
     --shots draws, by seed and spread evenly over the training images, so many
     of them; the fit to all of them is always made too. A data set that cannot
@@ -98,9 +97,9 @@ def suite(
     check_writable(json, html)
     models = models_of(detector or [], changes or [], features)
     if init is not None:
-        of = start_at(init, models[0].detector).card.detector
-        if any(model.detector != of for model in models):
-            raise UserError(f"--init holds the parameters of {of}, and other detectors run.", f"Give --detector {of}.")
+        if len(models) > 1:
+            raise UserError("--init is of one detector, and several run.", "Name it by --detector.")
+        fitting_start(init, models[0].settings(), torch_device(device))
     like = FitTask(folder, None, None, None, models[0], device, limit, init=init)
     datasets = datasets_in(like, dataset or [])
     with bars() as report:
@@ -284,5 +283,6 @@ class Suite:
         """Changes with the settings that all fits share and with those of single detectors."""
         changes = {each.detector: tuple(each.changes) for each in self.models if each.changes}
         like = self.datasets[0]
-        inputs = (version("flowgauge"), *features_of(self.models[0]), like.limit, changes, init_digest(like.init))
+        start = () if like.init is None else (init_digest(like.init),)
+        inputs = (version("flowgauge"), *features_of(self.models[0]), like.limit, changes, *start)
         return sha256(repr(inputs).encode()).hexdigest()
