@@ -136,6 +136,20 @@ def test_light_outside_the_calibrated_range_is_for_review_whatever_the_score() -
     assert reasons[0].startswith("brightness")
 
 
+def test_the_light_of_the_fit_is_no_reason_for_review_where_images_are_corrected_to_it() -> None:
+    facts = gauge().manifest
+    low, high = facts.ranges.brightness.low - 0.4, facts.ranges.brightness.low - 0.2
+    dim = facts.ranges.model_copy(update={"brightness": Range(low=low, high=high)})
+    corrected = facts.model_copy(update={"ranges": dim, "fit_ranges": facts.ranges})
+    good = facts.threshold.low - 1e-6
+    for brightness, decision in (
+        (_ordinary().brightness, Decision.PASS),
+        ((low + high) / 2, Decision.PASS),
+        (high + 0.1, Decision.REVIEW),  # a lamp that fails is neither
+    ):
+        assert decide(corrected, good, _ordinary().model_copy(update={"brightness": brightness}))[0] is decision
+
+
 def _ordinary() -> Statistics:
     ranges = gauge().manifest.ranges
 

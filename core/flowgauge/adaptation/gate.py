@@ -187,8 +187,8 @@ def _light(flat_field: FlatField | None, alone: bool) -> Check:
     else:
         gains = np.array(flat_field.gain)
         words = (
-            f"images are corrected as far as their own light asks, by gains of up to {gains.min():.2f} to"
-            f" {gains.max():.2f}"
+            "images are corrected for a change of light, but for those under the light of the fit, by gains of"
+            f" {gains.min():.2f} to {gains.max():.2f}"
         )
     if alone:
         words = f"{words}: so corrected, the first gauge scores the line as before, and nothing else was adapted"
