@@ -62,8 +62,7 @@ class Illumination(FrozenModel):
         not count, while they are fewer than half; what covers a few pixels of some images hardly does.
         """
         moments_NMGGC = np.stack([_moments(crop, cut) for crop in crops_NSSC])
-        moments_NMGGC = moments_NMGGC[_usual(moments_NMGGC.mean(axis=(2, 3)))]
-        moments = moments_NMGGC.mean(axis=0)
+        moments = moments_NMGGC[_usual(moments_NMGGC.mean(axis=(2, 3)))].mean(axis=0)
         moments = ndimage.gaussian_filter(moments, (0, _NEIGHBOURS, _NEIGHBOURS, 0), mode="nearest")
         # a cell that shows no object has the moments of all the others
         share, mean, square = moments + 1e-9 * moments.mean(axis=(1, 2), keepdims=True)
