@@ -28,7 +28,9 @@ def lit(crops: Crops, gain: float = 1.0, fall: float = 0.0, contrast: float = 1.
 
 def always(flat_field: FlatField) -> FlatField:
     """The same, for which the light of the fit never comes back: no image has levels like those of a black one."""
-    return flat_field.model_copy(update={"fit": flat_field.fit.model_copy(update={"levels": ((0.0,) * 6,)})})
+    fit = flat_field.fit.model_copy(update={"levels": ((0.0,) * 6,)})
+    # made anew: a copy would keep what the other one has derived from its levels
+    return FlatField(gain=flat_field.gain, offset=flat_field.offset, fit=fit)
 
 
 def difference(one: Crops, other: Crops) -> float:
@@ -72,6 +74,18 @@ def test_light_and_dark_products_are_corrected_alike(every: int, gain: float) ->
     before, after, new = both(80, 1), lit(both(80, 2), gain=gain), both(20, 3)
     flat_field = Illumination.of(after, cut=False).correction_to(Illumination.of(before, cut=False))
     assert np.array_equal(flat_field.apply(lit(new, gain=gain)), always(flat_field).apply(lit(new, gain=gain)))
+
+
+def test_the_less_alike_the_images_of_a_fit_are_the_more_it_takes_for_the_light_to_be_back() -> None:
+    """Parts of 0.75 of the brightness, which the fit has not seen, are as bright in this light as those of 0.6."""
+
+    def uneven(each: int, seed: int, *gains: float) -> Crops:
+        return np.concatenate([lit(parts(each, seed + n), gain=gain) for n, gain in enumerate(gains)])
+
+    usual = (0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3)
+    before, after, new = uneven(1, 1, *usual), lit(uneven(10, 50, *usual), gain=0.8), uneven(4, 100, 0.75, 1.25)
+    flat_field = Illumination.of(after, cut=False).correction_to(Illumination.of(before, cut=False))
+    assert np.array_equal(flat_field.apply(lit(new, gain=0.8)), always(flat_field).apply(lit(new, gain=0.8)))
 
 
 @pytest.mark.parametrize("side", [16, 24, 32])

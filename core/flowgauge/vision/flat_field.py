@@ -19,6 +19,7 @@ from flowgauge.vision.preprocessing import DARKEST
 Grid = tuple[tuple[tuple[float, float, float], ...], ...]
 """(g, g, 3): a value for each cell and channel."""
 Levels = tuple[float, float, float, float, float, float]
+"""Mean and deviation of an image's pixels, each by channel."""
 
 # Cells along a side. With fewer, light that falls off to a side is a step; with more, a cell of parts that move shows
 # too little of them in a few dozen images.
@@ -47,8 +48,7 @@ _USUAL, _SLACK = 5.0, 3.0
 
 class Illumination(FrozenModel):
     """`mean` and `deviation` of a line's pixels in each cell, in gray levels of 255, and `levels` of some of its
-    images, odd ones too: mean and deviation of all pixels, each by channel. `cut`: crops show the object alone, and
-    black pixels are none of it.
+    images, odd ones too. `cut`: crops show the object alone, and black pixels are none of it.
     """
 
     mean: Grid
