@@ -86,9 +86,9 @@ def test_the_other_half_shows_what_the_price_said(name: str) -> None:
                 seen = float(erred[judged].mean())
                 right += low <= seen <= high
                 total += 1
-                told = f"{share.mean:.1%} ({low:.1%} to {high:.1%}) of {judged.sum()}, seen {seen:.1%}"
+                shown = f"{share.mean:.1%} ({low:.1%} to {high:.1%}) of {judged.sum()}, seen {seen:.1%}"
                 print(  # noqa: T201
-                    f"\n| {name} seed {seed} | {value:.2f} ({rate:.0%}) | {what} | {told} |"
+                    f"\n| {name} seed {seed} | {value:.2f} ({rate:.0%}) | {what} | {shown} |"
                     f" {'inside' if low <= seen <= high else 'OUTSIDE'} |",
                     end="",
                 )

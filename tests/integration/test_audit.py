@@ -118,7 +118,7 @@ def test_a_changed_image_is_named(flowgauge: Shell, plant: Path) -> None:
     assert name in audited(flowgauge, plant).out
 
 
-def test_what_retention_deleted_is_told_from_what_somebody_deleted(plant: Path) -> None:
+def test_what_retention_deleted_differs_from_what_somebody_deleted(plant: Path) -> None:
     later = SetClock(datetime.now(UTC) + timedelta(days=10))
     passes = {each.image_id for each in verdicts(plant) if each.decision is Decision.PASS}
     flagged = [each for each in verdicts(plant) if each.decision is not Decision.PASS]
@@ -205,7 +205,9 @@ def test_a_threshold_that_was_changed_where_no_announcement_tells_is_named(flowg
 
 
 @pytest.mark.parametrize(("share", "outcome"), [(0.1, "another engine"), (5.0, "score differs")])
-def test_another_score_is_told_by_how_far_off_it_is(flowgauge: Shell, plant: Path, share: float, outcome: str) -> None:
+def test_another_score_is_reported_with_how_far_off_it_is(
+    flowgauge: Shell, plant: Path, share: float, outcome: str
+) -> None:
     victim = verdicts(plant)[2]
     with open_store(str(plant)) as store:
         manifest = json.loads(store.objects.get(f"{snapshot_prefix(LINE, victim.gauge_version or '')}/manifest.json"))

@@ -162,11 +162,11 @@ def test_parts_are_counted_and_a_verdict_leads_to_the_other_views_of_its_part(
 ) -> None:
     set_line(store.objects, "views", part_views=2)
     first = store.log.end(IMAGES, 0)
-    shots = [
+    views = [
         view(first + n, f"S{n // 2}", n % 2, Decision.REJECT if n == 3 else Decision.PASS, line="views")
         for n in range(4)
     ]
-    append_verdicts(store.log, [shot.model_copy(update={"gauge_version": None}) for shot in shots])
+    append_verdicts(store.log, [each.model_copy(update={"gauge_version": None}) for each in views])
     parts = Worker(Parts(store), store.log, store.clock, 16)
     while parts.step():
         pass
@@ -175,11 +175,11 @@ def test_parts_are_counted_and_a_verdict_leads_to_the_other_views_of_its_part(
     browser.shows("50 % rejected, 0 % for review")
     browser.go("/lines/views")
     assert browser.one("#parts").text.replace("\n", " ") == "2 1 pass (50 %), 1 reject (50 %)"
-    browser.go(f"/verdicts/{shots[3].verdict_id}")
+    browser.go(f"/verdicts/{views[3].verdict_id}")
     browser.shows("Part S1")
     browser.accessible()
     browser.click("S1-0")
-    browser.until(lambda driver: str(shots[2].verdict_id) in driver.current_url)
+    browser.until(lambda driver: str(views[2].verdict_id) in driver.current_url)
 
 
 def test_a_proposal_is_approved_in_the_browser_and_carried_out(browser: Browser, site: Served, store: Store) -> None:
@@ -215,7 +215,7 @@ def test_a_proposal_is_refused_with_a_reason(browser: Browser, site: Served, sto
     assert (change.action, change.after["why"]) == ("refuse", "the lamp is broken")
 
 
-def test_a_proposal_that_a_colleague_answers_is_told_of_while_it_is_looked_at(
+def test_a_proposal_that_a_colleague_answers_is_reported_while_it_is_looked_at(
     browser: Browser, site: Served, store: Store
 ) -> None:
     request = proposed(site)

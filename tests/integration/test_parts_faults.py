@@ -24,7 +24,7 @@ from flowgauge.runtime.roles import Role
 from flowgauge.settings.environment import kafka_settings
 from tests.support.clusters import LINES, PARTITIONS, Cluster, plant
 from tests.support.counts import Verdicts, latest_alerts
-from tests.support.part_verdicts import told, wanted
+from tests.support.part_verdicts import summary, wanted
 from tests.support.servers import S3Address, plant_variables
 from tests.support.streaming import START, event, png, verdict
 
@@ -109,20 +109,20 @@ def assert_each_part_has_one_verdict(
     decisions = Counter[Decision]()
     for line, parts, of_line in zip(LINES, found, verdicts, strict=True):
         expected, late_views[line] = wanted(of_line, seconds, repeat_seconds)
-        assert list(map(told, parts)) == [each.told for each in expected], line
+        assert list(map(summary, parts)) == [each.summary for each in expected], line
         decisions += Counter(part.decision for part in parts)
         rejects[line] = sum(part.decision is Decision.REJECT for part in parts)
     assert len({part.part_id for parts in found for part in parts}) == sum(map(len, found))
-    assert _told(cluster, AlertKind.REJECT) == +rejects
-    assert _told(cluster, AlertKind.LATE_VIEW) == +late_views
+    assert _alerted(cluster, AlertKind.REJECT) == +rejects
+    assert _alerted(cluster, AlertKind.LATE_VIEW) == +late_views
     return decisions, late_views.total(), void
 
 
-def _told(cluster: Cluster, kind: AlertKind) -> Counter[str]:
-    told_of: Counter[str] = Counter()
+def _alerted(cluster: Cluster, kind: AlertKind) -> Counter[str]:
+    counts: Counter[str] = Counter()
     for alert in latest_alerts(cluster, kind):
-        told_of[alert.line] += alert.count
-    return told_of
+        counts[alert.line] += alert.count
+    return counts
 
 
 def test_parts_of_made_verdicts_while_workers_are_killed(
@@ -177,10 +177,10 @@ def _finish(cluster: Cluster, verdicts: Sequence[Sequence[Verdict]], seconds: fl
     """All parts are decided, all windows of alerts have passed, and all workers end gracefully."""
     expected = [wanted(each, seconds, repeat_seconds) for each in verdicts]
     parts, late = sum(len(of_line) for of_line, _ in expected), sum(late for _, late in expected)
-    rejects = sum(part.told[2] is Decision.REJECT for of_line, _ in expected for part in of_line)
+    rejects = sum(part.summary[2] is Decision.REJECT for of_line, _ in expected for part in of_line)
     cluster.wait("all parts", lambda: sum(map(len, that_count(cluster)[0])) >= parts, 300)
-    cluster.wait("the rejects", lambda: _told(cluster, AlertKind.REJECT).total() >= rejects)
-    cluster.wait("the late views", lambda: _told(cluster, AlertKind.LATE_VIEW).total() >= late)
+    cluster.wait("the rejects", lambda: _alerted(cluster, AlertKind.REJECT).total() >= rejects)
+    cluster.wait("the late views", lambda: _alerted(cluster, AlertKind.LATE_VIEW).total() >= late)
     cluster.stop()
 
 

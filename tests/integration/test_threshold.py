@@ -67,7 +67,7 @@ def test_show_tells_what_thresholds_cost_and_draws_the_scores(flowgauge: Shell, 
     assert own["promised"] == pytest.approx(facts.threshold.promised, abs=0.02)
 
 
-def test_what_cannot_be_known_is_not_told(flowgauge: Shell, store: Path) -> None:
+def test_what_cannot_be_known_is_left_out(flowgauge: Shell, store: Path) -> None:
     shown = flowgauge("threshold", "show", LINE, "--store", store)
     assert "Misses cannot be known" in shown.out
     document = flowgauge("threshold", "show", LINE, "--store", store, "--json").json
@@ -184,9 +184,9 @@ def test_two_snapshots_are_compared_on_the_same_images(
     assert (share["first"], share["second"]) == pytest.approx((alarms[0] / 6, alarms[1] / 6))
     assert share["only_first"] == 0
     assert share["interval"][0] <= share["difference"] <= share["interval"][1]
-    told = flowgauge("snapshots", "compare", *given, "--html", tmp_path / "compared.html")
+    page_made = flowgauge("snapshots", "compare", *given, "--html", tmp_path / "compared.html")
     changed = [each for each in images if each["decisions"][0] != each["decisions"][1]]
-    assert f"{len(changed)} of 12 decisions differ" in told.out
+    assert f"{len(changed)} of 12 decisions differ" in page_made.out
     page = (tmp_path / "compared.html").read_text()
     assert page.count("data:image/jpeg") == len(changed) > 0
     assert flowgauge("snapshots", "compare", "fit-none", *given[1:]).code == 2

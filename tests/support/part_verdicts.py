@@ -53,12 +53,12 @@ class Wanted:
     views: dict[str, Decision] = field(default_factory=dict)
 
     @property
-    def told(self) -> tuple[str, datetime, Decision, frozenset[str]]:
+    def summary(self) -> tuple[str, datetime, Decision, frozenset[str]]:
         decision, _ = part_decision(list(self.views.values()), 3, 1)
         return self.subject, self.opened_at, decision, frozenset(self.views)
 
 
-def told(part: PartVerdict) -> tuple[str, datetime, Decision, frozenset[str]]:
+def summary(part: PartVerdict) -> tuple[str, datetime, Decision, frozenset[str]]:
     return part.subject, part.opened_at, part.decision, frozenset(each.image_id for each in part.views)
 
 

@@ -26,7 +26,7 @@ from flowgauge.runtime.worker import Worker
 from flowgauge.services.overview import Overview
 from tests.support.failing import Failing
 from tests.support.long_runs import examples
-from tests.support.part_verdicts import PARTS, SECONDS, part_verdicts, told, view, wanted
+from tests.support.part_verdicts import PARTS, SECONDS, part_verdicts, summary, view, wanted
 from tests.support.shell import Shell
 from tests.support.streaming import LINE, START, SetClock, append_verdicts, opened, records
 
@@ -428,7 +428,7 @@ def test_any_order_of_ends_and_repetitions_gives_each_part_one_verdict_the_right
             history.step(16, "", 0)
         parts, late = wanted(verdicts)
         found = part_verdicts(store.log)
-        assert sorted(map(told, found), key=str) == sorted((each.told for each in parts), key=str)
+        assert sorted(map(summary, found), key=str) == sorted((each.summary for each in parts), key=str)
         assert len({each.part_id for each in found}) == len(found)
         history.flush()
         assert sum(each.count for each in alerts(store.log)) == late

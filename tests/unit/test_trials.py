@@ -250,8 +250,8 @@ def test_a_bad_candidate_is_stopped(
         images += 1
     assert images <= within + (stage is Stage.CANARY)
     assert plant.active == "fit-1"
-    outcome, told = plant.outcome()
-    assert (outcome, why in told) == (Outcome.STOPPED, True), told
+    outcome, reasons = plant.outcome()
+    assert (outcome, why in reasons) == (Outcome.STOPPED, True), reasons
     (alert,) = plant.alerts(AlertKind.TRIAL_STOPPED)
     assert why in alert.message
     plant.run(10)

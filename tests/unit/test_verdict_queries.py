@@ -293,7 +293,7 @@ def test_sql_reads_the_archive_and_nothing_else(plant: Store, tmp_path: Path, sq
     assert not list(plant.objects.names("verdicts/out"))
 
 
-def test_a_mistake_is_told_in_duckdbs_words(plant: Store) -> None:
+def test_a_mistake_is_reported_in_duckdbs_words(plant: Store) -> None:
     with VerdictQueries(plant.objects) as queries:
         with pytest.raises(UserError, match=r'Referenced column "scores" not found.*\n.*"score"'):
             queries.ask("SELECT scores FROM verdicts")

@@ -237,9 +237,9 @@ def mutual_scores(
     # of length 1, so that light, which lengthens features, tells nothing; each patch with its neighbourhood
     padded = F.pad(features_NCHW.float(), (1, 1, 1, 1), mode="replicate")
     x_NTD = F.normalize(F.avg_pool2d(padded, 3, stride=1).flatten(2).transpose(1, 2), dim=-1)
-    generator, places = torch.Generator().manual_seed(0), x_NTD.shape[1]
-    bank_NPD = torch.stack([x_TD[torch.randperm(places, generator=generator)[:patches]] for x_TD in x_NTD])
-    nearest, most = max(1, round(near * len(parts))), max(1, round(top * places))
+    generator, patch_count = torch.Generator().manual_seed(0), x_NTD.shape[1]
+    bank_NPD = torch.stack([x_TD[torch.randperm(patch_count, generator=generator)[:patches]] for x_TD in x_NTD])
+    nearest, most = max(1, round(near * len(parts))), max(1, round(top * patch_count))
     scores = np.empty(len(parts))
     for row, (x_TD, part) in enumerate(zip(x_NTD, parts, strict=True)):
         others = bank_NPD[torch.from_numpy(parts != part)]
