@@ -1,6 +1,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/installed
+# the tests start hundreds of processes, and one that has to compile torch and timm first takes seven seconds more
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help demo console demo-stack test field-long faults check format reference benchmark memory validate servers up down clean

@@ -116,14 +116,13 @@ def test_the_page_has_no_gallery_without_pictures_and_escapes_names() -> None:
 
 
 _MEASURED = """
-import multiprocessing, os, time
+import os, time
 from concurrent.futures import ProcessPoolExecutor
-from flowgauge.cli.benchmark.detectors import begin
+from flowgauge.cli.benchmark.detectors import PROCESSES, begin
 from flowgauge.domain.image_limits import ImageLimits
 
 if __name__ == "__main__":
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, mp_context=context, initializer=begin, initargs=(ImageLimits(),)) as pool:
+    with ProcessPoolExecutor(1, mp_context=PROCESSES, initializer=begin, initargs=(ImageLimits(),)) as pool:
         print(pool.submit(os.getpid).result(), flush=True)
         pool.submit(time.sleep, 600)
         time.sleep(600)

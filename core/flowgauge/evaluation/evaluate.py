@@ -44,7 +44,7 @@ GRID = (256, 256)
 time, 256 KiB each); on coarser ones small defects vanish."""
 
 BATCH = 16
-REPETITIONS = 15
+REPETITIONS = 5
 """An odd number, so that the median is a time that was measured. Fewer leave it to what else the machine does."""
 
 Fitter = Callable[[Pictures, Sequence[str] | None, int, Progress], Gauge]

@@ -40,6 +40,9 @@ from flowgauge.vision.encoding import thumbnail
 from flowgauge.vision.heatmaps import heatmap_png
 
 BASELINES = ("patchcore", "padim", "fastflow")
+# forks of a process that has imported what all fits need: torch and timm alone take seconds of each new process
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload([__name__])
 # images of each class in the wall of heatmaps: one shows no spread, more make the page of many detectors unwieldy
 SHOWN_OF_A_KIND = 2
 # pixels of the longest side of an image in the wall: fewer hide small defects, twice as many take four times the bytes
@@ -168,8 +171,7 @@ def features_of(model: Model) -> tuple[object, ...]:
 
 def measured_alone(task: FitTask) -> Contender:
     """In a new process, so that the memory it takes is its own. Raises `Unavailable` where the system ended it."""
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, mp_context=context, initializer=begin, initargs=(current_limits(),)) as pool:
+    with ProcessPoolExecutor(1, mp_context=PROCESSES, initializer=begin, initargs=(current_limits(),)) as pool:
         try:
             return Contender.model_validate_json(pool.submit(_measured, task).result())
         except BrokenProcessPool as error:
