@@ -121,6 +121,15 @@ def test_a_recorded_run_is_shuffled_by_its_seed_within_buffer_and_test_images(tm
     assert {frame.image_id for frame in once.training} == {f"{index:02d}.png" for index in range(4, 10)}
 
 
+def test_a_run_in_order_is_played_as_it_is_listed(tmp_path: Path) -> None:
+    path = phases_of(tmp_path)
+    recorded = json.loads(path.read_text())
+    recorded["runs"][0]["in_order"] = True
+    path.write_text(json.dumps(recorded))
+    (act,) = recorded_script(tmp_path, path, 3).acts
+    assert [frame.image_id for frame in act.shots] == [f"{index:02d}.png" for index in range(4, 14)]
+
+
 def test_a_seed_that_was_not_recorded_is_named_with_those_that_were(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match=r"no run with seed 1.*one of: 3"):
         recorded_script(tmp_path, phases_of(tmp_path), 1)

@@ -142,9 +142,12 @@ class RecordedPhase(FrozenModel):
 
 
 class RecordedRun(FrozenModel):
+    """`in_order`: images come as they are listed, for a line that wears; shuffled within their phase otherwise."""
+
     seed: int
     fit: tuple[str, ...] = Field(min_length=1)
     phases: tuple[RecordedPhase, ...] = Field(min_length=1)
+    in_order: bool = False
 
 
 class RecordedLine(FrozenModel):
@@ -156,7 +159,7 @@ class RecordedLine(FrozenModel):
 
 def recorded_script(data: Path, phases: Path, seed: int, groups: Mapping[str, str] | None = None) -> Script:
     """The run with `seed` of the file `phases`, on the images in `data`; within a phase, buffer and test images are
-    each shuffled. `groups` names the part that each image shows.
+    each shuffled, unless the run is in order. `groups` names the part that each image shows.
 
     Raises `DatasetError` for a file that is no recording, a seed that it does not have, or an image that is not there.
     """
@@ -174,7 +177,9 @@ def recorded_script(data: Path, phases: Path, seed: int, groups: Mapping[str, st
         truths = {name: Truth.DEFECT if name in phase.mislabelled else Truth.GOOD for name in phase.buffer}
         buffer = [frame(name, truths[name], True) for name in phase.buffer]
         rng = np.random.default_rng([seed, index])
-        training, shown = (tuple(frames[at] for at in rng.permutation(len(frames))) for frames in (buffer, testing))
+        training, shown = tuple(buffer), tuple(testing)
+        if not run.in_order:
+            training, shown = (tuple(frames[at] for at in rng.permutation(len(frames))) for frames in (buffer, testing))
         named = Phase(name=phase.name or phase.condition, condition=phase.condition if phase.name else "")
         acts.append(Act(named, training, shown))
     # the folder's name, as far as it may name a line
