@@ -36,6 +36,14 @@ def test_a_gauge_that_was_fitted_as_by_default_tells_good_images_from_plain_defe
     assert {("good", "pass"), ("stain", "reject")} <= decisions
 
 
+def test_few_images_are_fitted_from_what_was_learned_on_other_lines(flowgauge: Shell, tmp_path: Path) -> None:
+    fit = ("fit", tiny_dataset(), "--line", LINE, "--store", tmp_path / "store", "--size", 64, "--limit", 8)
+    short = ("--set", "training.steps=10", "--device", "cpu", "--json")
+    weights = [flowgauge(*fit, *short, *init).json["weights_sha256"] for init in ((), ("--init", "shipped"))]
+    assert weights[0] == weights[1]
+    assert flowgauge(*fit, *short, "--init", "random").json["weights_sha256"] != weights[0]
+
+
 def test_a_score_is_shown_whole_where_no_terminal_is(flowgauge: Shell, store: Path) -> None:
     images = sorted(tiny_dataset().glob("test/stain/*.png"))
     shown = flowgauge("score", LINE, *images, "--store", store).out

@@ -15,7 +15,7 @@ from flowgauge.adaptation.inner_loop import InnerLoop, Parameters, StepRule, inn
 from flowgauge.adaptation.uncertainty import L2Rule
 from flowgauge.domain.errors import SettingsError, SnapshotCorrupt, UserError
 from flowgauge.meta import initialization as init_module
-from flowgauge.meta.initialization import MetaInit, read, shipped, write
+from flowgauge.meta.initialization import FEW_IMAGES, MetaInit, default_start, read, shipped, write
 from flowgauge.meta.outer_loop import (
     MetaState,
     MetaTraining,
@@ -267,7 +267,7 @@ def test_the_default_detector_explains_a_new_line_better_from_there_in_as_many_s
     line, new = long_tailed(8, 20), long_tailed(8, 21)
     nll = []
     for initialized in (True, False):
-        detector = create("featureflow", CONFIGS["featureflow"] | {"init_steps": 10, "training": {"steps": 10}}, SHAPE)
+        detector = create("featureflow", CONFIGS["featureflow"] | {"training": {"steps": 10}}, SHAPE)
         assert isinstance(detector, FeatureFlow)
         if initialized:
             init_of(learned_start()[0], detector="featureflow").load_into(detector)
@@ -355,3 +355,20 @@ def test_a_file_that_was_not_released_is_not_used(monkeypatch: pytest.MonkeyPatc
     with pytest.raises(SnapshotCorrupt, match="Install flowgauge again"):
         shipped("headflow")
     shipped.cache_clear()
+
+
+def test_few_images_start_at_what_was_learned_where_features_and_flows_are_the_same() -> None:
+    like = FitSettings()
+    assert default_start(like, FEW_IMAGES) is shipped("featureflow")
+    assert default_start(like, FEW_IMAGES + 1) is None
+    assert default_start(like.model_copy(update={"config": {"members": 5, "top": 0.1}}), 8) is shipped("featureflow")
+    lite = like.backbone
+    for other in (
+        {"detector": "headflow"},
+        {"config": {"blocks": 3}},
+        {"config": {"clamp": 1.0}},
+        {"backbone": BackboneSpec.named("lite1")},
+        {"backbone": lite.model_copy(update={"file": "other.safetensors"})},
+        {"backbone": lite.model_copy(update={"layers": (1, 2)})},
+    ):
+        assert default_start(like.model_copy(update=other), 8) is None, other

@@ -16,7 +16,15 @@ from pydantic import TypeAdapter
 
 from flowgauge.cli import options
 from flowgauge.cli.features import BenchmarkData, Cache
-from flowgauge.cli.model import DEFAULT_FEATURES, FeatureOptions, fitting_start, init_digest, torch_device
+from flowgauge.cli.model import (
+    DEFAULT_FEATURES,
+    RANDOM,
+    FeatureOptions,
+    fitting_start,
+    init_digest,
+    start_at,
+    torch_device,
+)
 from flowgauge.cli.output import as_json, emit, warn, write_whole
 from flowgauge.cli.progress import bars
 from flowgauge.cli.results import check_writable, conclude, left_in
@@ -231,9 +239,12 @@ class Estimation:
 
     @cached_property
     def _init(self) -> MetaInit | None:
-        """Raises `SettingsError` where that is of another detector or backbone."""
-        if self.init is None:
-            return None
+        """As `flowgauge fit` to all good images starts. Raises `SettingsError` where that is of another detector or
+        backbone.
+        """
+        if self.init in (None, RANDOM):
+            good = sum(not entry.defective for entry in self.data.entries)
+            return start_at(self.init, self.data.settings.detector)(self.data.settings, good)
         return fitting_start(self.init, self.data.settings, torch_device(self.data.device))
 
     @cached_property

@@ -126,7 +126,7 @@ class Task(ModelOnData):
     def evaluation(self, trials: Sequence[Trial], report: Progress, inspect: Inspect = nobody) -> Evaluation:
         """Fit and test once per trial. `inspect` is shown each gauge with its predictions."""
         settings, where = self.model.settings(), torch_device(self.device)
-        start = None if self.init is None else start_at(self.init, settings.detector)
+        start = start_at(self.init, settings.detector)
 
         def fitted(pictures: Pictures, parts: Sequence[str] | None, seed: int, progress: Progress) -> Gauge:
             return fit(
@@ -135,7 +135,7 @@ class Task(ModelOnData):
                 settings=with_bit_depth(settings, pictures, warn),
                 at=datetime.now(UTC),
                 groups=parts,
-                init=start,
+                init=start(settings, len(pictures)),
                 seed=seed,
                 device=where,
                 progress=progress,

@@ -18,7 +18,7 @@ from flowgauge.cli.output import show
 from flowgauge.domain.choices import Aspect, Engine
 from flowgauge.domain.errors import SettingsError, UserError
 from flowgauge.engines.choice import chosen, compiled
-from flowgauge.meta.initialization import MetaInit, read, shipped
+from flowgauge.meta.initialization import MetaInit, Start, default_start, read, shipped
 from flowgauge.models.backbones import LITE0, PIXELS_SPEC, BackboneSpec
 from flowgauge.models.headflow.detector import HeadFlow, ensemble_options
 from flowgauge.models.prediction import Predictor
@@ -32,7 +32,8 @@ from flowgauge.vision.decoding import SixteenBit
 from flowgauge.vision.preprocessing import LARGEST, Preprocessing
 from flowgauge.vision.tiling import tiled_side
 
-SHIPPED = "shipped"
+SHIPPED, RANDOM = "shipped", "random"
+"""Words for --init."""
 ENGINE_FOLDER = Path.home() / ".cache" / "flowgauge" / "engines"
 """Where a user's compiled gauges are kept."""
 
@@ -209,21 +210,30 @@ def torch_device(device: Device) -> str:
     return device.value
 
 
-def start_at(init: str, detector: str) -> MetaInit:
-    """Of a file, or those for `detector` that come with the package. Raises `SettingsError` where they are not there or
-    are something else.
+def start_at(init: str | None, detector: str) -> Start:
+    """At random, at the parameters of a file or at those for `detector` that come with the package; None: as it is best
+    for the number of images. Raises `SettingsError` where they are not there or are something else.
     """
+    if init is None:
+        return default_start
+    found = None if init == RANDOM else _meta_init(init, detector)
+    return lambda settings, images: found
+
+
+def _meta_init(init: str, detector: str) -> MetaInit:
     return shipped(detector) if init == SHIPPED else read(Path(init))
 
 
 def init_digest(init: str) -> str:
     """Of what `start_at` reads: results kept under another one are of another start."""
-    return SHIPPED if init == SHIPPED else sha256(Path(init).read_bytes()).hexdigest()
+    return init if init in (SHIPPED, RANDOM) else sha256(Path(init).read_bytes()).hexdigest()
 
 
 def fitting_start(init: str, settings: FitSettings, device: str) -> MetaInit:
-    """The same, for a detector of `settings`. Raises `SettingsError` where it is of another detector or backbone."""
-    found, embedder = start_at(init, settings.detector), embedder_for(settings, device)
+    """Meta-learned parameters for a detector of `settings`. Raises `SettingsError` where they are of another detector
+    or backbone.
+    """
+    found, embedder = _meta_init(init, settings.detector), embedder_for(settings, device)
     found.require_backbone(embedder.backbone.spec)
     found.load_into(embedder.detector)
     return found

@@ -106,9 +106,10 @@ Members = Annotated[
 MetaInit = Annotated[
     str | None,
     typer.Option(
-        help="Start from meta-learned parameters: a file of flowgauge meta-train, or `shipped`, for"
-        " featureflow and headflow.",
+        help="Where the fit starts: at meta-learned parameters, of a file of flowgauge meta-train or, for featureflow"
+        " and headflow, `shipped`; or at `random`. (featureflow with up to 32 images: shipped; else random)",
         metavar="FILE",
+        show_default=False,
     ),
 ]
 Weights = Annotated[

@@ -11,6 +11,7 @@ from flowgauge.domain.object_keys import line_name
 from flowgauge.domain.ports import Buffered
 from flowgauge.evaluation.datasets import Dataset, Unreadable, evenly, picture_of, require_enough, sift
 from flowgauge.evaluation.splits import groups_of, read_groups
+from flowgauge.meta.initialization import Start, default_start
 from flowgauge.models.detector import Progress
 from flowgauge.models.registry import FROM_LABELS
 from flowgauge.registry.golden_sets import training_defects
@@ -18,7 +19,7 @@ from flowgauge.registry.snapshots import SnapshotFiles, active_snapshots, store_
 from flowgauge.registry.trials import introduce, require_no_trial
 from flowgauge.runtime.backend import Store
 from flowgauge.services.changes import recorded
-from flowgauge.training.fit import FitSettings, Initialization, fit
+from flowgauge.training.fit import FitSettings, fit
 from flowgauge.training.gauge import Gauge
 from flowgauge.training.snapshot import save
 from flowgauge.vision.decoding import Picture, Reduction, SixteenBit, decode, whole
@@ -105,7 +106,7 @@ def fit_line(
     source: FromDataset | FromBuffer,
     settings: FitSettings,
     *,
-    init: Initialization | None = None,
+    start: Start = default_start,
     seed: int = 0,
     device: str = "cpu",
     by: str,
@@ -116,7 +117,7 @@ def fit_line(
     them; store it and make it the active one, as the person `by` wants, or begin its trial where the line's policy is
     `shadow`. It is the anchor of what is adapted from it.
 
-    Raises `DatasetError` for too few images, `SettingsError` for an `init` of another detector or backbone, and
+    Raises `DatasetError` for too few images, `SettingsError` for a `start` of another detector or backbone, and
     `UserError` where another trial is under way.
     """
     line = line_name(line)
@@ -133,7 +134,7 @@ def fit_line(
         settings=with_bit_depth(settings, good.pictures, tell),
         at=store.clock.now(),
         groups=good.groups,
-        init=init,
+        init=start(settings, len(good.pictures)),
         labelled=defects if settings.detector in FROM_LABELS else [],
         seed=seed,
         device=device,

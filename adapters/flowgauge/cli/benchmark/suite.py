@@ -14,7 +14,15 @@ from typer import Argument, Option
 from flowgauge.cli import options
 from flowgauge.cli.benchmark.detectors import FitTask, entrants_of, features_of, measured_alone
 from flowgauge.cli.evaluate import Limit, Seeds, numbers_in
-from flowgauge.cli.model import DEFAULT_FEATURES, FeatureOptions, Model, fitting_start, init_digest, torch_device
+from flowgauge.cli.model import (
+    DEFAULT_FEATURES,
+    RANDOM,
+    FeatureOptions,
+    Model,
+    fitting_start,
+    init_digest,
+    torch_device,
+)
 from flowgauge.cli.output import say, show, warn, write_whole
 from flowgauge.cli.progress import bars
 from flowgauge.cli.results import check_writable, left_in
@@ -99,7 +107,8 @@ def suite(
     if init is not None:
         if len(models) > 1:
             raise UserError("--init is of one detector, and several run.", "Name it by --detector.")
-        fitting_start(init, models[0].settings(), torch_device(device))
+        if init != RANDOM:
+            fitting_start(init, models[0].settings(), torch_device(device))
     like = FitTask(folder, None, None, None, models[0], device, limit, init=init)
     datasets = datasets_in(like, dataset or [])
     with bars() as report:

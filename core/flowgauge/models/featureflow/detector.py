@@ -105,7 +105,7 @@ class FeatureFlowConfig(FrozenModel):
         20, ge=1, description="passes over the training patches, at most: few images are soon known by heart"
     )
     patches: int = Field(2**18, ge=1, description="training patches that are kept in memory, at most")
-    init_steps: int = Field(100, ge=10, description="steps of the optimiser from meta-learned parameters, at most")
+    init_epochs: float = Field(2.5, gt=0, description="the same from meta-learned parameters")
 
 
 class FeatureFlow(Ensemble, CrossFitted):
@@ -233,8 +233,8 @@ class FeatureFlow(Ensemble, CrossFitted):
         held_out = held_out_images(image_N.repeat_interleave(count), 0.1, seed)
         rows = Rows(sample_NTD.flatten(0, 1), held_out)
         training = self.config.training
-        most = self.config.init_steps if self._initialised else training.steps
-        steps = min(most, max(_FEWEST_STEPS, self.config.epochs * len(rows.x) // training.batch))
+        epochs = self.config.init_epochs if self._initialised else self.config.epochs
+        steps = min(training.steps, max(_FEWEST_STEPS, int(epochs * len(rows.x) / training.batch)))
         training = training.model_copy(update={"steps": steps, "check_every": min(training.check_every, steps // 10)})
         maximise_likelihood(self.member_flow(member), rows, training, seed=seed, progress=progress)
 
