@@ -29,7 +29,6 @@ from flowgauge.evaluation.drift import (
     Way,
     poisoned,
     summaries,
-    there_and_back,
 )
 from flowgauge.synthetic.procedural import NOMINAL, Change, Condition, ProceduralLine
 from flowgauge.training.fit import fit
@@ -87,13 +86,6 @@ def phase(condition: Condition, first: int) -> DriftPhase:
         test_good=goods(range(first + 40, first + 52), condition),
         test_defect=defects(range(first + 40, first + 52), condition),
     )
-
-
-@pytest.mark.parametrize(("names", "expected"), [("abcd", "abcdcbabcdc"), ("ab", "abababababa"), ("a", "aaaaaaaaaaa")])
-def test_phases_come_forward_and_back(names: str, expected: str) -> None:
-    phases = [DriftPhase(name, (), (), ()) for name in names]
-    found = [phase.name for phase in there_and_back(phases, len(expected))]
-    assert found == [f"{number}: {name}" for number, name in enumerate(expected, start=1)]
 
 
 @cache

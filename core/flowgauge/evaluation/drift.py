@@ -5,10 +5,10 @@ defect that recurs is fed into the buffers at rising rates, adaptation after ada
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
-from itertools import cycle, islice, product
+from itertools import product
 from typing import Any, Self
 
 import numpy as np
@@ -69,12 +69,6 @@ class DriftPhase:
     buffer: Sequence[ObservedImage]
     test_good: Sequence[Picture]
     test_defect: Sequence[Picture]
-
-
-def there_and_back(phases: Sequence[DriftPhase], rounds: int) -> Iterator[DriftPhase]:
-    """Forward and back through the phases until there were `rounds`, numbered: conditions that come and go."""
-    for number, phase in enumerate(islice(cycle([*phases, *phases[-2:0:-1]]), rounds), start=1):
-        yield replace(phase, name=f"{number}: {phase.name}")
 
 
 class Reading(FrozenModel):

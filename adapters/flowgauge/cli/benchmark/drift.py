@@ -34,7 +34,6 @@ from flowgauge.evaluation.drift import (
     Reading,
     poisoned,
     summaries,
-    there_and_back,
 )
 from flowgauge.evaluation.splits import read_groups
 from flowgauge.reports.story import Truth
@@ -87,14 +86,6 @@ def drift(
         list[str] | None,
         typer.Option(help=f"How to adapt: {', '.join(ADAPTATIONS)}; may be repeated (full)."),
     ] = None,
-    rounds: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            help="Adaptations in a row: forward and back through the phases until so many. Once forward.",
-            show_default=False,
-        ),
-    ] = None,
     refit: Annotated[
         bool, typer.Option("--refit/--no-refit", help="Fit anew to every buffer too, which takes most of the time.")
     ] = True,
@@ -119,8 +110,7 @@ def drift(
     made from the buffer, in-use the last candidate that the gate accepted,
     refitted a gauge fitted to the buffer alone. seconds are what it took.
     first_image_auroc is that gauge's on the first phase's test images: what
-    it has forgotten of where the line began. --rounds 20 shows what becomes
-    of that where conditions come and go.
+    it has forgotten of where the line began.
 
     --variant leaves a component of adapting out: no-head (only the flow
     moves), no-l2 (no pull to the anchor), no-rejection; or changes it: iqr
@@ -139,7 +129,7 @@ def drift(
     variants = [Ablation(one_of(name, ADAPTATIONS)) for name in dict.fromkeys(variant or ["full"])]
     with bars() as report:
         work = AdaptationBenchmarks(gauge.model(), device, report)
-        found = work.drift(source, variants, numbers_in(seeds), json, rounds=rounds, refit=refit)
+        found = work.drift(source, variants, numbers_in(seeds), json, refit=refit)
     columns = ("phase", "way", "variant", "false_alarms", "misses", "image_auroc", "image_auroc_std")
     _conclude(found, json, (*columns, "first_image_auroc", "seconds", "refused"), found["summary"])
 
@@ -281,12 +271,10 @@ class AdaptationBenchmarks:
         seeds: Sequence[int],
         out: Path | None,
         *,
-        rounds: int | None,
         refit: bool,
     ) -> dict[str, Any]:
         """The document that is also in `out`: readings of each variant and, once a seed, without adapting."""
         words = f"drift {source.words}{'' if refit else ', without refitting'}"
-        words += f", {rounds} rounds" if rounds is not None else ""
         known = self._earlier(Reading, out, words)
         for seed in seeds:
             reported = {line.variant for line in known if line.seed == seed}
@@ -305,8 +293,6 @@ class AdaptationBenchmarks:
                     replayed=fitted if variant is Ablation.REPLAY else (),
                 )
                 _, phases = source.observed(seed)
-                if rounds is not None:
-                    phases = there_and_back(list(phases), rounds)
                 known += replay.follow(anchor, self._reported(phases, f"seed {seed}, {variant}"))
                 write_results(out, self._document(words, known))
         document = self._document(words, known, summary=summaries(known))
