@@ -42,6 +42,9 @@ def test_few_images_are_fitted_from_what_was_learned_on_other_lines(flowgauge: S
     weights = [flowgauge(*fit, *short, *init).json["weights_sha256"] for init in ((), ("--init", "shipped"))]
     assert weights[0] == weights[1]
     assert flowgauge(*fit, *short, "--init", "random").json["weights_sha256"] != weights[0]
+    wrong = flowgauge(*fit, "--set", "init_epochs=0")
+    assert wrong.code == 2
+    assert "init_epochs" in wrong.err
 
 
 def test_a_score_is_shown_whole_where_no_terminal_is(flowgauge: Shell, store: Path) -> None:

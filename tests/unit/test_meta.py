@@ -358,17 +358,14 @@ def test_a_file_that_was_not_released_is_not_used(monkeypatch: pytest.MonkeyPatc
 
 
 def test_few_images_start_at_what_was_learned_where_features_and_flows_are_the_same() -> None:
-    like = FitSettings()
-    assert default_start(like, FEW_IMAGES) is shipped("featureflow")
-    assert default_start(like, FEW_IMAGES + 1) is None
-    assert default_start(like.model_copy(update={"config": {"members": 5, "top": 0.1}}), 8) is shipped("featureflow")
-    lite = like.backbone
-    for other in (
-        {"detector": "headflow"},
-        {"config": {"blocks": 3}},
-        {"config": {"clamp": 1.0}},
-        {"backbone": BackboneSpec.named("lite1")},
-        {"backbone": lite.model_copy(update={"file": "other.safetensors"})},
-        {"backbone": lite.model_copy(update={"layers": (1, 2)})},
-    ):
-        assert default_start(like.model_copy(update=other), 8) is None, other
+    embedder = embedder_for(FitSettings(), "cpu")
+    lite, shape = embedder.backbone.spec, embedder.backbone.shape(64)
+    found = shipped("featureflow")
+    assert default_start(embedder.detector, lite, FEW_IMAGES) is found
+    assert default_start(embedder.detector, lite, FEW_IMAGES + 1) is None
+    assert default_start(create("featureflow", {"members": 5, "top": 0.1}, shape), lite, 8) is found
+    assert default_start(create("headflow", {}, shape), lite, 8) is None
+    assert default_start(create("featureflow", {"blocks": 3}, shape), lite, 8) is None
+    assert default_start(create("featureflow", {"clamp": 1.0}, shape), lite, 8) is None
+    for other in ({"sha256": "0" * 64}, {"layers": (1, 2)}):
+        assert default_start(embedder.detector, lite.model_copy(update=other), 8) is None

@@ -35,10 +35,9 @@ from flowgauge.evaluation.estimate import EstimateReport, Origin, Repeat, estima
 from flowgauge.evaluation.near_duplicates import NearDuplicates, duplicate_groups, near_duplicates_of
 from flowgauge.evaluation.replicates import Material, Replicates, require_divisible
 from flowgauge.evaluation.splits import Groups, groups_by_name
-from flowgauge.meta.initialization import MetaInit
 from flowgauge.reports.estimate import render_estimate
 from flowgauge.reports.pages import write_page
-from flowgauge.training.fit import embedder_for
+from flowgauge.training.fit import Initialization, embedder_for
 
 Known = dict[int, Repeat]
 """By seed."""
@@ -238,13 +237,14 @@ class Estimation:
         return tuple(near_duplicates_of(data.names, patch_features, train))
 
     @cached_property
-    def _init(self) -> MetaInit | None:
-        """As `flowgauge fit` to all good images starts. Raises `SettingsError` where that is of another detector or
+    def _init(self) -> Initialization | None:
+        """As `flowgauge fit` of the data set starts. Raises `SettingsError` where that is of another detector or
         backbone.
         """
         if self.init in (None, RANDOM):
-            good = sum(not entry.defective for entry in self.data.entries)
-            return start_at(self.init, self.data.settings.detector)(self.data.settings, good)
+            embedder = embedder_for(self.data.settings, torch_device(self.data.device))
+            start = start_at(self.init, self.data.settings.detector)
+            return start(embedder.detector, embedder.backbone.spec, len(self.data.opened.train))
         return fitting_start(self.init, self.data.settings, torch_device(self.data.device))
 
     @cached_property

@@ -135,7 +135,7 @@ class Task(ModelOnData):
                 settings=with_bit_depth(settings, pictures, warn),
                 at=datetime.now(UTC),
                 groups=parts,
-                init=start(settings, len(pictures)),
+                start=start,
                 seed=seed,
                 device=where,
                 progress=progress,

@@ -41,7 +41,7 @@ def fit(
     that the model did not see, so that new good parts are rejected at the rate
     of --false-alarms. The last line says how sure that is. The gauge is the line's anchor from now on:
     every adaptation starts from it. From the buffer, suspects never train.
-    With up to 32 images it starts at parameters that were meta-learned on
+    With up to 16 images it starts at parameters that were meta-learned on
     other lines, and takes a fraction of the time.
     multidirectional also learns from the line's labelled defects: see label.
 

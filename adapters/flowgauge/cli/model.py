@@ -18,13 +18,13 @@ from flowgauge.cli.output import show
 from flowgauge.domain.choices import Aspect, Engine
 from flowgauge.domain.errors import SettingsError, UserError
 from flowgauge.engines.choice import chosen, compiled
-from flowgauge.meta.initialization import MetaInit, Start, default_start, read, shipped
+from flowgauge.meta.initialization import MetaInit, default_start, read, shipped
 from flowgauge.models.backbones import LITE0, PIXELS_SPEC, BackboneSpec
 from flowgauge.models.headflow.detector import HeadFlow, ensemble_options
 from flowgauge.models.prediction import Predictor
 from flowgauge.models.registry import DEFAULT, DETECTORS, FROM_PIXELS
 from flowgauge.registry.gauges import Compile, Load
-from flowgauge.training.fit import FitSettings, embedder_for
+from flowgauge.training.fit import FitSettings, Start, at_random, embedder_for
 from flowgauge.training.gauge import Gauge
 from flowgauge.training.snapshot import MANIFEST_NAME, WEIGHTS_NAME, load
 from flowgauge.training.thresholds import FALSE_ALARMS
@@ -216,8 +216,10 @@ def start_at(init: str | None, detector: str) -> Start:
     """
     if init is None:
         return default_start
-    found = None if init == RANDOM else _meta_init(init, detector)
-    return lambda settings, images: found
+    if init == RANDOM:
+        return at_random
+    found = _meta_init(init, detector)
+    return lambda detector, backbone, images: found
 
 
 def _meta_init(init: str, detector: str) -> MetaInit:

@@ -107,7 +107,7 @@ MetaInit = Annotated[
     str | None,
     typer.Option(
         help="Where the fit starts: at meta-learned parameters, of a file of flowgauge meta-train or, for featureflow"
-        " and headflow, `shipped`; or at `random`. (featureflow with up to 32 images: shipped; else random)",
+        " and headflow, `shipped`; or at `random`. (featureflow with up to 16 images: shipped; else random)",
         metavar="FILE",
         show_default=False,
     ),

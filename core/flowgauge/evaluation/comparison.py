@@ -61,7 +61,8 @@ class Shown(FrozenModel):
 
 
 class Contender(FrozenModel):
-    """One detector under one seed. `peak_bytes`: the most memory that its process held, libraries and images included;
+    """One detector under one seed. `peak_bytes`: the most memory that its process held, images included and libraries
+    as far as they are no pages of files (a worker that starts anew holds some 400 MiB of those besides);
     `snapshot_bytes`: the fitted detector, as it is stored. `shown_images`: the same images for all detectors of a seed.
     `miss_share_at`: the share of defects missed at each true false-alarm rate of the test images; `promised`: what
     became of each false-alarm rate that the gauge promised, empty where it promises none. The keys are the rates.

@@ -1,7 +1,7 @@
 """The first gauge of a line, from good images: what a person asks for with `flowgauge fit`."""
 
 import hashlib
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol
@@ -87,6 +87,14 @@ class Initialization(Protocol):
         """Raises `SettingsError` for other features than those that they were learned on."""
 
 
+Start = Callable[[Detector, BackboneSpec, int], Initialization | None]
+"""(untrained detector, loaded backbone, images that train) -> where training starts; None: at random."""
+
+
+def at_random(detector: Detector, backbone: BackboneSpec, images: int) -> None:
+    """The start of a detector that nothing was learned for."""
+
+
 Labelled = tuple[Picture, str]
 """A defective image and the class of its defect, "" where nobody said."""
 
@@ -98,7 +106,7 @@ def fit(
     settings: FitSettings,
     at: datetime,
     groups: Sequence[str] | None = None,
-    init: Initialization | None = None,
+    start: Start = at_random,
     labelled: Iterable[Labelled] = (),
     seed: int = 0,
     device: str = "cpu",
@@ -107,7 +115,7 @@ def fit(
     """A gauge whose threshold stands on cross-fitted scores: each image is scored by a detector that never saw it.
 
     `groups` names the object that each picture shows (default: each its own), in the order of capture: images of one
-    object share a fold. Learning starts from `init`, where it is given; `labelled` defects train detectors that learn
+    object share a fold. Learning starts where `start` says; `labelled` defects train detectors that learn
     from labels. Pictures whose object the preprocessing doubts do not train. Same pictures, settings and seed on one
     machine: same gauge. Raises `DatasetError` for too few pictures
     or labels, `SettingsError` for a theta of another detector.
@@ -119,6 +127,7 @@ def fit(
     if isinstance(pictures, Pictures):
         pictures.let_go()
     folds = folds_of(groups, settings.folds)
+    init = start(embedder.detector, backbone.spec, len(crops))
     if init is not None:
         init.require_backbone(backbone.spec)
     trainer = Trainer(settings, backbone.shape(preprocessing.size), seed, progress, init)

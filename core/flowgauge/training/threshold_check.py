@@ -109,7 +109,7 @@ def shift(threshold: Threshold, scores: Scores, *, seed: int) -> Shift:
         above.append(quartile - most)
         below.append(quartile - least)
     promised = threshold.false_alarm_share if threshold.promised is None else threshold.promised
-    # the 0.975 quantile of a binomial distribution; scipy.stats takes a second of every worker's start to import
+    # the 0.975 quantile of a binomial distribution; to import scipy.stats takes a second of what runs no model
     up_to = special.bdtr(np.arange(len(scores) + 1), len(scores), promised + _USUAL_DEFECTS)
     return Shift(
         position=float(chances[clean.scores < np.quantile(scores, 0.25)].sum()),

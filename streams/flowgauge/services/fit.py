@@ -11,7 +11,7 @@ from flowgauge.domain.object_keys import line_name
 from flowgauge.domain.ports import Buffered
 from flowgauge.evaluation.datasets import Dataset, Unreadable, evenly, picture_of, require_enough, sift
 from flowgauge.evaluation.splits import groups_of, read_groups
-from flowgauge.meta.initialization import Start, default_start
+from flowgauge.meta.initialization import default_start
 from flowgauge.models.detector import Progress
 from flowgauge.models.registry import FROM_LABELS
 from flowgauge.registry.golden_sets import training_defects
@@ -19,7 +19,7 @@ from flowgauge.registry.snapshots import SnapshotFiles, active_snapshots, store_
 from flowgauge.registry.trials import introduce, require_no_trial
 from flowgauge.runtime.backend import Store
 from flowgauge.services.changes import recorded
-from flowgauge.training.fit import FitSettings, fit
+from flowgauge.training.fit import FitSettings, Start, fit
 from flowgauge.training.gauge import Gauge
 from flowgauge.training.snapshot import save
 from flowgauge.vision.decoding import Picture, Reduction, SixteenBit, decode, whole
@@ -134,7 +134,7 @@ def fit_line(
         settings=with_bit_depth(settings, good.pictures, tell),
         at=store.clock.now(),
         groups=good.groups,
-        init=start(settings, len(good.pictures)),
+        start=start,
         labelled=defects if settings.detector in FROM_LABELS else [],
         seed=seed,
         device=device,

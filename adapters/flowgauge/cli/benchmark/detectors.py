@@ -161,7 +161,9 @@ class DetectorComparison:
     @cached_property
     def _key(self) -> str:
         """Changes with images' names and masks, splits, groups, and settings other than the detector."""
-        return self.task.digest(repr((version("flowgauge"), *features_of(self.task.model), self.task.limit)))
+        return self.task.digest(
+            repr((version("flowgauge"), PROCESSES.get_start_method(), *features_of(self.task.model), self.task.limit))
+        )
 
 
 def features_of(model: Model) -> tuple[object, ...]:

@@ -36,6 +36,7 @@ from flowgauge.evaluation.drift import (
     summaries,
 )
 from flowgauge.evaluation.splits import read_groups
+from flowgauge.meta.initialization import default_start
 from flowgauge.reports.story import Truth
 from flowgauge.synthetic.procedural import Change
 from flowgauge.training.fit import fit
@@ -330,6 +331,7 @@ class AdaptationBenchmarks:
             settings=model.settings(),
             at=BEGAN,
             groups=parts,
+            start=default_start,
             seed=seed,
             device=torch_device(self.device),
             progress=self.report,

@@ -24,7 +24,6 @@ from flowgauge.domain.progress import Progress, reported
 from flowgauge.engines.choice import chosen, compiled
 from flowgauge.evaluation.speed import MATERIAL, Forward, SpeedBenchmark, forward_of
 from flowgauge.evaluation.speed_results import QUICK, TORCH, ImageFormat, ImageSize, Plan, SpeedResults
-from flowgauge.meta.initialization import default_start
 from flowgauge.models.backbones import BackboneSpec, Origin
 from flowgauge.reports.pages import write_page
 from flowgauge.reports.speed import TABLES, render_speed
@@ -211,10 +210,7 @@ def on_engine(gauge: Gauge, engine: str) -> Gauge:
 
 
 def fitted(pictures: Sequence[Picture], settings: FitSettings, device: str, report: Progress) -> Gauge:
-    start = default_start(settings, len(pictures))
-    return fit(
-        pictures, line="speed", settings=settings, at=datetime.now(UTC), init=start, device=device, progress=report
-    )
+    return fit(pictures, line="speed", settings=settings, at=datetime.now(UTC), device=device, progress=report)
 
 
 def baseline_forward(

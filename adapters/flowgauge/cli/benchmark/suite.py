@@ -12,7 +12,7 @@ from typing import Annotated, Any
 from typer import Argument, Option
 
 from flowgauge.cli import options
-from flowgauge.cli.benchmark.detectors import FitTask, entrants_of, features_of, measured_alone
+from flowgauge.cli.benchmark.detectors import PROCESSES, FitTask, entrants_of, features_of, measured_alone
 from flowgauge.cli.evaluate import Limit, Seeds, numbers_in
 from flowgauge.cli.model import (
     DEFAULT_FEATURES,
@@ -94,7 +94,8 @@ def suite(
     that 5 % of the good test images exceed (rounded down to whole images);
     false_alarms and misses are those at the detector's own threshold.
 
-    --init starts every fit of one detector at meta-learned parameters.
+    --init starts every fit of one detector at meta-learned parameters, or
+    all fits at random, those to few images too.
 
     --shots draws, by seed and spread evenly over the training images, so many
     of them; the fit to all of them is always made too. A data set that cannot
@@ -104,11 +105,10 @@ def suite(
     """
     check_writable(json, html)
     models = models_of(detector or [], changes or [], features)
-    if init is not None:
+    if init not in (None, RANDOM):
         if len(models) > 1:
             raise UserError("--init is of one detector, and several run.", "Name it by --detector.")
-        if init != RANDOM:
-            fitting_start(init, models[0].settings(), torch_device(device))
+        fitting_start(init, models[0].settings(), torch_device(device))
     like = FitTask(folder, None, None, None, models[0], device, limit, init=init)
     datasets = datasets_in(like, dataset or [])
     with bars() as report:
@@ -293,5 +293,12 @@ class Suite:
         changes = {each.detector: tuple(each.changes) for each in self.models if each.changes}
         like = self.datasets[0]
         start = () if like.init is None else (init_digest(like.init),)
-        inputs = (version("flowgauge"), *features_of(self.models[0]), like.limit, changes, *start)
+        inputs = (
+            version("flowgauge"),
+            PROCESSES.get_start_method(),
+            *features_of(self.models[0]),
+            like.limit,
+            changes,
+            *start,
+        )
         return sha256(repr(inputs).encode()).hexdigest()

@@ -22,6 +22,7 @@ from flowgauge.cli.model import FeatureOptions, loading, torch_device
 from flowgauge.cli.options import Device
 from flowgauge.domain.errors import UserError
 from flowgauge.domain.messages import ALERTS, VERDICTS, AdaptationRequest, Alert, Event, Reason, Verdict
+from flowgauge.meta.initialization import default_start
 from flowgauge.models.prediction import Predictor
 from flowgauge.processors.adaptation import audits, request_adaptation
 from flowgauge.registry.lines import set_line
@@ -114,6 +115,7 @@ class DemoModel:
                 settings=model.settings(),
                 at=store.clock.now(),
                 groups=[frame.part or frame.image_id for frame in script.fit],
+                start=default_start,
                 seed=script.seed,
                 device=torch_device(self.device),
                 progress=lambda what, done, total: screen.progress(what, done / max(total, 1)),

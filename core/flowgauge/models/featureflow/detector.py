@@ -104,8 +104,10 @@ class FeatureFlowConfig(FrozenModel):
     epochs: int = Field(
         20, ge=1, description="passes over the training patches, at most: few images are soon known by heart"
     )
+    init_epochs: float = Field(
+        2.5, gt=0, allow_inf_nan=False, description="passes from meta-learned parameters in place of `epochs`"
+    )
     patches: int = Field(2**18, ge=1, description="training patches that are kept in memory, at most")
-    init_epochs: float = Field(2.5, gt=0, description="the same from meta-learned parameters")
 
 
 class FeatureFlow(Ensemble, CrossFitted):
@@ -234,8 +236,10 @@ class FeatureFlow(Ensemble, CrossFitted):
         rows = Rows(sample_NTD.flatten(0, 1), held_out)
         training = self.config.training
         epochs = self.config.init_epochs if self._initialised else self.config.epochs
-        steps = min(training.steps, max(_FEWEST_STEPS, int(epochs * len(rows.x) / training.batch)))
-        training = training.model_copy(update={"steps": steps, "check_every": min(training.check_every, steps // 10)})
+        steps = min(training.steps, max(_FEWEST_STEPS, round(epochs * len(rows.x) / training.batch)))
+        training = training.model_copy(
+            update={"steps": steps, "check_every": min(training.check_every, max(1, steps // 10))}
+        )
         maximise_likelihood(self.member_flow(member), rows, training, seed=seed, progress=progress)
 
     def realign_member(self, member: int, embedding: Embedding, images: int) -> None:
