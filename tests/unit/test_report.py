@@ -108,6 +108,16 @@ def test_the_headline_says_what_the_adapted_gauge_misses_that_the_first_one_caug
     )
 
 
+def test_the_end_is_that_of_the_last_phase_that_shows_good_images(story: Story) -> None:
+    points = tuple(point for point in story.points if point.phase < 2 or point.truth is Truth.DEFECT)
+    worn = story.model_copy(update={"points": points})
+    *_, second, last = phase_figures(worn)
+    assert last.good == 0
+    share = percent(second.adapted.false_alarm)
+    assert f"the gauge ends at {share} and" in headline(worn)
+    assert f"<dt>false alarms at the end</dt><dd>{share}<" in render(worn)
+
+
 def test_test_images_alone_are_measured(story: Story) -> None:
     assert all(not point.use_for_training for phase in range(3) for point in measured(story, phase))
 

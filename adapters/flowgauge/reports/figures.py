@@ -78,8 +78,12 @@ def phase_figures(story: Story) -> list[PhaseFigures]:
 
 
 def headline(story: Story) -> str:
-    """One sentence: how the false alarms went with adaptation and without, and whether defects were still caught."""
-    first, last = (phase_figures(story)[index] for index in (0, -1))
+    """One sentence: how the false alarms went with adaptation and without, and whether defects were still caught; of
+    the phases that show good images, if any does.
+    """
+    phases = phase_figures(story)
+    shown = [phase for phase in phases if phase.good] or phases
+    first, last = shown[0], shown[-1]
     start, end = first.frozen.false_alarm, last.frozen.false_alarm
     verb = "rise" if start is not None and end is not None and end > start else "go"
     course = f"As the line drifts, the first gauge’s false alarms {verb} from {percent(start)} to {percent(end)}."
