@@ -18,11 +18,9 @@ from flowgauge.cli import options
 from flowgauge.cli.features import BenchmarkData, Cache
 from flowgauge.cli.model import (
     DEFAULT_FEATURES,
-    RANDOM,
     FeatureOptions,
     fitting_start,
     init_digest,
-    start_at,
     torch_device,
 )
 from flowgauge.cli.output import as_json, emit, warn, write_whole
@@ -241,11 +239,8 @@ class Estimation:
         """As `flowgauge fit` of the data set starts. Raises `SettingsError` where that is of another detector or
         backbone.
         """
-        if self.init in (None, RANDOM):
-            embedder = embedder_for(self.data.settings, torch_device(self.data.device))
-            start = start_at(self.init, self.data.settings.detector)
-            return start(embedder.detector, embedder.backbone.spec, len(self.data.opened.train))
-        return fitting_start(self.init, self.data.settings, torch_device(self.data.device))
+        where, images = torch_device(self.data.device), len(self.data.opened.train)
+        return fitting_start(self.init, self.data.settings, where, images)
 
     @cached_property
     def _key(self) -> str:

@@ -18,13 +18,13 @@ from flowgauge.cli.output import show
 from flowgauge.domain.choices import Aspect, Engine
 from flowgauge.domain.errors import SettingsError, UserError
 from flowgauge.engines.choice import chosen, compiled
-from flowgauge.meta.initialization import MetaInit, default_start, read, shipped
+from flowgauge.meta.initialization import default_start, read, shipped
 from flowgauge.models.backbones import LITE0, PIXELS_SPEC, BackboneSpec
 from flowgauge.models.headflow.detector import HeadFlow, ensemble_options
 from flowgauge.models.prediction import Predictor
 from flowgauge.models.registry import DEFAULT, DETECTORS, FROM_PIXELS
 from flowgauge.registry.gauges import Compile, Load
-from flowgauge.training.fit import FitSettings, Start, at_random, embedder_for
+from flowgauge.training.fit import FitSettings, Initialization, Start, at_random, embedder_for
 from flowgauge.training.gauge import Gauge
 from flowgauge.training.snapshot import MANIFEST_NAME, WEIGHTS_NAME, load
 from flowgauge.training.thresholds import FALSE_ALARMS
@@ -218,12 +218,8 @@ def start_at(init: str | None, detector: str) -> Start:
         return default_start
     if init == RANDOM:
         return at_random
-    found = _meta_init(init, detector)
+    found = shipped(detector) if init == SHIPPED else read(Path(init))
     return lambda detector, backbone, images: found
-
-
-def _meta_init(init: str, detector: str) -> MetaInit:
-    return shipped(detector) if init == SHIPPED else read(Path(init))
 
 
 def init_digest(init: str) -> str:
@@ -231,13 +227,15 @@ def init_digest(init: str) -> str:
     return init if init in (SHIPPED, RANDOM) else sha256(Path(init).read_bytes()).hexdigest()
 
 
-def fitting_start(init: str, settings: FitSettings, device: str) -> MetaInit:
-    """Meta-learned parameters for a detector of `settings`. Raises `SettingsError` where they are of another detector
-    or backbone.
+def fitting_start(init: str | None, settings: FitSettings, device: str, images: int) -> Initialization | None:
+    """Where a fit with `settings` to so many images starts. Raises `SettingsError` where that is of another detector or
+    backbone.
     """
-    found, embedder = _meta_init(init, settings.detector), embedder_for(settings, device)
-    found.require_backbone(embedder.backbone.spec)
-    found.load_into(embedder.detector)
+    embedder = embedder_for(settings, device)
+    found = start_at(init, settings.detector)(embedder.detector, embedder.backbone.spec, images)
+    if found is not None:
+        found.require_backbone(embedder.backbone.spec)
+        found.load_into(embedder.detector)
     return found
 
 

@@ -35,6 +35,7 @@ def render(story: Story) -> str:
         story=story,
         headline=figures.headline(story),
         phases=phases,
+        last=figures.with_good_images(phases)[-1],
         timeline=timeline(story),
         charts=(
             phase_chart("false alarms: good images above the threshold", phases, "false_alarm"),

@@ -77,12 +77,16 @@ def phase_figures(story: Story) -> list[PhaseFigures]:
     return found
 
 
+def with_good_images(phases: Sequence[PhaseFigures]) -> Sequence[PhaseFigures]:
+    """Those in which false alarms can be counted; all, where there is none."""
+    return [phase for phase in phases if phase.good] or phases
+
+
 def headline(story: Story) -> str:
     """One sentence: how the false alarms went with adaptation and without, and whether defects were still caught; of
     the phases that show good images, if any does.
     """
-    phases = phase_figures(story)
-    shown = [phase for phase in phases if phase.good] or phases
+    shown = with_good_images(phase_figures(story))
     first, last = shown[0], shown[-1]
     start, end = first.frozen.false_alarm, last.frozen.false_alarm
     verb = "rise" if start is not None and end is not None and end > start else "go"

@@ -116,7 +116,7 @@ class Contamination:
         where, report = torch_device(self.data.device), self.data.report
         start = None
         if any(needs_init(variant) for variant in variants):
-            start = fitting_start(self.init, self.data.settings, where)
+            start = fitting_start(self.init, self.data.settings, where, len(self.data.names))
         baselines = self._baselines(variants)
         splits = self.data.chosen(seeds)
         known = {(c.variant, c.noise, c.seed): c for c in items_left_in(out, lambda: self._key, Cell, "cells")}

@@ -161,14 +161,13 @@ class DetectorComparison:
     @cached_property
     def _key(self) -> str:
         """Changes with images' names and masks, splits, groups, and settings other than the detector."""
-        return self.task.digest(
-            repr((version("flowgauge"), PROCESSES.get_start_method(), *features_of(self.task.model), self.task.limit))
-        )
+        return self.task.digest(repr(conditions_of(self.task.model, self.task.limit)))
 
 
-def features_of(model: Model) -> tuple[object, ...]:
-    """The settings that all contenders share."""
-    return model.weights, model.backbone, model.layers, model.size, model.tiles, model.aspect
+def conditions_of(model: Model, limit: int | None) -> tuple[object, ...]:
+    """What all contenders share. By the way in which processes start, their peaks of memory count other pages."""
+    features = (model.weights, model.backbone, model.layers, model.size, model.tiles, model.aspect)
+    return version("flowgauge"), PROCESSES.get_start_method(), *features, limit
 
 
 def measured_alone(task: FitTask) -> Contender:

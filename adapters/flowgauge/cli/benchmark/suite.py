@@ -4,7 +4,6 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
-from importlib.metadata import version
 from itertools import product
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,7 +11,7 @@ from typing import Annotated, Any
 from typer import Argument, Option
 
 from flowgauge.cli import options
-from flowgauge.cli.benchmark.detectors import PROCESSES, FitTask, entrants_of, features_of, measured_alone
+from flowgauge.cli.benchmark.detectors import FitTask, conditions_of, entrants_of, measured_alone
 from flowgauge.cli.evaluate import Limit, Seeds, numbers_in
 from flowgauge.cli.model import (
     DEFAULT_FEATURES,
@@ -108,7 +107,7 @@ def suite(
     if init not in (None, RANDOM):
         if len(models) > 1:
             raise UserError("--init is of one detector, and several run.", "Name it by --detector.")
-        fitting_start(init, models[0].settings(), torch_device(device))
+        fitting_start(init, models[0].settings(), torch_device(device), MINIMUM_IMAGES)
     like = FitTask(folder, None, None, None, models[0], device, limit, init=init)
     datasets = datasets_in(like, dataset or [])
     with bars() as report:
@@ -293,12 +292,5 @@ class Suite:
         changes = {each.detector: tuple(each.changes) for each in self.models if each.changes}
         like = self.datasets[0]
         start = () if like.init is None else (init_digest(like.init),)
-        inputs = (
-            version("flowgauge"),
-            PROCESSES.get_start_method(),
-            *features_of(self.models[0]),
-            like.limit,
-            changes,
-            *start,
-        )
+        inputs = (*conditions_of(self.models[0], like.limit), changes, *start)
         return sha256(repr(inputs).encode()).hexdigest()
