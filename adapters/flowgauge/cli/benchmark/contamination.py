@@ -114,10 +114,10 @@ class Contamination:
         Raises `SettingsError` where the initialization is of another detector or backbone.
         """
         where, report = torch_device(self.data.device), self.data.report
+        baselines = self._baselines(variants)
         start = None
         if any(needs_init(variant) for variant in variants):
             start = fitting_start(self.init, self.data.settings, where, len(self.data.names))
-        baselines = self._baselines(variants)
         splits = self.data.chosen(seeds)
         known = {(c.variant, c.noise, c.seed): c for c in items_left_in(out, lambda: self._key, Cell, "cells")}
         plan = [(v, split) for split in splits for v in variants if (v, split.noise, split.seed) not in known]
