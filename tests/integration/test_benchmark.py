@@ -15,6 +15,8 @@ from flowgauge.cli.model import Model
 from flowgauge.cli.options import Device
 from flowgauge.domain.errors import Unavailable
 from flowgauge.evaluation import loss_amplification
+from flowgauge.evaluation.splits import CONTAMINATION
+from tests.support.folders import write_mvtec
 from tests.support.plants import SIDE, tiny_dataset
 from tests.support.shell import Shell
 
@@ -66,6 +68,17 @@ def test_the_noise_benchmark_writes_goes_on_and_draws(flowgauge: Shell, splits: 
     assert other.code == 2
     assert "other images or settings" in other.err
     assert json.loads(out.read_text()) == second
+
+
+@pytest.mark.usefixtures("quick_fits")
+def test_without_splits_a_data_sets_own_defects_contaminate(flowgauge: Shell, tmp_path: Path) -> None:
+    out, root = tmp_path / "noise.json", write_mvtec(tmp_path / "data", train=20, test_good=4, defects={"crack": 20})
+    data = ("benchmark", "contamination", root, "--variant", "clean-oracle", "--seeds", "0", "--size", SIDE)
+    done = flowgauge(*data, "--device", "cpu", "--cache", tmp_path / "cache", "--json", out)
+    assert done.code == 0, done.err
+    cells = json.loads(out.read_text())["cells"]
+    assert [cell["noise"] for cell in cells] == list(CONTAMINATION)
+    assert all(cell["kept_mislabelled_share"] == 0 for cell in cells[1:]), "they are known, and left out"
 
 
 def test_an_image_that_cannot_be_read_is_named(flowgauge: Shell, splits: Path, tmp_path: Path) -> None:

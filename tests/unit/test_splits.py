@@ -5,7 +5,17 @@ import pytest
 
 from flowgauge.domain.errors import DatasetError, UserError
 from flowgauge.evaluation.datasets import Dataset
-from flowgauge.evaluation.splits import Split, groups_by_name, groups_of, own_trial, read_groups, read_splits, trial
+from flowgauge.evaluation.splits import (
+    CONTAMINATION,
+    Split,
+    contaminated_splits,
+    groups_by_name,
+    groups_of,
+    own_trial,
+    read_groups,
+    read_splits,
+    trial,
+)
 from tests.support.folders import write_mvtec, write_plain
 
 
@@ -116,3 +126,36 @@ def test_a_pattern_that_is_none_or_finds_nothing_is_a_mistake() -> None:
         groups_by_name(["a"], "(")
     with pytest.raises(DatasetError, match="finds nothing in 2 names, b among them"):
         groups_by_name(["a1", "b", "c"], r"\d")
+
+
+def test_contaminated_splits_share_their_test_and_differ_in_the_defects_that_train(tmp_path: Path) -> None:
+    dataset = Dataset.open(write_mvtec(tmp_path / "data", train=30, test_good=3, defects={"crack": 9, "stain": 12}))
+    found = contaminated_splits(dataset, [0, 1])
+    assert [(split.seed, split.noise) for split in found] == [
+        (seed, share) for seed in (0, 1) for share in CONTAMINATION
+    ]
+    for split in found:
+        assert trial(dataset, split).noise == split.noise, "no image on both sides, and every path is there"
+        assert len(split.train) == 20, "twice the ten defects that may be among them"
+        assert len(split.mislabelled) == round(20 * split.noise)
+        assert set(split.mislabelled) == {name for name in split.train if not name.startswith("train/good/")}
+        assert (split.test_good, split.test_defect) == (found[0].test_good, found[0].test_defect)
+    assert {Path(name).parent.name for name in found[0].test_defect} == {"crack", "stain"}
+    of_seed = {split.seed: set(split.mislabelled) for split in found if split.noise == 0.2}
+    assert of_seed[0] != of_seed[1]
+    assert contaminated_splits(dataset, [0]) == found[: len(CONTAMINATION)]
+
+
+def test_few_good_images_all_train_where_there_is_no_contamination(tmp_path: Path) -> None:
+    dataset = Dataset.open(write_mvtec(tmp_path / "data", train=12, test_good=3, defects={"crack": 16}))
+    clean, *_, half = contaminated_splits(dataset, [0])
+    assert sorted(clean.train) == sorted(entry.name for entry in dataset.train)
+    assert len(half.train) == 12
+    assert len(half.mislabelled) == 6
+
+
+@pytest.mark.parametrize(("train", "test_good", "cracks"), [(12, 3, 9), (9, 3, 12), (12, 0, 12), (12, 3, 0)])
+def test_contamination_needs_images_of_all_kinds(tmp_path: Path, train: int, test_good: int, cracks: int) -> None:
+    root = write_mvtec(tmp_path / "data", train=train, test_good=test_good, defects={"crack": cracks} if cracks else {})
+    with pytest.raises(DatasetError, match=rf"has {test_good} good test images and {cracks // 2} defects"):
+        contaminated_splits(Dataset.open(root), [0])

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, pairwise
 from pathlib import Path
@@ -14,6 +14,9 @@ from pydantic import Field, TypeAdapter, ValidationError
 from flowgauge.domain.errors import DatasetError, UserError
 from flowgauge.domain.messages import FrozenModel
 from flowgauge.evaluation.datasets import Dataset, Entry, evenly, posix
+
+# Shares of defects among the training images. Beyond a half nothing tells which images are the good ones.
+CONTAMINATION = (0.0, 0.1, 0.2, 0.3, 0.5)
 
 Groups = Mapping[str, str]
 Parsed = TypeVar("Parsed")
@@ -139,6 +142,45 @@ def own_trial(dataset: Dataset, seed: int) -> Trial:
             "Add test/good and test/<class>, or give --splits.",
         )
     return Trial(seed, None, dataset.train, dataset.test, 0.0)
+
+
+def contaminated_splits(dataset: Dataset, seeds: Iterable[int]) -> list[Split]:
+    """Of the data set's own folders, for each seed and share of defects in `CONTAMINATION`. Every second defect of a
+    class may be among the training images, the others are tested, so what contaminates recurs in the test. All shares
+    have the same test and as many training images: twice as many as there are defects that may be among them, or all
+    good ones where these are fewer.
+
+    Raises `DatasetError` without good test images, or where the least share would be less than one image.
+    """
+    kinds = sorted({entry.kind for entry in dataset.test if entry.defective})
+    of_kind = [[entry.name for entry in dataset.test if entry.kind == kind] for kind in kinds]
+    tested, mixed_in = (tuple(chain.from_iterable(names[half::2] for names in of_kind)) for half in range(2))
+    test_good = tuple(entry.name for entry in dataset.test if not entry.defective)
+    count = min(2 * len(mixed_in), len(dataset.train))
+    if not test_good or count * min(filter(None, CONTAMINATION)) < 1:
+        raise DatasetError(
+            f"{dataset.root} has {len(test_good)} good test images and {len(mixed_in)} defects that may train beside"
+            f" {len(dataset.train)} good images: too few.",
+            "Ten good images to train, one to test and ten defects of a class are the least; or give --splits.",
+        )
+    found = []
+    for seed in seeds:
+        generator = np.random.default_rng(seed)
+        good, defects = (generator.permutation(names) for names in ([entry.name for entry in dataset.train], mixed_in))
+        for share in CONTAMINATION:
+            mislabelled = tuple(defects[: round(share * count)])
+            train = (*good[: count - len(mislabelled)], *mislabelled)
+            found.append(
+                Split(
+                    seed=seed,
+                    noise=share,
+                    train=train,
+                    mislabelled=mislabelled,
+                    test_good=test_good,
+                    test_defect=tested,
+                )
+            )
+    return found
 
 
 def trial(dataset: Dataset, split: Split) -> Trial:

@@ -28,13 +28,21 @@ from flowgauge.evaluation.contamination import (
     needs_init,
     variant_of,
 )
+from flowgauge.evaluation.splits import Split, contaminated_splits
 from flowgauge.models.headflow.detector import HeadFlow
 from flowgauge.reports.plots import curves_svg
 
 
 def contamination(
     dataset: options.DatasetArgument,
-    splits: Annotated[Path, typer.Option(help="JSON: which images train and test, by seed and noise.", metavar="FILE")],
+    splits: Annotated[
+        Path | None,
+        typer.Option(
+            help="JSON: which images train and test, by seed and noise.",
+            metavar="FILE",
+            show_default=False,
+        ),
+    ] = None,
     variant: Annotated[
         list[str] | None,
         typer.Option(
@@ -59,9 +67,15 @@ def contamination(
     """Fit at rising shares of defects among the images that train, and test.
 
     \b
+    flowgauge benchmark contamination ./screws --detector featureflow \\
+        --variant plain --json screws.json --plot screws.svg
     flowgauge benchmark contamination ./tiles --splits noise_splits.json \\
         --groups groups.json --variant full --variant plain \\
         --json noise.json --plot noise.svg
+
+    Without --splits, 0, 10, 20, 30 and 50 % of the training images are
+    defective: every second defect of a class may be among them, the others
+    are tested. So what contaminates recurs in the test.
 
     full trains an ensemble, each member without one fold of the parts, and
     starts from meta-learned parameters (flowgauge meta-train); all images
@@ -118,7 +132,7 @@ class Contamination:
         start = None
         if any(needs_init(variant) for variant in variants):
             start = fitting_start(self.init, self.data.settings, where, len(self.data.names))
-        splits = self.data.chosen(seeds)
+        splits = self._splits(seeds)
         known = {(c.variant, c.noise, c.seed): c for c in items_left_in(out, lambda: self._key, Cell, "cells")}
         plan = [(v, split) for split in splits for v in variants if (v, split.noise, split.seed) not in known]
         for variant, split in reported(plan, "fitting and testing", report):
@@ -141,6 +155,10 @@ class Contamination:
         }
         body = found[0] if len(found) == 1 else {"curves": found}
         return head | body | {"cells": cells}
+
+    def _splits(self, seeds: Sequence[int]) -> list[Split]:
+        """Raises `UserError` for a seed that the file does not have, and as `contaminated_splits` does."""
+        return contaminated_splits(self.data.opened, seeds) if self.data.splits is None else self.data.chosen(seeds)
 
     def _baselines(self, variants: Sequence[Ablation]) -> dict[Ablation, Baseline]:
         """Those that `variants` ask for. Raises `UserError` where there is no anomalib, or where the detector keeps of
