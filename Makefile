@@ -27,9 +27,10 @@ demo-stack: $(STAMP)  ## the same on Kafka, Redis and MinIO, which it starts: tw
 	@$(PYTHON) -m deploy.native.plant up
 	set -a && . .native/env && set +a && $(BIN)/flowgauge demo --stack --out demo-stack
 
-# long files first, in this order: short ones fill up what is left of both processes at the end
+# Three processes on two cores, for tests also wait for servers. Long files first, in this order: short ones fill up
+# what is left of the processes at the end.
 test: $(STAMP)  ## all tests
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder tests/integration tests/field tests/contract tests/unit
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder tests/integration tests/field tests/contract tests/unit
 
 field-long: $(STAMP)  ## cases from the field at full length: 10,000 examples of each property, 500 malformed events among 5,000
 	FLOWGAUGE_FIELD_LONG=1 $(BIN)/python -m pytest -n 2 --dist loadscope tests/field/test_time.py tests/field/test_identity.py tests/field/test_images.py tests/field/test_poison.py
