@@ -1,5 +1,7 @@
 from datetime import timedelta
 
+import numpy as np
+
 from flowgauge.domain.buffer import to_evict
 from flowgauge.domain.lines import LineSettings
 from flowgauge.domain.ports import Buffered
@@ -52,3 +54,24 @@ def test_a_motionless_belt_does_not_push_out_what_passed_before() -> None:
 
 def test_images_without_a_fingerprint_look_like_nothing_else() -> None:
     assert to_evict([buffered(number, "") for number in range(5)], settings(near_duplicates=1), NOW) == []
+
+
+def test_an_image_stays_unless_as_many_newer_ones_that_stay_look_like_it() -> None:
+    # 600 images of a few products whose views differ by some bits: more than are compared at once
+    rng = np.random.default_rng(0)
+    products = rng.integers(2**63, size=12, dtype=np.uint64)
+    noise = np.bitwise_or.reduce(np.uint64(1) << rng.integers(64, size=(600, 3), dtype=np.uint64), axis=1)
+    bits = products[rng.integers(12, size=600)] ^ noise
+    gone = {
+        int(name)
+        for name in to_evict(
+            [buffered(number, f"{value:016x}", seconds=number / 2) for number, value in enumerate(bits)],
+            settings(buffer_size=600, near_duplicates=20, duplicate_distance=4, buffer_max_age_seconds=10_000),
+            NOW,
+        )
+    }
+    assert 0 < len(gone) < 600
+    for number in range(600):
+        newer = [other for other in range(number + 1, 600) if other not in gone]
+        alike = sum(int(bits[number] ^ bits[other]).bit_count() <= 4 for other in newer)
+        assert (number in gone) == (alike >= 20)

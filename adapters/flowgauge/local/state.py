@@ -1,9 +1,7 @@
 """State in SQLite. It may be deleted between two runs: buffers fill again, monitors start afresh."""
 
-import json
 from collections.abc import Sequence
-from dataclasses import asdict
-from datetime import UTC, datetime
+from datetime import UTC
 from pathlib import Path
 
 from flowgauge.domain.ports import Buffered, Clock
@@ -56,7 +54,7 @@ class LocalState:
         for entry in entries:
             # Of one length and in UTC, so that text sorts as time does.
             instant = entry.captured_at.astimezone(UTC).isoformat(timespec="microseconds")
-            rows.append((line, entry.image_id, instant, json.dumps(asdict(entry) | {"captured_at": instant})))
+            rows.append((line, entry.image_id, instant, entry.encode()))
         to_evict = """DELETE FROM buffered WHERE line = ?1 AND image_id IN (
             SELECT image_id FROM buffered WHERE line = ?1
             ORDER BY captured_at DESC, image_id DESC LIMIT -1 OFFSET ?2)"""
@@ -68,8 +66,7 @@ class LocalState:
         query = "SELECT entry FROM buffered WHERE line = ? ORDER BY captured_at, image_id"
         with self._database.reading() as connection:
             rows = connection.execute(query, (line,)).fetchall()
-        found = [json.loads(entry) for (entry,) in rows]
-        return [Buffered(**entry | {"captured_at": datetime.fromisoformat(entry["captured_at"])}) for entry in found]
+        return [Buffered.decode(entry) for (entry,) in rows]
 
     def buffer_remove(self, line: str, image_ids: Sequence[str]) -> None:
         with self._database.writing() as connection:

@@ -1,9 +1,7 @@
 """State in Redis. It may be flushed at any time: buffers fill again, monitors start afresh."""
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from math import ceil
 from struct import Struct
@@ -137,8 +135,7 @@ class RedisState:
         for entry in entries:
             # Microseconds since 1970: exact as the double that Redis sorts by, and ties go by image id.
             rank = (entry.captured_at - _EPOCH) // timedelta(microseconds=1)
-            encoded = json.dumps(asdict(entry) | {"captured_at": entry.captured_at.isoformat()})
-            arguments += (rank, entry.image_id, encoded)
+            arguments += (rank, entry.image_id, entry.encode())
         self._run(_BUFFER_ADD, self._buffer_keys(line), arguments)
 
     def buffer(self, line: str) -> list[Buffered]:
@@ -151,8 +148,7 @@ class RedisState:
                 return transaction.execute()
 
         image_ids, encoded = self._answer(read)
-        found = [json.loads(encoded[image_id]) for image_id in image_ids if image_id in encoded]
-        return [Buffered(**entry | {"captured_at": datetime.fromisoformat(entry["captured_at"])}) for entry in found]
+        return [Buffered.decode(encoded[image_id]) for image_id in image_ids if image_id in encoded]
 
     def buffer_remove(self, line: str, image_ids: Sequence[str]) -> None:
         if not image_ids:
