@@ -59,6 +59,13 @@ def test_what_is_appended_is_read_in_order_with_all_that_it_carries(log: Log) ->
     assert second.offset > first.offset
 
 
+def test_the_bounds_of_a_topic_are_those_of_each_of_its_partitions(log: Log) -> None:
+    log.append([to(1), to(1), to(1)])
+    partitions = range(log.partitions(IMAGES))
+    assert log.bounds(IMAGES) == [(log.begin(IMAGES, number), log.end(IMAGES, number)) for number in partitions]
+    assert log.bounds(IMAGES)[1] == (0, 3)
+
+
 def test_an_empty_partition_has_nothing_to_read_and_ends_at_0(log: Log) -> None:
     assert log.read(IMAGES, 0, 0, 10) == []
     assert log.end(IMAGES, 0) == 0

@@ -1,10 +1,13 @@
+from dataclasses import replace
 from pathlib import Path
+from typing import Any, cast
 from uuid import UUID, uuid4
 
 import pytest
 
 from flowgauge.domain.errors import UserError
 from flowgauge.domain.messages import AdaptationRequest, AlertKind, Reason
+from flowgauge.domain.ports import Log, Record
 from flowgauge.processors.adaptation import request_adaptation
 from flowgauge.processors.line_monitor import Trigger
 from flowgauge.runtime.alerts import alert
@@ -83,3 +86,41 @@ def test_decisions_from_before_are_not_those_on_a_new_request(store: Store) -> N
     assert decisions.of(request) is None
     decide(store, request, AlertKind.ADAPTATION_ACCEPTED)
     assert decisions.of(request) is not None
+
+
+def test_a_proposal_that_a_worker_repeats_after_its_decision_stays_decided(store: Store, clock: SetClock) -> None:
+    store.log.append([TRIGGER.proposed()])
+    clock.advance(1800)
+    decide(store, TRIGGER.request)
+    clock.advance(60)
+    store.log.append([TRIGGER.proposed()])
+    with pytest.raises(UserError, match="approved and decided"):
+        approved(store.log, TRIGGER.request.request_id, "kim", clock.now())
+
+
+def test_alerts_that_are_older_than_a_proposal_are_not_read(tmp_path: Path, clock: SetClock) -> None:
+    store = opened(tmp_path / "plant", clock, partitions=2)
+    rejects = [alert(f"line-{number % 5}", AlertKind.REJECT, str(number), START, "1 reject") for number in range(4_000)]
+    store.log.append(rejects)
+    clock.advance(3 * 3600)
+    proposed = replace(TRIGGER, at=clock.now())
+    store.log.append([proposed.proposed()])
+    log = Reading(store.log)
+    assert approved(cast(Log, log), proposed.request.request_id, "kim", clock.now()).line == LINE
+    assert 0 < log.records < 1_000
+
+
+class Reading:
+    """A log that counts the records that are read of it."""
+
+    def __init__(self, log: Log) -> None:
+        self._log = log
+        self.records = 0
+
+    def read(self, topic: str, partition: int, offset: int, limit: int) -> list[Record]:
+        found = self._log.read(topic, partition, offset, limit)
+        self.records += len(found)
+        return found
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._log, name)

@@ -82,6 +82,7 @@ class Later(Executor):
 
     def __init__(self) -> None:
         self.waiting: list[Callable[[], None]] = []
+        self.futures: list[Future[Any]] = []
 
     def submit(self, work: Callable[..., Any], /, *given: Any, **named: Any) -> Future[Any]:
         future: Future[Any] = Future()
@@ -93,6 +94,7 @@ class Later(Executor):
                 future.set_exception(error)
 
         self.waiting.append(run)
+        self.futures.append(future)
         return future
 
 
@@ -217,6 +219,15 @@ def test_gauges_of_lines_that_rest_leave_memory_and_come_back(store: Store) -> N
     for line in ("a", "b", "a", "c", "a", "b"):
         assert version(gauges, line) == "fit-1"
     assert loaded == ["a", "b", "c", "b"]
+
+
+def test_a_gauge_that_leaves_memory_is_compiled_no_more(store: Store) -> None:
+    beside = Later()
+    gauges = Gauges(store.log, store.objects, load, 1, compile=lambda gauge: (gauge, ""), beside=beside)
+    for line in ("a", "b"):
+        fitted(store, line=line)
+        assert version(gauges, line) == "fit-1"
+    assert [future.cancelled() for future in beside.futures] == [True, False]
 
 
 def test_a_snapshot_is_found_by_its_version(store: Store) -> None:

@@ -170,3 +170,23 @@ def test_a_log_that_is_away_is_reported_and_not_waited_for(store: Store) -> None
     for _ in range(3):
         member.probe()
     assert reported == ["echo", "echo"]
+
+
+def test_a_batch_asks_for_the_offset_of_its_own_partition_and_the_next_second_for_all(tmp_path: Path) -> None:
+    asked: list[int] = []
+
+    class Counting(Echo):
+        def committable_offset(self, topic: str, partition: int, read: int) -> int:
+            asked.append(partition)
+            return read
+
+    store = opened(tmp_path / "two", SetClock(), partitions=2)
+    store.log.append([Outgoing(IMAGES, "a", b"", partition=number) for number in (0, 0, 1)])
+    member = Member(lambda: Counting(store), store.log, store.clock)
+    member.assigned({(IMAGES, 0): 0, (IMAGES, 1): 0})
+    member.take(fetched(store, 0, 2))
+    assert asked == [0]
+    assert member.committable_offset((IMAGES, 0)) == 2
+    assert member.committable_offset((IMAGES, 1)) == 0
+    member.punctuate()
+    assert sorted(asked) == [0, 0, 1]

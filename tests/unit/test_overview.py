@@ -246,15 +246,15 @@ def test_a_broker_that_hangs_keeps_nobody_from_what_was_read(
     overview.refresh()
     hangs, goes_on = threading.Event(), threading.Event()
 
-    def end(topic: str, partition: int) -> int:
+    def bounds(topic: str) -> list[tuple[int, int]]:
         hangs.set()
         goes_on.wait()
         raise Unavailable("The broker is away.", "Wait.")
 
-    monkeypatch.setattr(store.log, "end", end)
+    monkeypatch.setattr(store.log, "bounds", bounds)
     with ThreadPoolExecutor(2) as threads:
         looking = threads.submit(overview.refresh)
-        hangs.wait()
+        assert hangs.wait(timeout=60)
         asked = threads.submit(overview.summaries)
         assert [each.line for each in asked.result(timeout=60)] == [LINE]
         goes_on.set()

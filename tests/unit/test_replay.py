@@ -12,7 +12,7 @@ from flowgauge.registry.gauges import Gauges
 from flowgauge.runtime.backend import Store
 from flowgauge.runtime.events import image_record
 from flowgauge.runtime.worker import Worker
-from flowgauge.services.replay import Counts, DeadLetters, dead_letters, replay, replayed_at
+from flowgauge.services.replay import Counts, DeadLetters, dead_letters, latest_dead_letters, replay, replayed_at
 from tests.support.streaming import LINE, SetClock, event, fitted, load, opened, png, records, send, verdicts
 
 ALL = DeadLetters()
@@ -133,3 +133,15 @@ def test_what_comes_while_letter_are_read_waits_for_the_next_time(store: Store) 
     for letter in dead_letters(store.log, ALL):
         store.log.append([Outgoing(DEAD_LETTERS, LINE, letter.value, letter.headers, letter.partition)])
     assert len(kept(store)) == 40
+
+
+def test_the_latest_are_the_newest_of_all_partitions_and_no_more(tmp_path: Path) -> None:
+    clock = SetClock()
+    store = opened(tmp_path / "three", clock, partitions=3)
+    for number in range(40):
+        store.log.append([Outgoing(DEAD_LETTERS, "even" if number % 2 else "odd", b"", partition=number % 3)])
+        clock.advance(1)
+    found = latest_dead_letters(store.log, 25)
+    assert [letter.at for letter in found] == sorted((letter.at for letter in found), reverse=True)
+    assert {(letter.partition, letter.offset) for letter in found} == {(n % 3, n // 3) for n in range(15, 40)}
+    assert {letter.key for letter in latest_dead_letters(store.log, 5, "even")} == {"even"}

@@ -23,6 +23,7 @@ from flowgauge.domain.choices import Engine
 from flowgauge.domain.errors import FlowgaugeError, Unavailable
 from flowgauge.local.objects import SnapshotFolder
 from flowgauge.prometheus.metrics import PrometheusMeter, serving
+from flowgauge.registry.gauges import IN_MEMORY
 from flowgauge.runtime.faust_app import run_groups
 from flowgauge.runtime.liveness import STALL_SECONDS, watchdog
 from flowgauge.runtime.meter import UNMETERED, Meter
@@ -45,6 +46,14 @@ def worker(
     store: options.Store,
     batch: options.Batch = 16,
     linger: Annotated[float, typer.Option(min=0, help="Seconds that a batch may wait to fill.")] = 0.02,
+    gauges: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            help="Gauges that scoring keeps in memory, at 5 MiB each with torch and 50 with OpenVINO: as many as lines"
+            " send at a time, and two for a line with a trial. With fewer, each batch loads one again.",
+        ),
+    ] = IN_MEMORY,
     threads: Annotated[
         int | None, typer.Option(min=1, help="Of the model on a CPU; all cores by default.", show_default=False)
     ] = None,
@@ -117,7 +126,7 @@ def worker(
             role,
             load,
             adapt,
-            pace=Pace(images=batch, linger_seconds=linger, stall_seconds=stall_timeout),
+            pace=Pace(images=batch, linger_seconds=linger, stall_seconds=stall_timeout, gauges=gauges),
             observer=messages.step,
             unavailable=messages.unavailable,
             meter=meter,

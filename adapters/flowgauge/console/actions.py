@@ -11,7 +11,7 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 from flowgauge.console import pages
 from flowgauge.console.plant import Console
 from flowgauge.console.users import Role
-from flowgauge.console.views import console_of, entered, line_of, shown, wants_json
+from flowgauge.console.views import console_of, day_of, entered, line_of, shown, wants_json
 from flowgauge.domain.errors import SettingsError, UserError
 from flowgauge.domain.golden import Label
 from flowgauge.domain.messages import Expected
@@ -82,7 +82,7 @@ def adapt(request: Request) -> Response:
 def predict(request: Request) -> Response:
     """A verdict again: with its own gauge, which has to give the stored score, or with the active one."""
     console, person = entered(request)
-    found = console.verdict(request.path_params["verdict_id"])
+    found = pages.verdict_of(request)
     own = _form(request).get("gauge") != "active"
     repeated = console.predictions.own(found) if own else console.predictions.active(found)
     facts = pages.about_verdict(console, found) | {"repeated": repeated}
@@ -94,7 +94,7 @@ def label(request: Request) -> Response:
     the verdict's page."""
     console, person = entered(request, Role.INSPECTOR)
     form = _form(request)
-    found = console.verdict(request.path_params["verdict_id"])
+    found = pages.verdict_of(request)
     golden: Golden | None = None
     if form.get("label"):
         if form["label"] not in Label.__members__.values():
@@ -106,7 +106,7 @@ def label(request: Request) -> Response:
         unlabel(console.store, found, person.name)
     if wants_json(request):
         return JSONResponse({} if golden is None else {"label": golden.label.value, "class": golden.kind})
-    return RedirectResponse(f"/verdicts/{found.verdict_id}", 303)
+    return RedirectResponse(f"/verdicts/{found.verdict_id}?day={day_of(found.event_time)}", 303)
 
 
 def roll_back(request: Request) -> Response:

@@ -142,7 +142,7 @@ def _marks(alerts: Sequence[Alert], gauges: Sequence[SnapshotAnnouncement]) -> l
 def verdict(request: Request) -> Response:
     """One verdict: image and heatmap, all fields, and the gauge that made it."""
     console, person = entered(request)
-    return shown(request, "verdict.html", person, **about_verdict(console, _verdict(request)))
+    return shown(request, "verdict.html", person, **about_verdict(console, verdict_of(request)))
 
 
 def about_verdict(console: Console, found: Verdict) -> dict[str, Any]:
@@ -173,7 +173,7 @@ def about_verdict(console: Console, found: Verdict) -> dict[str, Any]:
 def image(request: Request) -> Response:
     """The image of a verdict, as a JPEG: whatever a camera sent, a browser gets pixels and nothing else."""
     console, _ = entered(request)
-    found = _verdict(request)
+    found = verdict_of(request)
     if "small" in request.query_params:
         if found.image_uri is None:
             raise HTTPException(404, "The image was not kept.")
@@ -183,7 +183,7 @@ def image(request: Request) -> Response:
 
 def heatmap(request: Request) -> Response:
     console, _ = entered(request)
-    uri = _verdict(request).heatmap_uri
+    uri = verdict_of(request).heatmap_uri
     if uri is None:
         raise HTTPException(404, "Images that pass have no heatmap.")
     small = "small" in request.query_params
@@ -407,7 +407,7 @@ def about_settings(console: Console, name: str) -> dict[str, Any]:
 def dead_letters(request: Request) -> Response:
     """The last messages that could not be processed, each with its reason."""
     console, person = entered(request)
-    found = latest_dead_letters(console.store.log, _DEAD_LETTERS)[:_DEAD_LETTERS]
+    found = latest_dead_letters(console.store.log, _DEAD_LETTERS)
     replayed = {(each.partition, each.offset): replayed_at(console.store.state, each) for each in found}
     return shown(request, "dead_letters.html", person, letters=found, replayed=replayed)
 
@@ -445,7 +445,10 @@ def sign_in(request: Request) -> Response:
     return shown(request, "sign_in.html", None, to=request.query_params.get("to", "/"), wrong="")
 
 
-def _verdict(request: Request) -> Verdict:
+def verdict_of(request: Request) -> Verdict:
+    """The verdict of the path, which the archive is searched for at the `day` of the query, where there is one. Raises
+    404 where there is none.
+    """
     verdict_id: UUID = request.path_params["verdict_id"]
     day = request.query_params.get("day", "")
     try:

@@ -36,6 +36,8 @@ _QUALITY = 88
 _SHARED_SECONDS = 0.25
 # small pictures that stay in memory, some 15 kB each: fewer than what ten people look at are made again for each
 _KEPT = 2_000
+# older verdicts, 5 kB each: with fewer than people look at, page, image and heatmap each search the archive for theirs
+_VERDICTS_KEPT = 500
 # what a line's prices stand on is looked up again after so long: less, and each threshold that somebody tries reads the
 # archive of two weeks; more, and labels of the last minute do not count
 _EVIDENCE_SECONDS = 60.0
@@ -77,6 +79,7 @@ class Console:
         self.lag: Sequence[GroupStatus] = ()
         self.thumbnail = lru_cache(_KEPT)(partial(self.picture, longest=SMALL))
         self._evidence = lru_cache(_EVIDENCE_KEPT)(self._looked_up)
+        self._older = lru_cache(_VERDICTS_KEPT)(self._found)
         self._scored = 0
 
     @property
@@ -123,8 +126,10 @@ class Console:
 
     def verdict(self, verdict_id: UUID, day: date | None = None) -> Verdict:
         """Raises `UserError` where there is none."""
-        recent = self.overview.verdict(verdict_id)
-        return recent or find_verdict(self.store, verdict_id, lambda what, done, total: None, day)
+        return self.overview.verdict(verdict_id) or self._older(verdict_id, day)
+
+    def _found(self, verdict_id: UUID, day: date | None) -> Verdict:
+        return find_verdict(self.store, verdict_id, lambda what, done, total: None, day)
 
     def picture(self, uri: str, longest: int) -> bytes:
         """A JPEG of the object at `uri`. Raises `KeyError` where it is gone, and `UnreadableImage`."""

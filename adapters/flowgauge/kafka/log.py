@@ -135,6 +135,14 @@ class KafkaLog:
         with self._reading(topic, partition) as reader:
             return int(reader.consumer.beginning_offsets([topic_partition])[topic_partition])
 
+    def bounds(self, topic: str) -> list[tuple[int, int]]:
+        name = self.settings.topic(topic)
+        partitions = [TopicPartition(name, number) for number in range(self.partitions(topic))]
+        with self._reading(topic, 0) as reader:
+            begins = reader.consumer.beginning_offsets(partitions)
+            ends = reader.consumer.end_offsets(partitions)
+        return [(int(begins[each]), int(ends[each])) for each in partitions]
+
     def position(self, group: str, topic: str, partition: int) -> int:
         with self._consumer_of(group, topic) as consumer:
             return int(consumer.committed(TopicPartition(self.settings.topic(topic), partition)) or 0)

@@ -89,10 +89,13 @@ class LocalLog:
             return _end(connection, topic, partition)
 
     def begin(self, topic: str, partition: int) -> int:
-        query = 'SELECT min("offset") FROM records WHERE topic = ? AND partition = ?'
         with self._database.reading() as connection:
-            (first,) = connection.execute(query, (topic, partition)).fetchone()
-            return _end(connection, topic, partition) if first is None else int(first)
+            return _begin(connection, topic, partition)
+
+    def bounds(self, topic: str) -> list[tuple[int, int]]:
+        with self._database.reading() as connection:
+            numbers = range(self._partitions[topic])
+            return [(_begin(connection, topic, number), _end(connection, topic, number)) for number in numbers]
 
     def topic_id(self, topic: str) -> str:
         """Empty: no topic of a file is deleted alone."""
@@ -131,6 +134,12 @@ class LocalLog:
                 (record.topic, partition, offset, record.key, json.dumps(dict(record.headers)), at, record.value),
             )
             connection.execute("INSERT OR REPLACE INTO ends VALUES (?, ?, ?)", (record.topic, partition, offset + 1))
+
+
+def _begin(connection: Connection, topic: str, partition: int) -> int:
+    query = 'SELECT min("offset") FROM records WHERE topic = ? AND partition = ?'
+    (first,) = connection.execute(query, (topic, partition)).fetchone()
+    return _end(connection, topic, partition) if first is None else int(first)
 
 
 def _end(connection: Connection, topic: str, partition: int) -> int:

@@ -68,6 +68,9 @@ class PrometheusMeter:
         )
         self._queued = gauge("queued_records", "Records that were fetched and wait in memory.", ["group"])
         self._pending = gauge("pending_uploads", "Images whose evidence waits for the object store.")
+        self._gauges_loaded = counter(
+            "gauges_loaded", "Gauges that came into memory; with every batch where a worker keeps too few (--gauges)."
+        )
         self._gauge = gauge("gauge_info", "1 for the version that a line was last scored with.", ["line", "version"])
         self._buffer = gauge("buffer_images", "Images in the line's buffer.", ["line"])
         self._notifications = counter(
@@ -132,6 +135,9 @@ class PrometheusMeter:
 
     def pending(self, images: int) -> None:
         self._pending.set(images)
+
+    def gauge_loaded(self) -> None:
+        self._gauges_loaded.inc()
 
     def buffered(self, line: str, images: int, limit: int) -> None:
         self._buffer.labels(self._line(line)).set(images)

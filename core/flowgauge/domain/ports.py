@@ -55,6 +55,9 @@ class Log(Protocol):
     def begin(self, topic: str, partition: int) -> int:
         """The lowest offset of a record that is left; `end` where there is none."""
 
+    def bounds(self, topic: str) -> list[tuple[int, int]]:
+        """`begin` and `end` of each partition: a few questions in place of two for each."""
+
     def topic_id(self, topic: str) -> str:
         """Another one once the topic was deleted and made anew; empty where it is unknown."""
 

@@ -24,6 +24,8 @@ from flowgauge.kafka.log import KafkaLog
 from flowgauge.kafka.settings import KafkaSettings
 from flowgauge.processors.start_offset import ensure_companions
 from flowgauge.redis.state import RedisState
+from flowgauge.registry.gauges import IN_MEMORY, Gauges
+from flowgauge.registry.lines import SettingsCache
 from flowgauge.runtime.backend import Store
 from flowgauge.runtime.faust_app import GroupApp, GroupSettings
 from flowgauge.runtime.group_member import Member
@@ -66,7 +68,7 @@ def open_cluster(uri: str, clock: Clock) -> Store:
 class Pace:
     """`images` are scored together at most; a batch waits `linger_seconds` at most to fill. A worker that is not heard
     of for `session_seconds` loses its partitions to the others; brokers accept 6 and more. One that gets no further for
-    `stall_seconds` although records wait ends itself.
+    `stall_seconds` although records wait ends itself. The `gauges` that were used last stay in memory.
     """
 
     images: int = 16
@@ -74,6 +76,7 @@ class Pace:
     session_seconds: float = 15.0
     stall_seconds: float = STALL_SECONDS
     archive_rows: int = 1_024
+    gauges: int = IN_MEMORY
 
 
 _PACE = Pace()
@@ -107,7 +110,7 @@ def group_members(
     stopping = Event()
     adapting = Pulse()
     makers: dict[Role, Callable[[], Makers]] = {
-        Role.SCORING: lambda: _scoring(store, load, disk, compile, meter),
+        Role.SCORING: lambda: _scoring(store, load, disk, compile, pace.gauges, meter),
         Role.DOWNSTREAM: lambda: _downstream(store, pace.archive_rows, meter),
         Role.ADAPTATION: lambda: _adaptation(store, load, adapt, stopping, adapting),
     }
@@ -146,14 +149,13 @@ def group_members(
 
 
 def _scoring(
-    store: Store, load: "Load", disk: "SnapshotDisk | None", compile: "Compile | None", meter: Meter
+    store: Store, load: "Load", disk: "SnapshotDisk | None", compile: "Compile | None", capacity: int, meter: Meter
 ) -> Makers:
     from flowgauge.processors.scoring import Scoring
-    from flowgauge.registry.gauges import Gauges
 
     beside = lower_priority(_BESIDE_SCORING_NICE)
     compiling = ThreadPoolExecutor(1, thread_name_prefix="compile", initializer=beside)
-    gauges = Gauges(store.log, store.objects, load, disk=disk, compile=compile, beside=compiling)
+    gauges = Gauges(store.log, store.objects, load, capacity, disk=disk, compile=compile, beside=compiling, meter=meter)
     decoding = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="decode", initializer=beside)
     storing = ThreadPoolExecutor(_UPLOADS, thread_name_prefix="store", initializer=beside)
     return [lambda: Scoring(store, gauges, decoding, storing, meter=meter)]
@@ -166,11 +168,14 @@ def _downstream(store: Store, archive_rows: int, meter: Meter) -> Makers:
     from flowgauge.processors.parts import Parts
     from flowgauge.processors.trials import Trials
 
+    # one for all: each asks the object store for the settings of every line every two seconds
+    reading = ThreadPoolExecutor(1, thread_name_prefix="settings")
+    settings, complete = SettingsCache(store, reading), SettingsCache(store, reading, insist=True)
     return [
-        lambda: Alerting(store),
-        lambda: Observing(store, meter),
+        lambda: Alerting(store, settings),
+        lambda: Observing(store, meter, settings),
         lambda: Archive(store, archive_rows),
-        lambda: Parts(store),
+        lambda: Parts(store, settings=complete),
         lambda: Trials(store),
     ]
 

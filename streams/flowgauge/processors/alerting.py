@@ -33,9 +33,9 @@ class Alerting(VerdictReader):
     name = "alerting"
     inputs = (VERDICTS, DEAD_LETTERS, PART_VERDICTS)
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, settings: SettingsCache | None = None) -> None:
         super().__init__(store.log)
-        self._settings = SettingsCache(store)
+        self._settings = settings or SettingsCache(store)
         self._tallies = Tallies(self._settings)
         self._highest_part: dict[int, Rank] = {}
 

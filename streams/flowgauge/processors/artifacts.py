@@ -1,7 +1,7 @@
 """What is kept of an image beside its verdict: the image itself, and a heatmap where a person may want to look. Uploads
 wait in an outbox while their store is away."""
 
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import Executor
 from dataclasses import dataclass
@@ -73,29 +73,30 @@ class Outbox:
         self._backoff = Backoff(clock)
         self._lock = Condition()
         self._waiting: deque[Upload] = deque()
-        self._pending: dict[tuple[Partition, int], Upload] = {}
+        self._pending: defaultdict[Partition, dict[int, Upload]] = defaultdict(dict)
         self._at_work = 0
         self._failure: BaseException | None = None
 
     def __len__(self) -> int:
-        return len(self._pending)
+        with self._lock:
+            return sum(map(len, self._pending.values()))
 
     @property
     def lines(self) -> list[str]:
         """Those that something is pending of."""
         with self._lock:
-            return sorted({upload.line for upload in self._pending.values()})
+            return sorted({upload.line for uploads in self._pending.values() for upload in uploads.values()})
 
     def first(self, topic_partition: Partition) -> int | None:
         """The lowest offset of `topic_partition` that something is pending of."""
         with self._lock:
-            return min((offset for source, offset in self._pending if source == topic_partition), default=None)
+            return min(self._pending[topic_partition], default=None)
 
     def enqueue(self, upload: Upload) -> None:
         """To be followed by `flush`."""
         with self._lock:
             self._waiting.append(upload)
-            self._pending[upload.topic_partition, upload.offset] = upload
+            self._pending[upload.topic_partition][upload.offset] = upload
             self.size += upload.size
 
     def flush(self) -> None:
@@ -154,7 +155,7 @@ class Outbox:
                 return
             with self._lock:
                 # an offset is found twice at a start where two workers believed that the partition was theirs
-                self._pending.pop((upload.topic_partition, upload.offset), None)
+                self._pending[upload.topic_partition].pop(upload.offset, None)
                 self.size -= upload.size
                 self.unavailable = None
                 self._backoff.succeeded()
@@ -174,7 +175,8 @@ class Artifacts:
         self._objects = objects
         self._remake = remake
         self._room = room_bytes
-        self._distant: deque[Verdict] = deque()
+        # partition and offset of the image, and its verdict as it is written, a quarter of what it takes as an object
+        self._distant: deque[tuple[int, int, bytes]] = deque()
 
     def uris(self, image: Image, at: datetime, prediction: Prediction | None) -> tuple[str, str | None]:
         """Where the image of an event `at` will lie, or lies already, and its heatmap; None where nobody needs one."""
@@ -190,11 +192,15 @@ class Artifacts:
             if self.outbox.size < self._room:
                 self._enqueue(each)
             else:
-                self._distant.append(each.verdict)
+                self._put_off(each.verdict)
 
     def recover(self, verdicts: Iterable[Verdict]) -> None:
         """What a worker before this one may have left: objects that are there already are stored once more."""
-        self._distant.extend(verdicts)
+        for verdict in verdicts:
+            self._put_off(verdict)
+
+    def _put_off(self, verdict: Verdict) -> None:
+        self._distant.append((verdict.source.partition, verdict.source.offset, verdict.encode()))
 
     def flush(self) -> None:
         """Go on uploading; returns at once where others do it. Reads again what had no room before."""
@@ -219,7 +225,7 @@ class Artifacts:
 
     def first(self, topic_partition: Partition) -> int | None:
         """The lowest image offset of `topic_partition` that something is pending of."""
-        offsets = [each.source.offset for each in self._distant if (IMAGES, each.source.partition) == topic_partition]
+        offsets = [offset for partition, offset, _ in self._distant if (IMAGES, partition) == topic_partition]
         in_outbox = self.outbox.first(topic_partition)
         return min(offsets if in_outbox is None else [*offsets, in_outbox], default=None)
 
@@ -227,7 +233,7 @@ class Artifacts:
         for _ in range(_AT_ONCE):
             if not self._distant or self.outbox.size >= self._room:
                 return
-            again = self._remake(self._distant[0])
+            again = self._remake(Verdict.decode(self._distant[0][2]))
             # only now: `remake` raises `Unavailable` while the log is away, and the image stays pending
             self._distant.popleft()
             if again is not None:

@@ -31,13 +31,13 @@ class Observing(VerdictReader):
 
     name = "observing"
 
-    def __init__(self, store: Store, meter: Meter = UNMETERED) -> None:
+    def __init__(self, store: Store, meter: Meter = UNMETERED, settings: SettingsCache | None = None) -> None:
         super().__init__(store.log)
         self._meter = meter
         self._state = store.state
         self._objects = store.objects
         self._clock = store.clock
-        self._settings = SettingsCache(store)
+        self._settings = settings or SettingsCache(store)
         self._monitors: dict[str, LineMonitor] = {}
         self._touched: set[str] = set()
         self._minute: datetime | None = None

@@ -23,12 +23,14 @@ from flowgauge.domain.ports import Log, Objects, Outgoing
 from flowgauge.models.prediction import Predictor
 from flowgauge.registry.snapshots import SnapshotDisk, announcements_since, fetch_snapshot
 from flowgauge.runtime.alerts import alert
+from flowgauge.runtime.meter import UNMETERED, Meter
 
 # announcements per line: with fewer there is nothing to fall back to when the newest are broken; more only take memory
 _REMEMBERED = 16
-# gauges in memory: more, and a worker of many lines outgrows it; fewer than lines that send at a time, and every batch
-# loads one again
-_IN_MEMORY = 32
+IN_MEMORY = 64
+"""Gauges that stay in memory: more, and a worker of many lines outgrows it; fewer than lines that send at a time, and
+every batch loads one again.
+"""
 _BROKEN = SnapshotInvalid, GaugeMissing
 
 Load = Callable[[bytes, bytes], Predictor]
@@ -96,10 +98,11 @@ class Gauges:
         log: Log,
         objects: Objects,
         load: Load,
-        capacity: int = _IN_MEMORY,
+        capacity: int = IN_MEMORY,
         disk: SnapshotDisk | None = None,
         compile: Compile | None = None,
         beside: Executor | None = None,
+        meter: Meter = UNMETERED,
     ) -> None:
         self._log = log
         self._objects = objects
@@ -108,6 +111,7 @@ class Gauges:
         self._capacity = capacity
         self._compile = compile
         self._beside = beside
+        self._meter = meter
         self._read: dict[int, int] = {}
         self._announced: defaultdict[str, list[SnapshotAnnouncement]] = defaultdict(list)
         self._broken: set[Wanted] = set()
@@ -231,11 +235,15 @@ class Gauges:
                 kind, version = AlertKind.SNAPSHOT_INVALID, wanted.version
                 self._alerts.append(alert(wanted.line, kind, trigger, wanted.at, message, version=version))
                 return None
+            self._meter.gauge_loaded()
             compiling = self._beside.submit(self._compile, gauge) if self._compile and self._beside else None
             held = self._held[wanted.key] = Held(wanted, gauge, compiling)
         self._held.move_to_end(wanted.key)
         if len(self._held) > self._capacity:
-            self._held.popitem(last=False)
+            _, oldest = self._held.popitem(last=False)
+            if oldest.compiling is not None:
+                # or what waits to be compiled keeps gauges in memory that nobody scores with
+                oldest.compiling.cancel()
         return held.gauge
 
     def _activate(self, announced: SnapshotAnnouncement, wanted: Wanted) -> None:

@@ -8,6 +8,9 @@ from flowgauge.domain.ports import Clock, Log, Objects, Record, State
 
 # small records of one read; more only take memory, with fewer a long topic takes many round trips to a broker
 _PAGE = 1_000
+# The same of one read backwards, from which most need but the last few: with more each brings megabytes that nobody
+# looks at.
+_LAST_PAGE = 256
 
 
 @dataclass(frozen=True)
@@ -36,3 +39,17 @@ def records_from(log: Log, topic: str, partition: int, offset: int = 0) -> Itera
     while page := log.read(topic, partition, offset, _PAGE):
         yield from page
         offset = page[-1].offset + 1
+
+
+def newest_first(log: Log, topic: str, partition: int) -> Iterator[Record]:
+    """The records of a partition that are there now, from its end to what it has let go of, page by page."""
+    begin, end = log.begin(topic, partition), log.end(topic, partition)
+    while end > begin:
+        start = offset = max(begin, end - _LAST_PAGE)
+        page: list[Record] = []
+        # one read may give fewer than there are, and where compaction left gaps it goes beyond the page
+        while offset < end and (found := log.read(topic, partition, offset, end - offset)):
+            page += (record for record in found if record.offset < end)
+            offset = found[-1].offset + 1
+        yield from reversed(page)
+        end = start

@@ -113,7 +113,9 @@ class Member:
         if not due:
             return 0
         done = self._insisting(lambda: task.take(topic_partition, due))
-        self._publish_offsets()
+        # those of the other partitions follow with the next `punctuate`: asking for all of them costs a worker of many
+        # partitions more than its records do
+        self._publish_offsets([topic_partition])
         self.pulse.beat()
         return done
 
@@ -123,7 +125,7 @@ class Member:
         if self._committable:
             task = self._task
             self._insisting(lambda: task.deliver(lambda: task.processor.punctuate(now)))
-            self._publish_offsets()
+            self._publish_offsets(self._committable)
         if self._sampled_at is None or abs(now - self._sampled_at) >= _SAMPLE_INTERVAL:
             self._sampled_at = now
             # while the log is away nothing is known, and nothing is a stall
@@ -185,21 +187,27 @@ class Member:
             self._log.append(expired_alerts(*topic_partition, committed, begin, now))
         return begin
 
+    def _bounds(self) -> dict[Partition, tuple[int, int]]:
+        """Where each partition of the topics that are assigned begins and ends."""
+        topics = sorted({topic for topic, _ in self._committable})
+        return {(topic, number): found for topic in topics for number, found in enumerate(self._log.bounds(topic))}
+
     def _outdated(self) -> dict[Partition, int] | None:
         """What to start from where a topic was made anew, or lost what comes next; None while all is as it was."""
         # the id tells a topic that was made anew even where its new offsets have passed the old position already
         anew = {topic for topic, known in self._topic_ids.items() if self._log.topic_id(topic) != known}
-        there = [each for each in self._committable if each[1] < self._log.partitions(each[0])]
-        positions = self._task.positions
-        if not anew and all(self._log.begin(*each) <= positions[each] <= self._log.end(*each) for each in there):
+        bounds, positions = self._bounds(), self._task.positions
+        there = self._committable.keys() & bounds.keys()
+        if not anew and all(bounds[each][0] <= positions[each] <= bounds[each][1] for each in there):
             return None
         return {each: 0 if each[0] in anew else self._committable[each] for each in there}
 
     def _sample(self) -> None:
         """Measure what waits. Raises `Stalled` where the log gives out records that the fetch does not bring."""
-        for topic_partition, progress in self._progress.items():
-            position = self._task.positions[topic_partition]
-            waiting = max(0, self._log.end(*topic_partition) - position)
+        bounds = self._bounds()
+        for topic_partition in self._progress.keys() & bounds.keys():
+            progress, position = self._progress[topic_partition], self._task.positions[topic_partition]
+            waiting = max(0, bounds[topic_partition][1] - position)
             self._meter.lag(self.name, topic_partition, waiting)
             if not progress.at(position, waiting) and self._log.read(*topic_partition, position, 1):
                 raise Stalled(
@@ -208,9 +216,9 @@ class Member:
                     "Start the worker again.",
                 )
 
-    def _publish_offsets(self) -> None:
+    def _publish_offsets(self, partitions: Iterable[Partition]) -> None:
         # one assignment of a new mapping, since the event loop reads it while this thread works
-        self._committable = {each: self._task.committable_offset(each) for each in self._committable}
+        self._committable = {**self._committable, **{each: self._task.committable_offset(each) for each in partitions}}
 
     def _insisting(self, work: Callable[[], T]) -> T:
         """Repeat `work` while something is away, with growing pauses. Raises `Unavailable` only once stopped."""

@@ -36,6 +36,9 @@ class Meter(Protocol):
     def pending(self, images: int) -> None:
         """So many images, or their heatmaps, wait for the object store."""
 
+    def gauge_loaded(self) -> None:
+        """A line's gauge came into memory: again and again where a worker has more lines than it keeps gauges."""
+
     def buffered(self, line: str, images: int, limit: int) -> None: ...
 
     def notified(self, delivered: bool) -> None:

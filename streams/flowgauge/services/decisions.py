@@ -3,26 +3,34 @@ the alerts tell it.
 """
 
 import time
-from collections.abc import Mapping
-from datetime import datetime
+from collections.abc import Iterator, Mapping
+from datetime import datetime, timedelta
+from heapq import merge
+from itertools import takewhile
 from uuid import UUID, uuid4
 
 from pydantic import ValidationError
 
+from flowgauge.domain.alert_kinds import DECIDED
 from flowgauge.domain.errors import Unavailable, UserError
 from flowgauge.domain.messages import ADAPTATIONS, ALERTS, AdaptationRequest, Alert, AlertKind, Reason
 from flowgauge.domain.object_keys import line_name
-from flowgauge.domain.ports import Log
+from flowgauge.domain.ports import Log, Record
 from flowgauge.processors.adaptation import request_adaptation
 from flowgauge.registry.snapshots import active_snapshot
-from flowgauge.runtime.alerts import alert, alert_id, alerts
-from flowgauge.runtime.backend import Store, records_from
+from flowgauge.runtime.alerts import alert, alert_id
+from flowgauge.runtime.backend import Store, newest_first, records_from
 from flowgauge.services.changes import recorded
 from flowgauge.services.exclusive import exclusive
 
 # between two looks at the alerts: with less the brokers are asked more often than anything is decided, with more a
 # person waits longer than the adaptation takes
 _POLL_SECONDS = 0.2
+
+# between the clocks of a camera, by which a proposal may be dated, and of a broker: with less, a decision on it may be
+# passed over; with more, more alerts are read that are older than it
+_CLOCKS_DIFFER = timedelta(hours=1)
+_OF_ADAPTATIONS = tuple(kind.value.encode() for kind in (*DECIDED, AlertKind.ADAPTATION_PROPOSED))
 
 Decided = Mapping[UUID, Alert]
 """Alerts by their ids."""
@@ -93,14 +101,10 @@ def approved(log: Log, request_id: UUID, by: str, at: datetime) -> AdaptationReq
 
     Raises `UserError` where nothing was proposed under it, and where it was approved before.
     """
-    known = {message.alert_id: message for message in alerts(log)}
-    proposals = (
-        message.detail.get("request", {}) for message in known.values() if message.kind is AlertKind.ADAPTATION_PROPOSED
-    )
-    found = next((each for each in proposals if each.get("request_id") == str(request_id)), None)
-    if found is None:
+    proposal, known = _proposal(log, request_id)
+    if proposal is None:
         raise UserError(f"No adaptation is proposed as {request_id}.", "`flowgauge alerts` tells what is, with its id.")
-    proposed = AdaptationRequest.model_validate(found)
+    proposed = AdaptationRequest.model_validate(proposal.detail["request"])
     if (decided := decision(known, proposed.line, request_id)) is not None:
         refuser = decided.detail.get("refused_by")
         answer = "approved and decided" if refuser is None else f"refused by {refuser}"
@@ -109,18 +113,44 @@ def approved(log: Log, request_id: UUID, by: str, at: datetime) -> AdaptationReq
             f"Adapt anew with `flowgauge adapt --line {proposed.line}`.",
         )
     # approved and sent, but not decided yet
-    for number in range(log.partitions(ADAPTATIONS)):
-        for record in records_from(log, ADAPTATIONS, number, 0):
-            try:
-                earlier = AdaptationRequest.decode(record.value)
-            except ValidationError:
-                continue  # the worker makes a dead letter of it
-            if earlier.request_id == request_id:
-                raise UserError(
-                    f"{earlier.requested_by} approved this proposal on {earlier.requested_at:%Y-%m-%d %H:%M} UTC.",
-                    "An adaptation worker carries it out; `flowgauge alerts` tells what comes of it.",
-                )
+    for record in takewhile(lambda record: record.at >= proposal.at - _CLOCKS_DIFFER, _newest_of_all(log, ADAPTATIONS)):
+        try:
+            earlier = AdaptationRequest.decode(record.value)
+        except ValidationError:
+            continue  # the worker makes a dead letter of it
+        if earlier.request_id == request_id:
+            raise UserError(
+                f"{earlier.requested_by} approved this proposal on {earlier.requested_at:%Y-%m-%d %H:%M} UTC.",
+                "An adaptation worker carries it out; `flowgauge alerts` tells what comes of it.",
+            )
     return proposed.model_copy(update={"requested_by": by, "requested_at": at, "approved": True})
+
+
+def _proposal(log: Log, request_id: UUID) -> tuple[Alert | None, Decided]:
+    """The proposal of that request, and what was decided since. Read back to the proposal and no further: a plant's
+    alerts of a month are millions.
+    """
+    proposal, known = None, dict[UUID, Alert]()
+    for record in _newest_of_all(log, ALERTS):
+        if proposal is not None and record.at < proposal.at - _CLOCKS_DIFFER:
+            break
+        # to decode all others would take far longer
+        if not any(kind in record.value for kind in _OF_ADAPTATIONS):
+            continue
+        try:
+            message = Alert.decode(record.value)
+        except ValidationError:
+            continue  # a foreign record hides none of ours
+        known.setdefault(message.alert_id, message)
+        if message.kind is AlertKind.ADAPTATION_PROPOSED:
+            request = message.detail.get("request", {})
+            proposal = message if request.get("request_id") == str(request_id) else proposal
+    return proposal, known
+
+
+def _newest_of_all(log: Log, topic: str) -> Iterator[Record]:
+    partitions = [newest_first(log, topic, number) for number in range(log.partitions(topic))]
+    return merge(*partitions, key=lambda record: record.at, reverse=True)
 
 
 def refuse(store: Store, request_id: UUID, by: str, why: str) -> AdaptationRequest:

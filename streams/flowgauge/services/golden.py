@@ -20,13 +20,9 @@ from flowgauge.domain.object_keys import path_text, verdicts_folder
 from flowgauge.domain.ports import Log, Objects
 from flowgauge.processors.archive import archived_days
 from flowgauge.registry.golden_sets import Golden, add_golden, golden_set, renamed
-from flowgauge.runtime.backend import Store
+from flowgauge.runtime.backend import Store, newest_first
 from flowgauge.services.changes import recorded
 from flowgauge.services.exclusive import exclusive
-
-# verdicts of the topic that are read at once, from its end: with fewer a verdict of last week takes as many more calls
-# to the brokers, with more each call brings megabytes that nobody looks at
-_PAGE = 256
 
 Progress = Callable[[str, int, int], None]
 
@@ -144,20 +140,13 @@ def find_verdict(store: Store, verdict_id: UUID, progress: Progress, day: date |
 
 def _in_topic(log: Log, verdict_id: UUID) -> Verdict | None:
     for partition in range(log.partitions(VERDICTS)):
-        end = log.end(VERDICTS, partition)
-        while end > 0:
-            start = max(0, end - _PAGE)
-            records = log.read(VERDICTS, partition, start, end - start)
-            if not records or records[0].offset >= end:
-                break  # the topic has let go of what came before
-            for record in reversed(records):
-                # to decode each would take far longer
-                if str(verdict_id).encode() not in record.value:
-                    continue
-                with suppress(ValidationError):
-                    if (verdict := Verdict.decode(record.value)).verdict_id == verdict_id:
-                        return verdict
-            end = start
+        for record in newest_first(log, VERDICTS, partition):
+            # to decode each would take far longer
+            if str(verdict_id).encode() not in record.value:
+                continue
+            with suppress(ValidationError):
+                if (verdict := Verdict.decode(record.value)).verdict_id == verdict_id:
+                    return verdict
     return None
 
 

@@ -215,7 +215,8 @@ class Overview:
         self._ranks: dict[tuple[str, int], Rank] = {}
         self._next: dict[tuple[str, int], int] = {}
         self._decided: set[UUID] = set()
-        self._requested: dict[UUID, AdaptationRequest] = {}
+        self._requested: set[UUID] = set()
+        self._undecided: dict[UUID, AdaptationRequest] = {}
         # where earlier alerts are gone or were passed over, nobody can say what they decided
         self._heard_since = _LONG_AGO
 
@@ -227,10 +228,9 @@ class Overview:
         with self._reading:
             self._look_at_topics()
             for topic, at_start in _FOLLOWED.items():
-                partitions = log.partitions(topic)
-                for partition in range(partitions):
-                    end = log.end(topic, partition)
-                    start = 0 if at_start is None else max(0, end - at_start // partitions)
+                bounds = log.bounds(topic)
+                for partition, (_, end) in enumerate(bounds):
+                    start = 0 if at_start is None else max(0, end - at_start // len(bounds))
                     offset = self._next.get((topic, partition), start)
                     if offset > end:  # the topic was made anew, which its id tells too, where it has one
                         offset = 0
@@ -264,7 +264,8 @@ class Overview:
                     self._hear(Alert.decode(record.value))
                 elif topic == ADAPTATIONS:
                     request = AdaptationRequest.decode(record.value)
-                    self._requested[request.request_id] = request
+                    self._requested.add(request.request_id)
+                    self._undecided[request.request_id] = request
                 else:
                     self._announce(SnapshotAnnouncement.decode(record.value))
             except ValidationError:
@@ -402,12 +403,10 @@ class Overview:
     def waiting(self) -> list[AdaptationRequest]:
         """Requests that are made and not decided yet, the oldest first."""
         with self._lock:
-            waiting = [
-                each
-                for each in self._requested.values()
-                if not self._is_decided(each) and each.requested_at >= self._heard_since
-            ]
-            return sorted(waiting, key=lambda request: request.requested_at)
+            for each in list(self._undecided.values()):
+                if self._is_decided(each) or each.requested_at < self._heard_since:
+                    del self._undecided[each.request_id]
+            return sorted(self._undecided.values(), key=lambda request: request.requested_at)
 
     def verdict(self, verdict_id: UUID) -> Verdict | None:
         """One of the last verdicts; None for one that is no longer in memory."""

@@ -58,14 +58,17 @@ def dead_letters(log: Log, wanted: DeadLetters) -> Iterator[Record]:
 
 
 def latest_dead_letters(log: Log, limit: int, line: str | None = None) -> list[Record]:
-    """Of the last `limit` dead letters of each partition those (of `line`), the newest first."""
+    """The last `limit` dead letters (of `line`) of all that are among the last `limit` of their partition, the newest
+    first."""
     found: list[Record] = []
     for number in range(log.partitions(DEAD_LETTERS)):
         offset, end = max(0, log.end(DEAD_LETTERS, number) - limit), log.end(DEAD_LETTERS, number)
         while offset < end and (page := log.read(DEAD_LETTERS, number, offset, _PAGE)):
             found += [letter for letter in page if line in (None, letter.key)]
+            # each holds an image: those of all partitions together would take a gigabyte
+            found = sorted(found, key=lambda letter: letter.at, reverse=True)[:limit]
             offset = page[-1].offset + 1
-    return sorted(found, key=lambda letter: letter.at, reverse=True)
+    return found
 
 
 def replay(store: Store, records: Iterable[Record], by: str, again: bool = False) -> Counts:

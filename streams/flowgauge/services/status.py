@@ -50,8 +50,7 @@ def group_statuses(store: Store) -> Iterator[GroupStatus]:
     for processor in GROUPS:
         for topic in processor.inputs:
             lag, began = 0, processor is not Notifying
-            for partition in range(store.log.partitions(topic)):
-                begin, end = store.log.begin(topic, partition), store.log.end(topic, partition)
+            for partition, (begin, end) in enumerate(store.log.bounds(topic)):
                 committed = store.log.position(processor.name, topic, partition)
                 began |= committed > 0
                 lag += end - (begin if committed > end else max(committed, begin))
