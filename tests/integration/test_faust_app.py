@@ -38,18 +38,18 @@ class Reading(Processor):
 class Rewinding(Member):
     """Asks for all from the first record on after each of its first fetches, and ends its app then."""
 
-    rewinds = 0
+    asked = 0
 
     def __init__(self, log: KafkaLog, ended: asyncio.Event) -> None:
         super().__init__(Reading, log, SystemClock())
         self._ended = ended
 
-    def rewind_to(self, topic_partition: Partition) -> int | None:
-        if self.rewinds == _REWINDS:
+    def rewinds(self) -> dict[Partition, int]:
+        if self.asked == _REWINDS:
             self._ended.set()
-            return None
-        self.rewinds += 1
-        return 0
+            return {}
+        self.asked += 1
+        return {(IMAGES, 0): 0}
 
 
 def test_a_member_seeks_in_the_thread_that_fetches(

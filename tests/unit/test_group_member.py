@@ -81,9 +81,9 @@ def test_a_fetch_that_is_ahead_of_its_turn_is_passed_over_and_what_is_missing_is
     member.assigned({PARTITION: 0})
     member.take(fetched(store, 0, 2))
     assert member.take(fetched(store, 4, 2)) == 0
-    assert member.rewind_to(PARTITION) == 2
+    assert member.rewinds() == {PARTITION: 2}
     assert member.take(fetched(store, 2, 4)) == 4
-    assert member.rewind_to(PARTITION) is None
+    assert not member.rewinds()
     assert echoed(store) == [0, 1, 2, 3, 4, 5]
 
 
@@ -190,3 +190,28 @@ def test_a_batch_asks_for_the_offset_of_its_own_partition_and_the_next_second_fo
     assert member.committable_offset((IMAGES, 1)) == 0
     member.punctuate()
     assert sorted(asked) == [0, 0, 1]
+
+
+def test_partitions_that_are_taken_together_are_each_held_to_their_own_order(tmp_path: Path) -> None:
+    class Mixing(Echo):
+        mixes_partitions = True
+
+        def start_offset(self, topic: str, partition: int, committed: int) -> int:
+            return 0
+
+        def committable_offset(self, topic: str, partition: int, read: int) -> int:
+            return read
+
+    store = opened(tmp_path / "two", SetClock(), partitions=2)
+    store.log.append([Outgoing(IMAGES, "a", b"", partition=number % 2) for number in range(6)])
+    first, second = (store.log.read(IMAGES, number, 0, 3) for number in (0, 1))
+    member = Member(lambda: Mixing(store), store.log, store.clock)
+    member.assigned({(IMAGES, 0): 0, (IMAGES, 1): 0})
+    fetch = [first[0], second[1], first[1], second[2]]
+    assert member.batches(fetch) == [fetch]
+    assert member.take(fetch) == 2, "offset 0 of the second partition is missing"
+    assert member.rewinds() == {(IMAGES, 1): 0}
+    assert [member.committable_offset((IMAGES, number)) for number in (0, 1)] == [2, 0]
+    assert member.take([*second, *first]) == 4
+    assert not member.rewinds()
+    assert [member.committable_offset((IMAGES, number)) for number in (0, 1)] == [3, 3]

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from flowgauge.domain.dead_letters import REASON
-from flowgauge.domain.messages import ALERTS, DEAD_LETTERS, IMAGES, VERDICTS, Alert, AlertKind, Decision
+from flowgauge.domain.messages import ALERTS, DEAD_LETTERS, IMAGES, VERDICTS, Alert, AlertKind, Decision, Verdict
 from flowgauge.domain.ports import Objects, Outgoing
 from flowgauge.models.prediction import Prediction
 from flowgauge.processors.scoring import NO_GAUGE, Scoring
@@ -492,3 +492,33 @@ def test_a_claim_check_waits_for_a_store_that_is_away(store: Store, clock: SetCl
         clock.advance(20)
     assert len(verdicts(store.log)) == 1
     assert records(store.log, DEAD_LETTERS) == []
+
+
+def test_images_of_several_partitions_are_predicted_together_and_each_has_its_verdict_in_its_own(
+    tmp_path: Path, clock: SetClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = opened(tmp_path / "shared", clock, partitions=2)
+    together: list[int] = []
+    plain = BrightnessGauge.predict_each
+
+    def counted(self: BrightnessGauge, items: Sequence[tuple[BrightnessGauge, Picture]]) -> list[Prediction]:
+        together.append(len(items))
+        return plain(self, items)
+
+    monkeypatch.setattr(BrightnessGauge, "predict_each", counted)
+    for line in ("a", "b"):
+        fitted(store, line=line)
+    sent = [("a", "1", 0, png(100)), ("b", "1", 1, png(200)), ("b", "2", 1, b"no image"), ("a", "1", 0, png(100))]
+    for line, image_id, partition, data in sent:
+        record = image_record(event(image_id, line, at=clock.now()), data)
+        store.log.append([replace(record, partition=partition)])
+    scoring = Scoring(store, Gauges(store.log, store.objects, load))
+    for partition in (0, 1):
+        scoring.start_offset(IMAGES, partition, 0)
+    first, second = (store.log.read(IMAGES, partition, 0, 10) for partition in (0, 1))
+    outgoing = scoring.process([first[0], second[0], first[1], second[1]])
+    assert together == [2]
+    made = [(each.partition, Verdict.decode(each.value).decision) for each in outgoing if each.topic == VERDICTS]
+    assert made == [(0, Decision.PASS), (1, Decision.REJECT)]
+    assert [each.partition for each in outgoing if each.topic == DEAD_LETTERS] == [1]
+    assert scoring.skipped == 1

@@ -1,7 +1,7 @@
 """Scoring: image events in, verdicts out. The verdict record is the checkpoint that everything else follows from."""
 
 from collections import ChainMap, OrderedDict
-from collections.abc import MutableMapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from concurrent.futures import Executor
 from datetime import datetime
 
@@ -38,6 +38,8 @@ class Scoring(Processor):
 
     name = "scoring"
     inputs = (IMAGES,)
+    # the images of all lines are predicted together, and lines lie in partitions of their own
+    mixes_partitions = True
 
     def __init__(
         self,
@@ -82,14 +84,16 @@ class Scoring(Processor):
         self._prefetch.prefetch(records)
 
     def process(self, records: Sequence[Record]) -> list[Outgoing]:
-        partition = records[0].partition
         # between two batches, so that all images of a batch are scored by one version of their line's gauge
         self._gauges.refresh()
         scored: list[Scored] = []
         shadow: list[Outgoing] = []
         refused: list[Refused] = []
         # of this batch, before what was known: to copy ten thousand keys for each batch takes a millisecond
-        known = ChainMap(dict[str, str](), self._recent[partition])
+        known = {
+            partition: ChainMap(dict[str, str](), self._recent[partition])
+            for partition in {record.partition for record in records}
+        }
         # in portions that memory has room for: of a large camera's images one batch would be gigabytes
         portions, done = self._prefetch.portions(records), 0
         while done < len(records):
@@ -103,18 +107,21 @@ class Scoring(Processor):
                     scored.append(Scored.of(decided.image, verdict, decided.prediction))
                     if decided.beside is not None:
                         shadow.append(decided.beside.record(verdict))
-        start = self._starts[partition]
-        new = [each for each in refused if each.record.offset not in start.dead_lettered]
-        dead_letters = [dead_lettered(each.record, each.reason, start.generation) for each in new]
+        dead_letters = [
+            dead_lettered(each.record, each.reason, start.generation)
+            for each in refused
+            if each.record.offset not in (start := self._starts[each.record.partition]).dead_lettered
+        ]
         overdue = self._overdue([each.record for each in scored])
         # Nothing raises `Unavailable` from here on. Before, a batch that comes again would find its own images among
         # the recent ones and skip them as sent twice.
-        self._remember(scored, partition)
+        self._remember(scored)
         self._scored = scored
         self.skipped += len(records) - len(scored) - len(dead_letters)
         # a verdict lies in the partition of its image's number: there it is the checkpoint of this partition alone
         verdicts = [
-            Outgoing(VERDICTS, each.verdict.line, each.verdict.encode(), partition=partition) for each in scored
+            Outgoing(VERDICTS, each.verdict.line, each.verdict.encode(), partition=each.record.partition)
+            for each in scored
         ]
         if self._uploaders is None:  # then they are there when the verdict is read
             self.checkpoint()
@@ -143,7 +150,7 @@ class Scoring(Processor):
         return read if first is None else min(read, first)
 
     def _sifted(
-        self, items: Sequence[Image | Refused], known: MutableMapping[str, str], refused: list[Refused]
+        self, items: Sequence[Image | Refused], known: Mapping[int, MutableMapping[str, str]], refused: list[Refused]
     ) -> list[Image]:
         """The images to score, which become `known`; what cannot be scored joins `refused`, and the others were sent
         before.
@@ -152,10 +159,10 @@ class Scoring(Processor):
         for item in items:
             if isinstance(item, Refused):
                 refused.append(item)
-            elif item.key not in known:
-                known[item.key] = item.picture.sha256
+            elif (of_partition := known[item.record.partition]).get(item.key) is None:
+                of_partition[item.key] = item.picture.sha256
                 images.append(item)
-            elif known[item.key] != item.picture.sha256:
+            elif of_partition[item.key] != item.picture.sha256:
                 refused.append(Refused(item.record, "Another image was sent under the same id."))
         return images
 
@@ -204,8 +211,8 @@ class Scoring(Processor):
         )
 
     def _overdue(self, records: Sequence[Record]) -> list[Outgoing]:
-        """An alert per line and window of those of `records`, all of one partition and in order, that have waited for
-        longer than their line's deadline. Raises `Unavailable`; nothing has changed then."""
+        """An alert per line and window of those of `records`, of each partition in order, that have waited for longer
+        than their line's deadline. Raises `Unavailable`; nothing has changed then."""
         now = self._store.clock.now()
         late: dict[str, tuple[Record, float]] = {}
         for record in records:
@@ -214,7 +221,6 @@ class Scoring(Processor):
                 late.setdefault(record.key, (record, deadline))
         if not late:
             return []
-        behind = self._store.log.end(IMAGES, records[-1].partition) - records[-1].offset - 1
         partitions = self._store.log.partitions(IMAGES)
         remedy = (
             f"Start more scoring workers: {partitions} partitions of images can keep as many busy."
@@ -224,6 +230,8 @@ class Scoring(Processor):
         alerts: list[Outgoing] = []
         for line, (record, deadline) in late.items():
             waited = round((now - record.at).total_seconds(), 1)
+            last = max(each.offset for each in records if each.partition == record.partition)
+            behind = self._store.log.end(IMAGES, record.partition) - last - 1
             message = (
                 f"{line}: images wait {waited:g} s to be scored, longer than the line's deadline of {deadline:g} s, "
                 f"and {behind} more wait behind. {remedy}"
@@ -232,12 +240,12 @@ class Scoring(Processor):
             alerts += self._once.alert(line, AlertKind.BACKLOG, now, message, **detail)
         return alerts
 
-    def _remember(self, scored: Sequence[Scored], partition: int) -> None:
-        recent = self._recent[partition]
+    def _remember(self, scored: Sequence[Scored]) -> None:
         for each in scored:
+            recent = self._recent[each.record.partition]
             recent[str(each.verdict.verdict_id)] = each.verdict.image_sha256
-        while len(recent) > WINDOW:
-            recent.popitem(last=False)
+            if len(recent) > WINDOW:
+                recent.popitem(last=False)
 
     def _remade(self, verdict: Verdict) -> Scored | None:
         """The image of a verdict of ours once more, scored if a heatmap is due; None where the log has it no longer."""

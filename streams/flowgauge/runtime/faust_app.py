@@ -27,7 +27,7 @@ from faust.types import TP
 from flowgauge.domain.errors import Unavailable
 from flowgauge.domain.messages import from_epoch, header_text
 from flowgauge.domain.ports import Record
-from flowgauge.runtime.group_member import Member, by_partition
+from flowgauge.runtime.group_member import Member
 from flowgauge.runtime.meter import Meter
 from flowgauge.runtime.roles import lower_priority
 from flowgauge.runtime.task import Partition
@@ -183,11 +183,10 @@ class GroupApp(faust.App):
             event.message for event in islice(self._fetched._queue, self._settings.batch) if hasattr(event, "message")
         ]
         self.member.prefetch([*records, *(record_of(message, self._settings.prefix) for message in queued)])
-        for topic_partition, part in by_partition(records).items():
-            await self._guarded(partial(self.member.take, part))
-            wanted = self.member.rewind_to(topic_partition)
-            if wanted is not None:
-                await self._seek(topic_partition, wanted)
+        for batch in self.member.batches(records):
+            await self._guarded(partial(self.member.take, batch))
+            for topic_partition, offset in self.member.rewinds().items():
+                await self._seek(topic_partition, offset)
 
     async def _punctuate(self) -> None:
         if self._fetched is not None:

@@ -57,11 +57,12 @@ class Member:
         self._progress: dict[Partition, Progress] = {}
         self._sampled_at: datetime | None = None
         self._committable: Mapping[Partition, int] = {}
-        self._rewind_to: dict[Partition, int] = {}
+        self._rewinds: dict[Partition, int] = {}
         self._topic_ids: dict[str, str] = {}
         self._restarts: dict[Partition, int] = {}
         first = make()
         self.name, self.inputs = first.name, first.inputs
+        self._mixes_partitions = first.mixes_partitions
         self._task = self._task_of(first)
 
     def assigned(self, committed: Mapping[Partition, int]) -> dict[Partition, int]:
@@ -82,7 +83,7 @@ class Member:
         for topic_partition in self._committable.keys() - starts.keys():
             self._meter.lag(self.name, topic_partition, None)
         self._committable = dict(starts)
-        self._rewind_to = {}
+        self._rewinds = {}
         self._progress = {topic_partition: Progress(self._stall_seconds) for topic_partition in starts}
         return starts
 
@@ -90,34 +91,45 @@ class Member:
         """Tell the processor what `take` will be given soon. From any thread."""
         self._task.processor.prefetch([r for r in records if (r.topic, r.partition) in self._committable])
 
+    def batches(self, records: Sequence[Record]) -> list[list[Record]]:
+        """What `take` is to be given of a fetch: all of it at once where the processor takes records of several
+        partitions together, else those of each partition.
+        """
+        return [list(records)] if self._mixes_partitions else list(by_partition(records).values())
+
     def take(self, records: Sequence[Record]) -> int:
-        """Process what is due of `records`, which are of one partition and in order; how many there were.
+        """Process what is due of `records`, those of each partition in order; how many there were.
 
         Returns once their results are durable. While something is `Unavailable` it tries again, until `stop`: then it
         raises it. Records of a partition that is not assigned, that were processed before, or that a fetch from before
-        the last assignment left ahead of their turn, are passed over; `rewind_to` tells of the latter.
+        the last assignment left ahead of their turn, are passed over; `rewinds` tells of the latter.
         """
-        topic_partition = records[0].topic, records[0].partition
-        if topic_partition not in self._committable:
-            return 0
+        self._rewinds = {}
         task = self._task
+        parts = [self._due(task, each, part) for each, part in by_partition(records).items()]
+        due = [record for part in parts for record in part]
+        if not due:
+            return 0
+        done = self._insisting(lambda: task.take(due))
+        # those of the other partitions follow with the next `punctuate`: asking for all of them costs a worker of many
+        # partitions more than its records do
+        self._publish_offsets(by_partition(due))
+        self.pulse.beat()
+        return done
+
+    def _due(self, task: StreamTask, topic_partition: Partition, records: Sequence[Record]) -> Sequence[Record]:
+        """Those of `records`, all of one partition, that were not processed before; none where others come first."""
+        if topic_partition not in self._committable:
+            return ()
         position = task.position(topic_partition, lambda: self._committable[topic_partition])
         due = [record for record in records if record.offset >= position]
-        self._rewind_to = {}
         if due and due[0].offset > position:
             # compaction and transactions leave offsets without records; only what the log still holds was missed
             between = self._insisting(lambda: self._log.read(*topic_partition, position, 1))
             if not between or between[0].offset < due[0].offset:
-                self._rewind_to = {topic_partition: position}
-                return 0
-        if not due:
-            return 0
-        done = self._insisting(lambda: task.take(topic_partition, due))
-        # those of the other partitions follow with the next `punctuate`: asking for all of them costs a worker of many
-        # partitions more than its records do
-        self._publish_offsets([topic_partition])
-        self.pulse.beat()
-        return done
+                self._rewinds[topic_partition] = position
+                return ()
+        return due
 
     def punctuate(self) -> None:
         """To be called every second or so: what is due by now. Raises `Stalled` when records wait and none come."""
@@ -154,9 +166,9 @@ class Member:
         restarts, self._restarts = self._restarts, {}
         return restarts
 
-    def rewind_to(self, topic_partition: Partition) -> int | None:
-        """The offset to fetch `topic_partition` from again, where the last `take` passed over what was ahead."""
-        return self._rewind_to.get(topic_partition)
+    def rewinds(self) -> dict[Partition, int]:
+        """The offsets to fetch from again, of the partitions of which the last `take` passed over what was ahead."""
+        return self._rewinds
 
     def stop(self) -> None:
         """Have `take` and `punctuate` give up what they cannot deliver. From any thread."""

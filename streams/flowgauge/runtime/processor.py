@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from datetime import datetime
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
 from pydantic import ValidationError
 
@@ -15,8 +15,8 @@ M = TypeVar("M", bound=Message)
 
 
 class Processor(ABC):
-    """Driven in this order, for each batch of one partition: `process`, append of what it returned, `checkpoint`,
-    commit of `committable_offset`. Calls never overlap.
+    """Driven in this order, for each batch: `process`, append of what it returned, `checkpoint`, commit of
+    `committable_offset`. Calls never overlap.
 
     Delivery is at least once. A batch whose `process` raised `Unavailable` comes again, so until it returns nothing may
     have changed that is not repeatable. After a crash the records from the last commit on come again: ids and names
@@ -29,6 +29,9 @@ class Processor(ABC):
     inputs: tuple[str, ...]
     """The topics."""
 
+    mixes_partitions: ClassVar[bool] = False
+    """Whether a batch may hold records of several partitions."""
+
     def start_offset(self, topic: str, partition: int, committed: int) -> int:
         """Called before the first record of a partition: the offset to start at."""
         return committed
@@ -38,7 +41,7 @@ class Processor(ABC):
 
     @abstractmethod
     def process(self, records: Sequence[Record]) -> list[Outgoing]:
-        """Called with one or more records of one partition, in order."""
+        """Called with one or more records, those of each partition in order; of one partition unless it mixes them."""
 
     def checkpoint(self) -> None:  # noqa: B027  most processors keep no state
         """Called once what `process` or `punctuate` returned has been appended: the place to store state."""

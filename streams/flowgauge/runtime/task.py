@@ -41,7 +41,7 @@ class StreamTask:
         self._timed = timed
         self._log = log
         self._observer = observer
-        self._unfinished: tuple[Partition | None, Step] | None = None
+        self._unfinished: Step | None = None
         self._appended = False
 
     def position(self, topic_partition: Partition, committed: Callable[[], int]) -> int:
@@ -50,18 +50,18 @@ class StreamTask:
             self.positions[topic_partition] = self.processor.start_offset(*topic_partition, committed())
         return self.positions[topic_partition]
 
-    def take(self, topic_partition: Partition, records: Sequence[Record]) -> int:
-        """Process records from the position of `topic_partition`, or finish them, if these are the ones in hand."""
-        if self._unfinished is None or self._unfinished[0] is None:
+    def take(self, records: Sequence[Record]) -> int:
+        """Process records, of each partition from its position on, or finish them, if these are the ones in hand."""
+        if self._unfinished is None or not self._unfinished.records:
             self.finish()
-            self._unfinished = topic_partition, Step(self.processor.name, records, self.processor.process(records))
+            self._unfinished = Step(self.processor.name, records, self.processor.process(records))
         return self.finish()
 
     def finish(self) -> int:
         """Append and checkpoint what is in hand, each at most once; how many records there were."""
         if self._unfinished is None:
             return 0
-        topic_partition, step = self._unfinished
+        step = self._unfinished
         # Results before state before position: a crash after any of the three repeats the batch and loses nothing.
         # State that was stored before its results could swallow the alerts that a repetition would make.
         if not self._appended:
@@ -70,8 +70,8 @@ class StreamTask:
                     self._log.append(step.outgoing)
             self._appended = True
         self.processor.checkpoint()
-        if topic_partition is not None:
-            self.positions[topic_partition] = step.records[-1].offset + 1
+        for record in step.records:
+            self.positions[record.topic, record.partition] = record.offset + 1
         self._unfinished, self._appended = None, False
         self._observer(step)
         return len(step.records)
@@ -81,7 +81,7 @@ class StreamTask:
         self.finish()
         outgoing = due()
         if outgoing:
-            self._unfinished = None, Step(self.processor.name, (), outgoing)
+            self._unfinished = Step(self.processor.name, (), outgoing)
             self.finish()
 
     def committable_offset(self, topic_partition: Partition) -> int:

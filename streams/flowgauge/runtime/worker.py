@@ -48,7 +48,7 @@ class Worker:
             for topic_partition in self._partitions():
                 records = self._log.read(*topic_partition, self._position(topic_partition), self._batch)
                 if records:
-                    done += self._task.take(topic_partition, records)
+                    done += self._task.take(records)
                     self._commit(topic_partition)
             if not done:
                 self._task.deliver(partial(self.processor.punctuate, self._clock.now()))
