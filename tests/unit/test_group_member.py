@@ -215,3 +215,46 @@ def test_partitions_that_are_taken_together_are_each_held_to_their_own_order(tmp
     assert member.take([*second, *first]) == 4
     assert not member.rewinds()
     assert [member.committable_offset((IMAGES, number)) for number in (0, 1)] == [3, 3]
+
+
+def test_a_partition_without_a_leader_does_not_have_what_others_got_written_again_and_again(tmp_path: Path) -> None:
+    two = opened(tmp_path / "two", SetClock(), partitions=2)
+
+    class Mixing(Echo):
+        mixes_partitions = True
+
+        def start_offset(self, topic: str, partition: int, committed: int) -> int:
+            return 0
+
+        def process(self, records: Sequence[Record]) -> list[Outgoing]:
+            return [Outgoing(ADAPTATIONS, each.key, b"answer", partition=each.partition) for each in records]
+
+    class Leaderless:
+        """Appends to partition 0, and to partition 1 from the fifth time on."""
+
+        times = 0
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(two.log, name)
+
+        def append(self, records: Sequence[Outgoing]) -> None:
+            there = [each for each in records if each.partition == 0]
+            if len(there) < len(records):
+                self.times += 1
+            two.log.append(records if self.times > 4 else there)
+            if len(there) < len(records) and self.times <= 4:
+                raise Unavailable("Partition 1 has no leader.", "Wait.")
+
+    two.log.append([Outgoing(IMAGES, "a", b"", partition=number) for number in (0, 1)])
+    stopping = Hurrying()
+    member = Member(lambda: Mixing(two), cast(Log, Leaderless()), two.clock, stopping=stopping)
+    member.assigned({(IMAGES, 0): 0, (IMAGES, 1): 0})
+    assert member.take([*two.log.read(IMAGES, 0, 0, 1), *two.log.read(IMAGES, 1, 0, 1)]) == 2
+    assert [two.log.end(ADAPTATIONS, number) for number in (0, 1)] == [2, 1]
+
+
+class Hurrying(Event):
+    """Is waited for by nobody."""
+
+    def wait(self, timeout: float | None = None) -> bool:
+        return False

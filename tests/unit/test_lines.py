@@ -1,4 +1,8 @@
+from collections.abc import Callable
+from concurrent.futures import Executor, Future
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
@@ -125,3 +129,27 @@ def test_about_half_of_the_golden_set_tests_and_always_the_same_half(store: Stor
     for image_id in ids[:6]:
         add_golden(store.objects, LINE, Label.GOOD, image_id, png(100))
     assert len(list(hold_out_pictures(store.objects, LINE, Label.GOOD))) == sum(map(is_hold_out, ids[:6]))
+
+
+def test_one_question_for_a_line_waits_while_the_store_hangs(store: Store, clock: SetClock) -> None:
+    class Later(Executor):
+        def __init__(self) -> None:
+            self.waiting: list[Callable[[], Any]] = []
+
+        def submit(self, work: Callable[..., Any], /, *given: Any, **named: Any) -> Future[Any]:
+            self.waiting.append(partial(work, *given, **named))
+            return Future()
+
+    readers = Later()
+    cache = SettingsCache(store, readers)
+    assert cache.of("a").deadline_seconds is None
+    set_line(store.objects, "a", deadline_seconds=5)
+    for _ in range(10):
+        clock.advance(3)
+        assert cache.of("a").deadline_seconds is None
+    assert len(readers.waiting) == 1
+    readers.waiting.pop()()
+    assert cache.of("a").deadline_seconds == 5
+    clock.advance(3)
+    cache.of("a")
+    assert len(readers.waiting) == 1, "and asked again"

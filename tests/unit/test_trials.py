@@ -372,6 +372,29 @@ def test_a_candidate_with_which_workers_end_is_asked_three_times(plant: Plant) -
     assert len(verdicts(plant.store.log)) == plant.sent
 
 
+def test_a_candidate_is_not_to_blame_for_the_end_of_a_pass_with_another_lines(plant: Plant) -> None:
+    plant.start("crashing")
+    fitted(plant.store, line="other")
+    store_snapshot(plant.store.objects, "other", "better", snapshot("better", 160, "other"))
+    rules = set_line(plant.store.objects, "other", shadow_share=1, shadow_images=1000).trial_rules
+    begin_trial(plant.store, "other", "better", "a test", Expected.SAME, rules)
+    for number in range(3):
+        send(plant.store, [(f"first-{number}", png(100))])
+        send(plant.store, [(f"other-{number}", png(100))], line="other")
+        with pytest.raises(Crash):
+            plant.run(0)
+        plant.restart()
+    plant.run(1)
+    assert plant.stage is None
+    trial = active_snapshot(plant.store.log, "other").trial
+    assert trial is not None
+    send(plant.store, [("other-more", png(100))], line="other")
+    plant.run(0)
+    tally = tally_of(plant.store, "other", trial)
+    assert tally.images > 0
+    assert not tally.failures
+
+
 def test_a_candidate_that_a_worker_has_outlived_once_is_asked_after_any_number_of_ends(plant: Plant) -> None:
     plant.start("better", shadow_images=1000)
     for _ in range(5):

@@ -29,9 +29,12 @@ class StreamMessages:
         self.counts: Counter[str] = Counter()
 
     def step(self, step: Step) -> None:
+        read = {record.partition for record in step.records}
         for outgoing in step.outgoing:
             if outgoing.topic in self._tell:
-                self._tell[outgoing.topic](outgoing, step.records[0].partition if step.records else None)
+                # what goes by its key comes of the partition that was read, where it was one
+                partition = outgoing.partition if outgoing.partition is not None or len(read) != 1 else min(read)
+                self._tell[outgoing.topic](outgoing, partition)
         if step.outgoing and time.monotonic() - self._summed_at >= _SUMMARY_SECONDS:
             self._summed_at = time.monotonic()
             log.info(self.summary())

@@ -1,6 +1,6 @@
 """The log on Kafka: what the processors read and append beside what a worker's consumer group brings them."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from threading import Lock
@@ -138,10 +138,10 @@ class KafkaLog:
     def bounds(self, topic: str) -> list[tuple[int, int]]:
         name = self.settings.topic(topic)
         partitions = [TopicPartition(name, number) for number in range(self.partitions(topic))]
-        with self._reading(topic, 0) as reader:
-            begins = reader.consumer.beginning_offsets(partitions)
-            ends = reader.consumer.end_offsets(partitions)
-        return [(int(begins[each]), int(ends[each])) for each in partitions]
+        with self._reading(topic, None) as reader:
+            begins = _offsets(reader.consumer.beginning_offsets, partitions)
+            ends = _offsets(reader.consumer.end_offsets, partitions)
+        return list(zip(begins, ends, strict=True))
 
     def position(self, group: str, topic: str, partition: int) -> int:
         with self._consumer_of(group, topic) as consumer:
@@ -206,14 +206,17 @@ class KafkaLog:
             self._admitted = True
 
     @contextmanager
-    def _reading(self, topic: str, partition: int) -> Iterator[_Reader]:
-        """The partition's connection; after a failure the next read makes a new one, and those that wait raise."""
-        topic_partition = TopicPartition(self.settings.topic(topic), partition)
+    def _reading(self, topic: str, partition: int | None) -> Iterator[_Reader]:
+        """The partition's connection, or one for questions about the topic; after a failure the next read makes a new
+        one, and those that wait raise.
+        """
+        topic_partition = TopicPartition(self.settings.topic(topic), -1 if partition is None else partition)
         with kafka_faults(self.settings, f"Read on the topic {topic_partition.topic}"):
             with self._lock:
                 if topic_partition not in self._readers:
                     consumer = self._opened_consumer()
-                    consumer.assign([topic_partition])
+                    if partition is not None:
+                        consumer.assign([topic_partition])
                     self._readers[topic_partition] = _Reader(consumer)
                 reader = self._readers[topic_partition]
             with reader.alone:
@@ -240,6 +243,18 @@ class KafkaLog:
                 alone, consumer = self._groups[name]
             with alone:
                 yield consumer
+
+
+def _offsets(
+    ask: Callable[[list[TopicPartition]], Mapping[TopicPartition, int]], partitions: Sequence[TopicPartition]
+) -> list[int]:
+    try:
+        found = ask([*partitions])
+    except KeyError:
+        # Of several, the client leaves out one that it has not heard of yet, or that has no leader; alone it asks for
+        # that one until it knows, or its time is up.
+        found = {each: ask([each])[each] for each in partitions}
+    return [int(found[each]) for each in partitions]
 
 
 def _fetched(reader: _Reader, topic_partition: TopicPartition, offset: int, limit: int) -> list[Any]:

@@ -168,14 +168,12 @@ def _downstream(store: Store, archive_rows: int, meter: Meter) -> Makers:
     from flowgauge.processors.parts import Parts
     from flowgauge.processors.trials import Trials
 
-    # one for all: each asks the object store for the settings of every line every two seconds
-    reading = ThreadPoolExecutor(1, thread_name_prefix="settings")
-    settings, complete = SettingsCache(store, reading), SettingsCache(store, reading, insist=True)
+    settings = SettingsCache(store)  # one for both: each asks the object store for every line every two seconds
     return [
         lambda: Alerting(store, settings),
         lambda: Observing(store, meter, settings),
         lambda: Archive(store, archive_rows),
-        lambda: Parts(store, settings=complete),
+        lambda: Parts(store),
         lambda: Trials(store),
     ]
 

@@ -113,11 +113,17 @@ class Decider:
         gauges = {line: self._gauges.gauge(line) for line in lines}
         trials = {line: self._gauges.on_trial(line) for line in lines if gauges[line] is not None}
         asked: list[_Asked] = []
+        unproved: UUID | None = None
         for image in images:
             line = image.event.line
             gauge, on_trial = gauges[line], trials.get(line)
-            drawn = on_trial is not None and on_trial.trial.predicts(image.event.image_id)
-            asked.append(_Asked(image.seen_by(gauge), gauge, on_trial if drawn else None))
+            if on_trial is not None and not on_trial.trial.predicts(image.event.image_id):
+                on_trial = None
+            if on_trial is not None and self._is_unproved(on_trial.trial, image.record.partition):
+                # one in a pass: where the worker ends with it, no other candidate is to blame; the others come next
+                unproved = unproved or on_trial.trial.trial_id
+                on_trial = on_trial if unproved == on_trial.trial.trial_id else None
+            asked.append(_Asked(image.seen_by(gauge), gauge, on_trial))
         tried = self._tried(asked)
         predictions, candidates = self._predicted(asked, tried)
         self._prove(asked, candidates)
@@ -147,6 +153,9 @@ class Decider:
             if candidate is not None:
                 tried[index] = candidate
         return tried
+
+    def _is_unproved(self, trial: Trial, partition: int) -> bool:
+        return trial.trial_id not in self._failed and (trial.trial_id, partition) not in self._proved
 
     def _may_be_asked(self, trial: Trial, partition: int) -> bool:
         """Counts the attempt before it is made: after one that ends the process nothing could."""

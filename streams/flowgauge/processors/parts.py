@@ -52,17 +52,12 @@ class Parts(VerdictReader):
 
     name = "parts"
 
-    def __init__(
-        self,
-        store: Store,
-        monotonic: Callable[[], float] = time.monotonic,
-        settings: SettingsCache | None = None,
-    ) -> None:
+    def __init__(self, store: Store, monotonic: Callable[[], float] = time.monotonic) -> None:
         super().__init__(store.log)
         self._clock = store.clock
         self._monotonic = monotonic
         # a view that was passed over, because settings could not be read, would be missing for good
-        self._settings = settings or SettingsCache(store, insist=True)
+        self._settings = SettingsCache(store, insist=True)
         self._tallies = Tallies(self._settings)
         self._partitions: dict[int, _Partition] = {}
 

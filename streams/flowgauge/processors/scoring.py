@@ -227,16 +227,17 @@ class Scoring(Processor):
             if partitions > 1
             else "Score on a faster device, or spread the lines over more partitions and workers."
         )
+        last = {record.partition: record.offset for record in records}
+        # all of them before the first alert counts as told
+        behind = {number: self._store.log.end(IMAGES, number) - last[number] - 1 for number in last}
         alerts: list[Outgoing] = []
         for line, (record, deadline) in late.items():
             waited = round((now - record.at).total_seconds(), 1)
-            last = max(each.offset for each in records if each.partition == record.partition)
-            behind = self._store.log.end(IMAGES, record.partition) - last - 1
             message = (
                 f"{line}: images wait {waited:g} s to be scored, longer than the line's deadline of {deadline:g} s, "
-                f"and {behind} more wait behind. {remedy}"
+                f"and {behind[record.partition]} more wait behind. {remedy}"
             )
-            detail = {"waited_seconds": waited, "deadline_seconds": deadline, "behind": behind}
+            detail = {"waited_seconds": waited, "deadline_seconds": deadline, "behind": behind[record.partition]}
             alerts += self._once.alert(line, AlertKind.BACKLOG, now, message, **detail)
         return alerts
 

@@ -240,11 +240,14 @@ class Gauges:
             held = self._held[wanted.key] = Held(wanted, gauge, compiling)
         self._held.move_to_end(wanted.key)
         if len(self._held) > self._capacity:
-            _, oldest = self._held.popitem(last=False)
-            if oldest.compiling is not None:
-                # or what waits to be compiled keeps gauges in memory that nobody scores with
-                oldest.compiling.cancel()
+            self._let_go(next(iter(self._held)))
         return held.gauge
+
+    def _let_go(self, key: tuple[str, str]) -> None:
+        held = self._held.pop(key)
+        if held.compiling is not None:
+            # or what waits to be compiled keeps gauges in memory that nobody scores with
+            held.compiling.cancel()
 
     def _activate(self, announced: SnapshotAnnouncement, wanted: Wanted) -> None:
         """Let go of what the line has neither in use nor on trial any more."""
@@ -253,7 +256,7 @@ class Gauges:
         self._active[wanted.line] = wanted
         kept = {wanted.key, (wanted.line, announced.trial.sha256)} if announced.trial else {wanted.key}
         for key in [key for key in self._held if key[0] == wanted.line and key not in kept]:
-            del self._held[key]
+            self._let_go(key)
 
     def _verified(self, announced: Wanted) -> Predictor:
         """Loaded from disk, else from the object store, where its manifest must be the one that was announced."""

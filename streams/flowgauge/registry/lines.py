@@ -71,7 +71,8 @@ def lines(store: Store) -> list[str]:
 
 
 class SettingsCache:
-    """The settings of each line, read anew every two seconds; after the first time by `readers`, if there are any.
+    """The settings of each line, read anew every two seconds; after the first time by `readers`, if there are any. Safe
+    to ask from several threads.
 
     While they cannot be read, or do not hold, the last that did stay in force: scoring must not stop for them. With
     `insist`, `of` raises `Unavailable` where none was ever read: for what defaults would do wrong for good.
@@ -82,6 +83,7 @@ class SettingsCache:
         self._readers = readers
         self._insist = insist
         self._known: dict[str, tuple[datetime, LineSettings]] = {}
+        self._being_read: set[str] = set()
 
     def of(self, line: str) -> LineSettings:
         now = self._store.clock.now()
@@ -89,19 +91,22 @@ class SettingsCache:
         if read_at is not None and abs(now - read_at) < _FRESH:
             return settings
         if read_at is None or self._readers is None:
-            return self._read(line, settings)
-        # marked as read before it is, or every image of the meantime would ask the store too
-        self._known[line] = now, settings
-        self._readers.submit(self._read, line, settings)
+            return self._read(line)
+        # one question at a time: while a store hangs, those of every two seconds would pile up
+        if line not in self._being_read:
+            self._being_read.add(line)
+            self._readers.submit(self._read, line)
         return settings
 
-    def _read(self, line: str, otherwise: LineSettings) -> LineSettings:
+    def _read(self, line: str) -> LineSettings:
         try:
             settings = line_settings(self._store.objects, line)
         except (Unavailable, SettingsError) as error:
             if self._insist and line not in self._known and isinstance(error, Unavailable):
                 raise
-            settings = otherwise
+            _, settings = self._known.get(line, (None, LineSettings()))
+        finally:
+            self._being_read.discard(line)
         self._known[line] = self._store.clock.now(), settings
         return settings
 

@@ -51,5 +51,7 @@ def newest_first(log: Log, topic: str, partition: int) -> Iterator[Record]:
         while offset < end and (found := log.read(topic, partition, offset, end - offset)):
             page += (record for record in found if record.offset < end)
             offset = found[-1].offset + 1
+        if not page:
+            return  # the topic has let go of them meanwhile
         yield from reversed(page)
         end = start

@@ -3,7 +3,7 @@
 Apart from the engine that does the fetching, so that its rules can be tested without one.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
 from functools import partial
@@ -22,7 +22,7 @@ from flowgauge.runtime.worker import OnUnavailable
 
 T = TypeVar("T")
 
-# three questions to the brokers per partition each time; longer, and lag and topics that were made anew are seen late
+# a few questions to the brokers per topic each time; longer, and lag and topics that were made anew are seen late
 _SAMPLE_INTERVAL = timedelta(seconds=5)
 
 
@@ -142,9 +142,12 @@ class Member:
             self._sampled_at = now
             # while the log is away nothing is known, and nothing is a stall
             with suppress(Unavailable):
-                if (outdated := self._outdated()) is not None:
+                # the id tells a topic that was made anew even where its offsets have passed the old position already
+                anew = {topic for topic, known in self._topic_ids.items() if self._log.topic_id(topic) != known}
+                bounds = self._bounds()
+                if (outdated := self._outdated(anew, bounds)) is not None:
                     self._restarts = self.assigned(outdated)
-                self._sample()
+                self._sample(bounds)
         self.pulse.beat()
 
     def probe(self) -> None:
@@ -204,19 +207,18 @@ class Member:
         topics = sorted({topic for topic, _ in self._committable})
         return {(topic, number): found for topic in topics for number, found in enumerate(self._log.bounds(topic))}
 
-    def _outdated(self) -> dict[Partition, int] | None:
-        """What to start from where a topic was made anew, or lost what comes next; None while all is as it was."""
-        # the id tells a topic that was made anew even where its new offsets have passed the old position already
-        anew = {topic for topic, known in self._topic_ids.items() if self._log.topic_id(topic) != known}
-        bounds, positions = self._bounds(), self._task.positions
+    def _outdated(
+        self, anew: Collection[str], bounds: Mapping[Partition, tuple[int, int]]
+    ) -> dict[Partition, int] | None:
+        """What to start from where topics were made `anew`, or lost what comes next; None while all is as it was."""
+        positions = self._task.positions
         there = self._committable.keys() & bounds.keys()
         if not anew and all(bounds[each][0] <= positions[each] <= bounds[each][1] for each in there):
             return None
         return {each: 0 if each[0] in anew else self._committable[each] for each in there}
 
-    def _sample(self) -> None:
+    def _sample(self, bounds: Mapping[Partition, tuple[int, int]]) -> None:
         """Measure what waits. Raises `Stalled` where the log gives out records that the fetch does not bring."""
-        bounds = self._bounds()
         for topic_partition in self._progress.keys() & bounds.keys():
             progress, position = self._progress[topic_partition], self._task.positions[topic_partition]
             waiting = max(0, bounds[topic_partition][1] - position)

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
+from flowgauge.domain.errors import Unavailable
 from flowgauge.domain.ports import Log, Outgoing, Record
 from flowgauge.runtime.processor import Processor
 
@@ -42,7 +43,7 @@ class StreamTask:
         self._log = log
         self._observer = observer
         self._unfinished: Step | None = None
-        self._appended = False
+        self._unappended: list[Sequence[Outgoing]] = []
 
     def position(self, topic_partition: Partition, committed: Callable[[], int]) -> int:
         """The offset that `topic_partition` goes on at; asks the processor when it is named for the first time."""
@@ -54,7 +55,7 @@ class StreamTask:
         """Process records, of each partition from its position on, or finish them, if these are the ones in hand."""
         if self._unfinished is None or not self._unfinished.records:
             self.finish()
-            self._unfinished = Step(self.processor.name, records, self.processor.process(records))
+            self._begin(records, self.processor.process(records))
         return self.finish()
 
     def finish(self) -> int:
@@ -64,15 +65,13 @@ class StreamTask:
         step = self._unfinished
         # Results before state before position: a crash after any of the three repeats the batch and loses nothing.
         # State that was stored before its results could swallow the alerts that a repetition would make.
-        if not self._appended:
+        if self._unappended:
             with self._timed():
-                if step.outgoing:
-                    self._log.append(step.outgoing)
-            self._appended = True
+                self._append()
         self.processor.checkpoint()
         for record in step.records:
             self.positions[record.topic, record.partition] = record.offset + 1
-        self._unfinished, self._appended = None, False
+        self._unfinished = None
         self._observer(step)
         return len(step.records)
 
@@ -81,9 +80,37 @@ class StreamTask:
         self.finish()
         outgoing = due()
         if outgoing:
-            self._unfinished = Step(self.processor.name, (), outgoing)
+            self._begin((), outgoing)
             self.finish()
+
+    def _begin(self, records: Sequence[Record], outgoing: Sequence[Outgoing]) -> None:
+        self._unfinished = Step(self.processor.name, records, outgoing)
+        self._unappended = [outgoing] if outgoing else []
+
+    def _append(self) -> None:
+        """All at once; after a failure by the number of the partition, so that one without a leader does not have those
+        of the others written again each time. Raises the first `Unavailable`, with what failed left to append.
+        """
+        failed: list[Sequence[Outgoing]] = []
+        error: Unavailable | None = None
+        for part in self._unappended:
+            try:
+                self._log.append(part)
+            except Unavailable as raised:
+                failed.append(part)
+                error = error or raised
+        self._unappended = [part for each in failed for part in _by_number(each)]
+        if error is not None:
+            raise error
 
     def committable_offset(self, topic_partition: Partition) -> int:
         """Up to where a commit of `topic_partition`, whose position is known, loses nothing."""
         return self.processor.committable_offset(*topic_partition, self.positions[topic_partition])
+
+
+def _by_number(outgoing: Sequence[Outgoing]) -> list[list[Outgoing]]:
+    """In order within each partition's number, of whatever topic, and among those that go by their key."""
+    parts: dict[int | None, list[Outgoing]] = {}
+    for each in outgoing:
+        parts.setdefault(each.partition, []).append(each)
+    return list(parts.values())

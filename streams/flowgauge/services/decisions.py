@@ -4,7 +4,7 @@ the alerts tell it.
 
 import time
 from collections.abc import Iterator, Mapping
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from heapq import merge
 from itertools import takewhile
 from uuid import UUID, uuid4
@@ -27,9 +27,10 @@ from flowgauge.services.exclusive import exclusive
 # person waits longer than the adaptation takes
 _POLL_SECONDS = 0.2
 
-# between the clocks of a camera, by which a proposal may be dated, and of a broker: with less, a decision on it may be
-# passed over; with more, more alerts are read that are older than it
+# between the clocks of the worker that dates a proposal and of those that date the records after it: with less, a
+# decision on it may be passed over; with more, more alerts are read that are older than it
 _CLOCKS_DIFFER = timedelta(hours=1)
+_LONG_AGO = datetime.min.replace(tzinfo=UTC)
 _OF_ADAPTATIONS = tuple(kind.value.encode() for kind in (*DECIDED, AlertKind.ADAPTATION_PROPOSED))
 
 Decided = Mapping[UUID, Alert]
@@ -101,7 +102,7 @@ def approved(log: Log, request_id: UUID, by: str, at: datetime) -> AdaptationReq
 
     Raises `UserError` where nothing was proposed under it, and where it was approved before.
     """
-    proposal, known = _proposal(log, request_id)
+    proposal, since, known = _proposal(log, request_id)
     if proposal is None:
         raise UserError(f"No adaptation is proposed as {request_id}.", "`flowgauge alerts` tells what is, with its id.")
     proposed = AdaptationRequest.model_validate(proposal.detail["request"])
@@ -113,7 +114,7 @@ def approved(log: Log, request_id: UUID, by: str, at: datetime) -> AdaptationReq
             f"Adapt anew with `flowgauge adapt --line {proposed.line}`.",
         )
     # approved and sent, but not decided yet
-    for record in takewhile(lambda record: record.at >= proposal.at - _CLOCKS_DIFFER, _newest_of_all(log, ADAPTATIONS)):
+    for record in takewhile(lambda record: record.at >= since, _newest_of_all(log, ADAPTATIONS)):
         try:
             earlier = AdaptationRequest.decode(record.value)
         except ValidationError:
@@ -126,13 +127,13 @@ def approved(log: Log, request_id: UUID, by: str, at: datetime) -> AdaptationReq
     return proposed.model_copy(update={"requested_by": by, "requested_at": at, "approved": True})
 
 
-def _proposal(log: Log, request_id: UUID) -> tuple[Alert | None, Decided]:
-    """The proposal of that request, and what was decided since. Read back to the proposal and no further: a plant's
-    alerts of a month are millions.
+def _proposal(log: Log, request_id: UUID) -> tuple[Alert | None, datetime, Decided]:
+    """The proposal of that request, before when no record can be about it, and what was decided since. Read back to
+    then and no further: a plant's alerts of a month are millions.
     """
-    proposal, known = None, dict[UUID, Alert]()
+    proposal, since, known = None, _LONG_AGO, dict[UUID, Alert]()
     for record in _newest_of_all(log, ALERTS):
-        if proposal is not None and record.at < proposal.at - _CLOCKS_DIFFER:
+        if record.at < since:
             break
         # to decode all others would take far longer
         if not any(kind in record.value for kind in _OF_ADAPTATIONS):
@@ -144,8 +145,9 @@ def _proposal(log: Log, request_id: UUID) -> tuple[Alert | None, Decided]:
         known.setdefault(message.alert_id, message)
         if message.kind is AlertKind.ADAPTATION_PROPOSED:
             request = message.detail.get("request", {})
-            proposal = message if request.get("request_id") == str(request_id) else proposal
-    return proposal, known
+            if request.get("request_id") == str(request_id):
+                proposal, since = message, min(message.at, record.at) - _CLOCKS_DIFFER
+    return proposal, since, known
 
 
 def _newest_of_all(log: Log, topic: str) -> Iterator[Record]:
