@@ -23,11 +23,10 @@ from flowgauge.domain.choices import Engine
 from flowgauge.domain.errors import FlowgaugeError, Unavailable
 from flowgauge.local.objects import SnapshotFolder
 from flowgauge.prometheus.metrics import PrometheusMeter, serving
-from flowgauge.registry.gauges import IN_MEMORY
 from flowgauge.runtime.faust_app import run_groups
 from flowgauge.runtime.liveness import STALL_SECONDS, watchdog
 from flowgauge.runtime.meter import UNMETERED, Meter
-from flowgauge.runtime.roles import Role
+from flowgauge.runtime.roles import GAUGES_IN_MEMORY, Role
 
 if TYPE_CHECKING:
     from flowgauge.adaptation.contract import Adapt
@@ -53,7 +52,7 @@ def worker(
             help="Gauges that scoring keeps in memory, at 5 MiB each with torch and 50 with OpenVINO: as many as lines"
             " send at a time, and two for a line with a trial. With fewer, each batch loads one again.",
         ),
-    ] = IN_MEMORY,
+    ] = GAUGES_IN_MEMORY,
     threads: Annotated[
         int | None, typer.Option(min=1, help="Of the model on a CPU; all cores by default.", show_default=False)
     ] = None,

@@ -24,7 +24,6 @@ from flowgauge.kafka.log import KafkaLog
 from flowgauge.kafka.settings import KafkaSettings
 from flowgauge.processors.start_offset import ensure_companions
 from flowgauge.redis.state import RedisState
-from flowgauge.registry.gauges import IN_MEMORY, Gauges
 from flowgauge.registry.lines import SettingsCache
 from flowgauge.runtime.backend import Store
 from flowgauge.runtime.faust_app import GroupApp, GroupSettings
@@ -32,7 +31,7 @@ from flowgauge.runtime.group_member import Member
 from flowgauge.runtime.liveness import STALL_SECONDS, Pulse
 from flowgauge.runtime.meter import UNMETERED, Meter
 from flowgauge.runtime.processor import Processor
-from flowgauge.runtime.roles import Role, lower_priority
+from flowgauge.runtime.roles import GAUGES_IN_MEMORY, Role, lower_priority
 from flowgauge.runtime.task import Observer
 from flowgauge.runtime.worker import OnUnavailable
 from flowgauge.s3.objects import S3Objects
@@ -76,7 +75,7 @@ class Pace:
     session_seconds: float = 15.0
     stall_seconds: float = STALL_SECONDS
     archive_rows: int = 1_024
-    gauges: int = IN_MEMORY
+    gauges: int = GAUGES_IN_MEMORY
 
 
 _PACE = Pace()
@@ -152,6 +151,7 @@ def _scoring(
     store: Store, load: "Load", disk: "SnapshotDisk | None", compile: "Compile | None", capacity: int, meter: Meter
 ) -> Makers:
     from flowgauge.processors.scoring import Scoring
+    from flowgauge.registry.gauges import Gauges
 
     beside = lower_priority(_BESIDE_SCORING_NICE)
     compiling = ThreadPoolExecutor(1, thread_name_prefix="compile", initializer=beside)

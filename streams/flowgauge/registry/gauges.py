@@ -24,13 +24,10 @@ from flowgauge.models.prediction import Predictor
 from flowgauge.registry.snapshots import SnapshotDisk, announcements_since, fetch_snapshot
 from flowgauge.runtime.alerts import alert
 from flowgauge.runtime.meter import UNMETERED, Meter
+from flowgauge.runtime.roles import GAUGES_IN_MEMORY
 
 # announcements per line: with fewer there is nothing to fall back to when the newest are broken; more only take memory
 _REMEMBERED = 16
-IN_MEMORY = 64
-"""Gauges that stay in memory: more, and a worker of many lines outgrows it; fewer than lines that send at a time, and
-every batch loads one again.
-"""
 _BROKEN = SnapshotInvalid, GaugeMissing
 
 Load = Callable[[bytes, bytes], Predictor]
@@ -98,7 +95,7 @@ class Gauges:
         log: Log,
         objects: Objects,
         load: Load,
-        capacity: int = IN_MEMORY,
+        capacity: int = GAUGES_IN_MEMORY,
         disk: SnapshotDisk | None = None,
         compile: Compile | None = None,
         beside: Executor | None = None,

@@ -6,6 +6,11 @@ from collections.abc import Callable
 from enum import StrEnum
 from threading import get_native_id
 
+GAUGES_IN_MEMORY = 64
+"""That scoring keeps: more, and a worker of many lines outgrows its memory; fewer than lines that send at a time, and
+every batch loads one again.
+"""
+
 
 class Role(StrEnum):
     """`downstream`: alerting, observing, archive, parts and trials. `all` has `notify` only where routes are given."""
