@@ -46,11 +46,14 @@ def scored(partitions: int) -> float:
                     event(f"{number:06d}", lines[partition], at=START), shown[number % len(shown)], partition
                 )
         cluster = Cluster(f"s3://{name}", store)
-        cluster.start(Role.SCORING)
-        while cluster.ends(VERDICTS) < IMAGES_SENT:
-            assert all(worker.poll() is None for worker in cluster.workers), "the worker has ended"
-            sleep(1)
-        cluster.stop()
+        worker = cluster.start(Role.SCORING)
+        try:
+            while cluster.ends(VERDICTS) < IMAGES_SENT:
+                assert worker.poll() is None, "the worker has ended"
+                sleep(1)
+            cluster.stop()
+        finally:
+            worker.kill()
         records = sorted(cluster.records(VERDICTS), key=lambda record: record.at)
     return rate(records[WARM_UP:])
 

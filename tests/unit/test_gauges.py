@@ -1,9 +1,6 @@
 import os
-from collections.abc import Callable
-from concurrent.futures import Executor, Future
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -16,6 +13,7 @@ from flowgauge.models.prediction import Predictor
 from flowgauge.registry.gauges import Gauges
 from flowgauge.registry.snapshots import active_snapshot, announcements, fetch_snapshot, publish_snapshot, roll_back
 from flowgauge.runtime.backend import Store
+from tests.support.executors import Later
 from tests.support.failing import Failing
 from tests.support.streaming import LINE, START, BrightnessGauge, SetClock, fitted, load, opened, snapshot
 
@@ -75,27 +73,6 @@ def test_among_equal_epochs_the_first_in_log_order_is_active(store: Store, gauge
     announce(store, "second", 1)
     assert version(gauges) == "first"
     assert active_snapshot(store.log, LINE).version == "first"
-
-
-class Later(Executor):
-    """Runs what it was given when it is told to."""
-
-    def __init__(self) -> None:
-        self.waiting: list[Callable[[], None]] = []
-        self.futures: list[Future[Any]] = []
-
-    def submit(self, work: Callable[..., Any], /, *given: Any, **named: Any) -> Future[Any]:
-        future: Future[Any] = Future()
-
-        def run() -> None:
-            try:
-                future.set_result(work(*given, **named))
-            except MemoryError as error:
-                future.set_exception(error)
-
-        self.waiting.append(run)
-        self.futures.append(future)
-        return future
 
 
 @pytest.mark.parametrize("refused", ["", "scores differ", "no room"])

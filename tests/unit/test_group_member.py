@@ -39,6 +39,17 @@ class Echo(Processor):
         return read - read % 2
 
 
+class Mixing(Processor):
+    """Answers each image in its own partition; takes those of all together."""
+
+    name = "mixing"
+    inputs = (IMAGES,)
+    mixes_partitions = True
+
+    def process(self, records: Sequence[Record]) -> list[Outgoing]:
+        return [Outgoing(ADAPTATIONS, each.key, b"answer", partition=each.partition) for each in records]
+
+
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     store = opened(tmp_path / "plant", SetClock())
@@ -193,19 +204,10 @@ def test_a_batch_asks_for_the_offset_of_its_own_partition_and_the_next_second_fo
 
 
 def test_partitions_that_are_taken_together_are_each_held_to_their_own_order(tmp_path: Path) -> None:
-    class Mixing(Echo):
-        mixes_partitions = True
-
-        def start_offset(self, topic: str, partition: int, committed: int) -> int:
-            return 0
-
-        def committable_offset(self, topic: str, partition: int, read: int) -> int:
-            return read
-
     store = opened(tmp_path / "two", SetClock(), partitions=2)
     store.log.append([Outgoing(IMAGES, "a", b"", partition=number % 2) for number in range(6)])
     first, second = (store.log.read(IMAGES, number, 0, 3) for number in (0, 1))
-    member = Member(lambda: Mixing(store), store.log, store.clock)
+    member = Member(Mixing, store.log, store.clock)
     member.assigned({(IMAGES, 0): 0, (IMAGES, 1): 0})
     fetch = [first[0], second[1], first[1], second[2]]
     assert member.batches(fetch) == [fetch]
@@ -219,15 +221,6 @@ def test_partitions_that_are_taken_together_are_each_held_to_their_own_order(tmp
 
 def test_a_partition_without_a_leader_does_not_have_what_others_got_written_again_and_again(tmp_path: Path) -> None:
     two = opened(tmp_path / "two", SetClock(), partitions=2)
-
-    class Mixing(Echo):
-        mixes_partitions = True
-
-        def start_offset(self, topic: str, partition: int, committed: int) -> int:
-            return 0
-
-        def process(self, records: Sequence[Record]) -> list[Outgoing]:
-            return [Outgoing(ADAPTATIONS, each.key, b"answer", partition=each.partition) for each in records]
 
     class Leaderless:
         """Appends to partition 0, and to partition 1 from the fifth time on."""
@@ -247,7 +240,7 @@ def test_a_partition_without_a_leader_does_not_have_what_others_got_written_agai
 
     two.log.append([Outgoing(IMAGES, "a", b"", partition=number) for number in (0, 1)])
     stopping = Hurrying()
-    member = Member(lambda: Mixing(two), cast(Log, Leaderless()), two.clock, stopping=stopping)
+    member = Member(Mixing, cast(Log, Leaderless()), two.clock, stopping=stopping)
     member.assigned({(IMAGES, 0): 0, (IMAGES, 1): 0})
     assert member.take([*two.log.read(IMAGES, 0, 0, 1), *two.log.read(IMAGES, 1, 0, 1)]) == 2
     assert [two.log.end(ADAPTATIONS, number) for number in (0, 1)] == [2, 1]

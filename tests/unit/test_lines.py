@@ -1,8 +1,4 @@
-from collections.abc import Callable
-from concurrent.futures import Executor, Future
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 from pydantic import ValidationError
@@ -14,6 +10,7 @@ from flowgauge.domain.object_keys import line_settings_object
 from flowgauge.registry.golden_sets import add_golden, golden_set, hold_out_pictures
 from flowgauge.registry.lines import SettingsCache, line_settings, lines, set_line
 from flowgauge.runtime.backend import Store
+from tests.support.executors import Later
 from tests.support.streaming import LINE, SetClock, append_verdicts, fitted, opened, png, verdict
 
 
@@ -132,14 +129,6 @@ def test_about_half_of_the_golden_set_tests_and_always_the_same_half(store: Stor
 
 
 def test_one_question_for_a_line_waits_while_the_store_hangs(store: Store, clock: SetClock) -> None:
-    class Later(Executor):
-        def __init__(self) -> None:
-            self.waiting: list[Callable[[], Any]] = []
-
-        def submit(self, work: Callable[..., Any], /, *given: Any, **named: Any) -> Future[Any]:
-            self.waiting.append(partial(work, *given, **named))
-            return Future()
-
     readers = Later()
     cache = SettingsCache(store, readers)
     assert cache.of("a").deadline_seconds is None

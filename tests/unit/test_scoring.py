@@ -289,27 +289,28 @@ def test_an_end_that_cannot_be_read_costs_no_verdict(store: Store, clock: SetClo
     assert [each.kind for each in raised(store)] == [AlertKind.BACKLOG]
 
 
-def test_each_line_that_waits_is_told_of_though_an_end_cannot_be_read(tmp_path: Path, clock: SetClock) -> None:
+def test_each_line_that_waits_is_told_of_though_an_end_cannot_be_read(
+    tmp_path: Path, clock: SetClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store = opened(tmp_path / "both", clock, partitions=2)
     for partition, line in enumerate(("a", "b")):
         set_line(store.objects, line, deadline_seconds=5)
         record = image_record(event("1", line, at=clock.now()), png(100))
         store.log.append([replace(record, partition=partition)])
     clock.advance(9)
-    log = Failing(store.log, ["end"], times=0)
-    scoring = Scoring(Store(store.uri, log, store.objects, store.state, clock), Gauges(store.log, store.objects, load))
+    scoring = Scoring(store, Gauges(store.log, store.objects, load))
     for partition in (0, 1):
         scoring.start_offset(IMAGES, partition, 0)
     batch = [*store.log.read(IMAGES, 0, 0, 1), *store.log.read(IMAGES, 1, 0, 1)]
-    plain, asked = log.end, list[int]()
+    plain, asked = store.log.end, list[int]()
 
     def second_is_away(topic: str, partition: int) -> int:
         asked.append(partition)
         if len(asked) == 2:
             raise Unavailable("It is away.", "Wait.")
-        return int(plain(topic, partition))
+        return plain(topic, partition)
 
-    log.end = second_is_away  # type: ignore[attr-defined]
+    monkeypatch.setattr(store.log, "end", second_is_away)
     with pytest.raises(Unavailable):
         scoring.process(batch)
     alerts = [Alert.decode(each.value) for each in scoring.process(batch) if each.topic == ALERTS]

@@ -119,7 +119,7 @@ class Decider:
             gauge, on_trial = gauges[line], trials.get(line)
             if on_trial is not None and not on_trial.trial.predicts(image.event.image_id):
                 on_trial = None
-            if on_trial is not None and self._is_unproved(on_trial.trial, image.record.partition):
+            if on_trial is not None and self._is_unproved(on_trial, image.record.partition):
                 # one in a pass: where the worker ends with it, no other candidate is to blame; the others come next
                 unproved = unproved or on_trial.trial.trial_id
                 on_trial = on_trial if unproved == on_trial.trial.trial_id else None
@@ -154,8 +154,11 @@ class Decider:
                 tried[index] = candidate
         return tried
 
-    def _is_unproved(self, trial: Trial, partition: int) -> bool:
-        return trial.trial_id not in self._failed and (trial.trial_id, partition) not in self._proved
+    def _is_unproved(self, on_trial: OnTrial, partition: int) -> bool:
+        """Whether the candidate would be asked and the worker has not outlived its first images yet."""
+        trial_id = on_trial.trial.trial_id
+        will_be_asked = on_trial.candidate is not None and trial_id not in self._failed
+        return will_be_asked and (trial_id, partition) not in self._proved
 
     def _may_be_asked(self, trial: Trial, partition: int) -> bool:
         """Counts the attempt before it is made: after one that ends the process nothing could."""

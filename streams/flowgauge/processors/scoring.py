@@ -229,7 +229,8 @@ class Scoring(Processor):
         )
         last = {record.partition: record.offset for record in records}
         # all of them before the first alert counts as told
-        behind = {number: self._store.log.end(IMAGES, number) - last[number] - 1 for number in last}
+        waited_in = {record.partition for record, _ in late.values()}
+        behind = {number: self._store.log.end(IMAGES, number) - last[number] - 1 for number in waited_in}
         alerts: list[Outgoing] = []
         for line, (record, deadline) in late.items():
             waited = round((now - record.at).total_seconds(), 1)
