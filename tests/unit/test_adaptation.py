@@ -1,6 +1,7 @@
 """Laws of the adaptation's parts, and one whole adaptation on a line whose light has changed."""
 
 import math
+from collections import Counter
 from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import replace
@@ -377,6 +378,18 @@ def test_defects_are_rejected_more_often_than_good_parts() -> None:
     of_defects = len(rejected & DEFECTIVE) / 4  # at least one of the five is the gate's
     of_goods = len(rejected - DEFECTIVE) / 36
     assert of_defects > of_goods
+
+
+def test_every_step_of_an_adaptation_shows_that_it_gets_on() -> None:
+    given, shown = _given(), list[tuple[str, float]]()
+    made = adapt(replace(given, progress=lambda what, share: shown.append((what, share))), FEW_STEPS)
+    counts = Counter(what for what, _ in shown)
+    steps = Counter(f"adapting the flow, {number} of 2" for number in (1, 2) for _ in range(len(made.trace.steps) // 2))
+    assert steps.total() == len(made.trace.steps) > 0
+    assert {what: count for what, count in counts.items() if what.startswith("adapting")} == steps
+    # the buffer for the line's change and the light, what was held back, its synthetic copies, and the golden set
+    assert counts["scoring images"] >= 5
+    assert all(0 <= share <= 1 for _, share in shown)
 
 
 def test_the_same_request_makes_the_same_candidate() -> None:

@@ -66,7 +66,8 @@ def adapt(given: AdaptationInput, settings: AdaptSettings | None = None) -> Adap
     assert isinstance(given.parent, Gauge), "made by flowgauge.training.snapshot.load"
     adaptation = _Adaptation(given, given.anchor, given.parent.manifest.threshold.promised, settings)
     candidate, trace = adaptation.candidate()
-    recent = Recent(candidate, given.parent, adaptation.hold_out, given.seed, settings.gate.anomalies_per_image)
+    copies = settings.gate.anomalies_per_image
+    recent = Recent(candidate, given.parent, adaptation.hold_out, given.seed, copies, adaptation.progress)
     change = Change(adaptation.change(given.parent), given.by_person)
     gate = check_candidate(recent, trace, change, given.golden_good, given.golden_defect, settings.gate)
     facts = candidate.manifest.model_copy(update={"gate": gate})
@@ -120,7 +121,7 @@ class _Adaptation:
 
     def change(self, gauge: Gauge) -> Shift:
         """What the gauge's scores of all that may train or test say of the line."""
-        (scores,) = score_by_each([gauge], self._one_of_each_part)
+        (scores,) = score_by_each([gauge], self._one_of_each_part, self.progress)
         return self._shift(gauge, scores)
 
     def _shift(self, gauge: Gauge, scores: NDArray[np.float64]) -> Shift:
@@ -133,14 +134,13 @@ class _Adaptation:
         if self._settings.light is LightCorrection.OFF:
             return self._adapted()
         anchor, facts = self._anchor, self._anchor.manifest
-        self._progress("correcting the light", 0, 1)
+        self.progress("correcting the light", 0, 1)
         seen = Illumination.of(self._crops, cut=facts.preprocessing.blackens)
         lit = facts.model_copy(update={"flat_field": seen.correction_to(facts.illumination)})
         corrected = Gauge(lit, anchor.backbone, anchor.detector, anchor.probes)
-        plain, under_it = score_by_each([anchor, corrected], self._one_of_each_part)
+        plain, under_it = score_by_each([anchor, corrected], self._one_of_each_part, self.progress)
         wanted = np.quantile(facts.threshold.scores, 0.25)
         before, after = (abs(float(np.quantile(scores, 0.25) - wanted)) for scores in (plain, under_it))
-        self._progress("correcting the light", 1, 1)
         if after >= _NEARER * before:
             return self._adapted()
         self._anchor = corrected
@@ -150,7 +150,7 @@ class _Adaptation:
     def _corrected(self) -> tuple[Gauge, AdaptationTrace]:
         """The anchor behind the correction of the light, and no more."""
         anchor, facts = self._anchor, self._anchor.manifest
-        (scores,) = score_by_each([anchor], self._crops)
+        (scores,) = score_by_each([anchor], self._crops, self.progress)
         rejection, threshold = self._settings.refinement.rejection, facts.threshold
         suspicion = suspect(scores, rejection, threshold.clean_half_k)
         rounds = (round_of(suspicion, rejection, self._image_ids),)
@@ -171,7 +171,7 @@ class _Adaptation:
             self._settings.refinement,
             default_k=self._anchor.manifest.threshold.clean_half_k,
             seed=self._given.seed,
-            progress=self._progress,
+            progress=self.progress,
         )
         kept = refined.suspicion.kept
         trace = self._trace(refined.suspicion, refined.rounds, refined.steps, light_alone=False)
@@ -199,7 +199,7 @@ class _Adaptation:
     def _image_ids(self) -> list[str]:
         return [entry.image_id for entry, _ in self.training]
 
-    def _progress(self, what: str, done: int, total: int) -> None:
+    def progress(self, what: str, done: int, total: int) -> None:
         self._given.progress(what, done / total)
 
     def _data(self) -> AdaptationData:
@@ -212,10 +212,10 @@ class _Adaptation:
 
         def synthetic(numbers: Tensor) -> tuple[Embedding, Tensor]:
             seed = self._given.seed + _PAINTS_APART
-            return embedder.synthetic(crops[numbers.numpy()], seed, self._progress, "synthetic anomalies")
+            return embedder.synthetic(crops[numbers.numpy()], seed, self.progress, "synthetic anomalies")
 
         seen, mirrored = (
-            tuple(embedder.embed(crops, self._progress, view) for view in some) for some in (views, further)
+            tuple(embedder.embed(crops, self.progress, view) for view in some) for some in (views, further)
         )
         return AdaptationData(seen, synthetic, mirrored)
 

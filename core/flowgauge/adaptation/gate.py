@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from flowgauge.domain.messages import FrozenModel
+from flowgauge.domain.progress import Progress, silent
 from flowgauge.domain.trace import AdaptationTrace, Check, GateReport
 from flowgauge.training.gauge import Gauge, score_by_each
 from flowgauge.training.threshold_check import EXPECTED, Shift
@@ -37,8 +38,11 @@ class GateSettings(FrozenModel):
 class Recent:
     """The line's most recent buffered images, which did not train, as candidate and parent score them."""
 
-    def __init__(self, candidate: Gauge, parent: Gauge, crops: Crops, seed: int, copies: int) -> None:
+    def __init__(
+        self, candidate: Gauge, parent: Gauge, crops: Crops, seed: int, copies: int, progress: Progress = silent
+    ) -> None:
         self.candidate, self.parent = candidate, parent
+        self._progress = progress
         preprocessing = candidate.manifest.preprocessing
         self.plain = self.pair(crops)
         # what both find most ordinary is what anomalies are drawn on: real ones would blur the check
@@ -51,7 +55,7 @@ class Recent:
 
     def pair(self, crops: Crops) -> "_Pair":
         """Their scores of `crops` (n, S, S, 3)."""
-        own, parents = score_by_each([self.candidate, self.parent], crops)
+        own, parents = score_by_each([self.candidate, self.parent], crops, self._progress)
         return _Pair(own, parents, self.candidate.manifest.threshold.value, self.parent.manifest.threshold.value)
 
 

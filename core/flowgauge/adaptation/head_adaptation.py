@@ -17,6 +17,7 @@ from torch.func import functional_call
 from flowgauge.adaptation.inner_loop import InnerLoop, Parameters, inner_loop, set_parameters
 from flowgauge.adaptation.uncertainty import L2Rule
 from flowgauge.domain.messages import FrozenModel
+from flowgauge.domain.progress import Progress, silent
 from flowgauge.domain.seeding import seeded
 from flowgauge.domain.trace import HEAD, Step
 from flowgauge.models.adaptable import Adaptable
@@ -56,7 +57,7 @@ class HeadData:
 
 
 def with_adapted_heads(
-    detector: Kind, data: HeadData, settings: InnerLoop, *, seed: int, round_number: int
+    detector: Kind, data: HeadData, settings: InnerLoop, *, seed: int, round_number: int, progress: Progress = silent
 ) -> tuple[Kind, list[Step]]:
     """A copy of `detector` whose heads took the inner loop's steps, each by itself, and what was measured."""
     copy, steps = deepcopy(detector), list[Step]()
@@ -67,7 +68,7 @@ def with_adapted_heads(
             draw = WindowDraw(head, data, settings.batch, seed)
             anchor = {name: parameter.detach() for name, parameter in head.named_parameters()}
             parameters, taken = inner_loop(
-                anchor, head_objective(head), draw, settings, what=HEAD, round_number=round_number
+                anchor, head_objective(head), draw, settings, what=HEAD, round_number=round_number, progress=progress
             )
             head.eval()
         set_parameters(head, parameters)

@@ -19,6 +19,7 @@ from torch.func import functional_call, grad_and_value
 
 from flowgauge.adaptation.uncertainty import L2Rule, Uncertainty, Units
 from flowgauge.domain.messages import FrozenModel
+from flowgauge.domain.progress import Progress, silent
 from flowgauge.domain.trace import FLOW, Step
 from flowgauge.models.flows.flow import Flow
 
@@ -99,15 +100,30 @@ def loss_of(flow: Flow) -> Callable[[Parameters, Tensor], Tensor]:
 
 
 def adapted(
-    flow: Flow, training: TrainingTokens, settings: InnerLoop, *, seed: int, round_number: int = 0
+    flow: Flow,
+    training: TrainingTokens,
+    settings: InnerLoop,
+    *,
+    seed: int,
+    round_number: int = 0,
+    progress: Progress = silent,
 ) -> tuple[Parameters, list[Step]]:
     """The flow's parameters after the inner loop from its own, and what was measured at each step."""
     draw = TokenDraw(training, min(settings.batch, flow.most_rows), settings.noise, seed)
-    return inner_loop(parameters_of(flow), loss_of(flow), draw, settings, what=FLOW, round_number=round_number)
+    return inner_loop(
+        parameters_of(flow), loss_of(flow), draw, settings, what=FLOW, round_number=round_number, progress=progress
+    )
 
 
 def inner_loop(
-    anchor: Parameters, loss: Loss[Batch], draw: Draw[Batch], settings: InnerLoop, *, what: str, round_number: int = 0
+    anchor: Parameters,
+    loss: Loss[Batch],
+    draw: Draw[Batch],
+    settings: InnerLoop,
+    *,
+    what: str,
+    round_number: int = 0,
+    progress: Progress = silent,
 ) -> tuple[Parameters, list[Step]]:
     """Parameters after the steps from `anchor`, and what was measured at each; `what` is whose parameters they are.
 
@@ -119,6 +135,7 @@ def inner_loop(
     adam = _Adam(settings) if settings.rule is StepRule.ADAM else None
     parameters, steps = anchor, []
     for number in range(settings.steps):
+        progress(f"adapting the {what}", number, settings.steps)
         gradient, train_loss = differentiate(parameters, draw.train_batch())
         train_loss, validation_loss = float(train_loss.detach()), _value(loss, parameters, draw.validation_batch())
         determinant = uncertainty.observe(train_loss, validation_loss)

@@ -29,6 +29,7 @@ from flowgauge.adaptation.inner_loop import (
 )
 from flowgauge.domain.folds import fold_of
 from flowgauge.domain.messages import FrozenModel
+from flowgauge.domain.progress import numbered, reported
 from flowgauge.domain.trace import Round, Step
 from flowgauge.models.adaptable import Adaptable, Ensemble
 from flowgauge.models.detector import Embedding, Progress, TrainingSet, joined, length, select
@@ -126,7 +127,7 @@ def refine(
     progress: Progress,
 ) -> Refined:
     """Adapt a copy of `anchor` to what `data` shows; the anchor stays as it is."""
-    anchor = _realigned(anchor, data, division)
+    anchor = _realigned(anchor, data, division, progress)
     refinement = _Refinement(anchor, data, image_ids, division, settings, default_k, seed, progress)
     return refinement.of_members(anchor) if isinstance(anchor, Ensemble) else refinement.of_one()
 
@@ -167,7 +168,10 @@ class _Refinement:
             held_out = self.division.folds == member
             cross.append(_Start(anchor, anchor.member_flow(member), tokens, held_out, [], mirrored))
         everyone = torch.arange(len(self.data))
-        before = [token_scores_under(start.flow, parameters_of(start.flow), start.tokens(everyone)) for start in cross]
+        before = [
+            token_scores_under(start.flow, parameters_of(start.flow), start.tokens(everyone))
+            for start in reported(cross, "scoring the buffer", self.progress)
+        ]
         made = self._rounds(cross, self._suspicion(torch.cat(before, dim=2)), self.settings.members)
         detector = deepcopy(anchor)
         for member, fold_model in enumerate(made.fold_models):
@@ -188,7 +192,7 @@ class _Refinement:
         cross = starts.cross_fitted(self.division)
         made = self._rounds(cross, suspicion, settings)
         whole = starts.without(made.suspicion).start(self.division.validation, len(cross) + 1)
-        last = _fold_model(whole, made.suspicion.kept, settings.inner_loop, self.seed, len(made.rounds))
+        last = _fold_model(whole, made.suspicion.kept, settings.inner_loop, self.seed, len(made.rounds), self.progress)
         made = replace(made, steps=(*made.steps, *whole.steps, *last.steps))
         scores = image_scores(anchor, self.data, made.token_scores)
         return self._refined(made, last.detector, scores, _held_out_maps(made.fold_models, self.data))
@@ -198,10 +202,13 @@ class _Refinement:
     ) -> _Rounds:
         rounds = [round_of(suspicion, self.settings.rejection, self.image_ids)]
         steps = [step for start in cross for step in start.steps]
+        each = [numbered(self.progress, rank + 1, len(cross)) for rank in range(len(cross))]
         for number in range(1, how.rounds + 1):
-            self.progress("refining, round", number, how.rounds)
-            fold_models = [_fold_model(start, suspicion.kept, how.inner_loop, self.seed, number) for start in cross]
-            token_scores = _held_out_token_scores(fold_models)
+            fold_models = [
+                _fold_model(start, suspicion.kept, how.inner_loop, self.seed, number, progress)
+                for start, progress in zip(cross, each, strict=True)
+            ]
+            token_scores = _held_out_token_scores(fold_models, self.progress)
             before, suspicion = suspicion, self._suspicion(token_scores)
             rounds.append(round_of(suspicion, self.settings.rejection, self.image_ids))
             steps += [step for fold_model in fold_models for step in fold_model.steps]
@@ -265,12 +272,14 @@ class _Starts:
 
     def start(self, held_out: NDArray[np.bool_], number: int) -> _Start:
         """The `number`th."""
-        self.progress("adapting the head", number, self.settings.folds + 1)
         if self.training_set is None or self.settings.head_adaptation is None:
             return _Start(self.anchor, self.anchor.flow, lambda rows: self._anchors_tokens[rows], held_out, [])
         head_data = HeadData.divided(self.training_set, torch.from_numpy(np.flatnonzero(held_out)))
         loop = self.settings.head_adaptation.inner_loop
-        detector, steps = with_adapted_heads(self.anchor, head_data, loop, seed=self.seed, round_number=number)
+        progress = numbered(self.progress, number, self.settings.folds + 1)
+        detector, steps = with_adapted_heads(
+            self.anchor, head_data, loop, seed=self.seed, round_number=number, progress=progress
+        )
         tokens = _tokens(detector.tokens, self.data.views, torch.arange(len(self.data)))
         return _Start(detector, detector.flow, lambda rows: tokens[rows], held_out, steps)
 
@@ -308,11 +317,11 @@ def _spread_out(numbers: Tensor, most: int) -> Tensor:
     return numbers[torch.linspace(0, len(numbers) - 1, min(most, len(numbers))).round().long()]
 
 
-def _realigned(anchor: Adaptable, data: AdaptationData, division: Division) -> Adaptable:
+def _realigned(anchor: Adaptable, data: AdaptationData, division: Division, progress: Progress) -> Adaptable:
     """A copy of `anchor` that knows where the line's recent images are; an ensemble's members each without a fold."""
     copy = deepcopy(anchor)
     if isinstance(copy, Ensemble):
-        for member in range(copy.member_count):
+        for member in reported(range(copy.member_count), "realigning the features", progress):
             rows = torch.from_numpy(np.flatnonzero(division.folds != member))
             seen = [select(view, rows) for view in (*data.views, *data.mirrored)]
             copy.realign_member(member, joined(seen), images=len(rows))
@@ -375,7 +384,9 @@ class _FoldModel:
         return with_flow(self.start.detector, self.parameters)
 
 
-def _fold_model(start: _Start, may_train: NDArray[np.bool_], settings: InnerLoop, seed: int, number: int) -> _FoldModel:
+def _fold_model(
+    start: _Start, may_train: NDArray[np.bool_], settings: InnerLoop, seed: int, number: int, progress: Progress
+) -> _FoldModel:
     """Images that may train do, but for those held out, which validate; where that leaves one side empty, both do."""
     train, validation = may_train & ~start.held_out, may_train & start.held_out
     if not train.any() or not validation.any():
@@ -383,17 +394,18 @@ def _fold_model(start: _Start, may_train: NDArray[np.bool_], settings: InnerLoop
     rows, held_out = (torch.from_numpy(np.flatnonzero(each)) for each in (train, validation))
     tokens = _joined([seen(rows).flatten(0, 1) for seen in (start.tokens, *start.mirrored)])
     training = TrainingTokens(tokens, start.tokens(held_out).flatten(0, 1))
-    return _FoldModel(start, *adapted(start.flow, training, settings, seed=seed, round_number=number))
+    made = adapted(start.flow, training, settings, seed=seed, round_number=number, progress=progress)
+    return _FoldModel(start, *made)
 
 
-def _held_out_token_scores(fold_models: Sequence[_FoldModel]) -> Tensor:
+def _held_out_token_scores(fold_models: Sequence[_FoldModel], progress: Progress) -> Tensor:
     """(N, T) or (N, T, K): each image's patches by the model that holds it out. With fewer parts than members, some
     members hold out no image.
     """
     held_out = [(fold_model, torch.from_numpy(np.flatnonzero(fold_model.start.held_out))) for fold_model in fold_models]
     token_scores = [
         token_scores_under(fold_model.start.flow, fold_model.parameters, fold_model.start.tokens(rows))
-        for fold_model, rows in held_out
+        for fold_model, rows in reported(held_out, "scoring the buffer", progress)
         if len(rows)
     ]
     return torch.cat(token_scores)[torch.argsort(torch.cat([rows for _, rows in held_out]))]

@@ -13,6 +13,11 @@ def silent(what: str, done: int, total: int) -> None:
     """For work that is itself one step of a longer one."""
 
 
+def numbered(progress: Progress, number: int, count: int) -> Progress:
+    """For the `number`th of `count` alike stretches of work, from 1."""
+    return lambda what, done, total: progress(f"{what}, {number} of {count}", done, total)
+
+
 def reported(steps: Sequence[Item], what: str, progress: Progress) -> Iterator[Item]:
     """Each of `steps` in turn, reported before it begins and once more when all are done."""
     return counted(steps, len(steps), what, progress)

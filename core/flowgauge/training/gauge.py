@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from flowgauge.domain.messages import Decision, Statistics
+from flowgauge.domain.progress import Progress, silent
 from flowgauge.models.backbones import Backbone
 from flowgauge.models.detector import Detector, Scores
 from flowgauge.models.prediction import Prediction
@@ -194,7 +195,9 @@ def _predict_together(
     }
 
 
-def score_by_each(gauges: Sequence[Gauge], crops_NSSC: NDArray[np.uint8]) -> list[NDArray[np.float64]]:
+def score_by_each(
+    gauges: Sequence[Gauge], crops_NSSC: NDArray[np.uint8], progress: Progress = silent
+) -> list[NDArray[np.float64]]:
     """Scores (N,) of crops (N, size, size, 3) by every one of the gauges, averaged over each detector's views (RAD
     eq. 3). Those that share backbone, preprocessing and flat field share its passes.
     """
@@ -205,6 +208,7 @@ def score_by_each(gauges: Sequence[Gauge], crops_NSSC: NDArray[np.uint8]) -> lis
     for indices in alike.values():
         first = gauges[indices[0]]
         for rows in _chunks(range(len(crops_NSSC))):
+            progress("scoring images", rows[0], len(crops_NSSC))
             for _, features in _features(first, first.corrected(crops_NSSC[rows])):
                 for index in indices:
                     own = gauges[index].score(features).image.cpu()

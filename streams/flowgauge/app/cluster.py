@@ -31,7 +31,7 @@ from flowgauge.runtime.group_member import Member
 from flowgauge.runtime.liveness import STALL_SECONDS, Pulse
 from flowgauge.runtime.meter import UNMETERED, Meter
 from flowgauge.runtime.processor import Processor
-from flowgauge.runtime.roles import GAUGES_IN_MEMORY, Role, lower_priority
+from flowgauge.runtime.roles import ADAPTATION_NICE, GAUGES_IN_MEMORY, Role, lower_priority
 from flowgauge.runtime.task import Observer
 from flowgauge.runtime.worker import OnUnavailable
 from flowgauge.s3.objects import S3Objects
@@ -44,8 +44,6 @@ if TYPE_CHECKING:
 
 Makers = list[Callable[[], Processor]]
 
-# adaptation gets the processor time that scoring leaves: with less verdicts come late while a line adapts
-_ADAPTATION_NICE = 10
 # decoding and storing go after the model's thread: with less they take its time, with more its next batch waits
 _BESIDE_SCORING_NICE = 5
 # at once, as many as the outbox hands out: with less images are stored late, more would stand idle
@@ -136,7 +134,7 @@ def group_members(
                 linger_seconds=pace.linger_seconds,
                 session_seconds=pace.session_seconds,
                 credentials=_credentials(settings),
-                nice=_ADAPTATION_NICE if kind is Role.ADAPTATION else 0,
+                nice=ADAPTATION_NICE if kind is Role.ADAPTATION else 0,
                 meter=meter,
             ),
         )

@@ -11,13 +11,11 @@ from typing import Protocol
 from flowgauge.domain.errors import Unavailable
 from flowgauge.domain.messages import ALERTS, DEAD_LETTERS, IMAGES, PART_VERDICTS, SHADOW_VERDICTS, VERDICTS
 from flowgauge.domain.ports import Clock, Log
-from flowgauge.runtime.roles import lower_priority
+from flowgauge.runtime.roles import ADAPTATION_NICE, lower_priority
 from flowgauge.runtime.worker import OnUnavailable, Worker
 
 # what an image waits at most for a runner that is idle; shorter, and an idle runner keeps a core busy
 _POLL_SECONDS = 0.02
-# adaptation gets the processor time that scoring leaves; nearer to 0, and images wait while a line adapts
-_ADAPTATION_NICE = 10
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 # longer, and consumed images fill the disk meanwhile; shorter, and SQLite is busy with deletions
@@ -108,7 +106,7 @@ class Runner:
             threads = [
                 Thread(target=self._loop, args=(lambda: self._publish() + config.scoring.step(),), name="scoring"),
                 Thread(target=self._loop, args=(self._downstream,), name="downstream"),
-                Thread(target=self._loop, args=(config.adaptation.step, _ADAPTATION_NICE), name="adaptation"),
+                Thread(target=self._loop, args=(config.adaptation.step, ADAPTATION_NICE), name="adaptation"),
             ]
             for thread in threads:
                 thread.start()
