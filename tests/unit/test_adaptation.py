@@ -348,6 +348,22 @@ def test_where_the_light_alone_has_changed_it_is_corrected_and_nothing_else_adap
     assert [(p.score, p.decision) for p in back] == [(p.score, p.decision) for p in before], "the light has come back"
 
 
+def test_of_a_large_buffer_a_sample_decides_and_every_image_is_scored_that_may_train() -> None:
+    pictures = goods(range(100, 240), DIMMED)
+    numbers = range(3, 140, 17)
+    for number, picture in zip(numbers, defects(range(200, 200 + len(numbers)), DIMMED), strict=True):
+        pictures[number] = picture
+    buffered = _buffered(pictures, gauge())
+    outcome = adapt(replace(_given(), buffered=buffered, golden_good=(), golden_defect=()))
+    assert outcome.trace.light_alone
+    scores = load(outcome.manifest, outcome.weights).predict(pictures)
+    limit = outcome.trace.rounds[0].threshold
+    above = {entry.image_id for (entry, _), found in zip(buffered, scores, strict=True) if found.score > limit}
+    rejected = set(outcome.trace.rounds[0].rejected)
+    assert rejected <= above, "each is rejected for its own score"
+    assert len(rejected & {f"image-{number}" for number in numbers}) >= 5
+
+
 def test_what_is_no_change_of_the_light_is_adapted_to() -> None:
     buffered = _buffered(goods(range(100, 150), BLURRED), gauge())
     trace = adapt(replace(_given(), buffered=buffered), FEW_STEPS.model_copy(update={"light": LightCorrection.FIRST}))

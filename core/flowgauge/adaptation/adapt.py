@@ -18,6 +18,7 @@ from flowgauge.adaptation.contract import AdaptationInput, AdaptationOutcome
 from flowgauge.adaptation.gate import Change, GateSettings, Recent, check_candidate
 from flowgauge.adaptation.refine import AdaptationData, Division, Refined, RefinementSettings, refine, round_of
 from flowgauge.domain.errors import UserError
+from flowgauge.domain.even_spacing import evenly_spaced
 from flowgauge.domain.messages import FrozenModel
 from flowgauge.domain.ports import Buffered
 from flowgauge.domain.software import software
@@ -64,11 +65,11 @@ def adapt(given: AdaptationInput, settings: AdaptSettings | None = None) -> Adap
     settings = settings or AdaptSettings()
     assert isinstance(given.anchor, Gauge), "made by flowgauge.training.snapshot.load"
     assert isinstance(given.parent, Gauge), "made by flowgauge.training.snapshot.load"
-    adaptation = _Adaptation(given, given.anchor, given.parent.manifest.threshold.promised, settings)
+    adaptation = _Adaptation(given, given.anchor, given.parent, settings)
     candidate, trace = adaptation.candidate()
     copies = settings.gate.anomalies_per_image
     recent = Recent(candidate, given.parent, adaptation.hold_out, given.seed, copies, adaptation.progress)
-    change = Change(adaptation.change(given.parent), given.by_person)
+    change = Change(adaptation.change, given.by_person)
     gate = check_candidate(recent, trace, change, given.golden_good, given.golden_defect, settings.gate)
     facts = candidate.manifest.model_copy(update={"gate": gate})
     snapshot = save(Gauge(facts, candidate.backbone, candidate.detector, candidate.probes))
@@ -79,6 +80,10 @@ _NEARER = 0.5
 """How far the buffer's lower quartile may still lie from that of the calibration, as a share of how far it lies without
 the correction. Larger, and what chance does to the light of a few dozen images is corrected on a line that has not
 changed; smaller, and a light that changed together with something else is left as it is."""
+
+_MOST_SCORED = 128
+"""Parts, at regular steps over the buffer, by whose scores it is decided whether the line, or its light alone, has
+changed. More, and scoring takes most of the time of an adaptation to a full buffer; fewer, and chance explains more."""
 
 _PAINTS_APART = 1_000_003
 """Between the seeds of what trains the head and of what the gate paints: it asks about defects that trained nobody."""
@@ -98,16 +103,18 @@ def _hold_out_parts(parts: Sequence[str], share: float) -> set[str]:
 
 class _Adaptation:
     """The buffer, split: of its newer half, parts taken at regular steps are the gate's; all others train. Images whose
-    object the preprocessing doubts do neither. `promised` is the parent's rate of false alarms, if it promises one.
+    object the preprocessing doubts do neither.
     """
 
-    def __init__(self, given: AdaptationInput, anchor: Gauge, promised: float | None, settings: AdaptSettings) -> None:
+    def __init__(self, given: AdaptationInput, anchor: Gauge, parent: Gauge, settings: AdaptSettings) -> None:
         require_adaptable(anchor.detector)
         self._given = given
         self._anchor = anchor
-        self._promised = promised
+        self._parent = parent
+        # a person may have set the parent's since the fit
+        self._promised = parent.manifest.threshold.promised
         self._settings = settings
-        self._clear = clear = [item for item in given.buffered if not item[1].unclear_reasons]
+        clear = [item for item in given.buffered if not item[1].unclear_reasons]
         held_back = _hold_out_parts([part_of(entry) for entry, _ in clear], settings.recent)
         self.training = [item for item in clear if part_of(item[0]) not in held_back]
         hold_out = [crop.pixels for entry, crop in clear if part_of(entry) in held_back]
@@ -116,13 +123,17 @@ class _Adaptation:
             raise UserError(f"{counts}, too few to adapt.", "Let more images pass.")
         self.hold_out = np.stack(hold_out)
         self._crops = np.stack([crop.pixels for _, crop in self.training])
-        first = {part_of(entry): crop.pixels for entry, crop in reversed(clear)}
-        self._one_of_each_part = np.stack(list(first.values()))
+        one_of_each_part = list({part_of(item[0]): item for item in reversed(clear)}.values())
+        self._scored = [one_of_each_part[row] for row in evenly_spaced(len(one_of_each_part), _MOST_SCORED)]
+        self._scored_crops = np.stack([crop.pixels for _, crop in self._scored])
+        gauges = [anchor] if parent is anchor else [anchor, parent]
+        scores = score_by_each(gauges, self._scored_crops, self.progress)
+        self._anchors_scores, self._parents_scores = scores[0], scores[-1]
 
-    def change(self, gauge: Gauge) -> Shift:
-        """What the gauge's scores of all that may train or test say of the line."""
-        (scores,) = score_by_each([gauge], self._one_of_each_part, self.progress)
-        return self._shift(gauge, scores)
+    @property
+    def change(self) -> Shift:
+        """What the parent's scores of what may train or test say of the line."""
+        return self._shift(self._parent, self._parents_scores)
 
     def _shift(self, gauge: Gauge, scores: NDArray[np.float64]) -> Shift:
         return shift(gauge.manifest.threshold, scores, seed=self._given.seed)
@@ -138,19 +149,24 @@ class _Adaptation:
         seen = Illumination.of(self._crops, cut=facts.preprocessing.blackens)
         lit = facts.model_copy(update={"flat_field": seen.correction_to(facts.illumination)})
         corrected = Gauge(lit, anchor.backbone, anchor.detector, anchor.probes)
-        plain, under_it = score_by_each([anchor, corrected], self._one_of_each_part, self.progress)
+        (scores,) = score_by_each([corrected], self._scored_crops, self.progress)
         wanted = np.quantile(facts.threshold.scores, 0.25)
-        before, after = (abs(float(np.quantile(scores, 0.25) - wanted)) for scores in (plain, under_it))
+        before, after = (abs(float(np.quantile(found, 0.25) - wanted)) for found in (self._anchors_scores, scores))
         if after >= _NEARER * before:
             return self._adapted()
         self._anchor = corrected
-        enough = self._settings.light is LightCorrection.FIRST and not self._shift(corrected, under_it).changed
-        return self._corrected() if enough else self._adapted()
+        enough = self._settings.light is LightCorrection.FIRST and not self._shift(corrected, scores).changed
+        return self._corrected(scores) if enough else self._adapted()
 
-    def _corrected(self) -> tuple[Gauge, AdaptationTrace]:
-        """The anchor behind the correction of the light, and no more."""
+    def _corrected(self, known: NDArray[np.float64]) -> tuple[Gauge, AdaptationTrace]:
+        """The anchor behind the correction of the light, and no more. Its scores of `_scored` are `known`."""
         anchor, facts = self._anchor, self._anchor.manifest
-        (scores,) = score_by_each([anchor], self._crops, self.progress)
+        by_id = {entry.image_id: score for (entry, _), score in zip(self._scored, known, strict=True)}
+        rest = [number for number, name in enumerate(self._image_ids) if name not in by_id]
+        if rest:
+            (found,) = score_by_each([anchor], self._crops[rest], self.progress)
+            by_id |= {self._image_ids[number]: score for number, score in zip(rest, found, strict=True)}
+        scores = np.array([by_id[name] for name in self._image_ids])
         rejection, threshold = self._settings.refinement.rejection, facts.threshold
         suspicion = suspect(scores, rejection, threshold.clean_half_k)
         rounds = (round_of(suspicion, rejection, self._image_ids),)
@@ -244,7 +260,7 @@ class _Adaptation:
         Suspects lie beyond a limit, so leaving them out moves the quartiles of good scores little, while with them in,
         a fifth of defects lifts the threshold by as much as the good scores' deviation.
 
-        The promise is the parent's: a person may have set it since the fit, and an adaptation does not take that back.
+        The promise is the parent's: an adaptation does not take back what a person has set.
         """
         kept = refined.suspicion.kept
         clean = self._anchor.manifest.threshold.model_copy(update={"promised": self._promised})

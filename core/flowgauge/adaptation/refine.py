@@ -27,6 +27,7 @@ from flowgauge.adaptation.inner_loop import (
     parameters_of,
     set_parameters,
 )
+from flowgauge.domain.even_spacing import evenly_spaced
 from flowgauge.domain.folds import fold_of
 from flowgauge.domain.messages import FrozenModel
 from flowgauge.domain.progress import numbered, reported
@@ -304,17 +305,13 @@ def _training_set(
     """Kept images, and some of them with synthetic anomalies; None where no head is to be trained."""
     if settings is None or not anchor.heads:
         return None
-    numbers = _spread_out(torch.from_numpy(np.flatnonzero(suspicion.kept)), settings.images)
-    chosen = _spread_out(numbers, settings.synthetic)
+    kept = np.flatnonzero(suspicion.kept)
+    sample = kept[evenly_spaced(len(kept), settings.images)]
+    numbers, chosen = torch.from_numpy(sample), torch.from_numpy(sample[evenly_spaced(len(sample), settings.synthetic)])
     synthetic, mask = data.synthetic(chosen)
     return TrainingSet(
         good=select(data.views[0], numbers), image=numbers, synthetic=synthetic, synthetic_image=chosen, mask=mask
     )
-
-
-def _spread_out(numbers: Tensor, most: int) -> Tensor:
-    """So many of them at regular steps, or all."""
-    return numbers[torch.linspace(0, len(numbers) - 1, min(most, len(numbers))).round().long()]
 
 
 def _realigned(anchor: Adaptable, data: AdaptationData, division: Division, progress: Progress) -> Adaptable:

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from flowgauge.domain.even_spacing import evenly_spaced
 from flowgauge.domain.folds import fold_of
 from flowgauge.models.whitening import Whitening
 from flowgauge.vision.augmentation import PLAIN, View
@@ -42,8 +43,7 @@ def symmetries(candidates: Sequence[View], features: PatchFeatures, parts: Seque
     halves = [np.flatnonzero(fold_N == half) for half in range(2)]
     if not all(map(len, halves)):
         return ()
-    # spread evenly; of fewer than are compared, each once
-    halves = [half[np.linspace(0, len(half) - 1, min(_COMPARED, len(half))).round().astype(np.intp)] for half in halves]
+    halves = [half[evenly_spaced(len(half), _COMPARED)] for half in halves]
     banks = [_distances_to(features(PLAIN, half)) for half in halves]
 
     def distances(view: View) -> list[Tensor]:

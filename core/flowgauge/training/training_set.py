@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from flowgauge.domain.even_spacing import evenly_spaced
 from flowgauge.models.backbones import Backbone
 from flowgauge.models.detector import Detector, Embedding, Progress, TextureOverlay, TrainingSet, joined
 from flowgauge.synthetic.anomalies import KINDS, draw_anomaly, draw_anomaly_on
@@ -32,8 +33,7 @@ _MIRRORED_AT_MOST = 1500
 
 def probes_of(crops: Crops) -> Crops:
     """A few of those that trained, from the first to the last."""
-    chosen = np.linspace(0, len(crops) - 1, min(_PROBES, len(crops))).round().astype(int)
-    return np.take(crops, chosen, axis=0)
+    return np.take(crops, evenly_spaced(len(crops), _PROBES), axis=0)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from flowgauge.domain.even_spacing import evenly_spaced
 from flowgauge.domain.messages import FrozenModel
 from flowgauge.vision.preprocessing import DARKEST
 
@@ -68,7 +69,7 @@ class Illumination(FrozenModel):
         share, mean, square = moments + 1e-9 * moments.mean(axis=(1, 2), keepdims=True)
         mean, square = mean / share, square / share
         deviation = np.sqrt((square - mean**2).clip(0))
-        kept = crops_NSSC[np.linspace(0, len(crops_NSSC) - 1, min(_KEPT, len(crops_NSSC))).round().astype(int)]
+        kept = crops_NSSC[evenly_spaced(len(crops_NSSC), _KEPT)]
         levels = tuple(tuple(each) for each in np.round([_levels(crop, cut) for crop in kept], 2).tolist())
         return cls(mean=_grid(mean), deviation=_grid(deviation), levels=levels, cut=cut)
 
