@@ -1,6 +1,7 @@
 """The console on a line that streamed: walked in a browser, asked without one, and attacked."""
 
 import json
+import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -17,6 +18,7 @@ from selenium.webdriver import Chrome, Keys
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import Select
 
+import flowgauge.console as console_package
 from flowgauge.adaptation.adapt import adapt
 from flowgauge.app.bootstrap import open_store
 from flowgauge.app.embedded import embedded, folder_source
@@ -133,6 +135,9 @@ def test_every_page_is_walked_by_keyboard_and_screen_reader_and_asks_nobody_else
         assert browser.one("h1").text, path
         if path != "/lines/nowhere":
             browser.accessible()
+    browser.go(f"/lines/{LINE}/adaptations")
+    browser.click("Look at its evidence")
+    browser.shows("Approve")
     browser.go(f"/lines/{LINE}")
     browser.until(lambda driver: len(driver.find_elements(By.CSS_SELECTOR, ".point")) >= 12)
     # points of one second lie on one another, so the one that was meant is told, whatever lies above it
@@ -143,6 +148,19 @@ def test_every_page_is_walked_by_keyboard_and_screen_reader_and_asks_nobody_else
     complaints = [entry["message"] for entry in browser.logged("browser") if entry["level"] == "SEVERE"]
     assert [each for each in complaints if "/lines/nowhere" not in each] == []
     browser.check()
+
+
+def test_every_class_of_a_page_is_one_that_a_style_or_a_script_knows() -> None:
+    folder = Path(console_package.__file__).parent
+    known = "".join(path.read_text() for path in (folder / "static").iterdir() if path.suffix in {".css", ".js"})
+    named = {
+        name
+        for path in (folder / "templates").glob("*.html")
+        for classes in re.findall(r'class="([^"]*)"', path.read_text())
+        for name in re.sub(r"{[%{].*?[%}]}", " ", classes).split()
+    }
+    assert len(named) > 40
+    assert [name for name in sorted(named) if not re.search(rf"[.'\"` ]{re.escape(name)}\b", known)] == []
 
 
 def test_a_verdict_shows_up_without_loading_the_page_again(browser: Browser, store: Store) -> None:

@@ -243,7 +243,7 @@ def _decisions(console: Console, proposals: Sequence[Proposal], looked_at: set[s
 
 
 def adaptations_of_line(request: Request) -> Response:
-    """All adaptations of a line that were decided, the newest first."""
+    """What waits for a person on a line, and all adaptations of it that were decided, the newest first."""
     console, person = entered(request)
     name = line_of(request)
     reports = audits(console.store, name)[::-1]
@@ -252,6 +252,7 @@ def adaptations_of_line(request: Request) -> Response:
         "adaptations_of_line.html",
         person,
         line=name,
+        proposals=[each for each in console.overview.proposals() if each.request.line == name],
         reports=reports,
         running=running(console.store.state, name),
     )

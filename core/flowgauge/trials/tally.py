@@ -149,14 +149,18 @@ class Tally(FrozenModel):
         """
         rules, n = trial.rules, self.images
         alone = self.candidate_alone + self.active_alone
+        otherwise = {
+            Expected.FEWER: "otherwise than the active gauge and not more mildly",
+            Expected.MORE: "otherwise than the active gauge and not more severely",
+        }.get(trial.expected, "otherwise than the active gauge")
         found = [
             Bound(
                 "disagreement",
                 self.unexpected,
                 n,
                 rules.most_disagreement,
-                f"it decides {self.unexpected} of {n} images otherwise than the active gauge, where"
-                f" {rules.most_disagreement:.0%} are allowed",
+                f"it decides {self.unexpected} of {n} images {otherwise}, where {rules.most_disagreement:.0%}"
+                " are allowed",
             ),
             Bound(
                 "time",
