@@ -191,7 +191,7 @@ class Browser:
         size = self.driver.get_window_size()
         self.driver.set_window_size(820, 1180)
         beyond = "return document.documentElement.scrollWidth - document.documentElement.clientWidth"
-        assert self.driver.execute_script(beyond) == 0  # type: ignore[no-untyped-call]
+        assert self.driver.execute_script(beyond) == 0
         self.driver.set_window_size(size["width"], size["height"])
         axe = Axe(self.driver)
         axe.inject()  # type: ignore[no-untyped-call]
