@@ -403,8 +403,10 @@ def test_every_step_of_an_adaptation_shows_that_it_gets_on() -> None:
     steps = Counter(f"adapting the flow, {number} of 2" for number in (1, 2) for _ in range(len(made.trace.steps) // 2))
     assert steps.total() == len(made.trace.steps) > 0
     assert {what: count for what, count in counts.items() if what.startswith("adapting")} == steps
-    # the buffer for the line's change and the light, what was held back, its synthetic copies, and the golden set
-    assert counts["scoring images"] >= 5
+    last = max(number for number, (what, _) in enumerate(shown) if what.startswith("adapting"))
+    before, after = (sum(each == ("scoring images", 0.0) for each in part) for part in (shown[:last], shown[last:]))
+    assert before == 2, "the buffer by the anchor, as it is and corrected"
+    assert after >= 4, "the gate: what was held back, its synthetic copies, and both halves of the golden set"
     assert all(0 <= share <= 1 for _, share in shown)
 
 

@@ -30,7 +30,7 @@ from flowgauge.adaptation.inner_loop import (
 from flowgauge.domain.even_spacing import evenly_spaced
 from flowgauge.domain.folds import fold_of
 from flowgauge.domain.messages import FrozenModel
-from flowgauge.domain.progress import numbered, reported
+from flowgauge.domain.progress import labelled, reported
 from flowgauge.domain.trace import Round, Step
 from flowgauge.models.adaptable import Adaptable, Ensemble
 from flowgauge.models.detector import Embedding, Progress, TrainingSet, joined, length, select
@@ -203,11 +203,17 @@ class _Refinement:
     ) -> _Rounds:
         rounds = [round_of(suspicion, self.settings.rejection, self.image_ids)]
         steps = [step for start in cross for step in start.steps]
-        each = [numbered(self.progress, rank + 1, len(cross)) for rank in range(len(cross))]
         for number in range(1, how.rounds + 1):
             fold_models = [
-                _fold_model(start, suspicion.kept, how.inner_loop, self.seed, number, progress)
-                for start, progress in zip(cross, each, strict=True)
+                _fold_model(
+                    start,
+                    suspicion.kept,
+                    how.inner_loop,
+                    self.seed,
+                    number,
+                    labelled(self.progress, f"{rank} of {len(cross)}"),
+                )
+                for rank, start in enumerate(cross, 1)
             ]
             token_scores = _held_out_token_scores(fold_models, self.progress)
             before, suspicion = suspicion, self._suspicion(token_scores)
@@ -277,7 +283,7 @@ class _Starts:
             return _Start(self.anchor, self.anchor.flow, lambda rows: self._anchors_tokens[rows], held_out, [])
         head_data = HeadData.divided(self.training_set, torch.from_numpy(np.flatnonzero(held_out)))
         loop = self.settings.head_adaptation.inner_loop
-        progress = numbered(self.progress, number, self.settings.folds + 1)
+        progress = labelled(self.progress, f"{number} of {self.settings.folds + 1}")
         detector, steps = with_adapted_heads(
             self.anchor, head_data, loop, seed=self.seed, round_number=number, progress=progress
         )

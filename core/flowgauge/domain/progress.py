@@ -13,9 +13,9 @@ def silent(what: str, done: int, total: int) -> None:
     """For work that is itself one step of a longer one."""
 
 
-def numbered(progress: Progress, number: int, count: int) -> Progress:
-    """For the `number`th of `count` alike stretches of work, from 1."""
-    return lambda what, done, total: progress(f"{what}, {number} of {count}", done, total)
+def labelled(progress: Progress, label: str) -> Progress:
+    """For one of several alike stretches of work: which one, as `2 of 3`, follows what is being done."""
+    return lambda what, done, total: progress(f"{what}, {label}", done, total)
 
 
 def reported(steps: Sequence[Item], what: str, progress: Progress) -> Iterator[Item]:

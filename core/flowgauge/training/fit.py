@@ -16,6 +16,7 @@ from flowgauge.domain.errors import DatasetError
 from flowgauge.domain.folds import fold_of
 from flowgauge.domain.malloc import give_back_freed_memory
 from flowgauge.domain.messages import FrozenModel, Statistics
+from flowgauge.domain.progress import labelled
 from flowgauge.domain.software import software
 from flowgauge.models.backbones import BackboneSpec, load_backbone
 from flowgauge.models.detector import CrossFitted, Detector, FeatureShape, Progress, Scores, TrainingSet
@@ -244,11 +245,7 @@ class Trainer:
 
     def trained(self, training_set: TrainingSet, whom: str) -> Detector:
         detector = self.untrained()
-        detector.learn(
-            training_set,
-            seed=self.seed,
-            progress=lambda what, done, total: self.progress(f"{what}, {whom}", done, total),
-        )
+        detector.learn(training_set, seed=self.seed, progress=labelled(self.progress, whom))
         return detector.eval()
 
     def suspects(self, training_set: TrainingSet, folds: NDArray[np.intp]) -> Tensor:

@@ -257,7 +257,7 @@ async def run_groups(apps: Sequence[GroupApp], stopping: asyncio.Event, overdue:
         deadline.daemon = True
         deadline.start()
         try:
-            # together: each waits for its brokers, and one after the other they miss the deadline on a busy machine
+            # together: each waits for its brokers, and one after the other these waits add up towards the deadline
             await asyncio.gather(*(app.stop() for app in apps))
         finally:
             deadline.cancel()

@@ -14,7 +14,8 @@ every batch loads one again.
 ADAPTATION_NICE = 5
 """By how much adaptation comes after scoring: it has a third of the processor time where both want the same core. With
 less, verdicts come late while a line adapts. At 10 it has a tenth, and as its thread holds the interpreter's lock while
-it waits for a core, nothing is left of that: with four busy processes on one core it did 0.15 % of its work, at 5 9 %.
+it waits for a core, nothing is left of that: beside four busy processes on one core a stand-in did 0.15 % of what it
+does alone, at 5 9 %.
 """
 
 

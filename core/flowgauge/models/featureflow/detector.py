@@ -21,6 +21,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from flowgauge.domain.messages import FrozenModel
+from flowgauge.domain.progress import labelled
 from flowgauge.models.adaptable import FLOW, Ensemble
 from flowgauge.models.detector import (
     CrossFitted,
@@ -207,10 +208,7 @@ class FeatureFlow(Ensemble, CrossFitted):
     def learn(self, training_set: TrainingSet, *, seed: int, progress: Progress) -> None:
         fold_N = training_set.folds(self.config.members)[training_set.image]
         for member in range(self.config.members):
-
-            def of_member(what: str, done: int, total: int, number: int = member + 1) -> None:
-                progress(f"{what}, member {number} of {self.config.members}", done, total)
-
+            of_member = labelled(progress, f"member {member + 1} of {self.config.members}")
             self._fit_member(member, training_set, (fold_N != member).nonzero().flatten(), seed + member, of_member)
         progress("calibrating the flows", 0, 1)
         plain = training_set.plain()

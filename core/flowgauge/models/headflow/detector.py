@@ -14,6 +14,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from flowgauge.domain.messages import FrozenModel
+from flowgauge.domain.progress import labelled
 from flowgauge.domain.seeding import seeded
 from flowgauge.models.adaptable import Adaptable
 from flowgauge.models.detector import (
@@ -193,10 +194,7 @@ class HeadFlow(Adaptable):
                     training_set.good[POOLED], training_set.image, seed=seed, progress=progress
                 )
             else:
-
-                def of_member(what: str, done: int, total: int, number: int = number) -> None:
-                    progress(f"{what}, member {number + 1} of {len(folds)}", done, total)
-
+                of_member = labelled(progress, f"member {number + 1} of {len(folds)}")
                 rows = torch.cat((folds + folds)[number : number + self.config.held_out_folds])
                 others = training_set.without(training_set.image[rows])
                 member.learn(others, seed=seed, progress=of_member)
