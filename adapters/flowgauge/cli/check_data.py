@@ -50,13 +50,13 @@ def check_data(
     \b
     flowgauge check-data ./mvtec/bottle --report check.html
     flowgauge check-data ./tiles --groups groups.json --json check.json
-    flowgauge check-data ./tiles --gauge ./plant/objects/lines/press-3/snapshots/fit-0a1b
+    flowgauge check-data ./tiles --gauge ./plant/objects/snapshots/press-3/fit-0a1b
 
     Duplicates and near duplicates across the split, images out of focus, of another size or light, suspects among the
     training images, orientations that training lacks, a background that gives the class away, too few parts for the
-    threshold's promise. With a gauge: whether turned goods pass, and whether it rejects defects for where they are.
-    A problem is told with its figures and its remedy; limits hold for the whole family of images, so that a clean set
-    is told clean.
+    threshold's promise. With a gauge: whether rotated good parts pass, and whether it rejects defects because of
+    the background. Each problem is reported with its figures and a remedy. Limits are corrected for the number of
+    images, so a clean data set reports no problem.
     """
     printed = str(json) == "-"
     check_writable(None if printed else json)

@@ -88,14 +88,14 @@ def estimate(
     Again and again all good images are divided anew: half of the defects
     choose the threshold and the other half test it, each beside as many
     good images; the rest trains. That takes train/good and test/good for
-    the same kind of images; if they are not, say --keep-apart.
+    the same kind of images; if they are not, use --keep-apart.
 
     Intervals are 95 %. A plain t interval over the repeats would be far too
-    narrow: repeats share their images, so their errors hang together, and
+    narrow: repeats share their images, so their errors are correlated, and
     more repeats tell nothing new. Intervals are therefore corrected for that
     overlap, after Nadeau and Bengio, and for how many images and parts test.
 
-    Images of one part stay on one side. Without --groups or --group, near
+    Images of one part stay on one side. Without --groups or --group,
     near duplicates are looked for and kept together, and the report says how much
     better the figures would look had they been torn apart.
 

@@ -22,7 +22,7 @@ lines = typer.Typer(no_args_is_help=True)
 
 @lines.command("list")
 def list_lines(store: options.Store, json: options.Json = False) -> None:
-    """Every line with its active gauge and its settings.
+    """Every line with its active gauge, its policy and its buffer; --json has every setting.
 
     \b
     flowgauge lines list --store ./plant
@@ -70,6 +70,6 @@ _described = "\n".join(
         break_on_hyphens=False,
     )
     for name, field in LineSettings.model_fields.items()
-    if field.description
+    if field.description and name != "schema_version"
 )
 lines.command("set", help=f"{inspect.cleandoc(set_settings.__doc__ or '')}\n\n\b\n{_described}")(set_settings)

@@ -48,11 +48,11 @@ def meta_search(
     plot: Annotated[Path | None, typer.Option(help="Draw them there, as an SVG.")] = None,
     device: options.DeviceOption = options.Device.AUTO,
 ) -> None:
-    """Search for the lengths of inner and outer steps, and for the limit of suspicion.
+    """Search for the step sizes of the inner and outer loop, and for the outlier threshold.
 
     Each choice of alpha, beta and k meta-learns for a short while on four
     procedural materials and adapts by it to lines of three others, with 0, 20
-    and 50 % of defects that nobody points out. It is as good as its image
+    and 50 % of unlabelled defects. It is rated by its worst image
     AUROC where that is worst. Optuna's Gaussian process proposes the next one
     (pip install 'flowgauge[search]'); one takes a minute or two.
 

@@ -71,7 +71,7 @@ def meta_train(
     """Learn parameters from which a detector learns a new line in few steps.
 
     Every turn draws a line, takes some steps on a few of its images, defects
-    among them that nobody points out, and moves the start to where these
+    among them that nobody has labelled, and moves the start to where these
     steps would have led further (MAML). Interrupted, it goes on when it is
     started again with the same words.
 

@@ -96,7 +96,7 @@ class Model(FitOptions):
     def _config(self) -> dict[str, Any]:
         detector, given = self.detector, self.changes or ()
         if "help" in given and detector in DETECTORS:
-            show((f"options of {detector}", "default", ""), _described(DETECTORS[detector][1]))
+            show((f"options of {detector}", "default", ""), _described(DETECTORS[detector][1]()))
             raise typer.Exit
         changes = changed(given)
         if changes and detector in DETECTORS:
@@ -104,7 +104,9 @@ class Model(FitOptions):
         if self.members is None:
             return changes
         if detector != HeadFlow.name:
-            raise SettingsError(f"{detector} has no members.", f"Leave --ensemble out, or use {HeadFlow.name}.")
+            raise SettingsError(
+                f"--ensemble is an option of {HeadFlow.name}.", f"Leave it out, or add --detector {HeadFlow.name}."
+            )
         return ensemble_options(self.members) | changes
 
     def _backbone(self) -> BackboneSpec:
@@ -190,15 +192,17 @@ def _require_known(changes: Mapping[str, Any], schema: type[BaseModel], of: str)
             _require_known(value, inner, f"{name} of {of}")
 
 
-def _described(schema: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, object, str]]:
-    """Name, default and description of each option; those of an option that has some of its own follow it."""
-    for name, field in schema.model_fields.items():
-        inner, described = field.annotation, field.description or ""
-        if isinstance(inner, type) and issubclass(inner, BaseModel):
+def _described(options: BaseModel, prefix: str = "") -> Iterator[tuple[str, object, str]]:
+    """Name, default and description of each of the options, which are at their defaults; those of an option that has
+    some of its own follow it.
+    """
+    for name, field in type(options).model_fields.items():
+        default, described = getattr(options, name), field.description or ""
+        if isinstance(default, BaseModel):
             yield f"{prefix}{name}", None, described
-            yield from _described(inner, f"{prefix}{name}.")
+            yield from _described(default, f"{prefix}{name}.")
         else:
-            yield f"{prefix}{name}", field.get_default(call_default_factory=True), described
+            yield f"{prefix}{name}", default, described
 
 
 def torch_device(device: Device) -> str:

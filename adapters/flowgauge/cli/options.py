@@ -165,8 +165,8 @@ BitsOption = Annotated[
     Bits | None,
     typer.Option(
         "--bits",
-        help="How many bits the camera puts into 16-bit files. By default the fewest that hold all values of the"
-        " training images, which is said.",
+        help="How many bits the camera puts into 16-bit files. By default the smallest number that holds all values of"
+        " the training images; fit prints it.",
         show_default=False,
     ),
 ]

@@ -48,7 +48,7 @@ def create(
 
 @topics.command()
 def check(json: options.Json = False) -> None:
-    """Say what of the topics' settings would lose something; exit code 2 if anything would.
+    """Report topic settings that would lose data; exit code 2 if any would.
 
     \b
     flowgauge topics check

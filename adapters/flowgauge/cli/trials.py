@@ -139,7 +139,7 @@ def start_trial(
 
     First it predicts and decides nothing; then it decides for a share of the
     images; then it takes over. It is stopped by itself where it alarms on more
-    images than it may, decides too many of them otherwise, or takes too long.
+    images than it may, decides too many of them differently, or takes too long.
 
     \b
     flowgauge trials start press-3 fit-3f9a1c2b7d40 --store ./plant

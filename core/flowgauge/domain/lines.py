@@ -47,7 +47,7 @@ class LineSettings(TrialRules, Message):
         86_400, gt=0, description="seconds, above 0, from capture to arrival; beyond, the camera's clock is off"
     )
     frozen_images: int = Field(
-        20, ge=0, description="so many images in a row that show the same picture, or none, raise an alert; 0: never"
+        20, ge=0, description="so many identical, black or white images in a row raise an alert; 0: never"
     )
 
     buffer_size: int = Field(400, ge=1, description="images that may train, 1 or more; beyond it the oldest leave")
@@ -55,7 +55,7 @@ class LineSettings(TrialRules, Message):
     buffer_max_age_seconds: float = Field(
         7 * 86_400, gt=0, description="seconds, above 0, counted back from the newest capture: older images leave"
     )
-    near_duplicates: int = Field(40, ge=1, description="how many views that look alike the buffer holds, 1 or more")
+    near_duplicates: int = Field(40, ge=1, description="the most near duplicates in the buffer, 1 or more")
     duplicate_distance: int = Field(
         2, ge=0, le=64, description="bits, 0 to 64: fingerprints that differ in no more of them look alike"
     )

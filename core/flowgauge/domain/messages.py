@@ -123,6 +123,8 @@ class Statistics(FrozenModel):
 
 
 class Region(FrozenModel):
+    """A box around an anomalous region."""
+
     left: int = Field(description="in pixels of the original image")
     top: int = Field(description="in pixels of the original image")
     right: int = Field(description="in pixels, exclusive")
@@ -168,6 +170,8 @@ class Verdict(Message):
 
 
 class View(FrozenModel):
+    """One image of a part that several images show."""
+
     name: str = Field(description="what part_view_pattern finds in the image id, else the verdict's id")
     verdict_id: UUID = Field(description="of the image's verdict")
     image_id: str = Field(description="the image's id")
@@ -231,6 +235,8 @@ class AlertKind(StrEnum):
 
 
 class Alert(Message):
+    """What people should know of a line."""
+
     alert_id: UUID = Field(description="two alerts of one id are one; the later replaces the earlier")
     line: Line = Field(description="the line")
     at: Instant = Field(description="when it was raised")
@@ -250,6 +256,8 @@ class Reason(StrEnum):
 
 
 class AdaptationRequest(Message):
+    """Asks for an adaptation of a line."""
+
     request_id: UUID = Field(description="by which it is approved, and told from others")
     line: Line = Field(description="the line")
     reason: Reason = Field(description="`drift`, `count`, `schedule` or `person`")
@@ -310,6 +318,8 @@ class TrialRules(FrozenModel):
 
 
 class Trial(FrozenModel):
+    """A candidate on trial."""
+
     trial_id: UUID = Field(description="the same in every announcement, verdict and report of the trial")
     version: str = Field(description="of the candidate")
     uri: str = Field(description="where its snapshot lies in the store")
@@ -346,7 +356,7 @@ class SnapshotAnnouncement(Message):
     epoch: int = Field(description="the highest of a line wins")
     version: str = Field(description="of the gauge")
     uri: str = Field(description="where the snapshot lies in the store")
-    sha256: str = Field(description="of manifest and weights, in hex")
+    sha256: str = Field(description="of the manifest, which names that of the weights, in hex")
     parent: str | None = Field(description="the version that it replaced")
     at: Instant = Field(description="when")
     trial: Trial | None = Field(None, description="the candidate on trial beside it; null: none is")

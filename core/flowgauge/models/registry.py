@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from flowgauge.domain.errors import SettingsError
 from flowgauge.domain.messages import FrozenModel
@@ -51,8 +51,23 @@ def create(name: str, config: Mapping[str, Any], shape: FeatureShape) -> Detecto
         raise SettingsError(f"There is no detector {name!r}.", f"Choose one of {', '.join(DETECTORS)}.")
     kind, schema = DETECTORS[name]
     try:
-        return kind(schema.model_validate(dict(config)), shape)
+        return kind(schema.model_validate(_over_defaults(schema, config)), shape)
     except ValidationError as error:
         raise SettingsError(
             f"The configuration of {name} is wrong: {error}", "See its class for the options."
         ) from error
+
+
+def _over_defaults(schema: type[BaseModel], config: Mapping[str, Any]) -> dict[str, Any]:
+    """`config`, whose nested options keep what it leaves out as `schema` has it, and not as their own class does: of
+    `training.noise` alone, the steps stay those of this detector.
+    """
+    defaults = {name: field.get_default(call_default_factory=True) for name, field in schema.model_fields.items()}
+    return {name: _merged(defaults.get(name), value) for name, value in config.items()}
+
+
+def _merged(default: object, given: object) -> object:
+    if not (isinstance(default, BaseModel) and isinstance(given, Mapping)):
+        return given
+    kept = dict(default)
+    return kept | {name: _merged(kept.get(name), value) for name, value in given.items()}

@@ -35,7 +35,7 @@ def line_settings(objects: Objects, line: str) -> LineSettings:
 
 def changed_settings(objects: Objects, line: str, **changes: object) -> LineSettings:
     """The settings of `line` with `changes`, to be stored. Raises `SettingsError` if they do not hold."""
-    unknown = changes.keys() - LineSettings.model_fields.keys()
+    unknown = changes.keys() - (LineSettings.model_fields.keys() - {"schema_version"})
     if unknown:
         raise SettingsError(f"There is no setting {', '.join(sorted(unknown))}.", "See `flowgauge lines set --help`.")
     try:

@@ -51,7 +51,7 @@ def contamination(
         ),
     ] = None,
     seeds: Seeds = "0,1,2",
-    detector: options.Detector = None,
+    detector: Annotated[str | None, typer.Option(help="headflow (default), featureflow, csflow, rad or glass.")] = None,
     features: FeatureOptions = DEFAULT_FEATURES,
     masks: options.Masks = None,
     groups: options.Groups = None,

@@ -106,7 +106,7 @@ def drift(
     Three sources: a procedural line; a data set in the MVTec AD layout, whose
     images are changed; real images in the phases of a file.
 
-    In each phase a buffer, a fifth of it defects that nobody points out, and
+    In each phase a buffer, a fifth of it unlabelled defects, and
     other images that test. frozen is the first gauge, adapted the candidate
     made from the buffer, in-use the last candidate that the gate accepted,
     refitted a gauge fitted to the buffer alone. seconds are what it took.

@@ -198,7 +198,7 @@ def _recorded_line(path: Path) -> RecordedLine:
         where = ".".join(map(str, problem["loc"])) or "the whole"
         raise DatasetError(
             f"{path} is no file of phases ({where}: {problem['msg']}).",
-            "It needs runs, each with seed, fit and phases; each phase with buffer, judge_good and judge_defect.",
+            "It needs runs, each with seed, fit and phases; each phase with buffer, test_good and test_defect.",
         ) from error
 
 
