@@ -147,12 +147,21 @@ def test_unreadable_images_are_named_and_left_out(gauge: Gauge, copied: Path) ->
     assert run.good_images == 1
 
 
+def _must_not_be_fitted(*_: object) -> Gauge:
+    raise AssertionError("was fitted")
+
+
 def test_a_wrong_mask_is_found_before_the_fit(copied: Path) -> None:
     write_mask(copied / "ground_truth/crack/002_mask.png", (40, 40))
-
-    def unwanted(*_: object) -> Gauge:
-        raise AssertionError("was fitted")
-
-    conditions = Conditions(fit=unwanted, clock=lambda: 0.0, device="cpu")
+    conditions = Conditions(fit=_must_not_be_fitted, clock=lambda: 0.0, device="cpu")
     with pytest.raises(DatasetError, match="002_mask"):
         evaluate("x", [own_trial(Dataset.open(copied), 0)], conditions, lambda what, done, total: None)
+
+
+def test_a_test_side_that_cannot_be_read_is_found_before_the_fit(copied: Path) -> None:
+    trial = own_trial(Dataset.open(copied), 0)
+    for image in copied.glob("test/*/*"):
+        image.write_bytes(b"")
+    conditions = Conditions(fit=_must_not_be_fitted, clock=lambda: 0.0, device="cpu")
+    with pytest.raises(DatasetError, match="No test image"):
+        evaluate("x", [trial], conditions, lambda what, done, total: None)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from flowgauge.training.threshold_check import EXPECTED, Shift, shift
+from flowgauge.training.threshold_check import EXPECTED, Shift, disagreement, shift
 from flowgauge.training.thresholds import Rule, Threshold
 
 DRAWS = range(40)
@@ -58,6 +58,12 @@ def test_a_longer_tail_is_a_change_though_the_lower_quartile_stays() -> None:
     shifts = found(0.0, lambda scores: np.where(scores > np.quantile(scores, 0.6), scores + 6, scores))
     assert sum(each.moved for each in shifts) <= 3
     assert sum(each.changed for each in shifts) == len(shifts)
+
+
+def test_a_calibration_that_is_copies_for_the_most_part_contradicts_no_threshold() -> None:
+    scores = np.sort(good(200, 0))
+    scores[:160] = scores[100]
+    assert disagreement(threshold(scores), good(200, 1), seed=0) is None
 
 
 def test_a_part_with_many_images_counts_once() -> None:

@@ -109,6 +109,10 @@ def test_without_a_defective_pixel_there_are_no_pixel_metrics() -> None:
     assert pixel_metrics([np.zeros((4, 4), np.float32)], [np.zeros((4, 4), bool)]) is None
 
 
+def test_without_a_good_pixel_there_are_no_pixel_metrics() -> None:
+    assert pixel_metrics([np.zeros((4, 4), np.float32)], [np.ones((4, 4), bool)]) is None
+
+
 def test_the_order_of_the_images_changes_nothing() -> None:
     maps, masks = blobs(3)
     assert pixel_metrics(maps, masks) == pixel_metrics(maps[::-1], masks[::-1])

@@ -1,7 +1,11 @@
+import math
+
 import numpy as np
 import pytest
 
 from flowgauge.domain.folds import fold_of
+from flowgauge.domain.messages import Decision
+from flowgauge.training.gauge import decide_by_score
 from flowgauge.training.thresholds import (
     Calibration,
     CalibrationScores,
@@ -10,6 +14,7 @@ from flowgauge.training.thresholds import (
     bootstrap_interval,
     cut,
     equivalent_k,
+    outlier_limit,
 )
 
 
@@ -48,7 +53,27 @@ def test_the_one_sided_rule_goes_on_where_the_iqr_rule_has_broken_down() -> None
 def test_the_equivalent_k_puts_the_same_threshold() -> None:
     scores = np.exp(_good(500))
     limit = cut(scores, Rule.IQR, 1.5)
-    assert cut(scores, Rule.ONE_SIDED, equivalent_k(scores, limit)) == pytest.approx(limit)
+    assert cut(scores, Rule.ONE_SIDED, equivalent_k(scores, Rule.IQR, 1.5)) == pytest.approx(limit)
+
+
+@pytest.mark.parametrize("copies", [80, 120, 200])
+def test_copies_among_the_good_images_leave_the_limit_of_outliers_where_it_was(copies: int) -> None:
+    scores = np.sort(_good(200))
+    limit = outlier_limit(scores, Rule.ONE_SIDED, equivalent_k(scores, Rule.IQR, 1.5))
+    first = (200 - copies) // 2
+    # a batch may round a copy's score otherwise than another one
+    scores[first : first + copies] = scores[100] + 1e-7 * (np.arange(copies) % 2)
+    k = equivalent_k(scores, Rule.IQR, 1.5)
+    assert 1 < k < 10
+    assert outlier_limit(_good(200, seed=1), Rule.ONE_SIDED, k) == pytest.approx(limit, abs=1.5)
+
+
+def test_copies_in_a_buffer_leave_out_no_good_image_that_stays_without_them() -> None:
+    good = _good(60)
+    with_copies = np.concatenate([good, np.full(60, np.median(good) - 0.1)])
+    assert outlier_limit(with_copies, Rule.ONE_SIDED, 5.0) == pytest.approx(
+        outlier_limit(good, Rule.ONE_SIDED, 5.0), abs=0.3
+    )
 
 
 def test_the_bootstrap_interval_narrows_with_more_images_and_holds_the_value() -> None:
@@ -229,6 +254,16 @@ def test_a_threshold_gives_any_other_promise_and_can_be_moved() -> None:
     assert Threshold.model_validate_json(threshold.model_dump_json()) == threshold
 
 
+def test_a_fold_of_one_image_has_a_threshold() -> None:
+    assert CalibrationScores.of(np.array([3.0]), ["one"]).at(0.05) == 3.0
+
+
+def test_a_quartile_threshold_of_images_that_all_lie_in_one_fold_is_checked_by_themselves() -> None:
+    scores = _good(20)
+    threshold = Threshold.from_folds(scores, np.zeros(20, np.intp), rule=Rule.ONE_SIDED, k=5, seed=0)
+    assert threshold.false_alarm_share == (scores > threshold.value).mean()
+
+
 def test_constant_scores_have_a_finite_threshold() -> None:
     assert CalibrationScores.of(np.ones(9)).at(0.001) == 1.0
 
@@ -239,3 +274,10 @@ def test_the_quartile_rules_promise_nothing() -> None:
     assert "promises no false-alarm rate" in threshold.sentence
     with pytest.raises(ValueError, match="no k"):
         cut(SKEWED, Rule.CONFORMAL, 1.5)
+
+
+@pytest.mark.parametrize("score", [math.nan, math.inf])
+def test_a_score_that_is_no_number_is_for_review(score: float) -> None:
+    decision, (reason,) = decide_by_score(_fitted(), score)
+    assert decision is Decision.REVIEW
+    assert "no finite number" in reason

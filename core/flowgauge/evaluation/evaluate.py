@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from flowgauge.domain.errors import DatasetError
 from flowgauge.domain.messages import Decision
 from flowgauge.domain.progress import Progress, counted
 from flowgauge.evaluation.datasets import (
@@ -100,6 +101,8 @@ def _readable(trial: Trial, groups: Groups | None, progress: Progress) -> tuple[
     lost = {result.name for result in unreadable}
     train, test = (tuple(entry for entry in side if entry.name not in lost) for side in (trial.train, trial.test))
     require_enough(len(train), "The training side")
+    if not test:
+        raise DatasetError("No test image can be read.", "Give a data set whose test images can be opened.")
     if groups is not None:
         groups_of((*train, *test), groups)
     return replace(trial, train=train, test=test), unreadable

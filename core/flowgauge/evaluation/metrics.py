@@ -81,11 +81,11 @@ def pixel_metrics(maps: Sequence[Floats], masks: Sequence[Mask]) -> PixelMetrics
 
     AUPRO is MVTec AD's (Bergmann et al., IJCV 2021): the share of each connected region (8 neighbours) that is found,
     averaged over regions, against the share of good pixels that are flagged in all images, integrated up to 0.3 and
-    divided by it. None where no mask has a defect. Peak memory is three times that of the maps.
+    divided by it. None where no mask has a defect, or no good pixel. Peak memory is three times that of the maps.
     """
     weights = [region_weights(mask) for mask in masks]
     regions = sum(round(float(weight.sum())) for weight in weights)
-    if not regions:
+    if not regions or all(mask.all() for mask in masks):
         return None
     positive = np.concatenate([scores[mask] for scores, mask in zip(maps, masks, strict=True)])
     negative = np.concatenate([scores[~mask] for scores, mask in zip(maps, masks, strict=True)])

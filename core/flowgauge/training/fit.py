@@ -24,7 +24,16 @@ from flowgauge.models.registry import DEFAULT, create
 from flowgauge.training.gauge import Gauge
 from flowgauge.training.manifest import DetectorSpec, Manifest, MapScale, Range, Ranges
 from flowgauge.training.snapshot import weights_of
-from flowgauge.training.thresholds import FALSE_ALARMS, Calibration, QuartileRule, Rule, Threshold, cut
+from flowgauge.training.thresholds import (
+    FALSE_ALARMS,
+    USUAL_K,
+    Calibration,
+    QuartileRule,
+    Rule,
+    Threshold,
+    cut,
+    outlier_limit,
+)
 from flowgauge.training.thresholds import Scores as FloatArray
 from flowgauge.training.training_set import Crops, Embedder, probes_of, rows_of_view
 from flowgauge.vision.decoding import Picture
@@ -61,7 +70,7 @@ class FitSettings(FrozenModel):
     k: float = Field(1.5, gt=0)
     refine: int = Field(0, ge=0)
     suspect_rule: QuartileRule = Rule.ONE_SIDED
-    clean_half_k: float = Field(5.0, gt=0)
+    clean_half_k: float = Field(USUAL_K, gt=0)
 
     def threshold(self, scores: FloatArray, folds: NDArray[np.intp], groups: Sequence[str], seed: int) -> Threshold:
         """From cross-fitted scores (n,), the fold (n,) in which each image was held out and the part that it shows."""
@@ -255,7 +264,7 @@ class Trainer:
         for _ in range(self.settings.refine):
             scores = self.cross_fitted(training_set, folds, suspects).image.double().numpy()
             # each fold has its own limit: the folds' detectors differ in scale, and no fold loses more than half
-            limits = np.array([cut(scores[folds == fold], rule, k) for fold in range(int(folds.max()) + 1)])
+            limits = np.array([outlier_limit(scores[folds == fold], rule, k) for fold in range(int(folds.max()) + 1)])
             before, suspects = suspects, torch.from_numpy(np.flatnonzero(scores > limits[folds]))
             if torch.equal(before, suspects):
                 break

@@ -1,5 +1,6 @@
 """A gauge: what a worker scores with. Frozen backbone + detector + threshold + calibration."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from time import perf_counter
 from typing import TypeVar
@@ -127,6 +128,8 @@ def decide(
 
 def decide_by_score(limit: Threshold, score: float) -> tuple[Decision, tuple[str, ...]]:
     """The same for an image that is like those of the calibration."""
+    if not math.isfinite(score):
+        return Decision.REVIEW, ("the score is no finite number",)
     if limit.low <= score <= limit.high:
         return Decision.REVIEW, (
             f"score {score:.4g} inside the threshold's interval {limit.low:.4g} to {limit.high:.4g}",

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from flowgauge.domain.messages import FrozenModel
-from flowgauge.training.thresholds import QuartileRule, Rule, cut
+from flowgauge.training.thresholds import QuartileRule, Rule, outlier_limit
 
 
 class Rejection(FrozenModel):
@@ -30,5 +30,5 @@ class Suspicion:
 
 def suspect(scores: NDArray[np.float64], rejection: Rejection, default_k: float) -> Suspicion:
     """By scores (N,), higher more anomalous, under detectors that these images did not train."""
-    threshold = cut(scores, rejection.rule, rejection.k if rejection.k is not None else default_k)
+    threshold = outlier_limit(scores, rejection.rule, rejection.k if rejection.k is not None else default_k)
     return Suspicion(scores <= threshold if rejection.images else np.ones(len(scores), dtype=bool), threshold)

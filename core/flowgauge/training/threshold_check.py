@@ -50,6 +50,8 @@ def disagreement(threshold: Threshold, scores: Scores, *, seed: int) -> Disagree
     if threshold.promised is None:
         return None
     clean, rng = threshold.calibration_scores, np.random.default_rng(seed)
+    if any(np.ptp(np.quantile(clean.scores, _LEVELS / (1 - share))) <= 0 for share in _SHARES):
+        return None  # so many scores are copies that they have no scale
     chances = clean.weights / clean.weights.sum()
     above, below = [], []
     for _ in range(_ROUNDS):

@@ -73,10 +73,25 @@ def cut(scores: Scores, rule: Rule, k: float) -> float:
     return float(median + k * (median - q1))
 
 
-def equivalent_k(scores: Scores, threshold: float) -> float:
-    """The k with which the one-sided rule puts `threshold` on `scores`: it carries over the skew of a clean sample."""
-    q1, median = np.quantile(scores, (0.25, 0.5))
-    return float((threshold - median) / max(median - q1, 1e-9))
+USUAL_K = 5.0
+"""The k of the one-sided rule where no calibration says otherwise: Q3 + 1.5 IQR on scores with the skew of good images.
+Larger, and defects train; smaller, and good images are left out that show what is rare."""
+
+
+def outlier_limit(scores: Scores, rule: Rule, k: float) -> float:
+    """The threshold of a quartile rule on the distinct `scores` (n,), n >= 1. Copies of an image score alike; if each
+    counted, a quarter of copies could put Q1 on the median, and then no image is an outlier, or half of them are.
+    """
+    return cut(np.unique(scores), rule, k)
+
+
+def equivalent_k(scores: Scores, rule: Rule, k: float) -> float:
+    """The k with which the one-sided rule puts the limit of `rule` on `scores`: it carries over the skew of a clean
+    sample. Where all scores are alike they say nothing, and it is `USUAL_K`.
+    """
+    distinct = np.unique(scores)
+    q1, median = np.quantile(distinct, (0.25, 0.5))
+    return float((cut(distinct, rule, k) - median) / (median - q1)) if median > q1 else USUAL_K
 
 
 def bootstrap_interval(
@@ -224,7 +239,7 @@ class CalibrationScores:
     @cached_property
     def _tail(self) -> tuple[float, float, float, float] | None:
         """A generalized Pareto tail above a high score u: u, the parts m above it, scale and predictive shape; None
-        where all scores above u are equal.
+        where no scores lie above u, or all of these are equal.
 
         Scale s and shape x are those of probability-weighted moments (Hosking and Wallis 1987, eq. 6), with x in
         [0, 0.5]. With m parts above u, 1 / m is added to the shape: for exponential tails that makes T a predictive
@@ -235,6 +250,8 @@ class CalibrationScores:
         start = int(np.searchsorted(total, self.parts - wanted - 1e-6))
         excess, weights = self.scores[start + 1 :] - self.scores[start], self.weights[start + 1 :]
         above = float(weights.sum())
+        if not above:  # most of the weight is that of one part, and its highest score is the highest of all
+            return None
         mean = float(weights @ excess) / above
         position = (np.cumsum(weights) - 0.35 * weights) / above
         moment = float(weights @ ((1 - position) * excess)) / above
@@ -298,10 +315,13 @@ class Threshold(FrozenModel):
             parts = None if groups is None else list(compress(groups, chosen))
             return CalibrationScores.of(scores[chosen], parts).at(false_alarms)
 
-        alarms = [scores[folds == fold] > of_some(folds != fold) for fold in np.unique(folds)]
+        numbers = np.unique(folds)
+        # where all that was kept of a buffer lies in one fold, there are no others to check it by
+        limits = [of_some(folds != fold) if len(numbers) > 1 else of_some(folds == fold) for fold in numbers]
+        alarms = [scores[folds == fold] > limit for fold, limit in zip(numbers, limits, strict=True)]
         share = float(np.concatenate(alarms).mean())
         if rule is Rule.CONFORMAL:
-            clean_half_k = equivalent_k(scores, cut(scores, Rule.IQR, k))
+            clean_half_k = equivalent_k(scores, Rule.IQR, k)
             return cls.promising(false_alarms, calibration, k=k, clean_half_k=clean_half_k, false_alarm_share=share)
         low, high = bootstrap_interval(scores, rule, k, seed=seed, groups=groups)
         value = cut(scores, rule, k)
@@ -311,7 +331,7 @@ class Threshold(FrozenModel):
             high=high,
             rule=rule,
             k=k,
-            clean_half_k=equivalent_k(scores, value),
+            clean_half_k=equivalent_k(scores, rule, k),
             false_alarm_share=share,
             images=len(scores),
             scores=tuple(calibration.scores.tolist()),
@@ -439,7 +459,7 @@ class Threshold(FrozenModel):
             lower = Threshold.from_folds(scores, folds, rule=rule, k=k, seed=seed, groups=groups)
             return lower.model_copy(update={"clean_half_k": self.clean_half_k})
         kept, clean = CalibrationScores.of(scores, groups), self.calibration_scores
-        below = clean.scores <= cut(clean.scores, Rule.ONE_SIDED, self.clean_half_k)
+        below = clean.scores <= outlier_limit(clean.scores, Rule.ONE_SIDED, self.clean_half_k)
         removed = 1 - float(clean.weights[below].sum() / clean.weights.sum())
         clean_q1, clean_median = np.quantile(clean.scores[below], (0.25, 0.5))
         q1, median = np.quantile(scores, (0.25, 0.5))
