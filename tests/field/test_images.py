@@ -20,7 +20,7 @@ from flowgauge.training.manifest import Manifest
 from flowgauge.training.snapshot import load, save
 from flowgauge.vision.decoding import Picture, SixteenBit, decode
 from flowgauge.vision.preprocessing import Preprocessing, sixteen_bit_rule
-from tests.support.colours import png48, tiff48
+from tests.support.colours import png16, tiff48
 from tests.support.folders import write_image
 from tests.support.gauges import AT, line, png
 from tests.support.gauges import settings as quick
@@ -261,11 +261,20 @@ def test_floats_are_refused_in_plain_words_and_the_next_image_is_scored(flowgaug
 def test_sixteen_bit_colour_keeps_all_its_bits() -> None:
     values = np.random.default_rng(0).integers(0, 4096, (16, 24, 3)).astype(np.uint16)
     values[0, 0] = 4095
-    for file in (png48(values), tiff48(values, "<"), tiff48(values, ">")):
+    for file in (png16(values), tiff48(values, "<"), tiff48(values, ">")):
         picture = decode(file)
         assert picture.deep is not None
         np.testing.assert_array_equal(picture.deep, values)
         np.testing.assert_array_equal(picture.by(SixteenBit.TWELVE_BIT).pixels, np.rint(values / 4095 * 255))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_16_bits_a_channel_may_declare_one_colour_transparent(channels: int) -> None:
+    values = np.random.default_rng(0).integers(256, 65536, (16, 24, channels)).astype(np.uint16)
+    picture = decode(png16(values, (5,) * channels))
+    assert picture.deep is not None
+    np.testing.assert_array_equal(picture.deep.reshape(values.shape), values)
+    assert picture.cut is None, "no pixel has that colour"
 
 
 def test_the_check_data_sees_what_the_gauge_will_see(flowgauge: Shell, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Files of 16 bits for each colour, which Pillow reads and does not write."""
+"""Files of 16 bits a channel, which Pillow reads and does not write."""
 
 import struct
 import zlib
@@ -7,19 +7,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-def png48(values: NDArray[np.uint16]) -> bytes:
-    """(H, W, 3), every second row filtered by the one above, as encoders do."""
-    height, width, _ = values.shape
+def png16(values: NDArray[np.uint16], key: tuple[int, ...] | None = None) -> bytes:
+    """(H, W, channels), every second row filtered by the one above, as encoders do; `key` is the colour that is
+    transparent."""
+    height, width, channels = values.shape
 
     def chunk(name: bytes, body: bytes) -> bytes:
         return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
 
-    rows = values.astype(">u2").view(np.uint8).reshape(height, width * 6)
+    rows = values.astype(">u2").view(np.uint8).reshape(height, -1)
     filtered = [
         b"\x02" + (rows[y] - rows[y - 1]).tobytes() if y % 2 else b"\x00" + rows[y].tobytes() for y in range(height)
     ]
-    header = struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)
-    pieces = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"".join(filtered))) + chunk(b"IEND", b"")
+    colour_type = {1: 0, 2: 4, 3: 2, 4: 6}[channels]
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 16, colour_type, 0, 0, 0))
+    header += b"" if key is None else chunk(b"tRNS", struct.pack(f">{channels}H", *key))
+    pieces = header + chunk(b"IDAT", zlib.compress(b"".join(filtered))) + chunk(b"IEND", b"")
     return b"\x89PNG\r\n\x1a\n" + pieces
 
 

@@ -49,6 +49,13 @@ def declared_png(width: int, height: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + body
 
 
+def png_without_palette() -> bytes:
+    """A PNG of palette numbers, without the palette."""
+    whole = encoded(Image.new("P", (16, 16), 1), "PNG")
+    start = whole.index(b"PLTE") - 4
+    return whole[:start] + whole[start + 12 + int.from_bytes(whole[start : start + 4]) :]
+
+
 def gray16_tiff(values: NDArray[np.uint16], order: str) -> bytes:
     """An uncompressed 16-bit gray TIFF, `order` being `>` or `<`."""
     height, width = values.shape
@@ -96,6 +103,7 @@ def test_the_format_is_reported_by_the_content_and_the_digest_names_the_bytes(pi
         (declared_png(30_000, 30_000), "30000 x 30000"),
         (declared_png(100, 100), "truncated or damaged"),
         (b"\x89PNG\r\n\x1a\n", "truncated or damaged"),
+        (png_without_palette(), "truncated or damaged"),
     ],
 )
 def test_poison_is_refused_with_its_cause_and_a_remedy(data: bytes, cause: str) -> None:

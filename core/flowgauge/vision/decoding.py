@@ -202,7 +202,16 @@ def decode(data: bytes, reduction: Reduction = whole) -> Picture:
     scoring one would let the others pass unseen. The declared size is checked against the process's `ImageLimits`
     before any pixel is decoded.
     """
-    digest = sha256(data).hexdigest()
+    try:
+        return _decoded(data, sha256(data).hexdigest(), reduction)
+    except (UnreadableImage, MemoryError):
+        raise  # running out of memory is not the image's fault
+    except Exception as error:  # Pillow's readers raise almost any exception on damaged bytes, at any step
+        said = str(error) or type(error).__name__
+        raise UnreadableImage(f"The image is truncated or damaged ({said}).", _RECAPTURE) from error
+
+
+def _decoded(data: bytes, digest: str, reduction: Reduction) -> Picture:
     packed = packed_gray(data)
     if packed is not None:
         return _plain(packed, digest, reduction)
@@ -229,10 +238,7 @@ def decode(data: bytes, reduction: Reduction = whole) -> Picture:
 
 
 def _of_jpeg(opened: JpegImageFile, digest: str, reduction: Reduction) -> Picture:
-    try:
-        orientation = opened.getexif().get(ExifTags.Base.Orientation, 1)
-    except Exception as error:
-        raise _damaged(error) from error
+    orientation = opened.getexif().get(ExifTags.Base.Orientation, 1)
     width, height = opened.size
     # five to eight lay the image on its side
     size = (height, width) if orientation in range(5, 9) else (width, height)
@@ -311,30 +317,17 @@ def _open(data: bytes) -> ImageFile:
             if data.startswith(magic):
                 raise UnreadableImage(f"The file is {name}, and no format that is inspected.", _RESAVE)
         raise UnreadableImage(f"This is no image in a known format; it begins with {data[:8]!r}.", _RESAVE)
-    try:
-        return opener(BytesIO(data))
-    except Exception as error:
-        raise _damaged(error) from error
-
-
-def _damaged(error: Exception) -> UnreadableImage:
-    """Pillow's readers raise almost any exception on damaged bytes; running out of memory is not the image's fault."""
-    if isinstance(error, MemoryError):
-        raise error
-    return UnreadableImage(f"The image is truncated or damaged ({error}).", _RECAPTURE)
+    return opener(BytesIO(data))
 
 
 def _upright(image: ImageFile) -> ImageFile:
     """Its pixels decoded, turned in place as EXIF says."""
-    try:
-        image.load()
-        image.getexif()
-        # `exif_transpose` would write the other tags anew, and fail on what cameras put there
-        for name in ("exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp"):
-            image.info.pop(name, None)
-        ImageOps.exif_transpose(image, in_place=True)
-    except Exception as error:
-        raise _damaged(error) from error
+    image.load()
+    image.getexif()
+    # `exif_transpose` would write the other tags anew, and fail on what cameras put there
+    for name in ("exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp"):
+        image.info.pop(name, None)
+    ImageOps.exif_transpose(image, in_place=True)
     return image
 
 
@@ -357,7 +350,7 @@ def _deep_colour(image: ImageFile, data: bytes) -> NDArray[np.uint16] | None:
     high = _upright(_open(data))
     upper, lower = (np.asarray(each.convert("RGB"), np.uint16) for each in (high, _upright(low)))
     deep: NDArray[np.uint16] = upper * np.uint16(256) + lower
-    if high.has_transparency_data and (alpha := np.asarray(high.getchannel("A"), np.uint32)).any():
+    if "A" in high.getbands() and (alpha := np.asarray(high.getchannel("A"), np.uint32)).any():
         deep = (deep * alpha[:, :, None] // 255).astype(np.uint16)
     return deep
 
