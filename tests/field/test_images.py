@@ -1,6 +1,8 @@
 """Images as cameras make them: bits of any number, unused bytes, line scans; decoded, or refused in words."""
 
 import re
+import struct
+import tracemalloc
 from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
@@ -98,6 +100,21 @@ def test_packed_forms_that_are_not_read_are_refused_with_a_way_out(tags: dict[st
 def test_a_packed_file_that_ends_early_is_refused() -> None:
     with pytest.raises(UnreadableImage, match="truncated"):
         decode(packed_tiff(values_of(12), 12)[:-30])
+
+
+def test_a_small_packed_file_that_lists_its_bytes_many_times_takes_no_memory() -> None:
+    whole = packed_tiff(values_of(12, (400, 16)), 12, strips=400)
+    # each of the 400 strips now has all bytes of the file
+    counts = whole.index(struct.pack("<400I", *[24] * 400))
+    bomb = whole[:counts] + struct.pack("<400I", *[len(whole)] * 400) + whole[counts + 1_600 :]
+    bomb = bomb.replace(struct.pack("<400I", *range(len(whole) - 9_600, len(whole), 24)), bytes(1_600))
+    tracemalloc.start()
+    try:
+        with pytest.raises(UnreadableImage, match="in several strips"):
+            decode(bomb)
+        assert tracemalloc.get_traced_memory()[1] < 50 * len(bomb)
+    finally:
+        tracemalloc.stop()
 
 
 @settings(max_examples=max(200, examples(100)), deadline=None)

@@ -30,7 +30,8 @@ def packed_gray(data: bytes) -> Image.Image | None:
     """The upright image (8 bits, over the range that the header declares) in a TIFF of 9 to 15 bits a sample; None for
     any other file, and for one whose header is damaged, which Pillow then refuses.
 
-    Raises `UnreadableImage` for forms that nothing here unpacks, too many pixels (`ImageLimits`) and too few bytes.
+    Raises `UnreadableImage` for forms that nothing here unpacks, too many pixels (`ImageLimits`), too few bytes, and
+    strips that share bytes: a small file could list any number of those.
     """
     if not data.startswith(tuple(PREFIXES)):
         return None
@@ -48,7 +49,7 @@ def packed_gray(data: bytes) -> Image.Image | None:
         unread += ["several pages"] if tags.next else []
         unread += ["tiles"] if _OFFSETS not in tags else []
         strips_at = zip(np.ravel(tags.get(_OFFSETS, ())), np.ravel(tags.get(_COUNTS, ())), strict=True)
-        strips = b"".join(data[int(start) : int(start + count)] for start, count in strips_at)
+        strips = [memoryview(data)[int(start) : int(start) + int(count)] for start, count in strips_at]
         inverted, orientation = int(tags.get(_PHOTOMETRIC, 1)) == 0, int(tags.get(_ORIENTATION, 1))
     except Exception:  # Pillow's reader of tags raises almost anything on damaged bytes
         return None
@@ -58,7 +59,12 @@ def packed_gray(data: bytes) -> Image.Image | None:
             "Save it as one uncompressed gray page, or with 8 or 16 bits a sample.",
         )
     current_limits().check(size)
-    shades = _shades(strips, size, depth, "<" if data.startswith(b"II") else ">")
+    if (claimed := sum(map(len, strips))) > len(data):
+        raise UnreadableImage(
+            f"The TIFF lists the same bytes in several strips: {claimed:,} bytes of a file of {len(data):,}.",
+            "Save it again, each row once.",
+        )
+    shades = _shades(b"".join(strips), size, depth, "<" if data.startswith(b"II") else ">")
     image = Image.fromarray(255 - shades if inverted else shades)
     image.getexif()[ExifTags.Base.Orientation] = orientation
     ImageOps.exif_transpose(image, in_place=True)
