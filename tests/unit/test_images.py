@@ -312,6 +312,23 @@ def test_statistics_of_a_flat_image_are_finite() -> None:
     assert (flat.contrast, flat.focus) == pytest.approx((0, 0), abs=1e-6)
 
 
+@pytest.mark.parametrize("level", [3, 128, 251, 255])
+def test_a_flat_image_has_neither_contrast_nor_focus_however_bright(level: int) -> None:
+    flat = statistics(np.full((512, 512, 3), level, np.uint8))
+
+    assert (flat.contrast, flat.focus) == (0, 0)
+
+
+@pytest.mark.parametrize("level", [20, 150, 240])
+def test_noise_of_one_level_has_its_contrast_and_focus_however_bright(level: int) -> None:
+    gray = level + np.random.default_rng(0).integers(0, 2, (512, 512))
+    edges = gray[:-2, 1:-1] + gray[2:, 1:-1] + gray[1:-1, :-2] + gray[1:-1, 2:] - 4 * gray[1:-1, 1:-1]
+    seen = statistics(np.repeat(gray[:, :, None].astype(np.uint8), 3, axis=2))
+
+    assert seen.contrast == pytest.approx(gray.std() / 255, rel=1e-9)
+    assert seen.focus == pytest.approx(np.log((edges.var() + 1 / 12) / (gray.var() + 1 / 12)), rel=1e-9)
+
+
 def test_brightness_and_contrast_are_those_of_the_gray_values() -> None:
     halves = np.zeros((32, 32, 3), np.uint8)
     halves[:, 16:] = 255
