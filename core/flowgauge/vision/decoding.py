@@ -225,8 +225,9 @@ def _decoded(data: bytes, digest: str, reduction: Reduction) -> Picture:
     if isinstance(opened, JpegImageFile):
         return _of_jpeg(opened, digest, reduction)
     _refuse_planes(opened)
+    rawmodes = {_rawmode(tile.args) for tile in opened.tile}  # which are gone once the pixels are decoded
     upright = _upright(opened)
-    deep = _deep(upright, data)
+    deep = _deep(upright, rawmodes, data)
     if deep is None and not upright.has_transparency_data:
         return _plain(upright, digest, reduction)
     cut = None
@@ -361,28 +362,30 @@ def _upright(image: ImageFile) -> ImageFile:
     return image
 
 
-def _deep(upright: ImageFile, data: bytes) -> NDArray[np.uint16] | None:
+def _rawmode(arguments: Any) -> str:
+    """Of a tile, whose arguments are the raw mode, or a tuple that begins with it."""
+    return str(arguments if isinstance(arguments, str) else arguments[0])
+
+
+def _deep(upright: ImageFile, rawmodes: set[str], data: bytes) -> NDArray[np.uint16] | None:
     """(H, W) or (H, W, 3) of a file of 16 bits a channel, without its alpha; None for any other."""
-    opened = _open(data)
     if upright.mode.startswith("I;16"):
         values = np.asarray(upright).astype(np.uint16)
         # Pillow inverts 8 bits alone
-        white_is_zero = isinstance(opened, TiffImageFile) and opened.tag_v2.get(_PHOTOMETRIC) == 0
+        white_is_zero = isinstance(upright, TiffImageFile) and upright.tag_v2.get(_PHOTOMETRIC) == 0
         return np.uint16(65535) - values if white_is_zero else values
-    # a tile's arguments are the raw mode, or a tuple that begins with it
-    arguments: list[Any] = [tile.args for tile in opened.tile]
-    rawmodes = {str(each if isinstance(each, str) else each[0]) for each in arguments}
     if rawmodes == {_GRAY_ALPHA_16}:
         # as four channels of 8 bits, which are the bytes as they lie in the file
-        opened._mode = "RGBA"
-        pairs = np.asarray(_upright(_as(opened, "RGBA")), np.uint16)
+        four = _as(_open(data), "RGBA")
+        four._mode = "RGBA"
+        pairs = np.asarray(_upright(four), np.uint16)
         return pairs[:, :, 0] * np.uint16(256) + pairs[:, :, 1]
     if len(rawmodes) != 1 or (match := _COLOUR_16.fullmatch(rawmodes.pop())) is None:
         return None
     channels, order = match.groups()
     little = order == "L" or (order == "N" and sys.byteorder == "little")
     # Pillow keeps 8 bits of each, the higher ones or, with the bytes' order swapped, the lower ones
-    low = _as(opened, f"{channels};16{'B' if little else 'L'}")
+    low = _as(_open(data), f"{channels};16{'B' if little else 'L'}")
     upper, lower = (np.asarray(each.convert("RGB"), np.uint16) for each in (upright, _upright(low)))
     deep: NDArray[np.uint16] = upper * np.uint16(256) + lower
     return deep
