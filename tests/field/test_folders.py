@@ -30,6 +30,7 @@ from flowgauge.local.tree import Notices, Tree
 from flowgauge.vision.completeness import Completeness, completeness
 from tests.support.shell import Shell
 from tests.support.streaming import LINE, SetClock, png, records
+from tests.support.tiffs import packed_tiff, word_tiff
 
 FORMATS = ("BMP", "TIFF", "JPEG", "PNG")
 NOBODY = 65534
@@ -348,6 +349,38 @@ def test_no_part_of_an_image_passes_for_the_whole(
     written = int(share * len(whole))
     assert completeness(under_way(whole, written)) is not Completeness.WHOLE
     assert completeness(whole[:written]) is not Completeness.WHOLE
+
+
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    bits=st.integers(9, 15),
+    words=st.booleans(),
+    order=st.sampled_from("<>"),
+    height=st.integers(32, 60),
+    width=st.integers(32, 60),
+    strips=st.integers(1, 4),
+    share=st.floats(0, 0.9),
+)
+def test_no_part_of_a_packed_tiff_passes_for_the_whole(
+    seed: int, bits: int, words: bool, order: str, height: int, width: int, strips: int, share: float
+) -> None:
+    values = texture(seed, height, width)[:, :, 0].astype(np.uint16) << np.uint16(bits - 8)
+    whole = word_tiff(values, bits, order) if words else packed_tiff(values, bits, order, strips)
+    assert completeness(whole) is Completeness.WHOLE
+    written = int(share * len(whole))
+    assert completeness(under_way(whole, written)) is not Completeness.WHOLE
+    assert completeness(whole[:written]) is not Completeness.WHOLE
+
+
+@pytest.mark.parametrize("bits", [9, 10, 11, 12, 13, 14, 15])
+def test_a_packed_tiff_is_taken_as_soon_as_it_is_whole(incoming: Incoming, bits: int) -> None:
+    whole = packed_tiff(texture(0)[:, :, 0].astype(np.uint16), bits)
+    row = -(-50 * bits // 8)
+    incoming.write("a.tif", under_way(whole, len(whole) - 20 * row - row // 2))
+    assert incoming.after(2 * WAIT) == []
+    assert "not written to its end" in incoming.reasons()[0]
+    incoming.write("a.tif", whole)
+    assert incoming.names_after(3) == ["a.tif"]
 
 
 # many files

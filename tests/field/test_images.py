@@ -1,6 +1,8 @@
 """Images as cameras make them: bits of any number, unused bytes, line scans; decoded, or refused in words."""
 
 import re
+import struct
+import tracemalloc
 from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
@@ -20,7 +22,7 @@ from flowgauge.training.manifest import Manifest
 from flowgauge.training.snapshot import load, save
 from flowgauge.vision.decoding import Picture, SixteenBit, decode
 from flowgauge.vision.preprocessing import Preprocessing, sixteen_bit_rule
-from tests.support.colours import png48, tiff48
+from tests.support.colours import planes_tiff, png16, tiff48
 from tests.support.folders import write_image
 from tests.support.gauges import AT, line, png
 from tests.support.gauges import settings as quick
@@ -96,8 +98,25 @@ def test_packed_forms_that_are_not_read_are_refused_with_a_way_out(tags: dict[st
 
 
 def test_a_packed_file_that_ends_early_is_refused() -> None:
-    with pytest.raises(UnreadableImage, match="truncated"):
-        decode(packed_tiff(values_of(12), 12)[:-30])
+    # of words, what is left would do for samples that lie one behind the other
+    for whole in (packed_tiff(values_of(12), 12), word_tiff(values_of(12), 12)):
+        with pytest.raises(UnreadableImage, match="truncated"):
+            decode(whole[:-30])
+
+
+def test_a_small_packed_file_that_lists_its_bytes_many_times_takes_no_memory() -> None:
+    whole = packed_tiff(values_of(12, (400, 16)), 12, strips=400)
+    # each of the 400 strips now has all bytes of the file
+    counts = whole.index(struct.pack("<400I", *[24] * 400))
+    bomb = whole[:counts] + struct.pack("<400I", *[len(whole)] * 400) + whole[counts + 1_600 :]
+    bomb = bomb.replace(struct.pack("<400I", *range(len(whole) - 9_600, len(whole), 24)), bytes(1_600))
+    tracemalloc.start()
+    try:
+        with pytest.raises(UnreadableImage, match="in several strips"):
+            decode(bomb)
+        assert tracemalloc.get_traced_memory()[1] < 50 * len(bomb)
+    finally:
+        tracemalloc.stop()
 
 
 @settings(max_examples=max(200, examples(100)), deadline=None)
@@ -261,11 +280,54 @@ def test_floats_are_refused_in_plain_words_and_the_next_image_is_scored(flowgaug
 def test_sixteen_bit_colour_keeps_all_its_bits() -> None:
     values = np.random.default_rng(0).integers(0, 4096, (16, 24, 3)).astype(np.uint16)
     values[0, 0] = 4095
-    for file in (png48(values), tiff48(values, "<"), tiff48(values, ">")):
+    for file in (png16(values), tiff48(values, "<"), tiff48(values, ">")):
         picture = decode(file)
         assert picture.deep is not None
         np.testing.assert_array_equal(picture.deep, values)
         np.testing.assert_array_equal(picture.by(SixteenBit.TWELVE_BIT).pixels, np.rint(values / 4095 * 255))
+
+
+def test_gray_of_16_bits_keeps_them_beside_alpha() -> None:
+    values = values_of(12)
+    for alpha in (0, 65535):
+        picture = decode(png16(np.stack([values, np.full_like(values, alpha)], axis=2)))
+        assert (picture.deep is not None, picture.cut) == (True, None)
+        np.testing.assert_array_equal(picture.by(SixteenBit.TWELVE_BIT).pixels[..., 0], shades(values, 12))
+    bright = values >= 2048
+    picture = decode(png16(np.stack([values, np.where(bright, 65535, 0)], axis=2)))
+    assert picture.cut is not None
+    np.testing.assert_array_equal(picture.cut, bright)
+    np.testing.assert_array_equal(picture.by(SixteenBit.TWELVE_BIT).pixels[..., 0], shades(values * bright, 12))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_16_bits_a_channel_may_declare_one_colour_transparent(channels: int) -> None:
+    # in a corner that colour; elsewhere others, which have its higher or its lower bytes
+    values = np.random.default_rng(0).choice(np.array([0x0501, 0x0005, 0x0500], np.uint16), (16, 24, channels))
+    values[:4, :6] = 0x0505
+    picture = decode(png16(values, (0x0505,) * channels))
+    assert picture.deep is not None
+    assert picture.cut is not None
+    transparent = np.zeros((16, 24), bool)
+    transparent[:4, :6] = True
+    np.testing.assert_array_equal(picture.cut, ~transparent)
+    np.testing.assert_array_equal(picture.deep.reshape(values.shape), np.where(transparent[:, :, None], 0, values))
+
+
+def test_white_may_be_zero_in_16_bits_too() -> None:
+    values = values_of(16)
+    picture = decode(word_tiff(values, 16, t262=0))
+    assert picture.deep is not None
+    np.testing.assert_array_equal(picture.deep, 65535 - values)
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_a_plane_for_each_colour_is_read_in_8_bits_and_refused_in_16(order: str) -> None:
+    values = np.random.default_rng(0).integers(0, 65536, (16, 24, 3)).astype(np.uint16)
+    higher = (values >> 8).astype(np.uint8)
+    np.testing.assert_array_equal(decode(planes_tiff(higher, order)).pixels, higher)
+    with pytest.raises(UnreadableImage, match=r"a plane for each colour.*PlanarConfiguration 1"):
+        decode(planes_tiff(values, order))
 
 
 def test_the_check_data_sees_what_the_gauge_will_see(flowgauge: Shell, tmp_path: Path) -> None:

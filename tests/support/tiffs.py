@@ -15,11 +15,11 @@ def packed_tiff(values: NDArray[np.uint16], bits: int, order: str = "<", strips:
     return _tiff(rows, (width, height), bits, order, strips, tags)
 
 
-def word_tiff(values: NDArray[np.uint16], bits: int, order: str = "<") -> bytes:
+def word_tiff(values: NDArray[np.uint16], bits: int, order: str = "<", **tags: int) -> bytes:
     """Gray (H, W) of 16 bits a sample, of which the header declares `bits`."""
     height, width = values.shape
     rows = values.astype(f"{order}u2").view(np.uint8).reshape(height, width * 2)
-    return _tiff(rows, (width, height), bits, order, 1, {})
+    return _tiff(rows, (width, height), bits, order, 1, tags)
 
 
 def _tiff(

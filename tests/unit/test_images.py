@@ -49,6 +49,13 @@ def declared_png(width: int, height: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + body
 
 
+def png_without_palette() -> bytes:
+    """A PNG of palette numbers, without the palette."""
+    whole = encoded(Image.new("P", (16, 16), 1), "PNG")
+    start = whole.index(b"PLTE") - 4
+    return whole[:start] + whole[start + 12 + int.from_bytes(whole[start : start + 4]) :]
+
+
 def gray16_tiff(values: NDArray[np.uint16], order: str) -> bytes:
     """An uncompressed 16-bit gray TIFF, `order` being `>` or `<`."""
     height, width = values.shape
@@ -96,6 +103,7 @@ def test_the_format_is_reported_by_the_content_and_the_digest_names_the_bytes(pi
         (declared_png(30_000, 30_000), "30000 x 30000"),
         (declared_png(100, 100), "truncated or damaged"),
         (b"\x89PNG\r\n\x1a\n", "truncated or damaged"),
+        (png_without_palette(), "truncated or damaged"),
     ],
 )
 def test_poison_is_refused_with_its_cause_and_a_remedy(data: bytes, cause: str) -> None:
@@ -302,6 +310,23 @@ def test_statistics_of_a_flat_image_are_finite() -> None:
 
     assert flat.brightness == pytest.approx(0.2)
     assert (flat.contrast, flat.focus) == pytest.approx((0, 0), abs=1e-6)
+
+
+@pytest.mark.parametrize("level", [3, 128, 251, 255])
+def test_a_flat_image_has_neither_contrast_nor_focus_however_bright(level: int) -> None:
+    flat = statistics(np.full((512, 512, 3), level, np.uint8))
+
+    assert (flat.contrast, flat.focus) == (0, 0)
+
+
+@pytest.mark.parametrize("level", [20, 150, 240])
+def test_noise_of_one_level_has_its_contrast_and_focus_however_bright(level: int) -> None:
+    gray = level + np.random.default_rng(0).integers(0, 2, (512, 512))
+    edges = gray[:-2, 1:-1] + gray[2:, 1:-1] + gray[1:-1, :-2] + gray[1:-1, 2:] - 4 * gray[1:-1, 1:-1]
+    seen = statistics(np.repeat(gray[:, :, None].astype(np.uint8), 3, axis=2))
+
+    assert seen.contrast == pytest.approx(gray.std() / 255, rel=1e-9)
+    assert seen.focus == pytest.approx(np.log((edges.var() + 1 / 12) / (gray.var() + 1 / 12)), rel=1e-9)
 
 
 def test_brightness_and_contrast_are_those_of_the_gray_values() -> None:

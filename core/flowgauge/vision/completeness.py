@@ -13,6 +13,7 @@ from PIL.ImageFile import ImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
 from flowgauge.vision.decoding import OPENERS
+from flowgauge.vision.packed_tiff import packed_rows
 
 _JPEG = b"\xff\xd8\xff"
 _ENDS = {b"\x89PNG\r\n\x1a\n": b"IEND\xaeB`\x82", _JPEG: b"\xff\xd9"}
@@ -60,22 +61,26 @@ def _of_format(data: bytes, written: bytes, magic: bytes, opener: type[ImageFile
     # what Pillow remarks on metadata; a filter that stays, for threads
     warnings.filterwarnings("ignore", module=r"PIL\.")
     try:
-        image = opener(BytesIO(data))
-        tiles = list(image.tile)
-        image.load()
+        packed = packed_rows(data)
+        if packed is None:
+            image = opener(BytesIO(data))
+            tiles = list(image.tile)
+            image.load()
     except MemoryError:
         raise
     except Exception:  # Pillow's readers raise almost any exception on bytes that are not all there
         return Completeness.UNDECODABLE
+    if packed is not None:
+        return _of_rows(data, [start for start, _ in packed.strips], packed.row, packed.end)
     if tiles and all(tile.codec_name == "raw" for tile in tiles):
-        return _of_rows(data, image, tiles)
+        return _of_tiles(data, image, tiles)
     if magic == _JPEG and has_hole:
         return Completeness.CUT
     return Completeness.WHOLE if ended or len(data) - len(written) < _TAIL_BYTES else Completeness.CUT
 
 
-def _of_rows(data: bytes, image: ImageFile, tiles: list[Any]) -> Completeness:
-    """Rows that lie in the file as they are, in BMP and TIFF. A copy ends anywhere, a black border at a row's end."""
+def _of_tiles(data: bytes, image: ImageFile, tiles: list[Any]) -> Completeness:
+    """Rows that Pillow reads as they lie in the file, in BMP and TIFF."""
     last = max(tiles, key=lambda tile: tile.offset)
     if isinstance(image, TiffImageFile):
         # a row of TIFF has no padding
@@ -86,11 +91,16 @@ def _of_rows(data: bytes, image: ImageFile, tiles: list[Any]) -> Completeness:
         # BMP gives the distance of rows
         row = int(last.args[1])
     pixels_end = min(len(data), last.offset + row * (last.extents[3] - last.extents[1]))
+    return _of_rows(data, [tile.offset for tile in tiles], row, pixels_end)
+
+
+def _of_rows(data: bytes, starts: list[int], row: int, pixels_end: int) -> Completeness:
+    """`starts`: where pieces begin of rows of `row` bytes each. A copy ends anywhere, a black border at a row's end."""
     written = len(data[:pixels_end].rstrip(b"\0"))
     tail = pixels_end - written
     if tail < _TAIL_BYTES:
         return Completeness.WHOLE
-    start = max((tile.offset for tile in tiles if tile.offset <= written), default=written)
+    start = max((start for start in starts if start <= written), default=written)
     before = data[max(start, written - row) : written]
     if 0 < (written - start) % row < row - min(_PADDING_BYTES, row // 8) and bytes(_GAP_BYTES) not in before:
         return Completeness.CUT

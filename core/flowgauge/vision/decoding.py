@@ -53,8 +53,11 @@ _KNOWN_BUT_REFUSED = (
 
 # modes with a channel of transparency; of a palette, somebody has declared one colour transparent
 _WITH_ALPHA = frozenset({"RGBA", "LA", "PA"})
-# Pillow's names of 16-bit colour as it lies in the file, by the order of its bytes
+# Pillow's names of 16-bit channels as they lie in the file, by the order of their bytes
 _COLOUR_16 = re.compile(r"(RGB|RGBX|RGBA);16([LBN])")
+_GRAY_ALPHA_16 = "LA;16B"
+# tags of TIFF
+_BITS, _PHOTOMETRIC, _SAMPLES, _PLANAR = 258, 262, 277, 284
 # Of the longer side of the gray image that statistics are taken of, in pixels, at most. With more, they cost more than
 # 2 ms, and pictures are decoded finer for their sake alone than for a crop of 256 pixels; with less, images of twice
 # that crop would be averaged before they are measured, and a lens would have to shift further before `focus` tells.
@@ -202,7 +205,16 @@ def decode(data: bytes, reduction: Reduction = whole) -> Picture:
     scoring one would let the others pass unseen. The declared size is checked against the process's `ImageLimits`
     before any pixel is decoded.
     """
-    digest = sha256(data).hexdigest()
+    try:
+        return _decoded(data, sha256(data).hexdigest(), reduction)
+    except (UnreadableImage, MemoryError):
+        raise  # running out of memory is not the image's fault
+    except Exception as error:  # Pillow's readers raise almost any exception on damaged bytes, at any step
+        said = str(error) or type(error).__name__
+        raise UnreadableImage(f"The image is truncated or damaged ({said}).", _RECAPTURE) from error
+
+
+def _decoded(data: bytes, digest: str, reduction: Reduction) -> Picture:
     packed = packed_gray(data)
     if packed is not None:
         return _plain(packed, digest, reduction)
@@ -212,27 +224,50 @@ def decode(data: bytes, reduction: Reduction = whole) -> Picture:
         raise UnreadableImage("The file holds several images (frames or pages).", "Send each as an image of its own.")
     if isinstance(opened, JpegImageFile):
         return _of_jpeg(opened, digest, reduction)
-    deep = _deep_colour(opened, data)
+    _refuse_planes(opened)
+    rawmodes = {_rawmode(tile.args) for tile in opened.tile}  # which are gone once the pixels are decoded
     upright = _upright(opened)
-    if upright.mode.startswith("I;16"):
-        deep = np.asarray(upright).astype(np.uint16)
+    deep = _deep(upright, rawmodes, data)
     if deep is None and not upright.has_transparency_data:
         return _plain(upright, digest, reduction)
-    pixels = _rgb(upright) if deep is None else _rgb_of(deep, SixteenBit.FULL_RANGE)
     cut = None
     if upright.has_transparency_data:
+        alpha = _alpha(upright, deep)
         # the object is what transparency leaves; a mask of all or of nothing says nothing
-        opaque = np.asarray(upright.convert("RGBA").getchannel("A")) >= 128
+        opaque = alpha >= 128
         cut = None if opaque.all() or not opaque.any() else opaque
+        if deep is not None and alpha.any():
+            shares = alpha.astype(np.uint32)
+            deep = (deep * (shares if deep.ndim == 2 else shares[:, :, None]) // 255).astype(np.uint16)
+    pixels = _rgb(upright) if deep is None else _rgb_of(deep, SixteenBit.FULL_RANGE)
     del opened, upright  # four bytes a pixel, before as many are needed to measure it
     return Picture(pixels, digest, cut, deep)
 
 
+def _refuse_planes(opened: ImageFile) -> None:
+    """Of a TIFF with a plane for each channel, Pillow reads 16-bit values as 8-bit ones, and says nothing."""
+    if not isinstance(opened, TiffImageFile):
+        return
+    tags = opened.tag_v2
+    if tags.get(_PLANAR) == 2 and tags.get(_SAMPLES, 1) > 1 and max(tags.get(_BITS, (1,))) > 8:
+        raise UnreadableImage(
+            "The TIFF holds a plane for each colour, of more than 8 bits.",
+            "Save it with the colours of a pixel side by side (PlanarConfiguration 1).",
+        )
+
+
+def _alpha(image: ImageFile, deep: NDArray[np.uint16] | None) -> NDArray[np.uint8]:
+    """(H, W) of an image with transparency; `deep` are its values where it has 16 bits a channel."""
+    key = image.info.get("transparency")
+    if deep is None or key is None:
+        return np.asarray(image.convert("RGBA").getchannel("A"))
+    # Pillow would compare the colour that is transparent with the higher bytes alone
+    differs = deep != np.array(key, np.uint16)
+    return np.where(differs if deep.ndim == 2 else differs.any(axis=2), np.uint8(255), np.uint8(0))
+
+
 def _of_jpeg(opened: JpegImageFile, digest: str, reduction: Reduction) -> Picture:
-    try:
-        orientation = opened.getexif().get(ExifTags.Base.Orientation, 1)
-    except Exception as error:
-        raise _damaged(error) from error
+    orientation = opened.getexif().get(ExifTags.Base.Orientation, 1)
     width, height = opened.size
     # five to eight lay the image on its side
     size = (height, width) if orientation in range(5, 9) else (width, height)
@@ -293,9 +328,11 @@ def sharpness(gray: NDArray[np.int16]) -> float:
 
 
 def _variance(values: NDArray[np.int16]) -> float:
-    flat = values.ravel().astype(np.float32)
-    mean = float(flat.mean(dtype=np.float64))
-    return max(float(np.dot(flat, flat)) / flat.size - mean**2, 0.0)
+    # sums of integers below 2**53 are exact in double precision, and the difference is of Python's integers: in single
+    # precision the rounding of a bright, even image is larger than its variance
+    flat = values.ravel().astype(np.float64)
+    total, squares = int(flat.sum()), int(np.dot(flat, flat))
+    return (flat.size * squares - total**2) / flat.size**2
 
 
 def _open(data: bytes) -> ImageFile:
@@ -311,55 +348,57 @@ def _open(data: bytes) -> ImageFile:
             if data.startswith(magic):
                 raise UnreadableImage(f"The file is {name}, and no format that is inspected.", _RESAVE)
         raise UnreadableImage(f"This is no image in a known format; it begins with {data[:8]!r}.", _RESAVE)
-    try:
-        return opener(BytesIO(data))
-    except Exception as error:
-        raise _damaged(error) from error
-
-
-def _damaged(error: Exception) -> UnreadableImage:
-    """Pillow's readers raise almost any exception on damaged bytes; running out of memory is not the image's fault."""
-    if isinstance(error, MemoryError):
-        raise error
-    return UnreadableImage(f"The image is truncated or damaged ({error}).", _RECAPTURE)
+    return opener(BytesIO(data))
 
 
 def _upright(image: ImageFile) -> ImageFile:
     """Its pixels decoded, turned in place as EXIF says."""
-    try:
-        image.load()
-        image.getexif()
-        # `exif_transpose` would write the other tags anew, and fail on what cameras put there
-        for name in ("exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp"):
-            image.info.pop(name, None)
-        ImageOps.exif_transpose(image, in_place=True)
-    except Exception as error:
-        raise _damaged(error) from error
+    image.load()
+    image.getexif()
+    # `exif_transpose` would write the other tags anew, and fail on what cameras put there
+    for name in ("exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp"):
+        image.info.pop(name, None)
+    ImageOps.exif_transpose(image, in_place=True)
     return image
 
 
-def _deep_colour(image: ImageFile, data: bytes) -> NDArray[np.uint16] | None:
-    """(H, W, 3) of a file of 16-bit colours, composited on black; None for any other."""
-    # a tile's arguments are the raw mode, or a tuple that begins with it
-    arguments: list[Any] = [tile.args for tile in image.tile]
-    rawmodes = {str(each if isinstance(each, str) else each[0]) for each in arguments}
+def _rawmode(arguments: Any) -> str:
+    """Of a tile, whose arguments are the raw mode, or a tuple that begins with it."""
+    return str(arguments if isinstance(arguments, str) else arguments[0])
+
+
+def _deep(upright: ImageFile, rawmodes: set[str], data: bytes) -> NDArray[np.uint16] | None:
+    """(H, W) or (H, W, 3) of a file of 16 bits a channel, without its alpha; None for any other."""
+    if upright.mode.startswith("I;16"):
+        values = np.asarray(upright).astype(np.uint16)
+        # Pillow inverts 8 bits alone
+        white_is_zero = isinstance(upright, TiffImageFile) and upright.tag_v2.get(_PHOTOMETRIC) == 0
+        return np.uint16(65535) - values if white_is_zero else values
+    if rawmodes == {_GRAY_ALPHA_16}:
+        # as four channels of 8 bits, which are the bytes as they lie in the file
+        four = _as(_open(data), "RGBA")
+        four._mode = "RGBA"
+        pairs = np.asarray(_upright(four), np.uint16)
+        return pairs[:, :, 0] * np.uint16(256) + pairs[:, :, 1]
     if len(rawmodes) != 1 or (match := _COLOUR_16.fullmatch(rawmodes.pop())) is None:
         return None
     channels, order = match.groups()
     little = order == "L" or (order == "N" and sys.byteorder == "little")
     # Pillow keeps 8 bits of each, the higher ones or, with the bytes' order swapped, the lower ones
-    swapped = f"{channels};16{'B' if little else 'L'}"
-    low = _open(data)
-    low.tile = [
-        tile._replace(args=swapped if isinstance(each, str) else (swapped, *each[1:]))
-        for tile, each in zip(low.tile, arguments, strict=True)
-    ]
-    high = _upright(_open(data))
-    upper, lower = (np.asarray(each.convert("RGB"), np.uint16) for each in (high, _upright(low)))
+    low = _as(_open(data), f"{channels};16{'B' if little else 'L'}")
+    upper, lower = (np.asarray(each.convert("RGB"), np.uint16) for each in (upright, _upright(low)))
     deep: NDArray[np.uint16] = upper * np.uint16(256) + lower
-    if high.has_transparency_data and (alpha := np.asarray(high.getchannel("A"), np.uint32)).any():
-        deep = (deep * alpha[:, :, None] // 255).astype(np.uint16)
     return deep
+
+
+def _as(opened: ImageFile, rawmode: str) -> ImageFile:
+    """Not decoded yet; its bytes will be read as `rawmode`."""
+    arguments: list[Any] = [tile.args for tile in opened.tile]
+    opened.tile = [
+        tile._replace(args=rawmode if isinstance(each, str) else (rawmode, *each[1:]))
+        for tile, each in zip(opened.tile, arguments, strict=True)
+    ]
+    return opened
 
 
 def _rgb_of(deep: NDArray[np.uint16], rule: SixteenBit) -> NDArray[np.uint8]:
