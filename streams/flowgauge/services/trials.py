@@ -17,7 +17,7 @@ from flowgauge.registry.snapshots import active_snapshot, active_snapshots, anno
 from flowgauge.registry.trials import (
     begin_trial,
     ended,
-    keep_report,
+    record_end,
     require_startable,
     tally_of,
     trial_report,
@@ -163,18 +163,16 @@ def _end(store: Store, line: str, trial_id: str, outcome: Outcome, by: str, why:
         return active, active.trial
 
     def made(last: SnapshotAnnouncement | None) -> SnapshotAnnouncement:
-        active, trial = under_way(last)
-        reports.append(keep_report(store, active, trial, outcome, tally_of(store, line, trial), by, why))
-        return ended(store, active, trial, outcome)
+        return ended(store, *under_way(last), outcome)
 
-    reports: list[TrialReport] = []
     active, trial = under_way(active_snapshots(store.log).get(line))
     action = "promote" if outcome is Outcome.PROMOTED else "stop trial"
     before, after = {"version": active.version}, {"trial_id": str(trial.trial_id), "why": why}
     with recorded(store, by, action, line, trial.version, before, after) as found:
-        announce(store, line, made)
-        found["after"] = after | {"images": reports[-1].tally.images}
-    return reports[-1]
+        report = record_end(store, announce(store, line, made), outcome, by, why)
+        assert report is not None
+        found["after"] = after | {"images": report.tally.images}
+    return report
 
 
 def _under_way(store: Store, active: SnapshotAnnouncement, trial: Trial) -> TrialView:
