@@ -35,7 +35,7 @@ from flowgauge.domain.object_keys import adaptation_object
 from flowgauge.domain.ports import Buffered, Outgoing, Record, State
 from flowgauge.domain.trace import AdaptationReport
 from flowgauge.registry.gauges import Load
-from flowgauge.registry.golden_sets import golden_set, hold_out_pictures
+from flowgauge.registry.golden_sets import contents, golden_set, hold_out_pictures
 from flowgauge.registry.lines import line_settings
 from flowgauge.registry.snapshots import (
     SnapshotFiles,
@@ -351,9 +351,8 @@ def _may_train(store: Store, request: AdaptationRequest, settings: LineSettings)
     entries = [entry for entry in buffer if request.since is None or entry.captured_at >= request.since]
     barred = set(to_evict(entries, settings, store.clock.now()))
     # a labelled image tests the candidate, or is a defect: either way it must not train
-    labelled = {
-        hashlib.sha256(store.objects.get(golden.name)).hexdigest() for golden in golden_set(store.objects, request.line)
-    }
+    golden = golden_set(store.objects, request.line)
+    labelled = {hashlib.sha256(data).hexdigest() for _, data in contents(store.objects, golden)}
     return [entry for entry in entries if entry.image_id not in barred and entry.image_sha256 not in labelled]
 
 

@@ -1,6 +1,6 @@
 """Trials: counts what two gauges predict of a line's images, and stops, advances or promotes the candidate."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import Any, TypeGuard
 
@@ -114,18 +114,14 @@ class Trials(Processor):
         return due
 
     def _refresh(self) -> None:
-        log, last, starting = self._store.log, dict[str, SnapshotAnnouncement](), not self._read
-        for partition in range(log.partitions(SNAPSHOTS)):
-            for record, message in announcements_since(log, partition, self._read.get(partition, 0)):
-                self._read[partition] = record.offset + 1
-                if message is None:
-                    continue
-                last[message.line] = message
-                known = self._announced.get(message.line)
-                if known is None or message.epoch > known.epoch:
-                    self._announced[message.line] = message
-                    if starting and _has_ended(known, message):
-                        self._unrecorded.append((known, message))
+        last, starting = dict[str, SnapshotAnnouncement](), not self._read
+        for message in self._unread():
+            last[message.line] = message
+            known = self._announced.get(message.line)
+            if known is None or message.epoch > known.epoch:
+                self._announced[message.line] = message
+                if starting and _has_ended(known, message):
+                    self._unrecorded.append((known, message))
         for line, message in last.items():
             holds = self._announced[line]
             if message != holds:
@@ -134,6 +130,14 @@ class Trials(Processor):
         while self._unrecorded:
             complete_record(self._store, *self._unrecorded[-1], _BY)
             self._unrecorded.pop()
+
+    def _unread(self) -> Iterator[SnapshotAnnouncement]:
+        log = self._store.log
+        for partition in range(log.partitions(SNAPSHOTS)):
+            for record, message in announcements_since(log, partition, self._read.get(partition, 0)):
+                self._read[partition] = record.offset + 1
+                if message is not None:
+                    yield message
 
     def _state(self, line: str, partition: int, trial: Trial) -> TrialState:
         known = self._states.get((line, partition))
@@ -190,7 +194,7 @@ class Trials(Processor):
         partition: int,
         why: str = "",
     ) -> Outgoing:
-        """The announcement; its record counts what was seen in the line's other partitions too, where it has several."""
+        """The announcement. Its record has what was counted in the line's other partitions too."""
         others = set(range(self._store.log.partitions(SHADOW_VERDICTS))) - {partition}
         tallies = [state_of(self._store, active.line, trial, number).tally for number in sorted(others)]
         announced = ended(self._store, active, trial, outcome)

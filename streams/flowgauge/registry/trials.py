@@ -110,9 +110,7 @@ def complete_record(store: Store, before: SnapshotAnnouncement, after: SnapshotA
     if trial_report(store, before.line, before.trial.trial_id) is None:
         kept = {before.trial.version: Outcome.PROMOTED, before.version: Outcome.STOPPED}
         outcome = kept.get(after.version, Outcome.SUPERSEDED)
-        record_end(
-            store, after, outcome, by, "Whoever ended it did not come to record it; the change records tell who."
-        )
+        record_end(store, after, outcome, by, "Whoever ended it did not come to record it; the changes tell who.")
 
 
 def ended(store: Store, active: SnapshotAnnouncement, trial: Trial, outcome: Outcome) -> SnapshotAnnouncement:
@@ -170,9 +168,7 @@ def introduce(
     def require_parent(active: SnapshotAnnouncement | None) -> None:
         if parent is not None and (active is None or active.version != parent):
             now = "has no gauge" if active is None else f"has the gauge {active.version} now"
-            raise Conflict(
-                f"Line {line} {now}, and {version} was made of {parent}.", "Do it again, on the gauge of now."
-            )
+            raise Conflict(f"Line {line} {now}, and {version} was made of {parent}.", "Make it anew of the active one.")
 
     def made(active: SnapshotAnnouncement | None) -> SnapshotAnnouncement:
         require_parent(active)
@@ -203,7 +199,7 @@ def begin_trial(
     check: Callable[[SnapshotAnnouncement], None] = lambda active: None,
 ) -> Trial:
     """Put a stored snapshot on trial; `check` may raise for the gauge that is active then. Raises `UserError` where a
-    trial is under way or it is the active one, and `GaugeMissing` for one that is not stored, or a line without a gauge.
+    trial is under way or it is the active one, and `GaugeMissing` for one not stored, or a line without a gauge.
     """
     sha256 = fetch_snapshot(store.objects, line, version).sha256
 
