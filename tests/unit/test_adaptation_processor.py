@@ -448,3 +448,29 @@ def test_golden_images_test_by_halves_and_never_train(store: Store) -> None:
     assert "shown" not in [each.image_id for each, _ in given.buffered]
     assert len(given.golden_good) == sum(map(is_hold_out, ids))
     assert 0 < len(given.golden_good) < 12
+
+
+def test_golden_images_that_get_another_label_while_an_adaptation_reads_them_refuse_none_and_do_not_train(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(store, MINIMUM)
+    for number in range(12):
+        add_golden(store.objects, LINE, Label.DEFECT, f"golden-{number}", png(200, seed=100 + number))
+    shown = png(200, seed=100)
+    entry = Buffered("shown", store.objects.put("images/x", shown), sha256(shown).hexdigest(), START, 1.0, "reject", "")
+    store.state.buffer_add(LINE, [entry], 100)
+    get, gone, spy = store.objects.get, list[str](), Spy()
+
+    def relabelled(name: str) -> bytes:
+        """Somebody says that each defect is good just before it is read."""
+        if name.startswith(f"golden/{LINE}/defect/") and name not in gone:
+            gone.append(name)
+            add_golden(store.objects, LINE, Label.GOOD, name.rpartition("/")[2], get(name))
+        return get(name)
+
+    monkeypatch.setattr(store.objects, "get", relabelled)
+    request_adaptation(store, asked())
+    work(store, spy)
+    assert len(gone) == 12
+    assert [each.image_id for each, _ in spy.given[0].buffered] == ["0", "1", "2", "3"]
+    assert alert_kinds(store) == [AlertKind.ADAPTATION_ACCEPTED]

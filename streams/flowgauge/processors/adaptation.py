@@ -32,7 +32,7 @@ from flowgauge.domain.golden import Label
 from flowgauge.domain.lines import LineSettings, Policy
 from flowgauge.domain.messages import ADAPTATIONS, AdaptationRequest, AlertKind, Expected, Message, SnapshotAnnouncement
 from flowgauge.domain.object_keys import adaptation_object
-from flowgauge.domain.ports import Buffered, Outgoing, Record, State
+from flowgauge.domain.ports import Buffered, Objects, Outgoing, Record, State
 from flowgauge.domain.trace import AdaptationReport
 from flowgauge.registry.gauges import Load
 from flowgauge.registry.golden_sets import contents, golden_set, hold_out_pictures
@@ -351,9 +351,15 @@ def _may_train(store: Store, request: AdaptationRequest, settings: LineSettings)
     entries = [entry for entry in buffer if request.since is None or entry.captured_at >= request.since]
     barred = set(to_evict(entries, settings, store.clock.now()))
     # a labelled image tests the candidate, or is a defect: either way it must not train
-    golden = golden_set(store.objects, request.line)
-    labelled = {hashlib.sha256(data).hexdigest() for _, data in contents(store.objects, golden)}
+    labelled = _labelled(store.objects, request.line)
     return [entry for entry in entries if entry.image_id not in barred and entry.image_sha256 not in labelled]
+
+
+def _labelled(objects: Objects, line: str) -> set[str]:
+    """The SHA-256 of each golden image; looked for anew where one got another label meanwhile, lest it trains."""
+    golden = list(golden_set(objects, line))
+    read = [hashlib.sha256(data).hexdigest() for _, data in contents(objects, golden)]
+    return set(read) if len(read) == len(golden) else _labelled(objects, line)
 
 
 def _require_enough(line: str, images: int, settings: LineSettings) -> None:
