@@ -123,9 +123,9 @@ class Trials(Processor):
                 if starting and _has_ended(known, message):
                     self._unrecorded.append((known, message))
         for line, message in last.items():
-            holds = self._announced[line]
-            if message != holds:
-                self._announced[line] = holds.model_copy(update={"epoch": holds.epoch + 1})
+            valid = self._announced[line]
+            if message != valid:
+                self._announced[line] = valid.model_copy(update={"epoch": valid.epoch + 1})
                 self._repeated.append(as_record(self._announced[line]))
         while self._unrecorded:
             complete_record(self._store, *self._unrecorded[-1], _BY)
