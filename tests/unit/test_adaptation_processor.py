@@ -291,6 +291,60 @@ def test_a_request_that_comes_again_after_its_decision_is_not_reported_to_be_lef
     assert alert_kinds(store) == [AlertKind.ADAPTATION_ACCEPTED] * 2
 
 
+def test_a_request_after_one_of_a_person_that_comes_again_decided_is_carried_out(store: Store) -> None:
+    fill(store, MINIMUM)
+    mine = asked(0, reason=Reason.PERSON)
+    request_adaptation(store, mine)
+    work(store)
+    request_adaptation(store, asked(1))
+    store.log.commit("adaptation", ADAPTATIONS, 0, 0)
+    work(store)
+    assert versions(store) == ["fit-1", adapted_version(mine), adapted_version(asked(1))]
+    assert alert_kinds(store) == [AlertKind.ADAPTATION_ACCEPTED] * 2
+
+
+def test_a_request_that_was_left_out_before_a_kill_is_left_out_again(store: Store, clock: SetClock) -> None:
+    fill(store, MINIMUM)
+    for request in (asked(0), asked(1, reason=Reason.PERSON)):
+        request_adaptation(store, request)
+    Worker(Adaptation(store, load, adapt, "test"), Failing(store.log, ["append"], 1_000), clock, 16).step()
+    request_adaptation(store, asked(2))
+    work(store)
+    assert versions(store) == ["fit-1", adapted_version(asked(1)), adapted_version(asked(2))]
+    assert alert_kinds(store) == [AlertKind.ADAPTATION_COALESCED] + [AlertKind.ADAPTATION_ACCEPTED] * 2
+
+
+def test_a_line_has_its_new_gauge_before_the_next_line_of_the_batch_adapts(store: Store) -> None:
+    fill(store, MINIMUM)
+    fitted(store, "fit-1", line="other")
+    set_line(store.objects, "other", buffer_minimum=MINIMUM)
+    store.state.buffer_add("other", store.state.buffer(LINE), 100)
+    for number, line in enumerate((LINE, "other", LINE)):
+        request_adaptation(store, asked(number, line))
+    seen: list[tuple[str, str]] = []
+
+    def looking(given: AdaptationInput) -> AdaptationOutcome:
+        seen.append((given.line, active_snapshot(store.log, LINE).version))
+        return adapt(given)
+
+    work(store, looking)
+    assert seen == [(LINE, "fit-1"), ("other", adapted_version(asked(2)))]
+
+
+def test_what_was_decided_of_one_line_is_not_repeated_while_the_next_waits(store: Store, clock: SetClock) -> None:
+    fill(store, MINIMUM)
+    fitted(store, "fit-1", line="other")
+    for line in (LINE, "other"):
+        request_adaptation(store, asked(line=line))
+    store.state.lease("adaptation/other", "another", 60)
+    worker = work(store, refuse)
+    for _ in range(4):
+        clock.advance(30)
+        worker.step()
+    assert [each.line for each in alerts(store.log)] == [LINE, "other"]
+    assert store.log.position("adaptation", ADAPTATIONS, 0) == 2
+
+
 @pytest.mark.parametrize("error", [ValueError("singular"), DatasetError("All were rejected.", "Look at them.")])
 def test_an_adaptation_that_fails_is_refused_loudly_and_the_gauge_stays(store: Store, error: Exception) -> None:
     fill(store, MINIMUM)
@@ -394,3 +448,29 @@ def test_golden_images_test_by_halves_and_never_train(store: Store) -> None:
     assert "shown" not in [each.image_id for each, _ in given.buffered]
     assert len(given.golden_good) == sum(map(is_hold_out, ids))
     assert 0 < len(given.golden_good) < 12
+
+
+def test_golden_images_that_get_another_label_while_an_adaptation_reads_them_refuse_none_and_do_not_train(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(store, MINIMUM)
+    for number in range(12):
+        add_golden(store.objects, LINE, Label.DEFECT, f"golden-{number}", png(200, seed=100 + number))
+    shown = png(200, seed=100)
+    entry = Buffered("shown", store.objects.put("images/x", shown), sha256(shown).hexdigest(), START, 1.0, "reject", "")
+    store.state.buffer_add(LINE, [entry], 100)
+    get, gone, spy = store.objects.get, list[str](), Spy()
+
+    def relabelled(name: str) -> bytes:
+        """Somebody says that each defect is good just before it is read."""
+        if name.startswith(f"golden/{LINE}/defect/") and name not in gone:
+            gone.append(name)
+            add_golden(store.objects, LINE, Label.GOOD, name.rpartition("/")[2], get(name))
+        return get(name)
+
+    monkeypatch.setattr(store.objects, "get", relabelled)
+    request_adaptation(store, asked())
+    work(store, spy)
+    assert len(gone) == 12
+    assert [each.image_id for each, _ in spy.given[0].buffered] == ["0", "1", "2", "3"]
+    assert alert_kinds(store) == [AlertKind.ADAPTATION_ACCEPTED]

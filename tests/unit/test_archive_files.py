@@ -16,7 +16,7 @@ from flowgauge.processors.archive import Archive
 from flowgauge.runtime.backend import Store
 from flowgauge.runtime.worker import Worker
 from flowgauge.services.archive_files import Compacted, archive_files, compact, opened
-from flowgauge.services.history import history
+from flowgauge.services.history import archived_tables, history
 from tests.support.failing import Failing
 from tests.support.streaming import LINE, START, SetClock, append_verdicts, verdict
 from tests.support.streaming import opened as open_plant
@@ -171,6 +171,27 @@ def test_files_of_before_a_field_was_added_are_copied_with_what_a_verdict_says_o
     done(store)
     rows = pq.read_table(opened(store.objects, copies(store)[0]), partitioning=None).to_pylist()
     assert {(row["clock_off"], row["use_for_training"], row["subject"]) for row in rows} == {(False, True, None)}
+
+
+def test_files_of_before_a_field_was_added_are_read_by_their_columns(store: Store) -> None:
+    name = next(store.objects.names("verdicts/"))
+    buffer = BytesIO()
+    table = pq.read_table(BytesIO(store.objects.get(name)), partitioning=None)
+    pq.write_table(table.drop_columns(["clock_off", "arrived_at", "subject"]), buffer)
+    store.objects.put(name, buffer.getvalue())
+    since = datetime(2026, 3, 1, tzinfo=UTC)
+    assert history(store.objects, LINE, since, since + timedelta(days=4), [], 1_000).images == 30
+    tables = archived_tables(store, LINE, 10, ("image_id", "subject", "clock_off"), lambda what, done, total: None)
+    rows = [row for _, table in tables for row in table.to_pylist()]
+    assert len(rows) == 30
+    assert {(row["clock_off"], row["subject"]) for row in rows} == {(False, None)}
+
+
+def test_the_archive_of_a_line_is_read_from_its_newest_file_on(store: Store) -> None:
+    read_by = archived_tables(store, LINE, 10, ["captured_at"], lambda what, done, total: None)
+    times = [table["captured_at"].to_pylist() for _, table in read_by if table.num_rows]
+    assert len({each[0].date() for each in times}) < len(times)
+    assert [min(each) for each in times] == sorted((min(each) for each in times), reverse=True)
 
 
 def test_a_file_of_others_is_not_read(store: Store) -> None:

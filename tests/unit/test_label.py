@@ -1,22 +1,25 @@
 """What an inspector says of a verdict: found in topic or archive, kept as golden, for one half to train."""
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from uuid import uuid4
 
 import pytest
 
-from flowgauge.domain.errors import UserError
+from flowgauge.domain.errors import Unavailable, UserError
 from flowgauge.domain.golden import Label
 from flowgauge.domain.messages import VERDICTS, Verdict
 from flowgauge.domain.object_keys import image_object
 from flowgauge.domain.ports import Record
 from flowgauge.processors.archive import Archive
-from flowgauge.registry.golden_sets import add_golden, golden_set, training_defects
+from flowgauge.registry.golden_sets import add_golden, golden_set, hold_out_pictures, training_defects
 from flowgauge.runtime.backend import Store
 from flowgauge.runtime.worker import Worker
-from flowgauge.services.golden import find_verdict, label_verdict
+from flowgauge.services.golden import find_verdict, golden_of, label_verdict, unlabel
+from flowgauge.services.review import review_queue
+from tests.support.failing import Failing
 from tests.support.gauges import goods, line, png
 from tests.support.shell import Shell
 from tests.support.streaming import START, SetClock, append_verdicts, opened, verdict
@@ -90,6 +93,57 @@ def test_labels_at_once_leave_an_image_under_one_of_them(store: Store) -> None:
             for label in Label:
                 people.submit(label_verdict, store, found, label, "", "mara")
     assert len(list(golden_set(store.objects, "a"))) == 20
+
+
+def test_a_label_that_was_changed_halfway_is_one_again_once_the_change_is_repeated_or_taken_back(store: Store) -> None:
+    for again in (lambda found: label_verdict(store, found, Label.GOOD, "", "mara"), lambda found: None):
+        found = judged(store, 0)
+        label_verdict(store, found, Label.DEFECT, "dent", "mara")
+        deleting = replace(store, objects=Failing(store.objects, ["delete"], 1))
+        with pytest.raises(Unavailable):
+            label_verdict(deleting, found, Label.GOOD, "", "mara")
+        assert len(list(golden_set(store.objects, "a"))) == 2
+        again(found)
+        unlabel(store, found, "mara")
+        assert not list(golden_set(store.objects, "a"))
+
+
+def test_an_image_of_a_long_id_keeps_its_label_and_its_half(store: Store) -> None:
+    for number in range(6):
+        image_id = f"Линия 3/хорошие детали/смена ночная/{number:04d}.png"
+        found = judged(store, number).model_copy(update={"image_id": image_id})
+        told = label_verdict(store, found, Label.DEFECT, "", "mara").golden
+        known = golden_of(store.objects, found)
+        assert known is not None
+        assert (known.name, known.is_hold_out) == (told.name, told.is_hold_out)
+        assert review_queue(store.objects, "a", [found]).items[0].golden == known
+        label_verdict(store, found, Label.GOOD, "", "mara")
+        assert [each.label for each in golden_set(store.objects, "a")] == [Label.GOOD]
+        unlabel(store, found, "mara")
+        assert not list(golden_set(store.objects, "a"))
+
+
+def test_a_label_is_not_that_of_another_cameras_image_of_the_same_id(store: Store) -> None:
+    left, right = judged(store, 0), judged(store, 1).model_copy(update={"image_id": "part-0"})
+    label_verdict(store, left, Label.DEFECT, "dent", "mara")
+    assert [each.golden is None for each in review_queue(store.objects, "a", [left, right]).items] == [False, True]
+    unlabel(store, right, "mara")
+    label_verdict(store, right, Label.GOOD, "", "mara")
+    unlabel(store, right, "mara")
+    kept = golden_of(store.objects, left)
+    assert kept is not None
+    assert (kept.label, kept.kind) == (Label.DEFECT, "dent")
+
+
+def test_golden_images_that_get_another_label_while_they_are_read_are_passed_over(store: Store) -> None:
+    for number in range(12):
+        add_golden(store.objects, "a", Label.DEFECT, f"golden-{number}", png(line().good(number).pixels))
+    held = [each for each in golden_set(store.objects, "a") if each.is_hold_out]
+    pictures = hold_out_pictures(store.objects, "a", Label.DEFECT)
+    next(pictures)
+    last = held[-1]
+    add_golden(store.objects, "a", Label.DEFECT, last.image_id, store.objects.get(last.name), "dent")
+    assert len(list(pictures)) == len(held) - 2
 
 
 def test_defects_of_one_half_train_with_their_classes(store: Store) -> None:

@@ -70,8 +70,8 @@ def cut(store: Store, writes: int) -> Store:
 
 
 def at_work(store: Store) -> dict[str, Any]:
-    """What a plant goes by. A stored snapshot is nothing before it is announced, and so is the report of a trial before
-    its end is.
+    """What a plant goes by. A stored snapshot is nothing before it is announced, and the report of a trial follows the
+    announcement of its end.
     """
     names = [name for name in store.objects.names("") if not name.startswith(("changes/", "snapshots/", "trials/"))]
     found: dict[str, Any] = {name: store.objects.get(name) for name in names}

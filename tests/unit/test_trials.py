@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from flowgauge.domain.errors import SettingsError, SnapshotCorrupt, UserError
+from flowgauge.domain.errors import Conflict, SettingsError, SnapshotCorrupt, UserError
 from flowgauge.domain.messages import (
     ALERTS,
     SHADOW_VERDICTS,
+    SNAPSHOTS,
     Alert,
     AlertKind,
     Decision,
@@ -19,16 +20,17 @@ from flowgauge.domain.messages import (
     ShadowVerdict,
     Stage,
 )
+from flowgauge.domain.ports import Outgoing
 from flowgauge.models.prediction import Prediction, Predictor
 from flowgauge.processors.scoring import Scoring
 from flowgauge.processors.trials import Trials
 from flowgauge.registry.gauges import Gauges
 from flowgauge.registry.lines import set_line
-from flowgauge.registry.snapshots import active_snapshot, announcements, roll_back, store_snapshot
-from flowgauge.registry.trials import begin_trial, introduce, supersede, tally_of, trial_reports
+from flowgauge.registry.snapshots import active_snapshot, announcements, as_record, roll_back, store_snapshot
+from flowgauge.registry.trials import begin_trial, ended, introduce, record_end, tally_of, trial_reports
 from flowgauge.runtime.events import image_record
 from flowgauge.runtime.worker import Worker
-from flowgauge.services.trials import labelled
+from flowgauge.services.trials import labelled, promote
 from flowgauge.trials.tally import ERROR, Bound, Outcome, broken, log_evidence
 from flowgauge.vision.decoding import Picture
 from flowgauge.vision.preprocessing import Preprocessing
@@ -428,11 +430,65 @@ def test_a_line_has_one_trial_at_a_time(plant: Plant) -> None:
 def test_a_rollback_ends_the_trial(plant: Plant) -> None:
     plant.start("better")
     plant.run(10)
-    supersede(plant.store, LINE, "a test", "fit-1")
-    roll_back(plant.store, LINE, "fit-1")
+    record_end(plant.store, roll_back(plant.store, LINE, "fit-1"), Outcome.SUPERSEDED, "a test")
     plant.run(10)
     assert (plant.stage, plant.active) == (None, "fit-1")
     assert plant.outcome()[0] is Outcome.SUPERSEDED
+
+
+def stopping(plant: Plant) -> tuple[list[Outgoing], str]:
+    """What the worker appends to stop a trial that is under way until then, and the trial's id."""
+    plant.start("dark", threshold=90, shadow_images=1000)
+    send(plant.store, [(f"image-{number}", png(100, number)) for number in range(16)])
+    plant.workers[1].step()
+    plant.workers[0].step()
+    late = plant.workers[1].processor.process(records(plant.store.log, SHADOW_VERDICTS))
+    assert any(each.topic == SNAPSHOTS for each in late)
+    trial = active_snapshot(plant.store.log, LINE).trial
+    assert trial is not None
+    return late, trial.short_id
+
+
+def test_the_record_of_a_trial_tells_of_a_workers_announcement_that_came_before_a_persons(
+    plant: Plant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    late, trial_id = stopping(plant)
+    append = plant.store.log.append
+
+    def overtaken(outgoing: Sequence[Outgoing]) -> None:
+        monkeypatch.setattr(plant.store.log, "append", append)
+        append(late)
+        plant.workers[1].processor.checkpoint()
+        append(outgoing)
+
+    monkeypatch.setattr(plant.store.log, "append", overtaken)
+    with pytest.raises(Conflict):
+        promote(plant.store, LINE, trial_id, "a person")
+    (report,) = trial_reports(plant.store, LINE)
+    assert plant.active == "fit-1"
+    assert (report.outcome, report.by) == (Outcome.STOPPED, "trials")
+
+
+def test_the_record_of_a_trial_tells_of_a_persons_announcement_that_came_before_a_workers(plant: Plant) -> None:
+    late, trial_id = stopping(plant)
+    promote(plant.store, LINE, trial_id, "a person")
+    plant.store.log.append(late)
+    plant.workers[1].processor.checkpoint()
+    (report,) = trial_reports(plant.store, LINE)
+    assert plant.active == "dark"
+    assert (report.outcome, report.by) == (Outcome.PROMOTED, "a person")
+
+
+@pytest.mark.parametrize("outcome", [Outcome.PROMOTED, Outcome.STOPPED])
+def test_a_record_that_a_crash_left_out_is_completed_at_the_next_start(plant: Plant, outcome: Outcome) -> None:
+    plant.start("better")
+    active = active_snapshot(plant.store.log, LINE)
+    assert active.trial is not None
+    plant.store.log.append([as_record(ended(plant.store, active, active.trial, outcome))])
+    plant.restart()
+    plant.run(0)
+    assert plant.outcome()[0] is outcome
+    assert "did not come to record it" in plant.outcome()[1]
 
 
 def test_the_announcement_that_holds_survives_compaction(plant: Plant) -> None:
@@ -463,6 +519,19 @@ def test_a_new_gauge_goes_through_a_trial_where_the_policy_says_so(plant: Plant)
     trial = introduce(plant.store, LINE, "fit-3", sha256["fit-3"], None, "a test", Expected.SAME)
     assert trial is not None
     assert (trial.version, plant.active, plant.stage) == ("fit-3", "fit-2", Stage.SHADOW)
+
+
+@pytest.mark.parametrize("policy", ["auto", "shadow"])
+def test_a_gauge_that_was_made_of_one_that_is_active_no_more_is_refused(plant: Plant, policy: str) -> None:
+    set_line(plant.store.objects, LINE, policy=policy)
+    moved = snapshot("moved")
+    store_snapshot(plant.store.objects, LINE, "moved", moved)
+    fitted(plant.store, "adapted-1")
+    with pytest.raises(Conflict, match=r"has the gauge adapted-1 now, and moved was made of fit-1"):
+        introduce(plant.store, LINE, "moved", moved.sha256, "fit-1", "a test", Expected.SAME)
+    assert (plant.active, plant.stage) == ("adapted-1", None)
+    introduce(plant.store, LINE, "moved", moved.sha256, "adapted-1", "a test", Expected.SAME)
+    assert (plant.active, plant.stage) != ("adapted-1", None)
 
 
 def test_errors_are_counted_by_the_labels_that_came_meanwhile(plant: Plant) -> None:

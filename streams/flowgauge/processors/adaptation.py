@@ -32,10 +32,10 @@ from flowgauge.domain.golden import Label
 from flowgauge.domain.lines import LineSettings, Policy
 from flowgauge.domain.messages import ADAPTATIONS, AdaptationRequest, AlertKind, Expected, Message, SnapshotAnnouncement
 from flowgauge.domain.object_keys import adaptation_object
-from flowgauge.domain.ports import Buffered, Outgoing, Record, State
+from flowgauge.domain.ports import Buffered, Objects, Outgoing, Record, State
 from flowgauge.domain.trace import AdaptationReport
 from flowgauge.registry.gauges import Load
-from flowgauge.registry.golden_sets import golden_set, hold_out_pictures
+from flowgauge.registry.golden_sets import contents, golden_set, hold_out_pictures
 from flowgauge.registry.lines import line_settings
 from flowgauge.registry.snapshots import (
     SnapshotFiles,
@@ -60,8 +60,8 @@ log = logging.getLogger(__name__)
 
 
 class Adaptation(Processor):
-    """Of a line's requests in one batch, the newest that a person made or approved is carried out, else the newest:
-    they coalesce, and an alert tells of each that was left out.
+    """Of a line's requests in one batch that are not decided, the newest that a person made or approved is carried out,
+    else the newest: they coalesce, and an alert tells of each that was left out.
 
     The candidate's version comes from the request, so a redelivered request makes the same snapshot, and what was
     decided is not decided again. `owner` names this worker in the lease that saves double work; correctness does not
@@ -89,27 +89,55 @@ class Adaptation(Processor):
         self._stopping = stopping
         self._alive = alive
 
+    def parts(self, records: Sequence[Record]) -> Sequence[Sequence[Record]]:
+        """Line by line, for an adaptation takes minutes; what was decided before apart, for it may become the gauge
+        that the next adaptation starts from.
+        """
+        of_line: dict[str, list[Record]] = {}
+        for record in records:
+            of_line.setdefault(record.key, []).append(record)
+        found = []
+        for line in of_line.values():
+            settled = max((number for number, record in enumerate(line, 1) if self._was_decided(record)), default=0)
+            found += [part for part in (line[:settled], line[settled:]) if part]
+        return found
+
     def process(self, records: Sequence[Record]) -> list[Outgoing]:
         outgoing: list[Outgoing] = []
-        requests = [request for _, request in decoded(records, AdaptationRequest, "request to adapt", outgoing)]
-        chosen = {request.line: request for request in coalesced(requests)}
-        for request in requests:
-            other = chosen[request.line]
-            decided = audit(self._store, request.line, adapted_version(request)) is not None
-            # one that was decided before comes again after a crash, and its decision stands
-            if request.request_id != other.request_id and not decided:
-                line, kind, trigger = request.line, AlertKind.ADAPTATION_COALESCED, str(request.request_id)
-                why = f"{line}: of several requests to adapt, that of {other.requested_by} is carried out alone."
-                instead = str(other.request_id)
-                outgoing.append(alert(line, kind, trigger, request.requested_at, why, instead=instead))
-        for request in chosen.values():
-            outgoing += self._decided(request)
+        of_line: dict[str, list[AdaptationRequest]] = {}
+        for _, request in decoded(records, AdaptationRequest, "request to adapt", outgoing):
+            of_line.setdefault(request.line, []).append(request)
+        for requests in of_line.values():
+            outgoing += self._of_line(requests)
         return outgoing
 
+    def _of_line(self, requests: Sequence[AdaptationRequest]) -> list[Outgoing]:
+        """What follows from the requests of one line. After a crash some come again that were decided: those before one
+        of them were left out for it then, and those after the last are open.
+        """
+        outgoing: list[Outgoing] = []
+        waiting: list[AdaptationRequest] = []
+        announced: set[str] = set()
+        for request in requests:
+            version = adapted_version(request)
+            report = audit(self._store, request.line, version)
+            if report is None:
+                waiting.append(request)
+                continue
+            outgoing += _left_out(waiting, request)
+            waiting = []
+            if version not in announced:
+                announced.add(version)
+                outgoing += self._announced(report)
+        for chosen in coalesced(waiting):
+            outgoing += [*_left_out(waiting, chosen), *self._decided(chosen)]
+        return outgoing
+
+    def _was_decided(self, record: Record) -> bool:
+        found = decoded([record], AdaptationRequest, "request to adapt", [])
+        return any(audit(self._store, request.line, adapted_version(request)) is not None for _, request in found)
+
     def _decided(self, request: AdaptationRequest) -> list[Outgoing]:
-        report = audit(self._store, request.line, adapted_version(request))
-        if report is not None:
-            return self._announced(report)
         with self._leased(request) as progress:
             try:
                 return self._announced(self._carried_out(request, progress))
@@ -253,6 +281,15 @@ class Adaptation(Processor):
             state.release(key, self._owner)
 
 
+def _left_out(requests: Sequence[AdaptationRequest], other: AdaptationRequest) -> Iterator[Outgoing]:
+    """An alert for each request that another one of its line took the place of."""
+    for request in requests:
+        if request.request_id != other.request_id:
+            line, kind, trigger = request.line, AlertKind.ADAPTATION_COALESCED, str(request.request_id)
+            why = f"{line}: of several requests to adapt, that of {other.requested_by} is carried out alone."
+            yield alert(line, kind, trigger, request.requested_at, why, instead=str(other.request_id))
+
+
 class Running(Message):
     """An adaptation that is being carried out."""
 
@@ -314,10 +351,15 @@ def _may_train(store: Store, request: AdaptationRequest, settings: LineSettings)
     entries = [entry for entry in buffer if request.since is None or entry.captured_at >= request.since]
     barred = set(to_evict(entries, settings, store.clock.now()))
     # a labelled image tests the candidate, or is a defect: either way it must not train
-    labelled = {
-        hashlib.sha256(store.objects.get(golden.name)).hexdigest() for golden in golden_set(store.objects, request.line)
-    }
+    labelled = _labelled(store.objects, request.line)
     return [entry for entry in entries if entry.image_id not in barred and entry.image_sha256 not in labelled]
+
+
+def _labelled(objects: Objects, line: str) -> set[str]:
+    """The SHA-256 of each golden image; looked for anew where one got another label meanwhile, lest it trains."""
+    golden = list(golden_set(objects, line))
+    read = [hashlib.sha256(data).hexdigest() for _, data in contents(objects, golden)]
+    return set(read) if len(read) == len(golden) else _labelled(objects, line)
 
 
 def _require_enough(line: str, images: int, settings: LineSettings) -> None:

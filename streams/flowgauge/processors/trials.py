@@ -1,8 +1,8 @@
 """Trials: counts what two gauges predict of a line's images, and stops, advances or promotes the candidate."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeGuard
 
 from flowgauge.domain.messages import (
     SHADOW_VERDICTS,
@@ -14,12 +14,21 @@ from flowgauge.domain.messages import (
     Trial,
 )
 from flowgauge.domain.ports import Outgoing, Record
-from flowgauge.registry.snapshots import announcements_since, as_record
-from flowgauge.registry.trials import TrialState, as_canary, ended, keep_report, keep_state, state_of
+from flowgauge.registry.snapshots import announcements_since, as_record, holds
+from flowgauge.registry.trials import (
+    TrialState,
+    as_canary,
+    complete_record,
+    ended,
+    keep_report,
+    keep_state,
+    report_of,
+    state_of,
+)
 from flowgauge.runtime.alerts import alert
 from flowgauge.runtime.backend import Store
 from flowgauge.runtime.processor import Processor, decoded
-from flowgauge.trials.tally import NextStep, Outcome, Tally, merged, next_step
+from flowgauge.trials.tally import NextStep, Outcome, Tally, TrialReport, merged, next_step
 
 _BY = "trials"
 
@@ -31,7 +40,8 @@ class Trials(Processor):
     A shadow verdict counts if the trial that it names is the line's now, and if its rank rises in its partition: an
     image that was scored again counts once. An announcement is made at most once for each stage of a trial: whoever
     comes to the same result after a crash finds the line in the next stage, or makes the announcement again because it
-    was lost.
+    was lost. The record of a trial that has ended is kept once the announcement that ended it holds; a worker that
+    starts completes those that a crash left out.
 
     Of two announcements with one epoch the first holds, and compaction keeps the last: where the last one of a line
     does not hold, the one that does is repeated with the next epoch. All workers repeat it alike.
@@ -46,6 +56,8 @@ class Trials(Processor):
         self._announced: dict[str, SnapshotAnnouncement] = {}
         self._states: dict[tuple[str, int], TrialState] = {}
         self._touched: set[tuple[str, int]] = set()
+        self._ending: dict[str, tuple[SnapshotAnnouncement, TrialReport]] = {}
+        self._unrecorded: list[tuple[SnapshotAnnouncement, SnapshotAnnouncement]] = []
         self._repeated: list[Outgoing] = []
         self._uncertain = True
 
@@ -92,27 +104,40 @@ class Trials(Processor):
         for line, partition in sorted(self._touched):
             keep_state(self._store, line, partition, self._states[line, partition])
         self._touched = set()
+        for announced, report in self._ending.values():
+            if holds(self._store.log, announced):
+                keep_report(self._store, report)
+        self._ending = {}
 
     def _due(self) -> list[Outgoing]:
         due, self._repeated = self._repeated, []
         return due
 
     def _refresh(self) -> None:
-        log, last = self._store.log, dict[str, SnapshotAnnouncement]()
+        last, starting = dict[str, SnapshotAnnouncement](), not self._read
+        for message in self._unread():
+            last[message.line] = message
+            known = self._announced.get(message.line)
+            if known is None or message.epoch > known.epoch:
+                self._announced[message.line] = message
+                if starting and _has_ended(known, message):
+                    self._unrecorded.append((known, message))
+        for line, message in last.items():
+            valid = self._announced[line]
+            if message != valid:
+                self._announced[line] = valid.model_copy(update={"epoch": valid.epoch + 1})
+                self._repeated.append(as_record(self._announced[line]))
+        while self._unrecorded:
+            complete_record(self._store, *self._unrecorded[-1], _BY)
+            self._unrecorded.pop()
+
+    def _unread(self) -> Iterator[SnapshotAnnouncement]:
+        log = self._store.log
         for partition in range(log.partitions(SNAPSHOTS)):
             for record, message in announcements_since(log, partition, self._read.get(partition, 0)):
                 self._read[partition] = record.offset + 1
-                if message is None:
-                    continue
-                last[message.line] = message
-                known = self._announced.get(message.line)
-                if known is None or message.epoch > known.epoch:
-                    self._announced[message.line] = message
-        for line, message in last.items():
-            holds = self._announced[line]
-            if message != holds:
-                self._announced[line] = holds.model_copy(update={"epoch": holds.epoch + 1})
-                self._repeated.append(as_record(self._announced[line]))
+                if message is not None:
+                    yield message
 
     def _state(self, line: str, partition: int, trial: Trial) -> TrialState:
         known = self._states.get((line, partition))
@@ -153,16 +178,14 @@ class Trials(Processor):
             where = "as canary" if trial.stage is Stage.CANARY else "in shadow"
             message = f"{active.line} keeps {active.version}: {trial.version} was stopped {where}, for {why}."
             outgoing.append(self._alert(active, trial, AlertKind.TRIAL_STOPPED, message, images=tally.images, why=why))
-            self._keep_report(active, trial, Outcome.STOPPED, tally, partition, why)
-            outgoing.append(as_record(ended(self._store, active, trial, Outcome.STOPPED)))
+            outgoing.append(self._end(active, trial, Outcome.STOPPED, tally, partition, why))
         elif step is NextStep.PROMOTE:
             message = f"{active.line} has a new gauge {trial.version}, which has passed its trial: {_shown(tally)}."
             outgoing.append(self._alert(active, trial, AlertKind.TRIAL_PROMOTED, message, images=tally.images))
-            self._keep_report(active, trial, Outcome.PROMOTED, tally, partition)
-            outgoing.append(as_record(ended(self._store, active, trial, Outcome.PROMOTED)))
+            outgoing.append(self._end(active, trial, Outcome.PROMOTED, tally, partition))
         return outgoing, state
 
-    def _keep_report(
+    def _end(
         self,
         active: SnapshotAnnouncement,
         trial: Trial,
@@ -170,11 +193,14 @@ class Trials(Processor):
         tally: Tally,
         partition: int,
         why: str = "",
-    ) -> None:
-        """With what was counted in the line's other partitions, where it has several."""
+    ) -> Outgoing:
+        """The announcement. Its record has what was counted in the line's other partitions too."""
         others = set(range(self._store.log.partitions(SHADOW_VERDICTS))) - {partition}
         tallies = [state_of(self._store, active.line, trial, number).tally for number in sorted(others)]
-        keep_report(self._store, active, trial, outcome, merged([tally, *tallies]), _BY, why)
+        announced = ended(self._store, active, trial, outcome)
+        report = report_of(self._store, active, trial, outcome, merged([tally, *tallies]), _BY, why)
+        self._ending[active.line] = announced, report
+        return as_record(announced)
 
     def _alert(
         self,
@@ -188,6 +214,15 @@ class Trials(Processor):
         trigger, now = f"{trial.trial_id}{stage}", self._store.clock.now()
         facts = {"trial_id": str(trial.trial_id), "version": trial.version, "active": active.version} | detail
         return alert(active.line, kind, trigger, now, message, **facts)
+
+
+def _has_ended(before: SnapshotAnnouncement | None, after: SnapshotAnnouncement) -> TypeGuard[SnapshotAnnouncement]:
+    """Whether a trial was under way in `before` that is not in `after`."""
+    return (
+        before is not None
+        and before.trial is not None
+        and (after.trial is None or after.trial.trial_id != before.trial.trial_id)
+    )
 
 
 def _shown(tally: Tally) -> str:

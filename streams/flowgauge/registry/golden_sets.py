@@ -1,6 +1,7 @@
 """Golden images in the object store."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from urllib.parse import unquote
@@ -24,24 +25,43 @@ class Golden:
     kind: str = ""
 
     @property
+    def key(self) -> str:
+        """The encoded id: of a long one the object's name does not tell more."""
+        return _key(self.name)
+
+    @property
     def is_hold_out(self) -> bool:
-        return is_hold_out(self.image_id)
+        return is_hold_out(unquote(self.key))
+
+
+def _key(name: str) -> str:
+    return name.rpartition("/")[2]
 
 
 def add_golden(objects: Objects, line: str, label: Label, image_id: str, data: bytes, kind: str = "") -> Golden:
-    """Store `data` under its label and class, and forget another one that it had. Raises `UnreadableImage`.
+    """Store `data` under its label and class, and forget others that it had. Raises `UnreadableImage`.
 
     Another image of the same id stays: the newcomer's id then has a piece of its content's hash behind it.
     """
     decode(data)
-    named = {other.rpartition("/")[2]: other for other in objects.names(f"golden/{line_name(line)}/")}
-    if encoded(image_id) in named and objects.get(named[encoded(image_id)]) != data:
+    before = list(golden_set(objects, line))
+    of_id = (each for each in before if each.key == encoded(image_id))
+    others = [stored for _, stored in contents(objects, of_id)]
+    if others and data not in others:
         image_id = renamed(image_id, sha256(data).hexdigest())
     name = golden_object(line, label, image_id, kind)
     objects.put(name, data)
-    if (before := named.get(encoded(image_id), name)) != name:
-        objects.delete(before)
+    for each in before:
+        if each.key == encoded(image_id) and each.name != name:
+            objects.delete(each.name)
     return Golden(image_id, label, name, kind)
+
+
+def remove_golden(objects: Objects, line: str, golden: Golden) -> None:
+    """Also under another label, where a change of it was cut off."""
+    for each in list(golden_set(objects, line)):
+        if each.key == golden.key:
+            objects.delete(each.name)
 
 
 def renamed(image_id: str, digest: str) -> str:
@@ -57,17 +77,46 @@ def golden_set(objects: Objects, line: str) -> Iterator[Golden]:
             yield Golden(unquote(image_id), label, name, unquote(kind))
 
 
+class GoldenIndex:
+    """The golden images of a line, to find those that were made of an image."""
+
+    def __init__(self, objects: Objects, golden: Iterable[Golden]) -> None:
+        self._objects = objects
+        self._golden = {each.key: each for each in golden}
+        self._digests: dict[str, str] = {}
+
+    def of(self, image_id: str, digest: str) -> Golden | None:
+        """That of the image with this id and SHA-256; None for another camera's image of the same id."""
+        own = self._golden.get(encoded(renamed(image_id, digest)))
+        if own is not None:
+            return own
+        found = self._golden.get(encoded(image_id))
+        return found if found is not None and self._digest(found) == digest else None
+
+    def _digest(self, golden: Golden) -> str | None:
+        if golden.key not in self._digests:
+            self._digests |= {each.key: sha256(data).hexdigest() for each, data in contents(self._objects, [golden])}
+        return self._digests.get(golden.key)
+
+
 Decode = Callable[[bytes], Picture]
 """How whoever needs the pictures decodes them."""
+
+
+def contents(objects: Objects, chosen: Iterable[Golden]) -> Iterator[tuple[Golden, bytes]]:
+    """Their encoded images, one by one, without those that got another label meanwhile and with it another name."""
+    for golden in chosen:
+        with suppress(KeyError):
+            yield golden, objects.get(golden.name)
 
 
 def hold_out_pictures(objects: Objects, line: str, label: Label, decode: Decode = decode) -> Iterator[Picture]:
     """The hold-out half of the golden set, by which the gate tests a candidate; decoded one by one."""
     chosen = (golden for golden in golden_set(objects, line) if golden.label is label and golden.is_hold_out)
-    return (decode(objects.get(golden.name)) for golden in chosen)
+    return (decode(data) for _, data in contents(objects, chosen))
 
 
 def training_defects(objects: Objects, line: str, decode: Decode = decode) -> Iterator[tuple[Picture, str]]:
     """Defects of the half that may train, each with its class, decoded one by one; always in the same order."""
     chosen = (golden for golden in golden_set(objects, line) if golden.label is Label.DEFECT and not golden.is_hold_out)
-    return ((decode(objects.get(golden.name)), golden.kind) for golden in chosen)
+    return ((decode(data), golden.kind) for golden, data in contents(objects, chosen))

@@ -140,17 +140,28 @@ def announce(
     raise Unavailable(f"Others announce gauges of line {line} all the time.", "Try again in a moment.")
 
 
+def holds(log: Log, message: SnapshotAnnouncement) -> bool:
+    """Whether `message` is the first of its epoch."""
+    return next((each for each in announcements(log, message.line) if each.epoch == message.epoch), None) == message
+
+
+def replaced(log: Log, message: SnapshotAnnouncement) -> SnapshotAnnouncement | None:
+    """The announcement of its line that held before `message`; None where there was none."""
+    earlier = (each for each in announcements(log, message.line) if each.epoch < message.epoch)
+    return max(earlier, key=lambda each: each.epoch, default=None)
+
+
 def publish_snapshot(store: Store, line: str, version: str, files: SnapshotFiles, parent: str | None) -> None:
     """Store a snapshot and make it the active one of `line`."""
     store_snapshot(store.objects, line, version, files)
     announce(store, line, lambda active: announcement(store, line, version, files.sha256, parent, active))
 
 
-def roll_back(store: Store, line: str, version: str) -> None:
-    """Make a stored version active again, under a new epoch. Raises `GaugeMissing`."""
+def roll_back(store: Store, line: str, version: str) -> SnapshotAnnouncement:
+    """Make a stored version active again, under a new epoch; its announcement. Raises `GaugeMissing`."""
     active_snapshot(store.log, line)
     sha256 = fetch_snapshot(store.objects, line, version).sha256
-    announce(
+    return announce(
         store,
         line,
         lambda active: announcement(store, line, version, sha256, active.version if active else None, active),

@@ -2,6 +2,7 @@
 ended, and how a new gauge of a line is introduced.
 """
 
+from collections.abc import Callable
 from typing import Any
 from uuid import NAMESPACE_URL, UUID, uuid5
 
@@ -19,6 +20,7 @@ from flowgauge.registry.snapshots import (
     announce,
     announcement,
     fetch_snapshot,
+    replaced,
 )
 from flowgauge.runtime.backend import Store
 from flowgauge.trials.tally import Outcome, Tally, TrialReport, merged
@@ -68,13 +70,13 @@ def as_canary(store: Store, active: SnapshotAnnouncement, trial: Trial) -> Snaps
     return _next(store, active, trial=trial.model_copy(update={"stage": Stage.CANARY}))
 
 
-def keep_report(
+def report_of(
     store: Store, active: SnapshotAnnouncement, trial: Trial, outcome: Outcome, tally: Tally, by: str, why: str = ""
 ) -> TrialReport:
-    """Store the record of a trial that ends. To be followed by the announcement that ends it: a crash in between leaves
-    the trial under way, and whoever ends it then stores the record anew.
+    """The record of a trial that ends. To be kept once the announcement that ends it holds: of two who end a trial at
+    the same moment one alone does, and the record tells of that one.
     """
-    report = TrialReport(
+    return TrialReport(
         line=active.line,
         trial=trial,
         active=active.version,
@@ -84,8 +86,31 @@ def keep_report(
         why=why,
         tally=tally,
     )
-    store.objects.put(trial_object(active.line, trial.trial_id), report.encode())
+
+
+def keep_report(store: Store, report: TrialReport) -> None:
+    store.objects.put(trial_object(report.line, report.trial.trial_id), report.encode())
+
+
+def record_end(
+    store: Store, announced: SnapshotAnnouncement, outcome: Outcome, by: str, why: str = ""
+) -> TrialReport | None:
+    """Keep the record of the trial that `announced`, which holds, has ended; None where none was under way."""
+    before = replaced(store.log, announced)
+    if before is None or before.trial is None:
+        return None
+    report = report_of(store, before, before.trial, outcome, tally_of(store, before.line, before.trial), by, why)
+    keep_report(store, report)
     return report
+
+
+def complete_record(store: Store, before: SnapshotAnnouncement, after: SnapshotAnnouncement, by: str) -> None:
+    """Keep a record of the trial of `before`, which `after` has ended, where whoever ended it did not come to that."""
+    assert before.trial is not None
+    if trial_report(store, before.line, before.trial.trial_id) is None:
+        kept = {before.trial.version: Outcome.PROMOTED, before.version: Outcome.STOPPED}
+        outcome = kept.get(after.version, Outcome.SUPERSEDED)
+        record_end(store, after, outcome, by, "Whoever ended it did not come to record it; the changes tell who.")
 
 
 def ended(store: Store, active: SnapshotAnnouncement, trial: Trial, outcome: Outcome) -> SnapshotAnnouncement:
@@ -136,13 +161,24 @@ def introduce(
     store: Store, line: str, version: str, sha256: str, parent: str | None, by: str, expected: Expected
 ) -> Trial | None:
     """Make a stored gauge, whose manifest has that `sha256`, the active one. Where the line's policy is `shadow` and it
-    has a gauge, put it on trial instead, which is returned; raises `UserError` where a trial is under way then.
+    has a gauge, put it on trial instead, which is returned; raises `UserError` where a trial is under way then, and
+    where it was made of a `parent` that is not the active one any more.
     """
+
+    def require_parent(active: SnapshotAnnouncement | None) -> None:
+        if parent is not None and (active is None or active.version != parent):
+            now = "has no gauge" if active is None else f"has the gauge {active.version} now"
+            raise Conflict(f"Line {line} {now}, and {version} was made of {parent}.", "Make it anew of the active one.")
+
+    def made(active: SnapshotAnnouncement | None) -> SnapshotAnnouncement:
+        require_parent(active)
+        return announcement(store, line, version, sha256, parent, active)
+
     settings = line_settings(store.objects, line)
     if settings.policy is Policy.SHADOW and line in active_snapshots(store.log):
-        return begin_trial(store, line, version, by, expected, settings.trial_rules)
-    supersede(store, line, by, version)
-    announce(store, line, lambda active: announcement(store, line, version, sha256, parent, active))
+        return begin_trial(store, line, version, by, expected, settings.trial_rules, require_parent)
+    announced = announce(store, line, made)
+    record_end(store, announced, Outcome.SUPERSEDED, by, f"{version} became active")
     return None
 
 
@@ -153,22 +189,23 @@ def require_no_trial(store: Store, line: str) -> None:
         _require_none(active)
 
 
-def supersede(store: Store, line: str, by: str, version: str) -> None:
-    """Keep the record of a trial that ends because `version` becomes active."""
-    active = active_snapshots(store.log).get(line)
-    if active is not None and active.trial is not None:
-        tally = tally_of(store, line, active.trial)
-        keep_report(store, active, active.trial, Outcome.SUPERSEDED, tally, by, f"{version} became active")
-
-
-def begin_trial(store: Store, line: str, version: str, by: str, expected: Expected, rules: TrialRules) -> Trial:
-    """Put a stored snapshot on trial. Raises `UserError` where a trial is under way or it is the active one, and
-    `GaugeMissing` for one that is not stored, or a line without a gauge.
+def begin_trial(
+    store: Store,
+    line: str,
+    version: str,
+    by: str,
+    expected: Expected,
+    rules: TrialRules,
+    check: Callable[[SnapshotAnnouncement], None] = lambda active: None,
+) -> Trial:
+    """Put a stored snapshot on trial; `check` may raise for the gauge that is active then. Raises `UserError` where a
+    trial is under way or it is the active one, and `GaugeMissing` for one not stored, or a line without a gauge.
     """
     sha256 = fetch_snapshot(store.objects, line, version).sha256
 
     def made(active: SnapshotAnnouncement | None) -> SnapshotAnnouncement:
         active = active or active_snapshot(store.log, line)
+        check(active)
         require_startable(active, version)
         return begun(store, active, version, sha256, by, expected, rules)
 

@@ -15,10 +15,10 @@ M = TypeVar("M", bound=Message)
 
 
 class Processor(ABC):
-    """Driven in this order, for each batch: `process`, append of what it returned, `checkpoint`, commit of
-    `committable_offset`. Calls never overlap.
+    """Driven in this order, for each batch: `parts`, for each of them `process`, append of what it returned and
+    `checkpoint`, and at last commit of `committable_offset`. Calls never overlap.
 
-    Delivery is at least once. A batch whose `process` raised `Unavailable` comes again, so until it returns nothing may
+    Delivery is at least once. A part whose `process` raised `Unavailable` comes again, so until it returns nothing may
     have changed that is not repeatable. After a crash the records from the last commit on come again: ids and names
     that a processor makes depend on its records alone, and its effects may be repeated.
     """
@@ -38,6 +38,12 @@ class Processor(ABC):
 
     def prefetch(self, records: Sequence[Record]) -> None:  # noqa: B027  most processors have nothing to prepare
         """Records that `process` will probably be given soon. From any thread, and also beside `process`."""
+
+    def parts(self, records: Sequence[Record]) -> Sequence[Sequence[Record]]:
+        """A batch as it is given to `process`, each part once the results of those before it are durable: for a
+        processor whose records take long. Together the parts hold each record once.
+        """
+        return [records]
 
     @abstractmethod
     def process(self, records: Sequence[Record]) -> list[Outgoing]:

@@ -43,6 +43,8 @@ class StreamTask:
         self._log = log
         self._observer = observer
         self._unfinished: Step | None = None
+        self._batch: Sequence[Record] = ()
+        self._waiting: list[Sequence[Record]] = []
         self._unappended: list[Sequence[Outgoing]] = []
 
     def position(self, topic_partition: Partition, committed: Callable[[], int]) -> int:
@@ -53,13 +55,25 @@ class StreamTask:
 
     def take(self, records: Sequence[Record]) -> int:
         """Process records, of each partition from its position on, or finish them, if these are the ones in hand."""
-        if self._unfinished is None or not self._unfinished.records:
+        if not self._waiting and (self._unfinished is None or not self._unfinished.records):
             self.finish()
-            self._begin(records, self.processor.process(records))
+            first, *waiting = self.processor.parts(records)
+            self._begin(first, self.processor.process(first))
+            self._batch, self._waiting = records, waiting
         return self.finish()
 
     def finish(self) -> int:
-        """Append and checkpoint what is in hand, each at most once; how many records there were."""
+        """Append and checkpoint what is in hand, each at most once, and go on with the parts of the batch that wait;
+        how many records there were.
+        """
+        done = self._finish_part()
+        while self._waiting:
+            self._begin(self._waiting[0], self.processor.process(self._waiting[0]))
+            del self._waiting[0]
+            done += self._finish_part()
+        return done
+
+    def _finish_part(self) -> int:
         if self._unfinished is None:
             return 0
         step = self._unfinished
@@ -69,8 +83,10 @@ class StreamTask:
             with self._timed():
                 self._append()
         self.processor.checkpoint()
-        for record in step.records:
-            self.positions[record.topic, record.partition] = record.offset + 1
+        if not self._waiting:  # records of different parts may alternate: before the last part, none is left behind
+            for record in self._batch:
+                self.positions[record.topic, record.partition] = record.offset + 1
+            self._batch = ()
         self._unfinished = None
         self._observer(step)
         return len(step.records)

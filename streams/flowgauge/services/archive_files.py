@@ -90,6 +90,14 @@ def opened(objects: Objects, name: str) -> BinaryIO:
     return cast(BinaryIO, Ranges(objects.size(name), lambda start, length: objects.get_range(name, start, length)))
 
 
+def columns_of(objects: Objects, name: str, line: str, columns: Sequence[str]) -> pa.Table:
+    """`columns` of the verdicts of `line` in one of them, with what a verdict says of those that it is older than."""
+    of_line = [("line", "=", line)]
+    data = opened(objects, name)
+    table = pq.read_table(data, schema=SCHEMA, columns=list(columns), partitioning=None, filters=of_line)
+    return _with_defaults(table)
+
+
 def compact(store: Store, report: Report) -> Compacted:
     """Make the copies of all days before today (UTC) that have none yet, and remove those that did not count any more
     before: whoever is reading may have listed the others. May be interrupted and repeated; needs memory for one copy.
@@ -125,10 +133,13 @@ def compact(store: Store, report: Report) -> Compacted:
 
 def _sorted(files: Iterable[bytes]) -> pa.Table:
     tables = [pq.read_table(BytesIO(data), schema=SCHEMA, partitioning=None) for data in files]
-    table = pa.concat_tables(tables).sort_by([("line", "ascending"), ("captured_at", "ascending")])
-    for name, default in DEFAULTS.items():
-        index = SCHEMA.get_field_index(name)
-        table = table.set_column(index, SCHEMA.field(name), pc.fill_null(table[name], default))
+    return _with_defaults(pa.concat_tables(tables).sort_by([("line", "ascending"), ("captured_at", "ascending")]))
+
+
+def _with_defaults(table: pa.Table) -> pa.Table:
+    for name in DEFAULTS.keys() & set(table.column_names):
+        index = table.schema.get_field_index(name)
+        table = table.set_column(index, SCHEMA.field(name), pc.fill_null(table[name], DEFAULTS[name]))
     return table
 
 

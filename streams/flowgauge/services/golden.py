@@ -1,6 +1,6 @@
 """What people say of images: folders of labelled images and labels of verdicts go into a line's golden set."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from datetime import date
@@ -19,7 +19,7 @@ from flowgauge.domain.messages import VERDICTS, Verdict
 from flowgauge.domain.object_keys import path_text, verdicts_folder
 from flowgauge.domain.ports import Log, Objects
 from flowgauge.processors.archive import archived_days
-from flowgauge.registry.golden_sets import Golden, add_golden, golden_set, renamed
+from flowgauge.registry.golden_sets import Golden, GoldenIndex, add_golden, golden_set, remove_golden
 from flowgauge.runtime.backend import Store, newest_first
 from flowgauge.services.changes import recorded
 from flowgauge.services.exclusive import exclusive
@@ -52,12 +52,7 @@ def label_verdict(store: Store, verdict: Verdict, label: Label, kind: str, by: s
 
 def golden_of(objects: Objects, verdict: Verdict) -> Golden | None:
     """The golden image that was made of a verdict's; None while nobody has labelled it."""
-    return of_verdict(verdict, {each.image_id: each for each in golden_set(objects, verdict.line)})
-
-
-def of_verdict(verdict: Verdict, golden: Mapping[str, Golden]) -> Golden | None:
-    """The same among the golden images of its line, by their ids."""
-    return golden.get(renamed(verdict.image_id, verdict.image_sha256)) or golden.get(verdict.image_id)
+    return GoldenIndex(objects, golden_set(objects, verdict.line)).of(verdict.image_id, verdict.image_sha256)
 
 
 def unlabel(store: Store, verdict: Verdict, by: str) -> None:
@@ -66,7 +61,7 @@ def unlabel(store: Store, verdict: Verdict, by: str) -> None:
         golden = golden_of(store.objects, verdict)
         if golden is not None:
             with _recorded(store, by, verdict, golden, {}):
-                store.objects.delete(golden.name)
+                remove_golden(store.objects, verdict.line, golden)
 
 
 def _recorded(

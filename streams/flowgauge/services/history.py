@@ -7,19 +7,18 @@ from itertools import chain
 from uuid import UUID
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from flowgauge.domain.errors import UserError
 from flowgauge.domain.messages import Decision
 from flowgauge.domain.ports import Objects
 from flowgauge.runtime.backend import Store
-from flowgauge.services.archive_files import archive_files, opened
+from flowgauge.services.archive_files import archive_files, columns_of
 from flowgauge.services.overview import Sample
 
 # days that one request goes through: each is a folder whose files are all read, and more keep a person waiting
 _MOST_DAYS = 31
 _COLUMNS = [
-    "verdict_id", "line", "captured_at", "arrived_at", "clock_off", "score", "threshold", "decision", "statistics"
+    "verdict_id", "captured_at", "arrived_at", "clock_off", "score", "threshold", "decision", "statistics"
 ]  # fmt: skip
 
 
@@ -68,15 +67,14 @@ def archived_tables(
     store: Store, line: str, days: int, columns: Sequence[str], progress: Progress
 ) -> Iterator[tuple[date, pa.Table]]:
     """`columns` of the archived verdicts of `line`, file by file, of today and the `days` before it, the newest day
-    first.
+    first, and of a day the newest file.
     """
     today = store.clock.now().date()
     for back in range(days + 1):
         progress("reading the archive", back, days + 1)
         day = today - timedelta(days=back)
-        for name in archive_files(store.objects, [day]):
-            data, wanted = opened(store.objects, name), ["line", *columns]
-            yield day, pq.read_table(data, columns=wanted, partitioning=None, filters=[("line", "=", line)])
+        for name in reversed(archive_files(store.objects, [day])):
+            yield day, columns_of(store.objects, name, line, columns)
     progress("reading the archive", days + 1, days + 1)
 
 
@@ -84,8 +82,7 @@ def _archived(objects: Objects, line: str, since: datetime, until: datetime) -> 
     # files are filed by the date of the event, so nothing of the span lies in another folder
     days = [since.date() + timedelta(days=day) for day in range((until.date() - since.date()).days + 1)]
     for name in archive_files(objects, days):
-        table = pq.read_table(opened(objects, name), columns=_COLUMNS, partitioning=None, filters=[("line", "=", line)])
-        for row in table.to_pylist():
+        for row in columns_of(objects, name, line, _COLUMNS).to_pylist():
             taken = row["statistics"]
             at = row["arrived_at"] if row["clock_off"] and row["arrived_at"] else row["captured_at"]
             yield Sample(

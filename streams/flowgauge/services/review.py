@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from flowgauge.domain.golden import Label
 from flowgauge.domain.messages import Verdict
 from flowgauge.domain.ports import Objects
-from flowgauge.registry.golden_sets import Golden, golden_set
-from flowgauge.services.golden import of_verdict
+from flowgauge.registry.golden_sets import Golden, GoldenIndex, golden_set
 
 
 @dataclass(frozen=True)
@@ -31,10 +30,9 @@ class Queue:
 def review_queue(objects: Objects, line: str, verdicts: Sequence[Verdict]) -> Queue:
     """What people have said of `verdicts`, which are of `line`."""
     golden = list(golden_set(objects, line))
-    of_id = {each.image_id: each for each in golden}
-
+    index = GoldenIndex(objects, golden)
     return Queue(
-        items=[Item(verdict, of_verdict(verdict, of_id)) for verdict in verdicts],
+        items=[Item(verdict, index.of(verdict.image_id, verdict.image_sha256)) for verdict in verdicts],
         kinds=sorted({each.kind for each in golden if each.kind}),
         good=sum(each.label is Label.GOOD for each in golden),
         defects=sum(each.label is Label.DEFECT for each in golden),

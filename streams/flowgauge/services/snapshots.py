@@ -2,11 +2,12 @@
 
 from flowgauge.registry import snapshots as registry
 from flowgauge.registry.snapshots import active_snapshot, fetch_snapshot
-from flowgauge.registry.trials import supersede
+from flowgauge.registry.trials import record_end
 from flowgauge.runtime.backend import Store
 from flowgauge.services.changes import recorded
 from flowgauge.training.gauge import Gauge
 from flowgauge.training.snapshot import load
+from flowgauge.trials.tally import Outcome
 
 
 def stored_gauge(store: Store, line: str, version: str | None = None, device: str = "cpu") -> Gauge:
@@ -30,5 +31,5 @@ def roll_back(store: Store, line: str, version: str, by: str) -> None:
     stored_gauge(store, line, version)
     before = active_snapshot(store.log, line).version
     with recorded(store, by, "roll back", line, version, {"version": before}, {"version": version}):
-        supersede(store, line, by, version)
-        registry.roll_back(store, line, version)
+        announced = registry.roll_back(store, line, version)
+        record_end(store, announced, Outcome.SUPERSEDED, by, f"{version} became active")

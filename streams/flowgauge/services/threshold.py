@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from functools import partial
@@ -17,12 +17,13 @@ from flowgauge.domain.errors import GaugeMissing, SnapshotInvalid, UserError
 from flowgauge.domain.golden import Label
 from flowgauge.domain.lines import LineSettings
 from flowgauge.domain.messages import Decision, Expected, Trial
+from flowgauge.domain.object_keys import encoded
 from flowgauge.domain.ports import Objects
 from flowgauge.domain.trace import Check
 from flowgauge.evaluation.operating_point import Costs, Evidence, Scored
 from flowgauge.models.detector import Progress
 from flowgauge.models.registry import FROM_LABELS
-from flowgauge.registry.golden_sets import Golden, golden_set, renamed
+from flowgauge.registry.golden_sets import Golden, contents, golden_set, renamed
 from flowgauge.registry.lines import line_settings
 from flowgauge.registry.snapshots import (
     SnapshotFiles,
@@ -174,16 +175,17 @@ class _Labelled:
         """Images that trained a detector which learns from labels are left out: it knows them."""
         trains = facts.detector.name in FROM_LABELS
         golden = [each for each in golden_set(store.objects, line) if each.is_hold_out or not trains]
-        verdicts = {name: row for row in rows for name in _names(row)}
-        scores = _golden_scores(store, line, facts, golden, score, progress)
+        verdicts = {key: row for row in rows for key in _keys(row)}
+        digests = _digests(store.objects, golden, progress)
+        scores = _golden_scores(store, line, facts, digests, score, progress)
         found = []
-        for each in golden:
-            row = verdicts.get(each.image_id)
-            if each.name in scores:
+        for each, digest in digests.items():
+            row = verdicts.get((each.key, digest))
+            if each in scores:
                 part = each.image_id if row is None else row["subject"] or each.image_id
                 flagged = row is not None and row["decision"] != Decision.PASS
-                found.append(_Label(each.label, scores[each.name], part, flagged))
-        return cls(found, len(golden) - len(found))
+                found.append(_Label(each.label, scores[each], part, flagged))
+        return cls(found, len(digests) - len(found))
 
     def scored(self, label: Label) -> Scored:
         """Those that were not chosen by their scores."""
@@ -191,40 +193,49 @@ class _Labelled:
         return Scored.of([each.score for each in chosen], [each.part for each in chosen])
 
 
-def _names(row: dict[str, Any]) -> tuple[str, str]:
-    return row["image_id"], renamed(row["image_id"], row["image_sha256"])
+def _keys(row: dict[str, Any]) -> list[tuple[str, str]]:
+    """Of a golden image that was made of it: the encoded id and the SHA-256, for cameras may count alike."""
+    image_id, digest = row["image_id"], row["image_sha256"]
+    return [(encoded(each), digest) for each in (image_id, renamed(image_id, digest))]
+
+
+def _digests(objects: Objects, golden: Sequence[Golden], progress: Progress) -> dict[Golden, str]:
+    """The SHA-256 of each golden image."""
+    digests: dict[Golden, str] = {}
+    for done, (each, data) in enumerate(contents(objects, golden)):
+        progress("reading labelled images", done, len(golden))
+        digests[each] = sha256(data).hexdigest()
+    progress("reading labelled images", len(golden), len(golden))
+    return digests
 
 
 def _golden_scores(
     store: Store,
     line: str,
     facts: Manifest,
-    golden: Sequence[Golden],
+    digests: Mapping[Golden, str],
     score: Callable[[], Gauge] | None,
     progress: Progress,
-) -> dict[str, float]:
-    """By the name of its object, the gauge's score of each golden image; without those that `score` is needed for."""
+) -> dict[Golden, float]:
+    """The gauge's score of each golden image; without those that `score` is needed for."""
     key = f"golden-scores/{line}/{facts.weights_sha256}"
     known: dict[str, float] = json.loads(store.state.get(key) or b"{}")
-    digests: dict[str, str] = {}
-    for done, each in enumerate(golden):
-        progress("reading labelled images", done, len(golden))
-        digests[each.name] = sha256(store.objects.get(each.name)).hexdigest()
-    progress("reading labelled images", len(golden), len(golden))
-    waiting = [name for name, digest in digests.items() if digest not in known]
+    waiting = [each for each, digest in digests.items() if digest not in known]
     if waiting and score is not None:
         gauge = score()
         for start in range(0, len(waiting), BATCH):
             progress("scoring labelled images", start, len(waiting))
-            some = waiting[start : start + BATCH]
-            pictures = (gauge.manifest.preprocessing.decode(store.objects.get(name)) for name in some)
+            some = list(contents(store.objects, waiting[start : start + BATCH]))
+            if not some:
+                continue
+            pictures = (gauge.manifest.preprocessing.decode(data) for _, data in some)
             (scores,) = score_by_each([gauge], np.stack([gauge.crop(picture).pixels for picture in pictures]))
-            known |= {digests[name]: float(found) for name, found in zip(some, scores, strict=True)}
+            known |= {digests[each]: float(found) for (each, _), found in zip(some, scores, strict=True)}
         progress("scoring labelled images", len(waiting), len(waiting))
     if known:
         kept = {digest: known[digest] for digest in digests.values() if digest in known}
         store.state.put(key, json.dumps(kept).encode(), _KEPT_SECONDS)
-    return {name: known[digest] for name, digest in digests.items() if digest in known}
+    return {each: known[digest] for each, digest in digests.items() if digest in known}
 
 
 def _images_a_day(store: Store, by_day: Counter[date]) -> tuple[float | None, str]:

@@ -11,13 +11,13 @@ from pydantic import ValidationError
 from flowgauge.domain.errors import Conflict, SettingsError
 from flowgauge.domain.golden import Label
 from flowgauge.domain.messages import SHADOW_VERDICTS, Expected, ShadowVerdict, SnapshotAnnouncement, Trial, TrialRules
-from flowgauge.registry.golden_sets import golden_set, renamed
+from flowgauge.registry.golden_sets import GoldenIndex, golden_set
 from flowgauge.registry.lines import line_settings
 from flowgauge.registry.snapshots import active_snapshot, active_snapshots, announce
 from flowgauge.registry.trials import (
     begin_trial,
     ended,
-    keep_report,
+    record_end,
     require_startable,
     tally_of,
     trial_report,
@@ -95,10 +95,11 @@ def trial_of(store: Store, line: str, trial_id: UUID) -> TrialView | None:
 
 def labelled(store: Store, line: str, trial_id: UUID) -> Labelled:
     """What people's labels say of the images of a trial, as far as the topic still holds them."""
-    golden = {each.image_id: each for each in golden_set(store.objects, line)}
+    golden = list(golden_set(store.objects, line))
+    index = GoldenIndex(store.objects, golden)
     errors: dict[Label, list[tuple[bool, bool]]] = {Label.GOOD: [], Label.DEFECT: []}
     for seen in _shadow_verdicts(store, line, trial_id) if golden else ():
-        found = golden.get(renamed(seen.image_id, seen.image_sha256)) or golden.get(seen.image_id)
+        found = index.of(seen.image_id, seen.image_sha256)
         if found is not None and seen.candidate is not None:
             wrong = found.label is Label.GOOD
             errors[found.label].append((seen.active.alarm is wrong, seen.candidate.alarm is wrong))
@@ -163,18 +164,16 @@ def _end(store: Store, line: str, trial_id: str, outcome: Outcome, by: str, why:
         return active, active.trial
 
     def made(last: SnapshotAnnouncement | None) -> SnapshotAnnouncement:
-        active, trial = under_way(last)
-        reports.append(keep_report(store, active, trial, outcome, tally_of(store, line, trial), by, why))
-        return ended(store, active, trial, outcome)
+        return ended(store, *under_way(last), outcome)
 
-    reports: list[TrialReport] = []
     active, trial = under_way(active_snapshots(store.log).get(line))
     action = "promote" if outcome is Outcome.PROMOTED else "stop trial"
     before, after = {"version": active.version}, {"trial_id": str(trial.trial_id), "why": why}
     with recorded(store, by, action, line, trial.version, before, after) as found:
-        announce(store, line, made)
-        found["after"] = after | {"images": reports[-1].tally.images}
-    return reports[-1]
+        report = record_end(store, announce(store, line, made), outcome, by, why)
+        assert report is not None
+        found["after"] = after | {"images": report.tally.images}
+    return report
 
 
 def _under_way(store: Store, active: SnapshotAnnouncement, trial: Trial) -> TrialView:
