@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from flowgauge.domain.messages import Decision
+from flowgauge.domain.object_keys import line_settings_object
 from flowgauge.domain.ports import Buffered
 from flowgauge.processors.archive import Archive, archived
 from flowgauge.registry.lines import set_line
@@ -70,3 +71,13 @@ def test_a_day_is_gone_through_once_and_the_next_when_its_time_has_come(store: S
     clock.advance(86_400)
     retention.tidy()
     assert kept(store) == [0, 1, 3, 6, 9, 10, 11]
+
+
+def test_a_line_whose_settings_do_not_hold_is_passed_over_with_a_word(
+    store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    store.objects.put(line_settings_object("a-damaged-line"), b'{"pass_retention_days": "soon"}')
+    set_line(store.objects, LINE, pass_retention_days=1)
+    PassRetention(store).tidy()
+    assert kept(store) == [0, 3, 6, 7, 8, 9, 10, 11]
+    assert "flowgauge lines set a-damaged-line" in caplog.text

@@ -13,6 +13,7 @@ from flowgauge.app.bootstrap import open_store
 from flowgauge.app.embedded import embedded, folder_source
 from flowgauge.domain.errors import SettingsError, StoreBusy, Unavailable
 from flowgauge.domain.messages import IMAGES, VERDICTS, AdaptationRequest, AlertKind, Decision, Verdict
+from flowgauge.domain.object_keys import line_settings_object
 from flowgauge.local.folder_options import FolderOptions
 from flowgauge.processors.adaptation import request_adaptation
 from flowgauge.processors.archive import archived
@@ -153,6 +154,15 @@ def test_scoring_does_not_wait_for_an_adaptation(tmp_path: Path) -> None:
         assert active_snapshot(store.log, LINE).version == "fit-1"
         let_go.set()
         eventually(lambda: active_snapshot(store.log, LINE).version != "fit-1")
+
+
+def test_a_line_whose_settings_do_not_hold_ends_no_run(store: Store) -> None:
+    store.objects.put(line_settings_object("another-line"), b'{"cool_down_seconds": null}')
+    store.objects.put("verdicts/_SUCCESS", b"")
+    set_line(store.objects, LINE, pass_retention_days=30)
+    send(store, images(3))
+    embedded(store, load, adapt).run_until_idle()
+    assert len(verdicts(store.log)) == 3
 
 
 def running_adaptation(store: Store, how: Adapt) -> Running:

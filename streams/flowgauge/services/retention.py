@@ -1,5 +1,6 @@
 """How long images are kept: in a directory those that passed, by the line; in a bucket by its own rules."""
 
+import logging
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from datetime import date, datetime, timedelta
@@ -17,6 +18,8 @@ from flowgauge.services.changes import Kept, recorded
 _INTERVAL = timedelta(hours=1)
 # of the mark up to which day a line is done: shorter, and a line that stood still for that long is gone through again
 _TTL_SECONDS = 400 * 86_400.0
+
+log = logging.getLogger(__name__)
 
 
 class PassRetention:
@@ -36,7 +39,11 @@ class PassRetention:
             return
         self._last = now
         for line in lines_with_settings(self._store.objects):
-            days = line_settings(self._store.objects, line).pass_retention_days
+            try:
+                days = line_settings(self._store.objects, line).pass_retention_days
+            except SettingsError as error:
+                log.warning("%s Its images stay until then.", error)
+                continue
             if days is not None:
                 self._tidy_line(line, (now - timedelta(days=days)).date())
 
