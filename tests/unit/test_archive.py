@@ -249,13 +249,7 @@ def test_the_archive_is_read_by_line(store: Store) -> None:
 def test_what_else_lies_among_the_archives_files_is_left_alone(store: Store) -> None:
     append(store, range(3))
     archive(store)
-    for foreign in (
-        "_SUCCESS",
-        "date=2026-03-01/_SUCCESS",
-        "date=2026-99-99/0-000000000000.parquet",
-        "date=x/y",
-        "x/y",
-    ):
+    for foreign in ("_SUCCESS", "date=2026-03-01/_SUCCESS", "date=2026-99-99/0-000000000000.parquet", "date=x/y"):
         store.objects.put(f"verdicts/{foreign}", b"")
     assert archived_days(store.objects) == [START.date()]
     assert offsets(store) == [0, 1, 2]
