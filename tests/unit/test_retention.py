@@ -98,6 +98,17 @@ def test_a_pass_that_is_archived_after_its_day_was_gone_through_goes_too(store: 
     assert kept(store) == [0, 3, 6, 9, 10, 11]
 
 
+def test_a_clock_that_was_ahead_once_does_not_keep_passes(store: Store, clock: SetClock) -> None:
+    set_line(store.objects, LINE, policy="off")
+    retention = PassRetention(store)
+    clock.advance(365 * 86_400)
+    retention.tidy()
+    clock.advance(-365 * 86_400)
+    set_line(store.objects, LINE, pass_retention_days=1)
+    retention.tidy()
+    assert kept(store) == [0, 3, 6, 7, 8, 9, 10, 11]
+
+
 def test_a_day_is_gone_through_again_once_a_day_for_a_week_and_no_longer(store: Store, clock: SetClock) -> None:
     set_line(store.objects, LINE, pass_retention_days=1)
     retention = PassRetention(store)

@@ -42,7 +42,7 @@ class PassRetention:
 
     def tidy(self) -> None:
         now = self._store.clock.now()
-        if self._last is not None and now - self._last < _INTERVAL:
+        if self._last is not None and abs(now - self._last) < _INTERVAL:
             return
         self._last = now
         for line in lines_with_settings(self._store.objects):
