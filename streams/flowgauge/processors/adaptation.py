@@ -107,19 +107,19 @@ class Adaptation(Processor):
         return outgoing
 
     def _decided(self, request: AdaptationRequest) -> list[Outgoing]:
-        report = audit(self._store, request.line, adapted_version(request))
-        if report is not None:
-            return self._announced(report)
-        with self._leased(request) as progress:
-            try:
+        try:
+            report = audit(self._store, request.line, adapted_version(request))
+            if report is not None:
+                return self._announced(report)
+            with self._leased(request) as progress:
                 return self._announced(self._carried_out(request, progress))
-            except (Unavailable, AuthenticationFailed):
-                raise
-            except FlowgaugeError as error:
-                return [_refused(request, str(error))]
-            except Exception as error:
-                log.exception("The adaptation of line %s failed.", request.line)
-                return [_refused(request, f"It failed with {type(error).__name__}: {error}.")]
+        except (Unavailable, AuthenticationFailed):
+            raise
+        except FlowgaugeError as error:
+            return [_refused(request, str(error))]
+        except Exception as error:
+            log.exception("The adaptation of line %s failed.", request.line)
+            return [_refused(request, f"It failed with {type(error).__name__}: {error}.")]
 
     def _carried_out(self, request: AdaptationRequest, progress: Progress) -> AdaptationReport:
         """The record of the adaptation, stored with its snapshot if that was accepted."""
