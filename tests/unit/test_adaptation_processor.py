@@ -22,7 +22,7 @@ from flowgauge.domain.messages import (
     Reason,
     TrialRules,
 )
-from flowgauge.domain.object_keys import image_object
+from flowgauge.domain.object_keys import image_object, line_settings_object
 from flowgauge.domain.ports import Buffered, Log, Outgoing, Record
 from flowgauge.processors.adaptation import Adaptation, audit, audits, coalesced, request_adaptation
 from flowgauge.registry.golden_sets import add_golden
@@ -194,6 +194,19 @@ def test_a_kill_between_record_and_announcement_announces_at_the_restart(store: 
     assert spy.given == []
     assert versions(store) == ["fit-1", adapted_version(asked())]
     assert alert_kinds(store) == [AlertKind.ADAPTATION_ACCEPTED]
+
+
+def test_a_decision_that_cannot_be_announced_is_refused_and_ends_no_worker(store: Store, clock: SetClock) -> None:
+    fill(store, MINIMUM)
+    request_adaptation(store, asked())
+    processor = Adaptation(store, load, adapt, "test")
+    Worker(processor, Failing(store.log, ["append"], 1_000), clock, 16).step()
+    store.objects.put(line_settings_object(LINE), b'{"cool_down_seconds": null}')
+    work(store)
+    assert versions(store) == ["fit-1"]
+    [refused] = alerts(store.log)
+    assert refused.kind is AlertKind.ADAPTATION_REFUSED
+    assert f"flowgauge lines set {LINE}" in refused.message
 
 
 def test_a_gauge_that_a_person_made_meanwhile_stays(store: Store) -> None:

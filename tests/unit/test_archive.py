@@ -10,7 +10,7 @@ import pytest
 from pydantic import BaseModel
 
 from flowgauge.domain.messages import VERDICTS, Decision, FrozenModel, Instant, Region, Source, Statistics, Verdict
-from flowgauge.processors.archive import SCHEMA, Archive, archived, columns
+from flowgauge.processors.archive import SCHEMA, Archive, archived, archived_days, columns
 from flowgauge.runtime.backend import Store
 from flowgauge.runtime.worker import Worker
 from tests.support.failing import Failing
@@ -244,3 +244,12 @@ def test_the_archive_is_read_by_line(store: Store) -> None:
     append_verdicts(store.log, [verdict(0), verdict(1, line="other")])
     archive(store)
     assert [kept.source.offset for kept in archived(store.objects, line="other")] == [1]
+
+
+def test_what_else_lies_among_the_archives_files_is_left_alone(store: Store) -> None:
+    append(store, range(3))
+    archive(store)
+    for foreign in ("_SUCCESS", "date=2026-03-01/_SUCCESS", "date=2026-99-99/0-000000000000.parquet", "date=x/y"):
+        store.objects.put(f"verdicts/{foreign}", b"")
+    assert archived_days(store.objects) == [START.date()]
+    assert offsets(store) == [0, 1, 2]

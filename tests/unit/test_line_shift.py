@@ -73,3 +73,11 @@ def test_a_part_with_many_images_counts_once() -> None:
     unmoved = shift(threshold(scores, parts), good(80, 2), seed=0)
     assert not unmoved.moved
     assert unmoved.position < 0.4
+
+
+@pytest.mark.parametrize("value", [-1.0, 0.1])
+def test_alarms_that_nearly_every_image_was_promised_are_no_change(value: float) -> None:
+    promising = threshold(good(120, 1)).placed_at(value)
+    assert promising.promised is not None
+    assert promising.promised > 0.9
+    assert not shift(promising, good(80, 2), seed=0).changed

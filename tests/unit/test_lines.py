@@ -42,6 +42,13 @@ def test_what_was_set_stays_and_the_rest_does_not_change(store: Store) -> None:
         ({"buffer_size": 10}, r"buffer_minimum \(48\) exceeds buffer_size \(10\)"),
         ({"bufer_size": 10}, "no setting bufer_size"),
         ({"adapt_schedule": "every night"}, "adapt_schedule: .* no cron expression"),
+        ({"cool_down_seconds": "inf"}, "cool_down_seconds: .* finite"),
+        ({"cost_miss": "nan"}, "cost_miss: .* finite"),
+        ({"shadow_hours": "nan"}, "shadow_hours: .* finite"),
+        ({"deadline_seconds": 1e10}, "deadline_seconds: .* 3155760000"),
+        ({"pass_retention_days": 1_000_000}, "pass_retention_days: .* 36525"),
+        ({"part_repeat_seconds": 1e15}, "part_repeat_seconds: .* 3155760000"),
+        ({"alert_window_seconds": 1e-300}, r"alert_window_seconds: .* 0\.001"),
     ],
 )
 def test_settings_that_do_not_hold_are_refused_and_nothing_is_stored(
@@ -83,6 +90,49 @@ def test_settings_that_were_damaged_by_hand_leave_the_last_that_held_in_force(st
     assert cache.of(LINE).policy is Policy.OFF
     with pytest.raises(SettingsError, match="policy"):
         line_settings(store.objects, LINE)
+
+
+DAMAGED = b'{"policy": "off", "cool_down_seconds": null, "buffer_size": 0, "deadline_seconds": 5.0}'
+
+
+def test_settings_that_do_not_hold_are_set_again_and_the_rest_of_them_stays(
+    store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    store.objects.put(line_settings_object(LINE), DAMAGED)
+    set_line(store.objects, LINE, cool_down_seconds=30)
+    assert line_settings(store.objects, LINE) == LineSettings(
+        policy=Policy.OFF, cool_down_seconds=30, deadline_seconds=5
+    )
+    [said] = caplog.messages
+    assert "cool_down_seconds" in said
+    assert "buffer_size" in said
+    assert "default" in said
+    set_line(store.objects, LINE, cool_down_seconds=40)
+    assert len(caplog.messages) == 1, "nothing is left to say"
+
+
+@pytest.mark.parametrize("stored", [b"", b"\xff", b"[]", b'{"policy": '])
+def test_settings_that_are_no_json_object_begin_at_the_defaults(
+    store: Store, caplog: pytest.LogCaptureFixture, stored: bytes
+) -> None:
+    store.objects.put(line_settings_object(LINE), stored)
+    assert set_line(store.objects, LINE, buffer_size=100) == LineSettings(buffer_size=100)
+    assert "do not hold" in caplog.text
+
+
+def test_of_settings_that_contradict_each_other_one_has_to_be_set(store: Store) -> None:
+    store.objects.put(line_settings_object(LINE), b'{"policy": "off", "buffer_minimum": 500}')
+    with pytest.raises(SettingsError, match="buffer_minimum"):
+        set_line(store.objects, LINE, adapt_every=50)
+    set_line(store.objects, LINE, buffer_size=600)
+    assert line_settings(store.objects, LINE) == LineSettings(policy=Policy.OFF, buffer_minimum=500, buffer_size=600)
+
+
+def test_what_else_lies_among_settings_is_no_line(store: Store) -> None:
+    set_line(store.objects, LINE, policy="off")
+    for foreign in ("README", "two words.json", "old/press-3.json"):
+        store.objects.put(f"lines/{foreign}", b"")
+    assert lines(store) == [LINE]
 
 
 def test_lines_are_those_with_a_gauge_settings_or_verdicts(store: Store) -> None:

@@ -1,4 +1,5 @@
 import json
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from flowgauge.runtime.worker import Worker
 from flowgauge.training.thresholds import Rule, Threshold
 from tests.support.cameras import Camera, alert_kinds, observe, requests
 from tests.support.failing import Failing
-from tests.support.streaming import LINE, SetClock, append_verdicts, opened, records, verdict
+from tests.support.streaming import LINE, START, SetClock, append_verdicts, opened, records, verdict
 
 
 @pytest.fixture
@@ -178,6 +179,28 @@ def test_no_second_adaptation_is_requested_while_the_line_cools_down(
     observe(store)
     assert len(requests(store)) == expected
     assert alert_kinds(store).count(AlertKind.DRIFT) >= expected
+
+
+def test_a_clock_that_was_a_year_ahead_once_does_not_hold_adaptations_up(store: Store, camera: Camera) -> None:
+    set_line(store.objects, LINE, adapt_every=50, cool_down_seconds=600)
+    append_verdicts(store.log, camera.verdicts(49))
+    append_verdicts(store.log, camera.verdicts(1, scored_at=START + timedelta(days=365)))
+    append_verdicts(store.log, camera.verdicts(49))
+    observe(store)
+    assert len(requests(store)) == 1
+    append_verdicts(store.log, camera.verdicts(1))
+    observe(store)
+    assert len(requests(store)) == 2
+
+
+def test_a_verdict_that_was_scored_before_the_last_request_falls_into_its_cool_down(
+    store: Store, camera: Camera
+) -> None:
+    set_line(store.objects, LINE, adapt_every=50, cool_down_seconds=600)
+    append_verdicts(store.log, camera.verdicts(50, scored_at=START + timedelta(minutes=1)))
+    append_verdicts(store.log, camera.verdicts(50, scored_at=START))
+    observe(store)
+    assert len(requests(store)) == 1
 
 
 def test_a_swap_starts_the_monitor_afresh(store: Store, camera: Camera) -> None:

@@ -12,7 +12,7 @@ from flowgauge.runtime.backend import Store
 from flowgauge.runtime.worker import Worker
 from tests.support.cameras import Camera, alert_kinds, observe, requests
 from tests.support.failing import Failing
-from tests.support.streaming import LINE, SetClock, append_verdicts, opened
+from tests.support.streaming import LINE, START, SetClock, append_verdicts, opened
 
 NIGHTLY = "0 2 * * *"
 TICK = datetime(2026, 3, 2, 2, 0, tzinfo=UTC)  # the first after START
@@ -226,3 +226,33 @@ def test_a_log_that_is_away_at_the_tick_delays_the_request_and_loses_nothing(
         clock.advance(20)
     assert worker.error is None
     assert len(requests(scheduled)) == 1
+
+
+@pytest.mark.parametrize("read_by_a_worker", [True, False])
+def test_a_clock_that_was_days_ahead_once_does_not_hold_a_schedule_up(
+    scheduled: Store, camera: Camera, clock: SetClock, read_by_a_worker: bool
+) -> None:
+    append_verdicts(scheduled.log, camera.verdicts(20))
+    observe(scheduled)
+    if read_by_a_worker:
+        clock.advance(5 * 86_400)
+    append_verdicts(scheduled.log, at(camera, START + timedelta(days=5)))
+    observe(scheduled)
+    [early] = requests(scheduled)
+    set_to(clock, START)
+    append_verdicts(scheduled.log, at(camera, START))
+    observe(scheduled)
+    set_to(clock, TICK)
+    observe(scheduled)
+    assert [request.requested_at for request in requests(scheduled)] == [early.requested_at, TICK]
+
+
+def test_a_tick_by_a_clock_a_little_ahead_is_asked_for_once(scheduled: Store, camera: Camera, clock: SetClock) -> None:
+    set_line(scheduled.objects, LINE, cool_down_seconds=0)
+    append_verdicts(scheduled.log, camera.verdicts(20))
+    observe(scheduled)
+    set_to(clock, TICK - timedelta(seconds=5))
+    for seconds in (1, 2, 3):
+        append_verdicts(scheduled.log, at(camera, TICK + timedelta(seconds=seconds)))
+        observe(scheduled)
+    assert [request.requested_at for request in requests(scheduled)] == [TICK]

@@ -19,6 +19,7 @@ from flowgauge.domain.errors import Conflict, Unavailable, UserError
 from flowgauge.domain.golden import Label
 from flowgauge.domain.lines import Policy
 from flowgauge.domain.messages import ADAPTATIONS, ALERTS, DEAD_LETTERS, IMAGES, SNAPSHOTS, Decision, Expected, Reason
+from flowgauge.domain.object_keys import line_settings_object
 from flowgauge.domain.ports import Outgoing
 from flowgauge.processors.line_monitor import Trigger
 from flowgauge.registry.lines import line_settings
@@ -240,6 +241,17 @@ def test_two_people_who_change_different_settings_at_once_both_have_theirs(tmp_p
         answers[0].result()
         settings = line_settings(store.objects, LINE)
         assert (settings.policy, settings.buffer_size) == (Policy.OFF, 300)
+
+
+def test_what_did_not_hold_is_recorded_with_what_is_in_its_place(tmp_path: Path) -> None:
+    with open_store(str(tmp_path)) as store:
+        store.objects.put(line_settings_object(LINE), b'{"cool_down_seconds": null, "buffer_size": 0}')
+        change_settings(store, LINE, {"cool_down_seconds": "30"}, "mara")
+        [made] = latest_changes(store, 9)
+        assert (made.before, made.after) == (
+            {"cool_down_seconds": None, "buffer_size": 0},
+            {"cool_down_seconds": 30, "buffer_size": 400},
+        )
 
 
 def test_how_long_a_bucket_keeps_images_is_recorded(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from flowgauge.app.bootstrap import open_store
 from flowgauge.app.embedded import embedded, folder_source
 from flowgauge.domain.errors import SettingsError, StoreBusy, Unavailable
 from flowgauge.domain.messages import IMAGES, VERDICTS, AdaptationRequest, AlertKind, Decision, Verdict
+from flowgauge.domain.object_keys import line_settings_object
 from flowgauge.local.folder_options import FolderOptions
 from flowgauge.processors.adaptation import request_adaptation
 from flowgauge.processors.archive import archived
@@ -20,7 +21,7 @@ from flowgauge.registry.lines import set_line
 from flowgauge.registry.snapshots import active_snapshot
 from flowgauge.runtime.alerts import alerts
 from flowgauge.runtime.backend import Store
-from flowgauge.runtime.local_runner import Runner
+from flowgauge.runtime.local_runner import LogTrimming, Runner
 from flowgauge.runtime.task import Step
 from tests.support.failing import Failing
 from tests.support.streaming import LINE, SetClock, adapt, fitted, load, opened, png, records, send, verdicts
@@ -153,6 +154,25 @@ def test_scoring_does_not_wait_for_an_adaptation(tmp_path: Path) -> None:
         assert active_snapshot(store.log, LINE).version == "fit-1"
         let_go.set()
         eventually(lambda: active_snapshot(store.log, LINE).version != "fit-1")
+
+
+def test_a_line_whose_settings_do_not_hold_ends_no_run(store: Store) -> None:
+    store.objects.put(line_settings_object("another-line"), b'{"cool_down_seconds": null}')
+    store.objects.put("verdicts/_SUCCESS", b"")
+    set_line(store.objects, LINE, pass_retention_days=30)
+    send(store, images(3))
+    embedded(store, load, adapt).run_until_idle()
+    assert len(verdicts(store.log)) == 3
+
+
+def test_a_clock_that_was_ahead_once_does_not_hold_the_trimming_of_the_log_up(store: Store, clock: SetClock) -> None:
+    trimmed: list[tuple[str, int, int]] = []
+    trimming = LogTrimming(store.log, clock, {}, lambda *stretch: trimmed.append(stretch))
+    send(store, images(3))
+    for seconds in (365 * 86_400, -365 * 86_400):
+        clock.advance(seconds)
+        trimming.tidy()
+    assert trimmed == [(IMAGES, 0, 3)] * 2
 
 
 def running_adaptation(store: Store, how: Adapt) -> Running:

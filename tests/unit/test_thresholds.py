@@ -227,6 +227,32 @@ def test_images_of_one_part_weigh_as_one() -> None:
     assert CalibrationScores.of(scores).at(2 / 11) == 100.0, "as single images, the one part decides"
 
 
+@pytest.mark.parametrize("decimals", [0, 1, 9])
+@pytest.mark.parametrize("seed", range(5))
+def test_a_threshold_for_parts_of_any_number_of_images_is_the_one_that_all_sums_give(decimals: int, seed: int) -> None:
+    """All weights of the others are summed and looked through for every level, among ties and parts of any size."""
+    rng = np.random.default_rng(seed)
+    scores, part = np.round(rng.normal(size=120), decimals), (40 * rng.random(120) ** 3).astype(int)
+    calibration = CalibrationScores.of(scores, [str(number) for number in part])
+    of_part = calibration.part == np.arange(calibration.parts)[:, None]
+    own_PN = np.cumsum(np.where(of_part, calibration.weights, 0), axis=1)
+
+    def exceeded(level: float) -> float:
+        others_PN = own_PN.sum(axis=0) - own_PN
+        first = (others_PN < level * (calibration.parts - 1) - 1e-9).sum(axis=1)
+        reached = own_PN[np.arange(calibration.parts), np.minimum(first, len(scores) - 1)]
+        return float(np.mean(1 - reached))
+
+    for rate in (0.05, 0.1, 0.3, 0.6):
+        low, high = 0.0, 1.0
+        for _ in range(14):
+            middle = (low + high) / 2
+            low, high = (low, middle) if exceeded(middle) <= rate else (middle, high)
+        level = np.searchsorted(np.cumsum(calibration.weights), high * calibration.parts - 1e-6)
+        if exceeded(1) <= rate:
+            assert calibration.at(rate) == calibration.scores[level]
+
+
 def test_few_images_say_what_they_cannot_promise() -> None:
     few = Threshold.from_folds(_good(8), np.arange(8) % 2, rule=Rule.CONFORMAL, k=1.5, seed=0, false_alarms=0.01)
     assert few.extrapolated

@@ -4,10 +4,18 @@ import re
 from enum import StrEnum
 from typing import Annotated
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, model_validator
 
 from flowgauge.domain.messages import Message, TrialRules
 from flowgauge.domain.schedule import cron_expression
+
+# A century, which stands for ever. Much longer, and a date that is counted back from today lies before the year 1, or a
+# time span is longer than Python's longest; shorter, and what somebody set that long is refused.
+_LONGEST_DAYS = 36_525
+_LONGEST_SECONDS = _LONGEST_DAYS * 86_400
+# shorter than a microsecond, and windows are no longer told apart, or have no start at all; longer, and who wants to
+# hear of every alert does not
+_SHORTEST_WINDOW_SECONDS = 0.001
 
 
 class Policy(StrEnum):
@@ -34,17 +42,26 @@ def _view_pattern(text: str) -> str:
 class LineSettings(TrialRules, Message):
     """Frozen; `model_copy(update=...)` does not validate, so change them with `changed`."""
 
+    # JSON has no infinity and writes null, which is another setting or none
+    model_config = ConfigDict(allow_inf_nan=False)
+
     policy: Policy = Field(
         Policy.AUTO,
         description="who starts an adaptation when the line has changed: auto, propose (a person) or off; shadow: as"
         " auto, and whatever is to replace the gauge is tried beside it first",
     )
     deadline_seconds: float | None = Field(
-        None, gt=0, description="seconds, above 0: a verdict later than this after capture is `late`; unset: none is"
+        None,
+        gt=0,
+        le=_LONGEST_SECONDS,
+        description="seconds, above 0 to a century: a verdict later than this after capture is `late`; unset: none is",
     )
 
     clock_tolerance_seconds: float = Field(
-        86_400, gt=0, description="seconds, above 0, from capture to arrival; beyond, the camera's clock is off"
+        86_400,
+        gt=0,
+        le=_LONGEST_SECONDS,
+        description="seconds, above 0 to a century, from capture to arrival; beyond, the camera's clock is off",
     )
     frozen_images: int = Field(
         20, ge=0, description="so many identical, black or white images in a row raise an alert; 0: never"
@@ -53,14 +70,19 @@ class LineSettings(TrialRules, Message):
     buffer_size: int = Field(400, ge=1, description="images that may train, 1 or more; beyond it the oldest leave")
     buffer_minimum: int = Field(48, ge=1, description="images, 1 to buffer_size: fewer than this train nothing")
     buffer_max_age_seconds: float = Field(
-        7 * 86_400, gt=0, description="seconds, above 0, counted back from the newest capture: older images leave"
+        7 * 86_400,
+        gt=0,
+        le=_LONGEST_SECONDS,
+        description="seconds, above 0 to a century, counted back from the newest capture: older images leave",
     )
     near_duplicates: int = Field(40, ge=1, description="the most near duplicates in the buffer, 1 or more")
     duplicate_distance: int = Field(
         2, ge=0, le=64, description="bits, 0 to 64: fingerprints that differ in no more of them look alike"
     )
 
-    cool_down_seconds: float = Field(600, ge=0, description="seconds, 0 or more, between two adaptations of the line")
+    cool_down_seconds: float = Field(
+        600, ge=0, le=_LONGEST_SECONDS, description="seconds, 0 to a century, between two adaptations of the line"
+    )
     warmup_images: int = Field(64, ge=1, description="images of the changed line to see before it trains, 1 or more")
     adapt_every: int | None = Field(
         None, ge=1, description="images, 1 or more, after which to adapt without any drift; unset: never"
@@ -81,10 +103,16 @@ class LineSettings(TrialRules, Message):
         None, ge=0, lt=1, description="share of defective parts, 0 to below 1, for what misses cost; unset: from labels"
     )
     alert_window_seconds: float = Field(
-        60, gt=0, description="seconds, above 0: alerts of one kind within it become one with a count"
+        60,
+        ge=_SHORTEST_WINDOW_SECONDS,
+        le=_LONGEST_SECONDS,
+        description="seconds, 0.001 to a century: alerts of one kind within it become one with a count",
     )
     pass_retention_days: float | None = Field(
-        None, ge=0, description="days, 0 or more: images that passed are deleted after this; unset: they stay"
+        None,
+        ge=0,
+        le=_LONGEST_DAYS,
+        description="days, 0 to a century: images that passed are deleted after this; unset: they stay",
     )
 
     part_views: int | None = Field(
@@ -95,7 +123,10 @@ class LineSettings(TrialRules, Message):
         60, gt=0, le=86_400, description="seconds above 0, at most a day, after the first view: later ones are missing"
     )
     part_repeat_seconds: float = Field(
-        3_600, gt=0, description="seconds, part_seconds or more, after which a serial is a new part, no late view"
+        3_600,
+        gt=0,
+        le=_LONGEST_SECONDS,
+        description="seconds, part_seconds to a century, after which a serial is a new part, no late view",
     )
     part_view_pattern: Annotated[str, AfterValidator(_view_pattern)] | None = Field(
         None,

@@ -79,8 +79,12 @@ def _of_source(line: str, image_id: str, source: str) -> str:
     return encoded(image_id if own else f"{image_id}@{sha256(source.encode()).hexdigest()[:_HASH_DIGITS]}")
 
 
+def images_folder(line: str) -> str:
+    return f"images/{line_name(line)}/"
+
+
 def image_object(line: str, at: datetime, image_id: str, source: str = "") -> str:
-    return f"images/{line_name(line)}/{_day(at)}/{_of_source(line, image_id, source)}"
+    return f"{images_folder(line)}{_day(at)}/{_of_source(line, image_id, source)}"
 
 
 def heatmap_object(line: str, at: datetime, image_id: str, source: str = "") -> str:

@@ -112,7 +112,7 @@ def shift(threshold: Threshold, scores: Scores, *, seed: int) -> Shift:
         below.append(quartile - least)
     promised = threshold.false_alarm_share if threshold.promised is None else threshold.promised
     # the 0.975 quantile of a binomial distribution; to import scipy.stats takes a second of what runs no model
-    up_to = special.bdtr(np.arange(len(scores) + 1), len(scores), promised + _USUAL_DEFECTS)
+    up_to = special.bdtr(np.arange(len(scores) + 1), len(scores), min(promised + _USUAL_DEFECTS, 1))
     return Shift(
         position=float(chances[clean.scores < np.quantile(scores, 0.25)].sum()),
         moved=bool(np.quantile(above, 0.025) > 0 or np.quantile(below, 0.975) < 0),

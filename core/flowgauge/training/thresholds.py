@@ -38,6 +38,10 @@ More parts reach into the bulk, whose shape says nothing of the tail; fewer make
 _BISECTIONS = 14
 """Of the interval in which a quantile's level is sought. Fewer leave it uncertain by more than one of 10,000 images."""
 
+_SLACK = 1e-6
+"""By which sums of weights may be off where they are looked up. Smaller than rounding (1e-12), and a score is missed;
+larger, and more of them are compared for nothing."""
+
 _HEAVIEST_TAIL = 0.5
 """The largest shape of the generalized Pareto tail (Student's t with 2 degrees). Larger ones have no finite variance,
 and probability-weighted moments do not estimate them (Hosking and Wallis 1987)."""
@@ -187,14 +191,14 @@ class CalibrationScores:
         `rate` comes near to it: 200 images of 7 parts, promised 5 %, had no alarms at all. The parts that are left out
         show how far a part's images lie from the others' (decision 23).
         """
-        own_NP = np.zeros((len(self.scores), self.parts))
-        own_NP[np.arange(len(self.scores)), self.part] = self.weights
-        own_NP = np.cumsum(own_NP, axis=0)
-        others_NP = own_NP.sum(axis=1, keepdims=True) - own_NP
+        own_NP, others_NP, all_N = self._cumulative
         each = np.arange(self.parts)
 
         def exceeded(level: float) -> float:
-            first = (others_NP < level * (self.parts - 1) - 1e-9).sum(axis=0)
+            wanted = level * (self.parts - 1) - 1e-9
+            # a part weighs 1, so the weight of all others lies at most 1 below that of all: few scores are in question
+            begin, end = np.searchsorted(all_N, (wanted - _SLACK, wanted + 1 + _SLACK))
+            first = begin + (others_NP[begin:end] < wanted).sum(axis=0)
             return float(1 - own_NP[np.minimum(first, len(self.scores) - 1), each].mean())
 
         if self.parts < 2 or exceeded(1) > rate:
@@ -204,6 +208,16 @@ class CalibrationScores:
             middle = (low + high) / 2
             low, high = (low, middle) if exceeded(middle) <= rate else (middle, high)
         return high
+
+    @cached_property
+    def _cumulative(self) -> tuple[Scores, Scores, Scores]:
+        """The weight up to each score: of a part's own images (n, parts), of all others' (n, parts), of all (n,). Made
+        once, since an adapted gauge's threshold is made of as many rates as there are parts."""
+        own_NP = np.zeros((len(self.scores), self.parts))
+        own_NP[np.arange(len(self.scores)), self.part] = self.weights
+        own_NP = np.cumsum(own_NP, axis=0)
+        all_N = own_NP.sum(axis=1)
+        return own_NP, all_N[:, None] - own_NP, all_N
 
     def false_alarm_interval(self, rate: float) -> tuple[float, float]:
         """The 95 % interval of the false-alarm rate that `at(rate)` will turn out to have on new good images. It counts

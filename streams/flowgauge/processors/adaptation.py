@@ -128,7 +128,7 @@ class Adaptation(Processor):
             waiting = []
             if version not in announced:
                 announced.add(version)
-                outgoing += self._announced(report)
+                outgoing += self._decided(request, report)
         for chosen in coalesced(waiting):
             outgoing += [*_left_out(waiting, chosen), *self._decided(chosen)]
         return outgoing
@@ -137,17 +137,20 @@ class Adaptation(Processor):
         found = decoded([record], AdaptationRequest, "request to adapt", [])
         return any(audit(self._store, request.line, adapted_version(request)) is not None for _, request in found)
 
-    def _decided(self, request: AdaptationRequest) -> list[Outgoing]:
-        with self._leased(request) as progress:
-            try:
+    def _decided(self, request: AdaptationRequest, report: AdaptationReport | None = None) -> list[Outgoing]:
+        """What follows from a request; `report` is its record where it was decided before."""
+        try:
+            if report is not None:
+                return self._announced(report)
+            with self._leased(request) as progress:
                 return self._announced(self._carried_out(request, progress))
-            except (Unavailable, AuthenticationFailed):
-                raise
-            except FlowgaugeError as error:
-                return [_refused(request, str(error))]
-            except Exception as error:
-                log.exception("The adaptation of line %s failed.", request.line)
-                return [_refused(request, f"It failed with {type(error).__name__}: {error}.")]
+        except (Unavailable, AuthenticationFailed):
+            raise
+        except FlowgaugeError as error:
+            return [_refused(request, str(error))]
+        except Exception as error:
+            log.exception("The adaptation of line %s failed.", request.line)
+            return [_refused(request, f"It failed with {type(error).__name__}: {error}.")]
 
     def _carried_out(self, request: AdaptationRequest, progress: Progress) -> AdaptationReport:
         """The record of the adaptation, stored with its snapshot if that was accepted."""

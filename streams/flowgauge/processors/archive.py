@@ -1,5 +1,6 @@
 """The archive: verdicts as Parquet files in the object store, one per date of their events and stretch of offsets."""
 
+import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from datetime import date, datetime, timedelta
@@ -19,6 +20,8 @@ from flowgauge.runtime.fencing import Counted, VerdictReader
 
 # how far the archive may lag behind a line that is slow; shorter, and its open file is written again all the time
 _FLUSH_INTERVAL = timedelta(seconds=30)
+# years below 1000 had fewer digits once
+_FILE = re.compile(r"verdicts/date=(\d{1,4})-(\d\d)-(\d\d)/\d+-\d+\.parquet")
 
 _COLUMNS = {
     str: pa.string(),
@@ -140,14 +143,21 @@ class Archive(VerdictReader):
 def archived(objects: Objects, line: str | None = None, day: date | None = None) -> Iterator[Verdict]:
     """Verdicts of the archive (of `line`, of events on `day`), by date, partition and offset."""
     prefix = "verdicts/" if day is None else verdicts_folder(day)
-    for name in objects.names(prefix):
-        for row in pq.read_table(BytesIO(objects.get(name)), partitioning=None).to_pylist():
-            verdict = Verdict.model_validate(row)
-            if line in (None, verdict.line):
-                yield verdict
+    of_line = None if line is None else [("line", "==", line)]
+    for name in filter(_day_of, objects.names(prefix)):
+        table = pq.read_table(BytesIO(objects.get(name)), partitioning=None, filters=of_line)
+        yield from map(Verdict.model_validate, table.to_pylist())
 
 
 def archived_days(objects: Objects) -> list[date]:
     """The dates of events that the archive has verdicts of."""
-    folders = {name.split("/")[1] for name in objects.names("verdicts/")}
-    return sorted(date(*map(int, folder.removeprefix("date=").split("-"))) for folder in folders)
+    return sorted({day for day in map(_day_of, objects.names("verdicts/")) if day is not None})
+
+
+def _day_of(name: str) -> date | None:
+    """The date of the events in an archive's file; None for what else lies among them, which is not ours."""
+    found = _FILE.fullmatch(name)
+    try:
+        return None if found is None else date(*map(int, found.groups()))
+    except ValueError:  # digits that are no date
+        return None

@@ -3,7 +3,7 @@ of these asks for an adaptation."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from uuid import NAMESPACE_URL, uuid5
 
 import numpy as np
@@ -23,6 +23,9 @@ from flowgauge.training.thresholds import Threshold
 
 # decimals of what the drift monitor keeps: fewer hide a slow drift, more only make the stored state longer
 _DIGITS = 5
+# By so much the clocks of two workers may differ: less, and a tick that a verdict brought by the clock of scoring is
+# asked for again; more, and a schedule stands still for as long when a clock was ahead.
+_CLOCKS_DIFFER = timedelta(minutes=1)
 
 ThresholdOf = Callable[[str, str], Threshold | None]
 """Line and gauge version -> the gauge's threshold, None for one that cannot be read. Raises `Unavailable`."""
@@ -145,9 +148,13 @@ class LineMonitor:
         yield from self.tick(verdict.scored_at, settings)
 
     def schedule(self, expression: str | None, now: datetime) -> bool:
-        """Keep to `expression` from `now` on: its ticks in the past mean nothing. False where it was so before."""
+        """Keep to `expression` from `now` on: its ticks in the past mean nothing. False where it was so before.
+
+        A schedule whose last tick lies in the future, by a clock that was ahead, begins anew.
+        """
         state = self._state
-        if expression == state.schedule:
+        ahead = state.punctuated_at is not None and state.punctuated_at - now > _CLOCKS_DIFFER
+        if expression == state.schedule and not ahead:
             return False
         state.schedule, state.punctuated_at = expression, None if expression is None else now
         self._due_at = _after(state.schedule, state.punctuated_at)
@@ -243,7 +250,9 @@ class LineMonitor:
             yield trigger.proposed()
 
     def _cooling(self, last: datetime | None, now: datetime) -> bool:
-        return last is not None and (now - last).total_seconds() < self._settings.cool_down_seconds
+        # looked at from both sides: verdicts are read later than they were scored, and a clock that was ahead once must
+        # not hold adaptations up for as long
+        return last is not None and abs((now - last).total_seconds()) < self._settings.cool_down_seconds
 
 
 def _after(schedule: str | None, punctuated_at: datetime | None) -> datetime | None:

@@ -1,14 +1,17 @@
 """Lines: their settings in the object store, cached where they are read often, and which lines there are."""
 
+import json
+import logging
 from concurrent.futures import Executor
 from datetime import datetime, timedelta
+from typing import Any
 
 from pydantic import ValidationError
 
 from flowgauge.domain.errors import SettingsError, Unavailable
 from flowgauge.domain.lines import LineSettings
 from flowgauge.domain.messages import VERDICTS
-from flowgauge.domain.object_keys import line_settings_object
+from flowgauge.domain.object_keys import is_line, line_settings_object
 from flowgauge.domain.ports import Objects
 from flowgauge.registry.snapshots import active_snapshots
 from flowgauge.runtime.backend import Store
@@ -18,6 +21,8 @@ from flowgauge.runtime.backend import Store
 _RECENT = 1_000
 # what a change waits at most; shorter, and every worker asks the object store for every line all the time
 _FRESH = timedelta(seconds=2)
+
+log = logging.getLogger(__name__)
 
 
 def line_settings(objects: Objects, line: str) -> LineSettings:
@@ -29,19 +34,48 @@ def line_settings(objects: Objects, line: str) -> LineSettings:
     except ValidationError as error:
         raise SettingsError(
             f"The settings of line {line} do not hold: {_problems(error)}.",
-            f"Set them with `flowgauge lines set {line}`.",
+            f"Set them with `flowgauge lines set {line} KEY=VALUE`: of the others, what does not hold begins at its"
+            " default.",
         ) from error
 
 
+def stored_values(objects: Objects, line: str) -> dict[str, Any]:
+    """What was set for `line`, by name, as it is stored, whether it holds or not; nothing where that is no JSON."""
+    try:
+        values = json.loads(objects.get(line_settings_object(line)))
+    except (KeyError, ValueError):
+        return {}
+    return values if isinstance(values, dict) else {}
+
+
 def changed_settings(objects: Objects, line: str, **changes: object) -> LineSettings:
-    """The settings of `line` with `changes`, to be stored. Raises `SettingsError` if they do not hold."""
+    """The settings of `line` with `changes`, to be stored. What is stored and does not hold begins at its default, and
+    the log says so. Raises `SettingsError` if they do not hold."""
     unknown = changes.keys() - (LineSettings.model_fields.keys() - {"schema_version"})
     if unknown:
         raise SettingsError(f"There is no setting {', '.join(sorted(unknown))}.", "See `flowgauge lines set --help`.")
+    values, lost = stored_values(objects, line), ""
     try:
-        return line_settings(objects, line).changed(**changes)
+        line_settings(objects, line)
+    except SettingsError as error:
+        lost = error.cause
+    try:
+        settings = LineSettings.model_validate(_holding(values) | changes)
     except ValidationError as error:
         raise SettingsError(f"{_problems(error)}.", "See `flowgauge lines set --help`.") from error
+    if lost:
+        log.warning("%s What does not hold, and is not set now, begins at its default.", lost)
+    return settings
+
+
+def _holding(values: dict[str, Any]) -> dict[str, Any]:
+    """Those that hold each by itself; whether they fit one another is seen once all are there."""
+    try:
+        LineSettings.model_validate(values)
+    except ValidationError as error:
+        wrong = {problem["loc"][0] for problem in error.errors() if problem["loc"]}
+        return {name: value for name, value in values.items() if name not in wrong}
+    return values
 
 
 def store_settings(objects: Objects, line: str, settings: LineSettings) -> None:
@@ -56,8 +90,9 @@ def set_line(objects: Objects, line: str, **changes: object) -> LineSettings:
 
 
 def lines_with_settings(objects: Objects) -> list[str]:
-    """Every line that has settings of its own, by name."""
-    return [name.removeprefix("lines/").removesuffix(".json") for name in objects.names("lines/")]
+    """Every line that has settings of its own, by name. What else lies among them is not ours."""
+    names = [name.removeprefix("lines/") for name in objects.names("lines/") if name.endswith(".json")]
+    return [line for line in (name.removesuffix(".json") for name in names) if is_line(line)]
 
 
 def lines(store: Store) -> list[str]:

@@ -49,7 +49,7 @@ class LogTrimming:
 
     def tidy(self) -> None:
         now = self._clock.now()
-        if self._last is not None and now - self._last < _TRIM_INTERVAL:
+        if self._last is not None and abs(now - self._last) < _TRIM_INTERVAL:
             return
         self._last = now
         for topic in (IMAGES, *_KEPT):

@@ -1,5 +1,6 @@
 """How long images are kept: in a directory those that passed, by the line; in a bucket by its own rules."""
 
+import logging
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from datetime import date, datetime, timedelta
@@ -8,6 +9,7 @@ from typing import Protocol
 from flowgauge.domain.errors import SettingsError
 from flowgauge.domain.lines import LineSettings
 from flowgauge.domain.messages import Decision, Verdict
+from flowgauge.domain.object_keys import images_folder
 from flowgauge.processors.archive import archived, archived_days
 from flowgauge.registry.lines import line_settings, lines_with_settings
 from flowgauge.runtime.backend import Store
@@ -17,42 +19,76 @@ from flowgauge.services.changes import Kept, recorded
 _INTERVAL = timedelta(hours=1)
 # of the mark up to which day a line is done: shorter, and a line that stood still for that long is gone through again
 _TTL_SECONDS = 400 * 86_400.0
+# Days before the last that was gone through are gone through again: longer, and more of the archive is read each day;
+# shorter, and images stay whose verdicts are archived later than that, after a backlog or as replayed dead letters.
+_LATE = timedelta(days=7)
+
+log = logging.getLogger(__name__)
 
 
 class PassRetention:
     """Deletes the images of passes that were captured before the last `pass_retention_days` of their line, day by day,
-    as the archive knows them; what is in the buffer stays. Their verdicts remain.
+    as the archive knows them; what is in the buffer stays until it has left it. Their verdicts remain, and so does
+    what a claim check names outside of the line's images: others may need it.
 
-    The last day that was done is kept in the state; when that is lost, the days are gone through again.
+    The last day that was gone through is kept in the state, with the days of which images were in the buffer then; when
+    that is lost, all days are gone through again.
     """
 
     def __init__(self, store: Store) -> None:
         self._store = store
         self._last: datetime | None = None
+        self._limits: dict[str, date] = {}
 
     def tidy(self) -> None:
         now = self._store.clock.now()
-        if self._last is not None and now - self._last < _INTERVAL:
+        if self._last is not None and abs(now - self._last) < _INTERVAL:
             return
         self._last = now
         for line in lines_with_settings(self._store.objects):
-            days = line_settings(self._store.objects, line).pass_retention_days
+            try:
+                days = line_settings(self._store.objects, line).pass_retention_days
+            except SettingsError as error:
+                log.warning("%s Its images stay until then.", error)
+                continue
             if days is not None:
-                self._tidy_line(line, (now - timedelta(days=days)).date())
+                limit = (now - timedelta(days=days)).date()
+                # days are read again, so once when another has become due, and not every hour
+                if self._limits.get(line) != limit:
+                    self._tidy_line(line, limit)
+                    self._limits[line] = limit
 
     def _tidy_line(self, line: str, limit: date) -> None:
         key, objects, state = f"retention/{line}", self._store.objects, self._store.state
         stored = state.get(key)
-        done = date.min if stored is None else date.fromisoformat(stored.decode())
+        done, *held = [date.min] if stored is None else map(date.fromisoformat, stored.decode().split(","))
+        waiting = set(held)
+        again = max(done, date.min + _LATE) - _LATE
         for day in archived_days(objects):
-            if not done < day < limit:
+            if day >= limit or not (day > again or day in waiting):
                 continue
-            training = {entry.image_id for entry in state.buffer(line)}
-            for verdict in archived(objects, line, day):
-                passed = verdict.decision is Decision.PASS and verdict.image_id not in training
-                if passed and verdict.image_uri is not None:
-                    objects.delete(objects.name(verdict.image_uri))
-            state.put(key, day.isoformat().encode(), _TTL_SECONDS)
+            if self._delete_passes(line, day):
+                waiting.discard(day)
+            else:
+                waiting.add(day)
+            done = max(done, day)
+            kept = ",".join(each.isoformat() for each in (done, *sorted(waiting)))
+            state.put(key, kept.encode(), _TTL_SECONDS)
+
+    def _delete_passes(self, line: str, day: date) -> bool:
+        """Whether all images of passes of that day are gone, and none is in the buffer."""
+        objects, whole = self._store.objects, True
+        training = {entry.image_id for entry in self._store.state.buffer(line)}
+        ours = objects.uri(images_folder(line))
+        for verdict in archived(objects, line, day):
+            uri = verdict.image_uri
+            if verdict.decision is not Decision.PASS or uri is None or not uri.startswith(ours):
+                continue
+            if verdict.image_id in training:
+                whole = False
+            else:
+                objects.delete(objects.name(uri))
+        return whole
 
 
 class LifecycleRules(Protocol):
