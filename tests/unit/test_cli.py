@@ -237,6 +237,8 @@ def test_settings_are_changed_and_unset(flowgauge: Shell, tmp_path: Path) -> Non
     )
     unset = flowgauge("lines", "set", "a", "deadline_seconds=", "--store", tmp_path, "--json")
     assert (unset.json["policy"], unset.json["deadline_seconds"]) == ("propose", None)
+    assert flowgauge("lines", "set", "a", "buffer_size=100", "--store", tmp_path, "--json").json["buffer_size"] == 100
+    assert flowgauge("lines", "set", "a", "buffer_size=", "--store", tmp_path, "--json").json["buffer_size"] == 400
 
 
 def test_golden_images_are_added_listed_and_moved(flowgauge: Shell, tmp_path: Path) -> None:
@@ -335,6 +337,8 @@ def test_an_evaluation_that_makes_no_sense_is_refused(
     assert message in done.err
 
 
-@pytest.mark.parametrize(("value", "shown"), [(None, "-"), (0.123456, "0.1235"), (7, "7"), ("a", "a")])
+@pytest.mark.parametrize(
+    ("value", "shown"), [(None, "-"), (0.123456, "0.1235"), (604800.0, "604800"), (7, "7"), ("a", "a")]
+)
 def test_cells_are_short(value: object, shown: str) -> None:
     assert cell(value) == shown

@@ -164,4 +164,6 @@ def listing(as_json: bool, found: list[dict[str, Any]], columns: Mapping[str, Co
 def cell(value: object) -> str:
     if value is None:
         return "-"
-    return f"{value:.4g}" if isinstance(value, float) else spelled(str(value))
+    if isinstance(value, float):
+        return f"{value:.0f}" if value.is_integer() else f"{value:.4g}"
+    return spelled(str(value))

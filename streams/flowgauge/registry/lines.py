@@ -49,8 +49,9 @@ def stored_values(objects: Objects, line: str) -> dict[str, Any]:
 
 
 def changed_settings(objects: Objects, line: str, **changes: object) -> LineSettings:
-    """The settings of `line` with `changes`, to be stored. What is stored and does not hold begins at its default, and
-    the log says so. Raises `SettingsError` if they do not hold."""
+    """The settings of `line` with `changes`, None for the default, to be stored. What is stored and does not hold
+    begins at its default, and the log says so. Raises `SettingsError` if they do not hold.
+    """
     unknown = changes.keys() - (LineSettings.model_fields.keys() - {"schema_version"})
     if unknown:
         raise SettingsError(f"There is no setting {', '.join(sorted(unknown))}.", "See `flowgauge lines set --help`.")
@@ -60,7 +61,8 @@ def changed_settings(objects: Objects, line: str, **changes: object) -> LineSett
     except SettingsError as error:
         lost = error.cause
     try:
-        settings = LineSettings.model_validate(_holding(values) | changes)
+        given = _holding(values) | changes
+        settings = LineSettings.model_validate({name: value for name, value in given.items() if value is not None})
     except ValidationError as error:
         raise SettingsError(f"{_problems(error)}.", "See `flowgauge lines set --help`.") from error
     if lost:
