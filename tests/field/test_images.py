@@ -233,8 +233,11 @@ def test_training_images_that_are_all_the_same_are_refused(flowgauge: Shell, tmp
 
 def test_copies_among_enough_images_train() -> None:
     pictures = [decode(png(line().good(number % 8).pixels)) for number in range(12)]
-    known = fit(pictures, line="a", settings=quick(), at=AT).predict(pictures[:1])[0]
+    fitted = fit(pictures, line="a", settings=quick(), at=AT)
+    known = fitted.predict(pictures[:1])[0]
     assert known.score <= known.threshold
+    # a promise rests on as many parts as there are different pictures
+    assert fitted.manifest.threshold.calibration_scores.parts == 8
     with pytest.raises(DatasetError, match="only 7 different"):
         fit([*pictures[:7], *pictures[:5]], line="a", settings=quick(), at=AT)
 

@@ -124,24 +124,28 @@ def fit(
 ) -> Gauge:
     """A gauge whose threshold stands on cross-fitted scores: each image is scored by a detector that never saw it.
 
-    `groups` names the object that each picture shows (default: each its own), in the order of capture: images of one
-    object share a fold. Learning starts where `start` says; `labelled` defects train detectors that learn
+    `groups` names the object that each picture shows (default: each its own, copies the same), in the order of capture:
+    images of one object share a fold. Learning starts where `start` says; `labelled` defects train detectors that learn
     from labels. Pictures whose object the preprocessing doubts do not train. Same pictures, settings and seed on one
     machine: same gauge. Raises `DatasetError` for too few pictures
     or labels, `SettingsError` for a theta of another detector.
     """
+    each_its_own = groups is None
     groups = list(groups) if groups is not None else [str(index) for index in range(len(pictures))]
     embedder = embedder_for(settings, device).measured(pictures)
     backbone, preprocessing = embedder.backbone, embedder.preprocessing
     crops, seen, groups = _clear(preprocessing, pictures, groups)
     if isinstance(pictures, Pictures):
         pictures.let_go()
+    _require_different(crops)
+    if each_its_own:
+        # copies show one part: counted as many, they would promise more than is known
+        groups = [hashlib.sha256(crop.tobytes()).hexdigest() for crop in crops]
     folds = folds_of(groups, settings.folds)
     init = start(embedder.detector, backbone.spec, len(crops))
     if init is not None:
         init.require_backbone(backbone.spec)
     trainer = Trainer(settings, backbone.shape(preprocessing.size), seed, progress, init)
-    _require_different(crops)
     training_set = embedder.training_set(crops, seed=seed, progress=progress, parts=groups)
     illumination = Illumination.of(crops, cut=preprocessing.blackens)
     # 200 kB an image that nobody needs while the detector learns, but for a few probe images
@@ -227,7 +231,7 @@ def folds_of(groups: Sequence[str], wanted: int) -> NDArray[np.intp]:
 def _require_different(crops_NSSC: NDArray[np.uint8]) -> None:
     """Raises `DatasetError` where too few images differ: copies have one score, and a threshold needs a spread."""
     different = len({hashlib.sha256(crop.tobytes()).digest() for crop in crops_NSSC})
-    if different < MINIMUM_IMAGES:
+    if different < MINIMUM_IMAGES <= len(crops_NSSC):
         raise DatasetError(
             f"The {len(crops_NSSC)} training images show only {different} different pictures, the others are copies.",
             f"Check that the camera is not frozen, and give at least {MINIMUM_IMAGES} images of different good parts.",
