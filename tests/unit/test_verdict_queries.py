@@ -402,7 +402,7 @@ def test_values_that_json_lacks_are_spelled(shell: Shell) -> None:
         (("query",), "written, or named"),
         (("query", "SELECT 1", "--named", "late"), "written, or named"),
         (("query", "--named", "nothing"), "reject-rate"),
-        (("query", "--named", "lookup"), "id"),
+        (("query", "--named", "lookup"), "Add --param id=VALUE."),
         (("query", "--named", "lookup", "--param", "id"), "NAME=VALUE"),
         (("query", "SELECT 1", "--csv", "--json"), "printed once"),
         (("query", "SELECT 1", "--memory", "much"), "4GiB"),

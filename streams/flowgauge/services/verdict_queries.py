@@ -158,6 +158,11 @@ class VerdictQueries:
                 raise UserError(
                     "This is not one SELECT.", "The archive is only read: write SELECT ... FROM verdicts, and one only."
                 )
+            missing = sorted(statements[0].named_parameters - set(parameters or ()))
+            if missing:
+                raise UserError(
+                    f"The query has no value for ${', $'.join(missing)}.", f"Add --param {missing[0]}=VALUE."
+                )
             found = self._connection.sql(sql, params=dict(parameters) if parameters else None)
             return Result(self, found.to_arrow_reader(_BATCH))
 
