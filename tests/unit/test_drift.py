@@ -9,6 +9,7 @@ import pytest
 from flowgauge.drift.statistics import (
     REFERENCE,
     WINDOW,
+    Cause,
     Drift,
     DriftMonitor,
     MonitorState,
@@ -85,6 +86,13 @@ def test_a_change_of_light_is_named_first_and_is_no_wave_of_defects() -> None:
         assert [cause.signal for cause in drift.causes] == ["brightness", "score"]
         assert drift.defects is False
         assert drift.sentence.startswith("brightness rose from 0.3")
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "shown"), [(0.3, 0.4, "0.3 to 0.4"), (0.158, 0.163, "0.158 to 0.163"), (1.0, 1.0, "1 to 1")]
+)
+def test_a_cause_has_as_many_digits_as_tell_before_from_after(before: float, after: float, shown: str) -> None:
+    assert str(Cause(signal="focus", before=before, after=after)).endswith(f"from {shown}")
 
 
 def test_light_alone_is_a_drift_though_the_scores_stay() -> None:

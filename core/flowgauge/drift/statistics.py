@@ -64,7 +64,10 @@ class Cause(FrozenModel):
 
     def __str__(self) -> str:
         direction = "rose" if self.after > self.before else "fell"
-        return f"{self.signal} {direction} from {self.before:.2g} to {self.after:.2g}"
+        digits = 2
+        while digits < 7 and f"{self.before:.{digits}g}" == f"{self.after:.{digits}g}":  # as many as tell them apart
+            digits += 1
+        return f"{self.signal} {direction} from {self.before:.{digits}g} to {self.after:.{digits}g}"
 
 
 class Drift(FrozenModel):
