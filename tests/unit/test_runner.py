@@ -239,6 +239,15 @@ def test_consumed_images_leave_the_log_and_verdicts_stay(store: Store, clock: Se
     assert len(records(store.log, VERDICTS)) == 11
 
 
+def test_dead_letters_that_have_left_the_log_are_not_told_as_expired_unread(store: Store, clock: SetClock) -> None:
+    send(store, [*images(3), ("empty", b""), ("broken", b"no")])
+    for _ in range(3):
+        embedded(store, load, adapt).run_until_idle()
+        clock.advance(60)
+    assert store.log.begin(IMAGES, 0) == 5, "the log kept them"
+    assert AlertKind.RECORDS_EXPIRED not in {each.kind for each in alerts(store.log)}
+
+
 def test_an_adaptation_that_a_person_asked_for_is_carried_out(store: Store) -> None:
     set_line(store.objects, LINE, buffer_minimum=5)
     send(store, images(10))
