@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from flowgauge.domain.dead_letters import dead_letter
-from flowgauge.domain.messages import ALERTS, VERDICTS, Alert, AlertKind, Decision
+from flowgauge.domain.messages import ALERTS, DEAD_LETTERS, VERDICTS, Alert, AlertKind, Decision
 from flowgauge.processors.alerting import Alerting
 from flowgauge.processors.scoring import NO_GAUGE
 from flowgauge.runtime.alerts import NO_LINE, alerts
@@ -124,6 +124,56 @@ def test_a_window_closes_when_a_later_record_comes_though_nothing_is_ever_idle(s
     append_verdicts(store.log, [verdict(2)])
     worker.step()
     assert alert_counts(store) == [(AlertKind.REJECT, 2)]
+
+
+def committed(store: Store, topic: str) -> int:
+    return store.log.position("alerting", topic, 0)
+
+
+def test_a_window_that_has_passed_is_committed_though_nothing_comes_after_it(store: Store, clock: SetClock) -> None:
+    worker = alerting(store)
+    append_rejects(store, 0, 1)
+    store.log.append([dead_letter(LINE, b"", {"ce_id": "x"}, "The image is empty.")] * 3)
+    work(worker)
+    clock.advance(64)
+    work(worker)
+    assert (committed(store, VERDICTS), committed(store, DEAD_LETTERS)) == (0, 0), "a record may still be shown late"
+    clock.advance(2)
+    work(worker)
+    assert (committed(store, VERDICTS), committed(store, DEAD_LETTERS)) == (2, 3)
+    successor = alerting(store)
+    told = raw(store)
+    work(successor)
+    assert raw(store) == told
+
+
+def test_a_window_that_has_passed_is_not_committed_before_all_that_is_there_is_read(
+    store: Store, clock: SetClock
+) -> None:
+    append_rejects(store, 0, 1)
+    first, second = records(store.log, VERDICTS)
+    clock.advance(3_600)
+    lagging = Alerting(store)
+    lagging.process([first])
+    lagging.punctuate(clock.now())
+    assert lagging.committable_offset(VERDICTS, 0, 1) == 0
+    lagging.process([second])
+    lagging.punctuate(clock.now())
+    assert lagging.committable_offset(VERDICTS, 0, 2) == 2
+
+
+def test_a_window_that_has_passed_is_not_committed_before_its_count_is_told(store: Store, clock: SetClock) -> None:
+    log = Failing(store.log, ["append"], times=0)
+    worker = Worker(Alerting(store), log, store.clock, 16)
+    append_rejects(store, 0, 1)
+    work(worker)
+    clock.advance(66)
+    log.left = 1
+    worker.step()
+    assert committed(store, VERDICTS) == 0
+    clock.advance(20)
+    work(worker)
+    assert committed(store, VERDICTS) == 2
 
 
 def test_a_kill_in_the_middle_of_a_window_counts_nothing_twice(store: Store, clock: SetClock) -> None:

@@ -12,7 +12,16 @@ from flowgauge.adaptation.contract import Adapt, AdaptationInput, AdaptationOutc
 from flowgauge.app.bootstrap import open_store
 from flowgauge.app.embedded import embedded, folder_source
 from flowgauge.domain.errors import SettingsError, StoreBusy, Unavailable
-from flowgauge.domain.messages import IMAGES, VERDICTS, AdaptationRequest, AlertKind, Decision, Verdict
+from flowgauge.domain.messages import (
+    ALERTS,
+    DEAD_LETTERS,
+    IMAGES,
+    VERDICTS,
+    AdaptationRequest,
+    AlertKind,
+    Decision,
+    Verdict,
+)
 from flowgauge.domain.object_keys import line_settings_object
 from flowgauge.local.folder_options import FolderOptions
 from flowgauge.processors.adaptation import request_adaptation
@@ -257,6 +266,35 @@ def test_consumed_images_leave_the_log_and_verdicts_stay(store: Store, clock: Se
     runner.run_until_idle()
     assert len(records(store.log, IMAGES)) <= 1
     assert len(records(store.log, VERDICTS)) == 11
+
+
+def test_dead_letters_that_have_left_the_log_are_not_told_as_expired_unread(store: Store, clock: SetClock) -> None:
+    send(store, [*images(3), ("empty", b""), ("broken", b"no")])
+    for _ in range(3):
+        embedded(store, load, adapt).run_until_idle()
+        clock.advance(60)
+    assert store.log.begin(IMAGES, 0) == 5, "the log kept them"
+    assert AlertKind.RECORDS_EXPIRED not in {each.kind for each in alerts(store.log)}
+
+
+def test_a_start_tells_of_no_dead_letter_again(store: Store, clock: SetClock) -> None:
+    send(store, [*images(3), ("empty", b""), ("broken", b"no")])
+    embedded(store, load, adapt).run_until_idle()
+    told = store.log.end(ALERTS, 0)
+    embedded(store, load, adapt).run_until_idle()
+    clock.advance(66)
+    embedded(store, load, adapt).run_until_idle()
+    assert store.log.end(ALERTS, 0) == told
+    assert [(each.kind, each.count) for each in alerts(store.log)] == [(AlertKind.DEAD_LETTER, 2)]
+    assert store.log.position("alerting", DEAD_LETTERS, 0) == 2
+
+
+def test_a_stop_in_the_middle_of_a_window_leaves_its_count_whole(store: Store) -> None:
+    send(store, [("empty", b""), ("broken", b"no")])
+    embedded(store, load, adapt).run_until_idle()
+    send(store, [("void", b"")])
+    embedded(store, load, adapt).run_until_idle()
+    assert [(each.kind, each.count) for each in alerts(store.log)] == [(AlertKind.DEAD_LETTER, 3)]
 
 
 def test_an_adaptation_that_a_person_asked_for_is_carried_out(store: Store) -> None:

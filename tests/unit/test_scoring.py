@@ -14,10 +14,12 @@ from flowgauge.domain.dead_letters import REASON
 from flowgauge.domain.errors import Unavailable
 from flowgauge.domain.messages import ALERTS, DEAD_LETTERS, IMAGES, VERDICTS, Alert, AlertKind, Decision, Verdict
 from flowgauge.domain.ports import Objects, Outgoing
+from flowgauge.local.log import LocalLog
 from flowgauge.models.prediction import Prediction
 from flowgauge.processors.scoring import NO_GAUGE, Scoring
 from flowgauge.registry.gauges import Gauges
 from flowgauge.registry.lines import set_line
+from flowgauge.runtime.alerts import alerts
 from flowgauge.runtime.backend import Store
 from flowgauge.runtime.events import image_record
 from flowgauge.runtime.worker import Worker
@@ -190,6 +192,22 @@ def test_dead_letter_after_the_last_verdict_are_not_repeated_at_a_restart(store:
     score(store)
     score(store)
     assert len(reasons(store)) == 2
+
+
+def test_images_that_expired_are_counted_from_the_last_that_was_read_be_it_a_dead_letter(store: Store) -> None:
+    send(store, [("a", png(100)), ("bad", b"no"), ("worse", b"")])
+    score(store)
+    send(store, [("lost", png(100)), ("kept", png(100))])
+    trim(store, before=4)
+    score(store)
+    [expired] = [each for each in alerts(store.log) if each.kind is AlertKind.RECORDS_EXPIRED]
+    assert (expired.detail["first"], expired.detail["expired"]) == (3, 1)
+    assert [each.image_id for each in verdicts(store.log)] == ["a", "kept"]
+
+
+def trim(store: Store, before: int) -> None:
+    assert isinstance(store.log, LocalLog)
+    store.log.trim(IMAGES, 0, before)
 
 
 def test_a_line_without_a_gauge_gets_reviews_without_scores(store: Store) -> None:

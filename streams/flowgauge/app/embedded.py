@@ -22,6 +22,7 @@ from flowgauge.processors.parts import Parts
 from flowgauge.processors.scoring import Scoring
 from flowgauge.processors.trials import Trials
 from flowgauge.registry.gauges import Compile, Gauges, Load
+from flowgauge.runtime.alerts import told
 from flowgauge.runtime.backend import Store
 from flowgauge.runtime.local_runner import LogTrimming, Runner, RunnerConfig, Source
 from flowgauge.runtime.processor import Processor
@@ -87,8 +88,16 @@ def embedded(
         return Worker(processor, store.log, store.clock, size, observer, unavailable)
 
     scoring = worker(Scoring(store, gauges), batch)
+    # a run that is started for each batch of images would else tell of the last window again each time
+    known = told(store.log)
     # parts before alerting, which tells of them
-    processors = Parts(store), Alerting(store), Observing(store), Archive(store, archive_rows), Trials(store)
+    processors = (
+        Parts(store, told=known),
+        Alerting(store, told=known),
+        Observing(store),
+        Archive(store, archive_rows),
+        Trials(store),
+    )
     downstream = [worker(processor) for processor in processors]
     if notifying is not None:
         # after those whose alerts it tells

@@ -1,7 +1,9 @@
 """Alerting: what a person must see of verdicts, on images and on parts, and of dead letters."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
+from types import MappingProxyType
+from uuid import UUID
 
 from flowgauge.domain.dead_letters import REASON
 from flowgauge.domain.errors import InvalidName
@@ -28,15 +30,23 @@ _PART_REJECTED = "{line}: {count} of its parts rejected, the first is {example}.
 
 
 class Alerting(VerdictReader):
-    """Tells of each kind as `Tallies` does. On a line with parts a part that is rejected is told, and not its views."""
+    """Tells of each kind as `Tallies` does. On a line with parts a part that is rejected is told, and not its views.
+
+    `told` are the counts of alerts of before; without them a start tells again of the windows that were open.
+    """
 
     name = "alerting"
     inputs = (VERDICTS, DEAD_LETTERS, PART_VERDICTS)
 
-    def __init__(self, store: Store, settings: SettingsCache | None = None) -> None:
+    def __init__(
+        self,
+        store: Store,
+        settings: SettingsCache | None = None,
+        told: Mapping[UUID, int] = MappingProxyType({}),
+    ) -> None:
         super().__init__(store.log)
         self._settings = settings or SettingsCache(store)
-        self._tallies = Tallies(self._settings)
+        self._tallies = Tallies(self._settings, store.log, told)
         self._highest_part: dict[int, Rank] = {}
 
     def process(self, records: Sequence[Record]) -> list[Outgoing]:
@@ -72,6 +82,7 @@ class Alerting(VerdictReader):
         return self._tallies.committable_offset(topic, partition, read)
 
     def punctuate(self, now: datetime) -> list[Outgoing]:
+        self._tallies.settle(now)
         return self._tallies.due(now)
 
     def flush(self) -> list[Outgoing]:

@@ -1,9 +1,11 @@
 """Parts: the verdicts on the images of one part become one verdict on the part."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from types import MappingProxyType
+from uuid import UUID
 
 from flowgauge.domain.messages import IMAGES, PART_VERDICTS, VERDICTS, AlertKind, PartVerdict
 from flowgauge.domain.parts import REMEMBERED, PartTable
@@ -52,13 +54,18 @@ class Parts(VerdictReader):
 
     name = "parts"
 
-    def __init__(self, store: Store, monotonic: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        store: Store,
+        monotonic: Callable[[], float] = time.monotonic,
+        told: Mapping[UUID, int] = MappingProxyType({}),
+    ) -> None:
         super().__init__(store.log)
         self._clock = store.clock
         self._monotonic = monotonic
         # a view that was passed over, because settings could not be read, would be missing for good
         self._settings = SettingsCache(store, insist=True)
-        self._tallies = Tallies(self._settings)
+        self._tallies = Tallies(self._settings, store.log, told)
         self._partitions: dict[int, _Partition] = {}
 
     def start_offset(self, topic: str, partition: int, committed: int) -> int:
@@ -113,6 +120,7 @@ class Parts(VerdictReader):
 
     def punctuate(self, now: datetime) -> list[Outgoing]:
         # asking may raise `Unavailable`, so all is asked before anything is decided
+        self._tallies.settle(now)
         over = {number: before for number in self._partitions if (before := self._idle_until(number)) is not None}
         decided = [
             out

@@ -57,7 +57,10 @@ def find_start(log: Log, partition: int, committed: int, now: datetime) -> tuple
     else:
         # never what was committed: a crash between a verdict and its commit would score the image again
         offset, generation = max(last.offset + 1, begin), last.generation
-        alerts = expired_alerts(IMAGES, partition, last.offset + 1, begin, now, lines)
+        # dead letters and images sent twice leave no verdict, and only the commit tells that they were read; one beyond
+        # the end is of a topic that is gone
+        read = max(last.offset + 1, committed if committed <= end else 0)
+        alerts = expired_alerts(IMAGES, partition, read, begin, now, lines)
     dead_lettered = _dead_lettered(log, partition, offset, generation)
     return Start(offset, generation, topic_id, alerts, dead_lettered), tail
 

@@ -1,14 +1,16 @@
 """Alerts of a kind counted in windows of time, many as one alert with a count."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from types import MappingProxyType
 from typing import Any
+from uuid import UUID
 
 from flowgauge.domain.messages import PART_VERDICTS, AlertKind
-from flowgauge.domain.ports import Outgoing, Record
+from flowgauge.domain.ports import Log, Outgoing, Record
 from flowgauge.registry.lines import SettingsCache
-from flowgauge.runtime.alerts import alert, window_start
+from flowgauge.runtime.alerts import alert, alert_id, window_start
 
 Key = tuple[str, AlertKind, str, int]
 """Line, kind, and the topic and partition that it was seen in."""
@@ -26,7 +28,8 @@ _EXAMPLES = 10
 @dataclass
 class Tally:
     """What is known of one kind of alert of one line in one window. `first` is the record it began with; `message` is
-    formatted with line, count, the first example and the detail."""
+    formatted with line, count, the first example and the detail. `complete`: the window has passed, and all that
+    was there then is counted."""
 
     line: str
     kind: AlertKind
@@ -38,6 +41,12 @@ class Tally:
     examples: list[str] = field(default_factory=list)
     detail: dict[str, Any] = field(default_factory=dict)
     reported: int = 0
+    complete: bool = False
+
+    @property
+    def trigger(self) -> str:
+        # one id for one count: rejects of parts are not those of images that belong to no part
+        return self.start.isoformat() + ("/parts" if self.first.topic == PART_VERDICTS else "")
 
     def add(self, example: str, **detail: Any) -> None:
         self.count += 1
@@ -47,12 +56,10 @@ class Tally:
 
     def report(self) -> Outgoing:
         self.reported = self.count
-        # one id for one count: rejects of parts are not those of images that belong to no part
-        of_parts = "/parts" if self.first.topic == PART_VERDICTS else ""
         return alert(
             self.line,
             self.kind,
-            self.start.isoformat() + of_parts,
+            self.trigger,
             self.start,
             self.message.format(line=self.line, count=self.count, example=self.examples[0], **self.detail),
             self.count,
@@ -66,12 +73,18 @@ class Tallies:
 
     Windows go by the time at which records were appended, so a replay finds the same ones; all alerts of a window carry
     one id, and the highest count holds. Our own clock says only when to tell: a window stays open until a record
-    of a later one comes, however slowly its records are read. Nothing beyond the start of an open one is committed.
+    of a later one comes, however slowly its records are read. Nothing beyond the start of an open one is committed,
+    unless `settle` found that it is complete, and its whole count is told.
+
+    `told` are the counts that alerts had told before, by their ids: none of them is told again.
     """
 
-    def __init__(self, settings: SettingsCache) -> None:
+    def __init__(self, settings: SettingsCache, log: Log, told: Mapping[UUID, int] = MappingProxyType({})) -> None:
         self._settings = settings
+        self._log = log
+        self._told = told
         self._open: dict[Key, Tally] = {}
+        self._read: dict[tuple[str, int], int] = {}
 
     def add(
         self, kind: AlertKind, line: str, record: Record, message: str, example: str, **detail: Any
@@ -82,23 +95,36 @@ class Tallies:
         key = (line, kind, record.topic, record.partition)
         before = list(self._closed([key])) if key in self._open and self._open[key].start != start else []
         new = key not in self._open
-        tally = self._open.setdefault(
-            key, Tally(line, kind, message, start, start + timedelta(seconds=seconds), record)
-        )
-        tally.add(example, **detail)
-        return [*before, tally.report()] if new else before
+        if new:
+            tally = Tally(line, kind, message, start, start + timedelta(seconds=seconds), record)
+            tally.reported = self._told.get(alert_id(line, kind, tally.trigger), 0)
+            self._open[key] = tally
+        self._open[key].add(example, **detail)
+        return [*before, self._open[key].report()] if new and not self._open[key].reported else before
 
     def passed(self, last: Record) -> list[Outgoing]:
-        """Of the windows that no later record of its partition than `last` can fall into."""
+        """Of the windows that no later record of its partition than `last` can fall into. To be called with the last
+        record of each batch."""
         partition = last.topic, last.partition
+        self._read[partition] = last.offset + 1
         return list(
             self._closed([key for key, tally in self._open.items() if key[2:] == partition and tally.end <= last.at])
         )
 
     def committable_offset(self, topic: str, partition: int, read: int) -> int:
         # a restart counts an open window again from its first record, so that its last alert tells the whole count
-        firsts = [tally.first for tally in self._open.values()]
+        firsts = [tally.first for tally in self._open.values() if not tally.complete or tally.reported < tally.count]
         return min([read, *(first.offset for first in firsts if (first.topic, first.partition) == (topic, partition))])
+
+    def settle(self, now: datetime) -> None:
+        """Find which windows are complete: else the last of a partition that falls silent would be told at each start.
+        To be called before `due`. Raises `Unavailable`; it may be repeated."""
+        passed = [
+            (key[2:], tally) for key, tally in self._open.items() if tally.end + LATE <= now and not tally.complete
+        ]
+        ends = {partition: self._log.end(*partition) for partition in {partition for partition, _ in passed}}
+        for partition, tally in passed:
+            tally.complete = self._read.get(partition, 0) >= ends[partition]
 
     def due(self, now: datetime) -> list[Outgoing]:
         due = [tally for tally in self._open.values() if tally.end + LATE <= now]

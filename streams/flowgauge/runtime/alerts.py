@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from itertools import islice
 from typing import Any
 from uuid import NAMESPACE_URL, UUID, uuid5
 
@@ -9,10 +10,13 @@ from pydantic import ValidationError
 
 from flowgauge.domain.messages import ALERTS, Alert, AlertKind
 from flowgauge.domain.ports import Log, Outgoing
-from flowgauge.runtime.backend import records_from
+from flowgauge.runtime.backend import newest_first, records_from
 
 NO_LINE = "no-line"
 """Stands in alerts of what belongs to no line, or names none."""
+
+# of a partition's alerts: fewer than come in one alert window, and a start tells some again; more only take time
+_NEWEST = 1_000
 
 
 def alert_id(line: str, kind: AlertKind, trigger: str) -> UUID:
@@ -69,6 +73,19 @@ def alerts(log: Log, line: str | None = None) -> list[Alert]:
             if line in (None, message.line) and message.count >= latest.get(message.alert_id, message).count:
                 latest[message.alert_id] = message
     return list(latest.values())
+
+
+def told(log: Log) -> dict[UUID, int]:
+    """The highest counts that the newest alerts tell, by the ids of the alerts."""
+    counts: dict[UUID, int] = {}
+    for partition in range(log.partitions(ALERTS)):
+        for record in islice(newest_first(log, ALERTS, partition), _NEWEST):
+            try:
+                message = Alert.decode(record.value)
+            except ValidationError:
+                continue
+            counts[message.alert_id] = max(message.count, counts.get(message.alert_id, 0))
+    return counts
 
 
 def reset_alerts(
