@@ -362,6 +362,20 @@ def test_the_kernel_says_what_is_new_without_any_listing(incoming: Incoming) -> 
     eventually(lambda: incoming.source.publish(9) == 1)
 
 
+def test_a_name_that_the_kernels_reports_cannot_tell_ends_them_and_its_image_is_taken(incoming: Incoming) -> None:
+    incoming.source.publish(9)
+    incoming.write(os.fsdecode(b"M\xfcller.png"), png(100))
+
+    def polled() -> bool:
+        incoming.source.publish(9)
+        return any("no longer reports" in notice and "polled" in notice for notice in incoming.notices)
+
+    eventually(polled)
+    incoming.write("b.png", png(120))
+    assert incoming.names_after(3) == ["M\\xfcller.png", "b.png"]
+    assert len(incoming.notices) == 1
+
+
 def eventually(condition: Callable[[], bool]) -> None:
     deadline = monotonic() + TIMEOUT_SECONDS
     while not condition():

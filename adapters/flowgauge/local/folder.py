@@ -128,6 +128,8 @@ class FolderSource:
             for changed in self._watch.changed():
                 for path, signature in self._tree.files_at(changed):
                     self._observe(path, signature, now)
+            if self._watch.reason:
+                self._notices.about(f"{self._folder} watch", f"{self._watch.reason}: it is polled.")
         pause = max(_LISTING_SECONDS, self._listing_cost / share)
         if self.away is None and (self._tree.stale or not 0 <= now - self._listed < pause):
             self._listed, began = now, perf_counter()
@@ -172,8 +174,6 @@ class FolderSource:
             self.close()
             self._watched = facts.st_dev, facts.st_ino
             self._watch, self._listed = FolderWatch(self._folder), float("-inf")
-            if self._watch.reason:
-                self._notices.about(f"{folder} watch", f"{self._watch.reason}: it is polled.")
         return True
 
     def _gone(self, cause: str) -> bool:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 # Documented; its iterator would need a thread and waits for bursts to end.
-from watchfiles._rust_notify import RustNotify
+from watchfiles._rust_notify import RustNotify, WatchfilesRustInternalError
 
 from flowgauge.domain.image_files import named_as_image
 from flowgauge.local.file_system import file_system, is_network
@@ -216,9 +216,12 @@ class Tree:
 
 
 class FolderWatch:
-    """Collects the paths that change below `folder`. One that cannot watch says why in `reason`, and finds nothing."""
+    """Collects the paths that change below `folder`. One that cannot watch, or can no longer, says why in `reason`, and
+    finds nothing.
+    """
 
     def __init__(self, folder: Path) -> None:
+        self._folder = folder
         self._notify: RustNotify | None = None
         self.reason = ""
         kind = file_system(folder)
@@ -228,15 +231,21 @@ class FolderWatch:
             return
         try:
             self._notify = RustNotify([str(folder)], False, False, 0, True, True)
-        except OSError as error:
-            # Too many watches, or a file system without them.
+        except (OSError, WatchfilesRustInternalError) as error:
+            # Too many watches or watchers, or a file system without them.
             self.reason = f"the system does not watch {folder} ({error})"
 
     def changed(self) -> set[str]:
         """Paths, also of what has gone, since the last call."""
         if self._notify is None:
             return set()
-        found = self._notify.watch(_AT_ONCE_MS, _AT_ONCE_MS, _AT_ONCE_MS, None)
+        try:
+            found = self._notify.watch(_AT_ONCE_MS, _AT_ONCE_MS, _AT_ONCE_MS, None)
+        except WatchfilesRustInternalError as error:
+            # A name that is no UTF-8, or a new folder beyond the number of watches: it reports nothing from then on.
+            self.reason = f"the system no longer reports what changes in {self._folder} ({error})"
+            self.close()
+            return set()
         return {path for _, path in found} if isinstance(found, set) else set()
 
     def close(self) -> None:
