@@ -451,3 +451,16 @@ def test_a_folder_to_move_to_must_be_given_and_lie_outside(flowgauge: Shell, tmp
     assert (missing.code, inside.code, useless.code) == (2, 2, 2)
     assert "--move-to" in missing.err
     assert "outside" in inside.err
+
+
+@pytest.mark.parametrize("store", [".", "incoming", "incoming/plant", "link/plant"])
+def test_a_folder_that_shares_its_files_with_the_store_is_refused(
+    store: str, flowgauge: Shell, tmp_path: Path
+) -> None:
+    """A runner would take its own copies and heatmaps for images, without end."""
+    (tmp_path / "incoming").mkdir()
+    (tmp_path / "incoming" / "a.png").write_bytes(png(100))
+    (tmp_path / "link").symlink_to("incoming")
+    refused = flowgauge("run", tmp_path / "incoming", "--line", LINE, "--store", tmp_path / store, "--once")
+    assert refused.code == 2
+    assert "outside" in refused.err
