@@ -191,6 +191,17 @@ def test_a_missing_store_is_a_mistake(flowgauge: Shell) -> None:
     assert "--store" in done.err
 
 
+@pytest.mark.parametrize("address", ["a-file", "a-file/plant", "/proc/plant"])
+def test_a_store_that_can_be_no_folder_is_a_mistake(
+    address: str, flowgauge: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("a-file").touch()
+    done = flowgauge("lines", "list", "--store", address)
+    assert done.code == 2
+    assert f"{address}/objects cannot be used" in done.err
+
+
 def test_the_store_may_come_from_environment_or_file(
     flowgauge: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
