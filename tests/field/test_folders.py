@@ -350,6 +350,26 @@ def test_no_part_of_an_image_passes_for_the_whole(
     assert completeness(whole[:written]) is not Completeness.WHOLE
 
 
+# other formats
+
+
+def test_images_that_are_not_decoded_are_reported_once_for_each_suffix(incoming: Incoming) -> None:
+    for name in ("a.webp", "b.webp", "C.GIF", "d.png.part", "e.txt"):
+        incoming.write(name, b"")
+    assert incoming.names_after(3) == []
+    incoming.write("f.webp", b"")
+    assert incoming.names_after(3) == []
+    assert sorted(incoming.notices) == [
+        f"Files that end in {suffix} are passed over. Save images as PNG, JPEG, BMP or TIFF."
+        for suffix in (".gif", ".webp")
+    ]
+
+
+def test_a_jfif_is_a_jpeg(incoming: Incoming) -> None:
+    incoming.write("a.jfif", encoded(texture(0), "JPEG"))
+    assert incoming.names_after(3) == ["a.jfif"]
+
+
 # many files
 
 
@@ -454,9 +474,7 @@ def test_a_folder_to_move_to_must_be_given_and_lie_outside(flowgauge: Shell, tmp
 
 
 @pytest.mark.parametrize("store", [".", "incoming", "incoming/plant", "link/plant"])
-def test_a_folder_that_shares_its_files_with_the_store_is_refused(
-    store: str, flowgauge: Shell, tmp_path: Path
-) -> None:
+def test_a_folder_that_shares_its_files_with_the_store_is_refused(store: str, flowgauge: Shell, tmp_path: Path) -> None:
     """A runner would take its own copies and heatmaps for images, without end."""
     (tmp_path / "incoming").mkdir()
     (tmp_path / "incoming" / "a.png").write_bytes(png(100))

@@ -34,7 +34,9 @@ class LocalObjects:
                 (root / _UNFINISHED).mkdir(parents=True, exist_ok=True)
             except (FileNotFoundError, NotADirectoryError) as error:
                 # Below a file or in /proc no folder can be made, however often it is tried.
-                raise UserError(f"{root} cannot be used: {error.strerror}.", "Name a directory as the store.") from error
+                raise UserError(
+                    f"{root} cannot be used: {error.strerror}.", "Name a directory as the store."
+                ) from error
 
     def sweep(self) -> None:
         """Remove what killed writers left; what is younger than an hour may still be written."""

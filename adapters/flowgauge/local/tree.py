@@ -9,7 +9,7 @@ from pathlib import Path
 # Documented; its iterator would need a thread and waits for bursts to end.
 from watchfiles._rust_notify import RustNotify, WatchfilesRustInternalError
 
-from flowgauge.domain.image_files import named_as_image
+from flowgauge.domain.image_files import named_as_image, unread_format
 from flowgauge.local.file_system import file_system, is_network
 
 _LATER = "The others go on; it is tried again."
@@ -70,8 +70,8 @@ class Tree:
     """Lists image files below `root`, by names relative to it. Hidden files and folders are left out.
 
     Linked folders and files are followed, each target once, and under its own name where it lies below `root` too; a
-    link to a folder that holds `root` is passed over, and reported. So is everything that cannot be read: it is tried
-    again at the next listing.
+    link to a folder that holds `root` is passed over, and reported; so are images in other formats. What cannot be read
+    is reported too, and tried again at the next listing.
     """
 
     def __init__(self, root: Path, notices: Notices) -> None:
@@ -167,6 +167,8 @@ class Tree:
                     if facts is not None and stat.S_ISREG(facts.st_mode):
                         walk.file_numbers.add((facts.st_dev, facts.st_ino))
                         yield entry.path, Signature.of(facts)
+                else:
+                    self._report_other_format(entry.path)
 
     def _entered(self, folder: str, walk: _Walk) -> list[os.DirEntry[str]]:
         """What lies in `folder` and is not hidden, the first time that a walk comes there."""
@@ -189,6 +191,13 @@ class Tree:
             return []
         self._notices.over(notice)
         return found
+
+    def _report_other_format(self, path: str) -> None:
+        if suffix := unread_format(path):
+            self._notices.about(
+                f"*{suffix}",
+                f"Files that end in {suffix} are passed over. Save images as PNG, JPEG, BMP or TIFF.",
+            )
 
     def _link(self, path: str, walk: _Walk) -> None:
         if not walk.whole:

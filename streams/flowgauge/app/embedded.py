@@ -46,8 +46,8 @@ def folder_source(
     move_to: Path | None = None,
     tell: Tell = lambda message: None,
 ) -> FolderSource:
-    """Images that appear in `folder`, for `line`; see `FolderSource`. Raises `UserError` for a `folder` that shares files
-    with the store, and for a `move_to` that is of no use, or is missing.
+    """Images that appear in `folder`, for `line`; see `FolderSource`. Raises `UserError` for a `folder` that shares
+    files with the store, and for a `move_to` that is of no use, or is missing.
     """
     if (after is After.MOVE) != (move_to is not None):
         raise SettingsError(
