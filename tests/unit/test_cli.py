@@ -1,3 +1,4 @@
+import io
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,10 +13,10 @@ from flowgauge.cli.app import COMMANDS, app
 from flowgauge.cli.benchmark import COMMANDS as BENCHMARKS
 from flowgauge.cli.commands import unbundled
 from flowgauge.cli.exits import Exit, exit_code
-from flowgauge.cli.output import cell
+from flowgauge.cli.output import cell, drawn
 from flowgauge.domain import errors
 from flowgauge.domain.lines import LineSettings
-from tests.support.folders import write_mvtec, write_plain
+from tests.support.folders import write_image, write_mvtec, write_plain
 from tests.support.shell import Shell
 
 
@@ -256,6 +257,25 @@ def test_golden_images_are_added_listed_and_moved(flowgauge: Shell, tmp_path: Pa
     assert flowgauge("golden", "add", "a", folder, "--label", "defect", "--store", store).code == 0
     listed = flowgauge("golden", "list", "a", "--store", store, "--json").json
     assert [(each["image_id"], each["label"]) for each in listed] == [(f"{i:03}.png", "defect") for i in range(3)]
+
+
+@pytest.mark.parametrize("form", [(), ("--json",)])
+def test_what_the_encoding_of_stdout_lacks_is_spelled(
+    form: tuple[str, ...], flowgauge: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = tmp_path / "store"
+    write_image(tmp_path / "labelled" / "\u5de6.png", 0)
+    assert flowgauge("golden", "add", "a", tmp_path / "labelled", "--label", "good", "--store", store).code == 0
+    written = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(written, "latin-1", write_through=True))
+    assert flowgauge("golden", "list", "a", "--store", store, *form).code == 0
+    assert rb"\u5de6.png" in written.getvalue()
+
+
+def test_a_bar_is_drawn_in_characters_that_stdout_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    for encoding, character in (("utf-8", "█"), ("latin-1", "#")):
+        monkeypatch.setattr("sys.stdout", io.TextIOWrapper(io.BytesIO(), encoding))
+        assert drawn("█", "#") == character
 
 
 def test_a_class_of_defects_is_kept_and_moves_with_the_label(flowgauge: Shell, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from enum import StrEnum
 from functools import lru_cache
+from io import TextIOWrapper
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,21 @@ def _console(*, stderr: bool) -> Console:
     if not console.is_terminal:
         console.width = _UNBOUNDED
     return console
+
+
+def spell_what_stdout_lacks() -> None:
+    """Write characters that its encoding lacks as `\\u2588`, which is JSON too, as Python does on stderr."""
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
+def drawn(text: str, plain: str) -> str:
+    """`text`, or `plain` where the encoding of stdout lacks it."""
+    try:
+        text.encode(sys.stdout.encoding or "ascii")
+    except UnicodeEncodeError:
+        return plain
+    return text
 
 
 def say(text: str) -> None:
