@@ -342,6 +342,12 @@ def test_a_model_that_cannot_be_had_is_a_mistake(
     assert message in done.err
 
 
+def test_another_promise_cannot_be_the_one_that_is_kept(flowgauge: Shell, tmp_path: Path) -> None:
+    done = flowgauge("threshold", "set", "a", "--false-alarms", "0.3", "--keep-promise", "--store", tmp_path / "store")
+    assert done.code == 2
+    assert "or a value with --keep-promise" in done.err
+
+
 def test_a_line_without_a_gauge_cannot_score(flowgauge: Shell, tmp_path: Path) -> None:
     done = flowgauge("score", "a", tmp_path / "x.png", "--store", tmp_path)
     assert done.code == 2
