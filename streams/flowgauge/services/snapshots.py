@@ -22,13 +22,17 @@ def stored_gauge(store: Store, line: str, version: str | None = None, device: st
     return load(files.manifest, files.weights, device=device, sha256=sha256)
 
 
-def roll_back(store: Store, line: str, version: str, by: str) -> None:
-    """Make a stored version the active one again, as the person `by` wants.
+def roll_back(store: Store, line: str, version: str, by: str) -> bool:
+    """Make a stored version the active one again, as the person `by` wants; False where it is that already, and nothing
+    changes.
 
     Raises `GaugeMissing`, and `SnapshotInvalid` for one that does not load: it must not become active.
     """
     stored_gauge(store, line, version)
     before = active_snapshot(store.log, line).version
+    if before == version:
+        return False
     with recorded(store, by, "roll back", line, version, {"version": before}, {"version": version}):
         supersede(store, line, by, version)
         registry.roll_back(store, line, version)
+    return True
