@@ -10,6 +10,7 @@ from flowgauge.domain.lines import LineSettings
 from flowgauge.domain.messages import VERDICTS
 from flowgauge.domain.object_keys import line_settings_object
 from flowgauge.domain.ports import Objects
+from flowgauge.domain.problems import problems
 from flowgauge.registry.snapshots import active_snapshots
 from flowgauge.runtime.backend import Store
 
@@ -28,7 +29,7 @@ def line_settings(objects: Objects, line: str) -> LineSettings:
         return LineSettings()
     except ValidationError as error:
         raise SettingsError(
-            f"The settings of line {line} do not hold: {_problems(error)}.",
+            f"The settings of line {line} do not hold: {problems(error)}.",
             f"Set them with `flowgauge lines set {line}`.",
         ) from error
 
@@ -41,7 +42,7 @@ def changed_settings(objects: Objects, line: str, **changes: object) -> LineSett
     try:
         return line_settings(objects, line).changed(**changes)
     except ValidationError as error:
-        raise SettingsError(f"{_problems(error)}.", "See `flowgauge lines set --help`.") from error
+        raise SettingsError(f"{problems(error)}.", "See `flowgauge lines set --help`.") from error
 
 
 def store_settings(objects: Objects, line: str, settings: LineSettings) -> None:
@@ -109,7 +110,3 @@ class SettingsCache:
             self._being_read.discard(line)
         self._known[line] = self._store.clock.now(), settings
         return settings
-
-
-def _problems(error: ValidationError) -> str:
-    return "; ".join(f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}" for problem in error.errors())
