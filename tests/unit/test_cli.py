@@ -239,6 +239,19 @@ def test_a_setting_that_does_not_hold_is_refused(change: str, flowgauge: Shell, 
     assert flowgauge("lines", "list", "--store", tmp_path, "--json").json == []
 
 
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("buffer_size=10", "Error: buffer_minimum (48) exceeds buffer_size (10). See"),
+        ("buffer_size=0", "Error: buffer_size should be greater than or equal to 1. See"),
+    ],
+)
+def test_a_setting_that_does_not_hold_is_told_in_words(
+    change: str, words: str, flowgauge: Shell, tmp_path: Path
+) -> None:
+    assert words in flowgauge("lines", "set", "a", change, "--store", tmp_path).err
+
+
 def test_settings_are_changed_and_unset(flowgauge: Shell, tmp_path: Path) -> None:
     changed = flowgauge("lines", "set", "a", "policy=propose", "deadline_seconds=1.5", "--store", tmp_path, "--json")
     assert (changed.json["policy"], changed.json["deadline_seconds"]) == ("propose", 1.5)
@@ -270,6 +283,23 @@ def test_what_the_encoding_of_stdout_lacks_is_spelled(
     monkeypatch.setattr("sys.stdout", io.TextIOWrapper(written, "latin-1", write_through=True))
     assert flowgauge("golden", "list", "a", "--store", store, *form).code == 0
     assert rb"\u5de6.png" in written.getvalue()
+
+
+@pytest.mark.parametrize("form", [(), ("--json",)])
+def test_control_characters_in_a_file_s_name_reach_no_terminal(
+    form: tuple[str, ...], flowgauge: Shell, tmp_path: Path
+) -> None:
+    folder, store = tmp_path / "labelled", tmp_path / "store"
+    write_image(folder / "a\x1b[2J\n\x9b1m.png", 0)
+    (folder / "b\x1b\n.png").write_bytes(b"")
+    added = flowgauge("golden", "add", "a", folder, "--label", "good", "--store", store)
+    listed = flowgauge("golden", "list", "a", "--store", store, *form)
+    assert not set("\x1b\x9b") & set(added.out + added.err + listed.out + listed.err)
+    assert r"b\x1b\x0a.png" in added.err
+    if form:
+        assert listed.json[0]["image_id"] == "a\x1b[2J\n\x9b1m.png"
+    else:
+        assert r"a\x1b[2J\x0a\x9b1m.png" in listed.out
 
 
 def test_a_bar_is_drawn_in_characters_that_stdout_has(monkeypatch: pytest.MonkeyPatch) -> None:
