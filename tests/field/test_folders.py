@@ -383,6 +383,26 @@ def test_a_packed_tiff_is_taken_as_soon_as_it_is_whole(incoming: Incoming, bits:
     assert incoming.names_after(3) == ["a.tif"]
 
 
+# other formats
+
+
+def test_images_that_are_not_decoded_are_reported_once_for_each_suffix(incoming: Incoming) -> None:
+    for name in ("a.webp", "b.webp", "C.GIF", "d.png.part", "e.txt"):
+        incoming.write(name, b"")
+    assert incoming.names_after(3) == []
+    incoming.write("f.webp", b"")
+    assert incoming.names_after(3) == []
+    assert sorted(incoming.notices) == [
+        f"Files that end in {suffix} are passed over. Save images as PNG, JPEG, BMP or TIFF."
+        for suffix in (".gif", ".webp")
+    ]
+
+
+def test_a_jfif_is_a_jpeg(incoming: Incoming) -> None:
+    incoming.write("a.jfif", encoded(texture(0), "JPEG"))
+    assert incoming.names_after(3) == ["a.jfif"]
+
+
 # many files
 
 
@@ -393,6 +413,20 @@ def test_the_kernel_says_what_is_new_without_any_listing(incoming: Incoming) -> 
     incoming.source.publish(9)
     incoming.write("b.png", png(120), at=0)
     eventually(lambda: incoming.source.publish(9) == 1)
+
+
+def test_a_name_that_the_kernels_reports_cannot_tell_ends_them_and_its_image_is_taken(incoming: Incoming) -> None:
+    incoming.source.publish(9)
+    incoming.write(os.fsdecode(b"M\xfcller.png"), png(100))
+
+    def polled() -> bool:
+        incoming.source.publish(9)
+        return any("no longer reports" in notice and "polled" in notice for notice in incoming.notices)
+
+    eventually(polled)
+    incoming.write("b.png", png(120))
+    assert incoming.names_after(3) == ["M\\xfcller.png", "b.png"]
+    assert len(incoming.notices) == 1
 
 
 def eventually(condition: Callable[[], bool]) -> None:
@@ -470,3 +504,14 @@ def test_a_folder_to_move_to_must_be_given_and_lie_outside(flowgauge: Shell, tmp
     assert (missing.code, inside.code, useless.code) == (2, 2, 2)
     assert "--move-to" in missing.err
     assert "outside" in inside.err
+
+
+@pytest.mark.parametrize("store", [".", "incoming", "incoming/plant", "link/plant"])
+def test_a_folder_that_shares_its_files_with_the_store_is_refused(store: str, flowgauge: Shell, tmp_path: Path) -> None:
+    """A runner would take its own copies and heatmaps for images, without end."""
+    (tmp_path / "incoming").mkdir()
+    (tmp_path / "incoming" / "a.png").write_bytes(png(100))
+    (tmp_path / "link").symlink_to("incoming")
+    refused = flowgauge("run", tmp_path / "incoming", "--line", LINE, "--store", tmp_path / store, "--once")
+    assert refused.code == 2
+    assert "outside" in refused.err

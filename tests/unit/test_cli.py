@@ -1,3 +1,4 @@
+import io
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,10 +13,10 @@ from flowgauge.cli.app import COMMANDS, app
 from flowgauge.cli.benchmark import COMMANDS as BENCHMARKS
 from flowgauge.cli.commands import unbundled
 from flowgauge.cli.exits import Exit, exit_code
-from flowgauge.cli.output import cell
+from flowgauge.cli.output import cell, drawn
 from flowgauge.domain import errors
 from flowgauge.domain.lines import LineSettings
-from tests.support.folders import write_mvtec, write_plain
+from tests.support.folders import write_image, write_mvtec, write_plain
 from tests.support.shell import Shell
 
 
@@ -191,6 +192,17 @@ def test_a_missing_store_is_a_mistake(flowgauge: Shell) -> None:
     assert "--store" in done.err
 
 
+@pytest.mark.parametrize("address", ["a-file", "a-file/plant", "/proc/plant"])
+def test_a_store_that_can_be_no_folder_is_a_mistake(
+    address: str, flowgauge: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("a-file").touch()
+    done = flowgauge("lines", "list", "--store", address)
+    assert done.code == 2
+    assert f"{address}/objects cannot be used" in done.err
+
+
 def test_the_store_may_come_from_environment_or_file(
     flowgauge: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -227,6 +239,19 @@ def test_a_setting_that_does_not_hold_is_refused(change: str, flowgauge: Shell, 
     assert flowgauge("lines", "list", "--store", tmp_path, "--json").json == []
 
 
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("buffer_size=10", "Error: buffer_minimum (48) exceeds buffer_size (10). See"),
+        ("buffer_size=0", "Error: buffer_size should be greater than or equal to 1. See"),
+    ],
+)
+def test_a_setting_that_does_not_hold_is_told_in_words(
+    change: str, words: str, flowgauge: Shell, tmp_path: Path
+) -> None:
+    assert words in flowgauge("lines", "set", "a", change, "--store", tmp_path).err
+
+
 def test_settings_are_changed_and_unset(flowgauge: Shell, tmp_path: Path) -> None:
     changed = flowgauge("lines", "set", "a", "policy=propose", "deadline_seconds=1.5", "--store", tmp_path, "--json")
     assert (changed.json["policy"], changed.json["deadline_seconds"]) == ("propose", 1.5)
@@ -247,6 +272,42 @@ def test_golden_images_are_added_listed_and_moved(flowgauge: Shell, tmp_path: Pa
     assert flowgauge("golden", "add", "a", folder, "--label", "defect", "--store", store).code == 0
     listed = flowgauge("golden", "list", "a", "--store", store, "--json").json
     assert [(each["image_id"], each["label"]) for each in listed] == [(f"{i:03}.png", "defect") for i in range(3)]
+
+
+@pytest.mark.parametrize("form", [(), ("--json",)])
+def test_what_the_encoding_of_stdout_lacks_is_spelled(
+    form: tuple[str, ...], flowgauge: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = tmp_path / "store"
+    write_image(tmp_path / "labelled" / "\u5de6.png", 0)
+    assert flowgauge("golden", "add", "a", tmp_path / "labelled", "--label", "good", "--store", store).code == 0
+    written = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(written, "latin-1", write_through=True))
+    assert flowgauge("golden", "list", "a", "--store", store, *form).code == 0
+    assert rb"\u5de6.png" in written.getvalue()
+
+
+@pytest.mark.parametrize("form", [(), ("--json",)])
+def test_control_characters_in_a_file_s_name_reach_no_terminal(
+    form: tuple[str, ...], flowgauge: Shell, tmp_path: Path
+) -> None:
+    folder, store = tmp_path / "labelled", tmp_path / "store"
+    write_image(folder / "a\x1b[2J\n\x9b1m.png", 0)
+    (folder / "b\x1b\n.png").write_bytes(b"")
+    added = flowgauge("golden", "add", "a", folder, "--label", "good", "--store", store)
+    listed = flowgauge("golden", "list", "a", "--store", store, *form)
+    assert not set("\x1b\x9b") & set(added.out + added.err + listed.out + listed.err)
+    assert r"b\x1b\x0a.png" in added.err
+    if form:
+        assert listed.json[0]["image_id"] == "a\x1b[2J\n\x9b1m.png"
+    else:
+        assert r"a\x1b[2J\x0a\x9b1m.png" in listed.out
+
+
+def test_a_bar_is_drawn_in_characters_that_stdout_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    for encoding, character in (("utf-8", "█"), ("latin-1", "#")):
+        monkeypatch.setattr("sys.stdout", io.TextIOWrapper(io.BytesIO(), encoding))
+        assert drawn("█", "#") == character
 
 
 def test_a_class_of_defects_is_kept_and_moves_with_the_label(flowgauge: Shell, tmp_path: Path) -> None:
@@ -311,6 +372,12 @@ def test_a_model_that_cannot_be_had_is_a_mistake(
     done = flowgauge("fit", folder, "--line", "a", "--store", tmp_path / "store", "--device", "cpu", *arguments)
     assert done.code == 2
     assert message in done.err
+
+
+def test_another_promise_cannot_be_the_one_that_is_kept(flowgauge: Shell, tmp_path: Path) -> None:
+    done = flowgauge("threshold", "set", "a", "--false-alarms", "0.3", "--keep-promise", "--store", tmp_path / "store")
+    assert done.code == 2
+    assert "or a value with --keep-promise" in done.err
 
 
 def test_a_line_without_a_gauge_cannot_score(flowgauge: Shell, tmp_path: Path) -> None:

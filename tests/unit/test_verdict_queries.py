@@ -418,6 +418,15 @@ def test_a_mistake_is_named(shell: Shell, arguments: Sequence[str], said: str) -
     assert "Traceback" not in done.err
 
 
+def test_an_export_of_a_span_without_time_leaves_the_file_as_it_is(shell: Shell, tmp_path: Path) -> None:
+    out = tmp_path / "out.csv"
+    out.write_text("kept")
+    done = shell("verdicts", "export", out, "--since", "2026-12-01", "--until", "2026-11-01")
+    assert done.code == 2
+    assert "--until" in done.err
+    assert out.read_text() == "kept"
+
+
 def test_the_shipped_queries_are_listed(shell: Shell) -> None:
     assert [row["name"] for row in shell("verdicts", "queries", "--json").json] == list(named_queries())
     assert all(name in shell("verdicts", "queries").out for name in named_queries())

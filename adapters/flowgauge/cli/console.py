@@ -1,8 +1,9 @@
 """`flowgauge console`: the plant in a browser, and who may use it."""
 
+import socket
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from enum import StrEnum
 from getpass import getpass
 from pathlib import Path
@@ -19,6 +20,7 @@ from flowgauge.console.access import Access, Binding
 from flowgauge.console.app import application
 from flowgauge.console.plant import Console
 from flowgauge.console.users import Role, Users
+from flowgauge.domain.errors import UserError
 from flowgauge.services.changes import recorded
 
 console = typer.Typer(invoke_without_command=True)
@@ -105,11 +107,8 @@ def serve(
         access = Access(binding, plant.state, person())
         served = application(Console(plant, access, "cpu" if device is options.Device.AUTO else device.value))
         scheme = "https" if tls_cert else "http"
-        say(f"The console of {store} is at {scheme}://{host}:{port}/ until Ctrl-C.")
-        uvicorn.run(
+        configured = uvicorn.Config(
             served,
-            host=host,
-            port=port,
             ssl_certfile=None if tls_cert is None else str(tls_cert),
             ssl_keyfile=None if tls_key is None else str(tls_key),
             log_config=None,
@@ -119,6 +118,21 @@ def serve(
             proxy_headers=False,
             timeout_graceful_shutdown=3,
         )
+        listening = _listening(host, port)
+        say(f"The console of {store} is at {scheme}://{host}:{port}/ until Ctrl-C.")
+        with suppress(KeyboardInterrupt):
+            uvicorn.Server(configured).run([listening])
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    """Raises `UserError` where the port is in use, or the address is none of this machine."""
+    try:
+        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except OSError as error:
+        raise UserError(
+            f"The console cannot listen on port {port} of {host}: {error.strerror}.",
+            "Choose another with --port, or another address with --host.",
+        ) from error
 
 
 @user.command("add")

@@ -5,11 +5,13 @@ as one JSON object a line.
 import json
 import logging
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from enum import StrEnum
 from functools import lru_cache
+from io import TextIOWrapper
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,9 @@ from flowgauge.domain.object_keys import spelled
 
 # columns of a pipe or a file: with fewer, paths and reasons would be cut or folded there, which scripts cannot read
 _UNBOUNDED = 10_000
+# control characters: those that JSON lets through, and all
+_UNESCAPED = re.compile("[\x7f-\x9f]")
+_CONTROL = re.compile("[\0-\x1f\x7f-\x9f]")
 
 
 def stdout() -> Console:
@@ -42,8 +47,30 @@ def _console(*, stderr: bool) -> Console:
     return console
 
 
+def spell_what_stdout_lacks() -> None:
+    """Write characters that its encoding lacks as `\\u2588`, which is JSON too, as Python does on stderr."""
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
+def drawn(text: str, plain: str) -> str:
+    """`text`, or `plain` where the encoding of stdout lacks it."""
+    try:
+        text.encode(sys.stdout.encoding or "ascii")
+    except UnicodeEncodeError:
+        return plain
+    return text
+
+
+def shown(text: str, keep: str = "") -> str:
+    """`text` with its control characters, all but those in `keep`, and bytes that are no UTF-8, as `\\x1b`: in a file's
+    name they would reach the terminal and steer it.
+    """
+    return _CONTROL.sub(lambda found: found[0] if found[0] in keep else f"\\x{ord(found[0]):02x}", spelled(text))
+
+
 def say(text: str) -> None:
-    stdout().print(escape(spelled(text)))
+    stdout().print(escape(shown(text, keep="\n")))
 
 
 def warn(text: str) -> None:
@@ -83,10 +110,12 @@ class _LogLines(logging.StreamHandler[Any]):
     def format(self, record: logging.LogRecord) -> str:
         text = super().format(record)
         if self._shape is LogFormat.HUMAN:
+            # a traceback has lines, and so has what a database says of a query
+            text = shown(text, keep="\n" if record.levelno >= logging.ERROR or record.exc_info else "")
             mark, colour = _MARKS.get(record.levelno, ("", ""))
             if mark and self.stream.isatty() and "NO_COLOR" not in os.environ:
                 mark = f"\x1b[{colour}m{mark}\x1b[0m"
-            return f"{mark} {spelled(text)}" if mark else spelled(text)
+            return f"{mark} {text}" if mark else text
         at = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
         given = {name: getattr(record, name) for name in FIELDS if getattr(record, name, None) is not None}
         head = {"at": at, "level": record.levelname.lower(), "logger": record.name, "message": text}
@@ -118,7 +147,7 @@ def as_json(document: Any) -> str:
 
 def _dumped(document: Any, indent: int | None = None) -> str:
     text = json.dumps(document, indent=indent, ensure_ascii=False, allow_nan=False, default=plain)
-    return spelled(text, backslash=r"\\")
+    return _UNESCAPED.sub(lambda found: f"\\u{ord(found[0]):04x}", spelled(text, backslash=r"\\"))
 
 
 def plain(value: Any) -> Any:
@@ -166,4 +195,4 @@ def cell(value: object) -> str:
         return "-"
     if isinstance(value, float):
         return f"{value:.0f}" if value.is_integer() else f"{value:.4g}"
-    return spelled(str(value))
+    return shown(str(value))

@@ -10,7 +10,7 @@ import typer
 
 from flowgauge.app.bootstrap import open_store
 from flowgauge.cli import options
-from flowgauge.cli.output import say
+from flowgauge.cli.output import say, warn
 from flowgauge.cli.progress import bars
 from flowgauge.domain.errors import DatasetError
 from flowgauge.domain.messages import Event, from_epoch
@@ -41,7 +41,7 @@ def publish(
     export FLOWGAUGE_KAFKA_BOOTSTRAP=localhost:9092
     flowgauge publish ./parts --line press-3 --rate 10
     """
-    paths = images_below(folder)
+    paths = images_below(folder, warn)
     if not paths:
         raise DatasetError(f"There is no image below {folder}.", "Give a folder of PNG, JPEG, BMP or TIFF files.")
     events = events_of(paths, folder, line_name(line))

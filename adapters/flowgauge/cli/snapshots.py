@@ -200,5 +200,5 @@ def rollback(
     from flowgauge.services.snapshots import roll_back
 
     with open_store(store) as plant:
-        roll_back(plant, line, version, person())
-    say(f"Line {line} is gauged by {version} again.")
+        moved = roll_back(plant, line, version, person())
+    say(f"Line {line} is gauged by {version} {'again' if moved else 'already; nothing is changed'}.")

@@ -8,7 +8,7 @@ import typer
 from flowgauge.app.bootstrap import open_store
 from flowgauge.cli import options
 from flowgauge.cli.model import torch_device
-from flowgauge.cli.output import emit, say, show, stdout
+from flowgauge.cli.output import drawn, emit, say, show, stdout
 from flowgauge.cli.person import person
 from flowgauge.cli.progress import bars
 from flowgauge.cli.results import check_writable
@@ -147,14 +147,15 @@ def _print_histogram(found: LineEvidence, point: OperatingPoint) -> None:
     histogram = Histogram.of(found.known, _ROWS, point)
     kinds = list(histogram.counts)
     longest = max(int(histogram.counts[kinds[0]].max()), 1)
+    block, trace = drawn("█", "#"), drawn("▏", "|")
     rows = []
     for number, (low, high) in enumerate(zip(histogram.edges, histogram.edges[1:], strict=False)):
         counts = [int(histogram.counts[kind][number]) for kind in kinds]
         mark = (
             "threshold" if low <= point.threshold < high else "review" if low < point.high and high > point.low else ""
         )
-        bar = "█" * round(_BAR * counts[0] / longest) or ("▏" if counts[0] else "")
-        beyond = "≥ " if number == _ROWS - 1 else ""
+        bar = block * round(_BAR * counts[0] / longest) or (trace if counts[0] else "")
+        beyond = drawn("≥ ", ">= ") if number == _ROWS - 1 else ""
         rows.append((f"{beyond}{significant(low)}", mark, bar, *(count or "" for count in counts)))
     stdout().print(f"Line {found.line}, gauge {found.version}; bars: {kinds[0]}")
     show(("score from", "", "", *kinds), rows)

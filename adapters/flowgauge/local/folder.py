@@ -125,14 +125,19 @@ class FolderSource:
                 self._observe(path, signature, now)
             self._poll_cost = perf_counter() - began
         if self.away is None and self._watch is not None:
-            for changed in self._watch.changed():
-                for path, signature in self._tree.files_at(changed):
-                    self._observe(path, signature, now)
+            self._take_reports(self._watch, now)
         pause = max(_LISTING_SECONDS, self._listing_cost / share)
         if self.away is None and (self._tree.stale or not 0 <= now - self._listed < pause):
             self._listed, began = now, perf_counter()
             self._list(now)
             self._listing_cost = perf_counter() - began
+
+    def _take_reports(self, watch: FolderWatch, now: float) -> None:
+        for changed in watch.changed():
+            for path, signature in self._tree.files_at(changed):
+                self._observe(path, signature, now)
+        if watch.reason:
+            self._notices.about(f"{self._folder} watch", f"{watch.reason}: it is polled.")
 
     def _list(self, now: float) -> None:
         listed = dict(self._tree.files())
@@ -172,8 +177,6 @@ class FolderSource:
             self.close()
             self._watched = facts.st_dev, facts.st_ino
             self._watch, self._listed = FolderWatch(self._folder), float("-inf")
-            if self._watch.reason:
-                self._notices.about(f"{folder} watch", f"{self._watch.reason}: it is polled.")
         return True
 
     def _gone(self, cause: str) -> bool:
@@ -303,6 +306,8 @@ class FolderSource:
         return f"{self._line}|seen|{self._options.identity}|{self._tree.name(path)}|{facts}"
 
 
-def images_below(folder: Path) -> list[Path]:
-    """Files with the suffix of an image, in the order of their names; nothing that is hidden."""
-    return sorted(Path(path) for path, _ in Tree(folder, Notices(lambda message: None)).files())
+def images_below(folder: Path, tell: Tell = lambda message: None) -> list[Path]:
+    """Files with the suffix of an image, in the order of their names; nothing that is hidden. What is left out for
+    another reason is told.
+    """
+    return sorted(Path(path) for path, _ in Tree(folder, Notices(tell)).files())

@@ -8,7 +8,7 @@ from pathlib import Path
 from time import time
 from uuid import uuid4
 
-from flowgauge.domain.errors import ObjectTooLarge, Unavailable
+from flowgauge.domain.errors import ObjectTooLarge, Unavailable, UserError
 from flowgauge.local.file_system import named_faults
 
 _SCHEME = "store:///"
@@ -24,13 +24,19 @@ class LocalObjects:
     """`uri` of an object is `store:///` and its name. Names that would climb out of `root` raise `KeyError`.
 
     A put is durable once it has returned: file and folder are synced. Tags are not kept. What a killed writer left
-    half-written lies in a folder of its own until `sweep`.
+    half-written lies in a folder of its own until `sweep`. Raises `UserError` for a `root` that can be no folder.
     """
 
     def __init__(self, root: Path) -> None:
         self._root = root
-        with _translated(root):
-            (root / _UNFINISHED).mkdir(parents=True, exist_ok=True)
+        with named_faults(root):
+            try:
+                (root / _UNFINISHED).mkdir(parents=True, exist_ok=True)
+            except (FileNotFoundError, NotADirectoryError) as error:
+                # Below a file or in /proc no folder can be made, however often it is tried.
+                raise UserError(
+                    f"{root} cannot be used: {error.strerror}.", "Name a directory as the store."
+                ) from error
 
     def sweep(self) -> None:
         """Remove what killed writers left; what is younger than an hour may still be written."""

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 # Documented; its iterator would need a thread and waits for bursts to end.
-from watchfiles._rust_notify import RustNotify
+from watchfiles._rust_notify import RustNotify, WatchfilesRustInternalError
 
-from flowgauge.domain.image_files import named_as_image
+from flowgauge.domain.image_files import named_as_image, unread_format
 from flowgauge.local.file_system import file_system, is_network
 
 _LATER = "The others go on; it is tried again."
@@ -70,8 +70,8 @@ class Tree:
     """Lists image files below `root`, by names relative to it. Hidden files and folders are left out.
 
     Linked folders and files are followed, each target once, and under its own name where it lies below `root` too; a
-    link to a folder that holds `root` is passed over, and reported. So is everything that cannot be read: it is tried
-    again at the next listing.
+    link to a folder that holds `root` is passed over, and reported; so are images in other formats. What cannot be read
+    is reported too, and tried again at the next listing.
     """
 
     def __init__(self, root: Path, notices: Notices) -> None:
@@ -167,6 +167,8 @@ class Tree:
                     if facts is not None and stat.S_ISREG(facts.st_mode):
                         walk.file_numbers.add((facts.st_dev, facts.st_ino))
                         yield entry.path, Signature.of(facts)
+                else:
+                    self._report_other_format(entry.path)
 
     def _entered(self, folder: str, walk: _Walk) -> list[os.DirEntry[str]]:
         """What lies in `folder` and is not hidden, the first time that a walk comes there."""
@@ -189,6 +191,13 @@ class Tree:
             return []
         self._notices.over(notice)
         return found
+
+    def _report_other_format(self, path: str) -> None:
+        if suffix := unread_format(path):
+            self._notices.about(
+                f"*{suffix}",
+                f"Files that end in {suffix} are passed over. Save images as PNG, JPEG, BMP or TIFF.",
+            )
 
     def _link(self, path: str, walk: _Walk) -> None:
         if not walk.whole:
@@ -216,9 +225,12 @@ class Tree:
 
 
 class FolderWatch:
-    """Collects the paths that change below `folder`. One that cannot watch says why in `reason`, and finds nothing."""
+    """Collects the paths that change below `folder`. One that cannot watch, or can no longer, says why in `reason`, and
+    finds nothing.
+    """
 
     def __init__(self, folder: Path) -> None:
+        self._folder = folder
         self._notify: RustNotify | None = None
         self.reason = ""
         kind = file_system(folder)
@@ -228,15 +240,21 @@ class FolderWatch:
             return
         try:
             self._notify = RustNotify([str(folder)], False, False, 0, True, True)
-        except OSError as error:
-            # Too many watches, or a file system without them.
+        except (OSError, WatchfilesRustInternalError) as error:
+            # Too many watches or watchers, or a file system without them.
             self.reason = f"the system does not watch {folder} ({error})"
 
     def changed(self) -> set[str]:
         """Paths, also of what has gone, since the last call."""
         if self._notify is None:
             return set()
-        found = self._notify.watch(_AT_ONCE_MS, _AT_ONCE_MS, _AT_ONCE_MS, None)
+        try:
+            found = self._notify.watch(_AT_ONCE_MS, _AT_ONCE_MS, _AT_ONCE_MS, None)
+        except WatchfilesRustInternalError as error:
+            # A name that is no UTF-8, or a new folder beyond the number of watches: it reports nothing from then on.
+            self.reason = f"the system no longer reports what changes in {self._folder} ({error})"
+            self.close()
+            return set()
         return {path for _, path in found} if isinstance(found, set) else set()
 
     def close(self) -> None:

@@ -7,6 +7,7 @@ from pydantic import BaseModel, ValidationError
 
 from flowgauge.domain.errors import SettingsError
 from flowgauge.domain.messages import FrozenModel
+from flowgauge.domain.problems import problems
 from flowgauge.models.csflow.detector import CsFlow, CsFlowConfig
 from flowgauge.models.detector import Detector, FeatureShape
 from flowgauge.models.featureflow.detector import FeatureFlow, FeatureFlowConfig
@@ -54,7 +55,7 @@ def create(name: str, config: Mapping[str, Any], shape: FeatureShape) -> Detecto
         return kind(schema.model_validate(_over_defaults(schema, config)), shape)
     except ValidationError as error:
         raise SettingsError(
-            f"The configuration of {name} is wrong: {error}", "See its class for the options."
+            f"The options of {name} do not hold: {problems(error)}.", "--set help lists them with their ranges."
         ) from error
 
 

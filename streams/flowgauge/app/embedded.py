@@ -7,7 +7,7 @@ from threading import Event
 
 from flowgauge.adaptation.contract import Adapt
 from flowgauge.app.bootstrap import directory
-from flowgauge.domain.errors import SettingsError
+from flowgauge.domain.errors import SettingsError, UserError
 from flowgauge.local.disposal import Disposal
 from flowgauge.local.file_system import only_runner
 from flowgauge.local.folder import FolderSource
@@ -47,8 +47,8 @@ def folder_source(
     move_to: Path | None = None,
     tell: Tell = lambda message: None,
 ) -> FolderSource:
-    """Images that appear in `folder`, for `line`; see `FolderSource`. Raises `UserError` for a `move_to` that is of no
-    use, or is missing.
+    """Images that appear in `folder`, for `line`; see `FolderSource`. Raises `UserError` for a `folder` that shares
+    files with the store, and for a `move_to` that is of no use, or is missing.
     """
     if (after is After.MOVE) != (move_to is not None):
         raise SettingsError(
@@ -56,6 +56,13 @@ def folder_source(
             "Give --after move and --move-to FOLDER together.",
         )
     log = _local_log(store)
+    watched, kept = folder.resolve(), directory(store.uri).resolve()
+    if watched.is_relative_to(kept) or kept.is_relative_to(watched):
+        raise UserError(
+            f"The store {store.uri} and the watched folder {folder} lie one in the other: a runner would take its own"
+            " copies and heatmaps for new images.",
+            "Name a store outside of the folder, and a folder outside of the store.",
+        )
     disposal = None if after is After.KEEP else Disposal(folder, log, move_to)
     return FolderSource(folder, line, log, store.clock, options, disposal, tell)
 

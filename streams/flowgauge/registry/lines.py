@@ -13,6 +13,7 @@ from flowgauge.domain.lines import LineSettings
 from flowgauge.domain.messages import VERDICTS
 from flowgauge.domain.object_keys import is_line, line_settings_object
 from flowgauge.domain.ports import Objects
+from flowgauge.domain.problems import problems
 from flowgauge.registry.snapshots import active_snapshots
 from flowgauge.runtime.backend import Store
 
@@ -33,7 +34,7 @@ def line_settings(objects: Objects, line: str) -> LineSettings:
         return LineSettings()
     except ValidationError as error:
         raise SettingsError(
-            f"The settings of line {line} do not hold: {_problems(error)}.",
+            f"The settings of line {line} do not hold: {problems(error)}.",
             f"Set them with `flowgauge lines set {line} KEY=VALUE`: of the others, what does not hold begins at its"
             " default.",
         ) from error
@@ -64,7 +65,7 @@ def changed_settings(objects: Objects, line: str, **changes: object) -> LineSett
         given = _holding(values) | changes
         settings = LineSettings.model_validate({name: value for name, value in given.items() if value is not None})
     except ValidationError as error:
-        raise SettingsError(f"{_problems(error)}.", "See `flowgauge lines set --help`.") from error
+        raise SettingsError(f"{problems(error)}.", "See `flowgauge lines set --help`.") from error
     if lost:
         log.warning("%s What does not hold, and is not set now, begins at its default.", lost)
     return settings
@@ -146,7 +147,3 @@ class SettingsCache:
             self._being_read.discard(line)
         self._known[line] = self._store.clock.now(), settings
         return settings
-
-
-def _problems(error: ValidationError) -> str:
-    return "; ".join(f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}" for problem in error.errors())

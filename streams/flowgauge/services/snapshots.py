@@ -23,13 +23,17 @@ def stored_gauge(store: Store, line: str, version: str | None = None, device: st
     return load(files.manifest, files.weights, device=device, sha256=sha256)
 
 
-def roll_back(store: Store, line: str, version: str, by: str) -> None:
-    """Make a stored version the active one again, as the person `by` wants.
+def roll_back(store: Store, line: str, version: str, by: str) -> bool:
+    """Make a stored version the active one again, as the person `by` wants; False where it is that already, and nothing
+    changes.
 
     Raises `GaugeMissing`, and `SnapshotInvalid` for one that does not load: it must not become active.
     """
     stored_gauge(store, line, version)
     before = active_snapshot(store.log, line).version
+    if before == version:
+        return False
     with recorded(store, by, "roll back", line, version, {"version": before}, {"version": version}):
         announced = registry.roll_back(store, line, version)
         record_end(store, announced, Outcome.SUPERSEDED, by, f"{version} became active")
+    return True

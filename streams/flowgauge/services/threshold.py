@@ -302,8 +302,9 @@ def stored_threshold(
     rate `false_alarms`. `keep_promise`: the line's scores have moved against the calibration's, and those move with T;
     otherwise T moves on the same scores, and the rate that they imply there is the promise of whatever is adapted next.
 
-    Raises `GaugeMissing`, and `UserError` unless one of the two is given, where it is no number that can be meant, and
-    unless `sure` where it would reject most good parts or lies beyond all that the scores tell.
+    Raises `GaugeMissing`, and `UserError` unless one of the two is given (and `keep_promise` with `value` alone), where
+    it is no number that can be meant, and unless `sure` where it would reject most good parts or lies beyond all that
+    the scores tell.
     """
     change = _change(value, false_alarms, keep_promise)
     parent = active_snapshot(store.log, line).version
@@ -325,6 +326,11 @@ def _change(value: float | None, false_alarms: float | None, keep_promise: bool)
     if (value is None) == (false_alarms is None):
         raise UserError("A threshold is set by its value or by a promise.", "Give a value or --false-alarms.")
     if false_alarms is not None:
+        if keep_promise:
+            raise UserError(
+                "Another promise is wanted, and the one that there is.",
+                "Give --false-alarms, or a value with --keep-promise.",
+            )
         if not 0 < false_alarms < 1:
             raise UserError(f"{false_alarms:g} is no rate of false alarms.", "Give a share between 0 and 1, as 0.01.")
         return methodcaller("repromised", false_alarms)

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from flowgauge.domain.errors import Conflict, SettingsError
 from flowgauge.domain.golden import Label
 from flowgauge.domain.messages import SHADOW_VERDICTS, Expected, ShadowVerdict, SnapshotAnnouncement, Trial, TrialRules
+from flowgauge.domain.problems import problems
 from flowgauge.registry.golden_sets import GoldenIndex, golden_set
 from flowgauge.registry.lines import line_settings
 from flowgauge.registry.snapshots import active_snapshot, active_snapshots, announce
@@ -129,10 +130,7 @@ def start_trial(
     try:
         rules = TrialRules.model_validate(line_settings(store.objects, line).model_dump() | dict(changes or {}))
     except ValidationError as error:
-        problem = error.errors()[0]
-        raise SettingsError(
-            f"{problem['loc'][0]}: {problem['msg']}.", "See `flowgauge trials start --help`."
-        ) from error
+        raise SettingsError(f"{problems(error)}.", "See `flowgauge trials start --help`.") from error
     require_startable(active_snapshot(store.log, line), version)
     with recorded(store, by, "start trial", line, version) as found:
         trial = begin_trial(store, line, version, by, expected, rules)

@@ -42,12 +42,21 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Chosen:
-    """Which verdicts count: of `line`, of events in [`since`, `until`), of `decisions`; None: all."""
+    """Which verdicts count: of `line`, of events in [`since`, `until`), of `decisions`; None: all. Raises `UserError`
+    for a span that no event can lie in.
+    """
 
     line: str | None = None
     since: datetime | None = None
     until: datetime | None = None
     decisions: Collection[Decision] = ()
+
+    def __post_init__(self) -> None:
+        if self.since is not None and self.until is not None and self.since >= self.until:
+            raise UserError(
+                f"No event lies from {self.since.isoformat()} to before {self.until.isoformat()}.",
+                "Give --until a later time than --since.",
+            )
 
     def days(self, objects: Objects) -> Collection[date] | None:
         """The dates whose files hold them; None: all."""
