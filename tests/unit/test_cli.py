@@ -186,6 +186,17 @@ def test_a_name_that_cannot_name_a_line_is_refused(line: str, flowgauge: Shell, 
     assert "cannot name a line" in done.err
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [("lines", "list"), ("alerts",), ("status",), ("golden", "list", "a"), ("verdicts", "query", "SELECT 1")],
+)
+def test_a_mistyped_store_is_named_and_not_made(arguments: tuple[str, ...], flowgauge: Shell, tmp_path: Path) -> None:
+    done = flowgauge(*arguments, "--store", tmp_path / "plnat")
+    assert done.code == 2
+    assert f"There is no store at {tmp_path / 'plnat'}" in done.err
+    assert not (tmp_path / "plnat").exists()
+
+
 def test_a_missing_store_is_a_mistake(flowgauge: Shell) -> None:
     done = flowgauge("lines", "list")
     assert done.code == 2
@@ -198,7 +209,7 @@ def test_a_store_that_can_be_no_folder_is_a_mistake(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("a-file").touch()
-    done = flowgauge("lines", "list", "--store", address)
+    done = flowgauge("lines", "set", "a", "policy=off", "--store", address)
     assert done.code == 2
     assert f"{address}/objects cannot be used" in done.err
 
@@ -375,7 +386,7 @@ def test_a_model_that_cannot_be_had_is_a_mistake(
 
 
 def test_another_promise_cannot_be_the_one_that_is_kept(flowgauge: Shell, tmp_path: Path) -> None:
-    done = flowgauge("threshold", "set", "a", "--false-alarms", "0.3", "--keep-promise", "--store", tmp_path / "store")
+    done = flowgauge("threshold", "set", "a", "--false-alarms", "0.3", "--keep-promise", "--store", tmp_path)
     assert done.code == 2
     assert "or a value with --keep-promise" in done.err
 

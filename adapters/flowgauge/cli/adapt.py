@@ -5,7 +5,7 @@ from uuid import UUID
 
 import typer
 
-from flowgauge.app.bootstrap import is_shared, open_store
+from flowgauge.app.bootstrap import is_shared, open_existing
 from flowgauge.cli import options
 from flowgauge.cli.exits import Exit
 from flowgauge.cli.output import emit, say, stderr
@@ -42,7 +42,7 @@ def adapt(
     flowgauge adapt --approve 5b6e2a70-52f0-5f1c-9f43-0d6a3b1c7e11
     flowgauge adapt --line press-3 --no-wait --store s3://flowgauge
     """
-    with open_store(store) as plant, stderr().status("adapting"):
+    with open_existing(store) as plant, stderr().status("adapting"):
         request = _request(plant, line, approve)
         decisions = send(plant, request)
         if no_wait:

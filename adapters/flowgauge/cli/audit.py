@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from flowgauge.app.bootstrap import open_store
+from flowgauge.app.bootstrap import open_existing
 from flowgauge.cli import options
 from flowgauge.cli.exits import Exit
 from flowgauge.cli.model import compiling, torch_device
@@ -40,7 +40,7 @@ def audit(
     flowgauge audit press-3 --sample 1000 --seed 7 --store ./plant
     """
     with ExitStack() as stack:
-        plant = stack.enter_context(open_store(store))
+        plant = stack.enter_context(open_existing(store))
         rules = None
         if store.startswith("s3://"):
             from flowgauge.s3.retention import Lifecycle  # its library is an extra

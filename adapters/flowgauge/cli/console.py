@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 import uvicorn
 
-from flowgauge.app.bootstrap import open_store
+from flowgauge.app.bootstrap import open_existing, open_store
 from flowgauge.cli import options
 from flowgauge.cli.output import say, show
 from flowgauge.cli.person import person
@@ -103,7 +103,7 @@ def serve(
     if store is None:
         raise typer.BadParameter("Missing option '--store'.")
     binding = Binding(host, port, users, proxy_header, tuple(trust or ()), tls_cert, tls_key).checked()
-    with open_store(store) as plant:
+    with open_existing(store) as plant:
         access = Access(binding, plant.state, person())
         served = application(Console(plant, access, "cpu" if device is options.Device.AUTO else device.value))
         scheme = "https" if tls_cert else "http"

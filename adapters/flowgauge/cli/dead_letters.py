@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from flowgauge.app.bootstrap import open_store
+from flowgauge.app.bootstrap import open_existing
 from flowgauge.cli import options
 from flowgauge.cli.output import Column, emit, listing, say
 from flowgauge.cli.person import person
@@ -28,7 +28,7 @@ def list_dead_letters(store: options.Store, line: Line = None, image: Image = No
     flowgauge dead-letters list --line press-3 --store ./plant
     """
     found = []
-    with open_store(store) as plant:
+    with open_existing(store) as plant:
         for letter in service.dead_letters(plant.log, service.DeadLetters(line, image)):
             origin, replayed = origin_of(letter), service.replayed_at(plant.state, letter)
             found.append(
@@ -75,7 +75,7 @@ def replay(
     """
     if line is None and image is None and not everything:
         raise UserError("Nothing is chosen.", "Choose with --line, --image or both, or replay everything with --all.")
-    with open_store(store) as plant:
+    with open_existing(store) as plant:
         wanted = service.DeadLetters(line, image)
         counts = service.replay(plant, service.dead_letters(plant.log, wanted), person(), again)
     if json:

@@ -6,7 +6,7 @@ from uuid import UUID
 
 import typer
 
-from flowgauge.app.bootstrap import open_store
+from flowgauge.app.bootstrap import open_existing, open_store
 from flowgauge.cli import options
 from flowgauge.cli.exits import Exit
 from flowgauge.cli.output import Column, emit, listing, say, warn
@@ -43,7 +43,7 @@ def label(
     flowgauge fit ./good --detector multidirectional \\
         --line press-3 --store ./plant
     """
-    with open_store(store) as plant, bars() as report:
+    with open_existing(store) as plant, bars() as report:
         found = label_verdict(plant, find_verdict(plant, verdict_id, report), label, kind, person())
     golden, whole, line = found.golden, found.golden_set, found.verdict.line
     if json:
@@ -103,7 +103,7 @@ def list_golden(line: options.LineArgument, store: options.Store, json: options.
     \b
     flowgauge golden list press-3 --store ./plant
     """
-    with open_store(store) as plant:
+    with open_existing(store) as plant:
         found = [
             {"image_id": each.image_id, "label": each.label.value, "class": each.kind, "is_hold_out": each.is_hold_out}
             for each in golden_set(plant.objects, line)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from flowgauge.app.bootstrap import open_store
+from flowgauge.app.bootstrap import open_existing, open_store
 from flowgauge.cli import options
 from flowgauge.cli.output import emit, listing, show
 from flowgauge.cli.person import person
@@ -27,7 +27,7 @@ def list_lines(store: options.Store, json: options.Json = False) -> None:
     \b
     flowgauge lines list --store ./plant
     """
-    with open_store(store) as plant:
+    with open_existing(store) as plant:
         versions = {name: message.version for name, message in active_snapshots(plant.log).items()}
         found = [
             {"line": name, "gauge_version": versions.get(name), "buffered": len(plant.state.buffer(name))}

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from flowgauge.app.bootstrap import open_store
+from flowgauge.app.bootstrap import open_existing
 from flowgauge.cli import options
 from flowgauge.cli.output import emit, show
 from flowgauge.services.parts import latest_parts
@@ -24,7 +24,7 @@ def list_parts(
     \b
     flowgauge parts list --line press-3 --store ./plant
     """
-    with open_store(store) as plant:
+    with open_existing(store) as plant:
         found = latest_parts(plant.log, limit, line)
     if json:
         emit(found)

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from flowgauge.app.bootstrap import open_store
+from flowgauge.app.bootstrap import open_existing
 from flowgauge.cli import options
 from flowgauge.cli.exits import Exit
 from flowgauge.cli.model import compiling, torch_device
@@ -50,7 +50,7 @@ def score(
     flowgauge score press-3 part.png --store ./plant
     flowgauge score press-3 incoming/*.png --store ./plant --json
     """
-    with open_store(store) as plant:
+    with open_existing(store) as plant:
         gauge: Predictor = stored_gauge(plant, line, version, torch_device(device))
     compile = compiling(engine, device)
     if compile and (engine is not Engine.AUTO or len(images) >= _WORTH_COMPILING):

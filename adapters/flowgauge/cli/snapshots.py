@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from flowgauge.app.bootstrap import open_store
+from flowgauge.app.bootstrap import open_existing
 from flowgauge.cli import options
 from flowgauge.cli.output import emit, say, show
 from flowgauge.cli.person import person
@@ -32,7 +32,7 @@ def list_snapshots(
     \b
     flowgauge snapshots list --line press-3 --store ./plant
     """
-    with open_store(store) as plant:
+    with open_existing(store) as plant:
         active = {message.line: message.version for message in active_snapshots(plant.log).values()}
         made_active: list[SnapshotAnnouncement] = []
         last: dict[str, SnapshotAnnouncement] = {}
@@ -68,7 +68,7 @@ def show_snapshot(
     """
     from flowgauge.training.snapshot import read_manifest
 
-    with open_store(store) as plant:
+    with open_existing(store) as plant:
         chosen = version or active_snapshot(plant.log, line).version
         facts = read_manifest(fetch_snapshot(plant.objects, line, chosen).manifest)
     if json:
@@ -133,7 +133,7 @@ def compare(
     from flowgauge.services.snapshot_comparison import IMAGES, compare_snapshots
 
     check_writable(html, option="--html")
-    with open_store(store) as plant, bars() as report:
+    with open_existing(store) as plant, bars() as report:
         found = compare_snapshots(
             plant,
             line_name(line),
@@ -199,6 +199,6 @@ def rollback(
     """
     from flowgauge.services.snapshots import roll_back
 
-    with open_store(store) as plant:
+    with open_existing(store) as plant:
         moved = roll_back(plant, line, version, person())
     say(f"Line {line} is gauged by {version} {'again' if moved else 'already; nothing is changed'}.")

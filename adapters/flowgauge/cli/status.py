@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from flowgauge.app.bootstrap import open_store
+from flowgauge.app.bootstrap import open_existing
 from flowgauge.cli import options
 from flowgauge.cli.output import emit, emit_line, say, show
 from flowgauge.services.changes import latest_changes
@@ -21,7 +21,7 @@ def status(store: options.Store, json: options.Json = False) -> None:
     \b
     flowgauge status --store s3://flowgauge
     """
-    with open_store(store) as plant:
+    with open_existing(store) as plant:
         groups, lines = list(group_statuses(plant)), list(line_statuses(plant))
     if json:
         emit({"groups": groups, "lines": lines})
@@ -62,7 +62,7 @@ def alerts(
     flowgauge alerts --store s3://flowgauge --follow
     flowgauge alerts --store ./plant --line press-3 --json
     """
-    with open_store(store) as plant:
+    with open_existing(store) as plant:
         for alert in latest_alerts(plant.log, limit, line, follow=follow):
             if json:
                 emit_line(alert)
@@ -85,7 +85,7 @@ def changes(
     \b
     flowgauge changes --store s3://flowgauge --line press-3
     """
-    with open_store(store) as plant:
+    with open_existing(store) as plant:
         for change in reversed(latest_changes(plant, limit, line)):
             if json:
                 emit_line(change)

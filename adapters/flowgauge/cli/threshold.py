@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from flowgauge.app.bootstrap import open_store
+from flowgauge.app.bootstrap import open_existing
 from flowgauge.cli import options
 from flowgauge.cli.model import torch_device
 from flowgauge.cli.output import drawn, emit, say, show, stdout
@@ -72,7 +72,7 @@ def show_threshold(
     """
     check_writable(plot, option="--plot")
     name, wanted = line_name(line), [finite(value) for value in values or ()]
-    with open_store(store) as plant, bars() as report:
+    with open_existing(store) as plant, bars() as report:
         found = line_evidence(
             plant,
             name,
@@ -188,7 +188,7 @@ def set_threshold(
     flowgauge threshold set press-3 --false-alarms 0.01 --store ./plant
     flowgauge threshold set press-3 1.84 --why "scratches below 2 mm pass"
     """
-    with open_store(store) as plant:
+    with open_existing(store) as plant:
         name, by = line_name(line), person()
         made = stored_threshold(
             plant, name, by, value=value, false_alarms=false_alarms, keep_promise=keep_promise, why=why, sure=yes

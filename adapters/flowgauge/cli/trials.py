@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 import typer
 
-from flowgauge.app.bootstrap import open_store
+from flowgauge.app.bootstrap import open_existing
 from flowgauge.cli import options
 from flowgauge.cli.output import emit, say, show
 from flowgauge.cli.person import person
@@ -33,7 +33,7 @@ def list_trials(
     \b
     flowgauge trials list --store ./plant
     """
-    with open_store(store) as plant:
+    with open_existing(store) as plant:
         found = [view for view in service.trials_under_way(plant) if line in (None, view.line)]
         for name in lines(plant) if line is None else [line]:
             found += service.trials_ended(plant, name)
@@ -70,7 +70,7 @@ def show_trial(
     \b
     flowgauge trials show press-3 --store ./plant
     """
-    with open_store(store) as plant:
+    with open_existing(store) as plant:
         views = service.all_trials(plant, line)
         view = next((each for each in views if trial is None or str(each.trial.trial_id).startswith(trial)), None)
         if view is None:
@@ -152,7 +152,7 @@ def start_trial(
         "trial_promotion": promotion,
     }
     changes = {name: value for name, value in given.items() if value is not None}
-    with open_store(store) as plant:
+    with open_existing(store) as plant:
         trial = service.start_trial(plant, line, version, person(), expect, changes)
     say(begun(line, version, trial))
 
@@ -164,7 +164,7 @@ def stop_trial(line: options.LineArgument, trial: TrialId, store: options.Store,
     \b
     flowgauge trials stop press-3 9c1f3a2e --why "the new lot comes on Monday" --store ./plant
     """
-    with open_store(store) as plant:
+    with open_existing(store) as plant:
         report = service.stop_trial(plant, line, trial, person(), why)
     say(f"Line {line} keeps {report.active}; {report.trial.version} is no longer on trial.")
 
@@ -176,7 +176,7 @@ def promote(line: options.LineArgument, trial: TrialId, store: options.Store, wh
     \b
     flowgauge trials promote press-3 9c1f3a2e --store ./plant
     """
-    with open_store(store) as plant:
+    with open_existing(store) as plant:
         report = service.promote(plant, line, trial, person(), why)
     say(f"Line {line} is gauged by {report.trial.version}; `flowgauge snapshots rollback` takes it back.")
 

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from flowgauge.app.bootstrap import open_store
+from flowgauge.app.bootstrap import open_existing
 from flowgauge.cli import options
 from flowgauge.cli.commands import unbundled
 from flowgauge.cli.output import beside, emit, listing, say, show, warn
@@ -95,7 +95,7 @@ def query(
         raise UserError("A result is printed once.", "Give --csv or --json.")
     wanted, parameters = _sql(sql, named), _parameters(param or ())
     with (
-        open_store(store) as plant,
+        open_existing(store) as plant,
         VerdictQueries(plant.objects, choice.chosen, choice.threads, choice.memory) as asked,
     ):
         result = asked.ask(wanted, parameters)
@@ -148,7 +148,7 @@ def export(
     part = beside(out)
     try:
         with (
-            open_store(store) as plant,
+            open_existing(store) as plant,
             VerdictQueries(plant.objects, choice.chosen, choice.threads, choice.memory) as queries,
             bars() as report,
             part.open("wb") as file,
@@ -173,7 +173,7 @@ def compact(store: options.Store, json: options.Json = False) -> None:
     \b
     flowgauge verdicts compact --store s3://flowgauge
     """
-    with open_store(store) as plant, bars() as report:
+    with open_existing(store) as plant, bars() as report:
         made = archive_files.compact(plant, report)
     if json:
         emit(made)

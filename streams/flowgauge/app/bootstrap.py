@@ -42,6 +42,15 @@ def open_store(uri: str, clock: Clock | None = None, partitions: int = 1) -> Sto
     return Store(uri, log, objects, LocalState(root / "state.db", clock), clock)
 
 
+def open_existing(uri: str) -> Store:
+    """The same for a command that makes no store: raises `SettingsError` where there is no such directory, so that a
+    mistyped one is no empty store.
+    """
+    if not uri.startswith("s3://") and not directory(uri).is_dir():
+        raise SettingsError(f"There is no store at {uri}.", "Check --store; `flowgauge fit` makes one.")
+    return open_store(uri)
+
+
 def directory(uri: str) -> Path:
     """Of a store that one process works on. Raises `SettingsError` for another address."""
     scheme, found, rest = uri.partition("://")
