@@ -755,7 +755,7 @@ def test_the_command_line_adds_lists_and_removes_users_and_a_store_has_the_recor
 def test_a_port_that_is_in_use_is_named_and_nothing_is_said_to_be_there(flowgauge: Shell, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
-        refused = flowgauge("console", "--store", tmp_path / "plant", "--port", port)
+        refused = flowgauge("console", "--store", tmp_path, "--port", port)
     assert (refused.code, refused.out) == (2, "")
     assert str(port) in refused.err
     assert "--port" in refused.err
