@@ -166,6 +166,7 @@ def test_a_store_on_a_share_is_refused_and_who_insists_gets_it(
     assert insisted.code == 1
     assert "not connected" in insisted.err
     monkeypatch.delenv("FLOWGAUGE_ALLOW_NETWORK_STORE")
+    (tmp_path / "beside").mkdir()
     assert flowgauge("lines", "list", "--store", tmp_path / "beside").code == 0
 
 

@@ -2,6 +2,7 @@
 the processors and their libraries.
 """
 
+from contextlib import suppress
 from pathlib import Path
 
 from flowgauge.domain.errors import SettingsError
@@ -46,8 +47,12 @@ def open_existing(uri: str) -> Store:
     """The same for a command that makes no store: raises `SettingsError` where there is no such directory, so that a
     mistyped one is no empty store.
     """
-    if not uri.startswith("s3://") and not directory(uri).is_dir():
-        raise SettingsError(f"There is no store at {uri}.", "Check --store; `flowgauge fit` makes one.")
+    if not uri.startswith("s3://"):
+        root = directory(uri)
+        refuse_network(root)
+        with suppress(OSError):  # of a disk that fails, which opening the store reports
+            if not root.is_dir():
+                raise SettingsError(f"There is no store at {uri}.", "Check --store; `flowgauge fit` makes one.")
     return open_store(uri)
 
 
