@@ -95,8 +95,15 @@ def _lines_snapshots_and_golden_images(run: Command, version: str) -> None:
     (line,) = run("lines", "list", "--json").json
     assert (line["gauge_version"], line["buffered"], line["adapt_schedule"]) == (version, _IMAGES, "0 2 * * *")
     assert run("snapshots", "show", LINE, "--json").json["version"] == version
+    assert "nothing is changed" in run("snapshots", "rollback", LINE, version).out
+    assert run("threshold", "set", LINE, "--false-alarms", "0.1", "--yes").code == 0
     assert run("snapshots", "rollback", LINE, version).code == 0
-    assert [each["active"] for each in run("snapshots", "list", "--json").json] == [False, True]
+    listed = run("snapshots", "list", "--json").json
+    assert [(each["version"] == version, each["active"]) for each in listed] == [
+        (True, False),
+        (False, False),
+        (True, True),
+    ]
     assert run("golden", "add", LINE, tiny_dataset() / "test" / "stain", "--label", "defect").code == 0
     assert {each["label"] for each in run("golden", "list", LINE, "--json").json} == {"defect"}
 
@@ -176,6 +183,7 @@ def _console(run: Command, store: str, folder: Path) -> None:
             "replay",
             "roll back",
             "settings",
+            "threshold",
         }
         visitor.get("/")
         assert visitor.post("/sign-out").status == 303
