@@ -398,9 +398,10 @@ def test_images_that_are_not_decoded_are_reported_once_for_each_suffix(incoming:
     ]
 
 
-def test_a_jfif_is_a_jpeg(incoming: Incoming) -> None:
-    incoming.write("a.jfif", encoded(texture(0), "JPEG"))
-    assert incoming.names_after(3) == ["a.jfif"]
+@pytest.mark.parametrize("name", ["a.jfif", "a.jpe"])
+def test_a_jpeg_has_other_suffixes_too(incoming: Incoming, name: str) -> None:
+    incoming.write(name, encoded(texture(0), "JPEG"))
+    assert incoming.names_after(3) == [name]
 
 
 # many files

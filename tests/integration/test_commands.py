@@ -71,14 +71,14 @@ def test_snapshots_are_listed_shown_and_rolled_back_to(flowgauge: Shell, store: 
 def test_a_rollback_to_the_active_version_says_so_and_changes_nothing(flowgauge: Shell, store: Path) -> None:
     version = flowgauge("snapshots", "show", LINE, "--store", store, "--json").json["version"]
 
-    def told() -> list[str]:
+    def listed() -> list[str]:
         asked = (("snapshots", "list", "--line", LINE), ("changes",))
         return [flowgauge(*each, "--store", store, "--json").out for each in asked]
 
-    before = told()
+    before = listed()
     done = flowgauge("snapshots", "rollback", LINE, version, "--store", store)
     assert (done.code, done.out) == (0, f"Line {LINE} is gauged by {version} already; nothing is changed.\n")
-    assert told() == before
+    assert listed() == before
 
 
 def test_a_version_that_is_not_stored_is_a_mistake(flowgauge: Shell, store: Path) -> None:

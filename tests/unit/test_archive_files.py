@@ -162,23 +162,24 @@ def test_a_store_that_leaves_meanwhile_shows_each_verdict_once(store: Store, met
     assert (done(broken).copies, len(copies(store))) == (0, 3)
 
 
-def test_files_of_before_a_field_was_added_are_copied_with_what_a_verdict_says_of_it(store: Store) -> None:
+def _age(store: Store, without: list[str]) -> None:
+    """Make a file of the archive one of before these fields were added."""
     name = next(store.objects.names("verdicts/"))
     buffer = BytesIO()
     table = pq.read_table(BytesIO(store.objects.get(name)), partitioning=None)
-    pq.write_table(table.drop_columns(["clock_off", "subject", "use_for_training"]), buffer)
+    pq.write_table(table.drop_columns(without), buffer)
     store.objects.put(name, buffer.getvalue())
+
+
+def test_files_of_before_a_field_was_added_are_copied_with_what_a_verdict_says_of_it(store: Store) -> None:
+    _age(store, ["clock_off", "subject", "use_for_training"])
     done(store)
     rows = pq.read_table(opened(store.objects, copies(store)[0]), partitioning=None).to_pylist()
     assert {(row["clock_off"], row["use_for_training"], row["subject"]) for row in rows} == {(False, True, None)}
 
 
 def test_files_of_before_a_field_was_added_are_read_by_their_columns(store: Store) -> None:
-    name = next(store.objects.names("verdicts/"))
-    buffer = BytesIO()
-    table = pq.read_table(BytesIO(store.objects.get(name)), partitioning=None)
-    pq.write_table(table.drop_columns(["clock_off", "arrived_at", "subject"]), buffer)
-    store.objects.put(name, buffer.getvalue())
+    _age(store, ["clock_off", "arrived_at", "subject"])
     since = datetime(2026, 3, 1, tzinfo=UTC)
     assert history(store.objects, LINE, since, since + timedelta(days=4), [], 1_000).images == 30
     tables = archived_tables(store, LINE, 10, ("image_id", "subject", "clock_off"), lambda what, done, total: None)

@@ -257,7 +257,7 @@ def test_a_setting_that_does_not_hold_is_refused(change: str, flowgauge: Shell, 
         ("buffer_size=0", "Error: buffer_size should be greater than or equal to 1. See"),
     ],
 )
-def test_a_setting_that_does_not_hold_is_told_in_words(
+def test_a_setting_that_does_not_hold_is_refused_in_words(
     change: str, words: str, flowgauge: Shell, tmp_path: Path
 ) -> None:
     assert words in flowgauge("lines", "set", "a", change, "--store", tmp_path).err

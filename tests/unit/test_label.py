@@ -112,10 +112,10 @@ def test_an_image_of_a_long_id_keeps_its_label_and_its_half(store: Store) -> Non
     for number in range(6):
         image_id = f"Линия 3/хорошие детали/смена ночная/{number:04d}.png"
         found = judged(store, number).model_copy(update={"image_id": image_id})
-        told = label_verdict(store, found, Label.DEFECT, "", "mara").golden
+        labelled = label_verdict(store, found, Label.DEFECT, "", "mara").golden
         known = golden_of(store.objects, found)
         assert known is not None
-        assert (known.name, known.is_hold_out) == (told.name, told.is_hold_out)
+        assert (known.name, known.is_hold_out) == (labelled.name, labelled.is_hold_out)
         assert review_queue(store.objects, "a", [found]).items[0].golden == known
         label_verdict(store, found, Label.GOOD, "", "mara")
         assert [each.label for each in golden_set(store.objects, "a")] == [Label.GOOD]

@@ -243,7 +243,7 @@ def test_two_people_who_change_different_settings_at_once_both_have_theirs(tmp_p
         assert (settings.policy, settings.buffer_size) == (Policy.OFF, 300)
 
 
-def test_what_did_not_hold_is_recorded_with_what_is_in_its_place(tmp_path: Path) -> None:
+def test_settings_that_did_not_hold_are_recorded_with_those_that_replace_them(tmp_path: Path) -> None:
     with open_store(str(tmp_path)) as store:
         store.objects.put(line_settings_object(LINE), b'{"cool_down_seconds": null, "buffer_size": 0}')
         change_settings(store, LINE, {"cool_down_seconds": "30"}, "mara")

@@ -268,7 +268,7 @@ def test_consumed_images_leave_the_log_and_verdicts_stay(store: Store, clock: Se
     assert len(records(store.log, VERDICTS)) == 11
 
 
-def test_dead_letters_that_have_left_the_log_are_not_told_as_expired_unread(store: Store, clock: SetClock) -> None:
+def test_dead_letters_that_have_left_the_log_are_not_reported_as_expired(store: Store, clock: SetClock) -> None:
     send(store, [*images(3), ("empty", b""), ("broken", b"no")])
     for _ in range(3):
         embedded(store, load, adapt).run_until_idle()
@@ -280,11 +280,11 @@ def test_dead_letters_that_have_left_the_log_are_not_told_as_expired_unread(stor
 def test_a_start_tells_of_no_dead_letter_again(store: Store, clock: SetClock) -> None:
     send(store, [*images(3), ("empty", b""), ("broken", b"no")])
     embedded(store, load, adapt).run_until_idle()
-    told = store.log.end(ALERTS, 0)
+    reported = store.log.end(ALERTS, 0)
     embedded(store, load, adapt).run_until_idle()
     clock.advance(66)
     embedded(store, load, adapt).run_until_idle()
-    assert store.log.end(ALERTS, 0) == told
+    assert store.log.end(ALERTS, 0) == reported
     assert [(each.kind, each.count) for each in alerts(store.log)] == [(AlertKind.DEAD_LETTER, 2)]
     assert store.log.position("alerting", DEAD_LETTERS, 0) == 2
 

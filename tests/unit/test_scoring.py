@@ -307,7 +307,7 @@ def test_an_end_that_cannot_be_read_costs_no_verdict(store: Store, clock: SetClo
     assert [each.kind for each in raised(store)] == [AlertKind.BACKLOG]
 
 
-def test_each_line_that_waits_is_told_of_though_an_end_cannot_be_read(
+def test_each_line_that_waits_has_its_alert_though_an_end_cannot_be_read(
     tmp_path: Path, clock: SetClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = opened(tmp_path / "both", clock, partitions=2)

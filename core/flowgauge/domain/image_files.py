@@ -1,12 +1,12 @@
 """Which files are images, by their names: one list for whoever walks a folder."""
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".tif", ".tiff")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".tif", ".tiff")
 
 # Of images that are not decoded: whoever puts one into a watched folder waits for its verdict. What else lies there,
 # such as half of a copy, may have a suffix of its own each time.
 _UNREAD = frozenset(
     (
-        *(".webp", ".gif", ".avif", ".heic", ".heif", ".jp2", ".jxl", ".jpe", ".pgm", ".ppm", ".pnm", ".tga", ".pcx"),
+        *(".webp", ".gif", ".avif", ".heic", ".heif", ".jp2", ".jxl", ".pgm", ".ppm", ".pnm", ".tga", ".pcx"),
         *(".ico", ".svg", ".psd", ".exr", ".hdr", ".raw", ".dng", ".cr2", ".nef", ".arw", ".dcm", ".fits", ".eps"),
     )
 )

@@ -7,10 +7,10 @@ from pydantic import ValidationError
 
 def problems(error: ValidationError) -> str:
     """Each field with what is wrong with it, without a full stop."""
-    return "; ".join(_told(problem["loc"], problem["msg"]) for problem in error.errors(include_url=False))
+    return "; ".join(_in_words(problem["loc"], problem["msg"]) for problem in error.errors(include_url=False))
 
 
-def _told(location: Sequence[int | str], message: str) -> str:
+def _in_words(location: Sequence[int | str], message: str) -> str:
     field, words = ".".join(map(str, location)), message.removeprefix("Value error, ").rstrip(".")
     if words.startswith("Input "):
         return f"{field or 'the whole'} {words.removeprefix('Input ')}"

@@ -55,7 +55,7 @@ def create(name: str, config: Mapping[str, Any], shape: FeatureShape) -> Detecto
         return kind(schema.model_validate(_over_defaults(schema, config)), shape)
     except ValidationError as error:
         raise SettingsError(
-            f"The options of {name} do not hold: {problems(error)}.", "--set help lists them with their ranges."
+            f"The options of {name} do not hold: {problems(error)}.", "`--set help` lists them."
         ) from error
 
 

@@ -130,17 +130,17 @@ def fit(
     machine: same gauge. Raises `DatasetError` for too few pictures
     or labels, `SettingsError` for a theta of another detector.
     """
-    each_its_own = groups is None
+    named = groups is not None
     groups = list(groups) if groups is not None else [str(index) for index in range(len(pictures))]
     embedder = embedder_for(settings, device).measured(pictures)
     backbone, preprocessing = embedder.backbone, embedder.preprocessing
     crops, seen, groups = _clear(preprocessing, pictures, groups)
     if isinstance(pictures, Pictures):
         pictures.let_go()
-    _require_different(crops)
-    if each_its_own:
-        # copies show one part: counted as many, they would promise more than is known
-        groups = [hashlib.sha256(crop.tobytes()).hexdigest() for crop in crops]
+    digests = [hashlib.sha256(crop.tobytes()).hexdigest() for crop in crops]
+    _require_different(digests)
+    # copies show one part: counted as many, they would promise more than is known
+    groups = groups if named else digests
     folds = folds_of(groups, settings.folds)
     init = start(embedder.detector, backbone.spec, len(crops))
     if init is not None:
@@ -228,12 +228,12 @@ def folds_of(groups: Sequence[str], wanted: int) -> NDArray[np.intp]:
     return fold_of(groups, min(wanted, distinct))
 
 
-def _require_different(crops_NSSC: NDArray[np.uint8]) -> None:
+def _require_different(digests: Sequence[str]) -> None:
     """Raises `DatasetError` where too few images differ: copies have one score, and a threshold needs a spread."""
-    different = len({hashlib.sha256(crop.tobytes()).digest() for crop in crops_NSSC})
-    if different < MINIMUM_IMAGES <= len(crops_NSSC):
+    different = len(set(digests))
+    if different < MINIMUM_IMAGES <= len(digests):
         raise DatasetError(
-            f"The {len(crops_NSSC)} training images show only {different} different pictures, the others are copies.",
+            f"The {len(digests)} training images show only {different} different pictures, the others are copies.",
             f"Check that the camera is not frozen, and give at least {MINIMUM_IMAGES} images of different good parts.",
         )
 

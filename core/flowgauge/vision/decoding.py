@@ -331,8 +331,8 @@ def _variance(values: NDArray[np.int16]) -> float:
     # sums of integers below 2**53 are exact in double precision, and the difference is of Python's integers: in single
     # precision the rounding of a bright, even image is larger than its variance
     flat = values.ravel().astype(np.float64)
-    total, squares = int(flat.sum()), int(np.dot(flat, flat))
-    return (flat.size * squares - total**2) / flat.size**2
+    total, squared = int(flat.sum()), int(np.dot(flat, flat))
+    return (flat.size * squared - total**2) / flat.size**2
 
 
 def _open(data: bytes) -> ImageFile:

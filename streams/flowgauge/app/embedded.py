@@ -22,7 +22,7 @@ from flowgauge.processors.parts import Parts
 from flowgauge.processors.scoring import Scoring
 from flowgauge.processors.trials import Trials
 from flowgauge.registry.gauges import Compile, Gauges, Load
-from flowgauge.runtime.alerts import told
+from flowgauge.runtime.alerts import reported_counts
 from flowgauge.runtime.backend import Store
 from flowgauge.runtime.local_runner import LogTrimming, Runner, RunnerConfig, Source
 from flowgauge.runtime.processor import Processor
@@ -95,12 +95,12 @@ def embedded(
         return Worker(processor, store.log, store.clock, size, observer, unavailable)
 
     scoring = worker(Scoring(store, gauges), batch)
-    # a run that is started for each batch of images would else tell of the last window again each time
-    known = told(store.log)
+    # a run that is started for each batch of images would else report the last window again each time
+    reported = reported_counts(store.log)
     # parts before alerting, which tells of them
     processors = (
-        Parts(store, told=known),
-        Alerting(store, told=known),
+        Parts(store, reported=reported),
+        Alerting(store, reported=reported),
         Observing(store),
         Archive(store, archive_rows),
         Trials(store),

@@ -32,7 +32,7 @@ _PART_REJECTED = "{line}: {count} of its parts rejected, the first is {example}.
 class Alerting(VerdictReader):
     """Tells of each kind as `Tallies` does. On a line with parts a part that is rejected is told, and not its views.
 
-    `told` are the counts of alerts of before; without them a start tells again of the windows that were open.
+    `reported` are the counts of earlier alerts, by their ids; without them a start reports open windows again.
     """
 
     name = "alerting"
@@ -42,11 +42,11 @@ class Alerting(VerdictReader):
         self,
         store: Store,
         settings: SettingsCache | None = None,
-        told: Mapping[UUID, int] = MappingProxyType({}),
+        reported: Mapping[UUID, int] = MappingProxyType({}),
     ) -> None:
         super().__init__(store.log)
         self._settings = settings or SettingsCache(store)
-        self._tallies = Tallies(self._settings, store.log, told)
+        self._tallies = Tallies(self._settings, store.log, reported)
         self._highest_part: dict[int, Rank] = {}
 
     def process(self, records: Sequence[Record]) -> list[Outgoing]:
@@ -82,7 +82,7 @@ class Alerting(VerdictReader):
         return self._tallies.committable_offset(topic, partition, read)
 
     def punctuate(self, now: datetime) -> list[Outgoing]:
-        self._tallies.settle(now)
+        self._tallies.find_complete(now)
         return self._tallies.due(now)
 
     def flush(self) -> list[Outgoing]:

@@ -58,14 +58,14 @@ class Parts(VerdictReader):
         self,
         store: Store,
         monotonic: Callable[[], float] = time.monotonic,
-        told: Mapping[UUID, int] = MappingProxyType({}),
+        reported: Mapping[UUID, int] = MappingProxyType({}),
     ) -> None:
         super().__init__(store.log)
         self._clock = store.clock
         self._monotonic = monotonic
         # a view that was passed over, because settings could not be read, would be missing for good
         self._settings = SettingsCache(store, insist=True)
-        self._tallies = Tallies(self._settings, store.log, told)
+        self._tallies = Tallies(self._settings, store.log, reported)
         self._partitions: dict[int, _Partition] = {}
 
     def start_offset(self, topic: str, partition: int, committed: int) -> int:
@@ -120,7 +120,7 @@ class Parts(VerdictReader):
 
     def punctuate(self, now: datetime) -> list[Outgoing]:
         # asking may raise `Unavailable`, so all is asked before anything is decided
-        self._tallies.settle(now)
+        self._tallies.find_complete(now)
         over = {number: before for number in self._partitions if (before := self._idle_until(number)) is not None}
         decided = [
             out

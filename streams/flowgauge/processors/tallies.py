@@ -74,15 +74,15 @@ class Tallies:
     Windows go by the time at which records were appended, so a replay finds the same ones; all alerts of a window carry
     one id, and the highest count holds. Our own clock says only when to tell: a window stays open until a record
     of a later one comes, however slowly its records are read. Nothing beyond the start of an open one is committed,
-    unless `settle` found that it is complete, and its whole count is told.
+    unless `find_complete` found that it is, and its whole count is reported.
 
-    `told` are the counts that alerts had told before, by their ids: none of them is told again.
+    `reported` are the counts of earlier alerts, by their ids: none of them is reported again.
     """
 
-    def __init__(self, settings: SettingsCache, log: Log, told: Mapping[UUID, int] = MappingProxyType({})) -> None:
+    def __init__(self, settings: SettingsCache, log: Log, reported: Mapping[UUID, int] = MappingProxyType({})) -> None:
         self._settings = settings
         self._log = log
-        self._told = told
+        self._reported = reported
         self._open: dict[Key, Tally] = {}
         self._read: dict[tuple[str, int], int] = {}
 
@@ -97,7 +97,7 @@ class Tallies:
         new = key not in self._open
         if new:
             tally = Tally(line, kind, message, start, start + timedelta(seconds=seconds), record)
-            tally.reported = self._told.get(alert_id(line, kind, tally.trigger), 0)
+            tally.reported = self._reported.get(alert_id(line, kind, tally.trigger), 0)
             self._open[key] = tally
         self._open[key].add(example, **detail)
         return [*before, self._open[key].report()] if new and not self._open[key].reported else before
@@ -116,8 +116,8 @@ class Tallies:
         firsts = [tally.first for tally in self._open.values() if not tally.complete or tally.reported < tally.count]
         return min([read, *(first.offset for first in firsts if (first.topic, first.partition) == (topic, partition))])
 
-    def settle(self, now: datetime) -> None:
-        """Find which windows are complete: else the last of a partition that falls silent would be told at each start.
+    def find_complete(self, now: datetime) -> None:
+        """Mark the windows that are: else the last of a partition that falls silent would be reported at each start.
         To be called before `due`. Raises `Unavailable`; it may be repeated."""
         passed = [
             (key[2:], tally) for key, tally in self._open.items() if tally.end + LATE <= now and not tally.complete

@@ -15,7 +15,7 @@ from flowgauge.runtime.backend import newest_first, records_from
 NO_LINE = "no-line"
 """Stands in alerts of what belongs to no line, or names none."""
 
-# of a partition's alerts: fewer than come in one alert window, and a start tells some again; more only take time
+# of a partition's alerts: fewer than come in one alert window, and a start reports some again; more only take time
 _NEWEST = 1_000
 
 
@@ -75,8 +75,8 @@ def alerts(log: Log, line: str | None = None) -> list[Alert]:
     return list(latest.values())
 
 
-def told(log: Log) -> dict[UUID, int]:
-    """The highest counts that the newest alerts tell, by the ids of the alerts."""
+def reported_counts(log: Log) -> dict[UUID, int]:
+    """The highest counts of the newest alerts, by their ids."""
     counts: dict[UUID, int] = {}
     for partition in range(log.partitions(ALERTS)):
         for record in islice(newest_first(log, ALERTS, partition), _NEWEST):

@@ -328,7 +328,7 @@ def _change(value: float | None, false_alarms: float | None, keep_promise: bool)
     if false_alarms is not None:
         if keep_promise:
             raise UserError(
-                "Another promise is wanted, and the one that there is.",
+                "A threshold either has another promise or keeps the present one.",
                 "Give --false-alarms, or a value with --keep-promise.",
             )
         if not 0 < false_alarms < 1:
