@@ -133,6 +133,7 @@ def test_a_worker_whose_password_no_longer_fits_says_so_and_ends(
         cluster.publish(0, 1)
         cluster.wait("the verdicts", partial(scored, cluster))
         kafka.add_users([LEAVER], password="another")
+        cluster.store.log.close()  # clients of this process would try the broker while it is away
         kafka.kafka.kill()
         kafka.kafka.start()
         assert worker.wait(120) == Exit.MISTAKE

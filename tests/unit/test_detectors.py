@@ -160,7 +160,7 @@ def test_an_unknown_detector_is_named_with_the_known_ones() -> None:
 
 
 def test_a_wrong_option_of_a_detector_is_refused() -> None:
-    with pytest.raises(SettingsError, match=r"blocks should be greater .*\. --set help") as refused:
+    with pytest.raises(SettingsError, match=r"blocks should be greater .*\. `--set help`") as refused:
         create("rad", CONFIGS["rad"] | {"blocks": 0}, SHAPE)
     assert "pydantic" not in str(refused.value)
 
