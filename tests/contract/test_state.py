@@ -141,11 +141,20 @@ def test_an_image_that_comes_again_replaces_itself(state: State) -> None:
     assert ids(state) == ["y", "x"]
 
 
-def test_captures_of_one_instant_are_ordered_by_image_id(state: State) -> None:
+def test_captures_of_one_instant_are_ordered_by_where_they_lie(state: State) -> None:
     state.buffer_add("a", [entry("b"), entry("ä"), entry("a")], limit=10)
     assert ids(state) == ["a", "b", "ä"]
     state.buffer_add("a", [], limit=1)
     assert ids(state) == ["ä"]
+
+
+def test_images_of_two_cameras_that_count_alike_are_both_kept(state: State) -> None:
+    first = entry("frame-1")
+    second = replace(first, image_uri="store:///frame-1@another")
+    state.buffer_add("a", [first, second], limit=10)
+    assert state.buffer("a") == [first, second]
+    state.buffer_remove("a", [first.image_uri])
+    assert state.buffer("a") == [second]
 
 
 def test_a_capture_is_ordered_by_its_instant_whatever_its_zone(state: State) -> None:
@@ -185,7 +194,7 @@ def test_a_buffer_holds_its_limit_while_many_add(state: State) -> None:
 
 def test_removing_an_image_is_repeatable(state: State) -> None:
     state.buffer_add("a", [entry("x"), entry("y", 1)], limit=10)
-    state.buffer_remove("a", ["x", "unknown"])
-    state.buffer_remove("a", ["x"])
+    state.buffer_remove("a", ["store:///x", "unknown"])
+    state.buffer_remove("a", ["store:///x"])
     state.buffer_remove("a", [])
     assert ids(state) == ["y"]

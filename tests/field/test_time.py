@@ -233,9 +233,9 @@ def test_any_captures_in_any_buffer_are_tested_without_a_fault(
     gone = set(to_evict(held, line, START))
     for each in held:
         if (each.captured_at - START).total_seconds() > tolerance:
-            assert each.image_id in gone
+            assert each.image_uri in gone
         elif (each.captured_at - START).total_seconds() >= 0:
-            assert each.image_id not in gone
+            assert each.image_uri not in gone
 
 
 @given(st.one_of(st.datetimes().map(str), st.datetimes(timezones=st.timezones()).map(datetime.isoformat), st.text()))

@@ -131,7 +131,7 @@ def test_what_retention_deleted_differs_from_what_somebody_deleted(plant: Path) 
 
     with open_store(str(plant), later) as store:
         set_line(store.objects, LINE, pass_retention_days=3)
-        store.state.buffer_remove(LINE, [each.image_id for each in store.state.buffer(LINE)])
+        store.state.buffer_remove(LINE, [each.image_uri for each in store.state.buffer(LINE)])
         PassRetention(store).tidy()
     reproduced = {each.image_id: Outcome.REPRODUCED for each in flagged}
     assert outcomes() == reproduced | dict.fromkeys(passes, Outcome.EXPIRED)

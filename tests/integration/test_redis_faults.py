@@ -28,7 +28,7 @@ CALLS: dict[str, Callable[[RedisState], object]] = {
     "release": lambda state: state.release("k", "one"),
     "buffer_add": lambda state: state.buffer_add("a", [entry("x")], 10),
     "buffer": lambda state: state.buffer("a"),
-    "buffer_remove": lambda state: state.buffer_remove("a", ["x"]),
+    "buffer_remove": lambda state: state.buffer_remove("a", ["s3://b/x"]),
 }
 every_call = pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
 WRITES = {name: CALLS[name] for name in ("put", "lease", "buffer_add")}
@@ -79,7 +79,7 @@ def test_after_a_flush_the_state_is_empty_and_works_on(state: RedisState, client
     client.script_flush()
     assert state.get("k") is None
     assert state.buffer("a") == []
-    state.buffer_remove("a", ["x"])
+    state.buffer_remove("a", ["s3://b/x"])
     state.release("k", "one")
     assert state.lease("k", "two", 10)
     state.buffer_add("a", [entry("y")], 10)
@@ -107,7 +107,7 @@ def test_an_add_gives_a_buffer_another_month(state: RedisState, client: Redis) -
 
 def test_an_empty_buffer_leaves_no_key(state: RedisState, client: Redis) -> None:
     state.buffer_add("a", [entry("x")], 10)
-    state.buffer_remove("a", ["x"])
+    state.buffer_remove("a", ["s3://b/x"])
     assert keys(client) == []
 
 

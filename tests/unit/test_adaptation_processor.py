@@ -24,6 +24,7 @@ from flowgauge.domain.messages import (
 )
 from flowgauge.domain.object_keys import image_object, line_settings_object
 from flowgauge.domain.ports import Buffered, Log, Outgoing, Record
+from flowgauge.domain.trace import Round
 from flowgauge.processors.adaptation import Adaptation, audit, audits, coalesced, request_adaptation
 from flowgauge.registry.golden_sets import add_golden
 from flowgauge.registry.lines import set_line
@@ -430,6 +431,26 @@ def test_images_whose_retention_has_passed_do_not_train(store: Store) -> None:
     spy = Spy()
     work(store, spy)
     assert [entry.image_id for entry, _ in spy.given[0].buffered] == ["1", "2", "3", "4"]
+
+
+def test_the_record_tells_suspects_apart_that_two_cameras_gave_one_id(store: Store) -> None:
+    fill(store, MINIMUM)
+    first, *_ = store.state.buffer(LINE)
+    data = png(120, seed=99)
+    name = image_object(LINE, START, first.image_id, source="urn:second-camera")
+    second = replace(first, image_uri=store.objects.put(name, data), image_sha256="sha-second")
+    store.state.buffer_add(LINE, [second], 100)
+
+    def rejecting(given: AdaptationInput) -> AdaptationOutcome:
+        outcome = adapt(given)
+        suspect = Round(rule="iqr", threshold=1.0, kept=MINIMUM, rejected=(second.image_uri,))
+        return replace(outcome, trace=outcome.trace.model_copy(update={"rounds": (suspect,)}))
+
+    request_adaptation(store, asked())
+    work(store, rejecting)
+    [report] = audits(store, LINE)
+    assert report.rejected_uris == {second.image_uri: second.image_uri}
+    assert {first.image_uri, second.image_uri} < set(report.buffered)
 
 
 def test_images_from_before_the_change_do_not_train(store: Store) -> None:

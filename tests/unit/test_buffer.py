@@ -1,8 +1,9 @@
+from dataclasses import replace
 from datetime import timedelta
 
 import numpy as np
 
-from flowgauge.domain.buffer import to_evict
+from flowgauge.domain.buffer import to_evict, uris_by_name
 from flowgauge.domain.lines import LineSettings
 from flowgauge.domain.ports import Buffered
 from tests.support.streaming import START, hash_bits
@@ -13,7 +14,7 @@ NOW = START + timedelta(seconds=500)
 def buffered(number: int, fingerprint: str | None = None, seconds: float | None = None) -> Buffered:
     at = START + timedelta(seconds=number if seconds is None else seconds)
     bits = f"{hash_bits(number):016x}" if fingerprint is None else fingerprint
-    return Buffered(str(number), f"store:///{number}", "ab", at, 1.0, "pass", bits)
+    return Buffered("shared", str(number), "ab", at, 1.0, "pass", bits)
 
 
 def settings(**changes: object) -> LineSettings:
@@ -54,6 +55,11 @@ def test_a_motionless_belt_does_not_push_out_what_passed_before() -> None:
 
 def test_images_without_a_fingerprint_look_like_nothing_else() -> None:
     assert to_evict([buffered(number, "") for number in range(5)], settings(near_duplicates=1), NOW) == []
+
+
+def test_images_are_named_by_their_ids_and_by_where_they_lie_if_they_share_one() -> None:
+    alone, first, second = buffered(1), buffered(2), buffered(3)
+    assert uris_by_name([replace(alone, image_id="alone"), first, second]) == {"alone": "1", "2": "2", "3": "3"}
 
 
 def test_an_image_stays_unless_as_many_newer_ones_that_stay_look_like_it() -> None:

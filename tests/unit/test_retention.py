@@ -40,6 +40,10 @@ def judged(store: Store, number: int, at: datetime, decision: Decision = Decisio
     append_verdicts(store.log, [verdict(number, captured_at=at, decision=decision, image_uri=uri)])
 
 
+def stored_uri(store: Store, number: int) -> str:
+    return next(uri for each in archived(store.objects) if (uri := each.image_uri) and uri.endswith(f"/{number}"))
+
+
 def archive(store: Store) -> None:
     worker = Worker(Archive(store, 64), store.log, store.clock, 64)
     worker.step()
@@ -65,7 +69,15 @@ def test_passes_of_days_before_the_limit_go_and_everything_else_stays(store: Sto
 
 def test_what_is_buffered_stays(store: Store) -> None:
     set_line(store.objects, LINE, pass_retention_days=1)
-    entry = Buffered("image-0001", f"store:///images/{LINE}/2026-03-01/1", "ab", START, 1.0, "pass", "")
+    entry = Buffered("image-0001", stored_uri(store, 1), "ab", START, 1.0, "pass", "")
+    store.state.buffer_add(LINE, [entry], 10)
+    PassRetention(store).tidy()
+    assert kept(store)[:3] == [0, 1, 3]
+
+
+def test_what_is_buffered_of_one_camera_keeps_no_image_of_another_that_has_the_same_id(store: Store) -> None:
+    set_line(store.objects, LINE, pass_retention_days=1)
+    entry = Buffered("image-0002", stored_uri(store, 1), "ab", START, 1.0, "pass", "")
     store.state.buffer_add(LINE, [entry], 10)
     PassRetention(store).tidy()
     assert kept(store)[:3] == [0, 1, 3]
@@ -73,7 +85,7 @@ def test_what_is_buffered_stays(store: Store) -> None:
 
 def test_what_was_buffered_goes_once_it_has_left_the_buffer_however_late(store: Store, clock: SetClock) -> None:
     set_line(store.objects, LINE, pass_retention_days=1)
-    entry = Buffered("image-0001", f"store:///images/{LINE}/2026-03-01/1", "ab", START, 1.0, "pass", "")
+    entry = Buffered("image-0001", stored_uri(store, 1), "ab", START, 1.0, "pass", "")
     store.state.buffer_add(LINE, [entry], 10)
     judged(store, 12, START + timedelta(days=30))
     archive(store)
@@ -82,7 +94,7 @@ def test_what_was_buffered_goes_once_it_has_left_the_buffer_however_late(store: 
         PassRetention(store).tidy()
         assert kept(store) == [0, 1, 3, 6, 9]
         clock.advance(86_400)
-    store.state.buffer_remove(LINE, ["image-0001"])
+    store.state.buffer_remove(LINE, [entry.image_uri])
     PassRetention(store).tidy()
     assert kept(store) == [0, 3, 6, 9]
 

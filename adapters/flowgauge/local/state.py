@@ -10,8 +10,8 @@ from flowgauge.local.database import Database, Durability
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS entries (key TEXT PRIMARY KEY, value BLOB NOT NULL, expires REAL NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS leases (key TEXT PRIMARY KEY, owner TEXT NOT NULL, expires REAL NOT NULL) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS buffered (
-    line TEXT, image_id TEXT, captured_at TEXT NOT NULL, entry TEXT NOT NULL, PRIMARY KEY (line, image_id)
+CREATE TABLE IF NOT EXISTS buffer (
+    line TEXT, image_uri TEXT, captured_at TEXT NOT NULL, entry TEXT NOT NULL, PRIMARY KEY (line, image_uri)
 ) WITHOUT ROWID;
 """
 
@@ -54,24 +54,24 @@ class LocalState:
         for entry in entries:
             # Of one length and in UTC, so that text sorts as time does.
             instant = entry.captured_at.astimezone(UTC).isoformat(timespec="microseconds")
-            rows.append((line, entry.image_id, instant, entry.encode()))
-        to_evict = """DELETE FROM buffered WHERE line = ?1 AND image_id IN (
-            SELECT image_id FROM buffered WHERE line = ?1
-            ORDER BY captured_at DESC, image_id DESC LIMIT -1 OFFSET ?2)"""
+            rows.append((line, entry.image_uri, instant, entry.encode()))
+        to_evict = """DELETE FROM buffer WHERE line = ?1 AND image_uri IN (
+            SELECT image_uri FROM buffer WHERE line = ?1
+            ORDER BY captured_at DESC, image_uri DESC LIMIT -1 OFFSET ?2)"""
         with self._database.writing() as connection:
-            connection.executemany("INSERT OR REPLACE INTO buffered VALUES (?, ?, ?, ?)", rows)
+            connection.executemany("INSERT OR REPLACE INTO buffer VALUES (?, ?, ?, ?)", rows)
             connection.execute(to_evict, (line, limit))
 
     def buffer(self, line: str) -> list[Buffered]:
-        query = "SELECT entry FROM buffered WHERE line = ? ORDER BY captured_at, image_id"
+        query = "SELECT entry FROM buffer WHERE line = ? ORDER BY captured_at, image_uri"
         with self._database.reading() as connection:
             rows = connection.execute(query, (line,)).fetchall()
         return [Buffered.decode(entry) for (entry,) in rows]
 
-    def buffer_remove(self, line: str, image_ids: Sequence[str]) -> None:
+    def buffer_remove(self, line: str, image_uris: Sequence[str]) -> None:
         with self._database.writing() as connection:
             connection.executemany(
-                "DELETE FROM buffered WHERE line = ? AND image_id = ?", [(line, image_id) for image_id in image_ids]
+                "DELETE FROM buffer WHERE line = ? AND image_uri = ?", [(line, image_uri) for image_uri in image_uris]
             )
 
     def close(self) -> None:

@@ -57,7 +57,7 @@ if redis.call('HGET', KEYS[1], 'owner') == ARGV[1] then
 end
 """
 
-# KEYS: order, entries. ARGV: limit, milliseconds to live, then (rank, image id, entry) of each image.
+# KEYS: order, entries. ARGV: limit, milliseconds to live, then (rank, image URI, entry) of each image.
 # Eviction takes one key at a time: a half whose other half is gone could grow without bound, so it goes too.
 _BUFFER_ADD = """
 if redis.call('ZCARD', KEYS[1]) ~= redis.call('HLEN', KEYS[2]) then
@@ -68,8 +68,8 @@ for i = 3, #ARGV, 3 do
     redis.call('HSET', KEYS[2], ARGV[i + 1], ARGV[i + 2])
 end
 local last = -1 - tonumber(ARGV[1])
-for _, id in ipairs(redis.call('ZRANGE', KEYS[1], 0, last)) do
-    redis.call('HDEL', KEYS[2], id)
+for _, uri in ipairs(redis.call('ZRANGE', KEYS[1], 0, last)) do
+    redis.call('HDEL', KEYS[2], uri)
 end
 redis.call('ZREMRANGEBYRANK', KEYS[1], 0, last)
 redis.call('PEXPIRE', KEYS[1], ARGV[2])
@@ -133,9 +133,9 @@ class RedisState:
     def buffer_add(self, line: str, entries: Sequence[Buffered], limit: int) -> None:
         arguments: list[Any] = [limit, _milliseconds(_BUFFER_SECONDS)]
         for entry in entries:
-            # Microseconds since 1970: exact as the double that Redis sorts by, and ties go by image id.
+            # Microseconds since 1970: exact as the double that Redis sorts by, and ties go by image URI.
             rank = (entry.captured_at - _EPOCH) // timedelta(microseconds=1)
-            arguments += (rank, entry.image_id, entry.encode())
+            arguments += (rank, entry.image_uri, entry.encode())
         self._run(_BUFFER_ADD, self._buffer_keys(line), arguments)
 
     def buffer(self, line: str) -> list[Buffered]:
@@ -147,18 +147,18 @@ class RedisState:
                 transaction.hgetall(entries)
                 return transaction.execute()
 
-        image_ids, encoded = self._answer(read)
-        return [Buffered.decode(encoded[image_id]) for image_id in image_ids if image_id in encoded]
+        image_uris, encoded = self._answer(read)
+        return [Buffered.decode(encoded[image_uri]) for image_uri in image_uris if image_uri in encoded]
 
-    def buffer_remove(self, line: str, image_ids: Sequence[str]) -> None:
-        if not image_ids:
+    def buffer_remove(self, line: str, image_uris: Sequence[str]) -> None:
+        if not image_uris:
             return
         order, entries = self._buffer_keys(line)
 
         def remove(client: Client) -> None:
             with client.pipeline(transaction=True) as transaction:
-                transaction.zrem(order, *image_ids)
-                transaction.hdel(entries, *image_ids)
+                transaction.zrem(order, *image_uris)
+                transaction.hdel(entries, *image_uris)
                 transaction.execute()
 
         self._answer(remove)

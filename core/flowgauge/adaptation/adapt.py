@@ -17,6 +17,7 @@ from torch import Tensor
 from flowgauge.adaptation.contract import AdaptationInput, AdaptationOutcome
 from flowgauge.adaptation.gate import Change, GateSettings, Recent, check_candidate
 from flowgauge.adaptation.refine import AdaptationData, Division, Refined, RefinementSettings, refine, round_of
+from flowgauge.domain.buffer import uris_by_name
 from flowgauge.domain.errors import UserError
 from flowgauge.domain.even_spacing import evenly_spaced
 from flowgauge.domain.messages import FrozenModel
@@ -161,12 +162,13 @@ class _Adaptation:
     def _corrected(self, known: NDArray[np.float64]) -> tuple[Gauge, AdaptationTrace]:
         """The anchor behind the correction of the light, and no more. Its scores of `_scored` are `known`."""
         anchor, facts = self._anchor, self._anchor.manifest
-        by_id = {entry.image_id: score for (entry, _), score in zip(self._scored, known, strict=True)}
-        rest = [number for number, name in enumerate(self._image_ids) if name not in by_id]
+        by_uri = {entry.image_uri: score for (entry, _), score in zip(self._scored, known, strict=True)}
+        uris = [entry.image_uri for entry, _ in self.training]
+        rest = [number for number, uri in enumerate(uris) if uri not in by_uri]
         if rest:
             (found,) = score_by_each([anchor], self._crops[rest], self.progress)
-            by_id |= {self._image_ids[number]: score for number, score in zip(rest, found, strict=True)}
-        scores = np.array([by_id[name] for name in self._image_ids])
+            by_uri |= {uris[number]: score for number, score in zip(rest, found, strict=True)}
+        scores = np.array([by_uri[uri] for uri in uris])
         rejection, threshold = self._settings.refinement.rejection, facts.threshold
         suspicion = suspect(scores, rejection, threshold.clean_half_k)
         rounds = (round_of(suspicion, rejection, self._image_ids),)
@@ -213,7 +215,9 @@ class _Adaptation:
 
     @property
     def _image_ids(self) -> list[str]:
-        return [entry.image_id for entry, _ in self.training]
+        by_name = uris_by_name([entry for entry, _ in self._given.buffered])
+        names = {uri: name for name, uri in by_name.items()}
+        return [names[entry.image_uri] for entry, _ in self.training]
 
     def progress(self, what: str, done: int, total: int) -> None:
         self._given.progress(what, done / total)

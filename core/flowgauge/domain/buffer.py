@@ -1,5 +1,6 @@
 """Which of a line's recent images stay in its buffer."""
 
+from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime
 
@@ -15,7 +16,7 @@ _BLOCK = 256
 
 
 def to_evict(buffered: Sequence[Buffered], settings: LineSettings, now: datetime) -> list[str]:
-    """The ids of those that must go so that the rest keeps to `settings`; `buffered` is in order of capture.
+    """The URIs of those that must go so that the rest keeps to `settings`; `buffered` is in order of capture.
 
     Captures older than the maximum age before the newest go; one of the future neither stays nor is the newest. Of
     views that look alike, no newcomer has more than `near_duplicates` at its side: the oldest of them go.
@@ -33,9 +34,15 @@ def to_evict(buffered: Sequence[Buffered], settings: LineSettings, now: datetime
     bits_N = np.array([int(young[index].fingerprint, 16) for index in known], dtype=np.uint64)
     stays_N = _without_near_duplicates(bits_N, settings.near_duplicates, settings.duplicate_distance)
     crowded = {index for index, stays in zip(known, stays_N, strict=True) if not stays}
-    kept = [entry.image_id for index, entry in enumerate(young) if index not in crowded]
+    kept = [entry.image_uri for index, entry in enumerate(young) if index not in crowded]
     staying = set(kept[: settings.buffer_size])
-    return [entry.image_id for entry in buffered if entry.image_id not in staying]
+    return [entry.image_uri for entry in buffered if entry.image_uri not in staying]
+
+
+def uris_by_name(buffered: Sequence[Buffered]) -> dict[str, str]:
+    """Where each image lies, in their order, by its id, or by the URI itself where cameras gave several that id."""
+    held = Counter(entry.image_id for entry in buffered)
+    return {entry.image_id if held[entry.image_id] == 1 else entry.image_uri: entry.image_uri for entry in buffered}
 
 
 def _without_near_duplicates(bits_N: NDArray[np.uint64], most: int, distance: int) -> NDArray[np.bool_]:

@@ -106,7 +106,9 @@ class Objects(Protocol):
 
 @dataclass(frozen=True)
 class Buffered:
-    """A buffered image: a reference, never pixels. `captured_at` is its verdict's `event_time`."""
+    """A buffered image: a reference, never pixels. `captured_at` is its verdict's `event_time`. Cameras of a line may
+    count alike: `image_uri` alone says which image it is.
+    """
 
     image_id: str
     image_uri: str
@@ -143,12 +145,12 @@ class State(Protocol):
     def release(self, key: str, owner: str) -> None: ...
 
     def buffer_add(self, line: str, entries: Sequence[Buffered], limit: int) -> None:
-        """Add or replace by `image_id`; when more than `limit` remain, the oldest captures leave."""
+        """Add or replace by `image_uri`; when more than `limit` remain, the oldest captures leave."""
 
     def buffer(self, line: str) -> list[Buffered]:
         """Oldest capture first."""
 
-    def buffer_remove(self, line: str, image_ids: Sequence[str]) -> None: ...
+    def buffer_remove(self, line: str, image_uris: Sequence[str]) -> None: ...
 
     def close(self) -> None:
         """Let go of connections and files; nothing may be called afterwards."""

@@ -6,7 +6,8 @@ from flowgauge.domain.messages import AdaptationRequest, FrozenModel, Message
 
 
 class Round(FrozenModel):
-    """One round of refinement: images that score at or below `threshold` may train; `rejected` are the others' ids."""
+    """One round of refinement: images that score at or below `threshold` may train; `rejected` are the others'
+    ids, or the URIs of those that share an id."""
 
     rule: str
     threshold: float
@@ -73,8 +74,8 @@ class AdaptationTrace(FrozenModel):
 class AdaptationReport(Message):
     """The audit record `adaptations/<line>/<version>.json`: written for accepted and refused candidates alike.
 
-    `buffered` are the ids of the images that were offered, oldest first; `rejected_uris` says where those lie that were
-    kept from training.
+    `buffered` are the ids of the images that were offered, oldest first, or the URIs of those that share an id;
+    `rejected_uris` says where those lie that were kept from training.
     """
 
     request: AdaptationRequest

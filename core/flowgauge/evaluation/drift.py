@@ -158,7 +158,9 @@ class DriftReplay:
         at = self.began + timedelta(days=number)
         buffered = [
             (
-                Buffered(s.image_id, "", s.picture.sha256, at + timedelta(seconds=second), None, "", "", s.part),
+                Buffered(
+                    s.image_id, s.image_id, s.picture.sha256, at + timedelta(seconds=second), None, "", "", s.part
+                ),
                 anchor.crop(s.picture),
             )
             for second, s in enumerate([*self.replayed, *buffer])

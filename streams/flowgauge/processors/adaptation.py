@@ -18,7 +18,7 @@ from flowgauge.adaptation.contract import (
     adaptation_seed,
     adapted_version,
 )
-from flowgauge.domain.buffer import to_evict
+from flowgauge.domain.buffer import to_evict, uris_by_name
 from flowgauge.domain.errors import (
     AuthenticationFailed,
     DatasetError,
@@ -355,7 +355,7 @@ def _may_train(store: Store, request: AdaptationRequest, settings: LineSettings)
     barred = set(to_evict(entries, settings, store.clock.now()))
     # a labelled image tests the candidate, or is a defect: either way it must not train
     labelled = _labelled(store.objects, request.line)
-    return [entry for entry in entries if entry.image_id not in barred and entry.image_sha256 not in labelled]
+    return [entry for entry in entries if entry.image_uri not in barred and entry.image_sha256 not in labelled]
 
 
 def _labelled(objects: Objects, line: str) -> set[str]:
@@ -377,7 +377,8 @@ def _require_enough(line: str, images: int, settings: LineSettings) -> None:
 def _report(
     request: AdaptationRequest, given: AdaptationInput, outcome: AdaptationOutcome, began: datetime, at: datetime
 ) -> AdaptationReport:
-    rejected = {image_id for round_ in outcome.trace.rounds for image_id in round_.rejected}
+    rejected = {name for round_ in outcome.trace.rounds for name in round_.rejected}
+    uris = uris_by_name([entry for entry, _ in given.buffered])
     return AdaptationReport(
         request=request,
         line=request.line,
@@ -389,8 +390,8 @@ def _report(
         seconds=(at - began).total_seconds(),
         trace=outcome.trace,
         gate=outcome.gate,
-        buffered=tuple(entry.image_id for entry, _ in given.buffered),
-        rejected_uris={entry.image_id: entry.image_uri for entry, _ in given.buffered if entry.image_id in rejected},
+        buffered=tuple(uris),
+        rejected_uris={name: uri for name, uri in uris.items() if name in rejected},
     )
 
 

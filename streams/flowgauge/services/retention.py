@@ -78,13 +78,13 @@ class PassRetention:
     def _delete_passes(self, line: str, day: date) -> bool:
         """Whether all images of passes of that day are gone, and none is in the buffer."""
         objects, whole = self._store.objects, True
-        training = {entry.image_id for entry in self._store.state.buffer(line)}
+        training = {entry.image_uri for entry in self._store.state.buffer(line)}
         ours = objects.uri(images_folder(line))
         for verdict in archived(objects, line, day):
             uri = verdict.image_uri
             if verdict.decision is not Decision.PASS or uri is None or not uri.startswith(ours):
                 continue
-            if verdict.image_id in training:
+            if uri in training:
                 whole = False
             else:
                 objects.delete(objects.name(uri))
