@@ -177,10 +177,21 @@ Masks = Annotated[
         metavar="DIR",
     ),
 ]
+_FORM = 'The page "Your own images" has its form.'
 Phases = Annotated[
-    Path | None, typer.Option(help="JSON: which images fit, train and test, phase by phase.", metavar="FILE")
+    Path | None, typer.Option(help=f"JSON: which images fit, train and test, phase by phase. {_FORM}", metavar="FILE")
 ]
+SplitsFile = typer.Option(
+    help=f"JSON: which images train and which test, by seed and share of defects in training. {_FORM}",
+    metavar="FILE",
+    show_default=False,
+)
+Splits = Annotated[Path | None, SplitsFile]
 Groups = Annotated[
     Path | None,
-    typer.Option(help="JSON: each image's path -> the part it shows. Parts stay whole in folds.", metavar="FILE"),
+    typer.Option(
+        help='JSON: {"IMAGE": "PART", ...} names the part that each image shows, by the path in the data set. Parts'
+        " stay whole in folds.",
+        metavar="FILE",
+    ),
 ]

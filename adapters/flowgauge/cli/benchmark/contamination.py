@@ -35,14 +35,7 @@ from flowgauge.reports.plots import curves_svg
 
 def contamination(
     dataset: options.DatasetArgument,
-    splits: Annotated[
-        Path | None,
-        typer.Option(
-            help="JSON: which images train and test, by seed and noise.",
-            metavar="FILE",
-            show_default=False,
-        ),
-    ] = None,
+    splits: options.Splits = None,
     variant: Annotated[
         list[str] | None,
         typer.Option(

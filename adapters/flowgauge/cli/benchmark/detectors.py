@@ -59,9 +59,7 @@ def detectors(
             show_default=False,
         ),
     ] = None,
-    splits: Annotated[
-        Path | None, typer.Option(help="JSON: which images train and which test, by seed.", metavar="FILE")
-    ] = None,
+    splits: options.Splits = None,
     seeds: Seeds = "0",
     features: FeatureOptions = DEFAULT_FEATURES,
     masks: options.Masks = None,
