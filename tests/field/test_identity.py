@@ -157,6 +157,23 @@ def undecodable(folder: Path) -> Path:
     return folder
 
 
+def test_golden_add_counts_new_images_and_those_that_were_there(flowgauge: Shell, tmp_path: Path) -> None:
+    folder = tmp_path / "more"
+    folder.mkdir()
+    said = ("golden", "add", LINE, folder, "--store", tmp_path / "plant", "--label")
+    for count, expected in (
+        (2, ["2 images were added to the golden set of line press-3 as good."]),
+        (3, ["1 images were added to the golden set of line press-3 as good.", "2 were there already."]),
+    ):
+        for index in range(count):
+            (folder / f"{index}.png").write_bytes(png(index))
+        assert flowgauge(*said, "good").out.splitlines() == expected
+    assert flowgauge(*said, "defect", "--class", "dent").out.splitlines() == [
+        "0 images were added to the golden set of line press-3 as defect.",
+        "3 were there under another label or class, and have this one now.",
+    ]
+
+
 def test_golden_add_and_publish_spell_names_that_are_no_utf_8(flowgauge: Shell, tmp_path: Path) -> None:
     folder = tmp_path / "good"
     folder.mkdir()
