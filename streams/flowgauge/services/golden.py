@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from flowgauge.domain.errors import UnreadableImage, UserError
 from flowgauge.domain.golden import Label
+from flowgauge.domain.image_files import image_bytes
 from flowgauge.domain.messages import VERDICTS, Verdict
 from flowgauge.domain.object_keys import path_text, verdicts_folder
 from flowgauge.domain.ports import Log, Objects
@@ -106,7 +107,7 @@ def add_folder(
     Raises `UserError` where there are none.
     """
     _require_kind_of_defect(label, kind)
-    files = sorted(path for path in folder.glob("*") if path.is_file() and not path.name.startswith("."))
+    files = sorted(path for path in folder.glob("*") if not path.is_dir() and not path.name.startswith("."))
     if not files:
         raise UserError(f"There are no images in {folder}.", "Give a folder that holds labelled images.")
     added, after = AddedImages(), {"label": label.value, "class": kind}
@@ -114,7 +115,7 @@ def add_folder(
     with recorded(store, by, "golden add", line, folder.name, None, after) as found:
         for path in files:
             try:
-                golden = add_golden(store.objects, line, label, path_text(PurePath(path.name)), path.read_bytes(), kind)
+                golden = add_golden(store.objects, line, label, path_text(PurePath(path.name)), image_bytes(path), kind)
             except (UnreadableImage, OSError) as error:
                 added.unreadable += 1
                 tell(f"{path.name} is left out. {error}")
