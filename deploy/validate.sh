@@ -53,12 +53,13 @@ compose_files() {
     done
 }
 
-# an overlay as a plant with passwords on its brokers writes it
+# an overlay as a plant writes it that has passwords on its brokers, alerts to people and the console
 secured_overlay() {
     mkdir -p "$work/kubernetes/overlays/secured"
     cp -r deploy/kubernetes/base deploy/kubernetes/components "$work/kubernetes"
     cp -r deploy/kubernetes/overlays/cpu "$work/kubernetes/overlays"
-    printf '%s\n' 'namespace: flowgauge' 'resources: [../cpu]' 'components: [../../components/sasl]' \
+    printf '%s\n' 'namespace: flowgauge' 'resources: [../cpu]' 'components:' \
+        '- ../../components/sasl' '- ../../components/notify' '- ../../components/console' \
         >"$work/kubernetes/overlays/secured/kustomization.yaml"
 }
 

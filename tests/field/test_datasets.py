@@ -64,6 +64,14 @@ def test_defective_is_defective_in_every_layout(tmp_path: Path, name: str) -> No
     assert plain.notes == (f".: 2 in {name} passed over.",)
 
 
+def test_a_pipe_by_the_name_of_an_image_is_passed_over_and_said(tmp_path: Path) -> None:
+    write_plain(tmp_path, 3)
+    os.mkfifo(tmp_path / "pipe.png")
+    dataset = Dataset.open(tmp_path)
+    assert len(dataset.train) == 3
+    assert dataset.notes == (".: 1 pipes, devices or broken links passed over.",)
+
+
 @pytest.mark.parametrize("name", ["scratch", "goodyear", "okra", "broken-ok-seal", "abnormal", "unknown", "2025-11-24"])
 def test_other_names_are_not_good(name: str) -> None:
     assert not is_good(name)

@@ -196,6 +196,8 @@ def test_a_pipe_by_the_name_of_an_image_holds_nobody_up(incoming: Incoming) -> N
     os.mkfifo(incoming.root / "a.png")
     incoming.write("b.png", png(100))
     assert incoming.names_after(3) == ["b.png"]
+    pipe = incoming.root / "a.png"
+    assert incoming.notices == [f"{pipe} is no regular file, and is passed over."]
 
 
 def test_a_folder_that_is_away_is_reported_once_and_its_images_are_taken_when_it_is_back(incoming: Incoming) -> None:

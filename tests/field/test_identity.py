@@ -28,7 +28,7 @@ from flowgauge.registry.golden_sets import add_golden, golden_set
 from flowgauge.runtime.events import Image, opened
 from flowgauge.runtime.faust_app import record_of
 from flowgauge.runtime.worker import Worker
-from tests.support.folders import write_mvtec
+from tests.support.folders import write_mvtec, write_plain
 from tests.support.shell import Shell
 from tests.support.streaming import LINE, START, SetClock, fitted, load, png, verdicts
 from tests.support.streaming import opened as opened_store
@@ -155,6 +155,32 @@ def undecodable(folder: Path) -> Path:
     for path in sorted(folder.rglob("*.png")):
         path.rename(os.fsdecode(os.fsencode(path.parent) + b"/pr\xfcfling-" + path.name.encode()))
     return folder
+
+
+def test_golden_add_leaves_a_pipe_out_and_says_so(flowgauge: Shell, tmp_path: Path) -> None:
+    folder = write_plain(tmp_path / "more", 1)
+    os.mkfifo(folder / "pipe.png")
+    done = flowgauge("golden", "add", LINE, folder, "--label", "good", "--store", tmp_path / "plant")
+    assert done.code == 2
+    assert "pipe.png is left out." in done.err
+    assert done.out == "1 images were added to the golden set of line press-3 as good.\n"
+
+
+def test_golden_add_counts_new_images_and_those_that_were_there(flowgauge: Shell, tmp_path: Path) -> None:
+    folder = tmp_path / "more"
+    folder.mkdir()
+    said = ("golden", "add", LINE, folder, "--store", tmp_path / "plant", "--label")
+    for count, expected in (
+        (2, ["2 images were added to the golden set of line press-3 as good."]),
+        (3, ["1 images were added to the golden set of line press-3 as good.", "2 were there already."]),
+    ):
+        for index in range(count):
+            (folder / f"{index}.png").write_bytes(png(index))
+        assert flowgauge(*said, "good").out.splitlines() == expected
+    assert flowgauge(*said, "defect", "--class", "dent").out.splitlines() == [
+        "0 images were added to the golden set of line press-3 as defect.",
+        "3 were there under another label or class, and have this one now.",
+    ]
 
 
 def test_golden_add_and_publish_spell_names_that_are_no_utf_8(flowgauge: Shell, tmp_path: Path) -> None:

@@ -334,5 +334,5 @@ def test_a_codec_that_is_not_installed_is_named_before_a_worker_starts(package: 
     )
     assert done.returncode == 2, done.stderr
     assert package in done.stderr
-    assert "pip install 'flowgauge[stream]'" in done.stderr
+    assert "pip install '.[stream]'" in done.stderr
     assert "Traceback" not in done.stderr

@@ -1,6 +1,7 @@
 """What no camera should send and no person should ask for, through the command line and the runner."""
 
 import json
+import os
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -80,6 +81,19 @@ def test_a_file_that_is_missing_is_named_and_the_others_are_scored(
     first, *others = done.json["images"]
     assert "No such file" in first["error"]
     assert len(others) == 3
+    assert all("score" in each for each in others)
+
+
+def test_a_pipe_and_a_device_are_named_and_the_others_are_scored(
+    flowgauge: Shell, store: Path, incoming: Path, tmp_path: Path
+) -> None:
+    pipe = tmp_path / "pipe.png"
+    os.mkfifo(pipe)
+    done = flowgauge("score", LINE, pipe, "/dev/zero", *sorted(incoming.iterdir()), "--store", store, "--json")
+    assert done.code == 2
+    first, second, *others = done.json["images"]
+    assert first["error"].startswith(f"{pipe} is a folder, pipe or device")
+    assert second["error"].startswith("/dev/zero is a folder, pipe or device")
     assert all("score" in each for each in others)
 
 

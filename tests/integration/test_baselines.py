@@ -162,7 +162,7 @@ def test_without_the_extra_its_name_is_reported_first(
     )
     assert done.code == 2
     assert "padim needs anomalib" in done.err
-    assert "flowgauge[baselines]" in done.err
+    assert "pip install '.[baselines]'" in done.err
     assert "Traceback" not in done.err
 
 

@@ -759,3 +759,14 @@ def test_a_port_that_is_in_use_is_named_and_nothing_is_said_to_be_there(flowgaug
     assert (refused.code, refused.out) == (2, "")
     assert str(port) in refused.err
     assert "--port" in refused.err
+
+
+def test_a_certificate_that_cannot_be_used_is_named(flowgauge: Shell, tmp_path: Path) -> None:
+    (tmp_path / "users.json").write_text("{}")
+    (tmp_path / "cert.pem").write_text("no certificate")
+    for name, reason in (("none.pem", "No such file"), ("cert.pem", "PEM")):
+        given = ("--users", tmp_path / "users.json", "--tls-cert", tmp_path / name, "--tls-key", tmp_path / "key.pem")
+        done = flowgauge("console", "--store", tmp_path, "--host", "0.0.0.0", *given)
+        assert (done.code, done.out) == (2, "")
+        assert f"The certificate {tmp_path / name}" in done.err
+        assert reason in done.err

@@ -308,7 +308,7 @@ def test_without_apprise_an_error_names_the_extra(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setitem(sys.modules, "apprise", None)
     for name in [name for name in sys.modules if name.startswith("flowgauge.apprise")]:
         monkeypatch.delitem(sys.modules, name)
-    with pytest.raises(SettingsError, match=r"pip install 'flowgauge\[notify\]'"):
+    with pytest.raises(SettingsError, match=r"pip install '\.\[notify\]'"):
         open_messenger()
 
 

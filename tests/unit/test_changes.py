@@ -37,10 +37,23 @@ def test_a_misspelt_option_is_refused_with_those_that_there_are(change: str, sai
 
 
 def test_help_lists_the_options_of_the_detector_as_its_class_describes_them(flowgauge: Shell) -> None:
-    done = flowgauge("fit", "--line", "a", "--store", "/nowhere", "--detector", "featureflow", "--set", "help")
+    done = flowgauge("fit", "--set", "help")
     assert done.code == 0
     lines = {line.split()[0]: line for line in done.out.splitlines()}
     described = {name: field for name, field in FeatureFlowConfig.model_fields.items() if field.description}
     assert described
     assert all(str(field.description) in lines[name] for name, field in described.items())
     assert "1000" in lines["training.steps"]  # the detector's own, where the class says 600
+
+
+@pytest.mark.parametrize("command", ["fit", "evaluate"])
+def test_help_of_options_needs_no_other_option_and_knows_the_detector_before_and_after_it(
+    command: str, flowgauge: Shell
+) -> None:
+    for given in (("--detector", "glass", "--set", "help"), ("--set", "help", "--detector", "glass")):
+        done = flowgauge(command, *given)
+        assert done.code == 0, done.err
+        assert "options of glass" in done.out
+    refused = flowgauge(command, "--set", "help", "--detector", "glas")
+    assert refused.code == 2
+    assert "There is no detector 'glas'. Choose one of featureflow" in refused.err

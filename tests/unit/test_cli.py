@@ -1,6 +1,8 @@
 import io
+import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -142,8 +144,24 @@ def test_a_command_whose_library_is_not_installed_says_what_to_install() -> None
     assert done.returncode == 2
     assert done.stderr.splitlines() == [
         "Error: `flowgauge publish` needs kafka, which is not installed."
-        " Install the extras: pip install 'flowgauge[stream,search,archive]'."
+        " Install the extras, in the folder of Flowgauge's sources:"
+        " pip install '.[stream,console,notify,archive,search]'."
     ]
+
+
+def test_every_command_that_installs_an_extra_is_of_the_sources_and_names_one_of_theirs() -> None:
+    root = Path(__file__).parents[2]
+    offered = tomllib.loads((root / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    named: set[str] = set()
+    for where, suffix in (("core", "py"), ("streams", "py"), ("adapters", "py"), ("docs", "md"), (".", "md")):
+        for path in (root / where).glob(f"**/*.{suffix}" if where != "." else "*.md"):
+            text = path.read_text(encoding="utf-8")
+            assert not re.search(r"pip install \S*flowgauge", text), path
+            named |= {extra for found in re.findall(r"'\.\[([a-z,]+)\]'", text) for extra in found.split(",")}
+            named |= {
+                extra for found in re.findall(r"\binstall\((\"[^)]*)\)", text) for extra in re.findall(r"\w+", found)
+            }
+    assert {"stream", "notify", "openvino", "backbones"} <= named <= offered.keys()
 
 
 def test_the_version_is_printed(flowgauge: Shell) -> None:

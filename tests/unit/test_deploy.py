@@ -13,6 +13,7 @@ import yaml
 
 from deploy.native.servers import KAFKA_ALONE
 from flowgauge.cli.app import app
+from flowgauge.console.access import Binding
 from flowgauge.domain.messages import IMAGES
 from flowgauge.processors.scoring import Scoring
 from flowgauge.runtime.roles import Role
@@ -107,10 +108,10 @@ def test_the_reference_documents_the_variables(path: Path) -> None:
     assert used <= documented_variables()
 
 
-def test_compose_starts_every_role_and_so_does_kubernetes() -> None:
+def test_compose_and_kubernetes_start_every_role_and_the_console() -> None:
     services = read(COMPOSE)["services"]
-    assert services.keys() >= ROLES
-    assert {each["metadata"]["name"] for each in objects() if each["kind"] == "Deployment"} == ROLES
+    assert services.keys() >= ROLES | {"console"}
+    assert {each["metadata"]["name"] for each in objects() if each["kind"] == "Deployment"} == ROLES | {"console"}
     assert {command[1] for command in commands() if command[0] == "worker"} == ROLES
 
 
@@ -118,9 +119,63 @@ def test_compose_starts_every_role_and_so_does_kubernetes() -> None:
 def test_the_command_line_takes_what_containers_give_it(command: list[str]) -> None:
     step: Any = typer.main.get_command(app)
     arguments = [*command, "--store", "s3://flowgauge"]
-    while hasattr(step, "commands"):
+    while hasattr(step, "commands") and not step.invoke_without_command:
         _, step, arguments = step.resolve_command(typer.Context(step), arguments)
     assert step.make_context(step.name, arguments).params["store"] == "s3://flowgauge"
+
+
+CONSOLES = [command for command in commands() if command[0] == "console"]
+
+
+def test_compose_and_kubernetes_have_a_console_each() -> None:
+    assert len(CONSOLES) == 2
+
+
+@pytest.mark.parametrize("command", CONSOLES, ids=["compose", "kubernetes"])
+def test_the_console_of_containers_is_for_those_who_sign_in_over_tls(command: list[str]) -> None:
+    given = dict(zip(command[1::2], command[2::2], strict=True))
+    assert given == {"--host": "0.0.0.0"} | {name: given[name] for name in ("--users", "--tls-cert", "--tls-key")}
+    binding = Binding(
+        given["--host"],
+        users=Path(given["--users"]),
+        certificate=Path(given["--tls-cert"]),
+        key=Path(given["--tls-key"]),
+    )
+    assert not binding.checked().is_open
+
+
+def test_compose_publishes_the_console_on_loopback_and_mounts_what_it_reads() -> None:
+    services = read(COMPOSE)["services"]
+    console = services["console"]
+    assert console["ports"] == ["${CONSOLE_BIND:-127.0.0.1}:8080:8080"]
+    mounts = [mount.rsplit(":", 2)[1:] for mount in console["volumes"]]
+    for path in console["command"][4::2]:
+        assert [str(Path(path).parent), "ro"] in mounts
+    # who adds users writes the file that the console reads
+    users = services["cli"]["environment"]["FLOWGAUGE_CONSOLE_USERS"]
+    assert users == console["command"][console["command"].index("--users") + 1]
+    assert services["cli"]["volumes"] == [f"console:{Path(users).parent}"]
+    assert str(Path(users).parent) in DOCKERFILE.read_text()
+
+
+def test_the_service_probes_and_way_in_of_the_console_are_its_one_port() -> None:
+    of_console = [each for each in objects() if each.get("metadata", {}).get("name") == "console"]
+    (pod,) = (each["spec"]["template"] for each in of_console if each["kind"] == "Deployment")
+    (container,) = pod["spec"]["containers"]
+    (port,) = container["ports"]
+    assert {container[probe]["httpGet"]["port"] for probe in ("readinessProbe", "livenessProbe")} == {port["name"]}
+    assert {container[probe]["httpGet"]["scheme"] for probe in ("readinessProbe", "livenessProbe")} == {"HTTPS"}
+    (service,) = (each["spec"] for each in of_console if each["kind"] == "Service")
+    assert service["ports"][0]["targetPort"] == port["name"]
+    (policy,) = (each["spec"] for each in of_console if each["kind"] == "NetworkPolicy")
+    assert policy["ingress"][0]["ports"] == [{"protocol": "TCP", "port": port["name"]}]
+    for labels in (service["selector"], policy["podSelector"]["matchLabels"]):
+        assert labels.items() <= pod["metadata"]["labels"].items()
+
+
+def test_the_image_has_the_extras_that_containers_need() -> None:
+    given = set(re.findall(r"--extra (\w+)", DOCKERFILE.read_text()))
+    assert given == {"stream", "console", "notify", "archive", "openvino"}
 
 
 def test_images_of_compose_are_pinned() -> None:
@@ -190,7 +245,7 @@ def test_there_are_never_more_scoring_workers_than_partitions() -> None:
 def test_pods_run_without_rights() -> None:
     pods = [each["spec"]["template"]["spec"] for each in objects() if each["kind"] in ("Deployment", "Job")]
     own = [pod for pod in pods if "securityContext" in pod]
-    assert len(own) == len(ROLES) + 1
+    assert len(own) == len(ROLES | {"console", "setup"})
     for pod in own:
         assert pod["securityContext"]["runAsNonRoot"] is True
         for container in pod["containers"]:

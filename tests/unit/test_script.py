@@ -113,6 +113,19 @@ def test_a_recorded_run_is_played_with_its_truth(tmp_path: Path) -> None:
     assert [frame.read() for frame in script.fit] == [tiny_picture(index) for index in range(4)]
 
 
+def test_a_file_of_phases_that_windows_wrote_is_read(tmp_path: Path) -> None:
+    """With a byte order mark and backslashes, as files of groups and splits may be."""
+    (tmp_path / "fit").mkdir()
+    (tmp_path / "fit" / "0.png").write_bytes(tiny_picture(0))
+    (tmp_path / "phases.json").write_text(
+        json.dumps({"runs": [{"seed": 0, "fit": ["fit\\0.png"], "phases": [{"buffer": [".\\fit\\0.png"]}]}]}),
+        encoding="utf-8-sig",
+    )
+    script = recorded_script(tmp_path, tmp_path / "phases.json", 0, groups={"fit/0.png": "part-1"})
+    (act,) = script.acts
+    assert [(frame.image_id, frame.part) for frame in (*script.fit, *act.training)] == [("fit/0.png", "part-1")] * 2
+
+
 def test_a_recorded_run_is_shuffled_by_its_seed_within_buffer_and_test_images(tmp_path: Path) -> None:
     path = phases_of(tmp_path)
     once, again = (recorded_script(tmp_path, path, 3).acts[0] for _ in range(2))

@@ -134,7 +134,7 @@ def test_without_optuna_the_extra_is_named(
     monkeypatch.setitem(sys.modules, "optuna", None)
     with pytest.raises(UserError, match="Optuna") as reported:
         search().run(1, tmp_path / "search.json")
-    assert "flowgauge[search]" in str(reported.value.remedy)
+    assert "pip install '.[search]'" in str(reported.value.remedy)
     assert not data.asked
 
 

@@ -1,8 +1,10 @@
 import json
+import re
 from pathlib import Path
 
 import pytest
 
+from flowgauge.cli.demo.scenario import recorded_script
 from flowgauge.domain.errors import DatasetError, UserError
 from flowgauge.evaluation.datasets import Dataset
 from flowgauge.evaluation.splits import (
@@ -17,6 +19,8 @@ from flowgauge.evaluation.splits import (
     trial,
 )
 from tests.support.folders import write_mvtec, write_plain
+
+OWN_IMAGES = Path(__file__).parents[2] / "docs" / "how-to" / "own-images.md"
 
 
 @pytest.fixture
@@ -159,3 +163,23 @@ def test_contamination_needs_images_of_all_kinds(tmp_path: Path, train: int, tes
     root = write_mvtec(tmp_path / "data", train=train, test_good=test_good, defects={"crack": cracks} if cracks else {})
     with pytest.raises(DatasetError, match=rf"has {test_good} good test images and {cracks // 2} defects"):
         contaminated_splits(Dataset.open(root), [0])
+
+
+def test_the_files_of_the_how_to_page_are_read(tmp_path: Path, dataset: Dataset) -> None:
+    named = re.findall(r"`(\w+)\.json`.*?```json\n(.*?)```", OWN_IMAGES.read_text(encoding="utf-8"), re.DOTALL)
+    example = dict(named)
+    for name, text in example.items():
+        (tmp_path / f"{name}.json").write_text(text)
+    groups = read_groups(tmp_path / "groups.json")
+    assert groups_of(dataset.train, groups) == ["part-1", "part-1", "part-2"]
+    with pytest.raises(DatasetError, match=r"5 images have no group, test/crack/000\.png among them"):
+        groups_of((*dataset.train, *dataset.test), groups)
+    found = trial(dataset, read_splits(tmp_path / "splits.json").choose(0))
+    assert (len(found.train), len(found.test), found.mislabelled_share) == (3, 2, 1 / 3)
+    (run,) = json.loads(example["phases"])["runs"]
+    (phase,) = run["phases"]
+    for image in (*run["fit"], *phase["buffer"], *phase["test_good"], *phase["test_defect"]):
+        (tmp_path / image).parent.mkdir(exist_ok=True)
+        (tmp_path / image).touch()
+    (act,) = recorded_script(tmp_path, tmp_path / "phases.json", 0).acts
+    assert (act.phase.name, len(act.training), len(act.testing)) == ("winter light", 2, 2)

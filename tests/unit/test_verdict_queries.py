@@ -1,9 +1,13 @@
 """SQL over the archive: what the shipped queries answer, and that it reads the archive and nothing else."""
 
+import csv
+import os
+import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
-from io import BytesIO
+from io import BytesIO, StringIO
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -378,6 +382,38 @@ def test_results_come_as_table_csv_and_json(shell: Shell) -> None:
     }
     box = '"[{""left"": 60, ""top"": 0, ""right"": 80, ""bottom"": 20, ""score"": 7.5}]"'
     assert shell(*query, "--csv").out.splitlines()[1] == f'{made(3).image_id},{box},100.0,"a""b,c"'
+
+
+FORMULAS = ("=1+1", "+1", "-1", "@a", "\tx", "\rx")
+
+
+def test_text_of_a_csv_is_no_formula_and_numbers_stay_numbers(shell: Shell, tmp_path: Path) -> None:
+    values = ", ".join(f"'{text}'" for text in FORMULAS)
+    done = shell("verdicts", "query", f"SELECT unnest([{values}]) AS text, -1 AS number, 'a=b' AS other", "--csv")
+    _, *rows = csv.reader(StringIO(done.out, newline=""))
+    assert rows == [[f"'{text}", "-1", "a=b"] for text in FORMULAS]
+    with opened(tmp_path / "plant", SetClock()) as store:
+        append_verdicts(
+            store.log,
+            [made(number).model_copy(update={"image_id": text}) for number, text in enumerate(FORMULAS)],
+        )
+        worker = Worker(Archive(store, 4), store.log, SetClock(), 64)
+        worker.step()
+        worker.flush()
+    assert shell("verdicts", "export", tmp_path / "all.csv", "--store", tmp_path / "plant").code == 0
+    exported = list(csv.DictReader(StringIO((tmp_path / "all.csv").read_bytes().decode(), newline="")))
+    assert sorted(row["image_id"] for row in exported) == sorted(f"'{text}" for text in FORMULAS)
+    assert {float(row["statistics_focus"]) for row in exported} == {-1}
+
+
+def test_control_characters_of_a_csv_reach_a_file_and_no_terminal(plant: Store) -> None:
+    command = [sys.executable, "-m", "flowgauge.cli", "verdicts", "query", "SELECT chr(27) || '[2J' AS a", "--csv"]
+    piped = subprocess.run([*command, "--store", plant.uri], capture_output=True, timeout=120, check=True)
+    assert piped.stdout == b"a\n\x1b[2J\n"
+    ours, theirs = os.openpty()
+    with closing(os.fdopen(ours, "rb", buffering=0)) as terminal, closing(os.fdopen(theirs, "wb")) as its_stdout:
+        subprocess.run([*command, "--store", plant.uri], stdout=its_stdout, timeout=120, check=True)
+        assert terminal.read(100) == b"a\r\n\\x1b[2J\r\n"
 
 
 def test_what_a_limit_cuts_is_said(shell: Shell) -> None:

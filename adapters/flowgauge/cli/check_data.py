@@ -36,7 +36,8 @@ def check_data(
     groups: Annotated[
         Path | None,
         typer.Option(
-            help="JSON: each image's path -> the part it shows. The near duplicates found are compared with it.",
+            help='JSON: {"IMAGE": "PART", ...} names the part that each image shows, by the path in the data set. The'
+            " near duplicates found are compared with it.",
             metavar="FILE",
         ),
     ] = None,

@@ -13,7 +13,7 @@ from typing import Any, get_type_hints
 import typer.main
 from typer.core import TyperCommand, TyperGroup
 
-from flowgauge.domain.errors import SettingsError
+from flowgauge.domain.errors import SettingsError, install
 
 
 def lazy_group(
@@ -39,7 +39,7 @@ def lazy_group(
                     library = str(error.name).partition(".")[0]
                     raise SettingsError(
                         f"`{ctx.command_path} {name}` needs {library}, which is not installed.",
-                        "Install the extras: pip install 'flowgauge[stream,search,archive]'.",
+                        install("stream", "console", "notify", "archive", "search"),
                     ) from error
                 loaded = typer.Typer(rich_markup_mode="rich")
                 if isinstance(found, typer.Typer):

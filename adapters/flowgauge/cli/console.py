@@ -118,10 +118,23 @@ def serve(
             proxy_headers=False,
             timeout_graceful_shutdown=3,
         )
+        _load(configured)
         listening = _listening(host, port)
         say(f"The console of {store} is at {scheme}://{host}:{port}/ until Ctrl-C.")
         with suppress(KeyboardInterrupt):
             uvicorn.Server(configured).run([listening])
+
+
+def _load(configured: uvicorn.Config) -> None:
+    """Raises `UserError` for a certificate and key that cannot be used."""
+    try:
+        configured.load()
+    except OSError as error:
+        raise UserError(
+            f"The certificate {configured.ssl_certfile} and its key {configured.ssl_keyfile} cannot be used:"
+            f" {error.strerror or error}.",
+            "Give PEM files that belong together and that the console may read.",
+        ) from error
 
 
 def _listening(host: str, port: int) -> socket.socket:

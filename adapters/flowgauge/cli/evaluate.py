@@ -40,9 +40,7 @@ def evaluate(
     fitting: FitOptions = DEFAULT_FIT,
     masks: options.Masks = None,
     init: options.MetaInit = None,
-    splits: Annotated[
-        Path | None, typer.Option(help="JSON: which images train and which test, by seed and noise.", metavar="FILE")
-    ] = None,
+    splits: options.Splits = None,
     noise: Annotated[float | None, typer.Option(help="Share of defects in training, for --splits.")] = None,
     seed: Seeds = "0",
     groups: options.Groups = None,

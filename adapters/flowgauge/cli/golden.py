@@ -91,9 +91,13 @@ def add(
         --class scratch --store ./plant
     """
     with open_store(store) as plant:
-        files, lost = add_folder(plant, line_name(line), folder, label, kind, person(), warn)
-    say(f"{files - lost} images were added to the golden set of line {line} as {label.value}.")
-    raise typer.Exit(Exit.MISTAKE if lost else Exit.FINE)
+        added = add_folder(plant, line_name(line), folder, label, kind, person(), warn)
+    say(f"{added.new} images were added to the golden set of line {line} as {label.value}.")
+    if added.relabelled:
+        say(f"{added.relabelled} were there under another label or class, and have this one now.")
+    if added.present:
+        say(f"{added.present} were there already.")
+    raise typer.Exit(Exit.MISTAKE if added.unreadable else Exit.FINE)
 
 
 @golden.command("list")

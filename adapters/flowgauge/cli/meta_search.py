@@ -15,7 +15,7 @@ from flowgauge.cli.model import Model, torch_device
 from flowgauge.cli.output import say, show
 from flowgauge.cli.progress import bars
 from flowgauge.cli.results import check_writable, items_left_in, write_results
-from flowgauge.domain.errors import UserError
+from flowgauge.domain.errors import UserError, install
 from flowgauge.domain.messages import FrozenModel
 from flowgauge.domain.progress import Progress, reported, silent
 from flowgauge.meta.search import DEFAULTS, Choice, SearchSettings, SearchSetup, validation_line
@@ -54,7 +54,7 @@ def meta_search(
     procedural materials and adapts by it to lines of three others, with 0, 20
     and 50 % of unlabelled defects. It is rated by its worst image
     AUROC where that is worst. Optuna's Gaussian process proposes the next one
-    (pip install 'flowgauge[search]'); one takes a minute or two.
+    (extra search); one takes a minute or two.
 
     \b
     flowgauge meta-search --out search.json --plot search.svg
@@ -154,9 +154,7 @@ def require_optuna() -> Any:
     try:
         import optuna
     except ImportError as error:
-        raise UserError(
-            "The search needs Optuna, which is not installed.", "Run: pip install 'flowgauge[search]'"
-        ) from error
+        raise UserError("The search needs Optuna, which is not installed.", install("search")) from error
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     return optuna
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import typer
 from pydantic import BaseModel
 
 from flowgauge.cli import options
@@ -22,7 +21,7 @@ from flowgauge.meta.initialization import default_start, read, shipped
 from flowgauge.models.backbones import LITE0, PIXELS_SPEC, BackboneSpec
 from flowgauge.models.headflow.detector import HeadFlow, ensemble_options
 from flowgauge.models.prediction import Predictor
-from flowgauge.models.registry import DEFAULT, DETECTORS, FROM_PIXELS
+from flowgauge.models.registry import DEFAULT, DETECTORS, FROM_PIXELS, known
 from flowgauge.registry.gauges import Compile, Load
 from flowgauge.training.fit import FitSettings, Initialization, Start, at_random, embedder_for
 from flowgauge.training.gauge import Gauge
@@ -95,9 +94,6 @@ class Model(FitOptions):
 
     def _config(self) -> dict[str, Any]:
         detector, given = self.detector, self.changes or ()
-        if "help" in given and detector in DETECTORS:
-            show((f"options of {detector}", "default", ""), _described(DETECTORS[detector][1]()))
-            raise typer.Exit
         changes = changed(given)
         if changes and detector in DETECTORS:
             _require_known(changes, DETECTORS[detector][1], detector)
@@ -190,6 +186,11 @@ def _require_known(changes: Mapping[str, Any], schema: type[BaseModel], of: str)
         inner = schema.model_fields[name].annotation
         if isinstance(value, dict) and isinstance(inner, type) and issubclass(inner, BaseModel):
             _require_known(value, inner, f"{name} of {of}")
+
+
+def show_options_of(detector: str) -> None:
+    """Print the options of a detector. Raises `SettingsError` where there is none of that name."""
+    show((f"options of {detector}", "default", ""), _described(known(detector)[1]()))
 
 
 def _described(options: BaseModel, prefix: str = "") -> Iterator[tuple[str, object, str]]:

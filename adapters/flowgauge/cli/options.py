@@ -2,7 +2,7 @@
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -22,6 +22,21 @@ class Bits(StrEnum):
     TWELVE = "12"
     FOURTEEN = "14"
     SIXTEEN = "16"
+
+
+def _show_detector_options(context: typer.Context, parameter: typer.CallbackParam, value: Any) -> Any:
+    """Of `--detector` and `--set`, which are read before all others: whichever comes second answers `--set help`, so
+    that it needs none of those that the command requires.
+    """
+    given = context.params | {str(parameter.name): value}
+    if {"detector", "changes"} <= given.keys() and "help" in (given["changes"] or ()):
+        # torch and every detector, which most commands that have options of this module do without
+        from flowgauge.cli.model import show_options_of
+        from flowgauge.models.registry import DEFAULT
+
+        show_options_of(given["detector"] or DEFAULT)
+        raise typer.Exit
+    return value
 
 
 Store = Annotated[
@@ -63,7 +78,11 @@ Batch = Annotated[int, typer.Option(min=1, help="Images that are scored together
 
 Detector = Annotated[
     str | None,
-    typer.Option(help="featureflow (default), headflow, csflow, rad, glass, lamp or multidirectional."),
+    typer.Option(
+        help="featureflow (default), headflow, csflow, rad, glass, lamp or multidirectional.",
+        is_eager=True,
+        callback=_show_detector_options,
+    ),
 ]
 Changes = Annotated[
     list[str] | None,
@@ -73,6 +92,8 @@ Changes = Annotated[
         " may be repeated. `help` lists them.",
         metavar="NAME=VALUE",
         show_default=False,
+        is_eager=True,
+        callback=_show_detector_options,
     ),
 ]
 Refine = Annotated[
@@ -177,10 +198,21 @@ Masks = Annotated[
         metavar="DIR",
     ),
 ]
+_FORM = 'The page "Your own images" has its form.'
 Phases = Annotated[
-    Path | None, typer.Option(help="JSON: which images fit, train and test, phase by phase.", metavar="FILE")
+    Path | None, typer.Option(help=f"JSON: which images fit, train and test, phase by phase. {_FORM}", metavar="FILE")
 ]
+SplitsFile = typer.Option(
+    help=f"JSON: which images train and which test, by seed and share of defects in training. {_FORM}",
+    metavar="FILE",
+    show_default=False,
+)
+Splits = Annotated[Path | None, SplitsFile]
 Groups = Annotated[
     Path | None,
-    typer.Option(help="JSON: each image's path -> the part it shows. Parts stay whole in folds.", metavar="FILE"),
+    typer.Option(
+        help='JSON: {"IMAGE": "PART", ...} names the part that each image shows, by the path in the data set. Parts'
+        " stay whole in folds.",
+        metavar="FILE",
+    ),
 ]

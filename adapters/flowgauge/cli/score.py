@@ -15,6 +15,7 @@ from flowgauge.cli.output import emit, show, warn
 from flowgauge.cli.progress import bars
 from flowgauge.domain.choices import Engine
 from flowgauge.domain.errors import UnreadableImage, UserError
+from flowgauge.domain.image_files import image_bytes
 from flowgauge.domain.progress import Progress
 from flowgauge.evaluation.datasets import cut_out, outline_of
 from flowgauge.models.prediction import Predictor
@@ -111,7 +112,7 @@ def _predict(gauge: Predictor, paths: Sequence[Path], masks: Path | None, report
 def _read(path: Path, gauge: Predictor, masks: Path | None) -> Picture | str:
     """As `gauge` sees it, or why it cannot be read."""
     try:
-        data = path.read_bytes()
+        data = image_bytes(path)
         # masks have the size of the whole image
         picture = gauge.manifest.preprocessing.decode(data) if masks is None else decode(data)
     except UnreadableImage as error:

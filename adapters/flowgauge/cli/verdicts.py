@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time
 from decimal import Decimal
+from io import StringIO
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,13 +17,13 @@ import typer
 from flowgauge.app.bootstrap import open_existing
 from flowgauge.cli import options
 from flowgauge.cli.commands import unbundled
-from flowgauge.cli.output import beside, emit, listing, say, show, warn
+from flowgauge.cli.output import beside, emit, listing, say, show, shown, warn
 from flowgauge.cli.progress import bars
 from flowgauge.cli.results import check_writable
 from flowgauge.domain.errors import UserError
 from flowgauge.domain.messages import Decision
 from flowgauge.services import archive_files, verdict_export
-from flowgauge.services.verdict_export import Format
+from flowgauge.services.verdict_export import Format, of_csv
 from flowgauge.services.verdict_queries import MEMORY, Chosen, VerdictQueries, named_queries
 
 verdicts = typer.Typer(no_args_is_help=True)
@@ -104,8 +105,7 @@ def query(
     if json:
         emit([dict(zip(names, map(_plain, row), strict=True)) for row in rows])
     elif csv:
-        writer = csv_files.writer(sys.stdout, lineterminator="\n")
-        writer.writerows([names, *([_text(value) for value in row] for row in rows)])
+        sys.stdout.writelines(map(_line_of_csv, [names, *rows]))
     else:
         show(names, ([f"{v:%F %T}" if isinstance(v, datetime) else _text(v) for v in row] for row in rows))
     if more:
@@ -222,7 +222,22 @@ def _plain(value: object) -> Any:
     return str(value)
 
 
+def _line_of_csv(row: Sequence[object]) -> str:
+    line = StringIO()
+    # with an end of its own, for Python before 3.13 quotes a carriage return only where that has one
+    csv_files.writer(line, lineterminator="\r\n").writerow(map(_cell, row))
+    return line.getvalue().removesuffix("\r\n") + "\n"
+
+
+def _cell(value: object) -> object:
+    """As CSV has it. A file has control characters as they are; to a terminal, which they steer, they are spelled."""
+    text = _text(value)
+    if not isinstance(text, str):
+        return text
+    return shown(of_csv(text)) if sys.stdout.isatty() else of_csv(text)
+
+
 def _text(value: object) -> object:
-    """As CSV has it: what is no single value as JSON."""
+    """What is no single value as JSON."""
     plain = _plain(value)
     return json_text.dumps(plain, ensure_ascii=False) if isinstance(plain, list | dict) else plain

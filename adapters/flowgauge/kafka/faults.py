@@ -11,6 +11,7 @@ from flowgauge.domain.errors import (
     FlowgaugeError,
     SettingsError,
     Unavailable,
+    install,
 )
 from flowgauge.kafka.auth_probe import ensure_admitted
 from flowgauge.kafka.settings import KafkaSettings
@@ -84,5 +85,5 @@ def ensure_codecs() -> None:
 def _missing_codecs(what: str) -> SettingsError:
     return SettingsError(
         f"Images, or other records of a topic, may be compressed, and what unpacks them is missing: {what}.",
-        "Install the extra again: pip install 'flowgauge[stream]'.",
+        install("stream"),
     )

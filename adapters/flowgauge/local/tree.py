@@ -120,13 +120,13 @@ class Tree:
             facts = self._stat(path)
             if facts is not None and stat.S_ISDIR(facts.st_mode):
                 yield from self._all([path], _Walk(whole=False))
-            elif facts is not None and _is_image(path, facts):
+            elif facts is not None and self._is_image(path, facts):
                 yield path, Signature.of(facts)
 
     def signature(self, path: str) -> Signature | None:
         """The file's present one; None where there is no image file, or it cannot be read."""
         facts = self._stat(path)
-        return Signature.of(facts) if facts is not None and _is_image(path, facts) else None
+        return Signature.of(facts) if facts is not None and self._is_image(path, facts) else None
 
     def _all(self, folders: list[str], walk: _Walk) -> Iterator[tuple[str, Signature]]:
         """Links last, so that what can be reached in two ways has the name that does not depend on a link."""
@@ -144,7 +144,7 @@ class Tree:
                     yield from self._below(link, walk)
         for link in sorted(walk.file_links):
             facts = self._stat(link)
-            if facts is None or not _is_image(link, facts):
+            if facts is None or not self._is_image(link, facts):
                 continue
             number = (facts.st_dev, facts.st_ino)
             if number not in walk.file_numbers:
@@ -164,7 +164,7 @@ class Tree:
                     self._link(entry.path, walk)
                 elif named_as_image(entry.name) and not walk.known(entry.path):
                     facts = self._stat(entry.path)
-                    if facts is not None and stat.S_ISREG(facts.st_mode):
+                    if facts is not None and self._is_image(entry.path, facts):
                         walk.file_numbers.add((facts.st_dev, facts.st_ino))
                         yield entry.path, Signature.of(facts)
                 else:
@@ -209,6 +209,13 @@ class Tree:
             walk.folder_links.append(path)
         elif facts is not None and named_as_image(path):
             walk.file_links.append(path)
+
+    def _is_image(self, path: str, facts: os.stat_result) -> bool:
+        """A pipe or a device by that name, which is said, would hold its reader up for ever."""
+        if named_as_image(path) and not stat.S_ISREG(facts.st_mode):
+            self._notices.about(f"{path} kind", f"{path} is no regular file, and is passed over.")
+            return False
+        return named_as_image(path)
 
     def _stat(self, path: str) -> os.stat_result | None:
         try:
@@ -261,11 +268,6 @@ class FolderWatch:
         if self._notify is not None:
             self._notify.close()
             self._notify = None
-
-
-def _is_image(path: str, facts: os.stat_result) -> bool:
-    """A pipe or a device by that name would hold its reader up for ever."""
-    return named_as_image(path) and stat.S_ISREG(facts.st_mode)
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

@@ -1,6 +1,12 @@
 """Every error that Flowgauge raises on purpose."""
 
 
+def install(*extras: str) -> str:
+    """The remedy where the library of an extra is missing: no release is on PyPI, so from the sources."""
+    what = "the extra" if len(extras) == 1 else "the extras"
+    return f"Install {what}, in the folder of Flowgauge's sources: pip install '.[{','.join(extras)}]'."
+
+
 class FlowgaugeError(Exception):
     """`cause` says what happened, `remedy` what to do about it; `str()` gives both as sentences."""
 

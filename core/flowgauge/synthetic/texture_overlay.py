@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from flowgauge.domain.errors import SettingsError
-from flowgauge.domain.image_files import named_as_image
+from flowgauge.domain.image_files import image_bytes, named_as_image
 from flowgauge.synthetic.anomalies import SyntheticAnomaly
 from flowgauge.synthetic.noise import smooth_noise
 from flowgauge.synthetic.procedural import MATERIALS, ProceduralLine
@@ -41,7 +41,7 @@ def textures_of(folder: Path | str | None, size: int) -> tuple[Texture, ...]:
     files = sorted(path for path in Path(folder).glob("*") if named_as_image(path.name))
     if not files:
         raise SettingsError(f"{folder} holds no textures.", "Give a folder of images.")
-    pictures = (Image.fromarray(decode(path.read_bytes()).pixels) for path in files)
+    pictures = (Image.fromarray(decode(image_bytes(path)).pixels) for path in files)
     return tuple(np.asarray(picture.resize((size, size), Image.Resampling.BILINEAR)) for picture in pictures)
 
 

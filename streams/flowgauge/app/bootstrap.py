@@ -5,7 +5,7 @@ the processors and their libraries.
 from contextlib import suppress
 from pathlib import Path
 
-from flowgauge.domain.errors import SettingsError
+from flowgauge.domain.errors import SettingsError, install
 from flowgauge.domain.ports import Clock
 from flowgauge.local import SystemClock
 from flowgauge.local.file_system import refuse_network
@@ -32,7 +32,7 @@ def open_store(uri: str, clock: Clock | None = None, partitions: int = 1) -> Sto
         except ModuleNotFoundError as error:
             raise SettingsError(
                 f"A store at s3:// needs {error.name}, which is not installed.",
-                "Install the extra: pip install 'flowgauge[stream]'.",
+                install("stream"),
             ) from error
         return open_cluster(uri, clock)
     root = directory(uri)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from flowgauge.domain.errors import SettingsError
+from flowgauge.domain.errors import SettingsError, install
 from flowgauge.domain.ports import Messenger
 from flowgauge.domain.routes import Routes
 from flowgauge.processors.delivery import Delivery
@@ -22,7 +22,7 @@ def open_messenger() -> Messenger:
     except ModuleNotFoundError as error:
         raise SettingsError(
             f"Sending alerts to people needs {error.name}, which is not installed.",
-            "Install the extra: pip install 'flowgauge[notify]'.",
+            install("notify"),
         ) from error
     return AppriseMessenger()
 

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from flowgauge.domain.errors import UnreadableImage, UserError
 from flowgauge.domain.golden import Label
+from flowgauge.domain.image_files import image_bytes
 from flowgauge.domain.messages import VERDICTS, Verdict
 from flowgauge.domain.object_keys import path_text, verdicts_folder
 from flowgauge.domain.ports import Log, Objects
@@ -34,6 +35,18 @@ class LabelledVerdict:
     verdict: Verdict
     golden: Golden
     golden_set: list[Golden]
+
+
+@dataclass
+class AddedImages:
+    """Of a folder: images that are new, that had another label or class, that were there as they are, and that cannot
+    be read.
+    """
+
+    new: int = 0
+    relabelled: int = 0
+    present: int = 0
+    unreadable: int = 0
 
 
 def label_verdict(store: Store, verdict: Verdict, label: Label, kind: str, by: str) -> LabelledVerdict:
@@ -88,25 +101,33 @@ def image_of(objects: Objects, verdict: Verdict) -> bytes:
 
 def add_folder(
     store: Store, line: str, folder: Path, label: Label, kind: str, by: str, tell: Callable[[str], None]
-) -> tuple[int, int]:
-    """Add the visible files of `folder`; how many there were, and how many of them cannot be read, which is told.
+) -> AddedImages:
+    """Add the visible files of `folder`; of those that cannot be read it is told.
 
     Raises `UserError` where there are none.
     """
     _require_kind_of_defect(label, kind)
-    files = sorted(path for path in folder.glob("*") if path.is_file() and not path.name.startswith("."))
+    files = sorted(path for path in folder.glob("*") if not path.is_dir() and not path.name.startswith("."))
     if not files:
         raise UserError(f"There are no images in {folder}.", "Give a folder that holds labelled images.")
-    lost, after = 0, {"label": label.value, "class": kind}
+    added, after = AddedImages(), {"label": label.value, "class": kind}
+    before = {golden.key: golden.name for golden in golden_set(store.objects, line)}
     with recorded(store, by, "golden add", line, folder.name, None, after) as found:
         for path in files:
             try:
-                add_golden(store.objects, line, label, path_text(PurePath(path.name)), path.read_bytes(), kind)
+                golden = add_golden(store.objects, line, label, path_text(PurePath(path.name)), image_bytes(path), kind)
             except (UnreadableImage, OSError) as error:
-                lost += 1
+                added.unreadable += 1
                 tell(f"{path.name} is left out. {error}")
-        found["after"] = after | {"images": len(files) - lost}
-    return len(files), lost
+                continue
+            if golden.key not in before:
+                added.new += 1
+            elif golden.name != before[golden.key]:
+                added.relabelled += 1
+            else:
+                added.present += 1
+        found["after"] = after | {"images": added.new + added.relabelled}
+    return added
 
 
 def _require_kind_of_defect(label: Label, kind: str) -> None:

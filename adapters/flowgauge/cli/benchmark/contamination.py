@@ -15,7 +15,7 @@ from flowgauge.cli.features import BenchmarkData, Cache
 from flowgauge.cli.model import DEFAULT_FEATURES, SHIPPED, FeatureOptions, fitting_start, torch_device
 from flowgauge.cli.progress import bars
 from flowgauge.cli.results import OutAfterFits, check_writable, conclude, items_left_in, write_results
-from flowgauge.domain.errors import UserError
+from flowgauge.domain.errors import UserError, install
 from flowgauge.domain.progress import reported
 from flowgauge.evaluation.ablations import Ablation
 from flowgauge.evaluation.contamination import (
@@ -35,14 +35,7 @@ from flowgauge.reports.plots import curves_svg
 
 def contamination(
     dataset: options.DatasetArgument,
-    splits: Annotated[
-        Path | None,
-        typer.Option(
-            help="JSON: which images train and test, by seed and noise.",
-            metavar="FILE",
-            show_default=False,
-        ),
-    ] = None,
+    splits: options.Splits = None,
     variant: Annotated[
         list[str] | None,
         typer.Option(
@@ -174,7 +167,7 @@ class Contamination:
         except ModuleNotFoundError as error:
             raise UserError(
                 f"{wanted[0]} needs {error.name}, which is not installed.",
-                "Install the extra: pip install 'flowgauge[baselines]'.",
+                install("baselines"),
             ) from error
         return {variant: FOUND[variant] for variant in wanted}
 

@@ -24,7 +24,7 @@ from flowgauge.cli.evaluate import Limit, Seeds, Task, numbers_in
 from flowgauge.cli.model import DEFAULT_FEATURES, FeatureOptions, Model
 from flowgauge.cli.progress import bars
 from flowgauge.cli.results import OutAfterFits, check_writable, conclude, items_left_in, write_results
-from flowgauge.domain.errors import Unavailable, UserError
+from flowgauge.domain.errors import Unavailable, UserError, install
 from flowgauge.domain.image_limits import ImageLimits, current_limits, set_limits
 from flowgauge.domain.progress import Progress, reported
 from flowgauge.evaluation.comparison import Contender, Shown, miss_shares, promised_rates, standings
@@ -59,9 +59,7 @@ def detectors(
             show_default=False,
         ),
     ] = None,
-    splits: Annotated[
-        Path | None, typer.Option(help="JSON: which images train and which test, by seed.", metavar="FILE")
-    ] = None,
+    splits: options.Splits = None,
     seeds: Seeds = "0",
     features: FeatureOptions = DEFAULT_FEATURES,
     masks: options.Masks = None,
@@ -112,7 +110,7 @@ def entrants_of(names: Sequence[str]) -> list[str]:
                 f"{name} learns from labels, which this has not.", "Run flowgauge benchmark leave-one-class-out."
             )
         if name in BASELINES and name not in offered:
-            raise UserError(f"{name} is anomalib's.", "Install the extra: pip install 'flowgauge[baselines]'.")
+            raise UserError(f"{name} is anomalib's.", install("baselines"))
         if name not in offered:
             raise UserError(f"There is no detector {name!r}.", f"Choose from {', '.join(offered)}.")
     return list(dict.fromkeys(names)) or offered

@@ -21,7 +21,7 @@ from flowgauge.evaluation.leave_one_class_out import Gain, LeftOutClass, LeftOut
 
 def leave_one_class_out(
     dataset: options.DatasetArgument,
-    splits: Annotated[Path, typer.Option(help="JSON: which images train and test, by seed.", metavar="FILE")],
+    splits: Annotated[Path, options.SplitsFile],
     labels: Annotated[int, typer.Option(min=1, help="Labelled defects of the other classes.")] = 10,
     seeds: Seeds = "0,1,2",
     features: FeatureOptions = DEFAULT_FEATURES,

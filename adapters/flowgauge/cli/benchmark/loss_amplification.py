@@ -34,9 +34,7 @@ def loss_amplification(
     dataset: Annotated[
         Path | None, typer.Argument(help="Large images too: a data set in the MVTec AD layout.", show_default=False)
     ] = None,
-    splits: Annotated[
-        Path | None, typer.Option(help="JSON: which of them train and test, by seed.", metavar="FILE")
-    ] = None,
+    splits: options.Splits = None,
     steps: Annotated[int, typer.Option(min=1, help="Of the optimiser in each fit to digits.")] = 150,
     seeds: Seeds = "0,1,2",
     size: options.Size = None,

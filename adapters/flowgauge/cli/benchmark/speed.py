@@ -19,7 +19,7 @@ from flowgauge.cli.output import say, show, write_whole
 from flowgauge.cli.progress import bars
 from flowgauge.cli.results import check_writable
 from flowgauge.domain.choices import Engine
-from flowgauge.domain.errors import UserError
+from flowgauge.domain.errors import UserError, install
 from flowgauge.domain.progress import Progress, reported
 from flowgauge.engines.choice import chosen, compiled
 from flowgauge.evaluation.speed import MATERIAL, Forward, SpeedBenchmark, forward_of
@@ -173,7 +173,7 @@ def line_counts(text: str | None) -> tuple[int, ...]:
 def require_baselines(names: Sequence[Baseline]) -> tuple[Baseline, ...]:
     """Each once. Raises `UserError` where anomalib is not installed."""
     if names and find_spec("anomalib") is None:
-        raise UserError(f"{names[0]} is anomalib's.", "Install the extra: pip install 'flowgauge[baselines]'.")
+        raise UserError(f"{names[0]} is anomalib's.", install("baselines"))
     return tuple(dict.fromkeys(names))
 
 

@@ -59,7 +59,8 @@ def suite(
         list[str] | None,
         Option(
             "--set",
-            help="An option of one detector's own: glass.steps=80, say; may be repeated.",
+            help="An option of one detector's own: glass.steps=80, say; may be repeated."
+            " `flowgauge fit --detector glass --set help` lists them.",
             metavar="DETECTOR.NAME=VALUE",
             show_default=False,
         ),

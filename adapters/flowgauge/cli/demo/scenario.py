@@ -1,5 +1,6 @@
 """The demonstration's script: which images a line shows, in which order, under which condition; drawn or recorded."""
 
+from codecs import BOM_UTF8
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -10,6 +11,7 @@ from pydantic import AliasChoices, Field, ValidationError
 
 from flowgauge.domain.errors import DatasetError
 from flowgauge.domain.messages import FrozenModel
+from flowgauge.evaluation.datasets import posix
 from flowgauge.reports.story import Phase, Truth
 from flowgauge.synthetic.procedural.defects import DEFECTS
 from flowgauge.synthetic.procedural.light import Condition
@@ -190,7 +192,7 @@ def recorded_script(data: Path, phases: Path, seed: int, groups: Mapping[str, st
 
 def _recorded_line(path: Path) -> RecordedLine:
     try:
-        return RecordedLine.model_validate_json(path.read_bytes())
+        return RecordedLine.model_validate_json(path.read_bytes().removeprefix(BOM_UTF8))
     except OSError as error:
         raise DatasetError(f"{path} cannot be read: {error.strerror}.", "Check the path given to --phases.") from error
     except ValidationError as error:
@@ -203,6 +205,8 @@ def _recorded_line(path: Path) -> RecordedLine:
 
 
 def _recorded(data: Path, groups: Mapping[str, str], name: str, truth: Truth, use_for_training: bool) -> Frame:
+    if not (data / name).is_file():
+        name = posix(name)
     path = data / name
     if not path.is_file():
         raise DatasetError(f"There is no image {path}.", "Check that --data and --phases belong together.")
