@@ -34,10 +34,12 @@ class Store:
             part.close()
 
 
-def records_from(log: Log, topic: str, partition: int, offset: int = 0) -> Iterator[Record]:
-    """The records of a partition from `offset` to its end, page by page. For topics whose records are small."""
-    while page := log.read(topic, partition, offset, _PAGE):
-        yield from page
+def records_from(log: Log, topic: str, partition: int, offset: int = 0, end: int | None = None) -> Iterator[Record]:
+    """The records of a partition from `offset` to before `end`, by default all that there are, page by page. For topics
+    whose records are small.
+    """
+    while (end is None or offset < end) and (page := log.read(topic, partition, offset, _PAGE)):
+        yield from (record for record in page if end is None or record.offset < end)
         offset = page[-1].offset + 1
 
 
