@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from flowgauge.domain.dead_letters import OFFSET, REPLAYED_FROM, dead_letter, dead_lettered, origin_of
+from flowgauge.domain.dead_letters import OFFSET, REPLAYED_FROM, TOPIC, dead_letter, dead_lettered, origin_of
 from flowgauge.domain.messages import DEAD_LETTERS, IMAGES, VERDICTS
 from flowgauge.domain.ports import Outgoing, Record
 from flowgauge.processors.scoring import Scoring
@@ -118,10 +118,12 @@ def test_letter_are_chosen_by_line_and_image(store: Store, wanted: DeadLetters, 
 def test_what_never_was_an_image_or_was_not_kept_is_not_sent(store: Store) -> None:
     [at] = [Record(VERDICTS, 0, 7, LINE, b"no verdict", {}, store.clock.now())]
     too_large = dead_letter(LINE, b"", event("huge").headers(), "The file has 300,000,000 bytes.")
-    store.log.append([dead_lettered(at, "This is no verdict."), too_large])
-    assert replay(store, dead_letters(store.log, ALL), "mara") == Counts(lost=2)
+    foreign = Outgoing(DEAD_LETTERS, LINE, b"of nobody", {TOPIC: IMAGES})
+    store.log.append([dead_lettered(at, "This is no verdict."), too_large, foreign])
+    assert replay(store, dead_letters(store.log, ALL), "mara") == Counts(lost=3)
     assert images(store) == []
     assert sorted(str(origin_of(letter)) for letter in kept(store)) == [
+        "None",
         "None",
         "Origin(topic='verdicts', partition=0, offset=7)",
     ]

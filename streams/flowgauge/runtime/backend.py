@@ -35,10 +35,14 @@ class Store:
 
 
 def records_from(log: Log, topic: str, partition: int, offset: int = 0, end: int | None = None) -> Iterator[Record]:
-    """The records of a partition from `offset` to before `end`, by default all that there are, page by page. For topics
-    whose records are small.
+    """The records of a partition from `offset` to before `end`, by default all that there are, page by page. Without
+    an `end`, for topics whose records are small.
     """
-    while (end is None or offset < end) and (page := log.read(topic, partition, offset, _PAGE)):
+    while end is None or offset < end:
+        page = log.read(topic, partition, offset, _PAGE if end is None else min(_PAGE, end - offset))
+        if not page:
+            return
+        # where records have expired, or compaction left gaps, a read goes beyond `end`
         yield from (record for record in page if end is None or record.offset < end)
         offset = page[-1].offset + 1
 
