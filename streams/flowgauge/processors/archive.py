@@ -5,13 +5,14 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from datetime import date, datetime, timedelta
 from io import BytesIO
-from typing import Any, get_args, get_origin
+from typing import Any, BinaryIO, get_args, get_origin
 from uuid import UUID
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import AwareDatetime, BaseModel
 
+from flowgauge.domain.errors import ArchiveDamaged
 from flowgauge.domain.messages import Verdict
 from flowgauge.domain.object_keys import verdicts_folder, verdicts_object
 from flowgauge.domain.ports import Objects, Outgoing, Record
@@ -141,12 +142,26 @@ class Archive(VerdictReader):
 
 
 def archived(objects: Objects, line: str | None = None, day: date | None = None) -> Iterator[Verdict]:
-    """Verdicts of the archive (of `line`, of events on `day`), by date, partition and offset."""
+    """Verdicts of the archive (of `line`, of events on `day`), by date, partition and offset. Raises `ArchiveDamaged`
+    at the first file that is.
+    """
     prefix = "verdicts/" if day is None else verdicts_folder(day)
     of_line = None if line is None else [("line", "==", line)]
     for name in filter(_day_of, objects.names(prefix)):
-        table = pq.read_table(BytesIO(objects.get(name)), partitioning=None, filters=of_line)
+        table = read_file(name, BytesIO(objects.get(name)), filters=of_line)
         yield from map(Verdict.model_validate, table.to_pylist())
+
+
+def read_file(name: str, data: BinaryIO, **wanted: Any) -> pa.Table:
+    """What is `wanted` of the file `name`. Raises `ArchiveDamaged`."""
+    try:
+        return pq.read_table(data, partitioning=None, **wanted)
+    except (pa.ArrowException, OSError) as error:
+        raise ArchiveDamaged(
+            f"{name} is damaged: {str(error).splitlines()[0].rstrip('.')}.",
+            "Restore it from a copy of the store. One under compacted/ may be deleted, for `flowgauge verdicts compact`"
+            " makes it anew.",
+        ) from error
 
 
 def archived_days(objects: Objects) -> list[date]:

@@ -10,7 +10,6 @@ from pathlib import Path, PurePath
 from typing import Any
 from uuid import UUID
 
-import pyarrow.parquet as pq
 from pydantic import ValidationError
 
 from flowgauge.domain.errors import UnreadableImage, UserError
@@ -18,7 +17,7 @@ from flowgauge.domain.golden import Label
 from flowgauge.domain.messages import VERDICTS, Verdict
 from flowgauge.domain.object_keys import path_text, verdicts_folder
 from flowgauge.domain.ports import Log, Objects
-from flowgauge.processors.archive import archived_days
+from flowgauge.processors.archive import archived_days, read_file
 from flowgauge.registry.golden_sets import Golden, GoldenIndex, add_golden, golden_set, remove_golden
 from flowgauge.runtime.backend import Store, newest_first
 from flowgauge.services.changes import recorded
@@ -149,7 +148,5 @@ def _in_archive(objects: Objects, verdict_id: UUID, progress: Progress, days: Se
     for done, day in enumerate(days):
         progress("searching the archive", done, len(days))
         for name in objects.names(verdicts_folder(day)):
-            rows = pq.read_table(
-                BytesIO(objects.get(name)), partitioning=None, filters=[("verdict_id", "=", str(verdict_id))]
-            )
+            rows = read_file(name, BytesIO(objects.get(name)), filters=[("verdict_id", "=", str(verdict_id))])
             yield from map(Verdict.model_validate, rows.to_pylist())

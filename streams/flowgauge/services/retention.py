@@ -6,7 +6,7 @@ from contextlib import nullcontext
 from datetime import date, datetime, timedelta
 from typing import Protocol
 
-from flowgauge.domain.errors import SettingsError
+from flowgauge.domain.errors import ArchiveDamaged, SettingsError
 from flowgauge.domain.lines import LineSettings
 from flowgauge.domain.messages import Decision, Verdict
 from flowgauge.domain.object_keys import images_folder
@@ -67,7 +67,12 @@ class PassRetention:
         for day in archived_days(objects):
             if day >= limit or not (day > again or day in waiting):
                 continue
-            if self._delete_passes(line, day):
+            try:
+                whole = self._delete_passes(line, day)
+            except ArchiveDamaged as error:
+                log.warning("%s Images of %s stay that were captured on %s.", error, line, day)
+                whole = False
+            if whole:
                 waiting.discard(day)
             else:
                 waiting.add(day)
