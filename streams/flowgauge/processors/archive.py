@@ -1,5 +1,6 @@
 """The archive: verdicts as Parquet files in the object store, one per date of their events and stretch of offsets."""
 
+import logging
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -23,6 +24,8 @@ from flowgauge.runtime.fencing import Counted, VerdictReader
 _FLUSH_INTERVAL = timedelta(seconds=30)
 # years below 1000 had fewer digits once
 _FILE = re.compile(r"verdicts/date=(\d{1,4})-(\d\d)-(\d\d)/\d+-\d+\.parquet")
+
+log = logging.getLogger(__name__)
 
 _COLUMNS = {
     str: pa.string(),
@@ -65,7 +68,8 @@ Stretch = dict[int, Verdict]
 
 class Archive(VerdictReader):
     """Holds the verdicts of the stretch of `rows` offsets that is being filled, and commits only its start: a restart
-    reads the stretch again and rewrites the same files with at least what they held."""
+    reads the stretch again and rewrites the same files with at least what they held. What the topic has let go of
+    meanwhile, or held before it was made anew, stays as it is in the file."""
 
     name = "archive"
 
@@ -75,6 +79,8 @@ class Archive(VerdictReader):
         self._clock = store.clock
         self._rows = rows
         self._open: dict[int, dict[int, Stretch]] = defaultdict(dict)
+        # by partition and first offset of a stretch, for each date: what its file held that is not read again
+        self._kept: dict[tuple[int, int], dict[date, pa.Table]] = defaultdict(dict)
         self._unwritten: set[int] = set()
         self._there: dict[int, int] = {}
         self._read: dict[int, int] = {}
@@ -104,6 +110,7 @@ class Archive(VerdictReader):
                 self._put(partition, first, stretches[first])
             for first in full:
                 del stretches[first]
+                self._kept.pop((partition, first), None)
         return []
 
     def committable_offset(self, topic: str, partition: int, read: int) -> int:
@@ -136,9 +143,32 @@ class Archive(VerdictReader):
             ids = {name: str(value) for name, value in row.items() if isinstance(value, UUID)}
             of_day[verdict.event_time.date()].append(row | ids)
         for day, rows in of_day.items():
-            buffer = BytesIO()
-            pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), buffer, compression="zstd")
-            self._objects.put(verdicts_object(day, partition, first), buffer.getvalue())
+            name, kept = verdicts_object(day, partition, first), self._kept[partition, first]
+            if day not in kept:
+                kept[day] = self._not_read_again(name, stretch)
+            table, buffer = pa.Table.from_pylist(rows, schema=SCHEMA), BytesIO()
+            table = pa.concat_tables([kept[day], table]) if len(kept[day]) else table
+            pq.write_table(table, buffer, compression="zstd")
+            self._objects.put(name, buffer.getvalue())
+
+    def _not_read_again(self, name: str, stretch: Stretch) -> pa.Table:
+        """What the file holds of verdicts before the first one of `stretch`, and of another topic."""
+        try:
+            table = read_file(name, BytesIO(self._objects.get(name)), schema=SCHEMA)
+        except KeyError:
+            return SCHEMA.empty_table()
+        except ArchiveDamaged as error:
+            log.warning("%s It is written anew.", error.cause)
+            return SCHEMA.empty_table()
+        begin = stretch[min(stretch)].source.rank
+        topics = {verdict.source.topic_id for verdict in stretch.values()}
+        # files of before these fields were added have nothing there
+        sources = [
+            (each["generation"] or 0, each["offset"], each["topic_id"] or "") for each in table["source"].to_pylist()
+        ]
+        return table.filter(
+            pa.array([(rank, at) < begin or topic not in topics for rank, at, topic in sources], pa.bool_())
+        )
 
 
 def archived(objects: Objects, line: str | None = None, day: date | None = None) -> Iterator[Verdict]:
