@@ -20,6 +20,7 @@ from flowgauge.domain.messages import (
     ShadowVerdict,
     Stage,
 )
+from flowgauge.domain.object_keys import trial_object, trials_folder
 from flowgauge.domain.ports import Outgoing
 from flowgauge.models.prediction import Prediction, Predictor
 from flowgauge.processors.scoring import Scoring
@@ -489,6 +490,18 @@ def test_a_record_that_a_crash_left_out_is_completed_at_the_next_start(plant: Pl
     plant.run(0)
     assert plant.outcome()[0] is outcome
     assert "did not come to record it" in plant.outcome()[1]
+
+
+def test_a_damaged_record_of_a_trial_ends_no_worker_and_hides_no_other(plant: Plant) -> None:
+    plant.start("better")
+    active = active_snapshot(plant.store.log, LINE)
+    assert active.trial is not None
+    plant.store.log.append([as_record(ended(plant.store, active, active.trial, Outcome.STOPPED))])
+    plant.store.objects.put(trial_object(LINE, active.trial.trial_id), b"{")
+    plant.store.objects.put(trials_folder(LINE) + "notes.txt", b"of a person")
+    plant.restart()
+    plant.run(0)
+    assert plant.outcome()[0] is Outcome.STOPPED
 
 
 def test_the_announcement_that_holds_survives_compaction(plant: Plant) -> None:

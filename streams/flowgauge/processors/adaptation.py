@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from datetime import datetime
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from flowgauge.adaptation.contract import (
     Adapt,
@@ -331,16 +331,24 @@ def anchor_version(manifest: bytes) -> str:
 
 def audit(store: Store, line: str, version: str) -> AdaptationReport | None:
     """The record of an adaptation that was decided; None for any other version."""
-    try:
-        return AdaptationReport.decode(store.objects.get(adaptation_object(line, version)))
-    except KeyError:
-        return None
+    return _recorded(store.objects, adaptation_object(line, version))
 
 
 def audits(store: Store, line: str) -> list[AdaptationReport]:
     """All adaptations of `line` that were decided, in order of time."""
-    names = store.objects.names(f"adaptations/{line}/")
-    return sorted((AdaptationReport.decode(store.objects.get(name)) for name in names), key=lambda report: report.at)
+    found = (_recorded(store.objects, name) for name in store.objects.names(f"adaptations/{line}/"))
+    return sorted((report for report in found if report is not None), key=lambda report: report.at)
+
+
+def _recorded(objects: Objects, name: str) -> AdaptationReport | None:
+    """None for what is not there, and for what is no record: one that is damaged must hide and hold up no other."""
+    try:
+        return AdaptationReport.decode(objects.get(name))
+    except KeyError:
+        return None
+    except ValidationError:
+        log.warning("%s is no record of an adaptation: it is passed over.", name)
+        return None
 
 
 def request_adaptation(store: Store, request: AdaptationRequest) -> None:

@@ -2,16 +2,18 @@
 ended, and how a new gauge of a line is introduced.
 """
 
+import logging
 from collections.abc import Callable
 from typing import Any
 from uuid import NAMESPACE_URL, UUID, uuid5
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from flowgauge.domain.errors import Conflict
 from flowgauge.domain.lines import Policy
 from flowgauge.domain.messages import SHADOW_VERDICTS, Expected, Message, SnapshotAnnouncement, Stage, Trial, TrialRules
 from flowgauge.domain.object_keys import snapshot_prefix, trial_object, trials_folder
+from flowgauge.domain.ports import Objects
 from flowgauge.registry.lines import line_settings
 from flowgauge.registry.snapshots import (
     MANIFEST,
@@ -27,6 +29,9 @@ from flowgauge.trials.tally import Outcome, Tally, TrialReport, merged
 
 # what a trial may pause without being counted from the start again; longer only keeps what nobody asks for any more
 _TTL_SECONDS = 30 * 86_400
+
+
+log = logging.getLogger(__name__)
 
 
 class TrialState(Message):
@@ -145,16 +150,24 @@ def tally_of(store: Store, line: str, trial: Trial) -> Tally:
 
 def trial_report(store: Store, line: str, trial_id: UUID) -> TrialReport | None:
     """The record of a trial that has ended; None for any other."""
-    try:
-        return TrialReport.decode(store.objects.get(trial_object(line, trial_id)))
-    except KeyError:
-        return None
+    return _recorded(store.objects, trial_object(line, trial_id))
 
 
 def trial_reports(store: Store, line: str) -> list[TrialReport]:
     """The trials of `line` that have ended, in order of time."""
-    names = store.objects.names(trials_folder(line))
-    return sorted((TrialReport.decode(store.objects.get(name)) for name in names), key=lambda report: report.at)
+    found = (_recorded(store.objects, name) for name in store.objects.names(trials_folder(line)))
+    return sorted((report for report in found if report is not None), key=lambda report: report.at)
+
+
+def _recorded(objects: Objects, name: str) -> TrialReport | None:
+    """None for what is not there, and for what is no record: one that is damaged must hide and hold up no other."""
+    try:
+        return TrialReport.decode(objects.get(name))
+    except KeyError:
+        return None
+    except ValidationError:
+        log.warning("%s is no record of a trial: it is passed over.", name)
+        return None
 
 
 def introduce(
