@@ -6,11 +6,14 @@ from pydantic import ValidationError
 from flowgauge.domain.errors import InvalidName, SettingsError, UnreadableImage
 from flowgauge.domain.golden import Label, is_hold_out
 from flowgauge.domain.lines import LineSettings, Policy
+from flowgauge.domain.messages import VERDICTS
 from flowgauge.domain.object_keys import line_settings_object
+from flowgauge.domain.ports import Outgoing
 from flowgauge.registry.golden_sets import add_golden, golden_set, hold_out_pictures
 from flowgauge.registry.lines import SettingsCache, line_settings, lines, set_line
 from flowgauge.runtime.backend import Store
 from tests.support.executors import Later
+from tests.support.shell import Shell
 from tests.support.streaming import LINE, SetClock, append_verdicts, fitted, opened, png, verdict
 
 
@@ -32,6 +35,18 @@ def test_what_was_set_stays_and_the_rest_does_not_change(store: Store) -> None:
     set_line(store.objects, LINE, policy="propose")
     set_line(store.objects, LINE, buffer_size=100)
     assert line_settings(store.objects, LINE) == LineSettings(policy=Policy.PROPOSE, buffer_size=100)
+
+
+def test_a_damaged_line_and_a_foreign_verdict_hide_no_other_line(flowgauge: Shell, tmp_path: Path) -> None:
+    with fitted(opened(tmp_path, SetClock())) as store:
+        set_line(store.objects, "press-4", policy="propose")
+        store.objects.put(line_settings_object(LINE), b'{"policy": "maybe"}')
+        store.log.append([Outgoing(VERDICTS, "of/nobody", b"no verdict", partition=0)])
+    done = flowgauge("lines", "list", "--store", tmp_path, "--json")
+    found = [(each["line"], each["gauge_version"], each["policy"]) for each in done.json]
+    assert found == [(LINE, "fit-1", None), ("press-4", None, "propose")]
+    assert done.code == 2
+    assert f"flowgauge lines set {LINE} KEY=VALUE" in done.err
 
 
 @pytest.mark.parametrize(

@@ -254,7 +254,7 @@ def test_settings_that_did_not_hold_are_recorded_with_those_that_replace_them(tm
         )
 
 
-def test_how_long_a_bucket_keeps_images_is_recorded(tmp_path: Path) -> None:
+def test_how_long_a_bucket_keeps_images_is_recorded(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     class Rules:
         """Of a bucket; those of a real one are tested in `tests/integration/test_retention_rules.py`."""
 
@@ -269,7 +269,9 @@ def test_how_long_a_bucket_keeps_images_is_recorded(tmp_path: Path) -> None:
 
     rules = Rules()
     with open_store(str(tmp_path)) as store:
+        store.objects.put(line_settings_object("a-damaged-line"), b"{")
         set_retention(store, rules, {Decision.PASS: 30, Decision.REJECT: None}, "mara")
+        assert "flowgauge lines set a-damaged-line" in caplog.text
         with pytest.raises(UserError):
             set_retention(store, rules, {Decision.PASS: 1}, "mara")
         (change,) = latest_changes(store, 9)

@@ -15,7 +15,7 @@ from flowgauge.domain.object_keys import is_line, line_settings_object
 from flowgauge.domain.ports import Objects
 from flowgauge.domain.problems import problems
 from flowgauge.registry.snapshots import active_snapshots
-from flowgauge.runtime.backend import Store
+from flowgauge.runtime.backend import Store, records_from
 
 # verdicts of a partition that are read for the lines they name: with fewer, lines that pause are missing from the list;
 # with more, the list takes longer
@@ -104,7 +104,8 @@ def lines(store: Store) -> list[str]:
     found |= set(lines_with_settings(store.objects))
     for partition in range(store.log.partitions(VERDICTS)):
         start = max(0, store.log.end(VERDICTS, partition) - _RECENT)
-        found |= {record.key for record in store.log.read(VERDICTS, partition, start, _RECENT)}
+        # what others sent under another key names no line
+        found |= {record.key for record in records_from(store.log, VERDICTS, partition, start) if is_line(record.key)}
     return sorted(found)
 
 

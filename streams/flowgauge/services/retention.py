@@ -132,8 +132,13 @@ def set_retention(store: Kept, rules: LifecycleRules, wanted: Mapping[Decision, 
     Raises `SettingsError` for days below the age that a buffer of any line allows: an image there may still train.
     """
     objects = store.objects
-    ages = {line: line_settings(objects, line).buffer_max_age_seconds for line in lines_with_settings(objects)}
-    ages.setdefault("any line", LineSettings().buffer_max_age_seconds)
+    ages: dict[str, float] = {}
+    for each in lines_with_settings(objects):
+        try:
+            ages[each] = line_settings(objects, each).buffer_max_age_seconds
+        except SettingsError as error:  # workers that start now go by the defaults, which are among the ages
+            log.warning("%s Its buffer counts as any line's until then.", error)
+    ages["any line"] = LineSettings().buffer_max_age_seconds
     line, longest = max(ages.items(), key=lambda each: each[1])
     days = min((days for days in wanted.values() if days is not None), default=None)
     if days is not None and days * 86_400 < longest:
