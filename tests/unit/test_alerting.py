@@ -5,6 +5,7 @@ import pytest
 
 from flowgauge.domain.dead_letters import dead_letter
 from flowgauge.domain.messages import ALERTS, DEAD_LETTERS, VERDICTS, Alert, AlertKind, Decision
+from flowgauge.domain.ports import Outgoing
 from flowgauge.processors.alerting import Alerting
 from flowgauge.processors.scoring import NO_GAUGE
 from flowgauge.runtime.alerts import NO_LINE, alerts
@@ -234,6 +235,16 @@ def test_a_flush_tells_the_count_so_far(store: Store) -> None:
     work(worker)
     worker.flush()
     assert alert_counts(store) == [(AlertKind.REJECT, 3)]
+
+
+def test_what_lies_in_two_partitions_is_counted_whole(tmp_path: Path, clock: SetClock) -> None:
+    with opened(tmp_path / "parted", clock, partitions=2) as store:
+        for partition, count in ((0, 3), (1, 2)):
+            store.log.append([Outgoing(DEAD_LETTERS, "of/nobody", b"", partition=partition)] * count)
+        worker = alerting(store)
+        work(worker)
+        worker.flush()
+        assert sum(count for _, count in alert_counts(store)) == 5
 
 
 @pytest.mark.parametrize("key", ["../etc", "", "x" * 65])

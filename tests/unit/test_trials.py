@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ from flowgauge.domain.messages import (
     Stage,
 )
 from flowgauge.domain.object_keys import trial_object, trials_folder
-from flowgauge.domain.ports import Outgoing
+from flowgauge.domain.ports import Log, Outgoing
 from flowgauge.models.prediction import Prediction, Predictor
 from flowgauge.processors.scoring import Scoring
 from flowgauge.processors.trials import Trials
@@ -31,6 +32,7 @@ from flowgauge.registry.snapshots import active_snapshot, announcements, as_reco
 from flowgauge.registry.trials import begin_trial, ended, introduce, record_end, tally_of, trial_reports
 from flowgauge.runtime.events import image_record
 from flowgauge.runtime.worker import Worker
+from flowgauge.services.changes import ChangeState, latest_changes
 from flowgauge.services.trials import labelled, promote
 from flowgauge.trials.tally import ERROR, Bound, Outcome, broken, log_evidence
 from flowgauge.vision.decoding import Picture
@@ -502,6 +504,42 @@ def test_a_damaged_record_of_a_trial_ends_no_worker_and_hides_no_other(plant: Pl
     plant.restart()
     plant.run(0)
     assert plant.outcome()[0] is Outcome.STOPPED
+
+
+class Overtaken:
+    """`log`, on which another announces the gauge `version` of the line right after the first announcement."""
+
+    def __init__(self, log: Log, version: str) -> None:
+        self._log = log
+        self._version: str | None = version
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._log, name)
+
+    def append(self, records: Sequence[Outgoing]) -> None:
+        self._log.append(records)
+        version, self._version = self._version, None
+        if version is not None:
+            active = active_snapshot(self._log, LINE)
+            changes = {"epoch": active.epoch + 1, "version": version, "trial": None}
+            self._log.append([as_record(active.model_copy(update=changes))])
+
+
+def test_an_announcement_that_held_is_not_made_again_where_another_follows_at_once(plant: Plant) -> None:
+    store_snapshot(plant.store.objects, LINE, "dark", snapshot("dark"))
+    overtaken = replace(plant.store, log=cast(Log, Overtaken(plant.store.log, "better")))
+    roll_back(overtaken, LINE, "dark")
+    assert [message.version for message in announcements(plant.store.log, LINE)][-2:] == ["dark", "better"]
+    assert plant.active == "better"
+
+
+def test_a_person_who_ended_a_trial_is_told_so_though_another_announces_at_once(plant: Plant) -> None:
+    plant.start("better")
+    trial = active_snapshot(plant.store.log, LINE).trial
+    assert trial is not None
+    overtaken = replace(plant.store, log=cast(Log, Overtaken(plant.store.log, "dark")))
+    assert promote(overtaken, LINE, trial.short_id, "mara").outcome is Outcome.PROMOTED
+    assert [each.state for each in latest_changes(plant.store, 1)] == [ChangeState.DONE]
 
 
 def test_the_announcement_that_holds_survives_compaction(plant: Plant) -> None:
