@@ -331,6 +331,17 @@ def test_shadow_verdicts_that_come_again_count_once(plant: Plant) -> None:
     assert before.images == 20
 
 
+def test_a_tally_that_another_version_wrote_is_counted_anew(plant: Plant) -> None:
+    plant.start("better", shadow_images=1000)
+    plant.run(20)
+    plant.store.state.put(f"trial/{LINE}/0", b'{"tally": "in other words"}', 60)
+    plant.restart()
+    plant.run(20)
+    trial = active_snapshot(plant.store.log, LINE).trial
+    assert trial is not None
+    assert tally_of(plant.store, LINE, trial).images == 20
+
+
 def test_a_partition_that_is_lost_between_batch_and_checkpoint_is_let_go(plant: Plant) -> None:
     plant.start("better", shadow_images=1000)
     plant.workers[0].step()

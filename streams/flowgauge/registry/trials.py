@@ -24,7 +24,7 @@ from flowgauge.registry.snapshots import (
     fetch_snapshot,
     replaced,
 )
-from flowgauge.runtime.backend import Store
+from flowgauge.runtime.backend import Store, kept_state
 from flowgauge.trials.tally import Outcome, Tally, TrialReport, merged
 
 # what a trial may pause without being counted from the start again; longer only keeps what nobody asks for any more
@@ -133,8 +133,7 @@ def _next(store: Store, active: SnapshotAnnouncement, **changes: Any) -> Snapsho
 
 def state_of(store: Store, line: str, trial: Trial, partition: int) -> TrialState:
     """What was counted of `trial` in that partition."""
-    stored = store.state.get(_key(line, partition))
-    state = None if stored is None else TrialState.decode(stored)
+    state = kept_state(store.state, _key(line, partition), TrialState)
     return state if state is not None and state.trial_id == trial.trial_id else TrialState(trial_id=trial.trial_id)
 
 

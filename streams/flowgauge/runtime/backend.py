@@ -1,10 +1,18 @@
 """One place where a plant's lines live: their log, their objects and their state, behind ports."""
 
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Self
+from typing import Self, TypeVar
+
+from pydantic import BaseModel, ValidationError
 
 from flowgauge.domain.ports import Clock, Log, Objects, Record, State
+from flowgauge.domain.problems import problems
+
+M = TypeVar("M", bound=BaseModel)
+
+log = logging.getLogger(__name__)
 
 # small records of one read; more only take memory, with fewer a long topic takes many round trips to a broker
 _PAGE = 1_000
@@ -32,6 +40,18 @@ class Store:
     def close(self) -> None:
         for part in (self.log, self.state):
             part.close()
+
+
+def kept_state(state: State, key: str, model: type[M]) -> M | None:
+    """What is kept under `key`; None where nothing is, or what another version of ours wrote and this one cannot read:
+    whoever keeps state bears that it is lost.
+    """
+    stored = state.get(key)
+    try:
+        return None if stored is None else model.model_validate_json(stored)
+    except ValidationError as error:
+        log.warning("The state %s cannot be read, and begins anew: %s.", key, problems(error))
+        return None
 
 
 def records_from(log: Log, topic: str, partition: int, offset: int = 0, end: int | None = None) -> Iterator[Record]:
