@@ -8,6 +8,7 @@ from hashlib import sha256
 from io import BytesIO
 from pathlib import Path, PurePath
 from typing import Any
+from urllib.parse import unquote
 from uuid import UUID
 
 from pydantic import ValidationError
@@ -15,7 +16,7 @@ from pydantic import ValidationError
 from flowgauge.domain.errors import UnreadableImage, UserError
 from flowgauge.domain.golden import Label
 from flowgauge.domain.messages import VERDICTS, Verdict
-from flowgauge.domain.object_keys import path_text, verdicts_folder
+from flowgauge.domain.object_keys import encoded, path_text, verdicts_folder
 from flowgauge.domain.ports import Log, Objects
 from flowgauge.processors.archive import archived_days, read_file
 from flowgauge.registry.golden_sets import Golden, GoldenIndex, add_golden, golden_set, remove_golden
@@ -40,7 +41,7 @@ def label_verdict(store: Store, verdict: Verdict, label: Label, kind: str, by: s
 
     Raises `UserError` where the image is no longer kept, or no longer what was scored.
     """
-    _require_kind_of_defect(label, kind)
+    _require_kind(label, kind)
     data = image_of(store.objects, verdict)
     with exclusive(store.state, f"labelling/{verdict.line}"):
         before = golden_of(store.objects, verdict)
@@ -92,7 +93,7 @@ def add_folder(
 
     Raises `UserError` where there are none.
     """
-    _require_kind_of_defect(label, kind)
+    _require_kind(label, kind)
     files = sorted(path for path in folder.glob("*") if path.is_file() and not path.name.startswith("."))
     if not files:
         raise UserError(f"There are no images in {folder}.", "Give a folder that holds labelled images.")
@@ -108,9 +109,14 @@ def add_folder(
     return len(files), lost
 
 
-def _require_kind_of_defect(label: Label, kind: str) -> None:
+def _require_kind(label: Label, kind: str) -> None:
     if kind and label is Label.GOOD:
         raise UserError("A good image has no class of defect.", "Leave --class out, or label it defect.")
+    if unquote(encoded(kind)) != kind:
+        # it would come back from the store's names cut off
+        raise UserError(
+            f"{kind!r} is too long for the name of a class.", "Use at most 64 plain letters, or 20 of other scripts."
+        )
 
 
 def find_verdict(store: Store, verdict_id: UUID, progress: Progress, day: date | None = None) -> Verdict:
