@@ -107,6 +107,26 @@ def test_settings_that_were_damaged_by_hand_leave_the_last_that_held_in_force(st
         line_settings(store.objects, LINE)
 
 
+def test_settings_that_do_not_hold_are_logged_once_with_what_is_in_force(
+    store: Store, clock: SetClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    store.objects.put(line_settings_object(LINE), b'{"policy": "perhaps"}')
+    cache = SettingsCache(store)
+    for _ in range(3):
+        cache.of(LINE)
+        clock.advance(2)
+    [said] = [record.getMessage() for record in caplog.records]
+    assert f"flowgauge lines set {LINE}" in said
+    assert said.endswith("Until then the defaults are in force.")
+    set_line(store.objects, LINE, policy="off")
+    caplog.clear()
+    cache.of(LINE)
+    store.objects.put(line_settings_object(LINE), b"{")
+    clock.advance(2)
+    assert cache.of(LINE).policy is Policy.OFF
+    assert caplog.records[0].getMessage().endswith("Until then the last that did stay in force.")
+
+
 DAMAGED = b'{"policy": "off", "cool_down_seconds": null, "buffer_size": 0, "deadline_seconds": 5.0}'
 
 
