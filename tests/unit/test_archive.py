@@ -13,7 +13,9 @@ from pydantic import BaseModel
 from flowgauge.domain.messages import VERDICTS, Decision, FrozenModel, Instant, Region, Source, Statistics, Verdict
 from flowgauge.local.log import LocalLog
 from flowgauge.processors.archive import SCHEMA, Archive, archived, archived_days, columns
+from flowgauge.runtime.alerts import alerts
 from flowgauge.runtime.backend import Store
+from flowgauge.runtime.group_member import Member
 from flowgauge.runtime.worker import Worker
 from tests.support.failing import Failing
 from tests.support.streaming import START, SetClock, append_verdicts, opened, verdict
@@ -198,6 +200,18 @@ def test_what_the_topic_has_let_go_of_stays_in_the_archive(store: Store, gone: i
         append(store, range(end - 1, end))
         archive(store)
     assert offsets(store) == [*range(7), 8, 9]
+
+
+@pytest.mark.parametrize(("gone", "missed"), [(12, 0), (17, 9)])
+def test_what_expired_after_it_was_archived_is_not_reported_to_be_missed(store: Store, gone: int, missed: int) -> None:
+    append(store, range(15))
+    archive(store)
+    append(store, range(15, 18))
+    assert isinstance(store.log, LocalLog)
+    store.log.trim(VERDICTS, 0, gone)
+    member = Member(lambda: Archive(store, 8), store.log, store.clock)
+    assert member.assigned({(VERDICTS, 0): store.log.position("archive", VERDICTS, 0)}) == {(VERDICTS, 0): gone}
+    assert sum(alert.detail["expired"] for alert in alerts(store.log)) == missed
 
 
 def test_what_a_topic_held_before_it_was_made_anew_stays_in_the_archive(store: Store, tmp_path: Path) -> None:

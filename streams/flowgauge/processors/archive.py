@@ -4,6 +4,7 @@ import logging
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from datetime import date, datetime, timedelta
 from io import BytesIO
 from typing import Any, BinaryIO, get_args, get_origin
@@ -13,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import AwareDatetime, BaseModel
 
-from flowgauge.domain.errors import ArchiveDamaged
+from flowgauge.domain.errors import ArchiveDamaged, Unavailable
 from flowgauge.domain.messages import Verdict
 from flowgauge.domain.object_keys import verdicts_folder, verdicts_object
 from flowgauge.domain.ports import Objects, Outgoing, Record
@@ -22,6 +23,9 @@ from flowgauge.runtime.fencing import Counted, VerdictReader
 
 # how far the archive may lag behind a line that is slow; shorter, and its open file is written again all the time
 _FLUSH_INTERVAL = timedelta(seconds=30)
+# of how far the archive has come: shorter than topics keep verdicts, and a line that stood still is said to have lost
+# some; longer only keeps what nobody asks for
+_WRITTEN_SECONDS = 400 * 86_400.0
 # years below 1000 had fewer digits once
 _FILE = re.compile(r"verdicts/date=(\d{1,4})-(\d\d)-(\d\d)/\d+-\d+\.parquet")
 
@@ -76,6 +80,7 @@ class Archive(VerdictReader):
     def __init__(self, store: Store, rows: int) -> None:
         super().__init__(store.log)
         self._objects = store.objects
+        self._state = store.state
         self._clock = store.clock
         self._rows = rows
         self._open: dict[int, dict[int, Stretch]] = defaultdict(dict)
@@ -87,9 +92,14 @@ class Archive(VerdictReader):
         self._written_at: datetime | None = None
 
     def start_offset(self, topic: str, partition: int, committed: int) -> int:
-        """A stretch that was committed half-way, with another number of rows, is read again from its start."""
+        """A stretch that was committed half-way, with another number of rows, is read again from its start, or from
+        what the topic still holds of it: the rest is in the archive where it was written, and missed by nobody."""
+        start, begin = self._start_of_stretch(committed), self._log.begin(topic, partition)
         self._there[partition] = self._log.end(topic, partition)
-        return self._start_of_stretch(committed)
+        written = None
+        with suppress(Unavailable):
+            written = self._state.get(_written_key(partition))
+        return begin if written is not None and start < begin <= int(written) else start
 
     def process(self, records: Sequence[Record]) -> list[Outgoing]:
         outgoing = super().process(records)
@@ -131,6 +141,9 @@ class Archive(VerdictReader):
                     self._put(partition, first, stretch)
                 self._unwritten.discard(partition)
                 self._written_at = self._clock.now()
+                with suppress(Unavailable):  # then a start may tell of records that expired, and have been archived
+                    offset = str(self._read[partition]).encode()
+                    self._state.put(_written_key(partition), offset, _WRITTEN_SECONDS)
         return []
 
     def _start_of_stretch(self, offset: int) -> int:
@@ -169,6 +182,10 @@ class Archive(VerdictReader):
         return table.filter(
             pa.array([(rank, at) < begin or topic not in topics for rank, at, topic in sources], pa.bool_())
         )
+
+
+def _written_key(partition: int) -> str:
+    return f"archive/{partition}"
 
 
 def archived(objects: Objects, line: str | None = None, day: date | None = None) -> Iterator[Verdict]:
