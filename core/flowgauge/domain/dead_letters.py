@@ -12,7 +12,7 @@ TOPIC, PARTITION, OFFSET = "flowgauge_topic", "flowgauge_partition", "flowgauge_
 GENERATION = "flowgauge_generation"
 REPLAYED_FROM = "flowgauge_replayed_from"
 # a letter must not outgrow its topic, or it can never be written: bytes that are no text become four times as long
-_LONGEST_REASON = 1_000  # characters; it may quote what was sent
+LONGEST_REASON = 1_000  # characters; it may quote what was sent
 _LONGEST_HEADER = 4_096  # characters; shorter, and what replays an image is cut
 _MOST_HEADERS = 32 * 1024  # bytes, half of what a topic of dead letters takes beyond the largest image
 
@@ -32,7 +32,7 @@ class Origin:
 
 def dead_letter(line: str, value: bytes, headers: Mapping[str, str], reason: str) -> Outgoing:
     """One that never reached a topic."""
-    return Outgoing(DEAD_LETTERS, line, value, {**_within_bounds(headers), REASON: reason[:_LONGEST_REASON]})
+    return Outgoing(DEAD_LETTERS, line, value, {**_within_bounds(headers), REASON: reason[:LONGEST_REASON]})
 
 
 def dead_lettered(record: Record, reason: str, generation: int = 0) -> Outgoing:
@@ -43,7 +43,7 @@ def dead_lettered(record: Record, reason: str, generation: int = 0) -> Outgoing:
         PARTITION: str(record.partition),
         OFFSET: str(record.offset),
         GENERATION: str(generation),
-        REASON: reason[:_LONGEST_REASON],
+        REASON: reason[:LONGEST_REASON],
     }
     headers = _within_bounds(record.headers) | origin
     return Outgoing(DEAD_LETTERS, record.key[:_LONGEST_HEADER], record.value, headers, record.partition)
