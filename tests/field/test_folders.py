@@ -14,7 +14,7 @@ from time import monotonic, sleep
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
@@ -334,6 +334,8 @@ def test_a_picture_with_a_black_border_is_waited_for_once_and_its_likes_are_take
     assert incoming.names_after(3) == ["b.bmp"]
 
 
+@example(form="TIFF", seed=0, height=16, width=16, share=0.875, gray=True)  # 47 bytes are missing
+@example(form="JPEG", seed=0, height=16, width=16, share=0.875, gray=True)
 @given(
     form=st.sampled_from(FORMATS),
     seed=st.integers(0, 2**32 - 1),

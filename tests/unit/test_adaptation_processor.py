@@ -22,7 +22,7 @@ from flowgauge.domain.messages import (
     Reason,
     TrialRules,
 )
-from flowgauge.domain.object_keys import image_object, line_settings_object
+from flowgauge.domain.object_keys import adaptation_object, image_object, line_settings_object
 from flowgauge.domain.ports import Buffered, Log, Outgoing, Record
 from flowgauge.domain.trace import Round
 from flowgauge.processors.adaptation import Adaptation, audit, audits, coalesced, request_adaptation
@@ -34,6 +34,7 @@ from flowgauge.runtime.alerts import alerts
 from flowgauge.runtime.backend import Store
 from flowgauge.runtime.worker import Worker
 from flowgauge.services.decisions import Decisions
+from flowgauge.services.status import line_statuses
 from flowgauge.services.trials import stop_trial
 from tests.support.failing import Failing
 from tests.support.streaming import LINE, START, SetClock, adapt, fitted, load, opened, png, records, refuse, snapshot
@@ -172,6 +173,18 @@ def test_a_redelivered_request_changes_nothing(store: Store) -> None:
     work(store, spy)
     assert spy.given == []
     assert versions(store) == ["fit-1", adapted_version(asked())]
+
+
+def test_a_damaged_record_of_an_adaptation_ends_no_worker_and_hides_no_other(store: Store) -> None:
+    fill(store, MINIMUM)
+    request_adaptation(store, asked())
+    work(store)
+    store.objects.put(adaptation_object(LINE, adapted_version(asked())), b"{")
+    store.log.commit("adaptation", ADAPTATIONS, 0, 0)
+    request_adaptation(store, asked(1))
+    work(store)
+    assert [report.request for report in audits(store, LINE)] == [asked(1)]
+    assert [status.accepted for status in line_statuses(store)] == [True]
 
 
 def test_a_redelivered_request_does_not_undo_a_rollback(store: Store) -> None:

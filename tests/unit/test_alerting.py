@@ -3,8 +3,9 @@ from pathlib import Path
 
 import pytest
 
-from flowgauge.domain.dead_letters import dead_letter
+from flowgauge.domain.dead_letters import REASON, dead_letter
 from flowgauge.domain.messages import ALERTS, DEAD_LETTERS, VERDICTS, Alert, AlertKind, Decision
+from flowgauge.domain.ports import Outgoing
 from flowgauge.processors.alerting import Alerting
 from flowgauge.processors.scoring import NO_GAUGE
 from flowgauge.runtime.alerts import NO_LINE, alerts
@@ -234,6 +235,24 @@ def test_a_flush_tells_the_count_so_far(store: Store) -> None:
     work(worker)
     worker.flush()
     assert alert_counts(store) == [(AlertKind.REJECT, 3)]
+
+
+def test_a_foreign_dead_letter_makes_no_alert_that_is_too_long_to_be_written(store: Store) -> None:
+    headers = {"ce_id": "x" * 3_000_000, REASON: "y" * 3_000_000}
+    store.log.append([Outgoing(DEAD_LETTERS, LINE, b"", headers)])
+    work(alerting(store))
+    [record] = records(store.log, ALERTS)
+    assert len(record.value) < 10_000
+
+
+def test_what_lies_in_two_partitions_is_counted_whole(tmp_path: Path, clock: SetClock) -> None:
+    with opened(tmp_path / "parted", clock, partitions=2) as store:
+        for partition, count in ((0, 3), (1, 2)):
+            store.log.append([Outgoing(DEAD_LETTERS, "of/nobody", b"", partition=partition)] * count)
+        worker = alerting(store)
+        work(worker)
+        worker.flush()
+        assert sum(count for _, count in alert_counts(store)) == 5
 
 
 @pytest.mark.parametrize("key", ["../etc", "", "x" * 65])

@@ -1,4 +1,5 @@
 from collections.abc import Iterable
+from dataclasses import replace
 from datetime import date, timedelta
 from io import BytesIO
 from pathlib import Path
@@ -10,8 +11,11 @@ import pytest
 from pydantic import BaseModel
 
 from flowgauge.domain.messages import VERDICTS, Decision, FrozenModel, Instant, Region, Source, Statistics, Verdict
+from flowgauge.local.log import LocalLog
 from flowgauge.processors.archive import SCHEMA, Archive, archived, archived_days, columns
+from flowgauge.runtime.alerts import alerts
 from flowgauge.runtime.backend import Store
+from flowgauge.runtime.group_member import Member
 from flowgauge.runtime.worker import Worker
 from tests.support.failing import Failing
 from tests.support.streaming import START, SetClock, append_verdicts, opened, verdict
@@ -184,6 +188,53 @@ def test_a_restart_that_gets_half_way_takes_nothing_back(store: Store) -> None:
     successor.step()
     successor.flush()
     assert offsets(store) == list(range(7))
+
+
+@pytest.mark.parametrize("gone", [2, 7])
+def test_what_the_topic_has_let_go_of_stays_in_the_archive(store: Store, gone: int) -> None:
+    append(store, range(7))
+    archive(store)
+    assert isinstance(store.log, LocalLog)
+    store.log.trim(VERDICTS, 0, gone)
+    for end in (9, 10):
+        append(store, range(end - 1, end))
+        archive(store)
+    assert offsets(store) == [*range(7), 8, 9]
+
+
+@pytest.mark.parametrize(("gone", "missed"), [(12, 0), (17, 9)])
+def test_what_expired_after_it_was_archived_is_not_reported_to_be_missed(store: Store, gone: int, missed: int) -> None:
+    append(store, range(15))
+    archive(store)
+    append(store, range(15, 18))
+    assert isinstance(store.log, LocalLog)
+    store.log.trim(VERDICTS, 0, gone)
+    member = Member(lambda: Archive(store, 8), store.log, store.clock)
+    assert member.assigned({(VERDICTS, 0): store.log.position("archive", VERDICTS, 0)}) == {(VERDICTS, 0): gone}
+    assert sum(alert.detail["expired"] for alert in alerts(store.log)) == missed
+
+
+def test_what_a_topic_held_before_it_was_made_anew_stays_in_the_archive(store: Store, tmp_path: Path) -> None:
+    append(store, range(5))
+    archive(store)
+    source = Source(topic="images", partition=0, offset=0, topic_id="another")
+    with opened(tmp_path / "anew", SetClock()) as other:
+        anew = replace(store, log=other.log)
+        append_verdicts(anew.log, [verdict(20, source=source)])
+        archive(anew)
+        archive(anew)
+        assert offsets(store) == [*range(5), 0]
+
+
+def test_a_damaged_file_of_an_open_stretch_is_written_anew(store: Store, caplog: pytest.LogCaptureFixture) -> None:
+    append(store, range(5))
+    archive(store)
+    [name] = files(store)
+    store.objects.put(name, b"")
+    append(store, [5])
+    archive(store)
+    assert offsets(store) == list(range(6))
+    assert f"{name} is damaged" in caplog.text
 
 
 def test_fenced_verdicts_are_not_archived(store: Store) -> None:

@@ -10,12 +10,13 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from flowgauge.domain.errors import Unavailable
+from flowgauge.domain.errors import ArchiveDamaged, Unavailable
 from flowgauge.domain.messages import VERDICTS, Verdict
-from flowgauge.processors.archive import Archive
+from flowgauge.processors.archive import Archive, archived_days
 from flowgauge.runtime.backend import Store
 from flowgauge.runtime.worker import Worker
 from flowgauge.services.archive_files import Compacted, archive_files, compact, opened
+from flowgauge.services.golden import find_verdict
 from flowgauge.services.history import archived_tables, history
 from tests.support.failing import Failing
 from tests.support.streaming import LINE, START, SetClock, append_verdicts, verdict
@@ -207,3 +208,18 @@ def test_the_history_is_the_same_from_copies(store: Store) -> None:
     assert before.images == 30
     done(store)
     assert history(store.objects, LINE, since, since + timedelta(days=4), [], 1_000) == before
+
+
+@pytest.mark.parametrize("left", [0, 100])
+def test_a_damaged_file_is_named_and_keeps_no_other_day_from_its_copies(store: Store, left: int) -> None:
+    name = next(store.objects.names("verdicts/"))
+    store.objects.put(name, store.objects.get(name)[:left])
+    with pytest.raises(ArchiveDamaged, match=f"{name} is damaged: .* Restore it from a copy"):
+        done(store)
+    days = archived_days(store.objects)
+    assert len(copies(store)) == len(days) - 1
+    with pytest.raises(ArchiveDamaged, match=name):
+        list(archived_tables(store, LINE, 30, ["score"], lambda what, done, total: None))
+    with pytest.raises(ArchiveDamaged, match=name):
+        find_verdict(store, made(0).verdict_id, lambda what, done, total: None, days[0])
+    assert read(store, days[1:]) == Counter(range(18, 60))

@@ -1,3 +1,4 @@
+import json
 from dataclasses import replace
 from datetime import timedelta
 
@@ -19,6 +20,11 @@ def buffered(number: int, fingerprint: str | None = None, seconds: float | None 
 
 def settings(**changes: object) -> LineSettings:
     return LineSettings().changed(buffer_minimum=1, **changes)
+
+
+def test_an_entry_of_a_version_that_knows_more_is_read() -> None:
+    newer = json.loads(buffered(1).encode()) | {"colour": "grey"}
+    assert Buffered.decode(json.dumps(newer)) == buffered(1)
 
 
 def test_an_empty_buffer_loses_nothing() -> None:

@@ -6,8 +6,8 @@ from uuid import UUID, uuid4
 import pytest
 
 from flowgauge.domain.errors import UserError
-from flowgauge.domain.messages import AdaptationRequest, AlertKind, Reason
-from flowgauge.domain.ports import Log, Record
+from flowgauge.domain.messages import ALERTS, AdaptationRequest, AlertKind, Reason
+from flowgauge.domain.ports import Log, Outgoing, Record
 from flowgauge.processors.adaptation import request_adaptation
 from flowgauge.processors.line_monitor import Trigger
 from flowgauge.runtime.alerts import alert
@@ -84,6 +84,7 @@ def test_decisions_from_before_are_not_those_on_a_new_request(store: Store) -> N
     decide(store, request)
     decisions = Decisions(store.log)
     assert decisions.of(request) is None
+    store.log.append([Outgoing(ALERTS, LINE, b"no alert")])
     decide(store, request, AlertKind.ADAPTATION_ACCEPTED)
     assert decisions.of(request) is not None
 

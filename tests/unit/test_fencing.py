@@ -4,6 +4,7 @@ import pytest
 
 from flowgauge.domain.messages import DEAD_LETTERS, VERDICTS
 from flowgauge.domain.ports import Outgoing
+from flowgauge.local.log import LocalLog
 from flowgauge.runtime.backend import Store
 from flowgauge.runtime.fencing import Counted, VerdictReader, count
 from flowgauge.runtime.worker import Worker
@@ -45,6 +46,15 @@ def test_a_reader_that_starts_late_knows_what_counted_before(store: Store) -> No
     append_verdicts(store.log, [verdict(offset) for offset in (0, 1, 2, 1, 2, 3)])
     store.log.commit("reader", VERDICTS, 0, 3)
     assert read(store, 2) == [3]
+
+
+def test_verdicts_count_though_those_before_them_have_expired(tmp_path: Path) -> None:
+    store = opened(tmp_path, SetClock())
+    append_verdicts(store.log, [verdict(offset) for offset in range(6)])
+    store.log.commit("reader", VERDICTS, 0, 4)
+    assert isinstance(store.log, LocalLog)
+    store.log.trim(VERDICTS, 0, 4)
+    assert read(store, 2) == [4, 5]
 
 
 def test_nothing_counts_before_the_first_record(store: Store) -> None:

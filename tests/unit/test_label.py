@@ -123,6 +123,15 @@ def test_an_image_of_a_long_id_keeps_its_label_and_its_half(store: Store) -> Non
         assert not list(golden_set(store.objects, "a"))
 
 
+@pytest.mark.parametrize("kind", ["裂" * 21, "~" * 64])
+def test_a_class_that_would_be_cut_off_is_refused(store: Store, kind: str) -> None:
+    found = judged(store, 0)
+    with pytest.raises(UserError, match="too long for the name of a class"):
+        label_verdict(store, found, Label.DEFECT, kind, "mara")
+    kept = label_verdict(store, found, Label.DEFECT, kind[:20], "mara").golden_set
+    assert [each.kind for each in kept] == [kind[:20]]
+
+
 def test_a_label_is_not_that_of_another_cameras_image_of_the_same_id(store: Store) -> None:
     left, right = judged(store, 0), judged(store, 1).model_copy(update={"image_id": "part-0"})
     label_verdict(store, left, Label.DEFECT, "dent", "mara")

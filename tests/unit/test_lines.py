@@ -6,11 +6,14 @@ from pydantic import ValidationError
 from flowgauge.domain.errors import InvalidName, SettingsError, UnreadableImage
 from flowgauge.domain.golden import Label, is_hold_out
 from flowgauge.domain.lines import LineSettings, Policy
+from flowgauge.domain.messages import VERDICTS
 from flowgauge.domain.object_keys import line_settings_object
+from flowgauge.domain.ports import Outgoing
 from flowgauge.registry.golden_sets import add_golden, golden_set, hold_out_pictures
 from flowgauge.registry.lines import SettingsCache, line_settings, lines, set_line
 from flowgauge.runtime.backend import Store
 from tests.support.executors import Later
+from tests.support.shell import Shell
 from tests.support.streaming import LINE, SetClock, append_verdicts, fitted, opened, png, verdict
 
 
@@ -32,6 +35,18 @@ def test_what_was_set_stays_and_the_rest_does_not_change(store: Store) -> None:
     set_line(store.objects, LINE, policy="propose")
     set_line(store.objects, LINE, buffer_size=100)
     assert line_settings(store.objects, LINE) == LineSettings(policy=Policy.PROPOSE, buffer_size=100)
+
+
+def test_a_damaged_line_and_a_foreign_verdict_hide_no_other_line(flowgauge: Shell, tmp_path: Path) -> None:
+    with fitted(opened(tmp_path, SetClock())) as store:
+        set_line(store.objects, "press-4", policy="propose")
+        store.objects.put(line_settings_object(LINE), b'{"policy": "maybe"}')
+        store.log.append([Outgoing(VERDICTS, "of/nobody", b"no verdict", partition=0)])
+    done = flowgauge("lines", "list", "--store", tmp_path, "--json")
+    found = [(each["line"], each["gauge_version"], each["policy"]) for each in done.json]
+    assert found == [(LINE, "fit-1", None), ("press-4", None, "propose")]
+    assert done.code == 2
+    assert f"flowgauge lines set {LINE} KEY=VALUE" in done.err
 
 
 @pytest.mark.parametrize(
@@ -90,6 +105,26 @@ def test_settings_that_were_damaged_by_hand_leave_the_last_that_held_in_force(st
     assert cache.of(LINE).policy is Policy.OFF
     with pytest.raises(SettingsError, match="policy"):
         line_settings(store.objects, LINE)
+
+
+def test_settings_that_do_not_hold_are_logged_once_with_what_is_in_force(
+    store: Store, clock: SetClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    store.objects.put(line_settings_object(LINE), b'{"policy": "perhaps"}')
+    cache = SettingsCache(store)
+    for _ in range(3):
+        cache.of(LINE)
+        clock.advance(2)
+    [said] = [record.getMessage() for record in caplog.records]
+    assert f"flowgauge lines set {LINE}" in said
+    assert said.endswith("Until then the defaults are in force.")
+    set_line(store.objects, LINE, policy="off")
+    caplog.clear()
+    cache.of(LINE)
+    store.objects.put(line_settings_object(LINE), b"{")
+    clock.advance(2)
+    assert cache.of(LINE).policy is Policy.OFF
+    assert caplog.records[0].getMessage().endswith("Until then the last that did stay in force.")
 
 
 DAMAGED = b'{"policy": "off", "cool_down_seconds": null, "buffer_size": 0, "deadline_seconds": 5.0}'

@@ -1,5 +1,6 @@
 """What people are told of alerts: once each, as few messages as it takes, and nothing lost."""
 
+import json
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -438,6 +439,15 @@ def test_state_that_is_lost_costs_repeated_messages_and_no_alert(
     work(notify(store, routes, memory))
     assert sum(int(body.split(" since")[0].rpartition(", ")[2]) for body in memory.bodies("memory:a")) == 3
     assert sum(int(body.split(" since")[0].rpartition(", ")[2]) for body in memory.bodies("memory:b")) == 6
+
+
+def test_state_of_a_version_that_knew_more_kinds_costs_no_alert(store: Store, memory: Memory, tmp_path: Path) -> None:
+    problem = {"line": LINE, "kind": "unheard_of", "since": START, "at": START, "seen_at": START, "message": ""}
+    state = LedgerState().model_dump() | {"position": 1, "problems": {"1": problem}}
+    raise_alert(store, AlertKind.REJECT, "1")
+    store.state.put("notify/0", json.dumps(state, default=str).encode(), 60)
+    work(notify(store, routes_of(tmp_path, AT_ONCE), memory))
+    assert len(memory.sent) == 1
 
 
 def test_nothing_is_sent_before_it_is_kept(store: Store, clock: SetClock, memory: Memory, tmp_path: Path) -> None:

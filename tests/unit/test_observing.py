@@ -84,6 +84,17 @@ def test_verdicts_of_a_topic_that_was_made_anew_are_observed(store: Store) -> No
     assert (state.seen, state.images_since) == ({0: 1}, 9)
 
 
+def test_state_that_another_version_wrote_begins_anew_and_says_so(
+    store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    store.state.put(f"observing/{LINE}", b'{"schema_version": 99, "monitor": "in other words"}', 60)
+    store.state.put("observing-partitions/0", json.dumps([LINE]).encode(), 60)
+    append_verdicts(store.log, [verdict(0), verdict(1)])
+    observe(store)
+    assert len(store.state.buffer(LINE)) == 2
+    assert f"The state observing/{LINE} cannot be read, and begins anew: monitor" in caplog.text
+
+
 def test_the_buffer_keeps_to_the_line_s_settings(store: Store) -> None:
     set_line(store.objects, LINE, buffer_size=5, buffer_minimum=1)
     append_verdicts(store.log, [verdict(offset) for offset in range(20)])

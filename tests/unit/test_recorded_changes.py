@@ -39,7 +39,7 @@ from flowgauge.services.trials import promote, start_trial, stop_trial
 from tests.support.gauges import settings as quick_settings
 from tests.support.plants import LINE, fitted_store, tiny_dataset
 from tests.support.shell import Shell
-from tests.support.streaming import START, png, verdict
+from tests.support.streaming import START, SetClock, opened, png, verdict
 
 IMAGE = png(120)
 VERDICT = verdict(0, image_sha256=sha256(IMAGE).hexdigest())
@@ -254,7 +254,7 @@ def test_settings_that_did_not_hold_are_recorded_with_those_that_replace_them(tm
         )
 
 
-def test_how_long_a_bucket_keeps_images_is_recorded(tmp_path: Path) -> None:
+def test_how_long_a_bucket_keeps_images_is_recorded(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     class Rules:
         """Of a bucket; those of a real one are tested in `tests/integration/test_retention_rules.py`."""
 
@@ -269,13 +269,25 @@ def test_how_long_a_bucket_keeps_images_is_recorded(tmp_path: Path) -> None:
 
     rules = Rules()
     with open_store(str(tmp_path)) as store:
+        store.objects.put(line_settings_object("a-damaged-line"), b"{")
         set_retention(store, rules, {Decision.PASS: 30, Decision.REJECT: None}, "mara")
+        assert "flowgauge lines set a-damaged-line" in caplog.text
         with pytest.raises(UserError):
             set_retention(store, rules, {Decision.PASS: 1}, "mara")
         (change,) = latest_changes(store, 9)
     assert rules.kept[Decision.PASS] == 30
     assert (change.by, change.action, change.state) == ("mara", "retention", ChangeState.DONE)
     assert (change.before, change.after) == ({"pass_days": "for ever"}, {"pass_days": 30})
+
+
+def test_a_change_made_by_a_clock_that_is_ahead_is_shown(tmp_path: Path) -> None:
+    clock = SetClock()
+    with opened(tmp_path, clock) as store:
+        clock.advance(2 * 86_400)
+        with recorded(store, "mara", "settings", LINE):
+            pass
+        clock.advance(-2 * 86_400)
+        assert [change.by for change in latest_changes(store, 9)] == ["mara"]
 
 
 def test_a_change_that_nobody_finished_is_shown_as_such(flowgauge: Shell, tmp_path: Path) -> None:

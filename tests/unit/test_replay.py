@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from flowgauge.domain.dead_letters import OFFSET, REPLAYED_FROM, dead_letter, dead_lettered, origin_of
+from flowgauge.domain.dead_letters import OFFSET, PARTITION, REPLAYED_FROM, TOPIC, dead_letter, dead_lettered, origin_of
 from flowgauge.domain.messages import DEAD_LETTERS, IMAGES, VERDICTS
 from flowgauge.domain.ports import Outgoing, Record
 from flowgauge.processors.scoring import Scoring
@@ -118,13 +118,25 @@ def test_letter_are_chosen_by_line_and_image(store: Store, wanted: DeadLetters, 
 def test_what_never_was_an_image_or_was_not_kept_is_not_sent(store: Store) -> None:
     [at] = [Record(VERDICTS, 0, 7, LINE, b"no verdict", {}, store.clock.now())]
     too_large = dead_letter(LINE, b"", event("huge").headers(), "The file has 300,000,000 bytes.")
-    store.log.append([dead_lettered(at, "This is no verdict."), too_large])
-    assert replay(store, dead_letters(store.log, ALL), "mara") == Counts(lost=2)
+    foreign = Outgoing(DEAD_LETTERS, LINE, b"of nobody", {TOPIC: IMAGES})
+    store.log.append([dead_lettered(at, "This is no verdict."), too_large, foreign])
+    assert replay(store, dead_letters(store.log, ALL), "mara") == Counts(lost=3)
     assert images(store) == []
     assert sorted(str(origin_of(letter)) for letter in kept(store)) == [
         "None",
+        "None",
         "Origin(topic='verdicts', partition=0, offset=7)",
     ]
+
+
+def test_a_letter_of_a_partition_that_is_gone_is_sent_to_its_lines(store: Store) -> None:
+    send(store, [("late", png(100))])
+    [image] = images(store)
+    store.log.append(
+        [replace(dead_lettered(image, "It was late."), headers={TOPIC: IMAGES, PARTITION: "7", OFFSET: "1"})]
+    )
+    assert replay(store, dead_letters(store.log, ALL), "mara").sent == 1
+    assert len(images(store)) == 2
 
 
 def test_what_comes_while_letter_are_read_waits_for_the_next_time(store: Store) -> None:

@@ -152,6 +152,23 @@ def test_an_image_that_lies_elsewhere_is_not_deleted(store: Store, name: str) ->
     assert list(store.objects.names(name)) == [name]
 
 
+def test_a_file_of_the_archive_that_is_damaged_keeps_its_days_images_alone_and_says_so(
+    store: Store, clock: SetClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    set_line(store.objects, LINE, pass_retention_days=1)
+    name = next(store.objects.names("verdicts/"))
+    whole = store.objects.get(name)
+    store.objects.put(name, whole[:100])
+    retention = PassRetention(store)
+    retention.tidy()
+    assert kept(store) == [0, 1, 2, 3, 6, 7, 8, 9, 10, 11]
+    assert f"{name} is damaged" in caplog.text
+    store.objects.put(name, whole)
+    clock.advance(86_400)
+    retention.tidy()
+    assert kept(store) == [0, 3, 6, 9, 10, 11]
+
+
 def test_a_line_whose_settings_do_not_hold_is_passed_over_with_a_word(
     store: Store, caplog: pytest.LogCaptureFixture
 ) -> None:

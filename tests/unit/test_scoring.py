@@ -4,16 +4,16 @@ from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from threading import current_thread
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from flowgauge.domain.dead_letters import REASON
+from flowgauge.domain.dead_letters import OFFSET, PARTITION, REASON, TOPIC
 from flowgauge.domain.errors import Unavailable
 from flowgauge.domain.messages import ALERTS, DEAD_LETTERS, IMAGES, VERDICTS, Alert, AlertKind, Decision, Verdict
-from flowgauge.domain.ports import Objects, Outgoing
+from flowgauge.domain.ports import Log, Objects, Outgoing, Record
 from flowgauge.local.log import LocalLog
 from flowgauge.models.prediction import Prediction
 from flowgauge.processors.scoring import NO_GAUGE, Scoring
@@ -192,6 +192,45 @@ def test_dead_letter_after_the_last_verdict_are_not_repeated_at_a_restart(store:
     score(store)
     score(store)
     assert len(reasons(store)) == 2
+
+
+@pytest.mark.parametrize(
+    "foreign",
+    [
+        Outgoing(VERDICTS, "x", b"no verdict", partition=0),
+        Outgoing(DEAD_LETTERS, "x", b"of nobody", {TOPIC: IMAGES}, partition=0),
+        Outgoing(DEAD_LETTERS, "x", b"of nobody", {TOPIC: IMAGES, PARTITION: "first", OFFSET: "last"}, partition=0),
+    ],
+)
+def test_a_foreign_record_among_results_does_not_keep_a_worker_from_starting(store: Store, foreign: Outgoing) -> None:
+    send(store, [("a", png(100)), ("bad", b"no")])
+    score(store)
+    store.log.append([foreign])
+    send(store, [("b", png(100)), ("bad", b"no")])
+    score(store)
+    ours = [record for record in records(store.log, VERDICTS) if record.key == LINE]
+    assert [Verdict.decode(record.value).image_id for record in ours] == ["a", "b"]
+
+
+class Pages:
+    """`log`, of which a read gives two records at most, as brokers give what fits into one fetch."""
+
+    def __init__(self, log: Log) -> None:
+        self._log = log
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._log, name)
+
+    def read(self, topic: str, partition: int, offset: int, limit: int) -> list[Record]:
+        return self._log.read(topic, partition, offset, min(limit, 2))
+
+
+def test_a_restart_knows_all_results_though_a_read_gives_fewer(store: Store) -> None:
+    send(store, [(str(number), png(100)) for number in range(5)] + [(f"bad-{number}", b"no") for number in range(5)])
+    score(store)
+    paged = replace(store, log=cast(Log, Pages(store.log)))
+    score(paged)
+    assert (len(verdicts(store.log)), len(reasons(store))) == (5, 5)
 
 
 def test_images_that_expired_are_counted_from_the_last_that_was_read_be_it_a_dead_letter(store: Store) -> None:

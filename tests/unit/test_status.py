@@ -3,7 +3,8 @@
 from datetime import timedelta
 from pathlib import Path
 
-from flowgauge.domain.messages import AlertKind
+from flowgauge.domain.messages import ALERTS, AlertKind
+from flowgauge.domain.ports import Outgoing
 from flowgauge.runtime.alerts import alert
 from flowgauge.services.status import latest_alerts
 from tests.support.streaming import LINE, START, SetClock, opened
@@ -22,6 +23,7 @@ def test_the_latest_alerts_come_first_and_each_new_one_follows_once(tmp_path: Pa
         following = latest_alerts(store.log, 2, LINE, follow=True)
         assert [next(following).message for _ in range(2)] == ["alert 3", "alert 4"]
         tell(5, "another")
+        store.log.append([Outgoing(ALERTS, LINE, b"no alert")])
         for number in (6, 7, 8):
             tell(number)
         assert [next(following).message for _ in range(3)] == ["alert 6", "alert 7", "alert 8"]

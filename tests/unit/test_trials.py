@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -20,7 +21,8 @@ from flowgauge.domain.messages import (
     ShadowVerdict,
     Stage,
 )
-from flowgauge.domain.ports import Outgoing
+from flowgauge.domain.object_keys import trial_object, trials_folder
+from flowgauge.domain.ports import Log, Outgoing
 from flowgauge.models.prediction import Prediction, Predictor
 from flowgauge.processors.scoring import Scoring
 from flowgauge.processors.trials import Trials
@@ -30,6 +32,7 @@ from flowgauge.registry.snapshots import active_snapshot, announcements, as_reco
 from flowgauge.registry.trials import begin_trial, ended, introduce, record_end, tally_of, trial_reports
 from flowgauge.runtime.events import image_record
 from flowgauge.runtime.worker import Worker
+from flowgauge.services.changes import ChangeState, latest_changes
 from flowgauge.services.trials import labelled, promote
 from flowgauge.trials.tally import ERROR, Bound, Outcome, broken, log_evidence
 from flowgauge.vision.decoding import Picture
@@ -328,6 +331,17 @@ def test_shadow_verdicts_that_come_again_count_once(plant: Plant) -> None:
     assert before.images == 20
 
 
+def test_a_tally_that_another_version_wrote_is_counted_anew(plant: Plant) -> None:
+    plant.start("better", shadow_images=1000)
+    plant.run(20)
+    plant.store.state.put(f"trial/{LINE}/0", b'{"tally": "in other words"}', 60)
+    plant.restart()
+    plant.run(20)
+    trial = active_snapshot(plant.store.log, LINE).trial
+    assert trial is not None
+    assert tally_of(plant.store, LINE, trial).images == 20
+
+
 def test_a_partition_that_is_lost_between_batch_and_checkpoint_is_let_go(plant: Plant) -> None:
     plant.start("better", shadow_images=1000)
     plant.workers[0].step()
@@ -489,6 +503,54 @@ def test_a_record_that_a_crash_left_out_is_completed_at_the_next_start(plant: Pl
     plant.run(0)
     assert plant.outcome()[0] is outcome
     assert "did not come to record it" in plant.outcome()[1]
+
+
+def test_a_damaged_record_of_a_trial_ends_no_worker_and_hides_no_other(plant: Plant) -> None:
+    plant.start("better")
+    active = active_snapshot(plant.store.log, LINE)
+    assert active.trial is not None
+    plant.store.log.append([as_record(ended(plant.store, active, active.trial, Outcome.STOPPED))])
+    plant.store.objects.put(trial_object(LINE, active.trial.trial_id), b"{")
+    plant.store.objects.put(trials_folder(LINE) + "notes.txt", b"of a person")
+    plant.restart()
+    plant.run(0)
+    assert plant.outcome()[0] is Outcome.STOPPED
+
+
+class Overtaken:
+    """`log`, on which another announces the gauge `version` of the line right after the first announcement."""
+
+    def __init__(self, log: Log, version: str) -> None:
+        self._log = log
+        self._version: str | None = version
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._log, name)
+
+    def append(self, records: Sequence[Outgoing]) -> None:
+        self._log.append(records)
+        version, self._version = self._version, None
+        if version is not None:
+            active = active_snapshot(self._log, LINE)
+            changes = {"epoch": active.epoch + 1, "version": version, "trial": None}
+            self._log.append([as_record(active.model_copy(update=changes))])
+
+
+def test_an_announcement_that_held_is_not_made_again_where_another_follows_at_once(plant: Plant) -> None:
+    store_snapshot(plant.store.objects, LINE, "dark", snapshot("dark"))
+    overtaken = replace(plant.store, log=cast(Log, Overtaken(plant.store.log, "better")))
+    roll_back(overtaken, LINE, "dark")
+    assert [message.version for message in announcements(plant.store.log, LINE)][-2:] == ["dark", "better"]
+    assert plant.active == "better"
+
+
+def test_a_person_who_ended_a_trial_is_told_so_though_another_announces_at_once(plant: Plant) -> None:
+    plant.start("better")
+    trial = active_snapshot(plant.store.log, LINE).trial
+    assert trial is not None
+    overtaken = replace(plant.store, log=cast(Log, Overtaken(plant.store.log, "dark")))
+    assert promote(overtaken, LINE, trial.short_id, "mara").outcome is Outcome.PROMOTED
+    assert [each.state for each in latest_changes(plant.store, 1)] == [ChangeState.DONE]
 
 
 def test_the_announcement_that_holds_survives_compaction(plant: Plant) -> None:

@@ -442,6 +442,7 @@ def test_values_that_json_lacks_are_spelled(shell: Shell) -> None:
         (("query", "--named", "lookup", "--param", "id"), "NAME=VALUE"),
         (("query", "SELECT 1", "--csv", "--json"), "printed once"),
         (("query", "SELECT 1", "--memory", "much"), "4GiB"),
+        (("query", "SELECT 1", "--since", "0001-01-01T00:00+14:00"), "is no time"),
         (("query", "SELECT 1", "--line", "no/line"), "cannot name a line"),
         (("export", "out.txt"), "neither CSV nor Parquet"),
         (("export", "nowhere/out.csv"), "no place for a file"),

@@ -2,15 +2,16 @@
 
 import inspect
 import textwrap
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from flowgauge.app.bootstrap import open_existing, open_store
 from flowgauge.cli import options
-from flowgauge.cli.output import emit, listing, show
+from flowgauge.cli.exits import Exit
+from flowgauge.cli.output import complain, emit, listing, show
 from flowgauge.cli.person import person
-from flowgauge.domain.errors import UserError
+from flowgauge.domain.errors import SettingsError, UserError
 from flowgauge.domain.lines import LineSettings
 from flowgauge.domain.object_keys import line_name
 from flowgauge.registry import lines as registry
@@ -24,17 +25,26 @@ lines = typer.Typer(no_args_is_help=True)
 def list_lines(store: options.Store, json: options.Json = False) -> None:
     """Every line with its active gauge, its policy and its buffer; --json has every setting.
 
+    Exits with 2 where the settings of a line do not hold; the others are shown all the same.
+
     \b
     flowgauge lines list --store ./plant
     """
+    found, damaged = list[dict[str, Any]](), list[SettingsError]()
     with open_existing(store) as plant:
         versions = {name: message.version for name, message in active_snapshots(plant.log).items()}
-        found = [
-            {"line": name, "gauge_version": versions.get(name), "buffered": len(plant.state.buffer(name))}
-            | registry.line_settings(plant.objects, name).model_dump(mode="json")
-            for name in registry.lines(plant)
-        ]
+        for name in registry.lines(plant):
+            try:
+                settings = registry.line_settings(plant.objects, name).model_dump(mode="json")
+            except SettingsError as error:
+                settings = dict.fromkeys(LineSettings.model_fields)
+                damaged.append(error)
+            buffered = len(plant.state.buffer(name))
+            found.append({"line": name, "gauge_version": versions.get(name), "buffered": buffered} | settings)
     listing(json, found, {"line": "line", "gauge": "gauge_version", "policy": "policy", "buffered": "buffered"})
+    for each in damaged:
+        complain(each)
+    raise typer.Exit(Exit.MISTAKE if damaged else Exit.FINE)
 
 
 def set_settings(

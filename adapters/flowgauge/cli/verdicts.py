@@ -36,9 +36,9 @@ def instant(text: str) -> datetime:
     """A day or a time, in UTC unless it says otherwise."""
     try:
         at = datetime.fromisoformat(text)
-    except ValueError as error:
+        return (at.replace(tzinfo=UTC) if at.tzinfo is None else at).astimezone(UTC)
+    except (ValueError, OverflowError) as error:  # the latter before the year 1 or after 9999, in UTC
         raise typer.BadParameter(f"{text!r} is no time: write 2026-11-28, or 2026-11-28T06:00.") from error
-    return at.replace(tzinfo=UTC) if at.tzinfo is None else at
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Messages that could not be processed: kept with their reason, for repair and replay."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -11,10 +12,12 @@ TOPIC, PARTITION, OFFSET = "flowgauge_topic", "flowgauge_partition", "flowgauge_
 GENERATION = "flowgauge_generation"
 REPLAYED_FROM = "flowgauge_replayed_from"
 # a letter must not outgrow its topic, or it can never be written: bytes that are no text become four times as long
-_LONGEST_REASON = 1_000  # characters; it may quote what was sent
+LONGEST_REASON = 1_000  # characters; it may quote what was sent
 _LONGEST_HEADER = 4_096  # characters; shorter, and what replays an image is cut
 _MOST_HEADERS = 32 * 1024  # bytes, half of what a topic of dead letters takes beyond the largest image
 
+# digits that fit in 64 bits; more, and Python refuses to read some as a number
+_PLACE = re.compile("[0-9]{1,18}")
 _OURS = (REASON, TOPIC, PARTITION, OFFSET, GENERATION, REPLAYED_FROM)
 
 
@@ -29,7 +32,7 @@ class Origin:
 
 def dead_letter(line: str, value: bytes, headers: Mapping[str, str], reason: str) -> Outgoing:
     """One that never reached a topic."""
-    return Outgoing(DEAD_LETTERS, line, value, {**_within_bounds(headers), REASON: reason[:_LONGEST_REASON]})
+    return Outgoing(DEAD_LETTERS, line, value, {**_within_bounds(headers), REASON: reason[:LONGEST_REASON]})
 
 
 def dead_lettered(record: Record, reason: str, generation: int = 0) -> Outgoing:
@@ -40,7 +43,7 @@ def dead_lettered(record: Record, reason: str, generation: int = 0) -> Outgoing:
         PARTITION: str(record.partition),
         OFFSET: str(record.offset),
         GENERATION: str(generation),
-        REASON: reason[:_LONGEST_REASON],
+        REASON: reason[:LONGEST_REASON],
     }
     headers = _within_bounds(record.headers) | origin
     return Outgoing(DEAD_LETTERS, record.key[:_LONGEST_HEADER], record.value, headers, record.partition)
@@ -59,10 +62,11 @@ def _within_bounds(headers: Mapping[str, str]) -> dict[str, str]:
 
 
 def origin_of(letter: Record) -> Origin | None:
-    """Where the original of `letter` lay; None where it never reached a topic."""
-    if TOPIC not in letter.headers:
+    """Where the original of `letter` lay; None where it never reached a topic, or does not say where in it."""
+    topic, partition, offset = (letter.headers.get(name, "") for name in (TOPIC, PARTITION, OFFSET))
+    if not topic or not _PLACE.fullmatch(partition) or not _PLACE.fullmatch(offset):
         return None
-    return Origin(letter.headers[TOPIC], int(letter.headers[PARTITION]), int(letter.headers[OFFSET]))
+    return Origin(topic, int(partition), int(offset))
 
 
 def replayed(letter: Record, origin: Origin) -> Outgoing:

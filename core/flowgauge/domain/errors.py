@@ -51,6 +51,10 @@ class AuthenticationFailed(UserError):
     """A server refuses who we are: no use in trying again."""
 
 
+class ArchiveDamaged(UserError):
+    """A file of the archive that holds no verdicts any more."""
+
+
 class UnreadableImage(FlowgaugeError):
     """Poison data: becomes a dead letter, never retried."""
 

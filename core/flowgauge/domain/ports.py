@@ -129,7 +129,9 @@ class Buffered:
     @lru_cache(maxsize=2**14)
     def decode(encoded: str | bytes) -> "Buffered":
         entry = json.loads(encoded)
-        return Buffered(**entry | {"captured_at": datetime.fromisoformat(entry["captured_at"])})
+        entry["captured_at"] = datetime.fromisoformat(entry["captured_at"])
+        # a newer version, from which somebody went back to this one, may have written more
+        return Buffered(**{name: entry[name] for name in entry.keys() & Buffered.__dataclass_fields__.keys()})
 
 
 class State(Protocol):

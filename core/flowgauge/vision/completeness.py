@@ -20,6 +20,8 @@ _ENDS = {b"\x89PNG\r\n\x1a\n": b"IEND\xaeB`\x82", _JPEG: b"\xff\xd9"}
 _LONGEST_MAGIC = 8
 # smaller, and a dark corner looks like a rest that is missing; larger, and a small rest is overlooked
 _TAIL_BYTES = 64
+# the same where there is less than a kilobyte of pixels: one in so many of its bytes
+_TAIL_SHARE = 16
 # zeros in a row that only dark pixels make; larger, and a dark picture passes for one that was cut
 _GAP_BYTES = 16
 # zeros that end a row anyhow: padding to four bytes and a last pixel of up to four
@@ -76,7 +78,12 @@ def _of_format(data: bytes, written: bytes, magic: bytes, opener: type[ImageFile
         return _of_tiles(data, image, tiles)
     if magic == _JPEG and has_hole:
         return Completeness.CUT
-    return Completeness.WHOLE if ended or len(data) - len(written) < _TAIL_BYTES else Completeness.CUT
+    return Completeness.WHOLE if ended or len(data) - len(written) < _least_tail(len(data)) else Completeness.CUT
+
+
+def _least_tail(size: int) -> int:
+    """The zeros that say that the rest of an image is missing, which has `size` bytes."""
+    return min(_TAIL_BYTES, size // _TAIL_SHARE)
 
 
 def _of_tiles(data: bytes, image: ImageFile, tiles: list[Any]) -> Completeness:
@@ -98,7 +105,7 @@ def _of_rows(data: bytes, starts: list[int], row: int, pixels_end: int) -> Compl
     """`starts`: where pieces begin of rows of `row` bytes each. A copy ends anywhere, a black border at a row's end."""
     written = len(data[:pixels_end].rstrip(b"\0"))
     tail = pixels_end - written
-    if tail < _TAIL_BYTES:
+    if tail < _least_tail(pixels_end - min(starts)):
         return Completeness.WHOLE
     start = max((start for start in starts if start <= written), default=written)
     before = data[max(start, written - row) : written]

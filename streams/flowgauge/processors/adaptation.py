@@ -48,7 +48,7 @@ from flowgauge.registry.snapshots import (
 )
 from flowgauge.registry.trials import begun, trial_reports
 from flowgauge.runtime.alerts import alert
-from flowgauge.runtime.backend import Store
+from flowgauge.runtime.backend import Store, kept_record
 from flowgauge.runtime.processor import Processor, decoded
 from flowgauge.vision.preprocessing import Crop
 
@@ -331,16 +331,14 @@ def anchor_version(manifest: bytes) -> str:
 
 def audit(store: Store, line: str, version: str) -> AdaptationReport | None:
     """The record of an adaptation that was decided; None for any other version."""
-    try:
-        return AdaptationReport.decode(store.objects.get(adaptation_object(line, version)))
-    except KeyError:
-        return None
+    return kept_record(store.objects, adaptation_object(line, version), AdaptationReport)
 
 
 def audits(store: Store, line: str) -> list[AdaptationReport]:
     """All adaptations of `line` that were decided, in order of time."""
     names = store.objects.names(f"adaptations/{line}/")
-    return sorted((AdaptationReport.decode(store.objects.get(name)) for name in names), key=lambda report: report.at)
+    found = (kept_record(store.objects, name, AdaptationReport) for name in names)
+    return sorted((report for report in found if report is not None), key=lambda report: report.at)
 
 
 def request_adaptation(store: Store, request: AdaptationRequest) -> None:

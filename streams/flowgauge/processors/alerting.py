@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 from types import MappingProxyType
 from uuid import UUID
 
-from flowgauge.domain.dead_letters import REASON
+from flowgauge.domain.dead_letters import LONGEST_REASON, REASON
 from flowgauge.domain.errors import InvalidName
 from flowgauge.domain.messages import DEAD_LETTERS, PART_VERDICTS, VERDICTS, AlertKind, Decision, PartVerdict
 from flowgauge.domain.object_keys import line_name
@@ -109,7 +109,9 @@ class Alerting(VerdictReader):
                 line = line_name(record.key)
             except InvalidName:  # which may be why it is a dead letter; it must be told all the same
                 line = NO_LINE
-            example, reason = record.headers.get("ce_id", "without an id"), record.headers.get(REASON, "")
+            # of what others wrote both may be as long as a message, and an alert that is longer is never written
+            example = record.headers.get("ce_id", "without an id")
+            reason = record.headers.get(REASON, "")[:LONGEST_REASON]
             reported += self._add(AlertKind.DEAD_LETTER, line, record, example, reason=reason)
         return reported
 

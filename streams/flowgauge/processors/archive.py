@@ -1,17 +1,20 @@
 """The archive: verdicts as Parquet files in the object store, one per date of their events and stretch of offsets."""
 
+import logging
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from datetime import date, datetime, timedelta
 from io import BytesIO
-from typing import Any, get_args, get_origin
+from typing import Any, BinaryIO, get_args, get_origin
 from uuid import UUID
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import AwareDatetime, BaseModel
 
+from flowgauge.domain.errors import ArchiveDamaged, Unavailable
 from flowgauge.domain.messages import Verdict
 from flowgauge.domain.object_keys import verdicts_folder, verdicts_object
 from flowgauge.domain.ports import Objects, Outgoing, Record
@@ -20,8 +23,13 @@ from flowgauge.runtime.fencing import Counted, VerdictReader
 
 # how far the archive may lag behind a line that is slow; shorter, and its open file is written again all the time
 _FLUSH_INTERVAL = timedelta(seconds=30)
+# of how far the archive has come: shorter than topics keep verdicts, and a line that stood still is said to have lost
+# some; longer only keeps what nobody asks for
+_WRITTEN_SECONDS = 400 * 86_400.0
 # years below 1000 had fewer digits once
 _FILE = re.compile(r"verdicts/date=(\d{1,4})-(\d\d)-(\d\d)/\d+-\d+\.parquet")
+
+log = logging.getLogger(__name__)
 
 _COLUMNS = {
     str: pa.string(),
@@ -64,25 +72,34 @@ Stretch = dict[int, Verdict]
 
 class Archive(VerdictReader):
     """Holds the verdicts of the stretch of `rows` offsets that is being filled, and commits only its start: a restart
-    reads the stretch again and rewrites the same files with at least what they held."""
+    reads the stretch again and rewrites the same files with at least what they held. What the topic has let go of
+    meanwhile, or held before it was made anew, stays as it is in the file."""
 
     name = "archive"
 
     def __init__(self, store: Store, rows: int) -> None:
         super().__init__(store.log)
         self._objects = store.objects
+        self._state = store.state
         self._clock = store.clock
         self._rows = rows
         self._open: dict[int, dict[int, Stretch]] = defaultdict(dict)
+        # by partition and first offset of a stretch, for each date: what its file held that is not read again
+        self._kept: dict[tuple[int, int], dict[date, pa.Table]] = defaultdict(dict)
         self._unwritten: set[int] = set()
         self._there: dict[int, int] = {}
         self._read: dict[int, int] = {}
         self._written_at: datetime | None = None
 
     def start_offset(self, topic: str, partition: int, committed: int) -> int:
-        """A stretch that was committed half-way, with another number of rows, is read again from its start."""
+        """A stretch that was committed half-way, with another number of rows, is read again from its start, or from
+        what the topic still holds of it: the rest is in the archive where it was written, and missed by nobody."""
+        start, begin = self._start_of_stretch(committed), self._log.begin(topic, partition)
         self._there[partition] = self._log.end(topic, partition)
-        return self._start_of_stretch(committed)
+        written = None
+        with suppress(Unavailable):
+            written = self._state.get(_written_key(partition))
+        return begin if written is not None and start < begin <= int(written) else start
 
     def process(self, records: Sequence[Record]) -> list[Outgoing]:
         outgoing = super().process(records)
@@ -103,6 +120,7 @@ class Archive(VerdictReader):
                 self._put(partition, first, stretches[first])
             for first in full:
                 del stretches[first]
+                self._kept.pop((partition, first), None)
         return []
 
     def committable_offset(self, topic: str, partition: int, read: int) -> int:
@@ -123,6 +141,9 @@ class Archive(VerdictReader):
                     self._put(partition, first, stretch)
                 self._unwritten.discard(partition)
                 self._written_at = self._clock.now()
+                with suppress(Unavailable):  # then a start may tell of records that expired, and have been archived
+                    offset = str(self._read[partition]).encode()
+                    self._state.put(_written_key(partition), offset, _WRITTEN_SECONDS)
         return []
 
     def _start_of_stretch(self, offset: int) -> int:
@@ -135,18 +156,59 @@ class Archive(VerdictReader):
             ids = {name: str(value) for name, value in row.items() if isinstance(value, UUID)}
             of_day[verdict.event_time.date()].append(row | ids)
         for day, rows in of_day.items():
-            buffer = BytesIO()
-            pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), buffer, compression="zstd")
-            self._objects.put(verdicts_object(day, partition, first), buffer.getvalue())
+            name, kept = verdicts_object(day, partition, first), self._kept[partition, first]
+            if day not in kept:
+                kept[day] = self._not_read_again(name, stretch)
+            table, buffer = pa.Table.from_pylist(rows, schema=SCHEMA), BytesIO()
+            table = pa.concat_tables([kept[day], table]) if len(kept[day]) else table
+            pq.write_table(table, buffer, compression="zstd")
+            self._objects.put(name, buffer.getvalue())
+
+    def _not_read_again(self, name: str, stretch: Stretch) -> pa.Table:
+        """What the file holds of verdicts before the first one of `stretch`, and of another topic."""
+        try:
+            table = read_file(name, BytesIO(self._objects.get(name)), schema=SCHEMA)
+        except KeyError:
+            return SCHEMA.empty_table()
+        except ArchiveDamaged as error:
+            log.warning("%s It is written anew.", error.cause)
+            return SCHEMA.empty_table()
+        begin = stretch[min(stretch)].source.rank
+        topics = {verdict.source.topic_id for verdict in stretch.values()}
+        # files of before these fields were added have nothing there
+        sources = [
+            (each["generation"] or 0, each["offset"], each["topic_id"] or "") for each in table["source"].to_pylist()
+        ]
+        return table.filter(
+            pa.array([(rank, at) < begin or topic not in topics for rank, at, topic in sources], pa.bool_())
+        )
+
+
+def _written_key(partition: int) -> str:
+    return f"archive/{partition}"
 
 
 def archived(objects: Objects, line: str | None = None, day: date | None = None) -> Iterator[Verdict]:
-    """Verdicts of the archive (of `line`, of events on `day`), by date, partition and offset."""
+    """Verdicts of the archive (of `line`, of events on `day`), by date, partition and offset. Raises `ArchiveDamaged`
+    at the first file that is.
+    """
     prefix = "verdicts/" if day is None else verdicts_folder(day)
     of_line = None if line is None else [("line", "==", line)]
     for name in filter(_day_of, objects.names(prefix)):
-        table = pq.read_table(BytesIO(objects.get(name)), partitioning=None, filters=of_line)
+        table = read_file(name, BytesIO(objects.get(name)), filters=of_line)
         yield from map(Verdict.model_validate, table.to_pylist())
+
+
+def read_file(name: str, data: BinaryIO, **wanted: Any) -> pa.Table:
+    """What is `wanted` of the file `name`. Raises `ArchiveDamaged`."""
+    try:
+        return pq.read_table(data, partitioning=None, **wanted)
+    except (pa.ArrowException, OSError) as error:
+        raise ArchiveDamaged(
+            f"{name} is damaged: {str(error).splitlines()[0].rstrip('.')}.",
+            "Restore it from a copy of the store. One under compacted/ may be deleted, for `flowgauge verdicts compact`"
+            " makes it anew.",
+        ) from error
 
 
 def archived_days(objects: Objects) -> list[date]:

@@ -11,7 +11,7 @@ from flowgauge.processors.notice_text import text_of
 from flowgauge.processors.notices import Ledger, LedgerState
 from flowgauge.registry.lines import SettingsCache
 from flowgauge.registry.snapshots import announcements_since
-from flowgauge.runtime.backend import Store
+from flowgauge.runtime.backend import Store, kept_state
 from flowgauge.runtime.processor import Processor, decoded
 
 # before the first start: of a plant that has run for long, more would be told that nobody asked for; less, and what
@@ -54,13 +54,14 @@ class Notifying(Processor):
         self._looked_at: datetime | None = None
 
     def start_offset(self, topic: str, partition: int, committed: int) -> int:
-        stored, topic_id = self._store.state.get(_state_key(partition)), self._store.log.topic_id(ALERTS)
-        if stored is None:
+        kept = kept_state(self._store.state, _state_key(partition), LedgerState)
+        topic_id = self._store.log.topic_id(ALERTS)
+        if kept is None:
             self._ledgers[partition] = Ledger(self._routes, LedgerState(topic_id=topic_id, position=committed))
             if not committed:
                 self._not_before[partition] = self._store.clock.now() - _FIRST_LOOK_BACK
             return committed
-        ledger = self._ledgers[partition] = Ledger(self._routes, LedgerState.model_validate_json(stored))
+        ledger = self._ledgers[partition] = Ledger(self._routes, kept)
         for address in self._routes.addresses.values():
             last = self._delivery.last(partition, address)
             if last is not None:

@@ -12,7 +12,7 @@ from flowgauge.domain.ports import Buffered, Outgoing
 from flowgauge.processors.line_monitor import LineMonitor, LineState
 from flowgauge.registry.lines import SettingsCache
 from flowgauge.registry.snapshots import MANIFEST
-from flowgauge.runtime.backend import Store
+from flowgauge.runtime.backend import Store, kept_state
 from flowgauge.runtime.fencing import Counted, VerdictReader
 from flowgauge.runtime.meter import UNMETERED, Meter
 from flowgauge.training.thresholds import Threshold
@@ -78,10 +78,10 @@ class Observing(VerdictReader):
             return []
         self._touched |= {line for line in self._monitors if self._keep_to_schedule(line, now)}
         # another worker may have had a line since: what it has asked for is in the state that it stored
-        stored = {line: self._state.get(_key(line)) for line in self._due(now)}
+        stored = {line: kept_state(self._state, _key(line), LineState) for line in self._due(now)}
         for line, state in stored.items():
             if state is not None:
-                self._monitors[line] = LineMonitor(line, LineState.decode(state), self._threshold)
+                self._monitors[line] = LineMonitor(line, state, self._threshold)
         due = self._due(now)
         self._minute = minute
         self._touched |= {*due}
@@ -131,8 +131,7 @@ class Observing(VerdictReader):
 
     def _restore(self, line: str) -> None:
         if line not in self._monitors:
-            stored = self._state.get(_key(line))
-            state = LineState.decode(stored) if stored else LineState()
+            state = kept_state(self._state, _key(line), LineState) or LineState()
             self._monitors[line] = LineMonitor(line, state, self._threshold)
 
     def _threshold(self, line: str, version: str) -> Threshold | None:

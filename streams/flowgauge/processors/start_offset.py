@@ -8,11 +8,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from flowgauge.domain.dead_letters import GENERATION, OFFSET, TOPIC
+from flowgauge.domain.dead_letters import GENERATION, origin_of
 from flowgauge.domain.errors import SettingsError
 from flowgauge.domain.messages import DEAD_LETTERS, IMAGES, SHADOW_VERDICTS, VERDICTS, Verdict
 from flowgauge.domain.ports import Log, Outgoing
 from flowgauge.runtime.alerts import NO_LINE, expired_alerts, reset_alerts
+from flowgauge.runtime.backend import records_from
+from flowgauge.runtime.processor import decoded
 
 # recent events per partition among which a second delivery is noticed: fewer, and a camera that sends its last hour
 # again is scored twice; more only take memory and time at a start
@@ -43,8 +45,9 @@ def find_start(log: Log, partition: int, committed: int, now: datetime) -> tuple
     """
     topic_id = log.topic_id(IMAGES)
     begin, end = log.begin(IMAGES, partition), log.end(IMAGES, partition)
-    records = log.read(VERDICTS, partition, max(0, log.end(VERDICTS, partition) - WINDOW), WINDOW)
-    tail = [Verdict.decode(record.value) for record in records]
+    records = list(records_from(log, VERDICTS, partition, max(0, log.end(VERDICTS, partition) - WINDOW)))
+    # what is no verdict is a dead letter of those who read them: it must not keep images from being scored
+    tail = [verdict for _, verdict in decoded(records, Verdict, "verdict", [])]
     lines = sorted({verdict.line for verdict in tail}) or [NO_LINE]
     # the highest, not the last: a worker that had lost the partition may have written after its successor
     last = max((verdict.source for verdict in tail), key=lambda source: source.rank, default=None)
@@ -105,13 +108,13 @@ def _dead_lettered(log: Log, partition: int, start: int, generation: int) -> fro
     end = log.end(DEAD_LETTERS, partition)
     while end > 0:
         first = max(0, end - _PAGE)
-        dead_letters = log.read(DEAD_LETTERS, partition, first, end - first)
-        of_images = [letter.headers for letter in dead_letters if letter.headers.get(TOPIC) == IMAGES]
-        ours = [each for each in of_images if each.get(GENERATION, "0") == str(generation)]
-        offsets = {int(each[OFFSET]) for each in ours}
-        found |= {offset for offset in offsets if offset >= start}
+        dead_letters = list(records_from(log, DEAD_LETTERS, partition, first, end))
+        places = [(letter.headers.get(GENERATION, "0"), origin_of(letter)) for letter in dead_letters]
+        of_images = [(of, place.offset) for of, place in places if place is not None and place.topic == IMAGES]
+        ours = [offset for of, offset in of_images if of == str(generation)]
+        found |= {offset for offset in ours if offset >= start}
         # what lies before is of images before the start, or of another generation
-        if not dead_letters or len(ours) < len(of_images) or any(offset < start for offset in offsets):
+        if not dead_letters or len(ours) < len(of_images) or any(offset < start for offset in ours):
             break
         end = first
     return frozenset(found)

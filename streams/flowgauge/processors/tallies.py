@@ -45,8 +45,11 @@ class Tally:
 
     @property
     def trigger(self) -> str:
-        # one id for one count: rejects of parts are not those of images that belong to no part
-        return self.start.isoformat() + ("/parts" if self.first.topic == PART_VERDICTS else "")
+        # one id for one count: rejects of parts are not those of images that belong to no part, and of two partitions,
+        # which are counted apart, readers would take the higher count for all
+        parts = "/parts" if self.first.topic == PART_VERDICTS else ""
+        partition = f"/{self.first.partition}" if self.first.partition else ""
+        return f"{self.start.isoformat()}{parts}{partition}"
 
     def add(self, example: str, **detail: Any) -> None:
         self.count += 1
@@ -71,10 +74,10 @@ class Tally:
 class Tallies:
     """The first of a kind is told at once, and the whole count when the window has passed.
 
-    Windows go by the time at which records were appended, so a replay finds the same ones; all alerts of a window carry
-    one id, and the highest count holds. Our own clock says only when to tell: a window stays open until a record
-    of a later one comes, however slowly its records are read. Nothing beyond the start of an open one is committed,
-    unless `find_complete` found that it is, and its whole count is reported.
+    Windows go by the time at which records were appended, so a replay finds the same ones; all alerts of a window of a
+    partition carry one id, and the highest count holds. Our own clock says only when to tell: a window stays open until
+    a record of a later one comes, however slowly its records are read. Nothing beyond the start of an open one is
+    committed, unless `find_complete` found that it is, and its whole count is reported.
 
     `reported` are the counts of earlier alerts, by their ids: none of them is reported again.
     """

@@ -15,7 +15,7 @@ from flowgauge.domain.object_keys import is_line, line_settings_object
 from flowgauge.domain.ports import Objects
 from flowgauge.domain.problems import problems
 from flowgauge.registry.snapshots import active_snapshots
-from flowgauge.runtime.backend import Store
+from flowgauge.runtime.backend import Store, records_from
 
 # verdicts of a partition that are read for the lines they name: with fewer, lines that pause are missing from the list;
 # with more, the list takes longer
@@ -104,7 +104,8 @@ def lines(store: Store) -> list[str]:
     found |= set(lines_with_settings(store.objects))
     for partition in range(store.log.partitions(VERDICTS)):
         start = max(0, store.log.end(VERDICTS, partition) - _RECENT)
-        found |= {record.key for record in store.log.read(VERDICTS, partition, start, _RECENT)}
+        # what others sent under another key names no line
+        found |= {record.key for record in records_from(store.log, VERDICTS, partition, start) if is_line(record.key)}
     return sorted(found)
 
 
@@ -112,8 +113,9 @@ class SettingsCache:
     """The settings of each line, read anew every two seconds; after the first time by `readers`, if there are any. Safe
     to ask from several threads.
 
-    While they cannot be read, or do not hold, the last that did stay in force: scoring must not stop for them. With
-    `insist`, `of` raises `Unavailable` where none was ever read: for what defaults would do wrong for good.
+    While they cannot be read, or do not hold, which is logged once, the last that did stay in force: scoring must not
+    stop for them. With `insist`, `of` raises `Unavailable` where none was ever read: for what defaults would do wrong
+    for good.
     """
 
     def __init__(self, store: Store, readers: Executor | None = None, insist: bool = False) -> None:
@@ -122,6 +124,7 @@ class SettingsCache:
         self._insist = insist
         self._known: dict[str, tuple[datetime, LineSettings]] = {}
         self._being_read: set[str] = set()
+        self._damaged: dict[str, str] = {}
 
     def of(self, line: str) -> LineSettings:
         now = self._store.clock.now()
@@ -139,10 +142,16 @@ class SettingsCache:
     def _read(self, line: str) -> LineSettings:
         try:
             settings = line_settings(self._store.objects, line)
+            self._damaged.pop(line, None)
         except (Unavailable, SettingsError) as error:
             if self._insist and line not in self._known and isinstance(error, Unavailable):
                 raise
             _, settings = self._known.get(line, (None, LineSettings()))
+            if isinstance(error, SettingsError) and self._damaged.get(line) != str(error):
+                # else a line whose views make no parts, say, would be run by the defaults without a word
+                in_force = "the last that did stay" if line in self._known else "the defaults are"
+                log.warning("%s Until then %s in force.", error, in_force)
+                self._damaged[line] = str(error)
         finally:
             self._being_read.discard(line)
         self._known[line] = self._store.clock.now(), settings

@@ -135,7 +135,8 @@ def announce(
     for _ in range(_ATTEMPTS):
         made = make(active_snapshots(store.log).get(line))
         store.log.append([as_record(made)])
-        if active_snapshots(store.log)[line] == made:
+        # it may be followed by another's already: to announce it again would undo what that one did later
+        if holds(store.log, made):
             return made
     raise Unavailable(f"Others announce gauges of line {line} all the time.", "Try again in a moment.")
 

@@ -22,7 +22,7 @@ from flowgauge.registry.snapshots import (
     fetch_snapshot,
     replaced,
 )
-from flowgauge.runtime.backend import Store
+from flowgauge.runtime.backend import Store, kept_record, kept_state
 from flowgauge.trials.tally import Outcome, Tally, TrialReport, merged
 
 # what a trial may pause without being counted from the start again; longer only keeps what nobody asks for any more
@@ -128,8 +128,7 @@ def _next(store: Store, active: SnapshotAnnouncement, **changes: Any) -> Snapsho
 
 def state_of(store: Store, line: str, trial: Trial, partition: int) -> TrialState:
     """What was counted of `trial` in that partition."""
-    stored = store.state.get(_key(line, partition))
-    state = None if stored is None else TrialState.decode(stored)
+    state = kept_state(store.state, _key(line, partition), TrialState)
     return state if state is not None and state.trial_id == trial.trial_id else TrialState(trial_id=trial.trial_id)
 
 
@@ -145,16 +144,14 @@ def tally_of(store: Store, line: str, trial: Trial) -> Tally:
 
 def trial_report(store: Store, line: str, trial_id: UUID) -> TrialReport | None:
     """The record of a trial that has ended; None for any other."""
-    try:
-        return TrialReport.decode(store.objects.get(trial_object(line, trial_id)))
-    except KeyError:
-        return None
+    return kept_record(store.objects, trial_object(line, trial_id), TrialReport)
 
 
 def trial_reports(store: Store, line: str) -> list[TrialReport]:
     """The trials of `line` that have ended, in order of time."""
     names = store.objects.names(trials_folder(line))
-    return sorted((TrialReport.decode(store.objects.get(name)) for name in names), key=lambda report: report.at)
+    found = (kept_record(store.objects, name, TrialReport) for name in names)
+    return sorted((report for report in found if report is not None), key=lambda report: report.at)
 
 
 def introduce(

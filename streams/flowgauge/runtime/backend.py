@@ -1,10 +1,18 @@
 """One place where a plant's lines live: their log, their objects and their state, behind ports."""
 
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Self
+from typing import Self, TypeVar
+
+from pydantic import BaseModel, ValidationError
 
 from flowgauge.domain.ports import Clock, Log, Objects, Record, State
+from flowgauge.domain.problems import problems
+
+M = TypeVar("M", bound=BaseModel)
+
+log = logging.getLogger(__name__)
 
 # small records of one read; more only take memory, with fewer a long topic takes many round trips to a broker
 _PAGE = 1_000
@@ -34,10 +42,41 @@ class Store:
             part.close()
 
 
-def records_from(log: Log, topic: str, partition: int, offset: int = 0) -> Iterator[Record]:
-    """The records of a partition from `offset` to its end, page by page. For topics whose records are small."""
-    while page := log.read(topic, partition, offset, _PAGE):
-        yield from page
+def kept_state(state: State, key: str, model: type[M]) -> M | None:
+    """What is kept under `key`; None where nothing is, or what another version of ours wrote and this one cannot read:
+    whoever keeps state bears that it is lost.
+    """
+    stored = state.get(key)
+    try:
+        return None if stored is None else model.model_validate_json(stored)
+    except ValidationError as error:
+        log.warning("The state %s cannot be read, and begins anew: %s.", key, problems(error))
+        return None
+
+
+def kept_record(objects: Objects, name: str, model: type[M]) -> M | None:
+    """What the object `name` records; None where there is none, or no such record: one that is damaged must neither
+    hide nor hold up any other.
+    """
+    try:
+        return model.model_validate_json(objects.get(name))
+    except KeyError:
+        return None
+    except ValidationError as error:
+        log.warning("%s is passed over, for it cannot be read: %s.", name, problems(error))
+        return None
+
+
+def records_from(log: Log, topic: str, partition: int, offset: int = 0, end: int | None = None) -> Iterator[Record]:
+    """The records of a partition from `offset` to before `end`, by default all that there are, page by page. Without
+    an `end`, for topics whose records are small.
+    """
+    while end is None or offset < end:
+        page = log.read(topic, partition, offset, _PAGE if end is None else min(_PAGE, end - offset))
+        if not page:
+            return
+        # where records have expired, or compaction left gaps, a read goes beyond `end`
+        yield from (record for record in page if end is None or record.offset < end)
         offset = page[-1].offset + 1
 
 

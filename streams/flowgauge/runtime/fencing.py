@@ -11,6 +11,7 @@ from typing import TypeVar
 
 from flowgauge.domain.messages import VERDICTS, PartVerdict, Verdict
 from flowgauge.domain.ports import Log, Outgoing, Record
+from flowgauge.runtime.backend import records_from
 from flowgauge.runtime.processor import Processor, decoded
 
 Rank = tuple[int, ...]
@@ -65,8 +66,9 @@ def count(records: Sequence[Record], highest: Rank = NOTHING_COUNTED) -> Count:
 
 def highest_before(log: Log, topic: str, partition: int, offset: int, message: type[Ranked]) -> Rank:
     """The rank that records from `offset` on must exceed to count."""
-    start = max(0, offset - _LOOK_BACK)
-    return fenced(log.read(topic, partition, start, offset - start), NOTHING_COUNTED, message)[2]
+    # a read gives what is there: records before `offset` that have expired must not make room for those from it on
+    before = list(records_from(log, topic, partition, max(0, offset - _LOOK_BACK), offset))
+    return fenced(before, NOTHING_COUNTED, message)[2]
 
 
 class VerdictReader(Processor):

@@ -1,7 +1,7 @@
 """What turns records into records, whoever drives it: the in-process runner or a member of a consumer group."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import ClassVar, TypeVar
 
@@ -66,7 +66,7 @@ class Processor(ABC):
 
 
 def decoded(
-    records: Sequence[Record], message: type[M], what: str, unreadable: list[Outgoing]
+    records: Iterable[Record], message: type[M], what: str, unreadable: list[Outgoing]
 ) -> Iterator[tuple[Record, M]]:
     """The records that hold a `message`; of each that is no such thing (`what` says of what) `unreadable` gets a dead
     letter.

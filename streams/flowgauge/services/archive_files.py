@@ -20,10 +20,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from flowgauge.domain.errors import ArchiveDamaged
 from flowgauge.domain.messages import VERDICTS, Verdict
 from flowgauge.domain.object_keys import COMPACTED, compacted_folder, verdicts_folder
 from flowgauge.domain.ports import Objects
-from flowgauge.processors.archive import SCHEMA, Archive
+from flowgauge.processors.archive import SCHEMA, Archive, read_file
 from flowgauge.runtime.backend import Store
 
 # offsets of a copy, some 20 MB: fewer leave more files to open, more take more memory to sort (a gigabyte a million)
@@ -93,14 +94,14 @@ def opened(objects: Objects, name: str) -> BinaryIO:
 def columns_of(objects: Objects, name: str, line: str, columns: Sequence[str]) -> pa.Table:
     """`columns` of the verdicts of `line` in one of them, with what a verdict says of those that it is older than."""
     of_line = [("line", "=", line)]
-    data = opened(objects, name)
-    table = pq.read_table(data, schema=SCHEMA, columns=list(columns), partitioning=None, filters=of_line)
+    table = read_file(name, opened(objects, name), schema=SCHEMA, columns=list(columns), filters=of_line)
     return _with_defaults(table)
 
 
 def compact(store: Store, report: Report) -> Compacted:
     """Make the copies of all days before today (UTC) that have none yet, and remove those that did not count any more
     before: whoever is reading may have listed the others. May be interrupted and repeated; needs memory for one copy.
+    Raises `ArchiveDamaged` once all copies are made that can be.
     """
     objects = store.objects
     there = set(objects.names(COMPACTED))
@@ -117,22 +118,29 @@ def compact(store: Store, report: Report) -> Compacted:
         closed = sum(_offset(name) < committed[block.partition] for name in names)
         if closed > max(1, copied):
             due.append((candidates[closed - 1], names[:closed]))
-    files = verdicts = 0
+    copies = files = verdicts = 0
+    damaged: list[ArchiveDamaged] = []
     for done, (copy, names) in enumerate(due):
         report("compacting", done, len(due))
-        table = _sorted(objects.get(name) for name in names)
+        try:
+            table = _sorted(objects, names)
+        except ArchiveDamaged as error:
+            damaged.append(error)
+            continue
         buffer = BytesIO()
         pq.write_table(table, buffer, compression="zstd", row_group_size=_ROW_GROUP, bloom_filter_options=_SOUGHT)
         objects.put(copy, buffer.getvalue())
-        files, verdicts = files + len(names), verdicts + len(table)
+        copies, files, verdicts = copies + 1, files + len(names), verdicts + len(table)
     report("compacting", len(due), len(due))
     for copy in there - current:
         objects.delete(copy)
-    return Compacted(len(due), files, verdicts, len(there - current))
+    if damaged:
+        raise damaged[0]
+    return Compacted(copies, files, verdicts, len(there - current))
 
 
-def _sorted(files: Iterable[bytes]) -> pa.Table:
-    tables = [pq.read_table(BytesIO(data), schema=SCHEMA, partitioning=None) for data in files]
+def _sorted(objects: Objects, names: Sequence[str]) -> pa.Table:
+    tables = [read_file(name, BytesIO(objects.get(name)), schema=SCHEMA) for name in names]
     return _with_defaults(pa.concat_tables(tables).sort_by([("line", "ascending"), ("captured_at", "ascending")]))
 
 

@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from flowgauge.domain.errors import SnapshotCorrupt, SnapshotInvalid, UnreadableImage, UserError
 from flowgauge.domain.messages import Verdict
 from flowgauge.domain.object_keys import line_name, snapshot_prefix
 from flowgauge.domain.ports import Objects
+from flowgauge.processors.archive import read_file
 from flowgauge.registry.gauges import Compile
 from flowgauge.registry.snapshots import MANIFEST, WEIGHTS, announcements
 from flowgauge.runtime.backend import Store
@@ -145,7 +145,7 @@ def _verdict(row: dict[str, Any]) -> Verdict:
 
 def _scored(objects: Objects, name: str, line: str, columns: list[str] | None) -> Any:
     wanted = (pc.field("line") == line) & pc.field("score").is_valid() & pc.field("gauge_version").is_valid()
-    return pq.read_table(opened(objects, name), columns=columns, partitioning=None, filters=wanted)
+    return read_file(name, opened(objects, name), columns=columns, filters=wanted)
 
 
 def _gauge(objects: Objects, line: str, version: str, announced: set[str], device: str) -> Gauge | _Refused:

@@ -21,6 +21,9 @@ from flowgauge.domain.ports import Clock, Objects
 # days that are looked through for the latest changes: fewer hide what was changed before a long holiday, more list
 # empty folders for nothing
 _DAYS = 92
+# The same of days to come, for changes made by a clock that is ahead: fewer hide what was made by one that is further
+# off, more list empty folders for nothing.
+_DAYS_AHEAD = 7
 
 
 class ChangeState(StrEnum):
@@ -106,7 +109,7 @@ def latest_changes(store: Kept, limit: int, line: str | None = None) -> list[Cha
 
     def found() -> Iterator[Change]:
         today = store.clock.now().date()
-        for back in range(_DAYS):
+        for back in range(-_DAYS_AHEAD, _DAYS):
             for name in sorted(store.objects.names(changes_folder(today - timedelta(days=back))), reverse=True):
                 try:
                     change = Change.decode(store.objects.get(name))

@@ -20,6 +20,7 @@ from flowgauge.processors.adaptation import request_adaptation
 from flowgauge.registry.snapshots import active_snapshot
 from flowgauge.runtime.alerts import alert, alert_id
 from flowgauge.runtime.backend import Store, newest_first, records_from
+from flowgauge.runtime.processor import decoded
 from flowgauge.services.changes import recorded
 from flowgauge.services.exclusive import exclusive
 
@@ -48,8 +49,8 @@ class Decisions:
     def of(self, request: AdaptationRequest) -> Alert | None:
         """The decision on `request`, or on the one that took its place; None while there is none."""
         for number, offset in self._next.items():
-            for record in records_from(self._log, ALERTS, number, offset):
-                message = Alert.decode(record.value)
+            # a foreign record hides none of ours
+            for record, message in decoded(records_from(self._log, ALERTS, number, offset), Alert, "alert", []):
                 self._decided[message.alert_id] = message
                 self._next[number] = record.offset + 1
         return decision(self._decided, request.line, request.request_id)

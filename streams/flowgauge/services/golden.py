@@ -8,18 +8,18 @@ from hashlib import sha256
 from io import BytesIO
 from pathlib import Path, PurePath
 from typing import Any
+from urllib.parse import unquote
 from uuid import UUID
 
-import pyarrow.parquet as pq
 from pydantic import ValidationError
 
 from flowgauge.domain.errors import UnreadableImage, UserError
 from flowgauge.domain.golden import Label
 from flowgauge.domain.image_files import image_bytes
 from flowgauge.domain.messages import VERDICTS, Verdict
-from flowgauge.domain.object_keys import path_text, verdicts_folder
+from flowgauge.domain.object_keys import encoded, path_text, verdicts_folder
 from flowgauge.domain.ports import Log, Objects
-from flowgauge.processors.archive import archived_days
+from flowgauge.processors.archive import archived_days, read_file
 from flowgauge.registry.golden_sets import Golden, GoldenIndex, add_golden, golden_set, remove_golden
 from flowgauge.runtime.backend import Store, newest_first
 from flowgauge.services.changes import recorded
@@ -54,7 +54,7 @@ def label_verdict(store: Store, verdict: Verdict, label: Label, kind: str, by: s
 
     Raises `UserError` where the image is no longer kept, or no longer what was scored.
     """
-    _require_kind_of_defect(label, kind)
+    _require_kind(label, kind)
     data = image_of(store.objects, verdict)
     with exclusive(store.state, f"labelling/{verdict.line}"):
         before = golden_of(store.objects, verdict)
@@ -106,7 +106,7 @@ def add_folder(
 
     Raises `UserError` where there are none.
     """
-    _require_kind_of_defect(label, kind)
+    _require_kind(label, kind)
     files = sorted(path for path in folder.glob("*") if not path.is_dir() and not path.name.startswith("."))
     if not files:
         raise UserError(f"There are no images in {folder}.", "Give a folder that holds labelled images.")
@@ -130,9 +130,14 @@ def add_folder(
     return added
 
 
-def _require_kind_of_defect(label: Label, kind: str) -> None:
+def _require_kind(label: Label, kind: str) -> None:
     if kind and label is Label.GOOD:
         raise UserError("A good image has no class of defect.", "Leave --class out, or label it defect.")
+    if unquote(encoded(kind)) != kind:
+        # it would come back from the store's names cut off
+        raise UserError(
+            f"{kind!r} is too long for the name of a class.", "Use at most 64 plain letters, or 20 of other scripts."
+        )
 
 
 def find_verdict(store: Store, verdict_id: UUID, progress: Progress, day: date | None = None) -> Verdict:
@@ -170,7 +175,5 @@ def _in_archive(objects: Objects, verdict_id: UUID, progress: Progress, days: Se
     for done, day in enumerate(days):
         progress("searching the archive", done, len(days))
         for name in objects.names(verdicts_folder(day)):
-            rows = pq.read_table(
-                BytesIO(objects.get(name)), partitioning=None, filters=[("verdict_id", "=", str(verdict_id))]
-            )
+            rows = read_file(name, BytesIO(objects.get(name)), filters=[("verdict_id", "=", str(verdict_id))])
             yield from map(Verdict.model_validate, rows.to_pylist())

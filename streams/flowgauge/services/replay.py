@@ -3,7 +3,7 @@
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -77,6 +77,7 @@ def replay(store: Store, records: Iterable[Record], by: str, again: bool = False
     A replayed image that fails once more becomes a new dead letter. After a crash in between the next replay may repeat
     a letter, which scoring then skips as sent twice.
     """
+    partitions = store.log.partitions(IMAGES)
     counts, sent, found = Counts(), defaultdict[str, list[str]](list), dict[str, dict[str, Any]]()
     with ExitStack() as stack:
         for letter in records:
@@ -90,7 +91,9 @@ def replay(store: Store, records: Iterable[Record], by: str, again: bool = False
                 if line not in found:
                     change = recorded(store, by, "replay", line if is_line(line) else None, f"from {offset} on")
                     found[line] = stack.enter_context(change)
-                store.log.append([replayed(letter, origin)])
+                original = replayed(letter, origin)
+                # a topic that was made anew may have fewer partitions: then it lies with its line's images
+                store.log.append([original if origin.partition < partitions else replace(original, partition=None)])
                 store.state.put(_key(letter), store.clock.now().isoformat().encode(), _TTL_SECONDS)
                 counts.sent += 1
                 sent[line].append(offset)

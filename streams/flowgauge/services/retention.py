@@ -6,7 +6,7 @@ from contextlib import nullcontext
 from datetime import date, datetime, timedelta
 from typing import Protocol
 
-from flowgauge.domain.errors import SettingsError
+from flowgauge.domain.errors import ArchiveDamaged, SettingsError
 from flowgauge.domain.lines import LineSettings
 from flowgauge.domain.messages import Decision, Verdict
 from flowgauge.domain.object_keys import images_folder
@@ -67,7 +67,12 @@ class PassRetention:
         for day in archived_days(objects):
             if day >= limit or not (day > again or day in waiting):
                 continue
-            if self._delete_passes(line, day):
+            try:
+                whole = self._delete_passes(line, day)
+            except ArchiveDamaged as error:
+                log.warning("%s Images of %s stay that were captured on %s.", error, line, day)
+                whole = False
+            if whole:
                 waiting.discard(day)
             else:
                 waiting.add(day)
@@ -127,8 +132,13 @@ def set_retention(store: Kept, rules: LifecycleRules, wanted: Mapping[Decision, 
     Raises `SettingsError` for days below the age that a buffer of any line allows: an image there may still train.
     """
     objects = store.objects
-    ages = {line: line_settings(objects, line).buffer_max_age_seconds for line in lines_with_settings(objects)}
-    ages.setdefault("any line", LineSettings().buffer_max_age_seconds)
+    ages: dict[str, float] = {}
+    for each in lines_with_settings(objects):
+        try:
+            ages[each] = line_settings(objects, each).buffer_max_age_seconds
+        except SettingsError as error:  # workers that start now go by the defaults, which are among the ages
+            log.warning("%s Its buffer counts as any line's until then.", error)
+    ages["any line"] = LineSettings().buffer_max_age_seconds
     line, longest = max(ages.items(), key=lambda each: each[1])
     days = min((days for days in wanted.values() if days is not None), default=None)
     if days is not None and days * 86_400 < longest:
