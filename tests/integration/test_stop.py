@@ -24,7 +24,7 @@ def test_a_worker_whose_broker_is_gone_ends_when_it_is_asked_to(
         plant() as cluster,
         log.open("wb") as reported,
     ):
-        worker = cluster.start(Role.SCORING, stderr=reported)
+        worker = cluster.start(Role.SCORING, "--stop-seconds", "5", stderr=reported)
         cluster.publish(0, 1)
         cluster.wait("verdicts", lambda: sum(1 for _ in Verdicts(cluster.store.log).read().all()) == len(LINES))
         kafka.kill()

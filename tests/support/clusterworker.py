@@ -69,7 +69,7 @@ class SlowAdaptation:
         return adapt(given)
 
 
-async def main(uri: str, role: Role, predict_seconds: float, adapt_seconds: float) -> None:
+async def main(uri: str, role: Role, predict_seconds: float, adapt_seconds: float, stop_seconds: float) -> None:
     stopping = asyncio.Event()
     clock = JumpingClock()
     loop = asyncio.get_running_loop()
@@ -85,7 +85,7 @@ async def main(uri: str, role: Role, predict_seconds: float, adapt_seconds: floa
             pace=Pace(images=8, session_seconds=6.0, archive_rows=64),
             unavailable=report_unavailable,
         )
-        await run_groups(members, stopping, give_up)
+        await run_groups(members, stopping, give_up, stop_seconds)
 
 
 def report_unavailable(name: str, error: Unavailable) -> None:
@@ -98,9 +98,11 @@ if __name__ == "__main__":
     parser.add_argument("role", type=Role)
     parser.add_argument("--predict-seconds", type=float, default=0.0)
     parser.add_argument("--adapt-seconds", type=float, default=0.0)
+    # on a machine that many tests share a stop takes long; what a worker does whose servers are away is asked for
+    parser.add_argument("--stop-seconds", type=float, default=60.0)
     given = parser.parse_args()
     try:
-        asyncio.run(main(given.uri, given.role, given.predict_seconds, given.adapt_seconds))
+        asyncio.run(main(given.uri, given.role, given.predict_seconds, given.adapt_seconds, given.stop_seconds))
     except FlowgaugeError as failure:  # as `flowgauge worker` ends
         complain(failure)
         sys.exit(exit_code(failure))

@@ -241,11 +241,14 @@ def record_of(message: Any, prefix: str) -> Record:
 Overdue = Callable[[BaseException | None], None]
 
 
-async def run_groups(apps: Sequence[GroupApp], stopping: asyncio.Event, overdue: Overdue) -> None:
+async def run_groups(
+    apps: Sequence[GroupApp], stopping: asyncio.Event, overdue: Overdue, stop_seconds: float = _STOP_SECONDS
+) -> None:
     """Until `stopping` is set, or one app ends before: then its error is raised, so that a supervisor starts anew.
 
-    `overdue` is called from another thread, with what led to the end where that was a failure, when the end takes too
-    long, as it does while brokers are away: it should end the process, for nothing that was not delivered is lost.
+    `overdue` is called from another thread, with what led to the end where that was a failure, when the end takes
+    longer than `stop_seconds`, as it does while brokers are away: it should end the process, for nothing that was not
+    delivered is lost.
     """
     for app in apps:
         await app.start()
@@ -253,7 +256,7 @@ async def run_groups(apps: Sequence[GroupApp], stopping: asyncio.Event, overdue:
         while not stopping.is_set() and not any(app.failure or app.should_stop for app in apps):
             await asyncio.sleep(0.1)
     finally:
-        deadline = Timer(_STOP_SECONDS, lambda: overdue(_failure(apps)))
+        deadline = Timer(stop_seconds, lambda: overdue(_failure(apps)))
         deadline.daemon = True
         deadline.start()
         try:
