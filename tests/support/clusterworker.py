@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from time import perf_counter, sleep
 
 from flowgauge.adaptation.contract import AdaptationInput, AdaptationOutcome
@@ -39,11 +40,14 @@ class JumpingClock:
 
 @dataclass(frozen=True)
 class SlowGauge(BrightnessGauge):
-    """Takes `seconds` for a batch, as a large model would."""
+    """Takes `seconds` for a batch, as a large model would; from the beginning of one on there is a file `mark`."""
 
     seconds: float = 0.0
+    mark: Path | None = None
 
     def predict_each(self, items: Sequence[tuple[BrightnessGauge, Picture]]) -> list[Prediction]:
+        if self.mark is not None:
+            self.mark.touch()
         sleep(self.seconds)
         return super().predict_each(items)
 
@@ -69,23 +73,23 @@ class SlowAdaptation:
         return adapt(given)
 
 
-async def main(uri: str, role: Role, predict_seconds: float, adapt_seconds: float, stop_seconds: float) -> None:
+async def main(given: argparse.Namespace) -> None:
     stopping = asyncio.Event()
     clock = JumpingClock()
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, stopping.set)
     loop.add_signal_handler(signal.SIGUSR1, setattr, clock, "ahead", JUMP)
     loop.add_signal_handler(signal.SIGUSR2, setattr, clock, "ahead", timedelta())
-    with open_store(uri, clock) as store:
+    with open_store(given.uri, clock) as store:
         members = group_members(
             store,
-            role,
-            lambda manifest, weights: SlowGauge(**vars(load(manifest, weights)), seconds=predict_seconds),
-            SlowAdaptation(adapt_seconds),
+            given.role,
+            lambda *files: SlowGauge(**vars(load(*files)), seconds=given.predict_seconds, mark=given.mark),
+            SlowAdaptation(given.adapt_seconds),
             pace=Pace(images=8, session_seconds=6.0, archive_rows=64),
             unavailable=report_unavailable,
         )
-        await run_groups(members, stopping, give_up, stop_seconds)
+        await run_groups(members, stopping, give_up, given.stop_seconds)
 
 
 def report_unavailable(name: str, error: Unavailable) -> None:
@@ -97,12 +101,13 @@ if __name__ == "__main__":
     parser.add_argument("uri")
     parser.add_argument("role", type=Role)
     parser.add_argument("--predict-seconds", type=float, default=0.0)
+    parser.add_argument("--mark", type=Path)
     parser.add_argument("--adapt-seconds", type=float, default=0.0)
     # on a machine that many tests share a stop takes long; what a worker does whose servers are away is asked for
     parser.add_argument("--stop-seconds", type=float, default=60.0)
     given = parser.parse_args()
     try:
-        asyncio.run(main(given.uri, given.role, given.predict_seconds, given.adapt_seconds, given.stop_seconds))
+        asyncio.run(main(given))
     except FlowgaugeError as failure:  # as `flowgauge worker` ends
         complain(failure)
         sys.exit(exit_code(failure))

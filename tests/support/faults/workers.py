@@ -2,6 +2,8 @@
 
 import signal
 from datetime import UTC, datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from flowgauge.runtime.roles import Role
 from tests.support.camera import GOOD
@@ -41,21 +43,24 @@ def worker_joins_and_leaves(scene: Scene) -> datetime:
 def zombie_wakes(scene: Scene) -> datetime:
     """A worker freezes with a batch in hand, loses its partitions to another, wakes and flushes: what it writes is
     void."""
-    zombie = scene.with_second_worker("--predict-seconds", "0.5")
-    void = scene.verdicts.read().void
-    number = len(scene.cameras.images[LINES[0]])
-    for index in range(_BACKLOG):
-        for line in LINES:
-            scene.cameras.send(line, f"backlog-{number:05d}-{index:02d}", png(GOOD, seed=index, side=64))
-    scene.hesitate()
-    zombie.send_signal(signal.SIGSTOP)
-    scene.cluster.wait("the group without it", lambda: scene.cluster.members("scoring") == 1)
-    scene.wait_for_verdicts(datetime.now(UTC))
-    scene.outlast(10)
-    zombie.send_signal(signal.SIGCONT)
-    over = datetime.now(UTC)
-    scene.cluster.wait("its return", lambda: scene.cluster.members("scoring") == 2)
-    scene.cluster.stop([zombie])
+    with TemporaryDirectory() as folder:
+        mark = Path(folder, "predicting")
+        zombie = scene.with_second_worker("--predict-seconds", "2", "--mark", str(mark))
+        void = scene.verdicts.read().void
+        mark.unlink(missing_ok=True)
+        number = len(scene.cameras.images[LINES[0]])
+        for index in range(_BACKLOG):
+            for line in LINES:
+                scene.cameras.send(line, f"backlog-{number:05d}-{index:02d}", png(GOOD, seed=index, side=64))
+        scene.cluster.wait("a batch in its hand", mark.exists)
+        zombie.send_signal(signal.SIGSTOP)
+        scene.cluster.wait("the group without it", lambda: scene.cluster.members("scoring") == 1)
+        scene.wait_for_verdicts(datetime.now(UTC))
+        scene.outlast(10)
+        zombie.send_signal(signal.SIGCONT)
+        over = datetime.now(UTC)
+        scene.cluster.wait("its return", lambda: scene.cluster.members("scoring") == 2)
+        scene.cluster.stop([zombie])
     assert scene.verdicts.read().void > void
     return over
 
