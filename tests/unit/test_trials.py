@@ -544,7 +544,7 @@ def test_an_announcement_that_held_is_not_made_again_where_another_follows_at_on
     assert plant.active == "better"
 
 
-def test_a_person_who_ended_a_trial_is_told_so_though_another_announces_at_once(plant: Plant) -> None:
+def test_a_promotion_is_recorded_as_done_though_another_announcement_follows_at_once(plant: Plant) -> None:
     plant.start("better")
     trial = active_snapshot(plant.store.log, LINE).trial
     assert trial is not None

@@ -17,7 +17,7 @@ _LONGEST_HEADER = 4_096  # characters; shorter, and what replays an image is cut
 _MOST_HEADERS = 32 * 1024  # bytes, half of what a topic of dead letters takes beyond the largest image
 
 # digits that fit in 64 bits; more, and Python refuses to read some as a number
-_PLACE = re.compile("[0-9]{1,18}")
+_NUMBER = re.compile("[0-9]{1,18}")
 _OURS = (REASON, TOPIC, PARTITION, OFFSET, GENERATION, REPLAYED_FROM)
 
 
@@ -64,7 +64,7 @@ def _within_bounds(headers: Mapping[str, str]) -> dict[str, str]:
 def origin_of(letter: Record) -> Origin | None:
     """Where the original of `letter` lay; None where it never reached a topic, or does not say where in it."""
     topic, partition, offset = (letter.headers.get(name, "") for name in (TOPIC, PARTITION, OFFSET))
-    if not topic or not _PLACE.fullmatch(partition) or not _PLACE.fullmatch(offset):
+    if not topic or not _NUMBER.fullmatch(partition) or not _NUMBER.fullmatch(offset):
         return None
     return Origin(topic, int(partition), int(offset))
 

@@ -109,8 +109,8 @@ def _dead_lettered(log: Log, partition: int, start: int, generation: int) -> fro
     while end > 0:
         first = max(0, end - _PAGE)
         dead_letters = list(records_from(log, DEAD_LETTERS, partition, first, end))
-        places = [(letter.headers.get(GENERATION, "0"), origin_of(letter)) for letter in dead_letters]
-        of_images = [(of, place.offset) for of, place in places if place is not None and place.topic == IMAGES]
+        origins = [(letter.headers.get(GENERATION, "0"), origin_of(letter)) for letter in dead_letters]
+        of_images = [(of, origin.offset) for of, origin in origins if origin is not None and origin.topic == IMAGES]
         ours = [offset for of, offset in of_images if of == str(generation)]
         found |= {offset for offset in ours if offset >= start}
         # what lies before is of images before the start, or of another generation
